@@ -1,0 +1,60 @@
+"""The ground stone: lead names, the promised signal, and the batch that travels. Every shape and unit is said here, once.
+
+Shape letters used everywhere: B batch, L leads, T samples, P samples per patch, N patches per lead, D width, K classes,
+V vocabulary, S text tokens. Signals are millivolts. Rates are hertz. Times are seconds unless the name says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+"""The canonical lead order. Leads are found by these names, never by row number."""
+
+Normalize = Literal["mv", "record_zscore", "lead_zscore", "merl_minmax"]
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What a model was promised: which leads, how fast, how long, on which scale."""
+
+    leads: tuple[str, ...] = LEADS
+    rate_hz: int = 500
+    duration_s: float = 10.0
+    normalize: Normalize = "mv"  # mv: millivolts less the lead's median; the others rescale each record
+
+    def __post_init__(self) -> None:
+        unknown = [lead for lead in self.leads if lead not in LEADS]
+        if unknown or len(set(self.leads)) != len(self.leads) or not self.leads:
+            raise ValueError(f"signal.leads must be distinct names out of {', '.join(LEADS)}; got {list(self.leads)}")
+        if self.rate_hz <= 0 or self.duration_s <= 0:
+            raise ValueError(f"signal needs a positive rate and duration; got {self.rate_hz} Hz, {self.duration_s} s")
+
+    @property
+    def n_samples(self) -> int:
+        """T, samples per lead."""
+        return round(self.rate_hz * self.duration_s)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B recordings, as promised by a Signal."""
+
+    ecg: torch.Tensor  # (B, L, T) float32, mV; 0 where not observed
+    observed: torch.Tensor  # (B, L, T) bool, true where a real sample stands
+    record: tuple[str, ...]  # B record names, for messages
+    patient: tuple[str, ...]  # B patient names
+    report: tuple[str, ...]  # B report texts, "" where there is none
+    label: torch.Tensor | None = None  # (B, K) float32 in {0, 1}
+
+    def __len__(self) -> int:
+        return len(self.record)
+
+    def to(self, device: str | torch.device) -> Batch:
+        """The same batch with its tensors on `device`."""
+        label = None if self.label is None else self.label.to(device)
+        return replace(self, ecg=self.ecg.to(device), observed=self.observed.to(device), label=label)

@@ -1,0 +1,325 @@
+"""The command line: each verb a few lines over a function of the same name. Heavy imports wait until a verb runs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from leadwise.data.cohort import Source
+
+app = typer.Typer(
+    name="leadwise",
+    help="12-lead ECGs and their reports in; representations that classify, retrieve and explain out.\n\n"
+    "A first look: leadwise demo. Your own ECGs: leadwise prepare folder manifest.csv -o cohorts/mine. "
+    "Research use only. Not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+console = Console(stderr=True)
+out = Console()
+
+RunFolder = Annotated[Path, typer.Argument(help="Run folder that `leadwise pretrain` left.")]
+CohortFolder = Annotated[Path, typer.Argument(help="Cohort folder that `leadwise prepare` wrote.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the result to this file, as one JSON object.")]
+TaskName = Annotated[str, typer.Option("--task", help="Label set: super, sub, form or rhythm for PTB-XL; findings; own.")]
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("-o", "--out", help="Where everything is left.")] = Path("demo"),
+    records: Annotated[int, typer.Option(help="How many ECGs to simulate.")] = 1500,
+    steps: Annotated[int | None, typer.Option(help="Training steps; default: as many as the demo needs.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the hearts and of the training.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo in that folder.")] = False,
+    json_file: Json = None,
+) -> None:
+    """The whole way on simulated ECGs: simulate, prepare, pretrain, embed, probe, zero-shot, and a report to open."""
+    from leadwise import demo as whole_way
+
+    with _progress() as progress:
+        result = whole_way.demo(folder, n_records=records, steps=steps, seed=seed, overwrite=overwrite, progress=_bars(progress))
+    for title, rows in result.tables.items():
+        _print_table(rows, title)
+    _write_json(json_file, result.to_json())
+    out.print(f"open {result.page}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def simulate(
+    folder: Annotated[Path, typer.Option("-o", "--out", help="New folder for WFDB files and records.csv.")],
+    records: Annotated[int, typer.Option(help="How many ECGs.")] = 1500,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
+) -> None:
+    """Write simulated 12-lead ECGs with reports and labels: WFDB files and a table, as a hospital might hand them over."""
+    from leadwise.data.sources import simulated
+
+    with _progress() as progress:
+        simulated.simulate(folder, records, seed, _bar(progress, "simulate"))
+    out.print(f"{records} ECGs in {folder}; next: leadwise prepare simulated {folder} -o cohorts/simulated", soft_wrap=True)
+
+
+@app.command()
+def prepare(
+    source: Annotated[str | None, typer.Argument(help="folder (your own CSV of ECGs), ptbxl, or simulated.")] = None,
+    path: Annotated[Path | None, typer.Argument(help="Folder of the data set, or your CSV.")] = None,
+    target: Annotated[Path | None, typer.Option("-o", "--out", help="Cohort folder to write.")] = None,
+    reports: Annotated[Path | None, typer.Option(help="ptbxl: CSV with ecg_id and text in place of its own reports.")] = None,
+    leads: Annotated[str | None, typer.Option(help="folder: lead names of .npy/.csv columns, such as I,II,V1.")] = None,
+    rate_hz: Annotated[float | None, typer.Option(help="folder: rate of .npy/.csv files; ptbxl: 100 or 500.")] = None,
+    units: Annotated[str | None, typer.Option(help="folder: unit where files state none: mV, uV or V.")] = None,
+    min_words: Annotated[int, typer.Option(help="Leave out recordings whose report has fewer words.")] = 0,
+    allow_missing: Annotated[bool, typer.Option(help="Leave out recordings whose file is not there.")] = False,
+    allow_unreadable: Annotated[bool, typer.Option(help="Leave out recordings that cannot be read.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace a cohort that is there already.")] = False,
+    verify: Annotated[Path | None, typer.Option(help="Check every checksum of this cohort instead.")] = None,
+    json_file: Json = None,
+) -> None:
+    """Pack a data set into a cohort: leads by name, millivolts, quality and labels in one table, samples beside it."""
+    from leadwise.data.cohort import Cohort, write
+
+    if verify is not None:
+        cohort = Cohort.open(verify, verify=True)
+        out.print(f"{verify}: {len(cohort)} recordings, every size and checksum holds", soft_wrap=True)
+        return
+    if source is None or path is None or target is None:
+        raise typer.BadParameter("say SOURCE, PATH and -o OUT, such as: leadwise prepare folder manifest.csv -o cohorts/mine")
+    rows = _source(source, path, reports, leads, rate_hz, units)
+    with _progress() as progress:
+        ledger = write(
+            rows,
+            target,
+            min_report_words=min_words,
+            allow_missing=allow_missing,
+            allow_unreadable=allow_unreadable,
+            overwrite=overwrite,
+            progress=_bar(progress, f"prepare {target.name}"),
+        )
+    counts = vars(ledger)
+    _print_table([{"": name.replace("_", " "), "recordings": n} for name, n in counts.items()], f"ledger of {target}")
+    _write_json(json_file, {"command": "prepare", "cohort": str(target), "source": source, "ledger": counts})
+
+
+def _source(
+    name: str, path: Path, reports: Path | None, leads: str | None, rate_hz: float | None, units: str | None
+) -> Source:
+    """The rows of a data set by the name of its file in data/sources."""
+    from leadwise.data.sources import folder, ptbxl, simulated
+
+    if name == "ptbxl":
+        return ptbxl.read_source(path, reports=reports, rate_hz=None if rate_hz is None else int(rate_hz))
+    if name == "simulated":
+        return simulated.read_source(path)
+    if name == "folder":
+        names = tuple(lead.strip() for lead in leads.split(",")) if leads else None
+        return folder.read_source(path, leads=names, rate_hz=rate_hz, units=units)
+    raise typer.BadParameter(f"no source '{name}'; choose folder (your own ECGs), ptbxl or simulated")
+
+
+@app.command()
+def pretrain(
+    config: Annotated[Path, typer.Argument(help="TOML file such as configs/ptbxl_cpu.toml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change: method.mask_ratio=0.6")] = None,
+    target: Annotated[Path | None, typer.Option("-o", "--out", help="Run folder to write.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out exactly where it stopped.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings, counts, parameters, time and memory; train nothing.")] = False,
+) -> None:
+    """Train a method on a cohort's ECGs and reports, leaving a run folder."""
+    from leadwise import config as settings
+    from leadwise import pretrain as training
+
+    typed = settings.read(config, overrides)
+    if dry_run:
+        plan = training.plan(typed)
+        out.print(plan.config, highlight=False, markup=False, soft_wrap=True)
+        _print_table(plan.parameters, "parameters")
+        _print_table(plan.estimate, "what it will take, from a few timed steps")
+        return
+    if target is None:
+        raise typer.BadParameter("say where the run goes: -o runs/NAME (or --dry-run)")
+    with _progress() as progress:
+        training.pretrain(typed, target, resume=resume, progress=_bars(progress))
+    from leadwise.pictures import curves, ink
+
+    metrics = [json.loads(line) for line in (target / "metrics.jsonl").read_text().splitlines()]
+    ink.save(curves.draw(metrics, title=target.name), target / "curves.png")
+    out.print(f"run in {target}; its curves: {target / 'curves.png'}", soft_wrap=True)
+
+
+@app.command()
+def embed(
+    run: RunFolder,
+    cohort: CohortFolder,
+    target: Annotated[Path, typer.Option("-o", "--out", help=".npz file: embedding (N, D), record, patient, split.")],
+    part: Annotated[str, typer.Option(help="backbone, shared, specific or both.")] = "backbone",
+    split: Annotated[str | None, typer.Option(help="Only train, val or test.")] = None,
+) -> None:
+    """Write an embedding for every recording of a cohort."""
+    from leadwise import run as runs
+    from leadwise.data.cohort import Cohort
+    from leadwise.evaluate import embed as embedding
+
+    loaded, opened = runs.load(run), Cohort.open(cohort)
+    rows = opened.rows(split=split)
+    with _progress() as progress:
+        features = embedding.embed_cohort(loaded, opened, part, rows, _bars(progress))
+    embedding.write_npz(target, features, opened, rows)
+    out.print(f"{features.shape[0]} embeddings of {features.shape[1]} numbers in {target}", soft_wrap=True)
+
+
+@app.command()
+def probe(
+    run: RunFolder,
+    cohort: CohortFolder,
+    task: TaskName,
+    part: Annotated[str, typer.Option(help="Feature: backbone, shared, specific or both.")] = "backbone",
+    fractions: Annotated[str, typer.Option(help="Shares of the training labels.")] = "0.01,0.1,1",
+    per_class: Annotated[bool, typer.Option("--per-class", help="Print each class too.")] = False,
+    json_file: Json = None,
+) -> None:
+    """Linear probe: how well frozen features classify, beside the untrained encoder and hand-crafted features."""
+    from leadwise import run as runs
+    from leadwise.data.cohort import Cohort
+    from leadwise.evaluate import probe as probing
+
+    try:
+        shares = tuple(float(share) for share in fractions.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"--fractions {fractions}: say numbers within (0, 1], such as 0.01,0.1,1") from None
+    with _progress() as progress:
+        report = probing.run_probe(
+            runs.load(run), Cohort.open(cohort), task, fractions=shares, part=part, progress=_bars(progress)
+        )
+    _print_table(report.rows(), f"probe of {report.run} on {report.cohort}, task {task}: macro AUROC on test")
+    if per_class:
+        _print_table(report.class_rows(), "AUROC per class")
+    _write_json(json_file, report.to_json())
+
+
+@app.command()
+def zeroshot(
+    run: RunFolder,
+    cohort: CohortFolder,
+    task: TaskName,
+    prompts: Annotated[Path | None, typer.Option(help="Your own prompt file (TOML); default: ours for this task.")] = None,
+    split: Annotated[str, typer.Option(help="Recordings to score.")] = "test",
+    per_class: Annotated[bool, typer.Option("--per-class", help="Print each class too.")] = False,
+    json_file: Json = None,
+) -> None:
+    """Classify by prompts alone, no label seen, beside the untrained encoder and a shuffled control."""
+    from leadwise import run as runs
+    from leadwise.data.cohort import Cohort
+    from leadwise.evaluate import zeroshot as zero
+
+    with _progress() as progress:
+        report = zero.run_zeroshot(
+            runs.load(run), Cohort.open(cohort), task, prompts_path=prompts, split=split, progress=_bars(progress)
+        )
+    _print_table(report.rows(), f"zero-shot of {report.run} on {report.cohort}, task {task}: macro AUROC on {split}")
+    if per_class:
+        _print_table(report.class_rows(), "AUROC per class")
+    _write_json(json_file, report.to_json())
+
+
+@app.command()
+def plot(
+    file: Annotated[Path, typer.Argument(help="A WFDB record (.hea, or its name without ending), .npy or .csv.")],
+    target: Annotated[Path | None, typer.Option("-o", "--out", help=".png or .svg; default: FILE's name + .png.")] = None,
+    leads: Annotated[str | None, typer.Option(help="Lead names of an .npy/.csv file, such as I,II,V1.")] = None,
+    rate_hz: Annotated[float | None, typer.Option(help="Rate of an .npy/.csv file.")] = None,
+    units: Annotated[str | None, typer.Option(help="Unit where the file states none: mV, uV or V.")] = None,
+) -> None:
+    """Draw an ECG on paper grid (25 mm/s, 10 mm/mV), with what was missing or repaired."""
+    from leadwise.data import record
+    from leadwise.pictures import paper
+
+    names = tuple(lead.strip() for lead in leads.split(",")) if leads else None
+    drawn = record.drawable(record.twelve(record.read(file, leads=names, rate_hz=rate_hz, units=units)))
+    target = target or Path(f"{file.stem}.png")
+    figure = paper.draw(
+        drawn.ecg, drawn.rate_hz, drawn.leads, title=drawn.name, notes=drawn.notes, observed=drawn.observed
+    )
+    paper.save(figure, target)
+    out.print(f"drawn to {target}", soft_wrap=True)
+
+
+# --- what a person sees
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=False)
+
+
+def _bars(progress: Progress) -> Callable[[str, int, int], None]:
+    """A callback (what, done, total) that keeps one bar for each thing it hears of; "name|details" updates details."""
+    tasks: dict[str, Any] = {}
+
+    def heard(what: str, done: int, total: int) -> None:
+        name, _, details = what.partition("|")
+        if name not in tasks:
+            tasks[name] = progress.add_task(name, total=total)
+        progress.update(tasks[name], completed=done, total=total, description=f"{name} {details}".rstrip())
+
+    return heard
+
+
+def _bar(progress: Progress, what: str) -> Callable[[int, int], None]:
+    heard = _bars(progress)
+    return lambda done, total: heard(what, done, total)
+
+
+def _print_table(rows: list[dict[str, Any]], title: str) -> None:
+    if not rows:
+        return
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in rows[0]:
+        table.add_column(str(name), justify="left" if isinstance(rows[0][name], str) else "right")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    out.print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _write_json(path: Path | None, result: dict[str, Any]) -> None:
+    if path is not None:
+        from leadwise.data.packing import write_text
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(result, indent=2) + "\n")
+
+
+def main() -> None:
+    """The entry point: one clear line for an error a person can mend, a traceback for the rest."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
+    for name in ("httpx", "huggingface_hub", "matplotlib", "transformers"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        app(standalone_mode=True)
+    except (ValueError, OSError, RuntimeError) as error:
+        if type(error).__module__.split(".")[0] != "leadwise" and not isinstance(error, OSError):
+            raise
+        console.print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

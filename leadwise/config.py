@@ -1,0 +1,134 @@
+"""Typed settings inside, TOML outside. One file describes one run completely.
+
+Settings are frozen dataclasses with the unit and meaning on each field's line. `typed` reads a table into one strictly:
+an unknown key or a wrong type is an error that names the place and the nearest known key. A method's own settings stand in
+its file; here they are a plain table under `method`, typed when the run is built.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tomli_w
+from pydantic import TypeAdapter, ValidationError
+
+from leadwise.batch import Signal
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names the key, the value and the remedy."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    cohort: str = ""  # folder that `leadwise prepare` wrote
+    train_split: str = "train"  # recordings to learn from
+    val_split: str = "val"  # held-out patients for the pre-training criterion
+    min_report_words: int = 1  # recordings with fewer words in their report are left out of pre-training
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    steps: int = 1000  # optimiser steps: the clock of a run
+    batch_size: int = 64  # recordings a step
+    lr: float = 2e-4  # peak learning rate
+    pretrained_lr_scale: float = 0.1  # factor on the rate of layers that came pre-trained (the text encoder's)
+    weight_decay: float = 1e-5  # AdamW; never on norms, biases and embeddings
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup: float = 0.05  # share of the steps with rising rate
+    final_lr: float = 1e-6  # where the cosine ends
+    clip: float = 1.0  # largest gradient norm
+    precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16 = autocast
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    every: int = 20  # steps between lines of metrics.jsonl
+    validate_every: int = 200  # steps between passes over held-out patients; 0 = only at the end
+    validate_records: int = 512  # at most so many held-out recordings a pass
+    save_every: int = 200  # steps between resume states
+    keep: Literal["last", "best"] = "last"  # which weights stay: the last, or the lowest held-out loss; never a task's score
+
+
+@dataclass(frozen=True)
+class Config:
+    signal: Signal = field(default_factory=Signal)
+    data: DataConfig = field(default_factory=DataConfig)
+    method: dict[str, Any] = field(default_factory=lambda: {"name": "cg_dmer"})  # name = file in methods/, rest its settings
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+
+T = TypeVar("T")
+
+
+def typed(kind: type[T], table: dict[str, Any], where: str = "") -> T:
+    """`table` as the settings dataclass `kind`, strictly.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type or a value out of range, with its dotted place.
+    """
+    _refuse_unknown(kind, table, where)
+    try:
+        # through JSON: strict on types, yet an int is a float and a list a tuple, as TOML writes them
+        return TypeAdapter(kind).validate_json(json.dumps(table), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join([*filter(None, [where]), *map(str, first["loc"])])
+        raise ConfigError(f"setting {place or 'table'} = {first['input']!r}: {first['msg']}") from None
+
+
+def _refuse_unknown(kind: Any, table: dict[str, Any], where: str) -> None:
+    hints = typing.get_type_hints(kind)
+    for key, value in table.items():
+        place = f"{where}.{key}" if where else key
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1, cutoff=0.5)
+            advice = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(hints)}"
+            raise ConfigError(f"unknown setting '{place}'; {advice}")
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, dict):
+                raise ConfigError(f"setting '{place}' is a table of its own ([{place}]), not {value!r}")
+            _refuse_unknown(hints[key], value, place)
+
+
+def read(path: Path, overrides: list[str] | None = None) -> Config:
+    """The settings of one run: a TOML file, then dotted overrides such as `method.mask_ratio=0.6`."""
+    if not path.is_file():
+        raise ConfigError(f"no config at {path}; see configs/ for examples")
+    try:
+        table = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+    for override in overrides or []:
+        _override(table, override)
+    return typed(Config, table)
+
+
+def _override(table: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"override '{text}' is not KEY=VALUE, such as method.mask_ratio=0.6")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value  # a bare word is a string: optim.precision=bfloat16
+    *path, last = key.strip().split(".")
+    for part in path:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"override '{text}': '{part}' is a value, not a table")
+    table[last] = parsed
+
+
+def dumps(config: Config) -> str:
+    """The whole config as TOML text, every setting written out."""
+    return tomli_w.dumps(dataclasses.asdict(config))

@@ -1,0 +1,70 @@
+"""Are the limb leads named rightly? Their algebra tells.
+
+III = II - I, aVR = -(I + II)/2, aVL = I - II/2, aVF = II - I/2. A file whose
+rows were shuffled under unchanged names breaks these laws. Swapped electrodes do not: they obey them too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+
+import numpy as np
+
+LIMB_LEADS = ("I", "II", "III", "aVR", "aVL", "aVF")
+OK, UNCHECKED, INCONSISTENT = "ok", "unchecked", "inconsistent"
+
+# Each derived lead as (weight of I, weight of II).
+EINTHOVEN = {"III": (-1.0, 1.0), "aVR": (-0.5, -0.5), "aVL": (1.0, -0.5), "aVF": (-0.5, 1.0)}
+
+_TOLERANCE_MV = 0.05  # residuals below this are rounding, filtering or noise, not a wrong name
+_TOLERANCE_SHARE = 0.3  # of the larger of the two sides of the equation
+_PERCENTILE = 98.0  # of |residual|: high enough to see the QRS, blind to a lone spike
+_MIN_SAMPLES = 50
+
+
+def audit(leads: Mapping[str, np.ndarray]) -> str:
+    """The verdict on limb leads given as arrays (T,) in mV: 'ok', 'unchecked', 'inconsistent' or the likely fault.
+
+    'unchecked' where one of the six is absent or too little is observed; a likely fault reads 'aVL/aVF swapped' or
+    'aVR inverted' and is named only where that single change makes all four equations hold.
+    """
+    if any(name not in leads for name in LIMB_LEADS):
+        return UNCHECKED
+    table = np.stack([leads[name] for name in LIMB_LEADS])  # (6, T)
+    table = table[:, np.isfinite(table).all(axis=0)]
+    if table.shape[1] < _MIN_SAMPLES:
+        return UNCHECKED
+    table = table - np.median(table, axis=1, keepdims=True)  # offsets differ harmlessly between leads
+    if _holds(table):
+        return OK
+    return _single_fault(table) or INCONSISTENT
+
+
+def _holds(table: np.ndarray) -> bool:
+    given = dict(zip(LIMB_LEADS, table))
+    for name, (of_i, of_ii) in EINTHOVEN.items():
+        expected = of_i * given["I"] + of_ii * given["II"]
+        residual = _size(given[name] - expected)
+        if residual > _TOLERANCE_MV and residual > _TOLERANCE_SHARE * max(_size(expected), _size(given[name])):
+            return False
+    return True
+
+
+def _size(values: np.ndarray) -> float:
+    return float(np.percentile(np.abs(values), _PERCENTILE))
+
+
+def _single_fault(table: np.ndarray) -> str | None:
+    found = []
+    for first, second in combinations(range(len(LIMB_LEADS)), 2):
+        swapped = table.copy()
+        swapped[[first, second]] = table[[second, first]]
+        if _holds(swapped):
+            found.append(f"{LIMB_LEADS[first]}/{LIMB_LEADS[second]} swapped")
+    for row, name in enumerate(LIMB_LEADS):
+        inverted = table.copy()
+        inverted[row] *= -1
+        if _holds(inverted):
+            found.append(f"{name} inverted")
+    return found[0] if len(found) == 1 else None  # two explanations are none

@@ -1,0 +1,229 @@
+"""Recording -> twelve leads -> the promised (L, T). Leads by name, signals in mV, nothing invented.
+
+`read` (in `waveform.py`) takes a file as it is. `twelve` puts its leads in the canonical order, derives what the
+limb-lead algebra gives and says how good each lead is. `conform` resamples, crops and pads to what a
+`Signal` promises, and marks what is real.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+
+from leadwise.batch import LEADS, Signal
+from leadwise.data import lead_order
+from leadwise.data.waveform import MISSING, Digital, RecordError, Recording, files, read
+
+__all__ = [
+    "MISSING",
+    "Digital",
+    "LeadQuality",
+    "RecordError",
+    "Recording",
+    "TwelveLead",
+    "conform",
+    "files",
+    "read",
+    "twelve",
+]
+
+log = logging.getLogger(__name__)
+
+SHORT_GAP_MS = 40.0  # longest stretch of missing samples that a straight line may bridge
+FLAT_MV = 0.001  # a lead whose standard deviation stays below this holds no heart
+
+Origin = Literal["recorded", "derived", "missing"]
+
+
+@dataclass(frozen=True)
+class LeadQuality:
+    """How good one lead is."""
+
+    origin: Origin
+    n_missing: int  # samples
+    n_short_gaps: int  # missing stretches that `conform` bridges
+    n_long_gaps: int  # missing stretches that stay unobserved: longer than SHORT_GAP_MS, or at an end
+    flat: bool
+    max_abs_mv: float  # NaN where nothing is observed
+
+
+@dataclass(frozen=True)
+class TwelveLead:
+    """A recording in the canonical lead order, with the quality of each lead."""
+
+    name: str
+    signal: np.ndarray  # (T0, 12) float64 mV in LEADS order, NaN = missing
+    rate_hz: float
+    quality: tuple[LeadQuality, ...]  # 12
+    lead_order: str  # verdict of lead_order.audit
+    digital: Digital | None = None  # (T0, 12), derived and missing leads all -32768
+
+
+def twelve(recording: Recording) -> TwelveLead:
+    """The twelve canonical leads (T0, 12) in mV by name, derived where I and II allow it, with the quality of each.
+
+    A lead that is truly missing stays NaN. Limb leads that break the algebra of the frontal plane are logged as a
+    warning, and the verdict stands in `lead_order`.
+
+    Raises:
+        RecordError: none of the twelve leads is there.
+    """
+    column = {lead: number for number, lead in enumerate(recording.leads) if lead in LEADS}
+    if not column:
+        raise RecordError(
+            f"record {recording.name}: none of the leads {', '.join(LEADS)}; it has {', '.join(recording.leads)}: "
+            "say leads= or rename them"
+        )
+    signal = np.full((len(recording.signal), len(LEADS)), np.nan)
+    origins: list[Origin] = []
+    for number, lead in enumerate(LEADS):
+        if lead in column:
+            signal[:, number] = recording.signal[:, column[lead]]
+            origins.append("recorded")
+        elif lead in lead_order.EINTHOVEN and "I" in column and "II" in column:
+            of_i, of_ii = lead_order.EINTHOVEN[lead]
+            signal[:, number] = of_i * recording.signal[:, column["I"]] + of_ii * recording.signal[:, column["II"]]
+            origins.append("derived")
+        else:
+            origins.append("missing")
+    quality = tuple(_quality(signal[:, k], origins[k], recording.rate_hz) for k in range(len(LEADS)))
+    verdict = lead_order.audit({lead: recording.signal[:, k] for lead, k in column.items()})
+    if verdict not in (lead_order.OK, lead_order.UNCHECKED):
+        log.warning(
+            "record %s: its limb leads break III = II - I and its kin (%s); check the lead names in the file",
+            recording.name,
+            verdict,
+        )
+    digital = None if recording.digital is None else _twelve_digital(recording.digital, column)
+    return TwelveLead(recording.name, signal, recording.rate_hz, quality, verdict, digital)
+
+
+def _twelve_digital(digital: Digital, column: dict[str, int]) -> Digital:
+    samples = np.full((len(digital.samples), len(LEADS)), MISSING, dtype=np.int16)
+    uv_per_step, baseline = np.ones(len(LEADS)), np.zeros(len(LEADS), dtype=np.int32)
+    for number, lead in enumerate(LEADS):
+        if lead in column:
+            samples[:, number] = digital.samples[:, column[lead]]
+            uv_per_step[number] = digital.uv_per_step[column[lead]]
+            baseline[number] = digital.baseline[column[lead]]
+    return Digital(samples, uv_per_step, baseline)
+
+
+def _quality(lead: np.ndarray, origin: Origin, rate_hz: float) -> LeadQuality:
+    observed = np.isfinite(lead)
+    n_missing = int((~observed).sum())
+    if n_missing == len(lead):
+        return LeadQuality(origin, n_missing, 0, 0 if origin == "missing" else 1, False, math.nan)
+    n_short = n_long = 0
+    if n_missing:
+        gaps = _gaps(observed)
+        short = _bridgeable(gaps, len(lead), rate_hz)
+        n_short, n_long = int(short.sum()), int((~short).sum())
+    values = lead[observed]
+    flat = float(values.std()) < FLAT_MV
+    return LeadQuality(origin, n_missing, n_short, n_long, flat, float(np.abs(values).max()))
+
+
+def _gaps(observed: np.ndarray) -> np.ndarray:
+    """Stretches of missing samples of one lead (T,): (n, 2) first sample and the one after the last."""
+    edges = np.diff(np.concatenate(([True], observed, [True])).astype(np.int8))
+    return np.stack([np.flatnonzero(edges == -1), np.flatnonzero(edges == 1)], axis=1)
+
+
+def _bridgeable(gaps: np.ndarray, n_samples: int, rate_hz: float) -> np.ndarray:
+    """Which gaps (n, 2) are short and have a sample on either side: (n,) bool."""
+    length = gaps[:, 1] - gaps[:, 0]
+    inside = (gaps[:, 0] > 0) & (gaps[:, 1] < n_samples)
+    result: np.ndarray = inside & (length * 1000.0 <= SHORT_GAP_MS * rate_hz + 1e-6)
+    return result
+
+
+def conform(
+    signal_mv: np.ndarray, rate_hz: float, promised: Signal, window: str = "first"
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a Signal promises: ecg (L, T) float32 in mV and observed (L, T) bool.
+
+    `signal_mv` is (T0, 12) in LEADS order, NaN = missing. Gaps of at most SHORT_GAP_MS are bridged
+    by a straight line; longer ones, missing leads and the padding of a short recording are 0 in `ecg` and false in
+    `observed`. `window` says which part of a longer recording stays: 'first' or
+    'center'.
+    """
+    if window not in ("first", "center"):
+        raise ValueError(f"window {window!r} is not known; it is 'first' or 'center'")
+    if signal_mv.ndim != 2 or signal_mv.shape[1] != len(LEADS):
+        raise ValueError(f"conform takes (samples, {len(LEADS)} leads) in mV; got shape {signal_mv.shape}")
+    ratio = _ratio(promised.rate_hz / rate_hz, len(signal_mv))
+    n_resampled = -(-len(signal_mv) * ratio.numerator // ratio.denominator)
+    start = max(0, n_resampled - promised.n_samples) // 2 if window == "center" else 0
+    n_kept = min(promised.n_samples, n_resampled - start)
+    first, last, start = _source_window(len(signal_mv), start, n_kept, ratio)
+
+    columns = [LEADS.index(lead) for lead in promised.leads]
+    signal, observed = _bridge(signal_mv[first:last, columns], rate_hz)
+    if ratio != 1:
+        signal, observed = _resample(signal, observed, ratio)
+    ecg = np.zeros((len(columns), promised.n_samples), dtype=np.float32)  # (L, T)
+    mask = np.zeros(ecg.shape, dtype=bool)
+    mask[:, :n_kept] = observed[start : start + n_kept].T
+    ecg[:, :n_kept] = np.where(observed, signal, 0.0)[start : start + n_kept].T
+    return ecg, mask
+
+
+def _ratio(exact: float, n_samples: int) -> Fraction:
+    """New samples per old one: the simplest fraction that drifts by less than half a new sample over all."""
+    for largest in (1000, 10_000, 100_000):
+        ratio = Fraction(exact).limit_denominator(largest)
+        if ratio > 0 and abs(float(ratio) - exact) * n_samples < 0.5:
+            break
+    return ratio
+
+
+def _source_window(n_samples: int, start: int, n_kept: int, ratio: Fraction) -> tuple[int, int, int]:
+    """Which source samples are needed for resampled ones `start ... start + n_kept`, and where those then begin.
+
+    A margin keeps the filter's and the gaps' edge effects out; the first sample is a multiple of the denominator, so
+    that the resampled grid stays the same as that of the whole recording.
+    """
+    up, down = ratio.numerator, ratio.denominator
+    margin = 20 * max(1, -(-max(up, down) // up)) + 1000
+    first = max(0, start * down // up - margin) // down * down
+    last = min(n_samples, (start + n_kept) * down // up + margin)
+    return first, last, start - first * up // down
+
+
+def _bridge(signal: np.ndarray, rate_hz: float) -> tuple[np.ndarray, np.ndarray]:
+    """The signal (T0, L) without NaN and what of it is observed (T0, L): all gaps are filled, only short ones count."""
+    observed = np.isfinite(signal)
+    if observed.all():
+        return signal, observed
+    filled, counted = signal.copy(), observed.copy()
+    time = np.arange(len(signal))
+    for lead in np.flatnonzero(~observed.all(axis=0)):
+        real = observed[:, lead]
+        if not real.any():
+            filled[:, lead] = 0.0
+            continue
+        filled[~real, lead] = np.interp(time[~real], time[real], signal[real, lead])  # ends: the nearest value
+        gaps = _gaps(real)
+        for begin, end in gaps[_bridgeable(gaps, len(signal), rate_hz)]:
+            counted[begin:end, lead] = True
+    return filled, counted
+
+
+def _resample(signal: np.ndarray, observed: np.ndarray, ratio: Fraction) -> tuple[np.ndarray, np.ndarray]:
+    """Signal and mask (T0, L) on the new grid (T1, L); a new sample is observed where both its neighbours were."""
+    from scipy.signal import resample_poly
+
+    # The median goes out and in again: the filter's gain at 0 Hz differs a little between its phases, and a recorder's
+    # offset can be a hundred times the heart's signal. 'line' extends the ends without a step, so they do not ring.
+    offset = np.median(signal, axis=0, keepdims=True)
+    resampled = resample_poly(signal - offset, ratio.numerator, ratio.denominator, axis=0, padtype="line") + offset
+    place = np.arange(len(resampled)) * ratio.denominator
+    below = place // ratio.numerator
+    above = np.minimum(-(-place // ratio.numerator), len(signal) - 1)
+    return resampled, observed[below] & observed[above]

@@ -1,0 +1,184 @@
+"""PTB-XL (v1.0.3): its folder -> rows, with the tasks super, sub, form and rhythm rebuilt by name.
+
+Any SCP code that a record lists counts, whatever its likelihood, as in the published benchmark; `min_likelihood` is
+stricter. A record belongs to a task only where it has at least one label of it. Folds 1-8 train, 9 validates, 10 tests.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from leadwise.data.labels import PTBXL
+from leadwise.data.reports import join_modifiers
+from leadwise.data.rows import CohortError, Row, Source, inside, listed
+
+_FILE_COLUMN = {100: "filename_lr", 500: "filename_hr"}
+_NEEDED = ("ecg_id", "patient_id", "age", "sex", "site", "report", "scp_codes", "strat_fold", *_FILE_COLUMN.values())
+_REPORT_COLUMNS = ("ecg_id", "text", "acronyms")
+_OLDEST = 90.0  # PTB-XL writes 300 for everybody older than 89
+
+
+def read_source(
+    folder: Path, reports: Path | None = None, rate_hz: int | None = None, min_likelihood: float = 0.0
+) -> Source:
+    """PTB-XL in `folder` as rows; no waveform is opened.
+
+    `reports` is a CSV with the columns ecg_id and text, read instead of the German and English originals; a record
+    that it does not list has no report. `rate_hz` is 100 or 500; unsaid, 500 where most of those files are there.
+
+    Raises:
+        CohortError: a table is absent, lacks a column, or a record lists an SCP code that scp_statements.csv does not.
+    """
+    folder = Path(folder)
+    if rate_hz not in (None, *_FILE_COLUMN):
+        raise CohortError(f"PTB-XL comes at 100 or 500 Hz, not {rate_hz}; say one of these")
+    table = _table(folder / "ptbxl_database.csv", _NEEDED)
+    classes_of = _statements(folder / "scp_statements.csv")
+    if rate_hz is None:
+        rate_hz = _present_rate(folder, table)
+    texts = None if reports is None else _report_texts(Path(reports))
+    rows = [_row(folder, line, rate_hz, classes_of, texts, min_likelihood) for line in table.to_dict("records")]
+    return Source("ptbxl", rows, {task: tuple(names) for task, names in PTBXL.items()})
+
+
+def _row(
+    folder: Path,
+    line: Mapping[Hashable, object],
+    rate_hz: int,
+    classes_of: dict[str, Codes],
+    texts: dict[int, str] | None,
+    min_likelihood: float,
+) -> Row:
+    number = int(str(line["ecg_id"]))
+    where = f"PTB-XL record {number}"
+    fold = _number(line["strat_fold"])
+    if fold is None or fold not in range(1, 11):
+        raise CohortError(
+            f"{where}: strat_fold is {line['strat_fold']!r}, not 1 ... 10; fetch ptbxl_database.csv again"
+        )
+    patient = _number(line["patient_id"])
+    if patient is None:
+        raise CohortError(f"{where}: it has no patient_id; fetch ptbxl_database.csv again")
+    age, sex, site = _number(line["age"]), _number(line["sex"]), _number(line["site"])
+    return Row(
+        record=f"{number:05d}",
+        path=inside(folder, str(line[_FILE_COLUMN[rate_hz]]), where),
+        patient=f"{patient:.0f}",
+        split="test" if fold == 10 else "val" if fold == 9 else "train",
+        report=_text(line["report"]) if texts is None else texts.get(number, ""),
+        labels=_labels(where, _codes(where, line["scp_codes"]), classes_of, min_likelihood),
+        extra={
+            "age": None if age is None else min(age, _OLDEST),
+            "sex": {0.0: "male", 1.0: "female"}.get(sex) if sex is not None else None,
+            "site": None if site is None else f"{site:.0f}",
+            "fold": fold,
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Codes:
+    """What an SCP code stands for: task -> class; empty where it belongs to none."""
+
+    classes: dict[str, str]
+
+
+def _labels(
+    where: str, codes: dict[str, float], classes_of: dict[str, Codes], min_likelihood: float
+) -> dict[str, dict[str, int]]:
+    found: dict[str, set[str]] = {task: set() for task in PTBXL}
+    for code, likelihood in codes.items():
+        if code not in classes_of:
+            raise CohortError(
+                f"{where}: SCP code {code!r} is not in scp_statements.csv; use the two files of one release"
+            )
+        if likelihood >= min_likelihood:
+            for task, name in classes_of[code].classes.items():
+                found[task].add(name)
+    return {task: {name: int(name in found[task]) for name in PTBXL[task]} for task in PTBXL if found[task]}
+
+
+def _statements(path: Path) -> dict[str, Codes]:
+    """SCP code -> its class in each task, from scp_statements.csv."""
+    columns = ("diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass")
+    table = _table(path, columns)
+    result = {}
+    for line in table.to_dict("records"):
+        code = str(line[table.columns[0]])  # the column of codes has no name
+        classes = {}
+        if line["diagnostic"] == 1:
+            classes["super"], classes["sub"] = str(line["diagnostic_class"]), str(line["diagnostic_subclass"])
+        if line["form"] == 1:
+            classes["form"] = code
+        if line["rhythm"] == 1:
+            classes["rhythm"] = code
+        classes = {task: name.strip("_") for task, name in classes.items()}  # NST_ is NST, _AVB is AVB
+        for task, name in classes.items():
+            if name not in PTBXL[task]:
+                raise CohortError(f"{path}: code {code!r} gives class {name!r}, which task {task} does not have")
+        result[code] = Codes(classes)
+    return result
+
+
+def _codes(where: str, written: object) -> dict[str, float]:
+    """The codes of a record, written as a Python dictionary: {'NORM': 100.0, 'SR': 0.0}."""
+    try:
+        codes = ast.literal_eval(str(written))
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        codes = None
+    if not isinstance(codes, dict) or not all(
+        isinstance(code, str) and isinstance(likelihood, int | float) for code, likelihood in codes.items()
+    ):
+        raise CohortError(
+            f"{where}: scp_codes is not a dictionary of code to likelihood; fetch ptbxl_database.csv again"
+        )
+    return {code: float(likelihood) for code, likelihood in codes.items()}
+
+
+def _report_texts(path: Path) -> dict[int, str]:
+    table = _table(path, ("ecg_id", "text"))
+    unknown = [name for name in table.columns if name not in _REPORT_COLUMNS]
+    if unknown:
+        raise CohortError(f"{path}: unknown columns {listed(unknown)}; it takes ecg_id and text")
+    if table["ecg_id"].duplicated().any():
+        raise CohortError(f"{path}: ecg_id {table['ecg_id'][table['ecg_id'].duplicated()].iloc[0]} stands there twice")
+    return {int(number): join_modifiers(_text(text)) for number, text in zip(table["ecg_id"], table["text"])}
+
+
+def _present_rate(folder: Path, table: pd.DataFrame) -> int:
+    n_present = sum((folder / f"{name}.hea").is_file() for name in table["filename_hr"])
+    return 500 if 2 * n_present > len(table) else 100
+
+
+def _table(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
+    if not path.is_file():
+        raise CohortError(f"{path} is missing; give the folder that holds PTB-XL as it was downloaded")
+    try:
+        table = pd.read_csv(path, encoding="utf-8-sig")
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise CohortError(f"{path} is not a CSV table in UTF-8 ({type(error).__name__}); fetch it again") from None
+    missing = [name for name in needed if name not in table.columns]
+    if missing:
+        raise CohortError(f"{path}: it has no column {listed(missing)}; fetch it again")
+    if "ecg_id" in needed and not pd.api.types.is_integer_dtype(table["ecg_id"]):
+        raise CohortError(f"{path}: ecg_id is not a whole number in every row; fetch it again")
+    return table
+
+
+def _number(value: object) -> float | None:
+    """A cell as a number; None where it is empty."""
+    try:
+        number = float(str(value))
+    except ValueError:
+        return None
+    return None if math.isnan(number) else number
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

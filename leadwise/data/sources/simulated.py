@@ -1,0 +1,121 @@
+"""Our own simulated data set: WFDB files, a table of records and a table of the truth behind them.
+
+    records.csv    path, record, patient, split, report, age, sex, label.findings.<CODE> in {0, 1}
+    truth.csv      what was drawn: rates, intervals, axis, ST levels, the device, every artefact, what the report left out
+    ecg/00/*.hea   12-lead ECGs of 10 s in mixed rates, lead orders, spellings and units, several to a patient
+
+What it is for: to test that the way from files to scores holds, and how methods rank against each other, on any machine and
+without a patient's data. What it is not: evidence of clinical accuracy. Its limits, plainly:
+
+- A single moving heart vector has no conduction heterogeneity: nothing is fragmented, local or border-line by tissue, and
+  every lead is a linear view of the same three curves. Real leads see more than three dimensions.
+- Waves are smooth sums of Gaussians, and findings are drawn with room between them (a PR interval of 195 ms does not occur),
+  so a threshold on the right quantity separates what in a clinic overlaps. Such shortcuts make scores high.
+- A report follows from the labels by a table of phrases. Its noise is ours: wording, hedges, omissions, irrelevant remarks.
+- 28 findings, fixed prevalences, few combinations, one recording length; ages and sexes do not shape the signal.
+
+Its numbers stand in no table beside those of real data sets.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from leadwise.batch import LEADS
+from leadwise.data.rows import CohortError
+from leadwise.data.simulator.acquisition import capture, draw_device, write_wfdb
+from leadwise.data.simulator.findings import FINDINGS
+from leadwise.data.simulator.patients import Person, populate
+from leadwise.data.simulator.reports import write_report
+from leadwise.data.simulator.tracing import stream, trace
+
+log = logging.getLogger(__name__)
+
+_PATIENTS_PER_FOLDER = 100
+_Row = dict[str, str | int | float]
+
+
+def simulate(folder: Path, n_records: int, seed: int, progress: Callable[[int, int], None] | None = None) -> Path:
+    """The new folder with `n_records` simulated ECGs, the same for the same seed; `progress` hears (done, in all).
+
+    Raises:
+        CohortError: the folder exists, or `n_records` is not positive.
+    """
+    if n_records < 1:
+        raise CohortError(f"{n_records} records cannot be simulated; ask for 1 or more")
+    if folder.exists():
+        raise CohortError(f"{folder} exists already; give a new folder, or delete this one first")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    partial.mkdir()
+    try:
+        records: list[_Row] = []
+        truths: list[_Row] = []
+        for person in populate(n_records, seed):
+            for k in range(person.n_ecgs):
+                row, truth = _write_record(partial, person, k, seed)
+                records.append(row)
+                truths.append(truth)
+                if progress is not None:
+                    progress(len(records), n_records)
+        _write_table(partial / "truth.csv", truths)
+        _write_table(partial / "records.csv", records)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # gone already where all went well
+    log.info("simulated %d ECGs of %d patients in %s", n_records, len({row["patient"] for row in records}), folder)
+    return folder
+
+
+def _write_record(folder: Path, person: Person, k: int, seed: int) -> tuple[_Row, _Row]:
+    """Write one ECG; its row of records.csv and its row of truth.csv."""
+    rng = stream(person, k, seed)
+    device = draw_device(rng)
+    tracing = trace(person, rng, device.rate_hz)
+    captured = capture(tracing.seen, device, rng)
+    report = write_report(tracing.shown, tracing.truth["rate_bpm"], rng)
+    patient = f"s{person.number + 1:05d}"
+    record = f"{patient}_{k + 1}"
+    path = Path("ecg") / f"{person.number // _PATIENTS_PER_FOLDER:02d}" / record
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    write_wfdb(folder / path, captured.digital, device, (f"age: {person.age_years}", f"sex: {person.sex}", "simulated"))
+    found = tracing.shown.findings
+    row: _Row = {
+        "path": path.with_name(f"{record}.hea").as_posix(),
+        "record": record,
+        "patient": patient,
+        "split": person.split,
+        "report": report.text,
+        "age": person.age_years,
+        "sex": person.sex,
+        **{f"label.findings.{code}": int(code in found) for code in FINDINGS},
+    }
+    truth: _Row = {
+        "record": record,
+        "rhythm": tracing.shown.rhythm,
+        "ventricular_escape": int(tracing.shown.ventricular_escape),
+        **{name: "" if np.isnan(value) else round(value, 2) for name, value in tracing.truth.items()},
+        **{f"st_mv.{lead}": round(float(level), 4) for lead, level in zip(LEADS, tracing.st_mv)},
+        "report_states": " ".join(report.stated),
+        "report_omits": " ".join(report.omitted),
+        "rate_hz": device.rate_hz,
+        "uv_per_step": device.uv_per_step,
+        "units": device.units,
+        "lead_names": " ".join(device.names),
+        **captured.artefacts,
+    }
+    return row, truth
+
+
+def _write_table(path: Path, rows: list[_Row]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

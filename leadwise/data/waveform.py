@@ -1,0 +1,271 @@
+"""file -> Recording: WFDB, .npy and .csv, in mV, under the lead names the file gives, or an error that says why."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from leadwise.batch import LEADS
+from leadwise.data import wfdb_header
+
+MISSING = -32768  # the int16 that stands for a missing sample, in WFDB format 16 and in a cohort
+_MAX_SAMPLES = 100_000_000  # per lead: more than a day at 1000 Hz
+_MAX_LEADS = 128
+_MAX_RATE_HZ = 100_000.0
+_CANONICAL = {name.casefold(): name for name in LEADS}
+_MV_PER_UNIT = {"mv": 1.0, "uv": 1e-3, "v": 1e3}
+
+
+class RecordError(ValueError):
+    """A recording that cannot be used; the message names the record, the value and the remedy."""
+
+
+@dataclass(frozen=True)
+class Digital:
+    """Samples as integers: mV = (samples - baseline) * uv_per_step / 1000; -32768 = missing."""
+
+    samples: np.ndarray  # (T0, L0) int16
+    uv_per_step: np.ndarray  # (L0,) float64, uV
+    baseline: np.ndarray  # (L0,) int32
+
+    def millivolts(self) -> np.ndarray:
+        """The samples (T0, L0) as float64 mV, NaN = missing."""
+        signal: np.ndarray = (self.samples - self.baseline) * (self.uv_per_step / 1000.0)
+        signal[self.samples == MISSING] = np.nan
+        return signal
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a file held."""
+
+    name: str
+    signal: np.ndarray  # (T0, L0) float64 mV, NaN = missing
+    leads: tuple[str, ...]  # canonical spelling where recognised, else as in the file
+    rate_hz: float
+    digital: Digital | None = None  # the file's own integers, where it has them
+
+
+def read(
+    path: Path, *, leads: Sequence[str] | None = None, rate_hz: float | None = None, units: str | None = None
+) -> Recording:
+    """The recording in a file: WFDB (`.hea` or the name without suffix), `.npy` or `.csv`; signal (T0, L0) in mV.
+
+    `leads`, `rate_hz` and `units` say what the file does not. What a WFDB header states stands; `.npy` needs all three,
+    `.csv` needs rate and units (and leads, if its first row is not their names). In an int16 `.npy`, -32768 is missing.
+
+    Raises:
+        RecordError: the file is absent, damaged or leaves something unsaid.
+    """
+    path = Path(path)
+    if path.suffix == ".npy":
+        recording = _read_npy(path, leads, rate_hz, units)
+    elif path.suffix == ".csv":
+        recording = _read_csv(path, leads, rate_hz, units)
+    else:
+        recording = _read_wfdb(_header_path(path), leads, rate_hz, units)
+    doubled = sorted({lead for lead in recording.leads if recording.leads.count(lead) > 1})
+    if doubled:
+        raise RecordError(f"record {path}: lead {doubled[0]!r} appears twice; give each lead its own name")
+    return recording
+
+
+def files(path: Path) -> tuple[Path, ...]:
+    """Every file that `read(path)` needs: the file itself, or the header and the data files that it names.
+
+    A header that cannot be parsed stands alone; `read` says what is wrong with it.
+    """
+    path = Path(path)
+    if path.suffix in (".npy", ".csv"):
+        return (path,)
+    header_path = _header_path(path)
+    try:
+        header = wfdb_header.parse(header_path)
+    except (wfdb_header.HeaderError, OSError):
+        return (header_path,)
+    return (header_path, *(header_path.parent / file for file in header.files))
+
+
+def _header_path(path: Path) -> Path:
+    return path.with_suffix(".hea") if path.suffix in (".hea", ".dat", ".mat") else path.with_name(path.name + ".hea")
+
+
+def _read_wfdb(path: Path, leads: Sequence[str] | None, rate_hz: float | None, units: str | None) -> Recording:
+    import wfdb
+
+    if not path.is_file():
+        raise RecordError(f"record {path}: no such file; give the .hea file or its name without suffix")
+    try:
+        header = wfdb_header.parse(path)
+    except wfdb_header.HeaderError as error:
+        raise RecordError(f"record {path}: {error}; restore the header from its source") from None
+    rate_hz = _checked_rate(path, header.rate_hz)
+    _check_size(path, header.n_samples, len(header.signals))
+    for file in header.files:
+        _check_data_file(path, file, header)
+    names = tuple(line.name for line in header.signals)
+    if not all(names):
+        names = _told_leads(path, leads, len(names))
+    scale = np.array([_uv_per_step(path, line, units) for line in header.signals])
+    try:
+        record = wfdb.rdrecord(str(path.with_suffix("")), physical=False)
+        samples, baseline = record.d_signal, np.asarray(record.baseline, dtype=np.int32)
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, OSError) as error:
+        raise RecordError(f"record {path}: wfdb cannot read it ({error}); restore it from its source") from error
+    _check_size(path, len(samples), samples.shape[1])
+    for column, line in enumerate(header.signals):
+        found = int(samples[:, column].sum()) % 65536
+        if line.checksum is not None and line.checksum != found:
+            raise RecordError(
+                f"record {path}: lead {names[column]!r} has checksum {found}, its header says {line.checksum}; "
+                "the data file is damaged or belongs to another header: fetch it again"
+            )
+    if all(line.format in ("16", "80", "160", "212") for line in header.signals):
+        digital = Digital(samples.astype(np.int16), scale, baseline)
+        return Recording(path.stem, digital.millivolts(), _canonical(names), rate_hz, digital)
+    signal = (samples - baseline) * (scale / 1000.0)  # wider formats do not fit int16
+    signal[samples == np.array([_invalid(line.format) for line in header.signals])] = np.nan
+    return Recording(path.stem, signal, _canonical(names), rate_hz)
+
+
+def _invalid(wfdb_format: str) -> int:
+    """The integer that WFDB reserves for a missing sample in a format wider than 16 bits."""
+    return {"24": -(2**23), "32": -(2**31)}.get(wfdb_format, MISSING)
+
+
+def _check_data_file(path: Path, file: str, header: wfdb_header.Header) -> None:
+    data = path.parent / file
+    if not data.is_file():
+        raise RecordError(f"record {path}: its data file {file} is missing; put it beside the header")
+    needed, found = header.n_bytes(file), data.stat().st_size
+    if needed is not None and found < needed:
+        raise RecordError(
+            f"record {path}: {file} is truncated: {found} bytes where its header promises {needed}; fetch it again"
+        )
+
+
+def _uv_per_step(path: Path, line: wfdb_header.SignalLine, units: str | None) -> float:
+    if line.gain is None or not math.isfinite(line.gain) or line.gain <= 0:
+        raise RecordError(
+            f"record {path}: lead {line.name!r} has the gain {line.gain}; correct the header's steps per unit"
+        )
+    return 1000.0 * _mv_per_unit(path, line.unit, units) / line.gain
+
+
+def _mv_per_unit(path: Path, stated: str | None, told: str | None) -> float:
+    """Factor from a unit to mV: the file's own where it states a known one, else what the caller told."""
+    for unit in (stated, told):
+        key = (unit or "").strip().replace("\u00b5", "u").replace("\u03bc", "u").casefold()
+        if key in _MV_PER_UNIT:
+            return _MV_PER_UNIT[key]
+    unit = told if told is not None else stated
+    what = f"the unit {unit!r} is not known" if unit else "no unit is given"
+    raise RecordError(f"record {path}: {what}; say units= mV, uV or V")
+
+
+def _read_npy(path: Path, leads: Sequence[str] | None, rate_hz: float | None, units: str | None) -> Recording:
+    if not path.is_file():
+        raise RecordError(f"record {path}: no such file; check the path")
+    if leads is None:
+        raise RecordError(f"record {path}: an .npy file does not name its leads; say leads=")
+    try:  # mapped first: a header that promises more than the file holds fails here, before any memory is taken
+        table = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise RecordError(f"record {path}: not a readable .npy array of numbers ({error}); save it again") from None
+    if table.ndim != 2 or table.dtype.kind not in "iuf":
+        raise RecordError(
+            f"record {path}: holds {table.dtype} of shape {table.shape}; it takes numbers of shape (samples, leads)"
+        )
+    n_rows, n_columns = table.shape
+    if (n_rows == len(leads)) == (n_columns == len(leads)):
+        why = "could be either way round" if n_rows == n_columns else f"has no side of {len(leads)} leads"
+        raise RecordError(f"record {path}: shape {table.shape} {why}; save it as (samples, leads) and check leads=")
+    if n_rows == len(leads):
+        table = table.T
+    _check_size(path, *table.shape)
+    return _from_table(path, np.asarray(table), tuple(leads), rate_hz, units)
+
+
+def _read_csv(path: Path, leads: Sequence[str] | None, rate_hz: float | None, units: str | None) -> Recording:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as lines:
+            rows = [row for row in csv.reader(lines) if row]
+    except OSError as error:
+        raise RecordError(f"record {path}: cannot be opened ({error.strerror}); check the path") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise RecordError(f"record {path}: not a CSV text in UTF-8 ({error}); save it again") from None
+    if not rows:
+        raise RecordError(f"record {path}: is empty; it takes a row of lead names and one row per sample")
+    if any(not _is_number(cell) for cell in rows[0]):
+        header, rows = rows[0], rows[1:]
+    elif leads is None:
+        raise RecordError(f"record {path}: the first row holds no lead names; say leads=")
+    else:
+        header = list(leads)
+    names = tuple(leads) if leads is not None else tuple(cell.strip() for cell in header)
+    if len(names) != len(header):
+        raise RecordError(f"record {path}: {len(header)} columns and {len(names)} leads; name each column in leads=")
+    table = np.empty((len(rows), len(names)))
+    for number, row in enumerate(rows):
+        try:
+            table[number] = [float(cell) if cell.strip() else math.nan for cell in row]
+        except ValueError:
+            raise RecordError(
+                f"record {path}: sample {number + 1} is not {len(names)} numbers; correct that row"
+            ) from None
+    _check_size(path, *table.shape)
+    return _from_table(path, table, names, rate_hz, units)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell or "nan")
+    except ValueError:
+        return False
+    return True
+
+
+def _from_table(
+    path: Path, table: np.ndarray, names: tuple[str, ...], rate_hz: float | None, units: str | None
+) -> Recording:
+    """A recording from numbers (T0, L0) in the told unit; integers that fit are kept as they are."""
+    if rate_hz is None:
+        raise RecordError(f"record {path}: the file does not say its sampling rate; say rate_hz=")
+    rate_hz = _checked_rate(path, rate_hz)
+    mv_per_unit = _mv_per_unit(path, None, units)
+    leads = _canonical(names)
+    if table.dtype.kind in "iu" and table.min() >= MISSING and table.max() < -MISSING:
+        steps = np.full(len(leads), 1000.0 * mv_per_unit)
+        digital = Digital(table.astype(np.int16), steps, np.zeros(len(leads), dtype=np.int32))
+        return Recording(path.stem, digital.millivolts(), leads, rate_hz, digital)
+    signal = table.astype(np.float64) * mv_per_unit
+    signal[~np.isfinite(signal)] = np.nan
+    return Recording(path.stem, signal, leads, rate_hz)
+
+
+def _canonical(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(_CANONICAL.get(name.strip().casefold(), name.strip()) for name in names)
+
+
+def _told_leads(path: Path, leads: Sequence[str] | None, n_leads: int) -> tuple[str, ...]:
+    if leads is None or len(leads) != n_leads:
+        raise RecordError(f"record {path}: its header does not name all {n_leads} leads; say leads= with that many")
+    return tuple(leads)
+
+
+def _checked_rate(path: Path, rate_hz: float) -> float:
+    if not math.isfinite(rate_hz) or not 0 < rate_hz <= _MAX_RATE_HZ:
+        raise RecordError(f"record {path}: the sampling rate {rate_hz:g} Hz is implausible; correct it")
+    return float(rate_hz)
+
+
+def _check_size(path: Path, n_samples: int | None, n_leads: int) -> None:
+    if n_samples == 0:
+        raise RecordError(f"record {path}: it holds no sample; leave it out or fetch it again")
+    if (n_samples or 1) < 0 or (n_samples or 1) > _MAX_SAMPLES or n_leads > _MAX_LEADS:
+        raise RecordError(f"record {path}: {n_samples} samples of {n_leads} leads is implausible; check the file")

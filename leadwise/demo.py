@@ -1,0 +1,211 @@
+"""The whole way on the simulated cohort, from nothing to a page that a person can open."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from leadwise import pretrain as training
+from leadwise import run as runs
+from leadwise.batch import Signal
+from leadwise.config import Config, DataConfig, LogConfig, OptimConfig
+from leadwise.data.cohort import Cohort, write
+from leadwise.data.loader import Recordings
+from leadwise.data.sources import simulated
+from leadwise.evaluate.embed import embed_cohort, project
+from leadwise.evaluate.probe import ProbeReport, run_probe
+from leadwise.evaluate.zeroshot import ZeroShotReport, run_zeroshot
+from leadwise.pictures import bars, curves, paper, scatter
+from leadwise.pictures.page import Page
+from leadwise.run import Run
+
+TASK = "findings"
+SHOWN = ("NORM", "AFIB", "CLBBB", "CRBBB", "LVH", "IMI", "PACE")  # what the map colours
+MARK = "demo.json"  # says that a folder is a demo's, so that it may be replaced
+
+Progress = Callable[[str, int, int], None]
+
+CONFIG = Config(
+    signal=Signal(rate_hz=100, duration_s=10.0),
+    method={
+        "name": "cg_dmer", "n_patches": 25, "patch_amplitude": True, "width": 128, "depth": 4, "heads": 4,
+        "decoder_width": 64, "decoder_depth": 1, "decoder_heads": 2,
+        "text_width": 128, "text_depth": 2, "text_heads": 2, "text_decoder_depth": 1, "vocab_size": 1500, "max_tokens": 64,
+        "shared_width": 128,
+    },
+    optim=OptimConfig(steps=400, batch_size=64, lr=1e-3, weight_decay=1e-2),
+    log=LogConfig(every=10, validate_every=100, validate_records=256, save_every=200),
+)  # fmt: skip
+
+
+class DemoError(ValueError):
+    """The demo cannot begin; the message names the folder and the remedy."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the demo found."""
+
+    folder: Path
+    page: Path
+    probe: ProbeReport
+    zeroshot: ZeroShotReport
+    seconds: dict[str, float]
+
+    @property
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """The one table a person reads first, and where the time went."""
+        rows = [{"how": "zero-shot", **_short(row)} for row in self.zeroshot.rows()]
+        rows += [{"how": f"probe, {row['fraction']:.0%} of labels", **_short(row)} for row in self.probe.rows()]
+        times = [{"step": name, "seconds": f"{seconds:.0f}"} for name, seconds in self.seconds.items()]
+        title = "unseen simulated patients, macro AUROC over findings with its 95 % interval"
+        return {title: rows, "where the time went": times}
+
+    def to_json(self) -> dict[str, Any]:
+        """One object: both reports and the times."""
+        return {
+            "command": "demo",
+            "cohort": "simulated",
+            "run": str(self.folder / "run"),
+            "task": TASK,
+            "zeroshot": self.zeroshot.to_json(),
+            "probe": self.probe.to_json(),
+            "seconds": self.seconds,
+        }
+
+
+def _short(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: row[key] for key in ("features", "macro", "low", "high")}
+
+
+def demo(
+    folder: Path,
+    n_records: int = 1500,
+    steps: int | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Simulate, prepare, pretrain, embed, probe and classify zero-shot in `folder`; the page is folder/run/report.html.
+
+    Raises:
+        DemoError: the folder is taken.
+    """
+    _make_room(folder, overwrite)
+    heard: Progress = progress or (lambda what, done, total: None)
+    seconds: dict[str, float] = {}
+    began = time.perf_counter()
+
+    def lap(name: str) -> None:
+        nonlocal began
+        seconds[name] = time.perf_counter() - began
+        began = time.perf_counter()
+
+    simulated.simulate(folder / "ecgs", n_records, seed, lambda done, total: heard("simulate", done, total))
+    lap("simulate")
+    source = simulated.read_source(folder / "ecgs")
+    write(source, folder / "cohort", progress=lambda done, total: heard("prepare", done, total))
+    cohort = Cohort.open(folder / "cohort")
+    lap("prepare")
+    optim = dataclasses.replace(CONFIG.optim, seed=seed, steps=steps or CONFIG.optim.steps)
+    config = dataclasses.replace(CONFIG, data=DataConfig(cohort=str(folder / "cohort")), optim=optim)
+    run = training.pretrain(config, folder / "run", progress=heard)
+    lap("pretrain")
+    probe = run_probe(run, cohort, TASK, progress=heard)
+    lap("embed and probe")
+    zeroshot = run_zeroshot(run, cohort, TASK, progress=heard)
+    lap("zero-shot")
+    page = folder / "run" / "report.html"
+    result = Result(folder, page, probe, zeroshot, seconds)
+    _write_page(result, run, cohort)
+    lap("report")
+    return result
+
+
+def _make_room(folder: Path, overwrite: bool) -> None:
+    if folder.exists() and any(folder.iterdir()):
+        ours = (folder / MARK).is_file()
+        if not (overwrite and ours):
+            remedy = "add --overwrite to replace that demo" if ours else "choose another with --out"
+            raise DemoError(f"{folder} is not empty: {remedy}")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).write_text(json.dumps({"what": "a leadwise demo; safe to delete"}) + "\n")
+
+
+def _write_page(result: Result, run: Run, cohort: Cohort) -> None:
+    """The page: what came out, how it was learnt, what the encoder sees and hides, and where recordings lie."""
+    page = Page("leadwise on simulated ECGs")
+    page.text(
+        f"{len(cohort)} simulated 12-lead ECGs of {cohort.index['patient'].nunique()} simulated people, split by person. "
+        "CG-DMER learnt from ECGs and reports of the training part, and saw no label. Simulated hearts test that the way "
+        "from files to scores holds; they say nothing about accuracy on patients."
+    )
+    page.heading("Scores")
+    for title, rows in result.tables.items():
+        page.table(rows, title)
+    groups = [{"name": "zero-shot", "group": row["features"], **_bar(row)} for row in result.zeroshot.rows()[:2]]
+    groups += [{"name": f"probe {r['fraction']:.0%}", "group": r["features"], **_bar(r)} for r in result.probe.rows()]
+    page.figure(bars.draw(groups, "macro AUROC"), "Scores with 95 % intervals over people.", "dots with intervals")
+    page.table(result.zeroshot.class_rows(), "zero-shot, each finding")
+
+    page.heading("How it learnt")
+    assert run.folder is not None
+    metrics = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    page.figure(curves.draw(metrics), "Each loss term on training batches and on held-out people.", "loss curves")
+
+    page.heading("What it has to fill in")
+    page.figure(
+        draw_reconstruction(run, cohort),
+        "A held-out ECG. Shaded: hidden from the encoder. Coloured: what the decoder drew there, each patch brought back to "
+        "its true level and size.",
+        "ECG on paper grid with hidden patches and their reconstruction",
+    )
+    page.heading("Where recordings lie")
+    page.figure(
+        draw_map(run, cohort),
+        "t-SNE of the encoder's embedding of test recordings, coloured by finding (the first of those listed that holds).",
+        "scatter of embeddings",
+    )
+    page.write(result.page)
+
+
+def _bar(row: dict[str, Any]) -> dict[str, Any]:
+    return {"value": row["macro"], "low": row["low"], "high": row["high"]}
+
+
+def draw_reconstruction(run: Run, cohort: Cohort, row: int | None = None) -> Any:
+    """A figure of one held-out ECG with its hidden patches and their reconstruction."""
+    chosen = cohort.rows(split="val")[:1] if row is None else np.array([row])
+    batch = Recordings(cohort, run.config.signal, chosen).batch([0])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        reconstruction, hidden = run.method.reconstruct(batch)  # type: ignore[operator]
+    return paper.draw(
+        batch.ecg[0].numpy(),
+        run.config.signal.rate_hz,
+        run.config.signal.leads,
+        title=batch.record[0],
+        observed=batch.observed[0].numpy(),
+        hidden=hidden[0].numpy(),
+        reconstruction=reconstruction[0].numpy(),
+    )
+
+
+def draw_map(run: Run, cohort: Cohort) -> Any:
+    """A figure of test embeddings on a plane, coloured by finding."""
+    rows = cohort.rows(split="test", task=TASK)
+    points = project(embed_cohort(run, cohort, "backbone", rows))
+    labels, classes = cohort.labels(TASK, rows), cohort.tasks[TASK]
+    shown = [name for name in SHOWN if name in classes]
+    first = [next((name for name in shown if line[classes.index(name)] == 1), "") for line in labels]
+    return scatter.draw(points, first)

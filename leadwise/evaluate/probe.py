@@ -1,0 +1,303 @@
+"""How much of a task a linear model reads out of frozen features, beside the same encoder untrained and a reference.
+
+Features are made once. On a share of the training recordings they are standardised and an L2-penalised logistic
+regression is fitted for each class. One strength for all classes is chosen by macro AUROC on the validation split,
+then the test split is scored, once. A class that the drawn recordings show with one label value only cannot be learnt
+from them: its scores are constant, it counts as 0.5, and it is named ("unlearnable"). Shares below 1 are drawn at
+random several times; figures are means over the draws, and intervals resample patients with all draws scored on the
+same ones.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leadwise.data.cohort import Cohort
+from leadwise.data.loader import Recordings
+from leadwise.evaluate.embed import Progress, embed_cohort, named
+from leadwise.evaluate.handcrafted import handcrafted
+from leadwise.evaluate.metrics import Floats, Interval, Score, auroc, gain, score
+from leadwise.run import Run
+
+log = logging.getLogger(__name__)
+
+FRACTIONS = (0.01, 0.1, 1.0)
+SEEDS = (42, 43, 44)
+STRENGTHS = (1e-4, 6e-4, 4e-3, 2.5e-2, 0.16, 1.0)  # C: weight of the summed loss against half the squared norm
+FEATURES = ("trained", "untrained", "handcrafted")
+
+_MAX_ITERATIONS = 1000
+
+
+class ProbeError(ValueError):
+    """A task that cannot be probed; the message names the split or fraction and the remedy."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked of N recordings: labels of K classes, with the split and the patient of each."""
+
+    classes: tuple[str, ...]
+    labels: NDArray[np.int8]  # (N, K) in {0, 1}
+    split: NDArray[Any]  # (N,) "train", "val" or "test"
+    patient: NDArray[Any]  # (N,)
+
+    def __post_init__(self) -> None:
+        if self.labels.shape != (len(self.split), len(self.classes)) or len(self.split) != len(self.patient):
+            raise ProbeError(
+                f"labels {self.labels.shape}, {len(self.split)} splits and {len(self.patient)} patients must belong to "
+                f"the same recordings and {len(self.classes)} classes"
+            )
+        for name in ("train", "val", "test"):
+            if not len(self.rows(name)):
+                raise ProbeError(f"no recording of the task in split '{name}'; a probe needs train, val and test")
+        for a, b in (("train", "val"), ("train", "test"), ("val", "test")):
+            both = np.intersect1d(self.patient[self.rows(a)], self.patient[self.rows(b)])
+            if len(both):
+                raise ProbeError(f"{len(both)} patients are in '{a}' and in '{b}' (first: {both[0]}); split by patient")
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """Where a split's recordings stand."""
+        return np.flatnonzero(self.split == split)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One random draw of training recordings and what came of it."""
+
+    seed: int
+    n_train: int
+    strength: float  # chosen on the validation split
+    val_macro: float
+    test_macro: float
+    unlearnable: tuple[str, ...]  # classes with one label value only among the drawn recordings
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """One set of features at one fraction."""
+
+    fraction: float
+    score: Score  # on the test split, mean over the draws
+    draws: tuple[Draw, ...]
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the test macro over the draws; 0 for one."""
+        return float(np.std([draw.test_macro for draw in self.draws], ddof=1)) if len(self.draws) > 1 else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        draws = [{**vars(draw), "unlearnable": list(draw.unlearnable)} for draw in self.draws]
+        return {**self.score.to_json(), "spread": self.spread, "draws": draws}
+
+
+@dataclass(frozen=True)
+class ProbeReport:
+    """A run's table for one task: fractions by features."""
+
+    cohort: str
+    run: str
+    task: str
+    part: str
+    classes: tuple[str, ...]
+    n_recordings: dict[str, int]  # by split
+    results: dict[float, dict[str, ProbeResult]]  # fraction -> features -> result
+
+    def to_json(self) -> dict[str, Any]:
+        fractions: dict[str, Any] = {}
+        for fraction, by_features in self.results.items():
+            cell: dict[str, Any] = {name: result.to_json() for name, result in by_features.items()}
+            above, interval = self.gain(fraction)
+            cell["gain_over_untrained"] = {"macro": above, "interval": list(interval)}
+            fractions[f"{fraction:g}"] = cell
+        return {
+            "command": "probe",
+            "cohort": self.cohort,
+            "run": self.run,
+            "task": self.task,
+            "part": self.part,
+            "fractions": fractions,
+            "classes": list(self.classes),
+            **{f"n_{split}": n for split, n in self.n_recordings.items()},
+        }
+
+    def gain(self, fraction: float) -> tuple[float, Interval]:
+        """Macro AUROC of the trained encoder above the untrained one, with its paired 95 % interval."""
+        return gain(self.results[fraction]["trained"].score, self.results[fraction]["untrained"].score)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The table, a dict a line; AUROCs in [0, 1]."""
+        return [
+            {
+                "fraction": fraction,
+                "features": name,
+                "n_train": result.draws[0].n_train,
+                "macro": result.score.macro,
+                "low": result.score.interval[0],
+                "high": result.score.interval[1],
+                "spread": result.spread,
+                "skipped": ", ".join(result.score.skipped),
+                "unlearnable": ", ".join(sorted({lost for draw in result.draws for lost in draw.unlearnable})),
+            }
+            for fraction, by_features in self.results.items()
+            for name, result in by_features.items()
+        ]
+
+    def class_rows(self) -> list[dict[str, Any]]:
+        """A line for each fraction and class: test positives, AUROC with interval, and the other features' AUROC."""
+        rows = []
+        for fraction, by_features in self.results.items():
+            trained = by_features["trained"].score
+            for name in self.classes:
+                low, high = trained.class_interval[name] or (None, None)
+                line = {"fraction": fraction, "class": name, "positives": trained.positives[name]}
+                line |= {"trained": trained.per_class[name], "low": low, "high": high}
+                line |= {other: by_features[other].score.per_class[name] for other in ("untrained", "handcrafted")}
+                rows.append(line)
+        return rows
+
+
+def run_probe(
+    run: Run,
+    cohort: Cohort,
+    task: str,
+    fractions: Sequence[float] = FRACTIONS,
+    seeds: Sequence[int] = SEEDS,
+    part: str = "backbone",
+    progress: Progress | None = None,
+) -> ProbeReport:
+    """The probe's table: the trained run, its untrained twin and hand-crafted features, at each fraction of the labels.
+
+    Raises:
+        ProbeError: a split is empty or shares patients with another, or a fraction leaves nothing to learn from.
+    """
+    rows = cohort.rows(task=task)
+    of = cohort.index.iloc[rows]
+    asked = Task(
+        classes=tuple(cohort.tasks[task]),
+        labels=cohort.labels(task, rows),
+        split=of["split"].astype(str).to_numpy(),
+        patient=of["patient"].astype(str).to_numpy(),
+    )
+    cache = run.folder / "embeddings" if run.folder else None
+    features = {
+        "trained": embed_cohort(run, cohort, part, rows, named(progress, "embed, trained"), cache),
+        "untrained": embed_cohort(run.untrained(), cohort, part, rows, named(progress, "embed, untrained"), cache),
+        "handcrafted": handcrafted(Recordings(cohort, run.config.signal, rows), progress=progress),
+    }
+    results: dict[float, dict[str, ProbeResult]] = {fraction: {} for fraction in fractions}
+    for done, (fraction, name) in enumerate(((f, n) for f in fractions for n in FEATURES), start=1):
+        results[fraction][name] = probe(features[name], asked, fraction, seeds)
+        if progress is not None:
+            progress("probe", done, len(fractions) * len(FEATURES))
+    return ProbeReport(
+        cohort=cohort.name,
+        run=run.name,
+        task=task,
+        part=part,
+        classes=asked.classes,
+        n_recordings={split: len(asked.rows(split)) for split in ("train", "val", "test")},
+        results=results,
+    )
+
+
+def probe(features: NDArray[np.floating], task: Task, fraction: float, seeds: Sequence[int] = SEEDS) -> ProbeResult:
+    """The test score of logistic regressions on features (N, D), fitted on a fraction of the training recordings.
+
+    With fraction 1 there is nothing to draw, and only the first seed is used.
+
+    Raises:
+        ProbeError: a fraction outside (0, 1], or so small that no recording is drawn.
+    """
+    if len(features) != len(task.labels):
+        raise ProbeError(f"{len(features)} features for {len(task.labels)} recordings")
+    train, val, test = (task.rows(split) for split in ("train", "val", "test"))
+    draws: list[Draw] = []
+    test_scores: list[Floats] = []
+    for seed in seeds if fraction < 1 else seeds[:1]:
+        drawn = train[subset(len(train), fraction, seed)]
+        both = task.labels[drawn].min(axis=0) < task.labels[drawn].max(axis=0)
+        inputs = _standardised(features, drawn)
+        strength, val_macro, scores = _choose(
+            inputs[drawn], task.labels[drawn], inputs[val], task.labels[val], inputs[test]
+        )
+        test_scores.append(scores)
+        draws.append(
+            Draw(
+                seed=seed,
+                n_train=len(drawn),
+                strength=strength,
+                val_macro=val_macro,
+                test_macro=float(np.nanmean(auroc(task.labels[test], scores))),
+                unlearnable=tuple(name for name, learnable in zip(task.classes, both) if not learnable),
+            )
+        )
+    measured = score(task.labels[test], np.stack(test_scores), task.patient[test], task.classes)
+    return ProbeResult(fraction, measured, tuple(draws))
+
+
+def subset(n: int, fraction: float, seed: int) -> NDArray[np.int64]:
+    """Which of n training recordings a draw holds: floor(n x fraction) at random, the rule of the published splits."""
+    if not 0 < fraction <= 1:
+        raise ProbeError(f"fraction {fraction} is not within (0, 1]; 0.01 is one percent")
+    if fraction == 1:
+        return np.arange(n)
+    if int(n * fraction) < 1:
+        raise ProbeError(f"fraction {fraction:g} of {n} training recordings is none; ask for a larger fraction")
+    from sklearn.model_selection import train_test_split
+
+    drawn, _ = train_test_split(np.arange(n), train_size=fraction, random_state=seed)
+    return np.asarray(drawn, dtype=np.int64)
+
+
+def _standardised(features: NDArray[np.floating], drawn: NDArray[np.int64]) -> Floats:
+    """(N, D) features with mean 0 and spread 1 over the drawn recordings; 0 where those do not vary."""
+    values = np.asarray(features, dtype=np.float64)
+    mean, spread = values[drawn].mean(axis=0), values[drawn].std(axis=0)
+    varies = spread > 1e-6 * np.maximum(1e-6, np.abs(mean))  # beyond rounding
+    return np.where(varies, (values - mean) / np.where(varies, spread, 1.0), 0.0)
+
+
+def _choose(
+    train: Floats, train_labels: NDArray[np.int8], val: Floats, val_labels: NDArray[np.int8], test: Floats
+) -> tuple[float, float, Floats]:
+    """The strength with the best macro AUROC on validation, that AUROC, and the (N, K) test scores it gives."""
+    macros: list[float] = []
+    test_scores: list[Floats] = []
+    for val_scores, scores in _fit_path(train, train_labels, val, test):
+        each = auroc(val_labels, val_scores)
+        if not np.isfinite(each).any():
+            raise ProbeError("no class has both label values in split 'val', so no strength can be chosen")
+        macros.append(float(np.nanmean(each)))
+        test_scores.append(scores)
+    best = int(np.argmax(macros))  # the strongest penalty of equals
+    return STRENGTHS[best], macros[best], test_scores[best]
+
+
+def _fit_path(train: Floats, labels: NDArray[np.int8], val: Floats, test: Floats) -> Iterator[tuple[Floats, Floats]]:
+    """For each strength in turn the (N, K) logits on val and test; constant for a class with one label value only."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    n_classes = labels.shape[1]
+    learnable = np.flatnonzero(labels.min(axis=0) < labels.max(axis=0))
+    fits = {k: LogisticRegression(warm_start=True, max_iter=_MAX_ITERATIONS) for k in learnable}
+    unfinished = 0
+    for strength in STRENGTHS:  # from strong to weak penalty, each from where the last one ended
+        val_scores, test_scores = np.zeros((len(val), n_classes)), np.zeros((len(test), n_classes))
+        for k, model in fits.items():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # counted here, told once below
+                model.set_params(C=strength).fit(train, labels[:, k])
+            unfinished += int(model.n_iter_[0] >= _MAX_ITERATIONS)
+            val_scores[:, k], test_scores[:, k] = model.decision_function(val), model.decision_function(test)
+        yield val_scores, test_scores
+    if unfinished:
+        log.warning("%d of %d fits stopped at %d iterations", unfinished, len(fits) * len(STRENGTHS), _MAX_ITERATIONS)

@@ -1,0 +1,187 @@
+"""Classes from words alone: an ECG is scored by the cosine of its shared embedding to a class's mean prompt embedding.
+
+A class's vector is the mean of its prompts' unit embeddings, brought back to unit length. Beside the trained run
+stand its untrained twin; a control that pairs each ECG with another patient's labels, which must sit at 0.5; and the
+macro AUROC of single prompts, which tells how much the wording matters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from leadwise.data import reports
+from leadwise.data.cohort import Cohort
+from leadwise.evaluate import prompts
+from leadwise.evaluate.embed import Features, Progress, embed_cohort, frozen, named
+from leadwise.evaluate.metrics import Control, Floats, Score, auroc, gain, score, shuffled_pairs
+from leadwise.evaluate.prompts import ClassPrompts
+from leadwise.run import Run
+
+_TEXTS_AT_ONCE = 64
+
+
+class ZeroShotError(ValueError):
+    """A run or task that cannot be classified from words; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class ZeroShotReport:
+    """A run's zero-shot scores for one task."""
+
+    cohort: str
+    run: str
+    task: str
+    split: str
+    classes: dict[str, str]  # class -> plain name
+    prompt_file: str
+    prompt_sha256: str
+    n_prompts: int
+    trained: Score
+    untrained: Score
+    shuffled: Control | None  # None: one patient holds over half of the recordings
+    single_prompts: tuple[float, ...]  # macro AUROC when each class has its first, second ... prompt only
+
+    def to_json(self) -> dict[str, Any]:
+        above, interval = gain(self.trained, self.untrained)
+        return {
+            "command": "zeroshot",
+            "cohort": self.cohort,
+            "run": self.run,
+            "task": self.task,
+            "split": self.split,
+            "prompts": {"file": self.prompt_file, "sha256": self.prompt_sha256, "n_prompts": self.n_prompts},
+            "trained": self.trained.to_json(),
+            "untrained": self.untrained.to_json(),
+            "gain_over_untrained": {"macro": above, "interval": list(interval)},
+            "shuffled": self.shuffled.to_json() if self.shuffled else None,
+            "single_prompts": {
+                "macro": list(self.single_prompts),
+                "min": min(self.single_prompts),
+                "max": max(self.single_prompts),
+            },
+            "classes": dict(self.classes),
+            "n_records": self.trained.n_records,
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The table, a dict a line; AUROCs in [0, 1]."""
+        lines = [("trained", self.trained.macro, self.trained.interval)]
+        lines.append(("untrained", self.untrained.macro, self.untrained.interval))
+        if self.shuffled:
+            lines.append(("shuffled pairs", self.shuffled.mean, self.shuffled.interval))
+        return [{"features": name, "macro": macro, "low": low, "high": high} for name, macro, (low, high) in lines]
+
+    def class_rows(self) -> list[dict[str, Any]]:
+        """A line for each class: its name, positives, AUROC with interval, and the untrained encoder's."""
+        rows = []
+        for code, name in self.classes.items():
+            low, high = self.trained.class_interval[code] or (None, None)
+            rows.append(
+                {
+                    "class": code,
+                    "name": name,
+                    "positives": self.trained.positives[code],
+                    "auroc": self.trained.per_class[code],
+                    "low": low,
+                    "high": high,
+                    "untrained": self.untrained.per_class[code],
+                }
+            )
+        return rows
+
+
+def run_zeroshot(
+    run: Run,
+    cohort: Cohort,
+    task: str,
+    prompts_path: Path | None = None,
+    split: str = "test",
+    progress: Progress | None = None,
+) -> ZeroShotReport:
+    """Zero-shot scores of a run on one split of a task, with the untrained twin and the shuffled control.
+
+    Args:
+        prompts_path: a prompt file; default the one shipped for the cohort's source and the task.
+
+    Raises:
+        ZeroShotError: the run has no text encoder, or the split holds no recording of the task.
+        PromptError: the prompt file does not fit the task.
+        ScoreError: no class of the task has both label values in the split.
+    """
+    if not hasattr(run.method, "embed_text"):
+        raise ZeroShotError(f"run {run.name} learnt from ECGs alone (no embed_text), so it has no words to classify by")
+    rows = cohort.rows(split, task)
+    if not len(rows):
+        raise ZeroShotError(f"cohort {cohort.name}: no recording of task '{task}' in split '{split}'")
+    classes = tuple(cohort.tasks[task])
+    loaded = prompts.load(prompts_path or prompts.find(cohort.source, task))
+    of_class = loaded.of(classes)
+    labels = cohort.labels(task, rows)
+    patients = cohort.index.iloc[rows]["patient"].astype(str).to_numpy()
+
+    cache = run.folder / "embeddings" if run.folder else None
+    twin = run.untrained()
+    ecg = embed_cohort(run, cohort, "shared", rows, named(progress, "embed, trained"), cache)
+    ecg_untrained = embed_cohort(twin, cohort, "shared", rows, named(progress, "embed, untrained"), cache)
+    texts = _embed_prompts(run, of_class)
+    scores = cosines(ecg, [class_vector(vectors) for vectors in texts])
+    scores_untrained = cosines(ecg_untrained, [class_vector(vectors) for vectors in _embed_prompts(twin, of_class)])
+    return ZeroShotReport(
+        cohort=cohort.name,
+        run=run.name,
+        task=task,
+        split=split,
+        classes={code: entry.name for code, entry in zip(classes, of_class)},
+        prompt_file=loaded.path.name,
+        prompt_sha256=loaded.sha256,
+        n_prompts=sum(len(entry.prompts) for entry in of_class),
+        trained=score(labels, scores, patients, classes),
+        untrained=score(labels, scores_untrained, patients, classes),
+        shuffled=shuffled_pairs(labels, scores, patients),
+        single_prompts=_single_prompts(labels, ecg, texts),
+    )
+
+
+def class_vector(vectors: Features) -> Floats:
+    """(D,) unit vector of a class from its prompts' embeddings (P, D): the mean of their directions."""
+    direction: Floats = _unit(_unit(vectors).mean(axis=0, keepdims=True))[0]
+    return direction
+
+
+def cosines(ecg: Features, of_class: list[Floats]) -> Floats:
+    """(N, K) cosine of each ECG embedding (N, D) to each of K class vectors (D,)."""
+    return np.asarray(_unit(ecg) @ np.stack(of_class).T)
+
+
+def _embed_prompts(run: Run, of_class: list[ClassPrompts]) -> list[Features]:
+    """For each class the (P, D) embeddings of its prompts, cleaned as reports are."""
+    texts = [reports.clean(prompt) for entry in of_class for prompt in entry.prompts]
+    made: list[NDArray[np.float32]] = []
+    with frozen(run.method):
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            vectors: Tensor = run.method.embed_text(texts[start : start + _TEXTS_AT_ONCE])  # type: ignore[operator]
+            made.append(vectors.float().cpu().numpy())
+    ends = np.cumsum([len(entry.prompts) for entry in of_class])[:-1]
+    return list(np.split(np.concatenate(made), ends))
+
+
+def _single_prompts(labels: NDArray[np.int8], ecg: Features, texts: list[Features]) -> tuple[float, ...]:
+    """Macro AUROC with each class's first prompt alone, its second and so on; shorter lists start again."""
+    macros = []
+    for at in range(max(len(vectors) for vectors in texts)):
+        each = auroc(labels, cosines(ecg, [_unit(vectors)[at % len(vectors)] for vectors in texts]))
+        macros.append(float(np.nanmean(each)))
+    return tuple(macros)
+
+
+def _unit(vectors: NDArray[np.floating]) -> Floats:
+    """(N, D) at length 1, in double precision."""
+    wide = np.asarray(vectors, dtype=np.float64)
+    unit: Floats = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+    return unit

@@ -1,0 +1,447 @@
+"""CG-DMER: Hybrid Contrastive-Generative Framework for Disentangled Multimodal ECG Representation Learning.
+arXiv 2602.21154 (ICASSP 2026).
+
+    L = L_cons + w_e_rec L_e_rec + w_t_rec L_t_rec + w_orth L_orth + w_siglip L_siglip            (Eq. 10)
+
+    tokens    temp_n + spa_l + W tok(patch l, n), visible patches only                              (Eq. 1)
+    L_e_rec   squared error on hidden patches                                                       (Eq. 2)
+    L_t_rec   cross-entropy of hidden report tokens                                                 (Eq. 3)
+    heads     h_sp, h_sh of the pooled ECG and report                                               (Eq. 4)
+    L_orth    squared cosine of h_sp and h_sh, both modalities                                      (Eq. 5)
+    L_siglip  sigmoid loss over all ECG-report pairs of shared embeddings                           (Eq. 6)
+    L_cons    symmetric InfoNCE of shared embeddings, tau = 0.07                                    (Eqs. 7-9)
+
+Where we depart from the paper's text, and why (the option that restores it in brackets):
+- Eq. 10 prints no ECG reconstruction, yet Table 3 ablates it: it is in, with its own weight [w_e_rec = 0].
+- Eqs. 7-8 leave the positive out of the denominator and Eq. 9 sums over all pairs, which makes every negative a positive:
+  standard symmetric InfoNCE on i = j [contrast = "decoupled" or "literal"].
+- Eq. 6 has neither scale nor bias; with unit vectors its optimum is the collapse of all pairs apart: SigLIP's learnable
+  scale and bias [siglip = "literal", or "unnormalised" for un-normalised vectors].
+- Eq. 2 is a mean over samples, and its target is each patch brought to mean 0 and deviation 1, with a floor relative to
+  the record's deviation, so that isoelectric patches do not ask for noise [target = "raw" or "record"].
+- Reports that are word for word the same are no negatives of each other [same_report = "negative"].
+- The contrastive terms read the same masked pass as the reconstruction; the paper does not say [contrast_view = "full"].
+- Eq. 3: T5's sentinels and an autoregressive decoder on a BERT, as the paper words it; the report's clean pass feeds the
+  contrast [text_task = "mlm", text_view = "masked"].
+- The specific heads have no task but Eq. 5, which any orthogonal vector satisfies: `specific_task = "recon"` gives them
+  one, by handing h_sp and h_sh to both decoders.
+- Widths, depths, decoder, tokeniser and heads are ours where the paper is silent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from leadwise.batch import Batch, Signal
+from leadwise.nn import augment, losses, masking
+from leadwise.nn import text as reports
+from leadwise.nn.lead_time import DecoderShape, Encoded, EncoderShape, LeadTimeDecoder, LeadTimeEncoder
+from leadwise.nn.losses import ContrastForm, SameReport
+from leadwise.nn.masking import Masking
+from leadwise.nn.normalize import normalize
+from leadwise.nn.patches import ConvTokenizer, LinearTokenizer, patchify
+from leadwise.nn.text import Tokenizer, Tokens
+
+
+@dataclass(frozen=True)
+class Config:
+    # ECG branch (section 2.1)
+    n_patches: int = 100  # N, patches per lead; T must be a multiple of it
+    mask_ratio: float = 0.75  # r, share of each lead's patches that is hidden
+    masking: Masking = "uniform"  # what is drawn: patches per lead, patches, leads or times
+    patch_tokenizer: Literal["conv", "linear"] = "conv"
+    patch_channels: int = 8  # channels of the tokeniser's convolutions
+    patch_amplitude: bool = False  # hand each patch's level and spread to W, past the group norm
+    temporal: Literal["learnable", "sincos"] = "learnable"  # kind of temp_n
+    separators: bool = False  # a token before and after each lead, as ST-MEM has
+    width: int = 768  # D
+    depth: int = 8  # Transformer layers
+    heads: int = 12
+    pooling: Literal["mean", "cls"] = "mean"  # tokens -> E^ecg
+    checkpointing: bool = False  # recompute encoder activations in the backward pass
+    decoder: Literal["joint", "leadwise"] = "joint"  # attention over all leads, or within each
+    decoder_width: int = 256
+    decoder_depth: int = 4
+    decoder_heads: int = 8
+    target: Literal["patch", "record", "raw"] = "patch"  # scale of Eq. 2's target
+    contrast_view: Literal["masked", "full", "both"] = "masked"  # which pass feeds the heads
+    # report branch
+    text_encoder: str = ""  # BERT folder or hub name (the paper: ncbi/MedCPT-Query-Encoder); "" = small, from nothing
+    text_width: int = 256  # of the small BERT
+    text_depth: int = 4
+    text_heads: int = 4
+    vocab_size: int = 4000  # of the small BERT's tokenizer
+    text_frozen_layers: int = 6  # of a pre-trained encoder, with its embeddings
+    text_pooling: Literal["cls", "mean", "pooler"] = "cls"  # tokens -> E^text
+    max_tokens: int = 128  # longer reports are cut; the share is logged
+    text_mask_ratio: float = 0.15
+    text_task: Literal["ar", "mlm"] = "ar"  # Eq. 3 by an autoregressive decoder, or in place
+    text_view: Literal["clean", "masked"] = "clean"  # which pass feeds the heads
+    text_decoder_depth: int = 2
+    # disentanglement and alignment (section 2.2)
+    shared_width: int = 256
+    head_depth: int = 2  # layers of each f
+    head_norm: Literal["layer", "batch"] = "layer"
+    orthogonality: Literal["cosine", "covariance"] = "cosine"  # Eq. 5, or over the batch
+    specific_task: Literal["none", "recon"] = "none"
+    temperature: float = 0.07  # tau of Eqs. 7-8
+    learn_temperature: bool = False
+    contrast: ContrastForm = "standard"
+    siglip: Literal["learnable", "literal", "unnormalised"] = "learnable"
+    siglip_mean: bool = False  # divide by B^2 instead of B
+    same_report: SameReport = "ignore"  # pairs with word for word the same report
+    w_e_rec: float = 1.0  # weights of Eq. 10; 0 takes the term and its compute away
+    w_t_rec: float = 1.0
+    w_orth: float = 1.0
+    w_siglip: float = 1.0
+    w_cons: float = 1.0
+    # views, all off in the paper
+    shift: bool = False  # start each batch's patches at a random sample of the first patch
+    gain: float = 0.0  # one random factor exp(N(0, gain)) for all leads of a record
+    noise_mv: float = 0.0  # white noise added to the input, largest standard deviation
+    lead_dropout: float = 0.0  # chance of each lead to be taken away, one at least stays
+    statement_dropout: float = 0.0  # chance of each statement of a report to be left out; > 0 also shuffles them
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.mask_ratio < 1.0 or not 0.0 < self.text_mask_ratio < 1.0:
+            raise ValueError(f"mask ratios lie in [0, 1); got {self.mask_ratio} and {self.text_mask_ratio}")
+        if self.same_report == "positive" and self.contrast != "standard":
+            raise ValueError("same_report = 'positive' needs contrast = 'standard'")
+
+
+def make_tokenizer(config: Config, texts: Iterable[str]) -> Tokenizer:
+    """The text encoder's own tokenizer, or one trained on the cohort's training reports."""
+    if config.text_encoder:
+        return reports.load_tokenizer(config.text_encoder)
+    return reports.train_tokenizer(texts, config.vocab_size)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer that a run folder keeps."""
+    return reports.load_tokenizer(folder)
+
+
+class Head(nn.Sequential):
+    """f of Eq. 4: an MLP."""
+
+    def __init__(self, width: int, out: int, depth: int, norm: str) -> None:
+        layers: list[nn.Module] = []
+        for _ in range(depth - 1):
+            normed = nn.BatchNorm1d(width) if norm == "batch" else nn.LayerNorm(width)
+            layers += [nn.Linear(width, width), nn.GELU(), normed]
+        super().__init__(*layers, nn.Linear(width, out))
+
+
+class Method(nn.Module):
+    parts = ("backbone", "shared", "specific", "both")  # what embed_ecg can return
+
+    def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, kept: Path | None = None) -> None:
+        """`kept` is the folder where `keep` wrote, when weights are to be loaded into this shape."""
+        super().__init__()
+        c = self.config = config
+        self.signal, self.tokenizer = signal, tokenizer
+        if signal.n_samples % c.n_patches:
+            raise ValueError(f"n_patches = {c.n_patches} does not divide the {signal.n_samples} samples of a lead")
+
+        # Eq. 1
+        samples = signal.n_samples // c.n_patches
+        if c.patch_tokenizer == "conv":
+            patch_token: ConvTokenizer | LinearTokenizer
+            patch_token = ConvTokenizer(samples, c.width, c.patch_channels, c.patch_amplitude)
+        else:
+            patch_token = LinearTokenizer(samples, c.width)
+        shape = EncoderShape(
+            len(signal.leads), c.n_patches, samples, c.width, c.depth, c.heads,
+            c.temporal, c.pooling, c.separators, c.checkpointing,
+        )  # fmt: skip
+        self.ecg = LeadTimeEncoder(shape, patch_token)
+        self.pooled_norm = nn.LayerNorm(c.width)
+
+        # Eq. 2
+        if c.w_e_rec:
+            grid = DecoderShape(c.decoder_width, c.decoder_depth, c.decoder_heads, c.decoder)
+            self.ecg_decoder = LeadTimeDecoder(shape, grid)
+
+        # Eq. 3
+        self.text = reports.ReportEncoder(self._bert(kept), c.text_pooling)
+        width, n_words = self.text.width, len(tokenizer)
+        if c.w_t_rec:
+            self.word_bias = nn.Parameter(torch.zeros(n_words))
+            if c.text_task == "ar":
+                self.text_decoder = reports.ReportDecoder(width, c.text_decoder_depth, self.text.heads, c.max_tokens)
+            else:
+                self.word_transform = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
+        sentinels = torch.tensor(tokenizer.convert_tokens_to_ids(reports.SENTINELS))
+        self.register_buffer("sentinels", sentinels, persistent=False)
+        self.register_buffer("special", torch.tensor(tokenizer.all_special_ids), persistent=False)
+
+        # Eq. 4
+        self.ecg_shared = Head(c.width, c.shared_width, c.head_depth, c.head_norm)
+        self.text_shared = Head(width, c.shared_width, c.head_depth, c.head_norm)
+        if self.has_specific:
+            self.ecg_specific = Head(c.width, c.shared_width, c.head_depth, c.head_norm)
+            self.text_specific = Head(width, c.shared_width, c.head_depth, c.head_norm)
+        if c.specific_task == "recon":
+            if c.w_e_rec:
+                self.ecg_condition = nn.Linear(2 * c.shared_width, c.decoder_width)
+            if c.w_t_rec:
+                self.text_condition = nn.Linear(2 * c.shared_width, width)
+
+        # Eqs. 6-9
+        if c.learn_temperature:
+            self.log_scale = nn.Parameter(torch.tensor(math.log(1 / c.temperature)))
+        if c.w_siglip and c.siglip == "learnable":
+            self.siglip_log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
+            self.siglip_bias = nn.Parameter(torch.tensor(-10.0))
+
+    def _bert(self, kept: Path | None) -> nn.Module:
+        c, n_words = self.config, len(self.tokenizer)
+        if not c.text_encoder:
+            return reports.bert_from_nothing(n_words, c.text_width, c.text_depth, c.text_heads, c.max_tokens)
+        return reports.bert_shaped_as(kept) if kept else reports.bert_from(c.text_encoder, n_words, c.text_frozen_layers)
+
+    def keep(self, folder: Path) -> None:
+        """Write what a rebuild needs besides settings, tokenizer and weights: the shape of a borrowed text encoder."""
+        if self.config.text_encoder:
+            self.text.bert.config.save_pretrained(folder)  # type: ignore[operator, union-attr]
+
+    @property
+    def has_specific(self) -> bool:
+        """Whether the specific heads exist: some term must want them."""
+        return bool(self.config.w_orth) or self.config.specific_task == "recon"
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each term that `forward` returns: raw = weighted / weight."""
+        c = self.config
+        table = {"L_cons": c.w_cons, "L_e_rec": c.w_e_rec, "L_t_rec": c.w_t_rec, "L_orth": c.w_orth, "L_siglip": c.w_siglip}
+        return {name: weight for name, weight in table.items() if weight}
+
+    @property
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """Trainable parameters that came with weights and want a lower rate."""
+        return [p for p in self.text.bert.parameters() if p.requires_grad] if self.config.text_encoder else []
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The weighted terms of Eq. 10, by name."""
+        c = self.config
+        batch = self._view(batch)
+        patches, usable = self._patches(batch)
+        visible = masking.draw_visible(usable, c.mask_ratio, c.masking)
+        seen = self.ecg(patches, visible)
+        views = self._contrast_views(patches, usable, seen)  # each (B, D)
+        tokens, _ = self._tokenize(list(batch.report))
+        cloze = self._hide_words(tokens) if c.w_t_rec or c.text_view == "masked" else None
+        states = None if cloze is None else self.text(cloze.question)
+        e_text = self.text(tokens)[1] if c.text_view == "clean" or states is None else states[1]
+        same = _same(batch.report, e_text.device)
+        text_sh = self.text_shared(e_text)
+
+        terms: dict[str, Tensor] = {}
+        if c.w_cons:
+            terms["L_cons"] = _mean([self._contrast(self.ecg_shared(e), text_sh, same) for e in views])
+        if c.w_e_rec:
+            predicted = self._reconstruct(seen, usable, self._pool(seen))
+            target = self._target(patches, batch)
+            terms["L_e_rec"] = losses.patch_reconstruction(predicted, target, usable & ~visible)
+        if c.w_t_rec and cloze is not None and states is not None:
+            terms["L_t_rec"] = self._fill_in(cloze, states[0], e_text)
+        if c.w_orth:
+            apart = losses.orthogonality if c.orthogonality == "cosine" else losses.cross_covariance
+            terms["L_orth"] = apart(self.text_specific(e_text), text_sh) + _mean(
+                [apart(self.ecg_specific(e), self.ecg_shared(e)) for e in views]
+            )
+        if c.w_siglip:
+            terms["L_siglip"] = _mean([self._siglip(self.ecg_shared(e), text_sh, same) for e in views])
+        return {name: weight * terms[name] for name, weight in self.weights.items()}
+
+    def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
+        """(B, D) embeddings of whole, unmasked ECGs; any subset of leads may be observed.
+
+        backbone: the normed mean of the encoder's tokens (the probe's feature). shared: unit vectors in the space of
+        `embed_text`. specific: h_sp. both: shared and specific side by side.
+
+        Raises:
+            ValueError: an unknown part, or a record without one whole patch that was observed.
+        """
+        patches, usable = self._patches(batch)
+        empty = [name for name, any_ in zip(batch.record, usable.flatten(1).any(-1).tolist()) if not any_]
+        if empty:
+            raise ValueError(f"record {empty[0]}: not one whole patch was observed, so there is nothing to embed")
+        e_ecg = self._pool(self.ecg(patches, usable))
+        if part == "backbone":
+            return e_ecg
+        if part not in self.parts or (part in ("specific", "both") and not self.has_specific):
+            have = self.parts if self.has_specific else self.parts[:2]
+            raise ValueError(f"no part '{part}' in this run; choose from {', '.join(have)}")
+        if part == "specific":
+            return self.ecg_specific(e_ecg)
+        shared = F.normalize(self.ecg_shared(e_ecg), dim=-1)
+        return shared if part == "shared" else torch.cat([shared, self.ecg_specific(e_ecg)], dim=-1)
+
+    def embed_text(self, texts: list[str]) -> Tensor:
+        """(K, D) unit vectors of reports or prompts, in the shared space."""
+        tokens, _ = self._tokenize(texts)
+        return F.normalize(self.text_shared(self.text(tokens)[1]), dim=-1)
+
+    @torch.no_grad()
+    def reconstruct(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """For a look: the decoder's ECG (B, L, T) in mV where patches were hidden, and which samples those are.
+
+        A patch's predicted shape is brought back to mV with the true patch's level and spread, which the target took away.
+        """
+        if not self.config.w_e_rec:
+            raise ValueError("this run was trained without L_e_rec: it has no decoder to reconstruct with")
+        patches, usable = self._patches(batch)
+        visible = masking.draw_visible(usable, self.config.mask_ratio, self.config.masking)
+        seen = self.ecg(patches, visible)
+        predicted = self._reconstruct(seen, usable, self._pool(seen))
+        level, spread = self._level_and_spread(patches, batch)
+        samples = (predicted * spread + level).flatten(2)  # (B, L, T), the model's scale
+        centre = (batch.ecg - normalize(batch.ecg, batch.observed, self.signal.normalize)).median(-1, keepdim=True).values
+        hidden = (usable & ~visible).repeat_interleave(patches.shape[-1], dim=-1)
+        return samples + (centre if self.signal.normalize == "mv" else 0.0), hidden
+
+    @torch.no_grad()
+    def measure(self, batch: Batch) -> dict[str, float]:
+        """What a run wants to watch beside its losses, on one held-out batch."""
+        patches, usable = self._patches(batch)
+        e_ecg = self._pool(self.ecg(patches, usable))
+        tokens, cut = self._tokenize(list(batch.report))
+        shared, e_text = self.ecg_shared(e_ecg), self.text(tokens)[1]
+        out = {
+            "effective_rank": losses.effective_rank(F.normalize(shared, dim=-1)),
+            "effective_rank_text": losses.effective_rank(F.normalize(self.text_shared(e_text), dim=-1)),
+            "reports_cut": cut,
+        }
+        if self.has_specific:
+            out["cos_ecg"] = float(F.cosine_similarity(shared, self.ecg_specific(e_ecg), dim=-1).abs().mean())
+        if self.config.w_e_rec:
+            samples, hidden = self.reconstruct(batch)
+            error = (samples - batch.ecg).square()[hidden]
+            if self.signal.normalize == "mv" and len(error):
+                out["e_rec_mv2"] = float(error.mean())
+        return out
+
+    # --- the steps
+
+    def _view(self, batch: Batch) -> Batch:
+        """The training view: our options, all off in the paper."""
+        c, ecg, observed = self.config, batch.ecg, batch.observed
+        if c.shift:
+            ecg, observed = augment.shift(ecg, observed, self.ecg.shape.patch_samples)
+        if c.gain or c.noise_mv:
+            ecg = augment.gain_and_noise(ecg, observed, c.gain, c.noise_mv)
+        if c.lead_dropout:
+            ecg, observed = augment.drop_leads(ecg, observed, c.lead_dropout)
+        report = batch.report
+        if c.statement_dropout:
+            report = tuple(reports.shuffle_statements(text, c.statement_dropout) for text in report)
+        return replace(batch, ecg=ecg, observed=observed, report=report)
+
+    def _patches(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Scaled patches (B, L, N, P), and which were observed from end to end (B, L, N)."""
+        n = self.config.n_patches
+        ecg = normalize(batch.ecg, batch.observed, self.signal.normalize)
+        return patchify(ecg, n), patchify(batch.observed, n).all(-1)
+
+    def _pool(self, seen: Encoded) -> Tensor:
+        out: Tensor = self.pooled_norm(seen.pooled)
+        return out
+
+    def _contrast_views(self, patches: Tensor, usable: Tensor, seen: Encoded) -> list[Tensor]:
+        """E^ecg of each pass that feeds the heads, the first one always there."""
+        if self.config.contrast_view == "masked":
+            return [self._pool(seen)]
+        full = self._pool(self.ecg(patches, usable))
+        return [full] if self.config.contrast_view == "full" else [self._pool(seen), full]
+
+    def _reconstruct(self, seen: Encoded, usable: Tensor, e_ecg: Tensor) -> Tensor:
+        condition = None
+        if self.config.specific_task == "recon":
+            condition = self.ecg_condition(torch.cat([self.ecg_shared(e_ecg), self.ecg_specific(e_ecg)], dim=-1))
+        out: Tensor = self.ecg_decoder(seen, usable, condition)
+        return out
+
+    def _level_and_spread(self, patches: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What Eq. 2's target is relative to: (B, L, N, 1) or broadcast."""
+        real = patchify(batch.observed, self.config.n_patches)
+        n = real.sum((1, 2, 3), keepdim=True).clamp(min=1)
+        mean = (patches * real).sum((1, 2, 3), keepdim=True) / n
+        record = ((patches - mean).square() * real).sum((1, 2, 3), keepdim=True) / n  # (B, 1, 1, 1) variance
+        if self.config.target == "raw":
+            return torch.zeros_like(mean), torch.ones_like(mean)
+        if self.config.target == "record":
+            return mean, (record + 1e-6).sqrt()
+        own = patches.var(-1, correction=0, keepdim=True)
+        # a tenth of the record's deviation as floor: a silent patch must not ask for its noise
+        return patches.mean(-1, keepdim=True), (own + 0.01 * record + 1e-6).sqrt()
+
+    def _target(self, patches: Tensor, batch: Batch) -> Tensor:
+        level, spread = self._level_and_spread(patches, batch)
+        return (patches - level) / spread
+
+    def _tokenize(self, texts: list[str]) -> tuple[Tokens, float]:
+        return reports.tokenize(self.tokenizer, texts, self.config.max_tokens, self.special.device)  # type: ignore[arg-type]
+
+    def _hide_words(self, tokens: Tokens) -> reports.Cloze:
+        special: Tensor = self.special  # type: ignore[assignment]
+        masked = reports.choose_masked(tokens, special, self.config.text_mask_ratio)
+        if self.config.text_task == "mlm":
+            return reports.mask_in_place(tokens, masked, self.tokenizer.mask_token_id, len(self.tokenizer))
+        sentinels: Tensor = self.sentinels  # type: ignore[assignment]
+        return reports.cloze(tokens, masked, sentinels, self.tokenizer.cls_token_id, self.tokenizer.pad_token_id)
+
+    def _fill_in(self, cloze: reports.Cloze, memory: Tensor, e_text: Tensor) -> Tensor:
+        """Eq. 3 from the corrupted report's states (B, S, D)."""
+        words, real = self.text.words, cloze.question.real
+        condition = None
+        if self.config.specific_task == "recon":
+            condition = self.text_condition(torch.cat([self.text_shared(e_text), self.text_specific(e_text)], dim=-1))
+        if self.config.text_task == "mlm":
+            index, _ = masking.places(cloze.scored)  # only masked places pay for the vocabulary
+            states = masking.take(memory, index)
+            states = self.word_transform(states if condition is None else states + condition[:, None])
+            answer, scored = cloze.answer.gather(1, index), cloze.scored.gather(1, index)
+        else:
+            if condition is not None:
+                memory = torch.cat([condition[:, None], memory], dim=1)
+                real = F.pad(real, (1, 0), value=True)
+            states = self.text_decoder(F.embedding(cloze.prompt, words), memory, real)
+            answer, scored = cloze.answer, cloze.scored
+        logits = states @ words[: len(self.word_bias)].T + self.word_bias  # (B, A, V)
+        return losses.token_reconstruction(logits, answer, scored)
+
+    def _contrast(self, ecg: Tensor, text: Tensor, same: Tensor) -> Tensor:
+        c = self.config
+        # CLIP's ceiling on a learnt scale: 100
+        scale = self.log_scale.exp().clamp(max=100.0) if c.learn_temperature else 1 / c.temperature
+        unit = (F.normalize(ecg, dim=-1), F.normalize(text, dim=-1))
+        return losses.info_nce(*unit, same, scale, c.same_report, c.contrast)
+
+    def _siglip(self, ecg: Tensor, text: Tensor, same: Tensor) -> Tensor:
+        c = self.config
+        scale, bias = (self.siglip_log_scale.exp(), self.siglip_bias) if c.siglip == "learnable" else (1.0, 0.0)
+        if c.siglip != "unnormalised":
+            ecg, text = F.normalize(ecg, dim=-1), F.normalize(text, dim=-1)
+        loss = losses.siglip(ecg, text, same, scale, bias, c.same_report)
+        return loss / len(ecg) if c.siglip_mean else loss
+
+
+def _same(texts: tuple[str, ...], device: torch.device) -> Tensor:
+    """(B, B) bool: the pairs whose reports are word for word the same."""
+    number = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    group = torch.tensor([number[text] for text in texts], device=device)
+    return group[:, None] == group[None]
+
+
+def _mean(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).mean()

@@ -1,0 +1,62 @@
+"""Which patches an encoder sees. Pure functions of boolean tensors; True = keep.
+
+Counts follow round(N * (1 - ratio)) visible patches a lead: truncation instead would hide 82 of 100 at ratio 0.81.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Masking = Literal["uniform", "global", "lead", "time"]
+
+
+def n_visible(n_patches: Tensor, ratio: float) -> Tensor:
+    """How many of `n_patches` usable patches stay visible: round(n (1 - ratio)), at least one where there is one."""
+    return (n_patches.double() * (1.0 - ratio)).round().long().clamp(min=1).minimum(n_patches)
+
+
+def draw_visible(usable: Tensor, ratio: float, how: Masking = "uniform") -> Tensor:
+    """A random (B, L, N) mask of visible patches among the `usable` ones, (B, L, N) bool.
+
+    uniform: the same count in every lead, positions drawn for each lead alone (the paper's "uniformly across leads").
+    global: one draw over all leads and times. lead: whole leads. time: the same times in every lead.
+    """
+    b, n_leads, n_patches = usable.shape
+    noise = torch.rand(usable.shape, device=usable.device)
+    if how == "global":
+        flat = _keep_lowest(noise.reshape(b, 1, -1), usable.reshape(b, 1, -1), ratio)
+        return flat.reshape(usable.shape)
+    if how == "lead":
+        leads = _keep_lowest(noise[:, :, 0][:, None], usable.any(-1)[:, None], ratio)  # (B, 1, L)
+        return usable & leads.reshape(b, n_leads, 1)
+    if how == "time":
+        times = _keep_lowest(noise[:, :1], usable.any(1)[:, None], ratio)  # (B, 1, N)
+        return usable & times
+    return _keep_lowest(noise, usable, ratio)
+
+
+def _keep_lowest(noise: Tensor, usable: Tensor, ratio: float) -> Tensor:
+    """Along the last axis keep the usable places with the lowest noise, as many as stay visible."""
+    rank = noise.masked_fill(~usable, torch.inf).argsort(dim=-1).argsort(dim=-1)
+    return usable & (rank < n_visible(usable.sum(-1, keepdim=True), ratio))
+
+
+def places(keep: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Indices (B, M) of the kept places of `keep` (B, S), in order, and which of the M are real (None = all).
+
+    M is the largest count in the batch; shorter rows are filled with places that the second mask marks as not real.
+    """
+    count = keep.sum(-1)
+    m = int(count.max())
+    index = torch.argsort(~keep, dim=-1, stable=True)[:, :m]
+    if bool((count == m).all()):
+        return index, None
+    return index, torch.arange(m, device=keep.device)[None] < count[:, None]
+
+
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """Rows of x (B, S, D) at index (B, M): (B, M, D)."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))

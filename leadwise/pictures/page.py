@@ -1,0 +1,127 @@
+"""One offline HTML page: headings, paragraphs, tables and figures in a single file that loads nothing from anywhere."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from leadwise.pictures.ink import whole
+
+IMAGE_WIDTH_PX = 1600  # at most; keeps a page of ten figures well under 3 MB
+IMAGE_DPI = 127  # five pixels a millimetre: the lines of ECG paper fall on whole pixels
+WIDE_IN = 9.5  # figures wider than this keep a readable size on a phone and scroll sideways
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1b1f; --paper: #ffffff; --soft: #5c5c66; --rule: #dcdce2; --band: #f5f5f8; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8e8ec; --paper: #17171b; --soft: #a4a4b0; --rule: #3a3a44; --band: #202027; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.2rem 1rem 3rem; max-width: 68rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: .6rem 0 1rem; }
+h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; padding-top: .8rem; border-top: 1px solid var(--rule); }
+p { max-width: 44rem; margin: .6rem 0; overflow-wrap: anywhere; }
+figure { margin: 1.4rem 0; }
+figcaption, caption { color: var(--soft); font-size: .9rem; text-align: left; padding: .4rem 0; }
+.scroll { overflow-x: auto; }
+img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
+img.wide { width: 100%; min-width: 46rem; max-width: none; }
+table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .32rem .8rem .32rem 0; border-bottom: 1px solid var(--rule); text-align: left; vertical-align: top; }
+th { font-weight: 600; white-space: nowrap; }
+.n { text-align: right; white-space: nowrap; }
+tbody tr:nth-child(even) { background: var(--band); }
+footer { margin-top: 3rem; padding-top: .8rem; border-top: 1px solid var(--rule);
+  color: var(--soft); font-size: .85rem; }
+@media print { img.wide { min-width: 0; } }
+"""
+
+
+class Page:
+    """A page that grows from top to bottom and is written once."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self._parts: list[str] = []
+
+    def heading(self, text: str) -> None:
+        """Begin a section."""
+        self._parts.append(f"<h2>{html.escape(text)}</h2>")
+
+    def text(self, paragraph: str) -> None:
+        """Add a paragraph of plain text."""
+        self._parts.append(f"<p>{html.escape(paragraph)}</p>")
+
+    def table(self, rows: Sequence[Mapping[str, Any]], caption: str = "") -> None:
+        """Add a table: a line per row, a column per key in the order keys first come. Missing cells stay empty."""
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        number = {column: _is_numeric([row.get(column) for row in rows]) for column in columns}
+
+        def cell(tag: str, column: str, text: str) -> str:
+            align = ' class="n"' if number[column] else ""
+            return f"<{tag}{align}>{html.escape(text)}</{tag}>"
+
+        head = "".join(cell("th", column, str(column)) for column in columns)
+        body = "\n".join(
+            "<tr>" + "".join(cell("td", column, _written(row.get(column, ""))) for column in columns) + "</tr>"
+            for row in rows
+        )
+        self._parts.append(
+            f'<div class="scroll"><table><caption>{html.escape(caption)}</caption>\n'
+            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+        )
+
+    def figure(self, figure: Figure, caption: str = "", alt: str = "") -> None:
+        """Add a figure as an embedded PNG; `alt` says in words what it shows, for those who cannot see it."""
+        width_in = figure.get_figwidth()
+        buffer = io.BytesIO()
+        dpi = min(IMAGE_DPI, IMAGE_WIDTH_PX / width_in)
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None}, bbox_inches=None)
+        data = base64.b64encode(buffer.getvalue()).decode("ascii")
+        wide = ' class="wide"' if width_in > WIDE_IN else ""
+        self._parts.append(
+            f'<figure><div class="scroll"><img{wide} alt="{html.escape(alt or caption)}" '
+            f'src="data:image/png;base64,{data}"></div>\n<figcaption>{html.escape(caption)}</figcaption></figure>'
+        )
+
+    def html(self) -> str:
+        """The whole page as HTML text."""
+        title, parts = html.escape(self.title), "\n".join(self._parts)
+        return (
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n{parts}\n"
+            "</main>\n<footer>leadwise · research use only, not a medical device</footer>\n</body>\n</html>\n"
+        )
+
+    def write(self, path: Path) -> None:
+        """Write the page as one self-contained file, whole or not at all."""
+        with whole(path) as part:
+            part.write_text(self.html(), encoding="utf-8")
+
+
+def _is_numeric(values: Sequence[Any]) -> bool:
+    """Whether a column holds numbers, or text that begins like one, such as "0.81 (0.79–0.83)"."""
+    written = [_written(value) for value in values if value is not None and value != ""]
+    return bool(written) and all(text[0].isdigit() or text[0] in "-+−–." for text in written)
+
+
+def _written(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, float):
+        return str(value)
+    if not math.isfinite(value):
+        return "–" if math.isnan(value) else str(value)
+    return f"{value:.3f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.3g}"

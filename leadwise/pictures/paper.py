@@ -1,0 +1,344 @@
+"""An ECG as clinicians read it: millimetre paper, 25 mm/s and 10 mm/mV, three rows of four leads over a rhythm strip.
+
+All geometry is in millimetres of paper, so that a print at 100 % is to scale (it fits A4 and US Letter, landscape). The
+columns are consecutive: I, II, III show the first 2.5 s, aVR, aVL, aVF the next, and so on; the strip shows all 10 s.
+Each lead is centred on its own median, as an electrocardiograph's high-pass filter would roughly do.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from leadwise.batch import LEADS
+from leadwise.pictures.ink import GREY, INK, blank, save
+
+__all__ = ["draw", "save"]
+
+SPEED_MM_PER_S = 25.0
+GAIN_MM_PER_MV = 10.0
+DURATION_S = 10.0
+COLUMN_S = DURATION_S / 4
+STRIP = 3  # the row under the three rows of LEADS, read column by column: I II III | aVR aVL aVF | ...
+
+PULSE_MM = 10.0  # room left of the traces for the calibration pulse
+GRID_MM = (PULSE_MM + SPEED_MM_PER_S * DURATION_S, 160.0)
+MARGIN_MM = 8.0  # left and right of the grid
+HEADER_MM = 30.0  # at least; more notes make the page taller rather than vanish
+FOOTER_MM = 14.0
+NOTE_MM = 3.6  # a line of notes
+LEAST_MM = 12.0  # a row keeps so much above and below its zero line, whatever its neighbours need
+OVERLAP_MM = 10.0  # a tall deflection may reach so far into the next row before it is cut off, as on a printed ECG
+ARTEFACT_MV = 5.0  # beyond this no heart is expected: such samples are cut off rather than given room
+
+PAPER = "#fffafa"
+FINE = "#fbdcdf"
+BOLD = "#f0a9b1"
+HIDDEN = "#9cc9ea"
+REBUILT = "#0057b8"
+CUT = "#b3261e"
+
+
+@dataclass(frozen=True)
+class _Trace:
+    """One lead's first ten seconds, (n,) mV about its median, NaN where not observed."""
+
+    mv: NDArray[np.float64]
+    hidden: NDArray[np.bool_]
+    rebuilt: NDArray[np.float64] | None  # NaN where nothing is to be drawn
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A lead's place on the paper."""
+
+    lead: str
+    row: int
+    start_s: float
+    stop_s: float
+    trace: _Trace | None  # None: not recorded
+
+    def window(self, rate_hz: float) -> slice:
+        """The samples that the cell shows."""
+        return slice(math.ceil(self.start_s * rate_hz - 1e-9), math.ceil(self.stop_s * rate_hz - 1e-9))
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Heights on the grid, mm from its lower edge."""
+
+    bottom_mm: float
+    zero_mm: float
+    top_mm: float
+
+    @property
+    def reach_mm(self) -> tuple[float, float]:
+        """The lowest and highest place a trace of this row may be drawn."""
+        return max(0.0, self.bottom_mm - OVERLAP_MM), min(GRID_MM[1], self.top_mm + OVERLAP_MM)
+
+
+def draw(
+    ecg: NDArray[Any],
+    rate_hz: float,
+    leads: Sequence[str],
+    *,
+    title: str = "",
+    notes: Sequence[str] = (),
+    observed: NDArray[Any] | None = None,
+    hidden: NDArray[Any] | None = None,
+    reconstruction: NDArray[Any] | None = None,
+) -> Figure:
+    """A figure, to scale in millimetres, of the first 10 s of `ecg` (L, T) mV with the lead names `leads`.
+
+    Leads stand in their place by name; one that is absent or nowhere observed is named in grey, and stretches where
+    `observed` (L, T) is false or `ecg` is NaN are hatched. `hidden` (L, T) shades what a model was not shown and
+    `reconstruction` (L, T) mV is drawn over it (everywhere, if `hidden` is not given). `notes` are printed under the
+    title, followed by what had to be left out here: the time after 10 s, and deflections cut off.
+
+    Raises:
+        ValueError: shapes that do not fit each other, a lead named twice, or a rate that is not positive.
+    """
+    ecg = np.asarray(ecg, dtype=np.float64)
+    names = _names(ecg, rate_hz, leads)
+    for what, array in (("observed", observed), ("hidden", hidden), ("reconstruction", reconstruction)):
+        if array is not None and np.shape(array) != ecg.shape:
+            raise ValueError(f"{what} has shape {np.shape(array)} but ecg has {ecg.shape}; they must agree")
+    real = np.isfinite(ecg) if observed is None else np.isfinite(ecg) & np.asarray(observed, dtype=bool)
+    n = min(ecg.shape[1], math.ceil(DURATION_S * rate_hz - 1e-9))
+    traces = {}
+    for position, name in enumerate(names):
+        mask = None if hidden is None else np.asarray(hidden[position, :n], dtype=bool)
+        rebuilt = None if reconstruction is None else np.asarray(reconstruction[position, :n], dtype=np.float64)
+        traces[name] = _trace(np.where(real[position, :n], ecg[position, :n], np.nan), mask, rebuilt)
+    cells = _cells(traces)
+    rows = _rows(cells, rate_hz)
+    lines = [*notes, *_left_out(ecg.shape[1] / rate_hz, cells, names), *_cut_off(cells, rows, rate_hz)]
+
+    figure, grid, header_mm = _sheet(title, lines, rate_hz)
+    for number, row in enumerate(rows):
+        _draw_pulse(grid, row, number)
+    for cell in cells:
+        _draw_cell(grid, cell, rows[cell.row], rate_hz)
+    _draw_legend(figure, grid, header_mm)
+    return figure
+
+
+def _names(ecg: NDArray[np.float64], rate_hz: float, leads: Sequence[str]) -> list[str]:
+    """The lead names in canonical spelling, once they are known to fit the array."""
+    if ecg.ndim != 2 or ecg.shape[0] != len(leads) or ecg.shape[1] == 0:
+        raise ValueError(f"ecg has shape {ecg.shape} but {len(leads)} leads are named; it must be ({len(leads)}, T)")
+    if not (math.isfinite(rate_hz) and rate_hz > 0):
+        raise ValueError(f"rate_hz is {rate_hz}; it must be positive")
+    spelling = {lead.lower(): lead for lead in LEADS}
+    names = [spelling.get(lead.strip().lower(), lead.strip()) for lead in leads]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"lead {', '.join(twice)} is named more than once in {list(leads)}")
+    return names
+
+
+def _trace(
+    mv: NDArray[np.float64], hidden: NDArray[np.bool_] | None, rebuilt: NDArray[np.float64] | None
+) -> _Trace | None:
+    """The trace about its median, or None where no sample was observed."""
+    if not np.isfinite(mv).any():
+        return None
+    median = float(np.nanmedian(mv))
+    if rebuilt is not None:
+        shown = rebuilt if hidden is None else np.where(hidden, rebuilt, np.nan)
+        rebuilt = np.where(np.isfinite(shown), shown - median, np.nan)
+    return _Trace(mv - median, np.zeros(len(mv), dtype=bool) if hidden is None else hidden, rebuilt)
+
+
+def _cells(traces: dict[str, _Trace | None]) -> list[_Cell]:
+    """The twelve places of the standard layout and the rhythm strip: lead II, or the first lead there is."""
+    cells = []
+    for position, lead in enumerate(LEADS):
+        column, row = divmod(position, STRIP)
+        cells.append(_Cell(lead, row, column * COLUMN_S, (column + 1) * COLUMN_S, traces.get(lead)))
+    there = [lead for lead, trace in traces.items() if trace is not None]
+    strip = "II" if "II" in there or not there else there[0]
+    return [*cells, _Cell(strip, STRIP, 0.0, DURATION_S, traces.get(strip))]
+
+
+def _rows(cells: list[_Cell], rate_hz: float) -> list[_Row]:
+    """Four rows from top to bottom: equal while the deflections fit, else room goes where large deflections need it."""
+    needs = np.full((STRIP + 1, 2), LEAST_MM)  # (row, above and below the zero line) mm
+    for cell in cells:
+        if cell.trace is not None:
+            mv = cell.trace.mv[cell.window(rate_hz)]
+            mv = mv[np.abs(mv) <= ARTEFACT_MV]  # NaN falls out too
+            reach_mm = np.array([mv.max(initial=0.0), -mv.min(initial=0.0)]) * GAIN_MM_PER_MV + 1.0
+            needs[cell.row] = np.maximum(needs[cell.row], reach_mm)
+    height_mm = GRID_MM[1]
+    if needs.max() <= height_mm / needs.size:
+        needs[:] = height_mm / needs.size
+    relief = np.minimum(OVERLAP_MM, needs - LEAST_MM)  # what reaching into the next row could save
+    relief[0, 0] = relief[-1, 1] = 0.0  # no row above the first, none below the strip
+    if relief.any():
+        needs -= relief * np.clip((needs.sum() - height_mm) / relief.sum(), 0.0, 1.0)
+    spare_mm = height_mm - needs.sum()
+    if spare_mm >= 0:
+        needs += spare_mm / needs.size
+    else:
+        above_least = needs - LEAST_MM
+        needs = LEAST_MM + above_least * (height_mm - LEAST_MM * needs.size) / above_least.sum()
+    edges = height_mm - np.rint(np.concatenate([[0.0], np.cumsum(needs)]))  # top, zero, bottom = top, zero, bottom ...
+    return [_Row(*map(float, edges[2 * row : 2 * row + 3][::-1])) for row in range(STRIP + 1)]
+
+
+def _left_out(duration_s: float, cells: list[_Cell], names: list[str]) -> list[str]:
+    notes = []
+    if duration_s > DURATION_S + 1e-6:
+        notes.append(f"Shown: the first {DURATION_S:g} s of {duration_s:.4g} s.")
+    homeless = [name for name in names if name not in {cell.lead for cell in cells}]
+    if homeless:
+        notes.append(f"Not drawn, no place in the standard layout: {', '.join(homeless)}.")
+    return notes
+
+
+def _cut_off(cells: list[_Cell], rows: list[_Row], rate_hz: float) -> list[str]:
+    peaks: dict[str, float] = {}
+    for cell in cells:
+        if cell.trace is None:
+            continue
+        mv = cell.trace.mv[cell.window(rate_hz)]
+        outside = mv[_outside(mv, rows[cell.row])]
+        if outside.size:
+            worst = float(outside[np.argmax(np.abs(outside))])
+            peaks[cell.lead] = max(worst, peaks.get(cell.lead, 0.0), key=abs)
+    if not peaks:
+        return []
+    tallest = ", ".join(f"{lead} ({mv:+.1f} mV)".replace("-", "−") for lead, mv in peaks.items())
+    return [f"Cut off where they leave their row: {tallest}."]
+
+
+def _outside(mv: NDArray[np.float64], row: _Row) -> NDArray[np.bool_]:
+    height_mm = row.zero_mm + GAIN_MM_PER_MV * mv
+    lowest_mm, highest_mm = row.reach_mm
+    return (height_mm < lowest_mm) | (height_mm > highest_mm)  # false for NaN
+
+
+def _runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """First and one-past-last position of every stretch where `mask` is true."""
+    steps = np.diff(np.concatenate([[0], mask.astype(np.int8), [0]]))
+    return list(zip(np.flatnonzero(steps == 1).tolist(), np.flatnonzero(steps == -1).tolist(), strict=True))
+
+
+def _sheet(title: str, notes: list[str], rate_hz: float) -> tuple[Figure, Axes, float]:
+    """The empty paper: the figure, its grid as axes in millimetres, and the height of the header in mm."""
+    titles = textwrap.wrap(title, 110)
+    lines = [line for note in notes for line in textwrap.wrap(note, 175, subsequent_indent="    ")]
+    text_mm = 9.0 + 5.0 * len(titles) + NOTE_MM * len(lines)
+    header_mm = max(HEADER_MM, float(math.ceil(text_mm + 5.0)))  # 5: the legend's line
+    width_mm, height_mm = GRID_MM[0] + 2 * MARGIN_MM, header_mm + GRID_MM[1] + FOOTER_MM
+    figure = blank((width_mm + 1e-6) / 25.4, (height_mm + 1e-6) / 25.4)  # a hair more: whole pixels are rounded down
+
+    def write(x_mm: float, down_mm: float, text: str, **style: Any) -> None:
+        figure.text(x_mm / width_mm, 1 - down_mm / height_mm, text, parse_math=False, **style)
+
+    for number, line in enumerate(titles):
+        write(MARGIN_MM, 10.0 + 5.0 * number, line, fontsize=11, fontweight="bold", color=INK)
+    for number, line in enumerate(lines):
+        write(MARGIN_MM, 10.0 + 5.0 * len(titles) + NOTE_MM * number, line, fontsize=7.5, color="#4a4a52")
+    scale = f"{SPEED_MM_PER_S:g} mm/s   {GAIN_MM_PER_MV:g} mm/mV   {rate_hz:g} Hz"
+    write(MARGIN_MM, height_mm - 6.0, f"{scale}   each lead centred on its median", fontsize=7.5, color=INK)
+    disclaimer = "research use only, not a medical device"
+    write(width_mm - MARGIN_MM, height_mm - 6.0, disclaimer, fontsize=7.5, color=INK, ha="right")
+
+    box = (MARGIN_MM / width_mm, FOOTER_MM / height_mm, GRID_MM[0] / width_mm, GRID_MM[1] / height_mm)
+    grid = figure.add_axes(box, xlim=(0.0, GRID_MM[0]), ylim=(0.0, GRID_MM[1]), facecolor=PAPER)
+    grid.set_axis_on()
+    grid.set(xticks=[], yticks=[])
+    for spine in grid.spines.values():
+        spine.set(color=BOLD, linewidth=0.7)
+    for step_mm, colour, width_pt, depth in ((1, FINE, 0.28, 0.1), (5, BOLD, 0.5, 0.2)):
+        across = [[(x, 0.0), (x, GRID_MM[1])] for x in np.arange(0.0, GRID_MM[0] + 1, step_mm)]
+        along = [[(0.0, y), (GRID_MM[0], y)] for y in np.arange(0.0, GRID_MM[1] + 1, step_mm)]
+        lines_mm = LineCollection(across + along, colors=colour, linewidths=width_pt, zorder=depth)
+        lines_mm.set_gid(f"grid-{step_mm}mm")
+        grid.add_collection(lines_mm, autolim=False)
+    return figure, grid, header_mm
+
+
+def _draw_pulse(grid: Axes, row: _Row, number: int) -> None:
+    """1 mV for 200 ms at the left of a row."""
+    left, right = (PULSE_MM - 0.2 * SPEED_MM_PER_S) / 2, (PULSE_MM + 0.2 * SPEED_MM_PER_S) / 2
+    x = [1.0, left, left, right, right, PULSE_MM - 1.0]
+    y = row.zero_mm + GAIN_MM_PER_MV * np.array([0.0, 0.0, 1.0, 1.0, 0.0, 0.0])
+    grid.plot(x, y, color=INK, linewidth=0.8, solid_joinstyle="miter", gid=f"calibration-{number}", zorder=3)
+
+
+def _draw_cell(grid: Axes, cell: _Cell, row: _Row, rate_hz: float) -> None:
+    """A lead in its place: name, gaps, hidden patches, trace, reconstruction, marks where it was cut off."""
+    place = "strip" if cell.row == STRIP else cell.lead
+    left_mm = PULSE_MM + SPEED_MM_PER_S * cell.start_s
+    if cell.start_s > 0:  # the bar between two leads
+        grid.plot([left_mm] * 2, [row.zero_mm - 2, row.zero_mm + 2], color=INK, linewidth=0.7, zorder=3)
+    style: dict[str, Any] = {"fontsize": 9, "va": "top", "parse_math": False, "zorder": 6}
+    style["bbox"] = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
+    if cell.trace is None:
+        text = f"{cell.lead}  not recorded"
+        grid.text(left_mm + 1.5, row.top_mm - 2.0, text, color=GREY, gid=f"absent-{place}", **style)
+        return
+    grid.text(left_mm + 1.5, row.top_mm - 2.0, cell.lead, color=INK, fontweight="bold", gid=f"name-{place}", **style)
+
+    window = cell.window(rate_hz)
+    mv = cell.trace.mv[window]
+    x_mm = PULSE_MM + SPEED_MM_PER_S * (window.start + np.arange(len(mv))) / rate_hz
+    sample_mm = SPEED_MM_PER_S / rate_hz
+    lowest_mm, highest_mm = row.reach_mm
+    band = (row.bottom_mm + 1.0, row.top_mm - row.bottom_mm - 2.0)
+
+    def shade(mask: NDArray[np.bool_], **look: Any) -> None:
+        stretches = [(x_mm[first], (past - first) * sample_mm) for first, past in _runs(mask)]
+        if stretches:
+            grid.broken_barh(stretches, band, **look)
+
+    shade(~np.isfinite(mv), facecolor="#ececef", edgecolor="#c4c4ca", hatch="////", linewidth=0, gid=f"gap-{place}")
+    shade(cell.trace.hidden[window], facecolor=HIDDEN, alpha=0.38, linewidth=0, gid=f"hidden-{place}", zorder=1)
+
+    def line(values: NDArray[np.float64], **look: Any) -> None:
+        y_mm = np.clip(row.zero_mm + GAIN_MM_PER_MV * values, lowest_mm, highest_mm)
+        grid.plot(x_mm, y_mm, solid_joinstyle="round", **look)
+
+    line(mv, color=INK, linewidth=0.8, gid=f"trace-{place}", zorder=4)
+    if cell.trace.rebuilt is not None:
+        line(cell.trace.rebuilt[window], color=REBUILT, linewidth=0.95, gid=f"reconstruction-{place}", zorder=5)
+    for sign, edge_mm, marker in ((1, highest_mm - 0.8, "^"), (-1, lowest_mm + 0.8, "v")):
+        tips = [x_mm[first:past].mean() for first, past in _runs(_outside(mv, row) & (sign * mv > 0))]
+        if tips:
+            look: dict[str, Any] = {"color": CUT, "markersize": 4, "linestyle": "none", "zorder": 7}
+            grid.plot(tips, [edge_mm] * len(tips), marker=marker, gid=f"cut-{place}-{marker}", **look)
+
+
+def _draw_legend(figure: Figure, grid: Axes, header_mm: float) -> None:
+    """A line above the grid that explains every mark beyond the plain trace, if there is any."""
+    gids = " ".join(artist.get_gid() or "" for artist in grid.get_children())
+    handles: list[Artist] = []
+    if "gap-" in gids:
+        handles.append(Patch(facecolor="#ececef", edgecolor="#c4c4ca", hatch="////", linewidth=0, label="not observed"))
+    if "cut-" in gids:
+        handles.append(Line2D([], [], color=CUT, marker="^", markersize=4, linestyle="none", label="cut off"))
+    if "reconstruction-" in gids:
+        handles.append(Line2D([], [], color=INK, linewidth=0.8, label="recorded"))
+    if "hidden-" in gids:
+        handles.append(Patch(facecolor=HIDDEN, alpha=0.38, linewidth=0, label="hidden from the model"))
+    if "reconstruction-" in gids:
+        handles.append(Line2D([], [], color=REBUILT, linewidth=1.2, label="reconstructed"))
+    if handles:
+        corner = (grid.get_position().x1, grid.get_position().y1)
+        look: dict[str, Any] = {"loc": "lower right", "borderaxespad": 0.2, "borderpad": 0.2, "labelcolor": INK}
+        figure.legend(handles=handles, ncols=len(handles), bbox_to_anchor=corner, frameon=False, fontsize=7.5, **look)

@@ -1,0 +1,210 @@
+"""A run: one folder that another machine can load. Create, save, resume, load.
+
+    config.toml          every setting, the preprocessing (`signal`) among them
+    tokenizer/           what turns reports into tokens, and the shape of a borrowed text encoder
+    model.safetensors    the weights
+    metrics.jsonl        one line of numbers every few steps
+    resume/state.pt      model, optimiser, random states and step: enough to go on to the bit
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from leadwise import config as settings
+from leadwise import methods
+from leadwise.config import Config
+
+
+class RunError(RuntimeError):
+    """A run folder that cannot be used; the message names the file, what is wrong and the remedy."""
+
+
+class Run:
+    """A method with its settings, and the folder it lives in (None: nowhere yet)."""
+
+    def __init__(self, config: Config, method: nn.Module, folder: Path | None = None) -> None:
+        self.config, self.method, self.folder = config, method, folder
+
+    @property
+    def name(self) -> str:
+        """What tables call this run."""
+        return self.folder.name if self.folder else str(self.config.method["name"])
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of weights and preprocessing: equal for equal embeddings."""
+        digest = hashlib.sha256(repr(self.config.signal).encode())
+        for name, tensor in self.method.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def untrained(self, seed: int = 0) -> Run:
+        """The twin that never learnt: same settings and tokenizer, fresh weights from `seed`."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            kept = self.folder / "tokenizer" if self.folder else None
+            twin = build(self.config, self.method.tokenizer, kept)
+        twin.eval()
+        return Run(self.config, twin)
+
+    def save_weights(self) -> None:
+        """Write model.safetensors, whole or not at all."""
+        tensors = {name: tensor.detach().contiguous() for name, tensor in self.method.state_dict().items()}
+        with replacing(self._home / "model.safetensors") as temporary:
+            save_file(tensors, temporary)
+
+    def save_resume(self, state: dict[str, Any]) -> None:
+        """Write resume/state.pt, whole or not at all."""
+        (self._home / "resume").mkdir(exist_ok=True)
+        with replacing(self._home / "resume" / "state.pt") as temporary:
+            torch.save(state, temporary)
+
+    def load_resume(self) -> dict[str, Any]:
+        """What `save_resume` wrote.
+
+        Raises:
+            RunError: there is none.
+        """
+        path = self._home / "resume" / "state.pt"
+        if not path.exists():
+            raise RunError(f"{path} is not there, so this run cannot be resumed; start it afresh in another folder")
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        return state
+
+    @property
+    def _home(self) -> Path:
+        if self.folder is None:
+            raise RunError("this run has no folder; save it first")
+        return self.folder
+
+
+def method_config(config: Config) -> tuple[ModuleType, Any]:
+    """The method's module and its typed settings.
+
+    Raises:
+        ConfigError: no such method, or a setting that the method does not know.
+    """
+    table = dict(config.method)
+    name = table.pop("name", None)
+    if not isinstance(name, str):
+        raise settings.ConfigError("setting 'method.name' is missing: the name of a file in leadwise/methods")
+    try:
+        module = methods.find(name)
+        return module, settings.typed(module.Config, table, "method")
+    except settings.ConfigError:
+        raise
+    except ValueError as error:
+        raise settings.ConfigError(f"[method] {error}") from None
+
+
+def resolve(config: Config) -> Config:
+    """The config with every setting of its method written out."""
+    _, typed = method_config(config)
+    return dataclasses.replace(config, method={"name": config.method["name"], **dataclasses.asdict(typed)})
+
+
+def build(config: Config, tokenizer: Any, kept: Path | None = None) -> nn.Module:
+    """The method of a config with fresh weights from torch's random state."""
+    module, typed = method_config(config)
+    try:
+        method: nn.Module = module.Method(typed, config.signal, tokenizer, kept)
+    except ValueError as error:
+        raise settings.ConfigError(f"[method] {error}") from None
+    return method
+
+
+def create(config: Config, texts: Iterable[str], folder: Path | None = None) -> Run:
+    """A new run with fresh weights; with a folder, its config and tokenizer are written there.
+
+    Raises:
+        RunError: the folder holds something already.
+    """
+    if folder is not None and folder.exists() and any(folder.iterdir()):
+        raise RunError(f"{folder} is not empty; choose another folder, or continue that run with --resume")
+    config = resolve(config)
+    module, typed = method_config(config)
+    tokenizer = module.make_tokenizer(typed, texts) if hasattr(module, "make_tokenizer") else None
+    torch.manual_seed(config.optim.seed)
+    run = Run(config, build(config, tokenizer), folder)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder / "tokenizer")
+        if hasattr(run.method, "keep"):
+            run.method.keep(folder / "tokenizer")
+        with replacing(folder / "config.toml") as temporary:
+            temporary.write_text(settings.dumps(config))
+    return run
+
+
+def reopen(folder: Path) -> Run:
+    """The run of a folder with fresh weights: its settings and tokenizer, before any weights are read."""
+    path = folder / "config.toml"
+    if not path.is_file():
+        raise RunError(f"{folder} is not a run folder: it has no config.toml; `leadwise pretrain` makes one")
+    try:
+        config = settings.typed(Config, tomllib.loads(path.read_text()))
+    except (tomllib.TOMLDecodeError, settings.ConfigError) as error:
+        raise RunError(f"{path}: {error}") from None
+    module, _ = method_config(config)
+    tokenizer, kept = None, folder / "tokenizer"
+    if hasattr(module, "load_tokenizer"):
+        if not (kept / "tokenizer.json").is_file():
+            raise RunError(f"{kept} holds no tokenizer.json; copy the run folder again, whole")
+        tokenizer = module.load_tokenizer(kept)
+    return Run(config, build(config, tokenizer, kept), folder)
+
+
+def load(folder: Path | str) -> Run:
+    """A trained run, in eval mode.
+
+    Raises:
+        RunError: no run there, a file is missing or torn, or the weights do not fit the config.
+    """
+    folder = Path(folder)
+    run = reopen(folder)
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise RunError(f"{folder} has no model.safetensors: the run saved no weights yet, or the copy is not whole")
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise RunError(f"{path} cannot be read as safetensors ({error}); copy it again") from None
+    own = run.method.state_dict()
+    wrong = {
+        "missing": sorted(own.keys() - weights.keys()),
+        "unexpected": sorted(weights.keys() - own.keys()),
+        "of another shape": sorted(k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape),
+    }
+    faults = [f"{len(keys)} {kind} (first: {keys[0]})" for kind, keys in wrong.items() if keys]
+    if faults:
+        raise RunError(f"{path} does not fit {folder / 'config.toml'}: weights {'; '.join(faults)}. Nothing was loaded")
+    run.method.load_state_dict(weights)
+    run.method.eval()
+    return run
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` that takes its place only if the block ends well."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,103 @@
+"""Small hearts for tests: batches that look like ECGs, a cohort on disk, and the smallest useful settings."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads only wait for each other
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import pytest
+import torch
+
+from leadwise.batch import LEADS, Batch, Signal
+
+REPORTS = (
+    "normal sinus rhythm. normal ecg.",
+    "atrial fibrillation. abnormal ecg.",
+    "sinus bradycardia. left bundle branch block. abnormal ecg.",
+    "sinus tachycardia. inferior infarct, age undetermined. abnormal ecg.",
+)
+SIGNAL = Signal(rate_hz=100, duration_s=4.0)
+TINY = {
+    "cg_dmer": {
+        "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2,
+        "text_width": 32, "text_depth": 1, "text_heads": 2, "text_decoder_depth": 1, "vocab_size": 400, "max_tokens": 48,
+        "shared_width": 16,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def make_batch(n: int = 8, seed: int = 0, signal: Signal = SIGNAL) -> Batch:
+    """Records whose beat rate goes with their report."""
+    g = torch.Generator().manual_seed(seed)
+    kind = torch.arange(n) % len(REPORTS)
+    t = torch.arange(signal.n_samples) / signal.rate_hz
+    rate = 0.8 + 0.7 * kind[:, None, None] + 0.05 * torch.rand(n, 1, 1, generator=g)
+    phase = torch.rand(n, 1, 1, generator=g)
+    size = 0.3 + torch.rand(n, len(signal.leads), 1, generator=g)
+    beat = ((t * rate + phase) % 1.0 - 0.5) / 0.03
+    ecg = size * torch.exp(-beat.square() / 2) + 0.02 * torch.randn(n, len(signal.leads), signal.n_samples, generator=g)
+    names = tuple(f"r{seed}-{i}" for i in range(n))
+    report = tuple(f"{REPORTS[k]} study {i}." if i % 3 else REPORTS[k] for i, k in enumerate(kind.tolist()))
+    return Batch(ecg, torch.ones_like(ecg, dtype=torch.bool), names, names, report)
+
+
+def unobserve(batch: Batch, leads: list[int] | None = None, after: int | None = None) -> Batch:
+    """The batch with whole leads, or everything after a sample, not observed."""
+    observed = batch.observed.clone()
+    observed[:, leads or []] = False
+    if after is not None:
+        observed[..., after:] = False
+    return Batch(batch.ecg * observed, observed, batch.record, batch.patient, batch.report, batch.label)
+
+
+def close(a: float, b: float, rel: float = 1e-5) -> bool:
+    return math.isclose(a, b, rel_tol=rel, abs_tol=1e-7)
+
+
+@pytest.fixture(scope="session")
+def cohort_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared cohort of 60 recordings of 30 patients with a task 'own' of three classes."""
+    from leadwise.data.cohort import write
+    from leadwise.data.sources import folder
+
+    home = tmp_path_factory.mktemp("own")
+    lines = ["path,patient,report,split,label.normal,label.afib,label.mi"]
+    for i, split in enumerate(["train"] * 40 + ["val"] * 10 + ["test"] * 10):
+        ecg = make_batch(4, seed=i).ecg[i % 4].numpy()
+        np.save(home / f"ecg{i:02d}.npy", ecg)
+        lines.append(f'ecg{i:02d}.npy,p{i // 2:02d},"{REPORTS[i % 4]}",{split},{i % 4 == 0:d},{i % 4 == 1:d},{i % 4 == 3:d}')
+    (home / "ecgs.csv").write_text("\n".join(lines) + "\n")
+    source = folder.read_source(home / "ecgs.csv", leads=LEADS, rate_hz=100, units="mV")
+    out = tmp_path_factory.mktemp("cohorts") / "own"
+    write(source, out)
+    return out
+
+
+def config_table(cohort: Path, **optim: object) -> dict:
+    """The settings of a tiny run on a cohort."""
+    return {
+        "signal": {"rate_hz": 100, "duration_s": 4.0},
+        "data": {"cohort": str(cohort)},
+        "method": {"name": "cg_dmer", **TINY["cg_dmer"]},
+        "optim": {"steps": 6, "batch_size": 8, "lr": 1e-3, **optim},
+        "log": {"every": 1, "validate_every": 3, "save_every": 5},
+    }
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real ECGs beside the repository; tests that need it skip where it is absent."""
+    folder = Path(__file__).resolve().parents[1].parent / "shared"
+    if not (folder / "data").is_dir():
+        pytest.skip("the real ECGs do not lie beside this repository")
+    return folder

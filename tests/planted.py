@@ -1,0 +1,102 @@
+"""For tests: a small cohort in memory with findings planted in single leads, and a method that sees and names them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from leadwise.batch import Batch, Signal
+from leadwise.config import Config
+
+WORDS = ("alpha", "beta", "gamma", "delta")  # class k plants a wave in lead k
+SIGNAL = Signal(rate_hz=100, duration_s=2.0)
+
+
+class PlantedCohort:
+    """The readings of a Cohort: two ECGs a patient, patients in one split each."""
+
+    def __init__(self, n_patients: int = 120, seed: int = 0, shuffled_test_labels: bool = False) -> None:
+        rng = np.random.default_rng(seed)
+        n = 2 * n_patients
+        self.name, self.source, self.fingerprint, self.folder = (
+            "planted",
+            "nowhere",
+            f"cohort{n}-{seed}",
+            Path("planted"),
+        )
+        self.tasks = {"finding": WORDS}
+        self.patients = [f"p{row // 2:03d}" for row in range(n)]
+        self.records = [f"r{row:03d}" for row in range(n)]
+        self.reports = [""] * n
+        planted = (rng.random((n, len(WORDS))) < 0.35).astype(np.int8)
+        time_s = np.arange(200) / 100
+        wave = np.sin(2 * np.pi * 5 * time_s + rng.uniform(0, 6, size=(n, 1)))  # (n, T)
+        noise = rng.normal(scale=0.1, size=(n, 200, 12))
+        noise[:, :, : len(WORDS)] += 0.5 * planted[:, None, :] * wave[:, :, None]
+        self.signals = noise.astype(np.float32)
+        splits = np.array(["train", "train", "train", "val", "test"])[(np.arange(n) // 2) % 5]
+        self.truth = planted.copy()
+        if shuffled_test_labels:
+            test = np.flatnonzero(splits == "test")
+            self.truth[test] = self.truth[rng.permutation(test)]
+        self.index = pd.DataFrame({"record": self.records, "patient": self.patients, "split": splits})
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def signal(self, row: int) -> tuple[np.ndarray, float]:
+        return self.signals[row], 100.0
+
+    def rows(self, split: str | None = None, task: str | None = None, min_report_words: int = 0) -> np.ndarray:
+        assert task in (None, "finding")
+        return np.flatnonzero(np.ones(len(self), bool) if split is None else (self.index["split"] == split).to_numpy())
+
+    def labels(self, task: str, rows: np.ndarray) -> np.ndarray:
+        return self.truth[rows]
+
+
+class SeeingMethod(nn.Module):
+    """Embeds an ECG by the spread of its first leads; a blind one by its noise. Random while in training mode."""
+
+    parts = ("backbone", "shared")
+
+    def __init__(self, seeing: bool = True) -> None:
+        super().__init__()
+        self.seeing = seeing
+        self.weight = nn.Parameter(torch.eye(len(WORDS)) if seeing else torch.full((4, 4), 0.5))
+        self.unreliable = nn.Dropout(0.5)
+        self.n_embedded = 0
+
+    def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
+        assert not torch.is_grad_enabled()
+        self.n_embedded += len(batch)
+        seen = batch.ecg[:, : len(WORDS)].std(dim=-1) if self.seeing else batch.ecg[:, -len(WORDS) :, 7]
+        embedding = self.unreliable(seen @ self.weight if self.seeing else seen)
+        return F.normalize(embedding - 0.25, dim=-1) if part == "shared" else embedding
+
+    def embed_text(self, texts: Sequence[str]) -> Tensor:
+        rows = []
+        for text in texts:
+            assert text == text.lower()  # cleaned as reports are
+            assert text.endswith(".")
+            rows.append([float(word in text) + 0.01 for word in WORDS])
+        return F.normalize(self.unreliable(torch.tensor(rows)), dim=-1)
+
+
+class PlantedRun:
+    """The readings of a Run."""
+
+    def __init__(self, folder: Path | None = None, seeing: bool = True) -> None:
+        self.folder, self.name = folder, "seeing" if seeing else "blind"
+        self.config = Config(signal=SIGNAL)
+        self.method = SeeingMethod(seeing)
+        self.fingerprint = f"weights-{self.name}"
+
+    def untrained(self) -> PlantedRun:
+        return PlantedRun(seeing=False)

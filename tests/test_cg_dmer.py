@@ -1,0 +1,169 @@
+"""What CG-DMER promises beyond the contract."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import REPORTS, SIGNAL, TINY, make_batch, unobserve
+from test_methods import build
+
+from leadwise.methods import cg_dmer
+from leadwise.nn import masking
+from leadwise.nn import text as reports
+from leadwise.nn.patches import patchify
+
+OPTIONS = [
+    {"text_task": "mlm"},
+    {"text_view": "masked"},
+    {"text_view": "masked", "w_t_rec": 0.0},
+    {"text_pooling": "mean"},
+    {"text_pooling": "pooler"},
+    {"contrast_view": "full"},
+    {"contrast_view": "both", "specific_task": "recon"},
+    {"text_task": "mlm", "specific_task": "recon"},
+    {"decoder": "leadwise", "specific_task": "recon"},
+    {"separators": True},
+    {"pooling": "cls", "separators": True},
+    {"patch_tokenizer": "linear", "temporal": "sincos"},
+    {"patch_amplitude": True, "target": "raw"},
+    {"masking": "time", "target": "record"},
+    {"masking": "lead"},
+    {"masking": "global"},
+    {"contrast": "decoupled", "siglip": "literal"},
+    {"contrast": "literal", "siglip": "unnormalised", "siglip_mean": True},
+    {"same_report": "positive", "learn_temperature": True},
+    {"same_report": "negative", "orthogonality": "covariance"},
+    {"head_depth": 1},
+    {"head_norm": "batch", "checkpointing": True},
+    {"shift": True, "gain": 0.2, "noise_mv": 0.02, "lead_dropout": 0.5, "statement_dropout": 0.3},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(f"{k}={v}" for k, v in o.items()))
+def test_each_option_trains(options: dict) -> None:
+    method = build("cg_dmer", **options)
+    batch = unobserve(make_batch(8), leads=[4]) if "separators" in options else make_batch(8)
+    terms = method(batch)
+    sum(terms.values()).backward()
+    idle = [n for n, p in method.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    if options.get("separators"):  # a lead that nobody sees teaches its embedding nothing, others must learn
+        idle = [n for n in idle if "spatial" not in n]
+    assert idle == []
+    assert all(bool(t.isfinite()) for t in terms.values())
+    method.eval()
+    assert bool(method.embed_ecg(batch, "shared").isfinite().all())
+
+
+def test_hidden_patches_never_reach_visible_tokens() -> None:
+    """Convolutions and norms stay inside the patch, and hidden patches are not encoded."""
+    for options in ({}, {"patch_amplitude": True}, {"patch_tokenizer": "linear"}):
+        method = build("cg_dmer", **options).eval()
+        batch = make_batch(4)
+        patches, usable = method._patches(batch)
+        torch.manual_seed(0)
+        visible = masking.draw_visible(usable, 0.75)
+        changed = torch.where(visible[..., None], patches, patches + torch.randn_like(patches))
+        a, b = method.ecg(patches, visible), method.ecg(changed, visible)
+        torch.testing.assert_close(a.tokens, b.tokens, rtol=0, atol=0)
+        # and the tokeniser alone: one patch of many
+        one = patches.clone()
+        one[:, 0, 3] += 1.0
+        tokens, touched = method.ecg.tokenizer(patches), method.ecg.tokenizer(one)
+        moved = (tokens != touched).any(-1)
+        assert bool(moved[:, 0, 3].all())
+        moved[:, 0, 3] = False
+        assert not bool(moved.any())
+
+
+def test_tokenising_the_visible_equals_tokenising_all() -> None:
+    method = build("cg_dmer").eval()
+    patches, usable = method._patches(make_batch(3))
+    visible = masking.draw_visible(usable, 0.75)
+    seen = method.ecg(patches, visible)
+    x = method.ecg.tokenizer(patches) + method.ecg.spatial[:, None] + method.ecg.temporal  # (B, L, N, D), Eq. 1
+    slow = method.ecg.transformer(masking.take(x.flatten(1, 2), seen.index))
+    torch.testing.assert_close(seen.tokens, slow, atol=1e-5, rtol=1e-5)
+
+
+def test_reconstruction_counts_hidden_and_observed_patches_only() -> None:
+    method = build("cg_dmer").eval()
+    batch = unobserve(make_batch(3), leads=[2], after=300)
+    patches, usable = method._patches(batch)
+    assert not bool(usable[:, 2].any())
+    assert not bool(usable[:, :, 8:].any())  # 10 patches of 0.4 s; 3 s were observed
+    _, hidden = method.reconstruct(batch)
+    assert not bool((hidden & ~batch.observed).any())
+    n_hidden = 7 - round(7 * 0.25)
+    assert (patchify(hidden, 10).all(-1).sum((1, 2)) == 11 * n_hidden).all()
+
+
+def test_a_weight_of_zero_takes_the_module_away() -> None:
+    method = build("cg_dmer", w_e_rec=0.0, w_t_rec=0.0, w_orth=0.0, w_siglip=0.0)
+    assert set(method(make_batch())) == {"L_cons"}
+    names = {n.split(".")[0] for n, _ in method.named_parameters()}
+    assert not names & {"ecg_decoder", "text_decoder", "word_bias", "ecg_specific", "siglip_bias"}
+
+
+def test_weights_scale_the_terms() -> None:
+    torch.manual_seed(0)
+    plain = build("cg_dmer")
+    torch.manual_seed(1)
+    a = plain(make_batch())
+    heavy = build("cg_dmer", w_e_rec=3.0, w_orth=0.5)
+    heavy.load_state_dict(plain.state_dict())
+    torch.manual_seed(1)
+    b = heavy(make_batch())
+    torch.testing.assert_close(b["L_e_rec"], 3 * a["L_e_rec"])
+    torch.testing.assert_close(b["L_orth"], 0.5 * a["L_orth"])
+    torch.testing.assert_close(b["L_cons"], a["L_cons"])
+
+
+def test_the_target_is_shape_and_comes_back_in_millivolts() -> None:
+    method = build("cg_dmer").eval()
+    batch = make_batch(2)
+    patches, _ = method._patches(batch)
+    target = method._target(patches, batch)
+    torch.testing.assert_close(target.mean(-1), torch.zeros_like(target.mean(-1)), atol=1e-4, rtol=0)
+    assert float(target.std(-1, correction=0).max()) <= 1.0 + 1e-4
+    level, spread = method._level_and_spread(patches, batch)
+    torch.testing.assert_close(target * spread + level, patches, atol=1e-5, rtol=1e-4)
+
+
+def test_patches_must_divide_the_signal() -> None:
+    with pytest.raises(ValueError, match="n_patches = 7 does not divide the 400 samples"):
+        build("cg_dmer", n_patches=7)
+
+
+def test_unknown_part_names_the_parts() -> None:
+    with pytest.raises(ValueError, match="choose from backbone, shared, specific, both"):
+        build("cg_dmer").eval().embed_ecg(make_batch(2), "pooled")
+
+
+def test_text_embedding_is_unit_and_does_not_depend_on_its_company() -> None:
+    method = build("cg_dmer").eval()
+    alone = method.embed_text(["atrial fibrillation."])
+    together = method.embed_text(["atrial fibrillation.", REPORTS[3]])
+    torch.testing.assert_close(alone[0], together[0], atol=1e-5, rtol=1e-4)
+    assert float(alone.detach().norm()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_pretrained_bert_folder_is_frozen_by_count_and_travels_with_the_run(tmp_path) -> None:
+    tokenizer = reports.train_tokenizer(REPORTS, 400)
+    bert = reports.bert_from_nothing(len(tokenizer), 32, 3, 2, 64)
+    bert.save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    config = cg_dmer.Config(**{**TINY["cg_dmer"], "text_encoder": str(tmp_path / "bert"), "text_frozen_layers": 2})
+    own = cg_dmer.make_tokenizer(config, [])
+    method = cg_dmer.Method(config, SIGNAL, own)
+    sum(method(make_batch()).values()).backward()
+    for name, p in method.text.bert.named_parameters():
+        frozen = name.startswith(("embeddings", "encoder.layer.0.", "encoder.layer.1."))
+        assert p.requires_grad != frozen, name
+        assert (p.grad is None) == frozen, name
+    assert len(method.pretrained_parameters) > 0
+    (tmp_path / "kept").mkdir()
+    method.keep(tmp_path / "kept")
+    twin = cg_dmer.Method(dataclasses.replace(config, text_encoder="gone"), SIGNAL, own, kept=tmp_path / "kept")
+    twin.load_state_dict(method.state_dict())

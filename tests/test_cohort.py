@@ -1,0 +1,409 @@
+"""A cohort on disk: faithful, deterministic, whole or resumable, and refused when it is not what was written."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from leadwise.batch import LEADS
+from leadwise.data import packing, record
+from leadwise.data.cohort import Cohort, CohortError, Row, Source, write
+
+RATE_HZ = 250
+SECRET = "patient says something private"
+
+
+def signal(seed: int, n_samples: int = 500) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.cumsum(rng.normal(size=(n_samples, 12)), axis=0) / 10  # mV
+
+
+def source(folder: Path, n: int = 7) -> Source:
+    """Recordings of two tasks with some flaws that a cohort must keep: NaN, a flat lead, different lengths."""
+    rows = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(n):
+        values = signal(number, 400 + 10 * number)
+        values[50:55, 2] = np.nan
+        values[:, 7] = 0.25 if number == 3 else values[:, 7]
+        np.save(folder / f"{number}.npy", values.astype(np.float32))
+        rows.append(
+            Row(
+                record=f"r{number}",
+                path=folder / f"{number}.npy",
+                patient=f"p{number // 2}",
+                split="train" if number < 4 else "val" if number < 6 else "test",
+                report=["Sinus rhythm; Normal ECG", "", SECRET][number % 3],
+                labels={"rhythm": {"sr": number % 2, "af": 1 - number % 2}} if number != 2 else {},
+                extra={"age": 40.0 + number if number else None, "sex": "female" if number % 2 else None},
+                leads=LEADS,
+                rate_hz=RATE_HZ,
+                units="mV",
+            )
+        )
+    return Source("made", rows, {"rhythm": ("sr", "af")})
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def changed(folder: Path, change: Callable[[dict], None]) -> None:
+    path = folder / "cohort.json"
+    description = json.loads(path.read_text())
+    change(description)
+    path.write_text(json.dumps(description))
+
+
+# ----------------------------------------------------------------------------------------------------------- faith
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    made = source(tmp_path / "raw")
+    ledger = write(made, tmp_path / "out", shard_records=3)
+    cohort = Cohort.open(tmp_path / "out", verify=True)
+    assert (len(cohort), ledger.n_total, ledger.kept, ledger.without_report) == (7, 7, 7, 2)
+    assert cohort.ledger == ledger
+    assert (cohort.name, cohort.source, cohort.tasks) == ("out", "made", {"rhythm": ("sr", "af")})
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "cohort.json", "dropped.csv", "index.parquet", "samples-00000.npy", "samples-00001.npy", "samples-00002.npy",
+    ]  # fmt: skip
+    for number in range(7):
+        found, rate_hz = cohort.signal(number)
+        assert (found.dtype, rate_hz) == (np.float32, RATE_HZ)
+        expected = np.load(tmp_path / "raw" / f"{number}.npy")
+        np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+        np.testing.assert_allclose(found, expected, atol=0.000501)  # half a microvolt, and float32
+    index = cohort.index
+    assert index["record"].tolist() == [f"r{number}" for number in range(7)]
+    assert index["report"].tolist()[:3] == ["sinus rhythm. normal ecg.", "", SECRET + "."]
+    assert index["report_words"].tolist()[:3] == [4, 0, 4]
+    assert index["lead_missing"][0].tolist() == [0, 0, 5] + [0] * 9
+    assert index["n_short_gaps"][0].tolist() == [0, 0, 1] + [0] * 9
+    assert np.flatnonzero(index["lead_flat"][3]).tolist() == [7]
+    assert index["age"].isna().tolist() == [True] + [False] * 6
+    assert index["sex"].tolist()[1] == "female"
+    assert index["label.rhythm.sr"].isna().tolist() == [number == 2 for number in range(7)]
+    assert len(set(index["source_sha256"])) == 7
+
+
+def test_sixteen_bit_files_are_stored_as_they_are(tmp_path: Path) -> None:
+    steps = np.random.default_rng(0).integers(-32767, 32767, (300, 12), dtype=np.int16)
+    steps[5, 5] = -32768
+    digital = record.Digital(steps, np.linspace(0.3, 4.9, 12), np.arange(-50_000, 50_000, 8400, dtype=np.int32)[:12])
+    read = record.Recording("a", digital.millivolts(), LEADS, 500.0, digital)
+    packed = packing.pack(record.twelve(read))
+    np.testing.assert_array_equal(packed.samples, steps)
+    np.testing.assert_array_equal(packed.uv_per_step, digital.uv_per_step)
+    np.testing.assert_array_equal(packed.baseline, digital.baseline)
+    found = packing.unpack(packed.samples.T, packed.uv_per_step, packed.baseline)
+    np.testing.assert_array_equal(found, digital.millivolts().astype(np.float32))
+
+
+def test_floats_and_derived_leads_are_rounded_to_a_microvolt_or_to_a_stated_step() -> None:
+    values = signal(0)[:, :3]
+    values[10, 2] = 200.0  # 200 mV do not fit int16 at 1 uV
+    packed = packing.pack(record.twelve(record.Recording("a", values, ("I", "II", "V1"), 500.0)))
+    assert packed.uv_per_step.tolist() == [7.0 if lead == "V1" else 1.0 for lead in LEADS]
+    found = packing.unpack(packed.samples.T, packed.uv_per_step, packed.baseline)
+    assert np.isnan(found[:, 7:]).all()
+    np.testing.assert_allclose(found[:, 6], values[:, 2], atol=0.0036)
+    np.testing.assert_allclose(found[:, 2], values[:, 1] - values[:, 0], atol=0.000501)
+
+
+def test_rows_and_labels(tmp_path: Path) -> None:
+    write(source(tmp_path / "raw"), tmp_path / "out")
+    cohort = Cohort.open(tmp_path / "out")
+    assert cohort.rows().tolist() == list(range(7))
+    assert cohort.rows("train").tolist() == [0, 1, 2, 3]
+    assert cohort.rows("train", "rhythm").tolist() == [0, 1, 3]
+    assert cohort.rows(min_report_words=4).tolist() == [0, 2, 3, 5, 6]
+    assert cohort.rows("val", "rhythm", 1).tolist() == [5]
+    labels = cohort.labels("rhythm", np.array([3, 0]))
+    assert (labels.dtype, labels.tolist()) == (np.int8, [[1, 0], [0, 1]])
+    with pytest.raises(CohortError, match="no task 'super'; it has rhythm"):
+        cohort.labels("super", np.array([0]))
+    with pytest.raises(CohortError, match="no split 'dev'; it is one of train, val, test"):
+        cohort.rows("dev")
+
+
+def test_a_cohort_travels_to_a_worker_process_without_its_samples(tmp_path: Path) -> None:
+    write(source(tmp_path / "raw"), tmp_path / "out")
+    cohort = Cohort.open(tmp_path / "out")
+    first = cohort.signal(4)[0]
+    packed = pickle.dumps(cohort)
+    np.testing.assert_array_equal(pickle.loads(packed).signal(4)[0], first)
+
+
+# ---------------------------------------------------------------------------------------------------------- ledger
+
+
+def test_the_ledger_says_where_every_recording_went(tmp_path: Path) -> None:
+    made = source(tmp_path / "raw", n=9)
+    raw = tmp_path / "raw"
+    (raw / "3.npy").unlink()
+    (raw / "5.npy").write_bytes(b"no array")
+    np.save(raw / "6.npy", np.full((500, 12), 0.5))
+    empty = signal(8)
+    empty[:300] = np.nan
+    np.save(raw / "8.npy", empty)
+    short = [dataclasses.replace(row, report="Sinus rhythm") if row.record == "r2" else row for row in made.rows]
+    short = [dataclasses.replace(row, report="a b c d") if int(row.record[1:]) > 2 else row for row in short]
+    options = {"min_report_words": 3, "allow_missing": True, "allow_unreadable": True, "shard_records": 2}
+    ledger = write(dataclasses.replace(made, rows=short), tmp_path / "out", **options)
+    assert dataclasses.asdict(ledger) == {
+        "n_total": 9, "kept": 3, "no_report": 1, "short_report": 1, "missing_file": 1, "unreadable": 1, "nan": 1,
+        "flat": 1, "without_report": 0,
+    }  # fmt: skip
+    dropped = pd.read_csv(tmp_path / "out" / "dropped.csv", keep_default_na=False)
+    assert dict(zip(dropped["record"], dropped["reason"])) == {
+        "r1": "no_report", "r2": "short_report", "r3": "missing_file", "r5": "unreadable", "r6": "flat", "r8": "nan",
+    }  # fmt: skip
+    assert Cohort.open(tmp_path / "out", verify=True).index["record"].tolist() == ["r0", "r4", "r7"]
+
+
+def test_missing_and_unreadable_files_are_errors_unless_allowed(tmp_path: Path) -> None:
+    made = source(tmp_path / "raw")
+    (tmp_path / "raw" / "2.npy").rename(tmp_path / "away.npy")
+    with pytest.raises(CohortError, match=r"1 of 7 recordings have a missing file \(.*2\.npy\).*--allow-missing"):
+        write(made, tmp_path / "out")
+    assert not (tmp_path / "out.partial").exists()
+    (tmp_path / "raw" / "2.npy").write_bytes(b"no array")
+    with pytest.raises(CohortError, match=r"1 recordings are unreadable .*2\.npy.*--allow-unreadable") as caught:
+        write(made, tmp_path / "out", shard_records=2)
+    assert SECRET not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    untouched = (tmp_path / "out.partial" / "samples-00000.npy").stat().st_mtime_ns
+    (tmp_path / "away.npy").replace(tmp_path / "raw" / "2.npy")  # mended: only its shard is written again
+    assert write(made, tmp_path / "out", shard_records=2).kept == 7
+    assert (tmp_path / "out" / "samples-00000.npy").stat().st_mtime_ns == untouched
+    Cohort.open(tmp_path / "out", verify=True)
+
+
+def test_nothing_to_keep_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(
+        CohortError, match=r"none of its 7 recordings can be kept \(5 short_report, 2 no_report\)|no_rep"
+    ):
+        write(source(tmp_path / "raw"), tmp_path / "out", min_report_words=50)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"record": "r1"}, r"used more than once \(r1\)"),
+        ({"split": "val"}, r"1 patients stand in more than one split \(p0\)"),
+        ({"split": "dev"}, "record r0: split 'dev'"),
+        ({"patient": ""}, "record r0: no patient"),
+        ({"labels": {"form": {"x": 1}}}, "record r0: task 'form' is not one of rhythm"),
+        ({"labels": {"rhythm": {"x": 1}}}, "record r0: class 'x' is not in task rhythm"),
+        ({"labels": {"rhythm": {"sr": 2}}}, "record r0: label rhythm.sr is 2"),
+        ({"extra": {"offset": 1.0}}, "record r0: the extra column 'offset'"),
+    ],
+)
+def test_a_source_that_contradicts_itself_is_refused(tmp_path: Path, change: dict, message: str) -> None:
+    made = source(tmp_path / "raw")
+    made.rows[0] = dataclasses.replace(made.rows[0], **change)
+    with pytest.raises(CohortError, match=message):
+        write(made, tmp_path / "out")
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_source_without_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CohortError, match="source made: it has no recording"):
+        write(Source("made", [], {}), tmp_path / "out")
+
+
+# ------------------------------------------------------------------------------------------------- whole or resumed
+
+
+def test_two_runs_make_the_same_bytes(tmp_path: Path) -> None:
+    made = source(tmp_path / "raw")
+    seen: list[tuple[int, int]] = []
+    write(made, tmp_path / "one", shard_records=3, progress=lambda done, total: seen.append((done, total)))
+    write(made, tmp_path / "two", shard_records=3)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert Cohort.open(tmp_path / "one").fingerprint == Cohort.open(tmp_path / "two").fingerprint
+    assert seen[-1] == (7, 7)
+    assert seen == sorted(seen)
+    other = source(tmp_path / "raw2")
+    np.save(tmp_path / "raw2" / "0.npy", signal(99))
+    write(other, tmp_path / "three", shard_records=3)
+    assert Cohort.open(tmp_path / "three").fingerprint != Cohort.open(tmp_path / "one").fingerprint
+
+
+def test_a_full_disk_keeps_whole_shards_and_the_next_run_goes_on(tmp_path: Path, monkeypatch) -> None:
+    made = source(tmp_path / "raw")
+    write(made, tmp_path / "straight", shard_records=2)
+    append, n_calls = packing._append, 0
+
+    def full(out, samples: np.ndarray) -> None:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls == 4:
+            out.write(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(out, samples)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packing, "_append", full)
+        with pytest.raises(CohortError, match=r"disk is full; 1 finished shards are kept in .*out\.partial"):
+            write(made, tmp_path / "out", shard_records=2)
+    assert not (tmp_path / "out").exists()
+    assert sorted(path.name for path in (tmp_path / "out.partial").iterdir()) == ["parts", "samples-00000.npy"]
+    n_read = 0
+    read = record.read
+
+    def counted(*args, **kwargs):
+        nonlocal n_read
+        n_read += 1
+        return read(*args, **kwargs)
+
+    monkeypatch.setattr(record, "read", counted)
+    write(made, tmp_path / "out", shard_records=2)
+    assert n_read == 5  # the two of the finished shard are not read again
+    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
+    assert not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.parametrize("where", ["write_table", "write_text"])
+def test_a_disk_full_at_the_index_is_resumed_too(tmp_path: Path, monkeypatch, where: str) -> None:
+    made = source(tmp_path / "raw")
+    write(made, tmp_path / "straight", shard_records=2)
+    whole = getattr(packing, where)
+
+    def full(path: Path, content) -> None:
+        if path.parent.name == "out.partial":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        whole(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packing, where, full)
+        with pytest.raises(CohortError, match="disk is full; 4 finished shards"):
+            write(made, tmp_path / "out", shard_records=2)
+    with pytest.raises(CohortError, match="not finished: run the same"):
+        Cohort.open(tmp_path / "out")
+    write(made, tmp_path / "out", shard_records=2)
+    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
+
+
+def test_a_killed_run_goes_on_and_a_changed_file_or_setting_is_done_anew(tmp_path: Path) -> None:
+    made = source(tmp_path / "raw")
+
+    def killed(done: int, _: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(made, tmp_path / "out", shard_records=2, progress=killed)
+    (tmp_path / "out.partial" / "samples-00002.npy.tmp").write_bytes(b"half")  # as kill -9 would leave it
+    np.save(tmp_path / "raw" / "0.npy", signal(77))
+    write(made, tmp_path / "straight", shard_records=3)
+    write(made, tmp_path / "out", shard_records=3)
+    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
+
+
+def test_a_damaged_shard_of_an_earlier_run_is_not_trusted(tmp_path: Path) -> None:
+    made = source(tmp_path / "raw")
+    (tmp_path / "raw" / "6.npy").write_bytes(b"no array")
+    with pytest.raises(CohortError, match="unreadable"):
+        write(made, tmp_path / "out", shard_records=2)
+    shard = tmp_path / "out.partial" / "samples-00000.npy"
+    shard.write_bytes(shard.read_bytes()[:-2])
+    (tmp_path / "out.partial" / "parts" / "part-00001.json").write_text("{}")
+    write(made, tmp_path / "out", shard_records=2, allow_unreadable=True)
+    assert len(Cohort.open(tmp_path / "out", verify=True)) == 6
+
+
+def test_an_existing_folder_is_replaced_only_when_told_and_only_if_it_is_a_cohort(tmp_path: Path) -> None:
+    made = source(tmp_path / "raw")
+    write(made, tmp_path / "out")
+    with pytest.raises(CohortError, match="exists already; say --overwrite"):
+        write(made, tmp_path / "out")
+    write(Source("made", made.rows[:2], made.tasks), tmp_path / "out", overwrite=True)
+    assert len(Cohort.open(tmp_path / "out")) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
+    with pytest.raises(CohortError, match="is not a cohort and is not overwritten"):
+        write(made, tmp_path / "raw", overwrite=True)
+    (tmp_path / "new.partial").mkdir()
+    (tmp_path / "new.partial" / "thesis.txt").write_text("x")
+    with pytest.raises(CohortError, match=r"holds thesis\.txt, which is not ours"):
+        write(made, tmp_path / "new")
+
+
+# ------------------------------------------------------------------------------------------------------------- open
+
+
+def test_a_cohort_that_changed_is_refused(tmp_path: Path) -> None:
+    write(source(tmp_path / "raw"), tmp_path / "good", shard_records=3)
+
+    def copy() -> Path:
+        shutil.rmtree(tmp_path / "bad", ignore_errors=True)
+        return Path(shutil.copytree(tmp_path / "good", tmp_path / "bad"))
+
+    bad = copy()
+    data = bytearray((bad / "samples-00001.npy").read_bytes())
+    data[500] ^= 1
+    (bad / "samples-00001.npy").write_bytes(data)
+    Cohort.open(bad)  # sizes are right
+    with pytest.raises(CohortError, match=r"samples-00001\.npy has changed"):
+        Cohort.open(bad, verify=True)
+    (bad / "samples-00001.npy").write_bytes(data[:-2])
+    with pytest.raises(CohortError, match=r"samples-00001\.npy has \d+ bytes, not \d+"):
+        Cohort.open(bad)
+    (bad / "samples-00001.npy").unlink()
+    with pytest.raises(CohortError, match=r"samples-00001\.npy is missing"):
+        Cohort.open(bad)
+    bad = copy()
+    data = bytearray((bad / "index.parquet").read_bytes())
+    data[500] ^= 1
+    (bad / "index.parquet").write_bytes(data)
+    with pytest.raises(CohortError, match=r"index\.parquet has changed"):
+        Cohort.open(bad)
+    (bad / "cohort.json").write_text("{")
+    with pytest.raises(CohortError, match=r"cohort\.json is damaged"):
+        Cohort.open(bad)
+    (bad / "cohort.json").write_text('{"format": 99}')
+    with pytest.raises(CohortError, match="not of format 1"):
+        Cohort.open(bad)
+    with pytest.raises(CohortError, match=r"no cohort at .*nowhere; see"):
+        Cohort.open(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["../good/samples-00000.npy", "/etc/passwd", "", "a/../../x"])
+def test_a_shard_path_that_leaves_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    write(source(tmp_path / "raw"), tmp_path / "out")
+    changed(tmp_path / "out", lambda description: description["shards"][0].update(file=name))
+    with pytest.raises(CohortError, match="leaves") as caught:
+        Cohort.open(tmp_path / "out")
+    assert repr(name) in str(caught.value)
+
+
+def test_a_shard_that_is_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    write(source(tmp_path / "raw"), tmp_path / "out")
+    (tmp_path / "out" / "samples-00000.npy").rename(tmp_path / "elsewhere.npy")
+    (tmp_path / "out" / "samples-00000.npy").symlink_to(tmp_path / "elsewhere.npy")
+    with pytest.raises(CohortError, match=r"'samples-00000\.npy' is a link that leads out"):
+        Cohort.open(tmp_path / "out")
+
+
+def test_an_index_that_points_outside_its_shard_is_refused(tmp_path: Path) -> None:
+    write(source(tmp_path / "raw"), tmp_path / "out")
+    packing_table = packing.pq.read_table(tmp_path / "out" / "index.parquet")
+    at = packing_table.column_names.index("offset")
+    moved = packing.pa.array([offset + 100 for offset in packing_table["offset"].to_pylist()])
+    packing.write_table(tmp_path / "out" / "index.parquet", packing_table.set_column(at, "offset", moved))
+    index = tmp_path / "out" / "index.parquet"
+    facts = {"file": index.name, "size": index.stat().st_size, "sha256": packing.sha256([index])}
+    changed(tmp_path / "out", lambda description: description.update(index=facts))
+    with pytest.raises(CohortError, match="points outside shard 0"):
+        Cohort.open(tmp_path / "out")

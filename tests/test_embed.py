@@ -1,0 +1,162 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+from planted import SIGNAL, PlantedCohort, PlantedRun
+
+from leadwise.data.loader import Recordings
+from leadwise.evaluate import embed
+from leadwise.evaluate.embed import EmbedError
+from leadwise.evaluate.handcrafted import describe, handcrafted
+
+
+def test_embedding_is_frozen_in_order_and_does_not_depend_on_the_batch():
+    run, cohort = PlantedRun(), PlantedCohort(n_patients=20)
+    run.method.train()
+    rows = np.array([5, 3, 30, 7, 11])
+    told = []
+    found = embed.embed(run, Recordings(cohort, SIGNAL, rows), batch_size=2, progress=lambda *at: told.append(at))
+    assert found.shape == (5, 4)
+    assert found.dtype == np.float32
+    assert told == [("embed backbone", 2, 5), ("embed backbone", 4, 5), ("embed backbone", 5, 5)]
+    assert run.method.training  # as it was
+    np.testing.assert_allclose(found, cohort.signals[rows][:, :, :4].std(axis=1, ddof=1), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found, embed.embed(run, Recordings(cohort, SIGNAL, rows), batch_size=1), rtol=1e-6)
+
+
+def test_parts_are_joined_and_unknown_ones_refused():
+    run, cohort = PlantedRun(), PlantedCohort(n_patients=4)
+    recordings = Recordings(cohort, SIGNAL)
+    both = embed.embed(run, recordings, "backbone+shared")
+    np.testing.assert_array_equal(both[:, 4:], embed.embed(run, recordings, "shared"))
+    with pytest.raises(EmbedError, match="no part 'backbon'; it has backbone, shared"):
+        embed.embed(run, recordings, "backbon")
+    with pytest.raises(EmbedError, match="no recordings"):
+        embed.embed(run, Recordings(cohort, SIGNAL, np.array([], dtype=int)))
+
+
+def test_an_embedding_that_is_not_finite_names_its_record():
+    run, cohort = PlantedRun(), PlantedCohort(n_patients=4)
+    with torch.no_grad():
+        run.method.weight[0, 0] = torch.inf
+    with pytest.raises(EmbedError, match="record r000: its 'backbone' embedding"):
+        embed.embed(run, Recordings(cohort, SIGNAL))
+
+
+def test_the_cache_saves_the_work_and_knows_its_rows(tmp_path):
+    run, cohort = PlantedRun(tmp_path), PlantedCohort(n_patients=10)
+    first = embed.embed_cohort(run, cohort, rows=np.array([9, 2, 4]))
+    assert run.method.n_embedded == 3
+    np.testing.assert_array_equal(embed.embed_cohort(run, cohort, rows=np.array([4, 9])), first[[2, 0]])
+    assert run.method.n_embedded == 3
+    every = embed.embed_cohort(run, cohort)
+    assert run.method.n_embedded == 20  # the other 17
+    np.testing.assert_allclose(every, embed.embed(PlantedRun(), Recordings(cohort, SIGNAL)), rtol=1e-6)
+    assert [path.suffix for path in (tmp_path / "embeddings").iterdir()] == [".npz"]
+
+
+def test_the_cache_is_of_one_state_cohort_and_part(tmp_path):
+    run, cohort = PlantedRun(tmp_path), PlantedCohort(n_patients=10)
+    embed.embed_cohort(run, cohort)
+    other = PlantedCohort(n_patients=10, seed=1)
+    np.testing.assert_allclose(embed.embed_cohort(run, other), embed.embed(run, Recordings(other, SIGNAL)), rtol=1e-6)
+    run.fingerprint = "weights-one-step-later"
+    with torch.no_grad():
+        run.method.weight.mul_(2)
+    np.testing.assert_allclose(embed.embed_cohort(run, cohort), embed.embed(run, Recordings(cohort, SIGNAL)), rtol=1e-6)
+    shared = embed.embed_cohort(run, cohort, "shared")
+    np.testing.assert_allclose(np.linalg.norm(shared, axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("damage", ["torn", "other width", "other keys", "rows out of range"])
+def test_a_damaged_cache_is_told_and_written_anew(tmp_path, caplog, damage):
+    run, cohort = PlantedRun(tmp_path), PlantedCohort(n_patients=10)
+    good = embed.embed_cohort(run, cohort, rows=np.arange(5))
+    (path,) = (tmp_path / "embeddings").iterdir()
+    if damage == "torn":
+        path.write_bytes(path.read_bytes()[:200])
+    elif damage == "other width":
+        np.savez(path, row=np.arange(3), embedding=np.zeros((3, 9), np.float32))
+    elif damage == "other keys":
+        np.savez(path, rows=np.arange(3))
+    else:
+        np.savez(path, row=np.arange(30), embedding=np.zeros((30, 4), np.float32))
+    with caplog.at_level(logging.WARNING):
+        again = embed.embed_cohort(run, cohort, rows=np.arange(5))
+    np.testing.assert_allclose(again, good, rtol=1e-6)
+    assert "written anew" in caplog.text
+    with np.load(path) as file:
+        assert file["embedding"].shape == (5, 4)
+
+
+def test_npz_says_whose_each_embedding_is(tmp_path):
+    cohort, rows = PlantedCohort(n_patients=10), np.array([12, 3])
+    embed.write_npz(tmp_path / "out" / "e.npz", np.ones((2, 4)), cohort, rows)
+    with np.load(tmp_path / "out" / "e.npz", allow_pickle=False) as file:
+        assert {key: file[key].tolist() for key in file if key != "embedding"} == {
+            "record": ["r012", "r003"],
+            "patient": ["p006", "p001"],
+            "split": [cohort.index["split"][12], cohort.index["split"][3]],
+            "row": [12, 3],
+        }
+        assert file["embedding"].shape == (2, 4)
+        assert file["embedding"].dtype == np.float32
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 10, 60])
+def test_projection_of_few_and_of_many(n):
+    features = np.random.default_rng(0).normal(size=(n, 7)) + np.arange(n)[:, None] // 30 * 20
+    places = embed.project(features, seed=1)
+    assert places.shape == (n, 2)
+    assert np.isfinite(places).all()
+    if n == 60:  # two far groups stay apart
+        a, b = places[:30], places[30:]
+        assert np.linalg.norm(a.mean(0) - b.mean(0)) > 2 * max(a.std(), b.std())
+        np.testing.assert_array_equal(places, embed.project(features, seed=1))
+
+
+def beats(rate_bpm, rate_hz=250, duration_s=10, n_leads=2):
+    time_s = np.arange(rate_hz * duration_s) / rate_hz
+    away_s = (time_s - 0.3) % (60 / rate_bpm)
+    away_s = np.minimum(away_s, 60 / rate_bpm - away_s)
+    lead = np.exp(-((away_s / 0.02) ** 2)) + np.random.default_rng(0).normal(scale=0.01, size=len(time_s))
+    ecg = torch.tensor(np.stack([lead, -0.5 * lead][:n_leads]), dtype=torch.float32)[None]
+    return ecg, torch.ones_like(ecg, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("rate_bpm", [42, 60, 75, 100, 150, 180])
+def test_handcrafted_rate(rate_bpm):
+    rate, after_one, after_two = describe(*beats(rate_bpm), 250)[0, -3:]
+    assert rate == pytest.approx(rate_bpm, rel=0.03)
+    assert min(after_one, after_two) > 0.7
+
+
+def test_handcrafted_statistics_count_observed_samples_only():
+    ecg, observed = beats(75)
+    whole = describe(ecg, observed, 250)[0]
+    padded = torch.cat([ecg, torch.zeros_like(ecg)], dim=-1)
+    seen = torch.cat([observed, torch.zeros_like(observed)], dim=-1)
+    half = describe(padded, seen, 250)[0]
+    np.testing.assert_allclose(half[:18], whole[:18], rtol=0.02, atol=0.02)  # spread, range, percentiles
+    assert whole[-4] == pytest.approx(-1, abs=0.01)  # the second lead is the first turned over
+
+
+def test_handcrafted_missing_lead_is_marked_and_silent():
+    ecg, observed = beats(75)
+    observed[:, 1] = False
+    ecg[:, 1] = 1e6  # must not be looked at
+    features = describe(ecg, observed, 250)
+    assert np.isfinite(features).all()
+    per_lead = features[0, : -1 - 3].reshape(-1, 2)
+    assert per_lead[-1].tolist() == [0, 1]  # the indicator stands last
+    assert not per_lead[:-1, 1].any()
+    assert features[0, -4] == 0  # no correlation with it
+
+
+def test_handcrafted_of_a_cohort():
+    cohort = PlantedCohort(n_patients=10)
+    features = handcrafted(Recordings(cohort, SIGNAL), batch_size=7)
+    assert len(features) == 20
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features[:, :4], cohort.signals[:, :, :4].std(axis=1), rtol=0.05)

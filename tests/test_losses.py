@@ -1,0 +1,146 @@
+"""Each loss against a slow, plain double loop."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from leadwise.nn import losses
+
+
+@pytest.fixture
+def pairs() -> tuple[Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(1)
+    ecg = torch.nn.functional.normalize(torch.randn(7, 5, generator=g), dim=-1)
+    text = torch.nn.functional.normalize(torch.randn(7, 5, generator=g), dim=-1)
+    reports = [0, 1, 0, 2, 3, 1, 4]  # 0 and 2, 1 and 5 read the same
+    same = torch.tensor([[a == b for b in reports] for a in reports])
+    return ecg, text, same
+
+
+def slow_nce(ecg: Tensor, text: Tensor, same: Tensor, tau: float, treat: str, form: str) -> float:
+    b = len(ecg)
+
+    def one(anchor: Tensor, others: Tensor, i: int, j: int) -> float:
+        """L_{i,j} of Eq. 7 or 8."""
+        s = [float(anchor[i] @ others[k]) / tau for k in range(b)]
+        keep = [k for k in range(b) if not (treat == "ignore" and same[i, k] and k != i)]
+        if form != "standard":
+            keep = [k for k in keep if k != i]
+        return -s[j] + math.log(sum(math.exp(s[k]) for k in keep))
+
+    total = 0.0
+    for i in range(b):
+        for x, y in ((ecg, text), (text, ecg)):
+            if form == "literal":
+                total += sum(one(x, y, i, j) for j in range(b) if not (treat == "ignore" and same[i, j] and i != j))
+            elif treat == "positive":
+                mates = [j for j in range(b) if same[i, j]]
+                total += sum(one(x, y, i, j) for j in mates) / len(mates)
+            else:
+                total += one(x, y, i, i)
+    return total / (2 * b)
+
+
+@pytest.mark.parametrize("form", ["standard", "decoupled", "literal"])
+@pytest.mark.parametrize("treat", ["ignore", "negative"])
+def test_info_nce_equals_the_double_loop(pairs, form: str, treat: str) -> None:
+    ecg, text, same = pairs
+    got = losses.info_nce(ecg, text, same, 1 / 0.07, treat, form)
+    assert float(got) == pytest.approx(slow_nce(ecg, text, same, 0.07, treat, form), rel=1e-5)
+
+
+def test_info_nce_with_equal_reports_as_positives(pairs) -> None:
+    ecg, text, same = pairs
+    got = losses.info_nce(ecg, text, same, 1 / 0.07, "positive", "standard")
+    assert float(got) == pytest.approx(slow_nce(ecg, text, same, 0.07, "positive", "standard"), rel=1e-5)
+
+
+@pytest.mark.parametrize("treat", ["ignore", "negative", "positive"])
+def test_siglip_equals_the_double_loop(pairs, treat: str) -> None:
+    ecg, text, same = pairs
+    total = 0.0
+    for i in range(7):
+        for j in range(7):
+            twin = bool(same[i, j]) and i != j
+            if twin and treat == "ignore":
+                continue
+            y = 1 if i == j or (twin and treat == "positive") else -1
+            total -= math.log(1 / (1 + math.exp(-y * (9.0 * float(ecg[i] @ text[j]) - 8.0))))
+    got = losses.siglip(ecg, text, same, 9.0, -8.0, treat)
+    assert float(got) == pytest.approx(total / 7, rel=1e-5)
+
+
+def test_literal_siglip_prefers_collapse_and_the_learnable_start_does_not() -> None:
+    """Why Eq. 6 is not taken literally: at B = 512 all pairs opposite beats perfect alignment."""
+    b, same = 512, torch.eye(512, dtype=torch.bool)
+    aligned = torch.eye(b)
+    apart = torch.zeros(b, b)
+    apart[:, 0] = 1.0
+    literal = [float(losses.siglip(e, t, same, 1.0, 0.0, "negative")) for e, t in ((aligned, aligned), (apart, -apart))]
+    assert literal[0] == pytest.approx(354.5, abs=0.1)
+    assert literal[1] == pytest.approx(161.4, abs=0.1)
+    start = [float(losses.siglip(e, t, same, 10.0, -10.0, "negative")) for e, t in ((aligned, aligned), (apart, -apart))]
+    assert start[0] == pytest.approx(0.716, abs=0.001)
+    assert start[1] == pytest.approx(20.0, abs=0.01)
+
+
+def test_patch_reconstruction_equals_the_double_loop() -> None:
+    g = torch.Generator().manual_seed(0)
+    prediction, target = torch.randn(3, 2, 4, 5, generator=g), torch.randn(3, 2, 4, 5, generator=g)
+    hidden = torch.rand(3, 2, 4, generator=g) < 0.6
+    hidden[2] = False  # a record with nothing hidden does not count
+    per_record = []
+    for j in range(2):
+        patches = [(le, n) for le in range(2) for n in range(4) if hidden[j, le, n]]
+        errors = [sum(float(prediction[j, le, n, p] - target[j, le, n, p]) ** 2 for p in range(5)) / 5 for le, n in patches]
+        per_record.append(sum(errors) / len(errors))
+    got = losses.patch_reconstruction(prediction, target, hidden)
+    assert float(got) == pytest.approx(sum(per_record) / 2, rel=1e-5)
+
+
+def test_token_reconstruction_is_a_mean_per_report() -> None:
+    g = torch.Generator().manual_seed(0)
+    logits, tokens = torch.randn(2, 4, 6, generator=g), torch.randint(6, (2, 4), generator=g)
+    masked = torch.tensor([[True, True, True, False], [False, False, True, False]])
+    slow = 0.0
+    for j in range(2):
+        places = [s for s in range(4) if masked[j, s]]
+        slow += sum(-math.log(float(logits[j, s].softmax(-1)[tokens[j, s]])) for s in places) / len(places)
+    assert float(losses.token_reconstruction(logits, tokens, masked)) == pytest.approx(slow / 2, rel=1e-5)
+
+
+def test_orthogonality_is_zero_for_right_angles_and_one_for_parallel() -> None:
+    a = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    assert float(losses.orthogonality(a, a.flip(0))) == pytest.approx(0.0)
+    assert float(losses.orthogonality(a, -3 * a)) == pytest.approx(1.0)
+    g = torch.Generator().manual_seed(3)
+    x, y = torch.randn(6, 4, generator=g), torch.randn(6, 4, generator=g)
+    slow = sum((float(x[i] @ y[i]) / float(x[i].norm() * y[i].norm())) ** 2 for i in range(6)) / 6
+    assert float(losses.orthogonality(x, y)) == pytest.approx(slow, rel=1e-5)
+
+
+def test_cross_covariance_sees_a_copy_and_not_independence() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(4000, 3, generator=g)
+    assert float(losses.cross_covariance(x, x)) == pytest.approx(1 / 3, abs=0.02)
+    assert float(losses.cross_covariance(x, torch.randn(4000, 3, generator=g))) < 0.01
+
+
+def test_effective_rank_counts_directions() -> None:
+    x = torch.cat([torch.eye(4), -torch.eye(4)])
+    assert losses.effective_rank(x) == pytest.approx(4.0, rel=1e-4)
+    assert losses.effective_rank(x[:, :1] @ torch.ones(1, 4)) == pytest.approx(1.0, rel=1e-3)
+
+
+@pytest.mark.parametrize("form", ["standard", "decoupled", "literal"])
+def test_contrast_has_a_finite_gradient_with_equal_reports(pairs, form: str) -> None:
+    ecg, text, same = pairs
+    ecg = ecg.clone().requires_grad_()
+    losses.info_nce(ecg, text, same, 1 / 0.07, "ignore", form).backward()
+    assert ecg.grad is not None
+    assert ecg.grad.isfinite().all()
+    assert ecg.grad.abs().sum() > 0

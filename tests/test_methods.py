@@ -1,0 +1,121 @@
+"""The contract, for every file in methods/."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPORTS, SIGNAL, TINY, make_batch, unobserve
+
+from leadwise import methods
+from leadwise.batch import LEADS, Signal
+
+NAMES = methods.names()
+
+
+def build(name: str, seed: int = 0, signal: Signal = SIGNAL, **changes):
+    module = methods.find(name)
+    config = module.Config(**{**TINY[name], **changes})
+    torch.manual_seed(seed)
+    tokenizer = module.make_tokenizer(config, REPORTS) if hasattr(module, "make_tokenizer") else None
+    return module.Method(config, signal, tokenizer)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_terms_are_finite_and_named_with_their_weights(name: str) -> None:
+    method = build(name)
+    terms = method(make_batch())
+    assert terms
+    assert all(term.ndim == 0 and bool(term.isfinite()) for term in terms.values())
+    assert set(terms) == set(method.weights)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_trainable_parameter_learns(name: str) -> None:
+    method = build(name)
+    sum(method(make_batch()).values()).backward()
+    idle = [n for n, p in method.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert idle == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_embedding_does_not_depend_on_the_batch(name: str) -> None:
+    method = build(name).eval()
+    batch = make_batch(6)
+    short = unobserve(make_batch(1, seed=9), leads=[3, 7], after=230)
+    alone = {part: method.embed_ecg(batch, part) for part in method.parts}
+    mixed = type(batch)(
+        torch.cat([short.ecg, batch.ecg]), torch.cat([short.observed, batch.observed]),
+        short.record + batch.record, short.patient + batch.patient, short.report + batch.report,
+    )  # fmt: skip
+    for part, whole in alone.items():
+        torch.testing.assert_close(method.embed_ecg(mixed, part)[1:], whole, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(method.embed_ecg(mixed, part)[:1], method.embed_ecg(short, part), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_not_observed_does_not_matter(name: str) -> None:
+    method = build(name).eval()
+    batch = unobserve(make_batch(3), leads=[0, 11], after=250)
+    other = dataclasses.replace(batch, ecg=torch.where(batch.observed, batch.ecg, torch.full_like(batch.ecg, 7.0)))
+    torch.testing.assert_close(method.embed_ecg(batch), method.embed_ecg(other))
+    torch.manual_seed(5)
+    a = method(batch)
+    torch.manual_seed(5)
+    b = method(other)
+    for term in a:
+        torch.testing.assert_close(a[term], b[term])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("keep", [["II"], ["I", "V1", "V5"], list(LEADS)])
+def test_any_subset_of_leads_embeds(name: str, keep: list[str]) -> None:
+    method = build(name).eval()
+    batch = unobserve(make_batch(3), leads=[i for i, lead in enumerate(LEADS) if lead not in keep])
+    assert bool(method.embed_ecg(batch).isfinite().all())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_record_without_anything_observed_is_an_error_with_its_name(name: str) -> None:
+    batch = unobserve(make_batch(2), leads=list(range(12)))
+    with pytest.raises(ValueError, match=batch.record[0]):
+        build(name).eval().embed_ecg(batch)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_round_trip_gives_the_same_embedding(name: str) -> None:
+    a, b = build(name, seed=0).eval(), build(name, seed=1).eval()
+    batch = make_batch(3)
+    assert not torch.allclose(a.embed_ecg(batch), b.embed_ecg(batch))
+    b.load_state_dict(a.state_dict())
+    torch.testing.assert_close(a.embed_ecg(batch), b.embed_ecg(batch))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_twenty_steps_lower_the_sum(name: str) -> None:
+    method = build(name)
+    optimizer = torch.optim.AdamW(method.parameters(), lr=2e-3)
+    sums = []
+    for step in range(21):
+        torch.manual_seed(step % 3)  # masks come back, so sums are comparable
+        total = sum(method(make_batch(8)).values())
+        total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        sums.append(float(total.detach()))
+    assert sum(sums[-3:]) < sum(sums[:3])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_imports_no_other_paper_and_no_data(name: str) -> None:
+    source = Path(methods.__file__).with_name(f"{name}.py").read_text()
+    modules = {n.module for n in ast.walk(ast.parse(source)) if isinstance(n, ast.ImportFrom) and n.module}
+    assert not {m for m in modules if m.startswith(("leadwise.methods.", "leadwise.data"))}
+
+
+def test_a_wrong_name_suggests_the_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean 'cg_dmer'"):
+        methods.find("cg_dmerr")

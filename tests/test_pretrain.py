@@ -1,0 +1,143 @@
+"""The loop: exact resume, a stop at what is not finite, logs that can be read later."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomli_w
+import torch
+from conftest import config_table
+
+from leadwise import pretrain as training
+from leadwise import run as runs
+from leadwise.config import Config, ConfigError, OptimConfig, typed
+
+
+def train(cohort: Path, folder: Path, resume: bool = False, **optim: object) -> runs.Run:
+    return training.pretrain(typed(Config, config_table(cohort, **optim)), folder, resume=resume)
+
+
+def test_ten_steps_kill_9_and_resume_equal_twenty_to_the_bit(cohort_folder: Path, tmp_path: Path) -> None:
+    table = config_table(cohort_folder, steps=20)
+    (tmp_path / "config.toml").write_text(tomli_w.dumps(table))
+    program = (
+        "import os, signal, sys, torch; torch.set_num_threads(1)\n"
+        "from pathlib import Path\n"
+        "from leadwise import config, pretrain\n"
+        "def die(what, done, total):\n"
+        "    if done == 13: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"pretrain.pretrain(config.read(Path({str(tmp_path / 'config.toml')!r})), Path({str(tmp_path / 'torn')!r}), progress=die)\n"
+    )
+    died = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    state = torch.load(tmp_path / "torn" / "resume" / "state.pt", weights_only=True)
+    assert state["step"] == 10
+    resumed = train(cohort_folder, tmp_path / "torn", resume=True, steps=20)
+    whole = train(cohort_folder, tmp_path / "whole", steps=20)
+    for name, tensor in whole.method.state_dict().items():
+        assert torch.equal(tensor, resumed.method.state_dict()[name]), name
+    a, b = (_metrics(tmp_path / name) for name in ("torn", "whole"))
+    assert [(r["step"], r["split"]) for r in a] == [(r["step"], r["split"]) for r in b]
+    for x, y in zip(a, b):
+        assert {k: v for k, v in x.items() if k != "records_per_s"} == {k: v for k, v in y.items() if k != "records_per_s"}
+    ends = [torch.load(tmp_path / n / "resume" / "state.pt", weights_only=True) for n in ("torn", "whole")]
+    assert torch.equal(ends[0]["torch_rng"], ends[1]["torch_rng"])
+    assert str(ends[0]["optimizer"]) == str(ends[1]["optimizer"])
+
+
+def _metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_explains_itself(cohort_folder: Path, tmp_path: Path) -> None:
+    run = train(cohort_folder, tmp_path / "run")
+    rows = _metrics(tmp_path / "run")
+    last = [r for r in rows if r["split"] == "train"][-1]
+    for term, weight in run.method.weights.items():
+        assert last[f"term/{term}"] == pytest.approx(weight * last[f"raw/{term}"], rel=1e-3)
+    assert {"loss", "lr", "grad_norm", "records_per_s"} <= last.keys()
+    held = [r for r in rows if r["split"] == "val"][-1]
+    assert held["effective_rank"] >= 1.0
+    assert {f"grad/{term}" for term in run.method.weights} <= held.keys()
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert "rhythm" not in text  # no report text in a log
+    again = runs.load(tmp_path / "run")
+    assert again.fingerprint == run.fingerprint
+    assert again.config == run.config
+
+
+def test_a_term_that_is_not_finite_stops_the_run_and_is_named(cohort_folder: Path, tmp_path: Path, monkeypatch) -> None:
+    from leadwise.methods import cg_dmer
+
+    forward = cg_dmer.Method.forward
+    calls = []
+
+    def broken(self, batch):
+        calls.append(1)
+        terms = forward(self, batch)
+        return terms | {"L_orth": terms["L_orth"] * (math.nan if len(calls) == 3 else 1.0)}
+
+    monkeypatch.setattr(cg_dmer.Method, "forward", broken)
+    with pytest.raises(training.TrainingError, match=r"step 2: L_orth is not finite"):
+        train(cohort_folder, tmp_path / "run")
+
+
+def test_the_rate_rises_then_falls_to_its_floor() -> None:
+    optim = OptimConfig(steps=100, lr=1.0, warmup=0.1, final_lr=0.01)
+    rates = [training.learning_rate(s, optim) for s in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == pytest.approx(1.0)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:]))
+    assert rates[-1] == pytest.approx(0.01, abs=0.001)
+
+
+def test_norms_biases_and_embeddings_do_not_decay(cohort_folder: Path, tmp_path: Path) -> None:
+    run = train(cohort_folder, tmp_path / "run", steps=1)
+    optimizer = training.make_optimizer(run.method, OptimConfig(weight_decay=0.1))
+    decayed = {id(p) for g in optimizer.param_groups if g["weight_decay"] for p in g["params"]}
+    names = {n for n, p in run.method.named_parameters() if id(p) in decayed}
+    assert names
+    assert not {n for n in names if "norm" in n.lower() or n.endswith("bias") or "embeddings" in n}
+    assert not names & {"ecg.spatial", "ecg.temporal", "ecg_decoder.mask", "text_decoder.position"}
+    assert "ecg.transformer.blocks.0.feed.0.weight" in names
+    n_all = sum(len(g["params"]) for g in optimizer.param_groups)
+    assert n_all == sum(p.requires_grad for p in run.method.parameters())
+
+
+def test_validation_leaves_training_untouched(cohort_folder: Path, tmp_path: Path) -> None:
+    table = config_table(cohort_folder)
+    often, never = {**table, "log": {**table["log"], "validate_every": 1}}, {**table, "log": {**table["log"], "validate_every": 0}}
+    a = training.pretrain(typed(Config, often), tmp_path / "often")
+    b = training.pretrain(typed(Config, never), tmp_path / "never")
+    assert a.fingerprint == b.fingerprint
+
+
+def test_best_weights_are_chosen_by_the_held_out_loss(cohort_folder: Path, tmp_path: Path) -> None:
+    table = config_table(cohort_folder, steps=9, lr=0.05)
+    table["log"] = {**table["log"], "keep": "best", "validate_every": 1}
+    run = training.pretrain(typed(Config, table), tmp_path / "run")
+    losses = [r["loss"] for r in _metrics(tmp_path / "run") if r["split"] == "val"]
+    data = training.open_data(run.config)
+    assert training.validate(run.method, data.held_out, run.config.optim)["loss"] == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_plan_counts_and_trains_nothing(cohort_folder: Path) -> None:
+    plan = training.plan(typed(Config, config_table(cohort_folder)), n_timed=1)
+    facts = {row["what"]: row["value"] for row in plan.estimate}
+    assert facts["training recordings"] == "40"
+    assert facts["passes over the data"] == "1.2"
+    assert plan.parameters[-1]["part"] == "all"
+    assert plan.parameters[-1]["trainable"] == sum(row["trainable"] for row in plan.parameters[:-1])
+    assert "mask_ratio = 0.75" in plan.config
+
+
+def test_a_batch_larger_than_the_data_is_an_error(cohort_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="batch_size = 64, but .* has 40 recordings"):
+        train(cohort_folder, tmp_path / "run", batch_size=64)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,187 @@
+import dataclasses
+import json
+import logging
+
+import numpy as np
+import pytest
+from planted import WORDS, PlantedCohort, PlantedRun
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+
+from leadwise.evaluate import probe as probing
+from leadwise.evaluate.metrics import auroc
+from leadwise.evaluate.probe import ProbeError, Task, probe, run_probe, subset
+
+
+def make(n=600, width=20, noise=1.0, seed=0):
+    """Features whose first columns hold the classes, dimly; two records a patient."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((n, 3)) < [0.5, 0.3, 0.2]).astype(np.int8)
+    features = rng.normal(scale=noise, size=(n, width)).astype(np.float32)
+    features[:, :3] += labels
+    split = np.array(["train", "train", "val", "test"])[np.arange(n) // 2 % 4]
+    return features, Task(("a", "b", "c"), labels, split, (np.arange(n) // 2).astype(str))
+
+
+def test_scores_are_those_of_a_plain_logistic_regression():
+    features, task = make()
+    result = probe(features, task, 1.0)
+    train, test = task.rows("train"), task.rows("test")
+    mean, spread = features[train].mean(axis=0), features[train].std(axis=0)
+    inputs = (features.astype(float) - mean) / spread
+    for k, name in enumerate(task.classes):
+        model = LogisticRegression(C=result.draws[0].strength, tol=1e-8, max_iter=10_000)
+        scores = model.fit(inputs[train], task.labels[train, k]).decision_function(inputs[test])
+        expected = auroc(task.labels[test][:, [k]], scores[:, None])[0]
+        assert result.score.per_class[name] == pytest.approx(expected, abs=2e-3)
+
+
+def test_strength_is_the_best_on_validation():
+    features, task = make()
+    train, val = task.rows("train"), task.rows("val")
+    inputs = (features.astype(float) - features[train].mean(axis=0)) / features[train].std(axis=0)
+    macros = []
+    for strength in probing.STRENGTHS:
+        scores = [
+            LogisticRegression(C=strength, tol=1e-8, max_iter=10_000)
+            .fit(inputs[train], task.labels[train, k])
+            .decision_function(inputs[val])
+            for k in range(3)
+        ]
+        macros.append(auroc(task.labels[val], np.stack(scores, axis=1)).mean())
+    draw = probe(features, task, 1.0).draws[0]
+    assert draw.val_macro == pytest.approx(max(macros), abs=1e-3)
+    assert macros[probing.STRENGTHS.index(draw.strength)] == pytest.approx(max(macros), abs=1e-3)
+
+
+def test_the_test_split_has_no_say():
+    features, task = make()
+    labels = task.labels.copy()
+    test = task.rows("test")
+    labels[test] = np.random.default_rng(3).permutation(labels[test])
+    blind = dataclasses.replace(task, labels=labels)
+    changed = features.copy()
+    changed[test] = 1000 * np.random.default_rng(4).normal(size=changed[test].shape)
+    for fraction in (0.1, 1.0):
+        honest = probe(features, task, fraction).draws
+        for other in (probe(features, blind, fraction).draws, probe(changed, task, fraction).draws):
+            assert [d.strength for d in other] == [d.strength for d in honest]
+            assert [d.val_macro for d in other] == [d.val_macro for d in honest]
+            assert [d.test_macro for d in other] != [d.test_macro for d in honest]
+
+
+def test_validation_records_are_not_learnt_from():
+    """With labels that are noise, only a record learnt from could score above chance."""
+    features, task = make(n=400, width=300)
+    rng = np.random.default_rng(0)
+    noise = dataclasses.replace(task, labels=rng.integers(0, 2, size=task.labels.shape).astype(np.int8))
+    result = probe(features, noise, 1.0)
+    assert abs(result.draws[0].val_macro - 0.5) < 0.15
+    assert abs(result.score.macro - 0.5) < 0.12
+
+
+def test_subsets_follow_the_published_rule():
+    expected, _ = train_test_split(np.arange(17084), train_size=0.01, random_state=42)
+    assert subset(17084, 0.01, 42).tolist() == expected.tolist()
+    assert len(expected) == 170
+    assert len(subset(17084, 0.1, 43)) == 1708
+    assert subset(5, 1.0, 42).tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(ProbeError, match=r"0\.01 of 99 training recordings is none"):
+        subset(99, 0.01, 42)
+    with pytest.raises(ProbeError, match="not within"):
+        subset(99, 10, 42)
+
+
+def test_a_class_that_the_draw_lacks_is_named_and_counts_as_a_half():
+    features, task = make()
+    labels = task.labels.copy()
+    labels[task.rows("train"), 1] = 0
+    result = probe(features, dataclasses.replace(task, labels=labels), 0.1)
+    assert [draw.unlearnable for draw in result.draws] == [("b",)] * 3
+    assert result.score.per_class["b"] == 0.5
+    assert result.score.skipped == ()
+    assert result.score.macro == pytest.approx((result.score.per_class["a"] + 0.5 + result.score.per_class["c"]) / 3)
+
+
+def test_draws_are_averaged_and_their_spread_told():
+    features, task = make(noise=2.0)
+    result = probe(features, task, 0.05)
+    macros = [draw.test_macro for draw in result.draws]
+    assert [draw.seed for draw in result.draws] == [42, 43, 44]
+    assert result.score.macro == pytest.approx(np.mean(macros))
+    assert result.spread == pytest.approx(np.std(macros, ddof=1))
+    assert result.spread > 0
+    assert len(probe(features, task, 1.0).draws) == 1
+    alone = probe(features, task, 0.05, seeds=(43,))
+    assert alone.score.macro == pytest.approx(macros[1])
+    assert alone.spread == 0
+
+
+def test_features_that_do_not_vary_in_the_draw_are_left_out():
+    features, task = make()
+    plain = probe(features, task, 1.0)
+    extra = np.full((len(features), 2), 7.3, dtype=np.float32)
+    extra[task.rows("test")] = 1e6  # seen on test alone: no use, and no harm
+    widened = probe(np.concatenate([features, extra], axis=1), task, 1.0)
+    assert widened.score.macro == pytest.approx(plain.score.macro, abs=1e-6)
+
+
+def test_bad_tasks_are_refused():
+    features, task = make()
+    with pytest.raises(ProbeError, match="no recording of the task in split 'val'"):
+        dataclasses.replace(task, split=np.where(task.split == "val", "train", task.split))
+    with pytest.raises(ProbeError, match="1 patients are in 'train' and in 'val' "):
+        dataclasses.replace(task, patient=np.array(["same"] * len(features)))
+    with pytest.raises(ProbeError, match="599 features for 600 recordings"):
+        probe(features[1:], task, 1.0)
+
+
+def test_fits_that_do_not_end_are_told_once(monkeypatch, caplog, recwarn):
+    monkeypatch.setattr(probing, "_MAX_ITERATIONS", 2)
+    features, task = make()
+    with caplog.at_level(logging.WARNING):
+        probe(features, task, 1.0)
+    assert len(caplog.records) == 1
+    assert "stopped at 2 iterations" in caplog.text
+    assert not list(recwarn)
+
+
+def test_report_sets_three_features_side_by_side(tmp_path):
+    run, cohort = PlantedRun(tmp_path), PlantedCohort()
+    told = []
+    report = run_probe(run, cohort, "finding", fractions=(0.1, 1.0), progress=lambda *at: told.append(at))
+    assert [(row["fraction"], row["features"], row["n_train"]) for row in report.rows()] == [
+        (fraction, name, n)
+        for fraction, n in ((0.1, 14), (1.0, 144))
+        for name in ("trained", "untrained", "handcrafted")
+    ]
+    for row in report.rows():
+        assert row["low"] <= row["macro"] <= row["high"]
+    trained, untrained, handcrafted = report.results[1.0].values()
+    assert trained.score.macro > 0.99
+    assert handcrafted.score.macro > 0.95
+    assert 0.3 < untrained.score.macro < 0.7
+    above, (low, _) = report.gain(1.0)
+    assert above == pytest.approx(trained.score.macro - untrained.score.macro)
+    assert low > 0.2
+    assert {what for what, *_ in told} == {"embed, trained", "embed, untrained", "hand-crafted features", "probe"}
+    assert told[-1] == ("probe", 6, 6)
+    by_class = report.class_rows()
+    assert [(row["fraction"], row["class"]) for row in by_class] == [(f, word) for f in (0.1, 1.0) for word in WORDS]
+    assert by_class[4]["trained"] == trained.score.per_class["alpha"]
+    assert by_class[4]["handcrafted"] == handcrafted.score.per_class["alpha"]
+    assert len(list((tmp_path / "embeddings").iterdir())) == 2  # the untrained twin's are kept too
+
+    told_json = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert (told_json["command"], told_json["cohort"], told_json["run"], told_json["task"]) == (
+        "probe",
+        "planted",
+        "seeing",
+        "finding",
+    )
+    assert (told_json["n_train"], told_json["n_val"], told_json["n_test"]) == (144, 48, 48)
+    assert told_json["classes"] == list(WORDS)
+    assert list(told_json["fractions"]) == ["0.1", "1"]
+    cell = told_json["fractions"]["0.1"]["trained"]
+    assert cell["macro"] == report.results[0.1]["trained"].score.macro
+    assert [draw["seed"] for draw in cell["draws"]] == [42, 43, 44]

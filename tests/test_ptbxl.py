@@ -1,0 +1,181 @@
+"""PTB-XL: labels by name, splits by fold; golden counts on the official tables where they lie beside the checkout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import wfdb
+
+from leadwise.batch import LEADS
+from leadwise.data.cohort import Cohort, CohortError, write
+from leadwise.data.labels import PTBXL
+from leadwise.data.sources.ptbxl import read_source
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+STATEMENTS = """,description,diagnostic,form,rhythm,diagnostic_class,diagnostic_subclass
+NORM,normal ECG,1.0,,,NORM,NORM
+NDT,T abnormalities,1.0,1.0,,STTC,STTC
+NST_,ST changes,1.0,1.0,,STTC,NST_
+1AVB,first degree block,1.0,,,CD,_AVB
+PVC,premature complex,,1.0,,,
+SR,sinus rhythm,,,1.0,,
+AFIB,atrial fibrillation,,,1.0,,
+"""
+
+
+def line(number: int, codes: str, fold: int = 1, **changes: object) -> dict[str, object]:
+    return {
+        "ecg_id": number, "patient_id": 1000.0 + number, "age": 50.0, "sex": 0, "height": "", "site": 2.0,
+        "report": "sinusrhythmus", "scp_codes": codes, "strat_fold": fold,
+        "filename_lr": f"records100/00000/{number:05d}_lr", "filename_hr": f"records500/00000/{number:05d}_hr",
+    } | changes  # fmt: skip
+
+
+def tree(folder: Path, lines: list[dict[str, object]], rates: tuple[int, ...] = (100,)) -> Path:
+    """A small PTB-XL in its own layout, waveforms included."""
+    pd.DataFrame(lines).to_csv(folder / "ptbxl_database.csv", index=False)
+    (folder / "scp_statements.csv").write_text(STATEMENTS)
+    rng = np.random.default_rng(0)
+    for entry in lines:
+        for rate_hz in rates:
+            path = folder / str(entry["filename_lr" if rate_hz == 100 else "filename_hr"])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            wfdb.wrsamp(
+                path.name, fs=rate_hz, units=["mV"] * 12, sig_name=[lead.upper() for lead in LEADS],
+                d_signal=rng.integers(-900, 900, (rate_hz * 10, 12)), fmt=["16"] * 12, adc_gain=[1000.0] * 12,
+                baseline=[0] * 12, write_dir=str(path.parent),
+            )  # fmt: skip
+    return folder
+
+
+LINES = [
+    line(1, "{'NORM': 100.0, 'SR': 0.0}"),
+    line(2, "{'NST_': 50.0, '1AVB': 0.0, 'AFIB': 0.0}", fold=9, age=300.0, sex=1),
+    line(7, "{'PVC': 100.0}", fold=10, age=np.nan, patient_id=1002.0),
+    line(8, "{}", fold=8, site=np.nan),
+]
+LINES[2]["patient_id"] = 2002.0
+
+
+def test_labels_are_found_by_name_whatever_the_likelihood(tmp_path: Path) -> None:
+    source = read_source(tree(tmp_path, LINES, ()))
+    found = {
+        row.record: {task: {name for name, value in classes.items() if value} for task, classes in row.labels.items()}
+        for row in source.rows
+    }
+    assert found == {
+        "00001": {"super": {"NORM"}, "sub": {"NORM"}, "rhythm": {"SR"}},
+        "00002": {"super": {"STTC", "CD"}, "sub": {"NST", "AVB"}, "form": {"NST"}, "rhythm": {"AFIB"}},
+        "00007": {"form": {"PVC"}},
+        "00008": {},
+    }
+    assert source.tasks == {task: tuple(names) for task, names in PTBXL.items()}
+    assert [len(names) for names in source.tasks.values()] == [5, 23, 19, 12]
+    assert [row.split for row in source.rows] == ["train", "val", "test", "train"]
+    assert [row.patient for row in source.rows] == ["1001", "1002", "2002", "1008"]
+    assert [row.extra["age"] for row in source.rows] == [50.0, 90.0, None, 50.0]
+    assert [row.extra["sex"] for row in source.rows] == ["male", "female", "male", "male"]
+    assert [row.extra["site"] for row in source.rows] == ["2", "2", "2", None]
+    assert source.rows[1].extra["fold"] == 9
+
+
+def test_min_likelihood_is_an_option(tmp_path: Path) -> None:
+    strict = read_source(tree(tmp_path, LINES, ()), min_likelihood=50)
+    assert strict.rows[1].labels["super"] == {"NORM": 0, "MI": 0, "STTC": 1, "CD": 0, "HYP": 0}
+    assert "rhythm" not in strict.rows[1].labels
+
+
+@pytest.mark.parametrize(("rates", "suffix"), [((), "_lr"), ((100,), "_lr"), ((500,), "_hr"), ((100, 500), "_hr")])
+def test_the_rate_follows_the_files_that_are_there(tmp_path: Path, rates: tuple[int, ...], suffix: str) -> None:
+    folder = tree(tmp_path, LINES[:2], rates)
+    assert all(row.path.name.endswith(suffix) for row in read_source(folder).rows)
+    assert read_source(folder, rate_hz=100).rows[0].path.name == "00001_lr"
+    assert read_source(folder, rate_hz=500).rows[0].path.name == "00001_hr"
+    with pytest.raises(CohortError, match="100 or 500 Hz, not 250"):
+        read_source(folder, rate_hz=250)
+
+
+def test_reports_from_another_file(tmp_path: Path) -> None:
+    folder = tree(tmp_path, LINES, ())
+    texts = tmp_path / "texts.csv"
+    texts.write_text("ecg_id,text\n2,Sinus rhythm; Normal ECG\n1,\n99999,not here\n")
+    assert [row.report for row in read_source(folder, reports=texts).rows] == ["", "Sinus rhythm; Normal ECG", "", ""]
+    assert read_source(folder).rows[0].report == "sinusrhythmus"
+    texts.write_text("ecg_id,text,diagnosis\n2,x,y\n")
+    with pytest.raises(CohortError, match=r"texts\.csv: unknown columns diagnosis"):
+        read_source(folder, reports=texts)
+    texts.write_text("ecg_id,words\n2,x\n")
+    with pytest.raises(CohortError, match="no column text"):
+        read_source(folder, reports=texts)
+    texts.write_text("ecg_id,text\n2,x\n2,y\n")
+    with pytest.raises(CohortError, match="ecg_id 2 stands there twice"):
+        read_source(folder, reports=texts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scp_codes": "{'NORM': 100.0, 'WHAT': 0.0}"}, "record 3: SCP code 'WHAT' is not in scp_statements"),
+        ({"scp_codes": "__import__('os').getcwd()"}, "record 3: scp_codes is not a dictionary"),
+        ({"scp_codes": "['NORM']"}, "record 3: scp_codes is not a dictionary"),
+        ({"scp_codes": "{'NORM': 'yes'}"}, "record 3: scp_codes is not a dictionary"),
+        ({"strat_fold": 11}, "record 3: strat_fold is 11"),
+        ({"patient_id": np.nan}, "record 3: it has no patient_id"),
+        ({"filename_lr": "../../etc/passwd"}, "record 3: the path '../../etc/passwd' leaves"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    lines = [*LINES, line(3, "{'NORM': 100.0}") | changes]
+    pd.DataFrame(lines).to_csv(tmp_path / "ptbxl_database.csv", index=False)
+    (tmp_path / "scp_statements.csv").write_text(STATEMENTS)
+    with pytest.raises(CohortError, match=message):
+        read_source(tmp_path)
+
+
+def test_missing_or_foreign_tables_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(CohortError, match=r"ptbxl_database\.csv is missing"):
+        read_source(tmp_path)
+    pd.DataFrame(LINES).drop(columns="scp_codes").to_csv(tmp_path / "ptbxl_database.csv", index=False)
+    with pytest.raises(CohortError, match="no column scp_codes"):
+        read_source(tmp_path)
+    tree(tmp_path, LINES, ())
+    (tmp_path / "scp_statements.csv").write_text(STATEMENTS.replace("STTC,NST_", "STTC,ODD_"))
+    with pytest.raises(CohortError, match="class 'ODD'"):
+        read_source(tmp_path)
+
+
+def test_a_tree_becomes_a_cohort_with_the_files_own_samples(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    folder = tree(tmp_path / "raw", LINES)
+    ledger = write(read_source(folder), tmp_path / "cohort", min_report_words=0)
+    assert (ledger.n_total, ledger.kept) == (4, 4)
+    cohort = Cohort.open(tmp_path / "cohort", verify=True)
+    for row, entry in enumerate(LINES):
+        signal, rate_hz = cohort.signal(row)
+        expected = wfdb.rdrecord(str(folder / str(entry["filename_lr"]))).p_signal
+        assert rate_hz == 100
+        np.testing.assert_array_equal(signal, expected.astype(np.float32))
+    np.testing.assert_array_equal(cohort.rows(task="super"), [0, 1])
+    np.testing.assert_array_equal(cohort.labels("super", np.array([1, 0])), [[0, 0, 1, 1, 0], [1, 0, 0, 0, 0]])
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the official tables do not lie beside this checkout")
+def test_golden_counts_of_the_official_tables(tmp_path: Path) -> None:
+    facts = json.loads((SHARED / "reference" / "protocol_facts.json").read_text())["tasks"]
+    source = read_source(SHARED / "data" / "ptb-xl-metadata", rate_hz=500)
+    assert len(source.rows) == 21_799
+    for task in ("super", "sub", "form", "rhythm"):
+        expected = facts[f"ptbxl_{task}"]
+        for split in ("train", "val", "test"):
+            rows = [row for row in source.rows if row.split == split and task in row.labels]
+            assert len(rows) == expected["rows"][split], (task, split)
+            counts = {name: sum(row.labels[task][name] for row in rows) for name in source.tasks[task]}
+            assert counts == {name: by_split[split] for name, by_split in expected["positives"].items()}, (task, split)
+    with pytest.raises(CohortError, match="21799 of 21799 recordings have a missing file"):
+        write(source, tmp_path / "out")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,108 @@
+"""A run folder: one folder that another machine can load, or one clear error."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPORTS, TINY, config_table, make_batch
+from safetensors.torch import load_file, save_file
+
+import leadwise
+from leadwise import run as runs
+from leadwise.config import Config, ConfigError, typed
+from leadwise.run import RunError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    config = typed(Config, {**config_table(Path("unused")), "method": {"name": "cg_dmer", **TINY["cg_dmer"]}})
+    runs.create(config, REPORTS, tmp_path / "run").save_weights()
+    return tmp_path / "run"
+
+
+def test_a_copied_folder_gives_the_same_embedding(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    a, b = leadwise.load(folder), leadwise.load(tmp_path / "elsewhere")
+    batch = make_batch(3)
+    assert torch.equal(a.method.embed_ecg(batch), b.method.embed_ecg(batch))
+    assert torch.equal(a.method.embed_text(["normal ecg."]), b.method.embed_text(["normal ecg."]))
+    assert a.fingerprint == b.fingerprint
+    assert not a.method.training
+
+
+@pytest.mark.parametrize("fault", ["missing", "unexpected", "shape"])
+def test_weights_that_do_not_fit_are_an_error_that_names_one(folder: Path, fault: str) -> None:
+    weights = load_file(folder / "model.safetensors")
+    if fault == "missing":
+        del weights["ecg.spatial"]
+    elif fault == "unexpected":
+        weights["ecg.spatial2"] = torch.zeros(1)
+    else:
+        weights["ecg.spatial"] = torch.zeros(11, 32)
+    save_file(weights, folder / "model.safetensors")
+    expected = {"missing": "1 missing .first: ecg.spatial", "unexpected": "1 unexpected .first: ecg.spatial2", "shape": "of another shape"}
+    with pytest.raises(RunError, match=expected[fault]):
+        runs.load(folder)
+
+
+def test_torn_weights_and_missing_files_are_errors(folder: Path, tmp_path: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(RunError, match="cannot be read as safetensors"):
+        runs.load(folder)
+    path.unlink()
+    with pytest.raises(RunError, match=r"has no model\.safetensors"):
+        runs.load(folder)
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(RunError, match=r"holds no tokenizer\.json"):
+        runs.load(folder)
+    with pytest.raises(RunError, match="is not a run folder"):
+        runs.load(tmp_path)
+
+
+def test_a_folder_that_is_taken_is_not_touched(folder: Path) -> None:
+    before = (folder / "config.toml").read_text()
+    with pytest.raises(RunError, match="is not empty"):
+        runs.create(typed(Config, config_table(Path("x"))), REPORTS, folder)
+    assert (folder / "config.toml").read_text() == before
+
+
+def test_the_untrained_twin_shares_settings_and_not_weights(folder: Path) -> None:
+    run = runs.load(folder)
+    with torch.no_grad():
+        next(run.method.parameters()).add_(1e-3)  # as if it had learnt
+    before = torch.get_rng_state()
+    twin, again = run.untrained(), run.untrained()
+    assert torch.equal(before, torch.get_rng_state())
+    assert twin.config == run.config
+    assert twin.fingerprint == again.fingerprint != run.fingerprint
+    assert twin.method.tokenizer is run.method.tokenizer
+
+
+def test_fingerprint_changes_with_weights_and_with_preprocessing(folder: Path) -> None:
+    run = runs.load(folder)
+    old = run.fingerprint
+    with torch.no_grad():
+        next(run.method.parameters()).add_(1e-3)
+    assert run.fingerprint != old
+
+
+def test_a_method_setting_that_does_not_exist_is_an_error() -> None:
+    config = typed(Config, {"method": {"name": "cg_dmer", "mask_ration": 0.5}})
+    with pytest.raises(ConfigError, match=r"unknown setting 'method\.mask_ration'; did you mean 'mask_ratio'"):
+        runs.resolve(config)
+    with pytest.raises(ConfigError, match="did you mean 'cg_dmer'"):
+        runs.resolve(typed(Config, {"method": {"name": "cgdmer"}}))
+
+
+def test_replacing_leaves_the_old_file_when_the_write_fails(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(OSError, match="disk"), runs.replacing(path) as temporary:
+        temporary.write_text("ne")
+        raise OSError("disk full")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+import torch
+from conftest import REPORTS
+
+from leadwise.nn import text
+from leadwise.nn.text import Tokens
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return text.train_tokenizer(REPORTS, 400)
+
+
+@pytest.mark.parametrize("prompt", ["v2-v4; qtc 480ms?", "RSR'(V1) – wahrscheinlich Normvariante ÄÖÜß", "ST↑ 0.2 mV µV \U0001fac0"])
+def test_no_character_is_unknown(tokenizer, prompt: str) -> None:
+    ids = tokenizer(prompt)["input_ids"]
+    assert tokenizer.unk_token is None
+    assert tokenizer.decode(ids, skip_special_tokens=True).strip() == unicodedata.normalize("NFKC", prompt).lower()
+
+
+def test_tokenizer_survives_a_folder(tokenizer, tmp_path) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    again = text.load_tokenizer(tmp_path)
+    assert len(again) == len(tokenizer)
+    assert again(list(REPORTS))["input_ids"] == tokenizer(list(REPORTS))["input_ids"]
+    assert again.convert_tokens_to_ids(text.SENTINELS) == tokenizer.convert_tokens_to_ids(text.SENTINELS)
+
+
+def test_reports_are_cut_and_the_share_is_told(tokenizer) -> None:
+    tokens, cut = text.tokenize(tokenizer, ["atrial fibrillation " * 30, "normal"], 16, torch.device("cpu"))
+    assert tokens.ids.shape[1] == 16
+    assert cut == 0.5
+
+
+def test_masked_choice_is_the_share_of_ordinary_tokens_and_at_least_one(tokenizer) -> None:
+    tokens, _ = text.tokenize(tokenizer, [*REPORTS, "ok"], 64, torch.device("cpu"))
+    special = torch.tensor(tokenizer.all_special_ids)
+    masked = text.choose_masked(tokens, special, 0.15)
+    ordinary = tokens.real & ~torch.isin(tokens.ids, special)
+    assert not (masked & ~ordinary).any()
+    assert masked.sum(-1).tolist() == [max(1, round(0.15 * n)) for n in ordinary.sum(-1).tolist()]
+
+
+def test_masking_in_place_hides_eighty_ten_ten(tokenizer) -> None:
+    ids = torch.full((200, 50), 60)
+    torch.manual_seed(0)
+    out = text.mask_in_place(Tokens(ids, torch.ones_like(ids, dtype=torch.bool)), torch.ones_like(ids).bool(), 3, 400)
+    assert float((out.question.ids == 3).float().mean()) == pytest.approx(0.8, abs=0.02)
+    assert float((out.question.ids == 60).float().mean()) == pytest.approx(0.1, abs=0.02)
+    assert (out.answer == ids).all()
+
+
+def slow_cloze(ids: list[int], masked: list[bool], sentinels: list[int]) -> tuple[list[int], list[int], list[bool]]:
+    question, answer, scored, run, inside = [], [], [], -1, False
+    for token, hide in zip(ids, masked):
+        if hide and not inside:
+            run += 1
+            question.append(sentinels[run])
+            answer.append(sentinels[run])
+            scored.append(False)
+        if hide:
+            answer.append(token)
+            scored.append(True)
+        else:
+            question.append(token)
+        inside = hide
+    return question, answer, scored
+
+
+def test_cloze_equals_the_plain_loop() -> None:
+    g = torch.Generator().manual_seed(0)
+    lengths, s = [9, 5, 7], 9
+    ids = torch.randint(10, 99, (3, s), generator=g)
+    real = torch.arange(s)[None] < torch.tensor(lengths)[:, None]
+    ids = ids.masked_fill(~real, 0)
+    masked = (torch.rand(3, s, generator=g) < 0.4) & real
+    masked[1] = False
+    masked[1, 1:3] = True
+    sentinels = torch.arange(200, 232)
+    got = text.cloze(Tokens(ids, real), masked, sentinels, start_id=1, pad_id=0)
+    for j, n in enumerate(lengths):
+        question, answer, scored = slow_cloze(ids[j, :n].tolist(), masked[j, :n].tolist(), sentinels.tolist())
+        q = got.question
+        assert q.ids[j][q.real[j]].tolist() == question
+        assert got.answer[j, : len(answer)].tolist() == answer
+        assert got.scored[j, : len(answer)].tolist() == scored
+        assert not got.scored[j, len(answer) :].any()
+        assert got.prompt[j, : len(answer)].tolist() == [1, *answer[:-1]]
+
+
+def test_more_runs_than_sentinels_leaves_the_rest_unhidden() -> None:
+    ids = torch.arange(10, 20)[None]
+    masked = torch.tensor([[True, False] * 5])
+    got = text.cloze(Tokens(ids, torch.ones_like(ids).bool()), masked, torch.tensor([90, 91]), 1, 0)
+    assert got.question.ids[0].tolist() == [90, 11, 91, 13, 14, 15, 16, 17, 18, 19]
+    assert got.answer[0].tolist() == [90, 10, 91, 12]
+
+
+def test_the_decoder_cannot_see_what_it_has_to_write() -> None:
+    torch.manual_seed(0)
+    decoder = text.ReportDecoder(16, 2, 2, 8).eval()
+    words, memory = torch.randn(1, 6, 16), torch.randn(1, 4, 16)
+    changed = words.clone()
+    changed[:, 4:] += torch.randn(1, 2, 16)
+    a, b = decoder(words, memory, None), decoder(changed, memory, None)
+    torch.testing.assert_close(a[:, :4], b[:, :4])
+    assert not torch.allclose(a[:, 4:], b[:, 4:])
+
+
+def test_shuffled_statements_stay_statements() -> None:
+    g = torch.Generator().manual_seed(0)
+    report = "sinus rhythm. left axis deviation. abnormal ecg."
+    seen = {text.shuffle_statements(report, 0.5, g) for _ in range(60)}
+    assert len(seen) > 5
+    assert all(set(s.rstrip(".").split(". ")) <= set(report.rstrip(".").split(". ")) for s in seen)
+    assert text.shuffle_statements("normal ecg.", 0.9, g) == "normal ecg."

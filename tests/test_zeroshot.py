@@ -1,0 +1,132 @@
+import json
+
+import numpy as np
+import pytest
+from planted import WORDS, PlantedCohort, PlantedRun, SeeingMethod
+
+from leadwise.evaluate.metrics import ScoreError
+from leadwise.evaluate.prompts import PromptError
+from leadwise.evaluate.zeroshot import ZeroShotError, class_vector, run_zeroshot
+
+PROMPTS = {word: [f"Sinus rhythm; {word} pattern", f"possible {word}. abnormal ecg."] for word in WORDS}
+
+
+def write(path, prompts, source="nowhere", task="finding"):
+    tables = [f'source = "{source}"\ntask = "{task}"']
+    tables += [f'[classes."{c}"]\nname = "the {c}"\nprompts = {json.dumps(texts)}' for c, texts in prompts.items()]
+    path.write_text("\n\n".join(tables))
+    return path
+
+
+@pytest.fixture
+def file(tmp_path):
+    return write(tmp_path / "prompts.toml", PROMPTS)
+
+
+def test_planted_findings_are_found_and_beside_them_the_untrained_and_the_control(file):
+    report = run_zeroshot(PlantedRun(), PlantedCohort(), "finding", file)
+    assert report.trained.macro > 0.95
+    assert min(report.trained.per_class.values()) > 0.9
+    assert 0.3 < report.untrained.macro < 0.7
+    assert report.shuffled.mean == pytest.approx(0.5, abs=0.02)
+    assert report.shuffled.interval[0] < 0.5 < report.shuffled.interval[1]
+    assert report.shuffled.interval[1] < report.trained.interval[0]
+    assert [row["features"] for row in report.rows()] == ["trained", "untrained", "shuffled pairs"]
+    assert len(report.single_prompts) == 2
+    assert min(report.single_prompts) > 0.9
+    assert report.trained.n_records == 48  # the test split alone
+
+
+def test_labels_of_others_score_at_chance(file):
+    report = run_zeroshot(PlantedRun(), PlantedCohort(n_patients=600, shuffled_test_labels=True), "finding", file)
+    assert report.trained.macro == pytest.approx(0.5, abs=0.07)
+
+
+def test_split_is_respected(file):
+    cohort = PlantedCohort()
+    cohort.truth[cohort.rows("test")] = 0
+    assert run_zeroshot(PlantedRun(), cohort, "finding", file, split="val").trained.macro > 0.95
+    with pytest.raises(ScoreError, match="none of alpha, beta, gamma, delta has both"):
+        run_zeroshot(PlantedRun(), cohort, "finding", file)
+
+
+def test_order_in_the_file_does_not_matter(file, tmp_path):
+    turned = write(tmp_path / "turned.toml", dict(reversed(PROMPTS.items())))
+    one = run_zeroshot(PlantedRun(), PlantedCohort(), "finding", file).to_json()
+    other = run_zeroshot(PlantedRun(), PlantedCohort(), "finding", turned).to_json()
+    assert one.pop("prompts")["sha256"] != other.pop("prompts")["sha256"]
+    assert one == other
+    assert list(one["classes"]) == list(WORDS)
+
+
+def test_prompts_belong_to_their_class(file, tmp_path):
+    """Two classes' prompts exchanged: those two fall below chance, the others stay."""
+    crossed = {**PROMPTS, "alpha": PROMPTS["beta"], "beta": PROMPTS["alpha"]}
+    report = run_zeroshot(PlantedRun(), PlantedCohort(), "finding", write(tmp_path / "x.toml", crossed))
+    straight = run_zeroshot(PlantedRun(), PlantedCohort(), "finding", file)
+    assert max(report.trained.per_class["alpha"], report.trained.per_class["beta"]) < 0.6
+    assert report.trained.per_class["gamma"] == pytest.approx(straight.trained.per_class["gamma"])
+
+
+def test_class_vector_is_the_mean_direction():
+    vectors = np.array([[3.0, 0, 0], [0, 0.1, 0]])
+    np.testing.assert_allclose(class_vector(vectors), [0.5**0.5, 0.5**0.5, 0])
+
+
+def test_missing_and_unknown_classes_are_named_at_once(tmp_path):
+    wrong = {"alpha": PROMPTS["alpha"], "gama": PROMPTS["gamma"], "delta": PROMPTS["delta"]}
+    with pytest.raises(
+        PromptError, match=r"no prompts for beta, gamma; unknown classes gama.*alpha, beta, gamma, delta"
+    ):
+        run_zeroshot(PlantedRun(), PlantedCohort(), "finding", write(tmp_path / "p.toml", wrong))
+    with pytest.raises(PromptError, match="no prompts for source 'nowhere', task 'finding'"):
+        run_zeroshot(PlantedRun(), PlantedCohort(), "finding")
+
+
+def test_class_undefined_on_the_split_is_skipped_and_named(file):
+    cohort = PlantedCohort()
+    cohort.truth[cohort.rows("test"), 2] = 0
+    report = run_zeroshot(PlantedRun(), cohort, "finding", file)
+    assert report.trained.skipped == ("gamma",)
+    rows = {row["class"]: row for row in report.class_rows()}
+    assert rows["gamma"]["auroc"] is None
+    assert rows["gamma"]["low"] is None
+    assert rows["alpha"]["name"] == "the alpha"
+    assert rows["alpha"]["low"] <= rows["alpha"]["auroc"] <= rows["alpha"]["high"]
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_one_record_too_many_for_a_full_batch(file):
+    """The last batch then holds one record, which must stay a batch."""
+    cohort = PlantedCohort(n_patients=170)
+    cohort.index["split"] = np.where(np.arange(340) < 275, "train", "test")  # 65 = 64 + 1
+    report = run_zeroshot(PlantedRun(), cohort, "finding", file)
+    assert report.trained.n_records == 65
+    assert report.trained.macro > 0.95
+
+
+def test_a_method_without_words_is_refused(file):
+    class Wordless(SeeingMethod):
+        @property
+        def embed_text(self):
+            raise AttributeError
+
+    run = PlantedRun()
+    run.method = Wordless()
+    with pytest.raises(ZeroShotError, match="learnt from ECGs alone"):
+        run_zeroshot(run, PlantedCohort(), "finding", file)
+    cohort = PlantedCohort()
+    cohort.index["split"] = "train"
+    with pytest.raises(ZeroShotError, match="no recording of task 'finding' in split 'test'"):
+        run_zeroshot(PlantedRun(), cohort, "finding", file)
+
+
+def test_json_says_what_was_asked(file):
+    told = json.loads(
+        json.dumps(run_zeroshot(PlantedRun(), PlantedCohort(), "finding", file).to_json(), allow_nan=False)
+    )
+    assert told["command"] == "zeroshot"
+    assert told["prompts"]["n_prompts"] == 8
+    assert len(told["prompts"]["sha256"]) == 64
+    assert told["gain_over_untrained"]["interval"][0] > 0.1
+    assert told["single_prompts"]["min"] <= told["single_prompts"]["max"]
