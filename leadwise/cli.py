@@ -14,8 +14,10 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from leadwise.batch import LEADS
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from leadwise.data.cohort import Source
 
@@ -35,7 +37,9 @@ out = Console()
 RunFolder = Annotated[Path, typer.Argument(help="Run folder that `leadwise pretrain` left.")]
 CohortFolder = Annotated[Path, typer.Argument(help="Cohort folder that `leadwise prepare` wrote.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the result to this file, as one JSON object.")]
-TaskName = Annotated[str, typer.Option("--task", help="Label set: super, sub, form or rhythm for PTB-XL; findings; own.")]
+TaskName = Annotated[
+    str, typer.Option("--task", help="Label set: super, sub, form or rhythm for PTB-XL; findings; own.")
+]
 
 
 @app.command()
@@ -51,7 +55,9 @@ def demo(
     from leadwise import demo as whole_way
 
     with _progress() as progress:
-        result = whole_way.demo(folder, n_records=records, steps=steps, seed=seed, overwrite=overwrite, progress=_bars(progress))
+        result = whole_way.demo(
+            folder, n_records=records, steps=steps, seed=seed, overwrite=overwrite, progress=_bars(progress)
+        )
     for title, rows in result.tables.items():
         _print_table(rows, title)
     _write_json(json_file, result.to_json())
@@ -69,7 +75,9 @@ def simulate(
 
     with _progress() as progress:
         simulated.simulate(folder, records, seed, _bar(progress, "simulate"))
-    out.print(f"{records} ECGs in {folder}; next: leadwise prepare simulated {folder} -o cohorts/simulated", soft_wrap=True)
+    out.print(
+        f"{records} ECGs in {folder}; next: leadwise prepare simulated {folder} -o cohorts/simulated", soft_wrap=True
+    )
 
 
 @app.command()
@@ -77,7 +85,9 @@ def prepare(
     source: Annotated[str | None, typer.Argument(help="folder (your own CSV of ECGs), ptbxl, or simulated.")] = None,
     path: Annotated[Path | None, typer.Argument(help="Folder of the data set, or your CSV.")] = None,
     target: Annotated[Path | None, typer.Option("-o", "--out", help="Cohort folder to write.")] = None,
-    reports: Annotated[Path | None, typer.Option(help="ptbxl: CSV with ecg_id and text in place of its own reports.")] = None,
+    reports: Annotated[
+        Path | None, typer.Option(help="ptbxl: CSV with ecg_id and text in place of its own reports.")
+    ] = None,
     leads: Annotated[str | None, typer.Option(help="folder: lead names of .npy/.csv columns, such as I,II,V1.")] = None,
     rate_hz: Annotated[float | None, typer.Option(help="folder: rate of .npy/.csv files; ptbxl: 100 or 500.")] = None,
     units: Annotated[str | None, typer.Option(help="folder: unit where files state none: mV, uV or V.")] = None,
@@ -96,7 +106,9 @@ def prepare(
         out.print(f"{verify}: {len(cohort)} recordings, every size and checksum holds", soft_wrap=True)
         return
     if source is None or path is None or target is None:
-        raise typer.BadParameter("say SOURCE, PATH and -o OUT, such as: leadwise prepare folder manifest.csv -o cohorts/mine")
+        raise typer.BadParameter(
+            "say SOURCE, PATH and -o OUT, such as: leadwise prepare folder manifest.csv -o cohorts/mine"
+        )
     rows = _source(source, path, reports, leads, rate_hz, units)
     with _progress() as progress:
         ledger = write(
@@ -134,8 +146,12 @@ def pretrain(
     config: Annotated[Path, typer.Argument(help="TOML file such as configs/ptbxl_cpu.toml.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change: method.mask_ratio=0.6")] = None,
     target: Annotated[Path | None, typer.Option("-o", "--out", help="Run folder to write.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out exactly where it stopped.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings, counts, parameters, time and memory; train nothing.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out exactly where it stopped.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print settings, counts, parameters, time and memory; train nothing.")
+    ] = False,
 ) -> None:
     """Train a method on a cohort's ECGs and reports, leaving a run folder."""
     from leadwise import config as settings
@@ -214,7 +230,9 @@ def zeroshot(
     run: RunFolder,
     cohort: CohortFolder,
     task: TaskName,
-    prompts: Annotated[Path | None, typer.Option(help="Your own prompt file (TOML); default: ours for this task.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Your own prompt file (TOML); default: ours for this task.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Recordings to score.")] = "test",
     per_class: Annotated[bool, typer.Option("--per-class", help="Print each class too.")] = False,
     json_file: Json = None,
@@ -237,7 +255,9 @@ def zeroshot(
 @app.command()
 def plot(
     file: Annotated[Path, typer.Argument(help="A WFDB record (.hea, or its name without ending), .npy or .csv.")],
-    target: Annotated[Path | None, typer.Option("-o", "--out", help=".png or .svg; default: FILE's name + .png.")] = None,
+    target: Annotated[
+        Path | None, typer.Option("-o", "--out", help=".png or .svg; default: FILE's name + .png.")
+    ] = None,
     leads: Annotated[str | None, typer.Option(help="Lead names of an .npy/.csv file, such as I,II,V1.")] = None,
     rate_hz: Annotated[float | None, typer.Option(help="Rate of an .npy/.csv file.")] = None,
     units: Annotated[str | None, typer.Option(help="Unit where the file states none: mV, uV or V.")] = None,
@@ -247,11 +267,11 @@ def plot(
     from leadwise.pictures import paper
 
     names = tuple(lead.strip() for lead in leads.split(",")) if leads else None
-    drawn = record.drawable(record.twelve(record.read(file, leads=names, rate_hz=rate_hz, units=units)))
+    recording = record.twelve(record.read(file, leads=names, rate_hz=rate_hz, units=units))
+    ecg, observed = record.repaired(recording)
+    notes = record.remarks(recording)
     target = target or Path(f"{file.stem}.png")
-    figure = paper.draw(
-        drawn.ecg, drawn.rate_hz, drawn.leads, title=drawn.name, notes=drawn.notes, observed=drawn.observed
-    )
+    figure = paper.draw(ecg, recording.rate_hz, LEADS, title=recording.name, notes=notes, observed=observed)
     paper.save(figure, target)
     out.print(f"drawn to {target}", soft_wrap=True)
 
@@ -260,7 +280,13 @@ def plot(
 
 
 def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=console, transient=False)
 
 
@@ -309,7 +335,9 @@ def _write_json(path: Path | None, result: dict[str, Any]) -> None:
 
 def main() -> None:
     """The entry point: one clear line for an error a person can mend, a traceback for the rest."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
+    logging.basicConfig(
+        level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
+    )
     for name in ("httpx", "huggingface_hub", "matplotlib", "transformers"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:

@@ -55,14 +55,18 @@ class LogConfig:
     validate_every: int = 200  # steps between passes over held-out patients; 0 = only at the end
     validate_records: int = 512  # at most so many held-out recordings a pass
     save_every: int = 200  # steps between resume states
-    keep: Literal["last", "best"] = "last"  # which weights stay: the last, or the lowest held-out loss; never a task's score
+    keep: Literal["last", "best"] = (
+        "last"  # which weights stay: the last, or the lowest held-out loss; never a task's score
+    )
 
 
 @dataclass(frozen=True)
 class Config:
     signal: Signal = field(default_factory=Signal)
     data: DataConfig = field(default_factory=DataConfig)
-    method: dict[str, Any] = field(default_factory=lambda: {"name": "cg_dmer"})  # name = file in methods/, rest its settings
+    method: dict[str, Any] = field(
+        default_factory=lambda: {"name": "cg_dmer"}
+    )  # name = file in methods/, rest its settings
     optim: OptimConfig = field(default_factory=OptimConfig)
     log: LogConfig = field(default_factory=LogConfig)
 

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from leadwise import pretrain as training
-from leadwise import run as runs
 from leadwise.batch import Signal
 from leadwise.config import Config, DataConfig, LogConfig, OptimConfig
 from leadwise.data.cohort import Cohort, write
@@ -189,7 +188,7 @@ def draw_reconstruction(run: Run, cohort: Cohort, row: int | None = None) -> Any
     batch = Recordings(cohort, run.config.signal, chosen).batch([0])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        reconstruction, hidden = run.method.reconstruct(batch)  # type: ignore[operator]
+        reconstruction, hidden = run.method.reconstruct(batch)
     return paper.draw(
         batch.ecg[0].numpy(),
         run.config.signal.rate_hz,

@@ -64,8 +64,9 @@ def open_data(config: Config) -> Data:
         )
     n_all = len(cohort.rows(split=config.data.train_split))
     texts = list(dict.fromkeys(cohort.index["report"].iloc[train].tolist()))
-    recordings = (Recordings(cohort, config.signal, rows) for rows in (train, held_out))
-    return Data(*recordings, texts=texts, n_left_out=n_all - len(train))
+    return Data(
+        Recordings(cohort, config.signal, train), Recordings(cohort, config.signal, held_out), texts, n_all - len(train)
+    )
 
 
 def learning_rate(step: int, optim: OptimConfig) -> float:
@@ -115,6 +116,7 @@ def pretrain(config: Config, folder: Path, resume: bool = False, progress: Progr
         run = runs.create(config, data.texts, folder)
         config = run.config
     optim, method = config.optim, run.method
+    after_step = getattr(method, "after_step", None)
     optimizer = make_optimizer(method, optim)
     sampler = Sampler(len(data.train), optim.batch_size, optim.seed)
     start, best = 0, math.inf
@@ -140,8 +142,8 @@ def pretrain(config: Config, folder: Path, resume: bool = False, progress: Progr
             raise TrainingError(f"step {step}: the gradient is not finite; lower optim.lr, or use precision float32")
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if hasattr(method, "after_step"):
-            method.after_step((step + 1) / optim.steps)
+        if after_step:
+            after_step((step + 1) / optim.steps)
 
         done, last = step + 1, step + 1 == optim.steps
         numbers = {"lr": rate, "grad_norm": float(norm), **_numbers(method, terms)}
@@ -252,7 +254,7 @@ def _total(terms: dict[str, Tensor], step: int) -> Tensor:
 
 def _numbers(method: nn.Module, terms: dict[str, Tensor]) -> dict[str, float]:
     """Each term weighted and raw, and their sum."""
-    weights: dict[str, float] = getattr(method, "weights", {})  # type: ignore[assignment]
+    weights: dict[str, float] = getattr(method, "weights", {})
     values = {name: float(term.detach()) for name, term in terms.items()}
     out = {"loss": sum(values.values())}
     for name, value in values.items():
@@ -263,12 +265,15 @@ def _numbers(method: nn.Module, terms: dict[str, Tensor]) -> dict[str, float]:
 
 def _details(numbers: dict[str, float]) -> str:
     """Every term and the rate, short enough for a progress bar."""
-    terms = [f"{name.removeprefix('term/L_')} {value:.2f}" for name, value in numbers.items() if name.startswith("term/")]
+    terms = [
+        f"{name.removeprefix('term/L_')} {value:.2f}" for name, value in numbers.items() if name.startswith("term/")
+    ]
     return f"{' '.join(terms)}, {numbers['records_per_s']:.0f} records/s"
 
 
 def validate(method: nn.Module, held_out: Recordings, optim: OptimConfig) -> dict[str, float]:
     """The terms on held-out patients, the same masks every time, and what the method measures of itself."""
+    measure = getattr(method, "measure", None)
     sums: dict[str, float] = {}
     n = 0
     method.eval()
@@ -278,8 +283,8 @@ def validate(method: nn.Module, held_out: Recordings, optim: OptimConfig) -> dic
             if len(batch) < 2 or (n and len(batch) < optim.batch_size):
                 continue  # a contrastive term depends on the batch size: whole batches only
             numbers = _numbers(method, _terms(method, batch, optim.precision))
-            if hasattr(method, "measure"):
-                numbers |= method.measure(batch)
+            if measure:
+                numbers |= measure(batch)
             for name, value in numbers.items():
                 sums[name] = sums.get(name, 0.0) + value
             n += 1
@@ -334,7 +339,9 @@ def _restore(run: Run, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
 
 def _append(path: Path, row: dict[str, Any]) -> None:
     with path.open("a") as file:
-        file.write(json.dumps({k: round(v, 6) if isinstance(v, float) and abs(v) > 1e-3 else v for k, v in row.items()}) + "\n")
+        file.write(
+            json.dumps({k: round(v, 6) if isinstance(v, float) and abs(v) > 1e-3 else v for k, v in row.items()}) + "\n"
+        )
 
 
 def _cut_after(path: Path, step: int) -> None:

@@ -1,10 +1,10 @@
 """A run: one folder that another machine can load. Create, save, resume, load.
 
-    config.toml          every setting, the preprocessing (`signal`) among them
-    tokenizer/           what turns reports into tokens, and the shape of a borrowed text encoder
-    model.safetensors    the weights
-    metrics.jsonl        one line of numbers every few steps
-    resume/state.pt      model, optimiser, random states and step: enough to go on to the bit
+config.toml          every setting, the preprocessing (`signal`) among them
+tokenizer/           what turns reports into tokens, and the shape of a borrowed text encoder
+model.safetensors    the weights
+metrics.jsonl        one line of numbers every few steps
+resume/state.pt      model, optimiser, random states and step: enough to go on to the bit
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import os
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -37,7 +36,8 @@ class Run:
     """A method with its settings, and the folder it lives in (None: nowhere yet)."""
 
     def __init__(self, config: Config, method: nn.Module, folder: Path | None = None) -> None:
-        self.config, self.method, self.folder = config, method, folder
+        self.config, self.folder = config, folder
+        self.method: Any = method  # an nn.Module that keeps the contract of `methods`
 
     @property
     def name(self) -> str:
@@ -145,8 +145,9 @@ def create(config: Config, texts: Iterable[str], folder: Path | None = None) -> 
         folder.mkdir(parents=True, exist_ok=True)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder / "tokenizer")
-        if hasattr(run.method, "keep"):
-            run.method.keep(folder / "tokenizer")
+        keep = getattr(run.method, "keep", None)
+        if keep:
+            keep(folder / "tokenizer")
         with replacing(folder / "config.toml") as temporary:
             temporary.write_text(settings.dumps(config))
     return run
@@ -205,6 +206,6 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.partial")
     try:
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -75,7 +75,9 @@ def cohort_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i, split in enumerate(["train"] * 40 + ["val"] * 10 + ["test"] * 10):
         ecg = make_batch(4, seed=i).ecg[i % 4].numpy()
         np.save(home / f"ecg{i:02d}.npy", ecg)
-        lines.append(f'ecg{i:02d}.npy,p{i // 2:02d},"{REPORTS[i % 4]}",{split},{i % 4 == 0:d},{i % 4 == 1:d},{i % 4 == 3:d}')
+        lines.append(
+            f'ecg{i:02d}.npy,p{i // 2:02d},"{REPORTS[i % 4]}",{split},{i % 4 == 0:d},{i % 4 == 1:d},{i % 4 == 3:d}'
+        )
     (home / "ecgs.csv").write_text("\n".join(lines) + "\n")
     source = folder.read_source(home / "ecgs.csv", leads=LEADS, rate_hz=100, units="mV")
     out = tmp_path_factory.mktemp("cohorts") / "own"

@@ -71,7 +71,7 @@ class SeeingMethod(nn.Module):
         self.seeing = seeing
         self.weight = nn.Parameter(torch.eye(len(WORDS)) if seeing else torch.full((4, 4), 0.5))
         self.unreliable = nn.Dropout(0.5)
-        self.n_embedded = 0
+        self.n_embedded = self.n_texts = 0
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
         assert not torch.is_grad_enabled()
@@ -81,6 +81,7 @@ class SeeingMethod(nn.Module):
         return F.normalize(embedding - 0.25, dim=-1) if part == "shared" else embedding
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:
+        self.n_texts += len(texts)
         rows = []
         for text in texts:
             assert text == text.lower()  # cleaned as reports are
@@ -99,4 +100,5 @@ class PlantedRun:
         self.fingerprint = f"weights-{self.name}"
 
     def untrained(self) -> PlantedRun:
-        return PlantedRun(seeing=False)
+        self.twin = PlantedRun(seeing=False)
+        return self.twin

@@ -90,7 +90,7 @@ def test_tokenising_the_visible_equals_tokenising_all() -> None:
 def test_reconstruction_counts_hidden_and_observed_patches_only() -> None:
     method = build("cg_dmer").eval()
     batch = unobserve(make_batch(3), leads=[2], after=300)
-    patches, usable = method._patches(batch)
+    _, usable = method._patches(batch)
     assert not bool(usable[:, 2].any())
     assert not bool(usable[:, :, 8:].any())  # 10 patches of 0.4 s; 3 s were observed
     _, hidden = method.reconstruct(batch)

@@ -50,7 +50,9 @@ def test_wrong_settings_are_named(tmp_path: Path, text: str, message: str) -> No
 
 def test_dotted_overrides_come_last(tmp_path: Path) -> None:
     path = write(tmp_path, "[optim]\nlr = 1e-3\n[method]\nname = 'cg_dmer'\n")
-    config = settings.read(path, ["optim.lr=2e-4", "method.mask_ratio=0.6", "optim.precision=bfloat16", "optim.steps=7"])
+    config = settings.read(
+        path, ["optim.lr=2e-4", "method.mask_ratio=0.6", "optim.precision=bfloat16", "optim.steps=7"]
+    )
     assert config.optim.lr == 2e-4
     assert config.method["mask_ratio"] == 0.6
     assert config.optim.precision == "bfloat16"

@@ -120,7 +120,10 @@ def beats(rate_bpm, rate_hz=250, duration_s=10, n_leads=2):
     time_s = np.arange(rate_hz * duration_s) / rate_hz
     away_s = (time_s - 0.3) % (60 / rate_bpm)
     away_s = np.minimum(away_s, 60 / rate_bpm - away_s)
-    lead = np.exp(-((away_s / 0.02) ** 2)) + np.random.default_rng(0).normal(scale=0.01, size=len(time_s))
+    after_s = (time_s - 0.3 - 0.29) % (60 / rate_bpm)
+    after_s = np.minimum(after_s, 60 / rate_bpm - after_s)
+    lead = np.exp(-((away_s / 0.02) ** 2)) + 0.4 * np.exp(-((after_s / 0.04) ** 2))  # a QRS and a T wave
+    lead = lead + np.random.default_rng(0).normal(scale=0.01, size=len(time_s))
     ecg = torch.tensor(np.stack([lead, -0.5 * lead][:n_leads]), dtype=torch.float32)[None]
     return ecg, torch.ones_like(ecg, dtype=torch.bool)
 

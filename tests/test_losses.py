@@ -83,7 +83,9 @@ def test_literal_siglip_prefers_collapse_and_the_learnable_start_does_not() -> N
     literal = [float(losses.siglip(e, t, same, 1.0, 0.0, "negative")) for e, t in ((aligned, aligned), (apart, -apart))]
     assert literal[0] == pytest.approx(354.5, abs=0.1)
     assert literal[1] == pytest.approx(161.4, abs=0.1)
-    start = [float(losses.siglip(e, t, same, 10.0, -10.0, "negative")) for e, t in ((aligned, aligned), (apart, -apart))]
+    start = [
+        float(losses.siglip(e, t, same, 10.0, -10.0, "negative")) for e, t in ((aligned, aligned), (apart, -apart))
+    ]
     assert start[0] == pytest.approx(0.716, abs=0.001)
     assert start[1] == pytest.approx(20.0, abs=0.01)
 
@@ -96,7 +98,9 @@ def test_patch_reconstruction_equals_the_double_loop() -> None:
     per_record = []
     for j in range(2):
         patches = [(le, n) for le in range(2) for n in range(4) if hidden[j, le, n]]
-        errors = [sum(float(prediction[j, le, n, p] - target[j, le, n, p]) ** 2 for p in range(5)) / 5 for le, n in patches]
+        errors = [
+            sum(float(prediction[j, le, n, p] - target[j, le, n, p]) ** 2 for p in range(5)) / 5 for le, n in patches
+        ]
         per_record.append(sum(errors) / len(errors))
     got = losses.patch_reconstruction(prediction, target, hidden)
     assert float(got) == pytest.approx(sum(per_record) / 2, rel=1e-5)

@@ -53,7 +53,9 @@ def test_an_embedding_does_not_depend_on_the_batch(name: str) -> None:
     )  # fmt: skip
     for part, whole in alone.items():
         torch.testing.assert_close(method.embed_ecg(mixed, part)[1:], whole, atol=2e-5, rtol=1e-4)
-        torch.testing.assert_close(method.embed_ecg(mixed, part)[:1], method.embed_ecg(short, part), atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            method.embed_ecg(mixed, part)[:1], method.embed_ecg(short, part), atol=2e-5, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -32,7 +32,8 @@ def test_ten_steps_kill_9_and_resume_equal_twenty_to_the_bit(cohort_folder: Path
         "from leadwise import config, pretrain\n"
         "def die(what, done, total):\n"
         "    if done == 13: os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"pretrain.pretrain(config.read(Path({str(tmp_path / 'config.toml')!r})), Path({str(tmp_path / 'torn')!r}), progress=die)\n"
+        f"home = Path({str(tmp_path)!r})\n"
+        "pretrain.pretrain(config.read(home / 'config.toml'), home / 'torn', progress=die)\n"
     )
     died = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert died.returncode == -signal.SIGKILL, died.stderr
@@ -45,7 +46,9 @@ def test_ten_steps_kill_9_and_resume_equal_twenty_to_the_bit(cohort_folder: Path
     a, b = (_metrics(tmp_path / name) for name in ("torn", "whole"))
     assert [(r["step"], r["split"]) for r in a] == [(r["step"], r["split"]) for r in b]
     for x, y in zip(a, b):
-        assert {k: v for k, v in x.items() if k != "records_per_s"} == {k: v for k, v in y.items() if k != "records_per_s"}
+        assert {k: v for k, v in x.items() if k != "records_per_s"} == {
+            k: v for k, v in y.items() if k != "records_per_s"
+        }
     ends = [torch.load(tmp_path / n / "resume" / "state.pt", weights_only=True) for n in ("torn", "whole")]
     assert torch.equal(ends[0]["torch_rng"], ends[1]["torch_rng"])
     assert str(ends[0]["optimizer"]) == str(ends[1]["optimizer"])
@@ -93,7 +96,7 @@ def test_the_rate_rises_then_falls_to_its_floor() -> None:
     rates = [training.learning_rate(s, optim) for s in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[9] == pytest.approx(1.0)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:]))
+    assert rates[9:] == sorted(rates[9:], reverse=True)
     assert rates[-1] == pytest.approx(0.01, abs=0.001)
 
 
@@ -112,7 +115,10 @@ def test_norms_biases_and_embeddings_do_not_decay(cohort_folder: Path, tmp_path:
 
 def test_validation_leaves_training_untouched(cohort_folder: Path, tmp_path: Path) -> None:
     table = config_table(cohort_folder)
-    often, never = {**table, "log": {**table["log"], "validate_every": 1}}, {**table, "log": {**table["log"], "validate_every": 0}}
+    often, never = (
+        {**table, "log": {**table["log"], "validate_every": 1}},
+        {**table, "log": {**table["log"], "validate_every": 0}},
+    )
     a = training.pretrain(typed(Config, often), tmp_path / "often")
     b = training.pretrain(typed(Config, never), tmp_path / "never")
     assert a.fingerprint == b.fingerprint
@@ -124,7 +130,9 @@ def test_best_weights_are_chosen_by_the_held_out_loss(cohort_folder: Path, tmp_p
     run = training.pretrain(typed(Config, table), tmp_path / "run")
     losses = [r["loss"] for r in _metrics(tmp_path / "run") if r["split"] == "val"]
     data = training.open_data(run.config)
-    assert training.validate(run.method, data.held_out, run.config.optim)["loss"] == pytest.approx(min(losses), rel=1e-4)
+    assert training.validate(run.method, data.held_out, run.config.optim)["loss"] == pytest.approx(
+        min(losses), rel=1e-4
+    )
 
 
 def test_plan_counts_and_trains_nothing(cohort_folder: Path) -> None:
@@ -138,6 +146,6 @@ def test_plan_counts_and_trains_nothing(cohort_folder: Path) -> None:
 
 
 def test_a_batch_larger_than_the_data_is_an_error(cohort_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="batch_size = 64, but .* has 40 recordings"):
+    with pytest.raises(ConfigError, match=r"batch_size = 64, but .* has 40 recordings"):
         train(cohort_folder, tmp_path / "run", batch_size=64)
     assert not (tmp_path / "run").exists()

@@ -43,7 +43,11 @@ def test_weights_that_do_not_fit_are_an_error_that_names_one(folder: Path, fault
     else:
         weights["ecg.spatial"] = torch.zeros(11, 32)
     save_file(weights, folder / "model.safetensors")
-    expected = {"missing": "1 missing .first: ecg.spatial", "unexpected": "1 unexpected .first: ecg.spatial2", "shape": "of another shape"}
+    expected = {
+        "missing": "1 missing .first: ecg.spatial",
+        "unexpected": "1 unexpected .first: ecg.spatial2",
+        "shape": "of another shape",
+    }
     with pytest.raises(RunError, match=expected[fault]):
         runs.load(folder)
 
@@ -101,8 +105,13 @@ def test_a_method_setting_that_does_not_exist_is_an_error() -> None:
 def test_replacing_leaves_the_old_file_when_the_write_fails(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(OSError, match="disk"), runs.replacing(path) as temporary:
-        temporary.write_text("ne")
-        raise OSError("disk full")
+
+    def fill_the_disk() -> None:
+        with runs.replacing(path) as temporary:
+            temporary.write_text("ne")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fill_the_disk()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -15,7 +15,9 @@ def tokenizer():
     return text.train_tokenizer(REPORTS, 400)
 
 
-@pytest.mark.parametrize("prompt", ["v2-v4; qtc 480ms?", "RSR'(V1) – wahrscheinlich Normvariante ÄÖÜß", "ST↑ 0.2 mV µV \U0001fac0"])
+@pytest.mark.parametrize(
+    "prompt", ["v2-v4; qtc 480ms?", "RSR'(V1) – wahrscheinlich Normvariante ÄÖÜß", "ST↑ 0.2 mV µV \U0001fac0"]
+)
 def test_no_character_is_unknown(tokenizer, prompt: str) -> None:
     ids = tokenizer(prompt)["input_ids"]
     assert tokenizer.unk_token is None

@@ -24,7 +24,9 @@ def file(tmp_path):
 
 
 def test_planted_findings_are_found_and_beside_them_the_untrained_and_the_control(file):
-    report = run_zeroshot(PlantedRun(), PlantedCohort(), "finding", file)
+    run = PlantedRun()
+    report = run_zeroshot(run, PlantedCohort(), "finding", file)
+    assert (run.method.n_texts, run.twin.method.n_texts) == (8, 8)  # the twin reads with its own text encoder
     assert report.trained.macro > 0.95
     assert min(report.trained.per_class.values()) > 0.9
     assert 0.3 < report.untrained.macro < 0.7

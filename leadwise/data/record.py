@@ -29,6 +29,8 @@ __all__ = [
     "conform",
     "files",
     "read",
+    "remarks",
+    "repaired",
     "twelve",
 ]
 
@@ -172,6 +174,34 @@ def conform(
     mask[:, :n_kept] = observed[start : start + n_kept].T
     ecg[:, :n_kept] = np.where(observed, signal, 0.0)[start : start + n_kept].T
     return ecg, mask
+
+
+def repaired(recording: TwelveLead) -> tuple[np.ndarray, np.ndarray]:
+    """The whole recording at its own rate: ecg (12, T0) float32 in mV, short gaps bridged, and observed (12, T0) bool."""
+    signal, observed = _bridge(recording.signal, recording.rate_hz)
+    return np.where(observed, signal, 0.0).T.astype(np.float32), observed.T
+
+
+def remarks(recording: TwelveLead) -> tuple[str, ...]:
+    """What a person should know of a recording before looking at it: what is missing, derived, repaired or odd."""
+    said = []
+    for text, chosen in (
+        ("not recorded", [q.origin == "missing" for q in recording.quality]),
+        ("derived from I and II", [q.origin == "derived" for q in recording.quality]),
+        ("flat", [q.flat for q in recording.quality]),
+    ):
+        names = [lead for lead, is_so in zip(LEADS, chosen) if is_so]
+        if names:
+            said.append(f"{text}: {', '.join(names)}")
+    for lead, quality in zip(LEADS, recording.quality):
+        if quality.origin != "missing" and quality.n_missing:
+            said.append(
+                f"{lead}: {quality.n_missing} samples missing, {quality.n_short_gaps} short gaps bridged, "
+                f"{quality.n_long_gaps} left open"
+            )
+    if recording.lead_order not in (lead_order.OK, lead_order.UNCHECKED):
+        said.append(f"limb leads break III = II - I and its kin: {recording.lead_order}")
+    return tuple(said)
 
 
 def _ratio(exact: float, n_samples: int) -> Fraction:

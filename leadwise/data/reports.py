@@ -29,7 +29,10 @@ def statements(text: str) -> list[str]:
     return said
 
 
-_NEEDS_NEXT = re.compile(r"(?:^|\s)(?:with|and|or|&|\(|occasional|frequent|possible|accelerated|consider|consecutive|blocked|rule out)$", re.I)
+_NEEDS_NEXT = re.compile(
+    r"(?:^|\s)(?:with|and|or|&|\(|occasional|frequent|possible|accelerated|consider|consecutive|blocked|rule out)$",
+    re.I,
+)
 _NEEDS_LAST = re.compile(r"^(?:,|\(|\)|(?:with|and|or|in a)\b)", re.I)
 
 

@@ -96,7 +96,7 @@ def check_part(run: Run, part: str) -> list[str]:
     Raises:
         EmbedError: the method has no such part; the message names those it has.
     """
-    known = tuple(run.method.parts)  # type: ignore[arg-type]
+    known = tuple(run.method.parts)
     names = part.split("+")
     for name in names:
         if name not in known:

@@ -165,7 +165,7 @@ def _embed_prompts(run: Run, of_class: list[ClassPrompts]) -> list[Features]:
     made: list[NDArray[np.float32]] = []
     with frozen(run.method):
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            vectors: Tensor = run.method.embed_text(texts[start : start + _TEXTS_AT_ONCE])  # type: ignore[operator]
+            vectors: Tensor = run.method.embed_text(texts[start : start + _TEXTS_AT_ONCE])
             made.append(vectors.float().cpu().numpy())
     ends = np.cumsum([len(entry.prompts) for entry in of_class])[:-1]
     return list(np.split(np.concatenate(made), ends))

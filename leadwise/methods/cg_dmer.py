@@ -206,7 +206,9 @@ class Method(nn.Module):
         c, n_words = self.config, len(self.tokenizer)
         if not c.text_encoder:
             return reports.bert_from_nothing(n_words, c.text_width, c.text_depth, c.text_heads, c.max_tokens)
-        return reports.bert_shaped_as(kept) if kept else reports.bert_from(c.text_encoder, n_words, c.text_frozen_layers)
+        return (
+            reports.bert_shaped_as(kept) if kept else reports.bert_from(c.text_encoder, n_words, c.text_frozen_layers)
+        )
 
     def keep(self, folder: Path) -> None:
         """Write what a rebuild needs besides settings, tokenizer and weights: the shape of a borrowed text encoder."""
@@ -222,7 +224,13 @@ class Method(nn.Module):
     def weights(self) -> dict[str, float]:
         """The weight of each term that `forward` returns: raw = weighted / weight."""
         c = self.config
-        table = {"L_cons": c.w_cons, "L_e_rec": c.w_e_rec, "L_t_rec": c.w_t_rec, "L_orth": c.w_orth, "L_siglip": c.w_siglip}
+        table = {
+            "L_cons": c.w_cons,
+            "L_e_rec": c.w_e_rec,
+            "L_t_rec": c.w_t_rec,
+            "L_orth": c.w_orth,
+            "L_siglip": c.w_siglip,
+        }
         return {name: weight for name, weight in table.items() if weight}
 
     @property
@@ -282,10 +290,11 @@ class Method(nn.Module):
         if part not in self.parts or (part in ("specific", "both") and not self.has_specific):
             have = self.parts if self.has_specific else self.parts[:2]
             raise ValueError(f"no part '{part}' in this run; choose from {', '.join(have)}")
-        if part == "specific":
-            return self.ecg_specific(e_ecg)
         shared = F.normalize(self.ecg_shared(e_ecg), dim=-1)
-        return shared if part == "shared" else torch.cat([shared, self.ecg_specific(e_ecg)], dim=-1)
+        if part == "shared":
+            return shared
+        specific: Tensor = self.ecg_specific(e_ecg)
+        return specific if part == "specific" else torch.cat([shared, specific], dim=-1)
 
     def embed_text(self, texts: list[str]) -> Tensor:
         """(K, D) unit vectors of reports or prompts, in the shared space."""
@@ -306,7 +315,9 @@ class Method(nn.Module):
         predicted = self._reconstruct(seen, usable, self._pool(seen))
         level, spread = self._level_and_spread(patches, batch)
         samples = (predicted * spread + level).flatten(2)  # (B, L, T), the model's scale
-        centre = (batch.ecg - normalize(batch.ecg, batch.observed, self.signal.normalize)).median(-1, keepdim=True).values
+        centre = (
+            (batch.ecg - normalize(batch.ecg, batch.observed, self.signal.normalize)).median(-1, keepdim=True).values
+        )
         hidden = (usable & ~visible).repeat_interleave(patches.shape[-1], dim=-1)
         return samples + (centre if self.signal.normalize == "mv" else 0.0), hidden
 

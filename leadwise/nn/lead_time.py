@@ -56,7 +56,7 @@ class LeadTimeEncoder(nn.Module):
 
     def forward(self, patches: Tensor, visible: Tensor) -> Encoded:
         """patches: (B, L, N, P); visible: (B, L, N) bool. Hidden patches are neither tokenised nor encoded."""
-        b, n_leads, n_patches, _ = patches.shape
+        b, _, n_patches, _ = patches.shape
         index, real = masking.places(visible.flatten(1))  # (B, V)
         chosen = masking.take(patches.flatten(1, 2), index)  # (B, V, P)
         x = self.tokenizer(chosen)  # (B, V, D)
@@ -74,7 +74,9 @@ class LeadTimeEncoder(nn.Module):
         x = x[:, n_extra:]
         real = None if real is None else real[:, n_extra:]
         if self.cls is None:
-            pooled = x.mean(1) if real is None else (x * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
+            pooled = (
+                x.mean(1) if real is None else (x * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
+            )
         return Encoded(x, index, real, pooled)
 
     def _extra_tokens(self, b: int, visible: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,7 +126,7 @@ class LeadTimeDecoder(nn.Module):
             there = masking.take(x, seen.index)
             known = torch.where(seen.real[..., None], known, there)
         x = x.scatter(1, seen.index[..., None].expand(-1, -1, x.shape[-1]), known)
-        x = x.unflatten(1, self.grid) + self.spatial[:, None] + self.temporal  # (B, L, N, D')
+        x = x.reshape(b, n_leads, n_patches, -1) + self.spatial[:, None] + self.temporal  # (B, L, N, D')
         real = None if bool(usable.all()) else usable
         if self.shape.attention == "leadwise":
             x, real = x.flatten(0, 1), None if real is None else real.flatten(0, 1)  # (B L, N, D')
@@ -139,7 +141,8 @@ class LeadTimeDecoder(nn.Module):
         x = self.transformer(x, real)
         if condition is not None:
             x = x[:, 1:]
-        return self.leave(x).reshape(b, n_leads, n_patches, -1)
+        samples: Tensor = self.leave(x)
+        return samples.reshape(b, n_leads, n_patches, -1)
 
 
 def positions(kind: Temporal, n: int, width: int) -> nn.Parameter:

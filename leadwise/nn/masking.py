@@ -24,7 +24,7 @@ def draw_visible(usable: Tensor, ratio: float, how: Masking = "uniform") -> Tens
     uniform: the same count in every lead, positions drawn for each lead alone (the paper's "uniformly across leads").
     global: one draw over all leads and times. lead: whole leads. time: the same times in every lead.
     """
-    b, n_leads, n_patches = usable.shape
+    b, n_leads, _ = usable.shape
     noise = torch.rand(usable.shape, device=usable.device)
     if how == "global":
         flat = _keep_lowest(noise.reshape(b, 1, -1), usable.reshape(b, 1, -1), ratio)

@@ -49,7 +49,9 @@ def train_tokenizer(reports: Iterable[str], vocab_size: int) -> Tokenizer:
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer of a folder or hub name, with our sentinels added where it lacks them."""
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=Path(folder).is_dir(), trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(
+        str(folder), local_files_only=Path(folder).is_dir(), trust_remote_code=False
+    )
     tokenizer.add_tokens([s for s in SENTINELS if s not in tokenizer.get_vocab()], special_tokens=True)
     return tokenizer
 
@@ -77,7 +79,7 @@ class ReportEncoder(nn.Module):
         super().__init__()
         self.bert, self.pooling = bert, pooling
         if pooling != "pooler":
-            bert.pooler = None  # never learning, it would only be carried about
+            bert.register_module("pooler", None)  # never learning, it would only be carried about
         elif getattr(bert, "pooler", None) is None:
             raise ValueError("text_pooling = 'pooler', but this text encoder has no pooler; use 'cls' or 'mean'")
         self.width: int = bert.config.hidden_size  # type: ignore[union-attr, assignment]

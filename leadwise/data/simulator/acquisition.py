@@ -1,7 +1,8 @@
-"""The machine: electrodes that move and hum, an amplifier with a pass band, a converter with a step, a file with its own habits.
+"""The machine: electrodes that move and hum, an amplifier's pass band, a converter's step, a file's own habits.
 
-Noise arises at nine electrodes (right arm, left arm, left leg, V1 to V6) and reaches the leads as potential differences, so
-Einthoven's law survives it; only the rounding to whole steps breaks it, by a step or two. Every artefact is put on record.
+Noise arises at nine electrodes (right arm, left arm, left leg, V1 to V6) and reaches the leads as potential
+differences, so Einthoven's law survives it; only the rounding to whole steps breaks it, by a step or two. Every
+artefact is put on record.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ def _arms_swapped(seen: Array) -> Array:
 
 
 def _passed(seen: Array, rate_hz: int) -> Array:
-    """The leads within the amplifier's band: from 0.05 Hz to 150 Hz (a slower recorder's own rate is the narrower limit)."""
+    """The leads within the amplifier's band, 0.05 to 150 Hz (a slower recorder's own rate is the narrower limit)."""
     keep = np.exp(-2 * np.pi * 0.05 / rate_hz)
     seen = lfilter([keep, -keep], [1, -keep], seen - seen[:1], axis=0)
     if rate_hz > 300:
@@ -153,7 +154,7 @@ def _lose_leads(
         begin = 0 if rng.random() < 0.5 else int(rng.uniform(0.2, 0.9) * len(digital))
         digital[begin:, [LEADS.index(name) for name in names]] = MISSING
         artefacts["lead_off"] = " ".join(names)
-        artefacts["lead_off_at_s"] = round(begin / device.rate_hz, 2)
+        artefacts["lead_off_at_s"] = round(begin / device.rate_hz, 3)
     elif rng.random() < 0.012:
         name = f"V{rng.integers(1, 7)}"
         digital[:, LEADS.index(name)] = device.adc_zero

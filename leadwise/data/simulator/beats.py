@@ -1,8 +1,8 @@
-"""The shape of a beat under each finding: which waves of the heart vector it has, and how long, large and turned they are.
+"""The shape of a beat under each finding: its waves of the heart vector, how long, how large and how turned.
 
-A ventricular activation is put together from a textbook loop, what each finding changes in it, and how this person's heart
-differs. It is then stretched to its QRS duration, turned to its axis and scaled to its voltage *as this person's leads see it*,
-so that the labels are true of the tracing and not only of the recipe.
+A ventricular activation is put together from a textbook loop, what each finding changes in it, and how this person's
+heart differs. It is then stretched to its QRS duration, turned to its axis and scaled to its voltage *as this person's
+leads see it*, so that the labels are true of the tracing and not only of the recipe.
 """
 
 from __future__ import annotations
@@ -14,38 +14,39 @@ import numpy as np
 from leadwise.data.simulator.heart import Array, Waves, axis_deg, bounds_ms, twelve_leads, waves
 from leadwise.data.simulator.patients import Person, Presentation
 
-# at, rise, fall, hold (ms), x left, y down, z back (mV)
-_NORMAL = {
+Rows = dict[str, tuple[float, ...]]  # at, rise, fall, hold (ms), x left, y down, z back (mV)
+
+_NORMAL: Rows = {
     "septum": (-24, 9, 9, 0, -0.16, -0.05, -0.28),
     "wall": (-6, 9, 9, 0, 0.52, 0.35, -0.20),
     "mass": (6, 9, 9, 0, 0.95, 0.85, 0.30),
     "base": (26, 9, 10, 0, -0.02, -0.22, 0.55),
 }
-_LEFT_BUNDLE = {  # no septal q; a slow, notched way to the left and back
+_LEFT_BUNDLE: Rows = {  # no septal q; a slow, notched way to the left and back
     "septum": (-46, 13, 14, 0, 0.16, 0.04, -0.02),
     "wall": (-18, 15, 15, 0, 0.80, 0.28, 0.50),
     "mass": (28, 17, 16, 6, 0.92, 0.16, 0.85),
     "base": (58, 12, 12, 0, 0.22, -0.04, 0.30),
 }
-_LEFT_ANTERIOR = {  # first down and to the right, then up and to the left
+_LEFT_ANTERIOR: Rows = {  # first down and to the right, then up and to the left
     "septum": (-22, 8, 9, 0, -0.20, 0.36, -0.22),
     "wall": (-2, 9, 10, 0, 0.62, -0.30, -0.15),
     "mass": (10, 10, 11, 0, 0.78, -0.70, 0.35),
     "base": (30, 10, 12, 0, 0.14, -0.38, 0.42),
 }
-_RIGHT_HEART = {  # the right ventricle outweighs the left: forward, down and to the right
+_RIGHT_HEART: Rows = {  # the right ventricle outweighs the left: forward, down and to the right
     "septum": (-22, 9, 9, 0, 0.12, 0.05, -0.22),
     "wall": (-8, 9, 9, 0, 0.30, 0.25, -0.28),
     "mass": (8, 10, 10, 0, -0.42, 0.72, -0.62),
     "base": (26, 10, 12, 0, -0.62, 0.16, -0.14),
 }
-_PACED = {  # from the right ventricular apex: slowly up, to the left and back
+_PACED: Rows = {  # from the right ventricular apex: slowly up, to the left and back
     "septum": (-50, 14, 14, 0, 0.12, -0.30, -0.10),
     "wall": (-18, 18, 18, 4, 0.62, -0.95, 0.45),
     "mass": (30, 18, 20, 6, 0.58, -0.98, 0.80),
 }
-_FROM_LEFT_VENTRICLE = {"wall": (-22, 20, 18, 0, -0.35, 0.45, -0.85), "mass": (26, 20, 24, 6, -0.85, 0.40, -0.60)}
-_FROM_RIGHT_VENTRICLE = {"wall": (-22, 20, 18, 0, 0.50, 0.75, 0.40), "mass": (26, 20, 24, 6, 0.75, 0.90, 0.85)}
+_FROM_LEFT_VENTRICLE: Rows = {"wall": (-22, 20, 18, 0, -0.35, 0.45, -0.85), "mass": (26, 20, 24, 6, -0.85, 0.40, -0.60)}
+_FROM_RIGHT_VENTRICLE: Rows = {"wall": (-22, 20, 18, 0, 0.50, 0.75, 0.40), "mass": (26, 20, 24, 6, 0.75, 0.90, 0.85)}
 _RIGHT_BUNDLE_END = (58, 16, 17, 2, -0.58, 0.02, -0.62)  # the late right ventricle: forward and to the right
 _PATHWAYS = ((-42, 17, 20, 0, 0.18, 0.26, -0.42), (-42, 17, 20, 0, 0.46, 0.12, 0.04))  # left, right: the delta wave
 
@@ -111,7 +112,7 @@ def ectopic_beat(person: Person, shown: Presentation, qt_ms: float) -> Beat:
 
 
 def p_wave(person: Person, shown: Presentation, ectopic: bool) -> Waves:
-    """A P wave, timed against its onset: right atrium, then left; an ectopic one comes from below, the other way round."""
+    """A P wave, timed against its onset: right atrium, then left; an ectopic one comes from below."""
     size = between(0.95, 1.4, person.traits[5]) * (0.75 if "LVOLT" in shown.findings else 1.0)
     rows = [(33, 15, 15, 0, 0.030, 0.072, -0.035), (65, 17, 17, 0, 0.062, 0.052, 0.040)]
     if ectopic:
@@ -126,12 +127,12 @@ def spike(rate_hz: float) -> Waves:
     return waves([(0, sigma_ms, sigma_ms, 0, 0.6 * height, -1.6 * height, 0.9 * height)])
 
 
-def _rows(found: frozenset[str], variant: float, person: Person) -> dict[str, tuple[float, ...]]:
+def _rows(found: frozenset[str], variant: float, person: Person) -> Rows:
     if "CLBBB" in found:
         return _LEFT_BUNDLE
     if "RVH" in found:
         return _RIGHT_HEART
-    rows: dict[str, tuple[float, ...]] = dict(_LEFT_ANTERIOR if "LAFB" in found else _NORMAL)
+    rows = dict(_LEFT_ANTERIOR if "LAFB" in found else _NORMAL)
     if "LVH" in found:
         rows["mass"] = (*rows["mass"][:6], rows["mass"][6] + 0.32)
     if "RAD" in found:  # a heart that hangs upright, and turned back: V1 stays negative
@@ -154,7 +155,7 @@ def _rows(found: frozenset[str], variant: float, person: Person) -> dict[str, tu
     return rows
 
 
-def _shaped(rows: dict[str, tuple[float, ...]], person: Person, spread: float) -> Waves:
+def _shaped(rows: Rows, person: Person, spread: float) -> Waves:
     loop = waves([list(row) for row in rows.values()])
     return loop.scaled(1 + spread * np.clip(person.shape[: len(loop)], -2, 2))
 

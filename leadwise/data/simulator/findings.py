@@ -51,8 +51,8 @@ EXCLUDES: dict[str, tuple[str, ...]] = {
     "CRBBB": ("LAD", "RVH", "LVH", "AMI", "STEA", "STD", "INVT", "LNGQT"),
     "WPW": ("LPR", "CRBBB", "LAFB", *_WIDE),
     "LAFB": ("RAD", "RVH", "IMI"),
-    "LAD": ("RAD", "RVH"),
-    "LVH": ("RVH", "LVOLT", "STEI", "STEA"),
+    "LAD": ("RAD", "RVH", "AMI"),  # an anterior infarct turned to the left would show inferior Q waves too
+    "LVH": ("RAD", "RVH", "LVOLT", "STEI", "STEA"),
     "RVH": ("LVOLT", "IMI", "AMI", "STEI", "STEA", "STD", "INVT"),
     "LVOLT": ("STEI", "STEA", "STD"),
     "IMI": ("AMI", "STEI"),
@@ -63,7 +63,7 @@ EXCLUDES: dict[str, tuple[str, ...]] = {
     "AVB3": ("PAC", "PVC", "LPR", "WPW", "CLBBB", "CRBBB", "STEI", "STEA", "STD", "LNGQT"),
     "AFIB": ("PAC", "LPR", "WPW", "LNGQT"),
     "AFLT": ("PAC", "PVC", "LPR", "WPW", "STEI", "STEA", "STD", "INVT", "LNGQT"),
-    "SVTAC": ("PAC", "PVC", "LPR", "WPW", "STEI", "STEA", "STD", "INVT", "LNGQT"),
+    "SVTAC": ("CRBBB", "CLBBB", "PAC", "PVC", "LPR", "WPW", "STEI", "STEA", "STD", "INVT", "LNGQT"),
 }
 
 

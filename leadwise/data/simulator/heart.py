@@ -1,8 +1,8 @@
 """The vector model: Gaussian waves of the heart vector in X (left), Y (down), Z (back), and the leads that look at it.
 
-A wave rises along a Gaussian flank, holds its top (zero for a plain Gaussian) and falls along another flank, so one shape
-serves P, Q, R, S, T, a delta wave and an ST segment. Eight leads see the vector through a linear transform; the other four
-limb leads follow from I and II by algebra, so Einthoven's law holds by construction.
+A wave rises along a Gaussian flank, holds its top (zero for a plain Gaussian) and falls along another flank, so one
+shape serves P, Q, R, S, T, a delta wave and an ST segment. Eight leads see the vector through a linear transform; the
+other four limb leads follow from I and II by algebra, so Einthoven's law holds by construction.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class Waves:
 
     def area(self) -> Array:
         """The time integral of the vector, (3,) mV ms."""
-        return ((self.rise_ms + self.fall_ms) * np.sqrt(np.pi / 2) + self.hold_ms) @ self.vector_mv
+        weight = (self.rise_ms + self.fall_ms) * np.sqrt(np.pi / 2) + self.hold_ms
+        return np.asarray(weight @ self.vector_mv)
 
     def along(self, at_ms: Array) -> Array:
         """The vector at the given times, (T, 3) mV."""
@@ -72,7 +73,8 @@ class Waves:
     def stretched(self, factor: float) -> Waves:
         """The same loop, slower by `factor`."""
         times = (self.at_ms, self.rise_ms, self.fall_ms, self.hold_ms)
-        return Waves(*(part * factor for part in times), self.vector_mv)
+        at, rise, fall, hold = (part * factor for part in times)
+        return Waves(at, rise, fall, hold, self.vector_mv)
 
     def delayed(self, by_ms: float) -> Waves:
         """The same loop, `by_ms` later."""

@@ -1,13 +1,16 @@
 """Measurements on a clean ECG, by rules that know nothing of how it was drawn.
 
-Beats come from the speed of the eight-lead vector; then a typical beat of the dominant kind, its onset and end, its waves.
+Beats come from the speed of the eight-lead vector; then a typical beat of the dominant kind, its onset and end, its
+waves.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter, uniform_filter1d
 
@@ -59,7 +62,7 @@ def measure(leads: Array) -> Reading:
     early = np.append(False, rr_ms < 0.86 * np.median(sinus_rr if len(sinus_rr) else rr_ms))
     usual = peaks[(kind == 0) & ~early] if ((kind == 0) & ~early).sum() >= 3 else peaks[kind == 0]
     beat = _mean_beat(smooth, usual)
-    onset, end = _qrs_bounds(beat)
+    onset, end = _qrs_bounds(beat, 10 if np.median(rr_ms) > 450 else 5)
     level = beat[onset - 8 : onset - 2].mean(axis=0)
     beat = beat - level
     pr_ms, p_present = _p_wave(smooth, beat, usual, onset, float(np.median(rr_ms)))
@@ -117,7 +120,8 @@ def _beats(leads: Array) -> NDArray[np.int64]:
     quick = leads - uniform_filter1d(leads, 41, axis=0, mode="nearest")  # without the slow P and T waves
     speed = _speed(quick)
     energy = uniform_filter1d(np.linalg.norm(quick[:, _SEEN], axis=1), 30)
-    moving = energy > 0.20 * np.quantile(energy, 0.985)
+    top = float(np.quantile(energy, 0.985))
+    moving = energy > max(0.20 * top, min(0.11, 0.5 * top))  # where the voltage is low, P waves come close to QRS
     edges = np.flatnonzero(np.diff(moving.astype(int)))
     if moving[0]:
         edges = edges[1:]
@@ -130,27 +134,19 @@ def _beats(leads: Array) -> NDArray[np.int64]:
             joined.append([int(start), int(end)])
     beats: list[list[int]] = []
     for start, end in joined:
-        soon = bool(beats) and (start + end - sum(beats[-1])) / 2 < 340 / _MS
-        before = speed[beats[-1][0] : beats[-1][1]].max() if soon else 0.0
-        if soon and speed[start:end].max() < 0.6 * before:
-            continue  # a tall T wave after a fast or small QRS
-        if not beats and energy[start:end].max() < 0.6 * np.quantile(energy, 0.985):
+        since_ms = (start + end - sum(beats[-1])) / 2 * _MS if beats else np.inf
+        slower = bool(beats) and speed[start:end].max() < 0.6 * speed[beats[-1][0] : beats[-1][1]].max()
+        if slower and (since_ms < 340 or (since_ms < 500 and energy[start:end].max() < 0.35)):
+            continue  # a tall T wave after a fast or a small QRS
+        if not beats and energy[start:end].max() < 0.6 * top:
             continue  # the T wave of a beat before the record
         beats.append([start, end])
     middles = np.array([(start + end) // 2 for start, end in beats])
     return middles[(middles > 60) & (middles < len(leads) - 60)]
 
 
-def _window(leads: Array, at: int, before: int, after: int) -> Array:
-    """The samples around `at`, nan beyond the record."""
-    window = np.full((before + after, leads.shape[1]), np.nan)
-    begin, end = max(at - before, 0), min(at + after, len(leads))
-    window[begin - at + before : end - at + before] = leads[begin:end]
-    return window
-
-
 def _kinds(leads: Array, peaks: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Per beat 0 (dominant) or 1 (of another shape), and the shift in samples that aligns it with the dominant shape."""
+    """Per beat 0 (dominant) or 1 (of another shape), and the shift in samples that aligns it with the dominant."""
     half = 40
     seen = leads[:, _SEEN]
     cuts = np.stack([seen[p - half : p + half] for p in peaks])
@@ -165,40 +161,36 @@ def _kinds(leads: Array, peaks: NDArray[np.int64]) -> tuple[NDArray[np.int64], N
     model = int(np.argmin(np.where(fellows >= 0.35 * len(peaks), width - likeness.mean(axis=1), np.inf)))
     kind = np.zeros(len(peaks), dtype=np.int64)
     shift = np.zeros(len(peaks), dtype=np.int64)
+    slack = 14
     for k, peak in enumerate(peaks):
-        best = -1.0
-        for move in range(-14, 15):
-            if peak + move - half < 0 or peak + move + half > len(seen):
-                continue
-            cut = seen[peak + move - half : peak + move + half]
-            cut = cut - cut.mean(axis=0)
-            near = float((flat[model] @ cut.ravel()) / np.linalg.norm(cut))
-            if near > best:
-                best, shift[k] = near, move
-        kind[k] = int(best < 0.9)
+        cuts_k = sliding_window_view(seen[peak - half - slack : peak + half + slack], 2 * half, axis=0)  # (29, 8, 80)
+        cuts_k = cuts_k - cuts_k.mean(axis=2, keepdims=True)
+        likeness_k = np.einsum("mlt,tl->m", cuts_k, cuts[model]) / np.linalg.norm(cuts_k, axis=(1, 2))
+        best = int(likeness_k.argmax())
+        shift[k] = best - slack
+        kind[k] = int(likeness_k[best] / np.linalg.norm(cuts[model]) < 0.9)
     return kind, shift
 
 
 def _mean_beat(leads: Array, dominant: NDArray[np.int64]) -> Array:
     """The dominant beat, (_BEFORE + _AFTER, 12) mV: the median over beats (what does not recur falls out)."""
-    usual = [p for p in dominant if p - _BEFORE >= 0 and p + _AFTER <= len(leads)]
-    cuts = np.stack([_window(leads, int(p), _BEFORE, _AFTER) for p in (usual or dominant)])
-    mean: Array = np.nanmedian(cuts, axis=0)
-    return np.nan_to_num(mean)
+    padded = np.pad(leads, ((_BEFORE, _AFTER), (0, 0)), mode="edge")
+    whole = [p for p in dominant if p - _BEFORE >= 0 and p + _AFTER <= len(leads)]
+    cuts = np.stack([padded[p : p + _BEFORE + _AFTER] for p in (whole or dominant)])
+    return np.asarray(np.median(cuts, axis=0))
 
 
-def _qrs_bounds(beat: Array) -> tuple[int, int]:
-    """First and last sample of QRS in the beat's window: outward from the quickest movement until it stays slow for 20 ms."""
+def _qrs_bounds(beat: Array, quiet: int) -> tuple[int, int]:
+    """First and last sample of QRS: outward from the quickest movement until it stays slow for `quiet` samples."""
     speed = _speed(beat)
     near = slice(_BEFORE - 50, _BEFORE + 50)
     top = int(speed[near].argmax()) + near.start
     slow = speed < 0.07 * speed[near].max()
-    quiet = 10
     onset = top
-    while onset > quiet and not slow[onset - quiet : onset].all():
+    while onset > _BEFORE - 120 and not slow[onset - quiet : onset].all():
         onset -= 1
     end = top
-    while end < len(beat) - quiet - 1 and not slow[end + 1 : end + 1 + quiet].all():
+    while end < _BEFORE + 120 and not slow[end + 1 : end + 1 + quiet].all():
         end += 1
     return onset, end
 
@@ -241,10 +233,12 @@ def _p_wave(leads: Array, beat: Array, dominant: NDArray[np.int64], onset: int, 
 
 
 def _t_wave(beat: Array, end: int, rr_ms: float, next_ms: float) -> tuple[Array, float]:
-    """T wave at its top in each lead, (12,) mV, and the sample where it ends: tangent to the steepest way back, median lead."""
+    """T wave at its top, (12,) mV, and the sample where it ends (tangent to the steepest way back; nan if unread)."""
     last = min(end + int(min(520.0, 0.62 * rr_ms) / _MS), _BEFORE + int((next_ms - 95) / _MS), len(beat) - 2)
     begin = end + int(min(80.0, 0.12 * rr_ms) / _MS)
     part = beat[begin:last]
+    if len(part) < 10:
+        return np.zeros(12), float("nan")
     size = np.linalg.norm(part[:, _SEEN] - part[-1, _SEEN], axis=1)
     top = int(size.argmax())
     ends = []
@@ -280,7 +274,7 @@ def _atria(leads: Array, peaks: NDArray[np.int64], rr_ms: float) -> tuple[str, A
     """What the baseline shows between T wave and QRS, and the flutter waves, (T, 12) mV (zero where there are none)."""
     after = int((0.46 * np.sqrt(rr_ms / 1000) * 1000 + 30) / _MS)
     use = np.zeros(len(leads), bool)
-    for here, there in zip(peaks[:-1], peaks[1:]):
+    for here, there in pairwise(peaks):
         use[here + after : there - int(60 / _MS)] = True
     if use.sum() < 60:  # too fast a rhythm to see a baseline: look at all between the QRS complexes
         use[:] = True

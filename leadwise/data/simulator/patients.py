@@ -1,6 +1,7 @@
 """Who has what: a population of patients, what lasts in each of them, and what a single ECG of theirs shows.
 
-Prevalences are dealt like cards within each split, not tossed like coins, so that even a small cohort holds every finding.
+Prevalences are dealt like cards within each split, not tossed like coins, so that even a small cohort holds every
+finding.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ MOST_ECGS = 4  # of one patient; the fewest are 2
 # share of the patients, and what lasts in them; ISCHAEMIC is no finding but a readiness for acute ones
 _CONDITIONS: tuple[tuple[float, tuple[str, ...]], ...] = (
     (0.175, ("HEALTHY",)),
-    (0.050, ("CRBBB",)),
+    (0.062, ("CRBBB",)),
     (0.018, ("CRBBB", "LAFB")),
     (0.068, ("CLBBB",)),
     (0.045, ("LAFB",)),
     (0.055, ("WPW",)),
-    (0.055, ("LVH",)),
+    (0.048, ("LVH",)),
     (0.035, ("LVH", "STRAIN")),
     (0.062, ("RVH",)),
     (0.055, ("LVOLT",)),
@@ -32,8 +33,8 @@ _CONDITIONS: tuple[tuple[float, tuple[str, ...]], ...] = (
     (0.065, ("AMI",)),
     (0.022, ("LAD",)),
     (0.016, ("RAD",)),
-    (0.070, ("LNGQT",)),
-    (0.150, ("ISCHAEMIC",)),
+    (0.088, ("LNGQT",)),
+    (0.155, ("ISCHAEMIC",)),
 )
 _SECOND = ("CRBBB", "LAFB", "IMI", "AMI", "LVH", "LVOLT", "LNGQT", "LAD")  # a few patients have one of these besides
 _SECOND_SHARE = 0.12
@@ -107,7 +108,7 @@ def populate(n_records: int, seed: int) -> list[Person]:
 
 
 def present(person: Person, rng: np.random.Generator) -> Presentation:
-    """What one more ECG of this patient shows: the lasting findings that its rhythm leaves visible, and what comes and goes."""
+    """What one more ECG of this patient shows: lasting findings where the rhythm lets them, and what comes and goes."""
     tendency = person.rhythm if rng.random() < person.rhythm_share else "SR"
     found = {tendency} if tendency not in ("SBRAD", "STACH") else {"SR", tendency}
     rhythm = "SR" if "SR" in found else tendency
@@ -169,4 +170,5 @@ def _person(number: int, split: str, n_ecgs: int, dealt: Array, seed: int) -> Pe
 
 
 def _pick(shares: Sequence[float], dealt: float) -> int:
-    return int(min(np.searchsorted(np.cumsum(shares) / sum(shares), dealt, side="right"), len(shares) - 1))
+    place = int(np.searchsorted(np.cumsum(shares) / sum(shares), dealt, side="right"))
+    return min(place, len(shares) - 1)

@@ -1,7 +1,7 @@
 """What the machine prints: a report per ECG in short statements, rhythm first, then findings, a verdict last.
 
-Texts are noisy on purpose: every finding has several wordings, some are hedged, one in ten is left out, and now and then a
-statement says nothing about the heart. Lower case, statements joined by ". ", as reports stand in a cohort.
+Texts are noisy on purpose: every finding has several wordings, some are hedged, one in ten is left out, and now and
+then a statement says nothing about the heart. Lower case, statements joined by ". ", as reports stand in a cohort.
 """
 
 from __future__ import annotations

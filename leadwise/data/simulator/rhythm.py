@@ -1,6 +1,7 @@
 """When beats come: the times of atrial and ventricular events in each rhythm, and the atria's own restlessness.
 
-Times are seconds from the first sample; events start before it and end after the last, so that no beat is cut at the edges.
+Times are seconds from the first sample; events start before it and end after the last, so that no beat is cut at the
+edges.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def _which_early(qrs_s: Array, duration_s: float, variant: float, rng: np.random
 
 
 def _brought_forward(qrs_s: Array, early: NDArray[np.bool_], coupling: float, resets: bool) -> Array:
-    """The times with the early beats at `coupling` of their cycle; what follows keeps its time, or starts anew from there."""
+    """The times with the early beats at `coupling` of their cycle; what follows keeps its time, or starts anew."""
     cycles = np.diff(qrs_s, prepend=2 * qrs_s[0] - qrs_s[1])
     gained = np.where(early, (1 - coupling) * cycles, 0.0)
     if resets:
@@ -182,7 +183,7 @@ def _blocked(person: Person, shown: Presentation, duration_s: float, rng: np.ran
 def restlessness(
     rhythm: Rhythm, shown: Presentation, n_samples: int, rate_hz: float, rng: np.random.Generator
 ) -> Array:
-    """The atrial activity that is no P wave: fibrillation or flutter waves of the heart vector, (n_samples, 3) mV, or zeros."""
+    """Atrial activity that is no P wave: fibrillation or flutter waves, (n_samples, 3) mV of the vector, or zeros."""
     at_s = np.arange(n_samples) / rate_hz
     if shown.rhythm == "AFLT":
         phase = np.interp(at_s, rhythm.f_wave_s, np.arange(len(rhythm.f_wave_s)))

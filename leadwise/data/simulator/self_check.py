@@ -1,4 +1,4 @@
-"""The self-check: findings read off the signal by clinical rules, compared with the labels that the simulator gave it."""
+"""The self-check: findings read off the signal by clinical rules, compared with the simulator's labels."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _LIMB, _CHEST = slice(0, 6), slice(6, 12)
 
 
 def self_check(n_records: int, seed: int) -> pd.DataFrame:
-    """Agreement of rule-based readings with the simulator's truth on `n_records` clean ECGs, those that `simulate` writes.
+    """Agreement of rule-based readings with the truth, on the clean signal of the ECGs that `simulate` writes.
 
-    One row a finding (`n` ECGs labelled with it; `agreement` over all ECGs; `sensitivity` and `precision` of the reading) and
-    one a quantity (`n` ECGs where it is defined; `agreement` within TOLERANCE; not counted as measured where it was not read).
+    One row a finding (`n` ECGs labelled with it, `agreement` over all ECGs, `sensitivity` and `precision` of the
+    reading) and one a quantity (`n` ECGs where it is defined, `agreement` within TOLERANCE; not read is not agreed).
     """
     truths, readings = [], []
     for person in populate(n_records, seed):

@@ -32,7 +32,7 @@ def stream(person: Person, k: int, seed: int) -> np.random.Generator:
 
 
 def trace(person: Person, rng: np.random.Generator, rate_hz: float, shown: Presentation | None = None) -> Tracing:
-    """One more ECG of this patient, `DURATION_S` long at `rate_hz`; `shown` says what it shows (drawn when not given)."""
+    """One more ECG of this patient, `DURATION_S` long at `rate_hz`; what it shows is drawn when not given."""
     shown = shown or present(person, rng)
     n_samples = round(DURATION_S * rate_hz)
     rhythm = make_rhythm(person, shown, DURATION_S, rng)
@@ -40,6 +40,8 @@ def trace(person: Person, rng: np.random.Generator, rate_hz: float, shown: Prese
     mean_s = float(np.diff(inside).mean())
     qtc_ms = between(486, 540, person.traits[6]) if "LNGQT" in shown.findings else between(378, 440, person.traits[6])
     qt_ms = qtc_ms * np.sqrt(mean_s)
+    if shown.rhythm == "PACE" or shown.ventricular_escape or shown.findings & {"CLBBB", "CRBBB", "WPW"}:
+        qt_ms += 30  # what is activated late recovers late
     beat = conducted_beat(person, shown, qt_ms, rng)
     vector = render(_events(person, shown, rhythm, beat, qt_ms, rate_hz, rng), n_samples, rate_hz)
     vector += restlessness(rhythm, shown, n_samples, rate_hz, rng)
@@ -49,7 +51,7 @@ def trace(person: Person, rng: np.random.Generator, rate_hz: float, shown: Prese
         "pr_ms": rhythm.pr_ms,
         "qrs_ms": beat.qrs_ms,
         "qt_ms": qt_ms,
-        "qtc_ms": qtc_ms,
+        "qtc_ms": qt_ms / np.sqrt(mean_s),
         "axis_deg": beat.axis_deg,
     }
     after_ms = np.array([beat.qrs_ms + (60 if mean_s > 0.6 else 40)])

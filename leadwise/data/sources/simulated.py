@@ -1,18 +1,20 @@
 """Our own simulated data set: WFDB files, a table of records and a table of the truth behind them.
 
     records.csv    path, record, patient, split, report, age, sex, label.findings.<CODE> in {0, 1}
-    truth.csv      what was drawn: rates, intervals, axis, ST levels, the device, every artefact, what the report left out
+    truth.csv      what was drawn: rates, intervals, axis, ST levels, device, every artefact, what the report omits
     ecg/00/*.hea   12-lead ECGs of 10 s in mixed rates, lead orders, spellings and units, several to a patient
 
-What it is for: to test that the way from files to scores holds, and how methods rank against each other, on any machine and
-without a patient's data. What it is not: evidence of clinical accuracy. Its limits, plainly:
+What it is for: to test that the way from files to scores holds, and how methods rank against each other, on any
+machine and without a patient's data. What it is not: evidence of clinical accuracy. Its limits, plainly:
 
-- A single moving heart vector has no conduction heterogeneity: nothing is fragmented, local or border-line by tissue, and
-  every lead is a linear view of the same three curves. Real leads see more than three dimensions.
-- Waves are smooth sums of Gaussians, and findings are drawn with room between them (a PR interval of 195 ms does not occur),
-  so a threshold on the right quantity separates what in a clinic overlaps. Such shortcuts make scores high.
-- A report follows from the labels by a table of phrases. Its noise is ours: wording, hedges, omissions, irrelevant remarks.
-- 28 findings, fixed prevalences, few combinations, one recording length; ages and sexes do not shape the signal.
+- A single moving heart vector has no conduction heterogeneity: nothing is fragmented, local or border-line by tissue,
+  and every lead is a linear view of the same three curves. Real leads see more than three dimensions.
+- Waves are smooth sums of Gaussians, and findings are drawn with room between them (a PR interval of 195 ms does not
+  occur), so a threshold on the right quantity separates what in a clinic overlaps. Such shortcuts make scores high.
+- A report follows from the labels by a table of phrases. Its noise is ours: wording, hedges, omissions, irrelevant
+  remarks.
+- 28 findings, fixed prevalences, few combinations, one recording length; age shapes only how a sinus rhythm
+  breathes, and sex nothing.
 
 Its numbers stand in no table beside those of real data sets.
 """
@@ -24,17 +26,19 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from leadwise.batch import LEADS
-from leadwise.data.rows import CohortError
+from leadwise.data.rows import CohortError, Source
 from leadwise.data.simulator.acquisition import capture, draw_device, write_wfdb
 from leadwise.data.simulator.findings import FINDINGS
 from leadwise.data.simulator.patients import Person, populate
 from leadwise.data.simulator.reports import write_report
 from leadwise.data.simulator.tracing import stream, trace
+from leadwise.data.sources.folder import read_source as read_table
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +76,25 @@ def simulate(folder: Path, n_records: int, seed: int, progress: Callable[[int, i
         shutil.rmtree(partial, ignore_errors=True)  # gone already where all went well
     log.info("simulated %d ECGs of %d patients in %s", n_records, len({row["patient"] for row in records}), folder)
     return folder
+
+
+def read_source(folder: Path) -> Source:
+    """The recordings of a folder that `simulate` wrote, with the task 'findings'; no recording is opened.
+
+    Raises:
+        CohortError: the folder holds no simulated data set, or its table was changed.
+    """
+    table = Path(folder) / "records.csv"
+    if not table.is_file():
+        raise CohortError(
+            f"{folder} holds no records.csv; write a simulated data set there first, or name another folder"
+        )
+    source = read_table(table)
+    if source.tasks != {"findings": tuple(FINDINGS)}:
+        raise CohortError(
+            f"{table}: its label columns are not the simulator's {len(FINDINGS)} findings; simulate it anew"
+        )
+    return replace(source, name="simulated")
 
 
 def _write_record(folder: Path, person: Person, k: int, seed: int) -> tuple[_Row, _Row]:

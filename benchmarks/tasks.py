@@ -1,0 +1,70 @@
+"""Every task of a cohort, probed and classified zero-shot, as one page of tables.
+
+python benchmarks/tasks.py runs/ptbxl cohorts/ptbxl --name ptbxl_cpu --note "what was trained, and how long"
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from machine import describe, table, write
+
+from leadwise import run as runs
+from leadwise.data.cohort import Cohort
+from leadwise.evaluate.probe import run_probe
+from leadwise.evaluate.zeroshot import run_zeroshot
+
+
+def cell(macro: float, low: float, high: float) -> str:
+    return f"{100 * macro:.1f} ({100 * low:.1f}-{100 * high:.1f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("cohort", type=Path)
+    parser.add_argument("--name", required=True, help="name of the page in benchmarks/results")
+    parser.add_argument("--note", default="", help="a sentence on the training")
+    parser.add_argument("--split", default="test", help="zero-shot: val while choosing, test once at the end")
+    asked = parser.parse_args()
+    run, cohort = runs.load(asked.run), Cohort.open(asked.cohort)
+    probe_rows, zero_rows, skipped = [], [], []
+    for task in cohort.tasks:
+        probe = run_probe(run, cohort, task)
+        for fraction, results in probe.results.items():
+            gain, (low, high) = probe.gain(fraction)
+            row: dict[str, object] = {"task": task, "labels": f"{fraction:.0%}"}
+            row |= {name: cell(r.score.macro, *r.score.interval) for name, r in results.items()}
+            row["trained - untrained"] = f"{100 * gain:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+            probe_rows.append(row)
+        zero = run_zeroshot(run, cohort, task, split=asked.split)
+        zero_rows.append({"task": task, **{r["features"]: cell(r["macro"], r["low"], r["high"]) for r in zero.rows()}})
+        skipped.append(
+            f"{task}: scored {zero.trained.n_records} recordings, skipped {', '.join(zero.trained.skipped) or 'no class'}"
+        )
+        print(probe_rows[-3:], zero_rows[-1], flush=True)
+    counts = json.dumps({split: len(cohort.rows(split=split)) for split in ("train", "val", "test")})
+    text = f"""# {asked.run.name} on {asked.cohort.name}
+
+Command: `python {" ".join(sys.argv)}`. {describe()}.
+{asked.note}
+
+Recordings: {counts}. Macro AUROC x 100 over the classes defined on the test split, with 95 % intervals from 1,000
+bootstraps of patients. Probes: strength chosen on validation, test scored once; 1 % and 10 % are means over three draws.
+
+## Linear probe
+{table(probe_rows)}
+
+## Zero-shot, {asked.split} split
+{table(zero_rows)}
+
+{"; ".join(skipped)}.
+"""
+    print(write(asked.name, text))
+
+
+if __name__ == "__main__":
+    main()
