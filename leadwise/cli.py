@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from leadwise.batch import LEADS
+from leadwise.files import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 console = Console(stderr=True)
-out = Console()
+out = Console(width=None if sys.stdout.isatty() else 160)  # a file or a pipe has no edge to wrap at
 
 RunFolder = Annotated[Path, typer.Argument(help="Run folder that `leadwise pretrain` left.")]
 CohortFolder = Annotated[Path, typer.Argument(help="Cohort folder that `leadwise prepare` wrote.")]
@@ -45,7 +46,7 @@ TaskName = Annotated[
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option("-o", "--out", help="Where everything is left.")] = Path("demo"),
-    records: Annotated[int, typer.Option(help="How many ECGs to simulate.")] = 1500,
+    records: Annotated[int, typer.Option(help="How many ECGs to simulate.")] = 4000,
     steps: Annotated[int | None, typer.Option(help="Training steps; default: as many as the demo needs.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the hearts and of the training.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo in that folder.")] = False,
@@ -309,14 +310,27 @@ def _bar(progress: Progress, what: str) -> Callable[[int, int], None]:
 
 
 def _print_table(rows: list[dict[str, Any]], title: str) -> None:
+    """A table; a score and its interval share a cell, and remarks on classes stand below it."""
     if not rows:
         return
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for name in rows[0]:
-        table.add_column(str(name), justify="left" if isinstance(rows[0][name], str) else "right")
+    lines, remarks = [], []
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        line = {name: value for name, value in row.items() if name not in ("low", "high", "skipped", "unlearnable")}
+        for name in ("macro", "auroc", "trained"):
+            if line.get(name) is not None and row.get("low") is not None:
+                line[name] = f"{row[name]:.3f} ({row['low']:.3f}-{row['high']:.3f})"
+        lines.append(line)
+        where = " ".join(str(row[name]) for name in ("fraction", "features") if name in row)
+        if row.get("features", "trained") == "trained":  # the same classes for every feature
+            remarks += [f"{where}: {key} {row[key]}" for key in ("skipped", "unlearnable") if row.get(key)]
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in lines[0]:
+        table.add_column(str(name), justify="left" if isinstance(lines[0][name], str) else "right")
+    for line in lines:
+        table.add_row(*(_cell(value) for value in line.values()))
     out.print(table)
+    for remark in remarks:
+        out.print(remark, highlight=False, markup=False)
 
 
 def _cell(value: Any) -> str:
@@ -327,10 +341,8 @@ def _cell(value: Any) -> str:
 
 def _write_json(path: Path | None, result: dict[str, Any]) -> None:
     if path is not None:
-        from leadwise.data.packing import write_text
-
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(result, indent=2) + "\n")
+        with replacing(path) as part:
+            part.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def main() -> None:
@@ -343,10 +355,18 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except (ValueError, OSError, RuntimeError) as error:
-        if type(error).__module__.split(".")[0] != "leadwise" and not isinstance(error, OSError):
+        if not isinstance(error, OSError) and not _raised_here(error):
             raise
         console.print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether our own code raised it: then its message is meant for a person, else it is a fault to be traced."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return last is not None and Path(last.tb_frame.f_code.co_filename).is_relative_to(Path(__file__).parent)
 
 
 if __name__ == "__main__":

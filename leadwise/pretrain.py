@@ -24,6 +24,7 @@ from leadwise.batch import Batch
 from leadwise.config import Config, ConfigError, OptimConfig
 from leadwise.data.cohort import Cohort
 from leadwise.data.loader import Recordings, Sampler
+from leadwise.files import replacing
 from leadwise.run import Run
 
 log = logging.getLogger(__name__)
@@ -349,7 +350,7 @@ def _cut_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-    with runs.replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text("".join(line + "\n" for line in lines))
 
 

@@ -9,11 +9,10 @@ resume/state.pt      model, optimiser, random states and step: enough to go on t
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,6 +25,7 @@ from torch import nn
 from leadwise import config as settings
 from leadwise import methods
 from leadwise.config import Config
+from leadwise.files import replacing
 
 
 class RunError(RuntimeError):
@@ -198,14 +198,3 @@ def load(folder: Path | str) -> Run:
     run.method.load_state_dict(weights)
     run.method.eval()
     return run
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that takes its place only if the block ends well."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

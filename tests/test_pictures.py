@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from leadwise.batch import LEADS
+from leadwise.files import replacing
 from leadwise.pictures import bars, curves, ink, paper, scatter
 from leadwise.pictures.page import Page
 
@@ -307,7 +308,7 @@ def test_other_suffixes_are_refused_and_a_failure_leaves_the_old_file(tmp_path: 
     old.write_text("old")
 
     def interrupted() -> None:
-        with ink.whole(old) as part:
+        with replacing(old) as part:
             part.write_text("half")
             raise OSError("disk full")
 

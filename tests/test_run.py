@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import leadwise
 from leadwise import run as runs
 from leadwise.config import Config, ConfigError, typed
+from leadwise.files import replacing
 from leadwise.run import RunError
 
 
@@ -107,7 +108,7 @@ def test_replacing_leaves_the_old_file_when_the_write_fails(tmp_path: Path) -> N
     path.write_text("old")
 
     def fill_the_disk() -> None:
-        with runs.replacing(path) as temporary:
+        with replacing(path) as temporary:
             temporary.write_text("ne")
             raise OSError("disk full")
 

@@ -24,6 +24,7 @@ from leadwise.batch import LEADS
 from leadwise.data import record
 from leadwise.data.record import MISSING, Digital, RecordError, TwelveLead
 from leadwise.data.rows import Row
+from leadwise.files import replacing
 
 FORMAT = 1  # of a cohort folder
 _LARGEST = 32767
@@ -262,22 +263,14 @@ def sha256(paths: Iterable[Path]) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """The text in a file, written whole."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_table(path: Path, table: pa.Table) -> None:
     """The table in a parquet file, written whole; the same table makes the same bytes."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        pq.write_table(table.combine_chunks(), temporary, compression="zstd")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as part:
+        pq.write_table(table.combine_chunks(), part, compression="zstd")
 
 
 def is_disk_full(error: OSError) -> bool:

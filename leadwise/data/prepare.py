@@ -26,7 +26,7 @@ from leadwise.data.rows import CohortError, Row, Source, check, listed
 
 log = logging.getLogger(__name__)
 
-_OURS = re.compile(r"(samples-\d{5}\.npy|parts|index\.parquet|dropped\.csv|cohort\.json)(\.tmp)?")
+_OURS = re.compile(r"\.?(samples-\d{5}\.npy|parts|index\.parquet|dropped\.csv|cohort\.json)(\.tmp|\.\d+\.part)?")
 
 
 def write(
@@ -152,7 +152,7 @@ def _clear_leftovers(partial: Path, n_shards: int) -> None:
     """Take away what a killed run left half-written, and shards beyond those of this run."""
     for path in [*partial.iterdir(), *(partial / "parts").iterdir()]:
         number = re.search(r"-(\d{5})\.", path.name)
-        if path.suffix == ".tmp" or (number and int(number[1]) >= n_shards):
+        if path.suffix in (".tmp", ".part") or (number and int(number[1]) >= n_shards):
             path.unlink()
 
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from leadwise.data.cohort import Cohort
 from leadwise.data.loader import Recordings
-from leadwise.run import Run, replacing
+from leadwise.files import replacing
+from leadwise.run import Run
 
 log = logging.getLogger(__name__)
 

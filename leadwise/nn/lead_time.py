@@ -48,7 +48,7 @@ class LeadTimeEncoder(nn.Module):
         super().__init__()
         self.shape = shape
         self.tokenizer = tokenizer
-        self.spatial = nn.Parameter(0.02 * torch.randn(shape.n_leads, shape.width))
+        self.spatial = lead_embeddings(shape.n_leads, shape.width)
         self.temporal = positions(shape.temporal, shape.n_patches, shape.width)
         self.separator = nn.Parameter(0.02 * torch.randn(2, shape.width)) if shape.separators else None
         self.cls = nn.Parameter(0.02 * torch.randn(shape.width)) if shape.pooling == "cls" else None
@@ -108,7 +108,7 @@ class LeadTimeDecoder(nn.Module):
         self.shape, self.grid = shape, (encoder.n_leads, encoder.n_patches)
         self.enter = nn.Linear(encoder.width, shape.width)
         self.mask = nn.Parameter(0.02 * torch.randn(shape.width))
-        self.spatial = nn.Parameter(0.02 * torch.randn(encoder.n_leads, shape.width))
+        self.spatial = lead_embeddings(encoder.n_leads, shape.width)
         self.temporal = positions(encoder.temporal, encoder.n_patches, shape.width)
         self.transformer = Transformer(shape.width, shape.depth, shape.heads)
         self.leave = nn.Linear(shape.width, encoder.patch_samples)
@@ -146,7 +146,14 @@ class LeadTimeDecoder(nn.Module):
 
 
 def positions(kind: Temporal, n: int, width: int) -> nn.Parameter:
-    """Temporal embeddings (n, width), shared by all leads: learnable, or fixed sine-cosine."""
-    if kind == "sincos":
-        return nn.Parameter(0.1 * sincos(n, width), requires_grad=False)
-    return nn.Parameter(0.02 * torch.randn(n, width))
+    """Temporal embeddings (n, width), shared by all leads: fixed sine-cosine, or learnable from that start.
+
+    They begin at the scale of the tokens: from a start near zero, a decoder takes thousands of steps before it can tell
+    which visible patch was recorded at the same time as a hidden one.
+    """
+    return nn.Parameter(sincos(n, width), requires_grad=kind == "learnable")
+
+
+def lead_embeddings(n_leads: int, width: int) -> nn.Parameter:
+    """Learnable lead embeddings (L, width), at the scale of the tokens for the same reason."""
+    return nn.Parameter(0.5 * torch.randn(n_leads, width))

@@ -72,8 +72,12 @@ class LinearTokenizer(nn.Module):
 
 
 def sincos(n: int, width: int) -> Tensor:
-    """Fixed sine-cosine positions, (n, width)."""
+    """Sine-cosine positions (n, width), with periods from 4 to 4 n positions in geometric steps.
+
+    The usual periods, up to 60,000, would leave most of the width the same for all of the few dozen times there are here.
+    """
     half = width // 2
-    angle = torch.arange(n)[:, None] / 10_000 ** (torch.arange(half)[None] / half)
+    period = 4.0 * n ** (torch.arange(half) / max(1, half - 1))
+    angle = 2 * math.pi * torch.arange(n)[:, None] / period
     table = torch.cat([angle.sin(), angle.cos()], dim=1)
     return nn.functional.pad(table, (0, width - 2 * half))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -18,6 +19,11 @@ class Attention(nn.Module):
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
+        # queries and keys start equal, so that at first like attends to like: a hidden patch to what was recorded at the
+        # same time. From unrelated random weights, reconstruction sits for long on predicting nothing at all.
+        nn.init.orthogonal_(self.query.weight)
+        with torch.no_grad():
+            self.key_value.weight[:width] = self.query.weight
 
     def forward(self, x: Tensor, memory: Tensor, real: Tensor | None = None, causal: bool = False) -> Tensor:
         """x: (B, S, D), memory: (B, M, D), real: (B, M) bool, False = not to be attended to."""

@@ -5,15 +5,14 @@ Figures are built from matplotlib's objects (`Figure` with an Agg canvas); the g
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from leadwise.files import replacing
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195")
 """Seven hues that stay apart under the common colour deficiencies, in the order they are given out."""
@@ -41,18 +40,6 @@ def tidy(axes: Axes, title: str = "") -> None:
         spine.set_color(PALE)
 
 
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it takes the name `path` at the end, or vanishes on an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def save(figure: Figure, path: Path, dpi: float = DPI) -> None:
     """Write the figure as PNG or SVG, whichever the suffix of `path` says, whole or not at all.
 
@@ -65,5 +52,5 @@ def save(figure: Figure, path: Path, dpi: float = DPI) -> None:
     if kind not in ("png", "svg"):
         raise ValueError(f"cannot draw to {path.name}: the suffix '{path.suffix}' is none of .png, .svg")
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    with whole(path) as part, matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "leadwise"}):
+    with replacing(path) as part, matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "leadwise"}):
         figure.savefig(part, format=kind, dpi=dpi, metadata=metadata, bbox_inches=None)

@@ -12,7 +12,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from leadwise.pictures.ink import whole
+from leadwise.files import replacing
 
 IMAGE_WIDTH_PX = 1600  # at most; keeps a page of ten figures well under 3 MB
 IMAGE_DPI = 127  # five pixels a millimetre: the lines of ECG paper fall on whole pixels
@@ -107,7 +107,7 @@ class Page:
 
     def write(self, path: Path) -> None:
         """Write the page as one self-contained file, whole or not at all."""
-        with whole(path) as part:
+        with replacing(path) as part:
             part.write_text(self.html(), encoding="utf-8")
 
 

@@ -1,0 +1,183 @@
+"""The verbs as a person calls them: what they print, what they leave, and one clear line when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tomli_w
+from conftest import config_table, make_batch
+
+from leadwise.batch import LEADS
+
+PROMPTS = """source = "folder"
+task = "own"
+[classes.normal]
+name = "normal ecg"
+prompts = ["normal sinus rhythm. normal ecg."]
+[classes.afib]
+name = "atrial fibrillation"
+prompts = ["atrial fibrillation. abnormal ecg."]
+[classes.mi]
+name = "myocardial infarction"
+prompts = ["inferior infarct, age undetermined. abnormal ecg."]
+"""
+
+
+def call(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "leadwise", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def run_folder(cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("runs")
+    (home / "tiny.toml").write_text(tomli_w.dumps(config_table(cohort_folder, steps=12)))
+    done = call("pretrain", home / "tiny.toml", "optim.lr=0.003", "-o", home / "run")
+    assert done.returncode == 0, done.stderr
+    assert (home / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "lr = 0.003" in (home / "run" / "config.toml").read_text()
+    return home / "run"
+
+
+def test_help_names_every_verb() -> None:
+    shown = call("--help").stdout
+    for verb in ("demo", "simulate", "prepare", "pretrain", "embed", "probe", "zeroshot", "plot"):
+        assert verb in shown
+        assert call(verb, "--help").returncode == 0
+
+
+def test_dry_run_prints_the_plan_and_leaves_nothing(cohort_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(tomli_w.dumps(config_table(cohort_folder)))
+    done = call("pretrain", tmp_path / "tiny.toml", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    for word in ("mask_ratio = 0.75", "trainable", "frozen", "training recordings", "peak memory"):
+        assert word in done.stdout
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny.toml"]
+
+
+def test_probe_prints_a_table_and_writes_one_object(run_folder: Path, cohort_folder: Path, tmp_path: Path) -> None:
+    done = call(
+        "probe", run_folder, cohort_folder, "--task", "own", "--fractions", "0.5,1", "--json", tmp_path / "p.json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "untrained" in done.stdout
+    assert "handcrafted" in done.stdout
+    found = json.loads((tmp_path / "p.json").read_text())
+    assert found["command"] == "probe"
+    assert found["task"] == "own"
+    assert {"cohort", "run", "fractions"} <= found.keys()
+    text = json.dumps(found)
+    assert all(word in text for word in ("macro", "interval", "per_class", "untrained"))
+
+
+def test_zeroshot_with_ones_own_prompts(run_folder: Path, cohort_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(PROMPTS)
+    words = ("zeroshot", run_folder, cohort_folder, "--task", "own", "--prompts", tmp_path / "mine.toml")
+    done = call(*words, "--json", tmp_path / "z.json", "--per-class")
+    assert done.returncode == 0, done.stderr
+    assert "atrial fibrillation" in done.stdout
+    found = json.loads((tmp_path / "z.json").read_text())
+    assert found["command"] == "zeroshot"
+    assert found["trained"]["macro"] is not None
+    assert found["untrained"]["macro"] is not None
+    (tmp_path / "mine.toml").write_text(PROMPTS.split("[classes.mi]")[0])
+    wrong = call(*words)
+    assert wrong.returncode == 1
+    assert "mi" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+
+
+def test_embed_writes_a_row_for_every_recording(run_folder: Path, cohort_folder: Path, tmp_path: Path) -> None:
+    done = call("embed", run_folder, cohort_folder, "-o", tmp_path / "e.npz", "--part", "shared")
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "e.npz") as file:
+        assert file["embedding"].shape == (60, 16)
+        assert len(set(file["record"])) == 60
+        np.testing.assert_allclose(np.linalg.norm(file["embedding"], axis=1), 1.0, rtol=1e-4)
+
+
+def test_plot_draws_png_and_svg_and_says_what_was_missing(tmp_path: Path) -> None:
+    ecg = make_batch(1).ecg[0, :8].numpy().T.copy()
+    ecg[50:52, 0] = np.nan
+    ecg[100:200, 3] = np.nan
+    np.save(tmp_path / "mine.npy", ecg)
+    leads = "I,II,V1,V2,V3,V4,V5,V6"
+    for suffix in ("png", "svg"):
+        words = ("plot", tmp_path / "mine.npy", "--leads", leads, "--rate-hz", 100, "--units", "mV")
+        done = call(*words, "-o", tmp_path / f"x.{suffix}")
+        assert done.returncode == 0, done.stderr
+    svg = (tmp_path / "x.svg").read_text()
+    for word in ("derived from I and II: III, aVR, aVL, aVF", "short gaps bridged", "100 Hz", "aVR", "V6"):
+        assert word in svg
+    assert (tmp_path / "x.png").stat().st_size > 10_000
+
+
+def test_verify_finds_a_changed_sample(cohort_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(cohort_folder, tmp_path / "c")
+    assert call("prepare", "--verify", tmp_path / "c").returncode == 0
+    shard = tmp_path / "c" / "samples-00000.npy"
+    data = bytearray(shard.read_bytes())
+    data[-5] ^= 1
+    shard.write_bytes(bytes(data))
+    wrong = call("prepare", "--verify", tmp_path / "c")
+    assert wrong.returncode == 1
+    assert "samples-00000.npy" in wrong.stderr
+
+
+def test_prepare_folder_prints_and_writes_the_ledger(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", make_batch(1).ecg[0].numpy())
+    (tmp_path / "ecgs.csv").write_text("path,report\na.npy,normal ecg\ngone.npy,\n")
+    words = ("prepare", "folder", tmp_path / "ecgs.csv", "-o", tmp_path / "c", "--leads", ",".join(LEADS))
+    words = (*words, "--rate-hz", 100, "--units", "mV")
+    wrong = call(*words)
+    assert wrong.returncode == 1
+    assert "gone.npy" in wrong.stderr
+    assert not (tmp_path / "c").exists()
+    done = call(*words, "--allow-missing", "--json", tmp_path / "l.json")
+    assert done.returncode == 0, done.stderr
+    ledger = json.loads((tmp_path / "l.json").read_text())["ledger"]
+    assert ledger["kept"] == 1
+    assert ledger["missing_file"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("pretrain", "no.toml", "-o", "r"), "no config at no.toml"),
+        (("probe", "nowhere", "c", "--task", "super"), "nowhere is not a run folder"),
+        (("plot", "no.hea"), "no.hea"),
+        (("prepare", "ptbxl", "nowhere", "-o", "c"), "nowhere"),
+        (("prepare", "mimic", "nowhere", "-o", "c"), "no source 'mimic'"),
+        (("prepare",), "say SOURCE, PATH and -o OUT"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    wrong = call(*words, cwd=tmp_path)
+    assert wrong.returncode in (1, 2)
+    assert message in " ".join(wrong.stderr.replace("│", " ").split())
+    assert "Traceback" not in wrong.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_task_names_the_known(run_folder: Path, cohort_folder: Path) -> None:
+    wrong = call("probe", run_folder, cohort_folder, "--task", "super")
+    assert wrong.returncode == 1
+    assert "own" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+
+
+def test_a_taken_run_folder_is_refused_and_resume_without_state_too(run_folder: Path, tmp_path: Path) -> None:
+    again = call("pretrain", run_folder / "config.toml", "-o", run_folder)
+    assert again.returncode == 1
+    assert "is not empty" in again.stderr
+    (tmp_path / "r").mkdir()
+    none = call("pretrain", run_folder / "config.toml", "-o", tmp_path / "r", "--resume")
+    assert none.returncode == 1
+    assert "is not a run folder" in none.stderr

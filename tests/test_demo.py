@@ -1,0 +1,42 @@
+"""The demo in small: everything is left where it should be, and the page opens offline."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from leadwise import demo
+
+
+def test_the_whole_way_leaves_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dataclasses
+
+    small = {
+        **demo.CONFIG.method,
+        "width": 32,
+        "depth": 1,
+        "heads": 2,
+        "text_width": 32,
+        "text_depth": 1,
+        "decoder_width": 16,
+    }
+    optim = dataclasses.replace(demo.CONFIG.optim, batch_size=16)
+    monkeypatch.setattr(demo, "CONFIG", dataclasses.replace(demo.CONFIG, method=small, optim=optim))
+    result = demo.demo(tmp_path / "demo", n_records=240, steps=6)
+    page = result.page.read_text()
+    assert result.page == tmp_path / "demo" / "run" / "report.html"
+    assert page.count("<img") >= 4
+    assert not re.search(r"""(src|href)=["']https?:""", page)
+    assert "shuffled pairs" in page
+    assert {row["how"].split(",")[0] for row in next(iter(result.tables.values()))} == {"zero-shot", "probe"}
+    for name in ("config.toml", "model.safetensors", "metrics.jsonl", "tokenizer"):
+        assert (tmp_path / "demo" / "run" / name).exists()
+    with pytest.raises(demo.DemoError, match="--overwrite"):
+        demo.demo(tmp_path / "demo", n_records=240)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("mine")
+    with pytest.raises(demo.DemoError, match="choose another"):
+        demo.demo(tmp_path / "other", overwrite=True)
+    assert (tmp_path / "other" / "thesis.tex").exists()
