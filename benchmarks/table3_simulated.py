@@ -26,6 +26,8 @@ from leadwise.evaluate.zeroshot import run_zeroshot
 
 VARIANTS = {
     "all terms": {},
+    "Eq. 3 in place (text_task = mlm)": {"text_task": "mlm"},
+    "equal reports are negatives": {"same_report": "negative"},
     "without L_e_rec (Eq. 2)": {"w_e_rec": 0.0},
     "without L_t_rec (Eq. 3)": {"w_t_rec": 0.0},
     "without L_orth (Eq. 5)": {"w_orth": 0.0},

@@ -47,7 +47,9 @@ TaskName = Annotated[
 def demo(
     folder: Annotated[Path, typer.Option("-o", "--out", help="Where everything is left.")] = Path("demo"),
     records: Annotated[int, typer.Option(help="How many ECGs to simulate.")] = 4000,
-    steps: Annotated[int | None, typer.Option(help="Training steps; default: as many as the demo needs.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps; default: as many as the demo needs.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the hearts and of the training.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo in that folder.")] = False,
     json_file: Json = None,
@@ -105,6 +107,7 @@ def prepare(
     if verify is not None:
         cohort = Cohort.open(verify, verify=True)
         out.print(f"{verify}: {len(cohort)} recordings, every size and checksum holds", soft_wrap=True)
+        _write_json(json_file, {"command": "prepare", "verified": str(verify), "recordings": len(cohort)})
         return
     if source is None or path is None or target is None:
         raise typer.BadParameter(
@@ -122,7 +125,7 @@ def prepare(
             progress=_bar(progress, f"prepare {target.name}"),
         )
     counts = vars(ledger)
-    _print_table([{"": name.replace("_", " "), "recordings": n} for name, n in counts.items()], f"ledger of {target}")
+    _print_table([{"what": name.replace("_", " "), "count": n} for name, n in counts.items()], f"ledger of {target}")
     _write_json(json_file, {"command": "prepare", "cohort": str(target), "source": source, "ledger": counts})
 
 
@@ -132,8 +135,13 @@ def _source(
     """The rows of a data set by the name of its file in data/sources."""
     from leadwise.data.sources import folder, ptbxl, simulated
 
+    takes = {"ptbxl": ("reports", "rate-hz"), "simulated": (), "folder": ("leads", "rate-hz", "units")}
+    given = {"reports": reports, "leads": leads, "rate-hz": rate_hz, "units": units}
+    idle = [option for option, value in given.items() if value is not None and option not in takes.get(name, given)]
+    if idle:
+        raise typer.BadParameter(f"source '{name}' does not take --{', --'.join(idle)}")
     if name == "ptbxl":
-        return ptbxl.read_source(path, reports=reports, rate_hz=None if rate_hz is None else int(rate_hz))
+        return ptbxl.read_source(path, reports=reports, rate_hz=rate_hz)
     if name == "simulated":
         return simulated.read_source(path)
     if name == "folder":
@@ -342,7 +350,7 @@ def _cell(value: Any) -> str:
 def _write_json(path: Path | None, result: dict[str, Any]) -> None:
     if path is not None:
         with replacing(path) as part:
-            part.write_text(json.dumps(result, indent=2) + "\n")
+            part.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
 
 
 def main() -> None:

@@ -46,7 +46,16 @@ class OptimConfig:
     final_lr: float = 1e-6  # where the cosine ends
     clip: float = 1.0  # largest gradient norm
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16 = autocast
+    device: str = "auto"  # auto: the first GPU, or the CPU where there is none; cpu, cuda, cuda:1
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 2:
+            raise ValueError(f"optim wants steps >= 1 and batch_size >= 2; got {self.steps} and {self.batch_size}")
+        if self.lr <= 0 or self.clip <= 0 or not 0 <= self.warmup < 1:
+            raise ValueError(
+                f"optim wants lr > 0, clip > 0, 0 <= warmup < 1; got {self.lr}, {self.clip}, {self.warmup}"
+            )
 
 
 @dataclass(frozen=True)
@@ -55,18 +64,19 @@ class LogConfig:
     validate_every: int = 200  # steps between passes over held-out patients; 0 = only at the end
     validate_records: int = 512  # at most so many held-out recordings a pass
     save_every: int = 200  # steps between resume states
-    keep: Literal["last", "best"] = (
-        "last"  # which weights stay: the last, or the lowest held-out loss; never a task's score
-    )
+    keep: Literal["last", "best"] = "last"  # weights that stay: best = lowest held-out loss, never a task's score
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.save_every < 1 or self.validate_every < 0 or self.validate_records < 2:
+            raise ValueError("log wants every, save_every >= 1, validate_every >= 0 and validate_records >= 2")
 
 
 @dataclass(frozen=True)
 class Config:
     signal: Signal = field(default_factory=Signal)
     data: DataConfig = field(default_factory=DataConfig)
-    method: dict[str, Any] = field(
-        default_factory=lambda: {"name": "cg_dmer"}
-    )  # name = file in methods/, rest its settings
+    # name = a file in methods/, the rest its settings
+    method: dict[str, Any] = field(default_factory=lambda: {"name": "cg_dmer"})
     optim: OptimConfig = field(default_factory=OptimConfig)
     log: LogConfig = field(default_factory=LogConfig)
 

@@ -25,10 +25,11 @@ from leadwise.evaluate.probe import ProbeReport, run_probe
 from leadwise.evaluate.zeroshot import ZeroShotReport, run_zeroshot
 from leadwise.pictures import bars, curves, paper, scatter
 from leadwise.pictures.page import Page
-from leadwise.run import Run
+from leadwise.run import Run, side_random
 
 TASK = "findings"
 SHOWN = ("NORM", "AFIB", "CLBBB", "CRBBB", "LVH", "IMI", "PACE")  # what the map colours
+REMARKS = ("skipped", "unlearnable")  # classes without both label values: on the test split, among the drawn labels
 MARK = "demo.json"  # says that a folder is a demo's, so that it may be replaced
 
 Progress = Callable[[str, int, int], None]
@@ -70,6 +71,14 @@ class Result:
         title = "unseen simulated patients, macro AUROC over findings with its 95 % interval"
         return {title: rows, "where the time went": times}
 
+    @property
+    def remarks(self) -> list[str]:
+        """Classes that could not be learnt or scored, by name."""
+        rows = [("zero-shot", row) for row in self.zeroshot.rows()]
+        rows += [(f"probe, {row['fraction']:.0%} of labels", row) for row in self.probe.rows()]
+        trained = [(how, row) for how, row in rows if row["features"] == "trained"]
+        return [f"{how}, {key}: {row[key]}." for how, row in trained for key in REMARKS if row.get(key)]
+
     def to_json(self) -> dict[str, Any]:
         """One object: both reports and the times."""
         return {
@@ -84,7 +93,7 @@ class Result:
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: row[key] for key in ("features", "macro", "low", "high")}
+    return {key: row[key] for key in ("features", "macro", "low", "high", *REMARKS) if key in row}
 
 
 def demo(
@@ -116,7 +125,7 @@ def demo(
     write(source, folder / "cohort", progress=lambda done, total: heard("prepare", done, total))
     cohort = Cohort.open(folder / "cohort")
     lap("prepare")
-    optim = dataclasses.replace(CONFIG.optim, seed=seed, steps=steps or CONFIG.optim.steps)
+    optim = dataclasses.replace(CONFIG.optim, seed=seed, steps=CONFIG.optim.steps if steps is None else steps)
     config = dataclasses.replace(CONFIG, data=DataConfig(cohort=str(folder / "cohort")), optim=optim)
     run = training.pretrain(config, folder / "run", progress=heard)
     lap("pretrain")
@@ -152,7 +161,9 @@ def _write_page(result: Result, run: Run, cohort: Cohort) -> None:
     )
     page.heading("Scores")
     for title, rows in result.tables.items():
-        page.table(rows, title)
+        page.table([{key: value for key, value in row.items() if key not in REMARKS} for row in rows], title)
+    for remark in result.remarks:
+        page.text(remark)
     groups = [{"name": "zero-shot", "group": row["features"], **_bar(row)} for row in result.zeroshot.rows()[:2]]
     groups += [{"name": f"probe {r['fraction']:.0%}", "group": r["features"], **_bar(r)} for r in result.probe.rows()]
     page.figure(bars.draw(groups, "macro AUROC"), "Scores with 95 % intervals over people.", "dots with intervals")
@@ -186,18 +197,18 @@ def _bar(row: dict[str, Any]) -> dict[str, Any]:
 def draw_reconstruction(run: Run, cohort: Cohort, row: int | None = None) -> Any:
     """A figure of one held-out ECG with its hidden patches and their reconstruction."""
     chosen = cohort.rows(split="val")[:1] if row is None else np.array([row])
-    batch = Recordings(cohort, run.config.signal, chosen).batch([0])
-    with torch.random.fork_rng(devices=[]):
+    batch = Recordings(cohort, run.config.signal, chosen).batch([0]).to(next(run.method.parameters()).device)
+    with side_random():
         torch.manual_seed(0)
         reconstruction, hidden = run.method.reconstruct(batch)
     return paper.draw(
-        batch.ecg[0].numpy(),
+        batch.ecg[0].cpu().numpy(),
         run.config.signal.rate_hz,
         run.config.signal.leads,
         title=batch.record[0],
-        observed=batch.observed[0].numpy(),
-        hidden=hidden[0].numpy(),
-        reconstruction=reconstruction[0].numpy(),
+        observed=batch.observed[0].cpu().numpy(),
+        hidden=hidden[0].cpu().numpy(),
+        reconstruction=reconstruction[0].cpu().numpy(),
     )
 
 

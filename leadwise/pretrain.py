@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -25,7 +26,7 @@ from leadwise.config import Config, ConfigError, OptimConfig
 from leadwise.data.cohort import Cohort
 from leadwise.data.loader import Recordings, Sampler
 from leadwise.files import replacing
-from leadwise.run import Run
+from leadwise.run import Run, person_hash
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,13 @@ class Data:
     held_out: Recordings
     texts: list[str]  # the training reports, one each
     n_left_out: int  # training recordings whose report is too short
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What ties a run to its data: the cohort's fingerprint, and a hash of each person it learns from."""
+        cohort = self.train.cohort
+        people = sorted({person_hash(cohort.source, cohort.patients[row]) for row in self.train.rows})
+        return {"cohort": cohort.name, "source": cohort.source, "fingerprint": cohort.fingerprint, "people": people}
 
 
 def open_data(config: Config) -> Data:
@@ -108,15 +116,21 @@ def pretrain(config: Config, folder: Path, resume: bool = False, progress: Progr
         TrainingError: a loss term is not finite.
         RunError: the folder is taken, or there is nothing to resume.
     """
+    device = runs.choose_device(config.optim.device)
     if resume:
         run = runs.reopen(folder)
-        config = run.config
+        _refuse_other_settings(run.config, runs.resolve(config))
         data = open_data(config)
+        if run.provenance.get("fingerprint") != data.provenance["fingerprint"]:
+            raise TrainingError(
+                f"{config.data.cohort} is not the cohort that {folder} began with: its contents changed. Prepare the old one "
+                "again, or begin a new run"
+            )
     else:
         data = open_data(config)
-        run = runs.create(config, data.texts, folder)
-        config = run.config
-    optim, method = config.optim, run.method
+        run = runs.create(config, data.texts, folder, data.provenance)
+    config = run.config
+    optim, method = config.optim, run.method.to(device)
     after_step = getattr(method, "after_step", None)
     optimizer = make_optimizer(method, optim)
     sampler = Sampler(len(data.train), optim.batch_size, optim.seed)
@@ -171,7 +185,7 @@ def pretrain(config: Config, folder: Path, resume: bool = False, progress: Progr
         if last or done % config.log.save_every == 0:
             _save(run, optimizer, done, best)
     method.eval()
-    return runs.load(folder) if config.log.keep == "best" else run
+    return runs.load(folder, config.optim.device) if config.log.keep == "best" else run
 
 
 @dataclass(frozen=True)
@@ -187,7 +201,7 @@ def plan(config: Config, n_timed: int = 3) -> Plan:
     """What `pretrain` would do: settings, parameters, counts, and time and memory from a few timed steps."""
     data = open_data(config)
     run = runs.create(config, data.texts)
-    config, method = run.config, run.method
+    config, method = run.config, run.method.to(runs.choose_device(config.optim.device))
     optim, sampler = config.optim, Sampler(len(data.train), config.optim.batch_size, 0)
     optimizer = make_optimizer(method, optim)
     for step in range(n_timed + 1):  # the first step also warms up
@@ -235,6 +249,19 @@ def _peak_memory() -> float:
     return float(peak if sys.platform == "darwin" else peak * 1024)  # macOS counts bytes, Linux kilobytes
 
 
+def _refuse_other_settings(was: Config, asked: Config) -> None:
+    """A resumed run is the same run: its settings cannot change on the way."""
+    tables = dataclasses.asdict(was), dataclasses.asdict(asked)
+    changed = [
+        f"{room}.{key} (was {old!r}, asked {tables[1][room].get(key)!r})"
+        for room in tables[0]
+        for key, old in tables[0][room].items()
+        if old != tables[1][room].get(key)
+    ]
+    if changed:
+        raise ConfigError(f"--resume goes on with a run's own settings; these differ: {', '.join(changed[:4])}")
+
+
 def _terms(method: nn.Module, batch: Batch, precision: str) -> dict[str, Tensor]:
     device = next(method.parameters()).device
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
@@ -278,9 +305,10 @@ def validate(method: nn.Module, held_out: Recordings, optim: OptimConfig) -> dic
     sums: dict[str, float] = {}
     n = 0
     method.eval()
-    with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+    with torch.inference_mode(), runs.side_random():
         torch.manual_seed(optim.seed)
         for batch in held_out.batches(optim.batch_size):
+            batch = batch.to(next(method.parameters()).device)
             if len(batch) < 2 or (n and len(batch) < optim.batch_size):
                 continue  # a contrastive term depends on the batch size: whole batches only
             numbers = _numbers(method, _terms(method, batch, optim.precision))
@@ -297,7 +325,7 @@ def gradient_norms(method: nn.Module, batch: Batch, precision: str) -> dict[str,
     """The norm of each weighted term's gradient on one batch, so that weights can be judged."""
     parameters = [p for p in method.parameters() if p.requires_grad]
     out = {}
-    with torch.random.fork_rng(devices=[]):
+    with runs.side_random():
         terms = _terms(method, batch, precision)
         for name, term in terms.items():
             grads = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
@@ -322,6 +350,7 @@ def _save(run: Run, optimizer: torch.optim.Optimizer, step: int, best: float) ->
             "model": run.method.state_dict(),
             "optimizer": optimizer.state_dict(),
             "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "python_rng": [state[0], list(state[1]), state[2]],
         }
     )
@@ -333,6 +362,11 @@ def _restore(run: Run, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
     run.method.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["torch_rng"])
+    if torch.cuda.is_available():
+        if len(state["cuda_rng"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        else:
+            log.warning("resumed with another number of GPUs than before: the run goes on, but not to the bit")
     version, inner, gauss = state["python_rng"]
     random.setstate((version, tuple(inner), gauss))
     return int(state["step"]), float(state["best"])

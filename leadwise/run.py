@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import tomllib
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -53,13 +55,27 @@ class Run:
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the run learnt from, as data.json says; empty for a run without a folder."""
+        path = self.folder / "data.json" if self.folder else None
+        return json.loads(path.read_text()) if path and path.is_file() else {}
+
+    def learnt_from(self, source: str, patients: Iterable[str]) -> list[str]:
+        """Which of these people of a data set stood in the run's training part."""
+        known = set(self.provenance.get("people", ()))
+        return [patient for patient in patients if person_hash(source, patient) in known]
+
     def untrained(self, seed: int = 0) -> Run:
-        """The twin that never learnt: same settings and tokenizer, fresh weights from `seed`."""
-        with torch.random.fork_rng(devices=[]):
+        """The twin that never learnt: same settings and tokenizer, fresh weights from `seed`, a borrowed BERT's included.
+
+        With the run's own seed it is the very start of this run.
+        """
+        with side_random():
             torch.manual_seed(seed)
             kept = self.folder / "tokenizer" if self.folder else None
-            twin = build(self.config, self.method.tokenizer, kept)
-        twin.eval()
+            twin = build(self.config, getattr(self.method, "tokenizer", None), kept)
+        twin.to(next(self.method.parameters()).device).eval()
         return Run(self.config, twin)
 
     def save_weights(self) -> None:
@@ -83,7 +99,7 @@ class Run:
         path = self._home / "resume" / "state.pt"
         if not path.exists():
             raise RunError(f"{path} is not there, so this run cannot be resumed; start it afresh in another folder")
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         return state
 
     @property
@@ -128,8 +144,15 @@ def build(config: Config, tokenizer: Any, kept: Path | None = None) -> nn.Module
     return method
 
 
-def create(config: Config, texts: Iterable[str], folder: Path | None = None) -> Run:
-    """A new run with fresh weights; with a folder, its config and tokenizer are written there.
+def person_hash(source: str, patient: str) -> str:
+    """A short hash of a person of a data set, so that a run can say whom it knows without naming anyone."""
+    return hashlib.sha256(f"{source}/{patient}".encode()).hexdigest()[:12]
+
+
+def create(
+    config: Config, texts: Iterable[str], folder: Path | None = None, provenance: dict[str, Any] | None = None
+) -> Run:
+    """A new run with fresh weights; with a folder, its config, tokenizer and provenance are written there.
 
     Raises:
         RunError: the folder holds something already.
@@ -148,6 +171,8 @@ def create(config: Config, texts: Iterable[str], folder: Path | None = None) -> 
         keep = getattr(run.method, "keep", None)
         if keep:
             keep(folder / "tokenizer")
+        with replacing(folder / "data.json") as temporary:
+            temporary.write_text(json.dumps(provenance or {}, indent=1) + "\n")
         with replacing(folder / "config.toml") as temporary:
             temporary.write_text(settings.dumps(config))
     return run
@@ -171,8 +196,30 @@ def reopen(folder: Path) -> Run:
     return Run(config, build(config, tokenizer, kept), folder)
 
 
-def load(folder: Path | str) -> Run:
-    """A trained run, in eval mode.
+def side_random() -> AbstractContextManager[None]:
+    """A block whose random draws, on any device, leave those outside as they were."""
+    return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of that name; "auto" is the first GPU, or the CPU where there is none.
+
+    Raises:
+        ConfigError: no such device on this machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise settings.ConfigError(f"setting optim.device = {name!r} is no device: {error}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise settings.ConfigError(f"setting optim.device = {name!r}, but torch sees no GPU here; use 'auto' or 'cpu'")
+    return device
+
+
+def load(folder: Path | str, device: str = "auto") -> Run:
+    """A trained run, in eval mode, on `device` ("auto": the first GPU, or the CPU).
 
     Raises:
         RunError: no run there, a file is missing or torn, or the weights do not fit the config.
@@ -196,5 +243,5 @@ def load(folder: Path | str) -> Run:
     if faults:
         raise RunError(f"{path} does not fit {folder / 'config.toml'}: weights {'; '.join(faults)}. Nothing was loaded")
     run.method.load_state_dict(weights)
-    run.method.eval()
+    run.method.to(choose_device(device)).eval()
     return run

@@ -98,6 +98,10 @@ class PlantedRun:
         self.config = Config(signal=SIGNAL)
         self.method = SeeingMethod(seeing)
         self.fingerprint = f"weights-{self.name}"
+        self.known: set[str] = set()  # people it learnt from
+
+    def learnt_from(self, source: str, patients: Sequence[str]) -> list[str]:
+        return [patient for patient in patients if patient in self.known]
 
     def untrained(self) -> PlantedRun:
         self.twin = PlantedRun(seeing=False)

@@ -9,6 +9,8 @@ import torch
 from conftest import REPORTS, SIGNAL, TINY, make_batch, unobserve
 from test_methods import build
 
+from leadwise import pretrain as training
+from leadwise.config import OptimConfig
 from leadwise.methods import cg_dmer
 from leadwise.nn import masking
 from leadwise.nn import text as reports
@@ -167,3 +169,82 @@ def test_a_pretrained_bert_folder_is_frozen_by_count_and_travels_with_the_run(tm
     method.keep(tmp_path / "kept")
     twin = cg_dmer.Method(dataclasses.replace(config, text_encoder="gone"), SIGNAL, own, kept=tmp_path / "kept")
     twin.load_state_dict(method.state_dict())
+    assert [p.requires_grad for p in twin.parameters()] == [p.requires_grad for p in method.parameters()]
+    saved = training.make_optimizer(method, OptimConfig()).state_dict()
+    training.make_optimizer(twin, OptimConfig()).load_state_dict(saved)
+
+
+def test_what_reaches_each_loss(monkeypatch) -> None:
+    """The wiring of forward: the right patches, words, pairs and scales."""
+    from leadwise.nn import losses
+
+    heard: dict[str, tuple] = {}
+    for name in ("patch_reconstruction", "token_reconstruction", "info_nce", "siglip"):
+        true = getattr(losses, name)
+
+        def spy(*args, _name=name, _true=true):
+            heard[_name] = args
+            return _true(*args)
+
+        monkeypatch.setattr(losses, name, spy)
+    drawn: list[torch.Tensor] = []
+    draw = masking.draw_visible
+    monkeypatch.setattr(masking, "draw_visible", lambda *a: drawn.append(draw(*a)) or drawn[-1])
+    method = build("cg_dmer", statement_dropout=0.9, text_mask_ratio=0.5)
+    read: list = []
+    forward = method.text.forward
+    monkeypatch.setattr(method.text, "forward", lambda tokens: read.append(tokens) or forward(tokens))
+    batch = unobserve(make_batch(8), leads=[3])
+    report = (REPORTS[2],) * 5 + ("sinus tachycardia. inferior infarct, age undetermined. borderline ecg.",) * 3
+    method(dataclasses.replace(batch, report=report))
+
+    _, usable = method.eval()._patches(batch)
+    hidden = heard["patch_reconstruction"][2]
+    assert bool((hidden == (usable & ~drawn[0])).all())
+    same = torch.tensor([[a == b for b in report] for a in report])
+    # two views of the same report stay the same report
+    assert bool((heard["info_nce"][2] == same).all())
+    assert bool((heard["siglip"][2] == same).all())
+    assert heard["info_nce"][3] == pytest.approx(1 / 0.07)
+    assert heard["siglip"][3].item() == pytest.approx(10.0, rel=1e-4)
+    assert heard["siglip"][4].item() == pytest.approx(-10.0)
+    # one pass reads the words, the other only what was left of them
+    _, answer, scored = heard["token_reconstruction"]
+    corrupted = [t for t in read if bool(torch.isin(t.ids, method.sentinels).any())]
+    assert len(read) == 2
+    assert len(corrupted) == 1
+    left = corrupted[0].real.sum() - torch.isin(corrupted[0].ids, method.sentinels).sum()
+    whole = next(t for t in read if t is not corrupted[0]).real.sum()
+    assert int(left) == int(whole) - int(scored.sum())
+    assert int(scored.sum()) > 8
+    assert bool((answer[scored] > 3).all())
+
+
+def test_held_out_patients_are_looked_at_as_they_are() -> None:
+    views = {"shift": True, "gain": 0.5, "noise_mv": 1.0, "lead_dropout": 0.5, "statement_dropout": 0.5}
+    method, batch = build("cg_dmer", **views).eval(), make_batch(4)
+    assert method._view(batch) is batch
+    patches, usable = method._patches(batch)
+    assert method._noisy(patches, usable) is patches
+    method.train()
+    assert not torch.equal(method._view(batch).ecg, batch.ecg)
+    assert not torch.equal(method._noisy(patches, usable), patches)
+
+
+def test_reconstruction_of_a_short_record_keeps_its_offset() -> None:
+    method = build("cg_dmer").eval()
+    batch = unobserve(make_batch(2), after=160)
+    lifted = dataclasses.replace(batch, ecg=(batch.ecg + 2.0) * batch.observed)
+    torch.manual_seed(0)
+    a, hidden = method.reconstruct(batch)
+    torch.manual_seed(0)
+    b, _ = method.reconstruct(lifted)
+    torch.testing.assert_close(b[hidden], a[hidden] + 2.0, atol=1e-3, rtol=0)
+
+
+def test_forward_refuses_a_record_without_anything_observed() -> None:
+    batch = make_batch(4)
+    observed = batch.observed.clone()
+    observed[2] = False
+    with pytest.raises(ValueError, match=batch.record[2]):
+        build("cg_dmer")(dataclasses.replace(batch, observed=observed))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import json
+import logging
 import os
 import pickle
 import shutil
@@ -163,13 +165,81 @@ def test_the_ledger_says_where_every_recording_went(tmp_path: Path) -> None:
     ledger = write(dataclasses.replace(made, rows=short), tmp_path / "out", **options)
     assert dataclasses.asdict(ledger) == {
         "n_total": 9, "kept": 3, "no_report": 1, "short_report": 1, "missing_file": 1, "unreadable": 1, "nan": 1,
-        "flat": 1, "without_report": 0,
+        "flat": 1, "without_report": 0, "n_leads_recorded": 36, "n_leads_derived": 0, "n_leads_missing": 0,
     }  # fmt: skip
     dropped = pd.read_csv(tmp_path / "out" / "dropped.csv", keep_default_na=False)
     assert dict(zip(dropped["record"], dropped["reason"])) == {
         "r1": "no_report", "r2": "short_report", "r3": "missing_file", "r5": "unreadable", "r6": "flat", "r8": "nan",
     }  # fmt: skip
     assert Cohort.open(tmp_path / "out", verify=True).index["record"].tolist() == ["r0", "r4", "r7"]
+
+
+def test_the_ledger_counts_leads_recorded_derived_and_missing(tmp_path: Path) -> None:
+    made = source(tmp_path / "raw", n=2)
+    np.save(tmp_path / "raw" / "1.npy", signal(1)[:, [0, 1, 6]])
+    made.rows[1] = dataclasses.replace(made.rows[1], leads=("I", "II", "V1"))
+    ledger = write(made, tmp_path / "out")
+    assert (ledger.n_leads_recorded, ledger.n_leads_derived, ledger.n_leads_missing) == (15, 4, 5)
+    changed(tmp_path / "out", lambda description: description["ledger"].update(n_leads=24))
+    with pytest.raises(CohortError, match="damaged"):
+        Cohort.open(tmp_path / "out")
+
+
+def test_volts_told_as_millivolts_are_dropped_with_a_question(tmp_path: Path) -> None:
+    made = source(tmp_path / "raw", n=2)
+    np.save(tmp_path / "raw" / "1.npy", np.tile([1e-4, -1e-4], 250)[:, None].repeat(12, axis=1))
+    write(made, tmp_path / "out")
+    assert "all 12 leads are flat; its leads range over 0.0002 mV; is the unit right?" in (
+        tmp_path / "out" / "dropped.csv"
+    ).read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------------------------------------------------- copies
+
+
+def test_one_file_of_two_patients_is_refused(tmp_path: Path) -> None:
+    made = source(tmp_path / "raw")
+    (tmp_path / "raw" / "link.npy").symlink_to(tmp_path / "raw" / "6.npy")
+    made.rows[0] = dataclasses.replace(made.rows[0], path=tmp_path / "raw" / "link.npy")
+    with pytest.raises(CohortError, match=r"records r0 and r6 name the same file .*; leave one out"):
+        write(made, tmp_path / "out")
+    halves = [dataclasses.replace(made.rows[k], path=tmp_path / f"a{suffix}") for k, suffix in ((1, ".hea"), (6, ""))]
+    with pytest.raises(CohortError, match="records r1 and r6 name the same file"):
+        write(dataclasses.replace(made, rows=halves), tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["bytes", "reordered"])
+def test_equal_samples_of_two_patients_are_refused_whatever_the_files(tmp_path: Path, kind: str) -> None:
+    made = source(tmp_path / "raw")
+    if kind == "bytes":
+        shutil.copy(tmp_path / "raw" / "0.npy", tmp_path / "raw" / "6.npy")
+    else:  # another header, another order of leads: the checksum of the files differs, that of the samples does not
+        steps = np.random.default_rng(0).integers(-900, 900, (500, 12)).astype(np.int16)
+        np.save(tmp_path / "raw" / "0.npy", steps)
+        np.save(tmp_path / "raw" / "6.npy", steps[:, ::-1])
+        made.rows[0] = dataclasses.replace(made.rows[0], units="uV")
+        made.rows[6] = dataclasses.replace(made.rows[6], units="uV", leads=LEADS[::-1])
+    with pytest.raises(CohortError, match=r"1 recordings have the same samples .*r0 \(train\) and r6 \(test\)"):
+        write(made, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    same_split = [dataclasses.replace(row, split="train") for row in made.rows]
+    with pytest.raises(CohortError, match=r"r0 \(train\) and r6 \(train\).*leave out the copy"):
+        write(dataclasses.replace(made, rows=same_split), tmp_path / "out")
+
+
+def test_copies_of_one_patient_are_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = source(tmp_path / "raw")
+    for copy, of in ((1, 0), (3, 2)):
+        shutil.copy(tmp_path / "raw" / f"{of}.npy", tmp_path / "raw" / f"{copy}.npy")
+    with caplog.at_level(logging.WARNING):
+        write(made, tmp_path / "out")
+    assert caplog.text.count("copies of another") == 1
+    assert "2 recordings are copies" in caplog.text
+    index = Cohort.open(tmp_path / "out").index
+    assert index["samples_sha256"].nunique() == 5
+    first = Cohort.open(tmp_path / "out").signal(0)[0]
+    block = np.where(np.isnan(first), -32768, np.rint(np.nan_to_num(first) * 1000)).astype("<i2").T
+    assert index["samples_sha256"][0] == hashlib.sha256(block.tobytes()).hexdigest()
 
 
 def test_missing_and_unreadable_files_are_errors_unless_allowed(tmp_path: Path) -> None:
@@ -208,14 +278,28 @@ def test_nothing_to_keep_is_an_error(tmp_path: Path) -> None:
         ({"labels": {"rhythm": {"x": 1}}}, "record r0: class 'x' is not in task rhythm"),
         ({"labels": {"rhythm": {"sr": 2}}}, "record r0: label rhythm.sr is 2"),
         ({"extra": {"offset": 1.0}}, "record r0: the extra column 'offset'"),
+        ({"split": SECRET}, "record r0: split a longer text"),
+        ({"labels": {"rhythm": {"sr": SECRET}}}, "record r0: label rhythm.sr is a longer text"),
+        ({"record": SECRET, "patient": ""}, "record a longer text: no patient"),
     ],
 )
 def test_a_source_that_contradicts_itself_is_refused(tmp_path: Path, change: dict, message: str) -> None:
     made = source(tmp_path / "raw")
     made.rows[0] = dataclasses.replace(made.rows[0], **change)
-    with pytest.raises(CohortError, match=message):
+    with pytest.raises(CohortError, match=message) as caught:
         write(made, tmp_path / "out")
+    assert SECRET not in str(caught.value)
     assert not (tmp_path / "out.partial").exists()
+
+
+def test_names_that_may_be_reports_are_not_listed(tmp_path: Path) -> None:
+    made = source(tmp_path / "raw")
+    same = dataclasses.replace(made, rows=[dataclasses.replace(row, record=SECRET) for row in made.rows])
+    torn = dataclasses.replace(made, rows=[dataclasses.replace(row, patient=SECRET) for row in made.rows])
+    for swapped, message in ((same, "used more than once"), (torn, "more than one split")):
+        with pytest.raises(CohortError, match=rf"{message} \(a longer text\)") as caught:
+            write(swapped, tmp_path / "out")
+        assert SECRET not in str(caught.value)
 
 
 def test_a_source_without_rows_is_refused(tmp_path: Path) -> None:
@@ -322,6 +406,25 @@ def test_a_damaged_shard_of_an_earlier_run_is_not_trusted(tmp_path: Path) -> Non
     (tmp_path / "out.partial" / "parts" / "part-00001.json").write_text("{}")
     write(made, tmp_path / "out", shard_records=2, allow_unreadable=True)
     assert len(Cohort.open(tmp_path / "out", verify=True)) == 6
+
+
+def test_an_empty_folder_is_used(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    write(source(tmp_path / "raw"), tmp_path / "out")
+    assert len(Cohort.open(tmp_path / "out", verify=True)) == 7
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
+
+
+def test_shards_of_a_version_with_other_columns_are_done_anew(tmp_path: Path, monkeypatch) -> None:
+    made = source(tmp_path / "raw")
+    (tmp_path / "raw" / "6.npy").write_bytes(b"no array")
+    with monkeypatch.context() as patch:
+        patch.setattr(packing, "_FIELDS", packing._FIELDS.remove(len(packing._FIELDS) - 1))
+        with pytest.raises(CohortError, match="unreadable"):
+            write(made, tmp_path / "out", shard_records=2)
+    np.save(tmp_path / "raw" / "6.npy", signal(6))
+    write(made, tmp_path / "out", shard_records=2)
+    assert Cohort.open(tmp_path / "out").index["samples_sha256"].nunique() == 7
 
 
 def test_an_existing_folder_is_replaced_only_when_told_and_only_if_it_is_a_cohort(tmp_path: Path) -> None:

@@ -10,7 +10,10 @@ import pytest
 
 from leadwise.batch import LEADS
 from leadwise.data.cohort import Cohort, CohortError, write
+from leadwise.data.record import RecordError
 from leadwise.data.sources.folder import read_source
+
+SECRET = "acute inferior infarct, chest pain since noon"
 
 
 def manifest(folder: Path, text: str) -> Path:
@@ -97,6 +100,64 @@ def test_a_bad_table_is_one_clear_error(tmp_path: Path, text: str, message: str)
     with pytest.raises(CohortError, match=message) as caught:
         read_source(manifest(tmp_path, text))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f'path,split\n1.hea,"{SECRET}"\n', "row 2: split is a longer text; it takes train"),
+        (f'path,label.x\n1.hea,"{SECRET}"\n', "row 2: label.x is a longer text; a label"),
+        (f'path,age\n1.hea,"{SECRET}"\n', "row 2: age is a longer text; it takes years"),
+        ("path,age\n1.hea,infarction-of-heart\n", "row 2: age is a longer text"),
+        (f'path,report\n"{SECRET}",1.hea\n', "row 2: path is a text with spaces that names no file"),
+        (f'path,"{SECRET}",split\n', "first row holds a longer text; it names the columns"),
+        (f'"{SECRET}",1.hea,train\n', "first row holds a longer text"),
+    ],
+)
+def test_a_report_in_the_wrong_column_is_never_shown(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(CohortError, match=message) as caught:
+        read_source(manifest(tmp_path, text))
+    assert not any(word in str(caught.value) for word in ("infarct", "noon"))
+
+
+def test_recordings_without_a_patient_are_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    said = "name no patient; each counts as a person of its own, so a person may stand in two splits"
+    rows = read_source(manifest(tmp_path, "path\n1.hea\n2.hea\n")).rows
+    assert [row.patient for row in rows] == ["1", "2"]
+    assert f"2 recordings {said}" in caplog.text
+    caplog.clear()
+    read_source(manifest(tmp_path, "path,patient\n1.hea,P1\n2.hea, \n3.hea,P3\n"))
+    assert f"1 recordings {said}" in caplog.text
+    caplog.clear()
+    read_source(manifest(tmp_path, "path,patient\n1.hea,P1\n"))
+    assert not caplog.text
+
+
+def test_a_told_lead_that_is_none_of_the_twelve_is_an_error_before_a_file_is_opened(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="'V7' in leads= is none of"):
+        read_source(manifest(tmp_path, "path\n1.npy\n"), leads=["I", "V7"], rate_hz=250, units="mV")
+
+
+def test_suffixes_in_capitals_mean_the_same(tmp_path: Path) -> None:
+    (tmp_path / "MINE.CSV").write_text("path\na/1.NPY\n2.Hea\n")
+    assert [row.record for row in read_source(tmp_path).rows] == ["a/1", "2"]
+
+
+def test_a_told_order_is_for_files_that_name_no_leads(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    signal = np.round(rng.normal(size=(300, 12)), 3)
+    np.save(tmp_path / "a.npy", signal)
+    turned = ",".join(LEADS[::-1])
+    np.savetxt(tmp_path / "b.csv", signal[:, ::-1] + 0.5, delimiter=",", header=turned, comments="", fmt="%.6f")
+    table = manifest(tmp_path, "path\na.npy\nb.csv\n")
+    write(read_source(table, leads=LEADS, rate_hz=250, units="mV"), tmp_path / "out")
+    cohort = Cohort.open(tmp_path / "out")
+    for row, offset in ((0, 0.0), (1, 0.5)):
+        np.testing.assert_allclose(cohort.signal(row)[0], signal + offset, atol=0.0006)
+    names = turned.replace("V6", "V7")
+    np.savetxt(tmp_path / "b.csv", signal, delimiter=",", header=names, comments="", fmt="%.6f")
+    with pytest.raises(CohortError, match=r"b\.csv: its first row names V7, V5.*leads= says I, II"):
+        write(read_source(table, leads=LEADS, rate_hz=250, units="mV"), tmp_path / "other")
 
 
 def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:

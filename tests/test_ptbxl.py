@@ -95,8 +95,10 @@ def test_the_rate_follows_the_files_that_are_there(tmp_path: Path, rates: tuple[
     assert all(row.path.name.endswith(suffix) for row in read_source(folder).rows)
     assert read_source(folder, rate_hz=100).rows[0].path.name == "00001_lr"
     assert read_source(folder, rate_hz=500).rows[0].path.name == "00001_hr"
-    with pytest.raises(CohortError, match="100 or 500 Hz, not 250"):
-        read_source(folder, rate_hz=250)
+    assert read_source(folder, rate_hz=500.0).rows[0].path.name == "00001_hr"
+    for wrong in (250, 100.5, 0, float("nan"), float("inf")):
+        with pytest.raises(CohortError, match=f"100 or 500 Hz, not {wrong}; say one of these"):
+            read_source(folder, rate_hz=wrong)
 
 
 def test_reports_from_another_file(tmp_path: Path) -> None:
@@ -124,6 +126,7 @@ def test_reports_from_another_file(tmp_path: Path) -> None:
         ({"scp_codes": "['NORM']"}, "record 3: scp_codes is not a dictionary"),
         ({"scp_codes": "{'NORM': 'yes'}"}, "record 3: scp_codes is not a dictionary"),
         ({"strat_fold": 11}, "record 3: strat_fold is 11"),
+        ({"strat_fold": "sinus rhythm, normal"}, "record 3: strat_fold is a longer text"),
         ({"patient_id": np.nan}, "record 3: it has no patient_id"),
         ({"filename_lr": "../../etc/passwd"}, "record 3: the path '../../etc/passwd' leaves"),
     ],

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from leadwise.batch import LEADS, Signal
 from leadwise.data.lead_order import EINTHOVEN
-from leadwise.data.record import RecordError, Recording, conform, read, twelve
+from leadwise.data.record import RecordError, Recording, conform, files, read, remarks, twelve
 
 REAL = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
@@ -111,6 +111,15 @@ def test_the_headers_own_unit_stands_over_what_is_told(tmp_path: Path) -> None:
     assert read(path, rate_hz=77).rate_hz == 250
 
 
+def test_a_header_without_a_rate_takes_the_told_one(tmp_path: Path) -> None:
+    path = write_wfdb(tmp_path, "a1", heart(500, 2.0), 500, list(LEADS))
+    known = read(path).signal
+    rewrite(path.with_suffix(".hea"), "a1 12 500 1000", "a1 12")
+    found = read(path, rate_hz=500)
+    assert found.rate_hz == 500
+    np.testing.assert_array_equal(found.signal, known)
+
+
 def test_invalid_samples_are_nan(tmp_path: Path) -> None:
     signal = heart(250, 2.0)
     signal[10:20, 3] = np.nan
@@ -145,6 +154,7 @@ def _edit(old: str, new: str):
         (_edit("a1 12 250 500", "a1 13 250 500"), "promises 13 signals and describes 12"),
         (_edit("a1 12 250 500", "a1 12 250 0"), "no sample"),
         (_edit("a1 12 250 500", "a1 12 0 500"), "rate 0 Hz"),
+        (_edit("a1 12 250 500", "a1 12"), "does not say its sampling rate; say rate_hz="),
         (_edit("a1 12 250 500", "a1 12 250 999999999999"), "implausible"),
         (_edit("a1 12 250 500", "a1/3 12 250 500"), "multi-segment"),
         (_edit("a1.dat", "../a1.dat"), "outside the header's folder"),
@@ -222,6 +232,37 @@ def test_csv_names_its_leads_or_is_told(tmp_path: Path) -> None:
         read(path, rate_hz=250, units="mV")
 
 
+def test_a_csv_header_names_the_leads_whatever_order_is_told(tmp_path: Path) -> None:
+    signal = np.round(heart(250, 1.0), 4)[:, :3]
+    path = tmp_path / "a.csv"
+    np.savetxt(path, signal, delimiter=",", header="II,i,V1", comments="", fmt="%.4f")
+    found = read(path, leads=["I", "II", "V1"], rate_hz=250, units="mV")
+    assert found.leads == ("II", "I", "V1")
+    np.testing.assert_allclose(found.signal, signal)
+    for told in (["I", "II", "V2"], ["I", "II"]):
+        with pytest.raises(RecordError, match=r"a\.csv: its first row names II, I, V1, leads= says I, II"):
+            read(path, leads=told, rate_hz=250, units="mV")
+
+
+def test_a_told_lead_that_is_none_of_the_twelve_is_an_error(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", heart(250, 1.0)[:, :2])
+    with pytest.raises(RecordError, match=r"a\.npy: the lead 'aVFF' in leads= is none of .*nearest: 'aVF'"):
+        read(tmp_path / "a.npy", leads=["I", "aVFF"], rate_hz=250, units="mV")
+
+
+@pytest.mark.parametrize("suffix", [".NPY", ".Csv"])
+def test_a_suffix_in_capitals_means_the_same(tmp_path: Path, suffix: str) -> None:
+    signal = np.round(heart(250, 1.0), 4)
+    path = tmp_path / f"a{suffix}"
+    with path.open("wb") as out:
+        if suffix == ".NPY":
+            np.save(out, signal)
+        else:
+            np.savetxt(out, signal, delimiter=",", fmt="%.4f")
+    np.testing.assert_allclose(read(path, leads=LEADS, rate_hz=250, units="mV").signal, signal)
+    assert files(path) == (path,)
+
+
 # ----------------------------------------------------------------------------------------------------------- twelve
 
 
@@ -256,6 +297,34 @@ def test_no_limb_lead_is_derived_from_one_alone() -> None:
 def test_a_file_without_any_of_the_twelve_is_an_error() -> None:
     with pytest.raises(RecordError, match="it has EEG, resp"):
         twelve(recording(heart(500)[:, :2], ("EEG", "resp")))
+
+
+def test_leads_beside_the_twelve_are_named_once_for_all_files(caplog: pytest.LogCaptureFixture) -> None:
+    leads = ("I", "C1", "II", "C2")
+    for order in ([0, 1, 2, 3], [0, 2, 3, 1]):
+        found = twelve(recording(heart(500)[:, order], tuple(leads[k] for k in order)))
+        assert f"not used: {', '.join(found.unused)}" in remarks(found)
+        assert set(found.unused) == {"C1", "C2"}
+    assert caplog.text.count("not used: C1, C2") == 1
+    assert twelve(recording(heart(500))).unused == ()
+
+
+@pytest.mark.parametrize(("factor", "doubted"), [(1000.0, True), (0.001, True), (1.0, False)])
+def test_a_signal_a_thousand_times_off_is_questioned(caplog, factor: float, doubted: bool) -> None:
+    signal = heart(500) * factor
+    signal[:, 8] = 0.0
+    signal[2000:2010] += 32.7  # a lone spike in every lead decides nothing
+    found = twelve(recording(signal))
+    said = [line for line in (*remarks(found), caplog.text) if "is the unit right?" in line]
+    assert len(said) == (2 if doubted else 0)
+    assert bool(found.unit_doubt) == doubted
+    assert ("record a1: its leads range over" in caplog.text) == doubted
+    assert (found.typical_range_mv > 20) == (factor > 1)
+
+
+def test_a_recording_without_any_movement_raises_no_question_of_units() -> None:
+    assert twelve(recording(np.full((500, 12), 0.3))).unit_doubt == ""
+    assert twelve(recording(heart(500) * ([1.0] + [0.0] * 11))).unit_doubt == ""
 
 
 def test_quality_counts_gaps_and_flags_flat_leads() -> None:
@@ -427,6 +496,7 @@ def test_real_records_conform_and_their_limb_leads_agree() -> None:
         for header in sorted((REAL / folder).rglob("*.hea"))[::every]:
             found = twelve(read(header))
             assert found.lead_order == "ok", header
+            assert found.unit_doubt == "", header
             ecg, observed = conform(found.signal, found.rate_hz, Signal())
             assert np.isfinite(ecg).all()
             assert observed[:, : min(5000, round(len(found.signal) * 500 / found.rate_hz) - 5)].all()

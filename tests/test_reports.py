@@ -18,7 +18,8 @@ from leadwise.data.reports import clean, group, join_modifiers, n_words, stateme
         ("== - Sinus rhythm. Borderline EKG - ==", "sinus rhythm. borderline ecg."),
         ("sinusrhythmus normales ekg", "sinusrhythmus normales ecg."),
         ("ST depression 0.5 mm in V5. Abnormal ECG.", "st depression 0.5 mm in v5. abnormal ecg."),
-        ("Sinus rhythm\r\n\tleft  axis", "sinus rhythm left axis."),
+        ("Sinus rhythm\r\n\tleft  axis", "sinus rhythm. left axis."),
+        ("*** Sinus rhythm. ***\n\n** Left axis;\n-- Abnormal EKG **", "sinus rhythm. left axis. abnormal ecg."),
         ("T wave abnormality, consider -- ischemia", "t wave abnormality, consider -- ischemia."),
         ("Rhythm;; ; Axis;", "rhythm. axis."),
         ("  \n ", ""),
@@ -47,6 +48,7 @@ def test_words_are_counted_without_the_period() -> None:
 
 def test_statements_come_in_order() -> None:
     assert statements("Sinus rhythm; PR 0.21 s. Abnormal ECG") == ["sinus rhythm", "pr 0.21 s", "abnormal ecg"]
+    assert statements("Sinus rhythm\nLeft axis deviation") == ["sinus rhythm", "left axis deviation"]
 
 
 def test_group_numbers_equal_texts_alike() -> None:

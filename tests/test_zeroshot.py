@@ -81,7 +81,7 @@ def test_missing_and_unknown_classes_are_named_at_once(tmp_path):
         PromptError, match=r"no prompts for beta, gamma; unknown classes gama.*alpha, beta, gamma, delta"
     ):
         run_zeroshot(PlantedRun(), PlantedCohort(), "finding", write(tmp_path / "p.toml", wrong))
-    with pytest.raises(PromptError, match="no prompts for source 'nowhere', task 'finding'"):
+    with pytest.raises(PromptError, match="no prompts are shipped for source 'nowhere', task 'finding'"):
         run_zeroshot(PlantedRun(), PlantedCohort(), "finding")
 
 
@@ -132,3 +132,19 @@ def test_json_says_what_was_asked(file):
     assert len(told["prompts"]["sha256"]) == 64
     assert told["gain_over_untrained"]["interval"][0] > 0.1
     assert told["single_prompts"]["min"] <= told["single_prompts"]["max"]
+
+
+def test_people_of_the_training_part_are_counted_and_warned_of(file, caplog):
+    cohort, run = PlantedCohort(), PlantedRun()
+    assert run_zeroshot(run, cohort, "finding", file).n_people_seen == 0
+    assert not caplog.records
+    run.known = {cohort.patients[cohort.rows("test")[0]], cohort.patients[cohort.rows("train")[0]]}
+    leaked = run_zeroshot(run, cohort, "finding", file)
+    assert leaked.to_json()["n_people_seen_in_pretraining"] == 1
+    assert "1 of the 24 people to be scored were in the pre-training" in caplog.text
+
+
+def test_prompts_of_another_task_are_refused(tmp_path):
+    other = write(tmp_path / "other.toml", PROMPTS, task="rhythm")
+    with pytest.raises(PromptError, match="it is for task 'rhythm', but task 'finding'"):
+        run_zeroshot(PlantedRun(), PlantedCohort(), "finding", other)

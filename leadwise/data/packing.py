@@ -47,6 +47,7 @@ _FIELDS = pa.schema(
         ("lead_max_mv", pa.list_(pa.float32())),
         ("lead_order", pa.string()),
         ("source_sha256", pa.string()),
+        ("samples_sha256", pa.string()),
     ]
 )
 
@@ -64,6 +65,9 @@ class Ledger:
     nan: int = 0  # dropped: more than half of the recorded samples missing
     flat: int = 0  # dropped: every lead flat
     without_report: int = 0  # of those kept: they have no report
+    n_leads_recorded: int = 0  # of those kept: leads that their files held
+    n_leads_derived: int = 0  # of those kept: limb leads computed from I and II
+    n_leads_missing: int = 0  # of those kept: leads that nobody has
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,8 @@ def fault(recording: TwelveLead) -> tuple[str, str] | None:
         return "nan", f"{share:.0%} of its recorded samples are missing"
     seen = [quality for quality in recording.quality if quality.n_missing < len(recording.signal)]
     if all(quality.flat for quality in seen):
-        return "flat", f"all {len(seen)} leads are flat"
+        doubt = f"; {recording.unit_doubt}" if recording.unit_doubt else ""
+        return "flat", f"all {len(seen)} leads are flat{doubt}"
     return None
 
 
@@ -204,7 +209,7 @@ def read_parts(folder: Path, shards: Iterable[Shard]) -> pa.Table:
 
 def plan(rows: Sequence[Row]) -> str:
     """A hash of everything that decides the samples of these rows: names, told facts, size and time of their files."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(" ".join(_FIELDS.names).encode())  # a shard of another version has other columns
     for row in rows:
         stats = [path.stat() if path.is_file() else None for path in record.files(row.path)]
         known = [None if stat is None else (stat.st_size, stat.st_mtime_ns) for stat in stats]
@@ -225,6 +230,7 @@ def _recorded(row: Row) -> tuple[dict[str, Any] | Dropped, np.ndarray]:
     if found is not None:
         return Dropped(row.record, *found), np.empty(0, dtype=np.int16)
     packed = pack(twelve)
+    samples = np.ascontiguousarray(packed.samples.T)
     line = {
         "record": row.record,
         "rate_hz": twelve.rate_hz,
@@ -239,8 +245,9 @@ def _recorded(row: Row) -> tuple[dict[str, Any] | Dropped, np.ndarray]:
         "lead_max_mv": [quality.max_abs_mv for quality in twelve.quality],
         "lead_order": twelve.lead_order,
         "source_sha256": sha256(record.files(row.path)),
+        "samples_sha256": hashlib.sha256(samples.astype("<i2", copy=False).tobytes()).hexdigest(),
     }
-    return line, np.ascontiguousarray(packed.samples.T)
+    return line, samples
 
 
 # ------------------------------------------------------------------------------------------------------------ files

@@ -11,13 +11,14 @@ import logging
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from typing import Literal
 
 import numpy as np
 
 from leadwise.batch import LEADS, Signal
 from leadwise.data import lead_order
-from leadwise.data.waveform import MISSING, Digital, RecordError, Recording, files, read
+from leadwise.data.waveform import MISSING, Digital, RecordError, Recording, check_told_leads, files, read
 
 __all__ = [
     "MISSING",
@@ -26,6 +27,7 @@ __all__ = [
     "RecordError",
     "Recording",
     "TwelveLead",
+    "check_told_leads",
     "conform",
     "files",
     "read",
@@ -38,6 +40,7 @@ log = logging.getLogger(__name__)
 
 SHORT_GAP_MS = 40.0  # longest stretch of missing samples that a straight line may bridge
 FLAT_MV = 0.001  # a lead whose standard deviation stays below this holds no heart
+PLAUSIBLE_MV = (0.02, 20.0)  # the typical range of a lead in mV; beyond, the unit is off by a thousand or so
 
 Origin = Literal["recorded", "derived", "missing"]
 
@@ -52,6 +55,7 @@ class LeadQuality:
     n_long_gaps: int  # missing stretches that stay unobserved: longer than SHORT_GAP_MS, or at an end
     flat: bool
     max_abs_mv: float  # NaN where nothing is observed
+    range_mv: float  # 1st to 99th percentile, deaf to a lone spike; NaN where nothing is observed
 
 
 @dataclass(frozen=True)
@@ -64,13 +68,32 @@ class TwelveLead:
     quality: tuple[LeadQuality, ...]  # 12
     lead_order: str  # verdict of lead_order.audit
     digital: Digital | None = None  # (T0, 12), derived and missing leads all -32768
+    unused: tuple[str, ...] = ()  # leads of the file that are none of the twelve
+
+    @property
+    def typical_range_mv(self) -> float:
+        """The median range of the leads in mV, of those not flat if there are any; NaN where nothing moves."""
+        moving = [quality for quality in self.quality if quality.range_mv > 0]
+        chosen = [quality.range_mv for quality in moving if not quality.flat] or [
+            quality.range_mv for quality in moving
+        ]
+        return float(np.median(chosen)) if chosen else math.nan
+
+    @property
+    def unit_doubt(self) -> str:
+        """A question where the leads are too large or too small for an ECG in mV; '' where they are not."""
+        typical = self.typical_range_mv
+        if math.isnan(typical) or PLAUSIBLE_MV[0] <= typical <= PLAUSIBLE_MV[1]:
+            return ""
+        return f"its leads range over {typical:.3g} mV; is the unit right?"
 
 
 def twelve(recording: Recording) -> TwelveLead:
     """The twelve canonical leads (T0, 12) in mV by name, derived where I and II allow it, with the quality of each.
 
-    A lead that is truly missing stays NaN. Limb leads that break the algebra of the frontal plane are logged as a
-    warning, and the verdict stands in `lead_order`.
+    A lead that is truly missing stays NaN. Limb leads that break the algebra of the frontal plane (the verdict stands
+    in `lead_order`), a doubtful unit (`unit_doubt`) and leads that are none of the twelve (`unused`) are logged as
+    warnings.
 
     Raises:
         RecordError: none of the twelve leads is there.
@@ -102,7 +125,18 @@ def twelve(recording: Recording) -> TwelveLead:
             verdict,
         )
     digital = None if recording.digital is None else _twelve_digital(recording.digital, column)
-    return TwelveLead(recording.name, signal, recording.rate_hz, quality, verdict, digital)
+    unused = tuple(lead for lead in recording.leads if lead not in LEADS)
+    found = TwelveLead(recording.name, signal, recording.rate_hz, quality, verdict, digital, unused)
+    if found.unit_doubt:
+        log.warning("record %s: %s", recording.name, found.unit_doubt)
+    if unused:
+        _log_unused(frozenset(unused))
+    return found
+
+
+@cache  # a data set has the same names in every file: said once
+def _log_unused(names: frozenset[str]) -> None:
+    log.warning("leads that are none of the twelve are not used: %s", ", ".join(sorted(names)))
 
 
 def _twelve_digital(digital: Digital, column: dict[str, int]) -> Digital:
@@ -120,7 +154,7 @@ def _quality(lead: np.ndarray, origin: Origin, rate_hz: float) -> LeadQuality:
     observed = np.isfinite(lead)
     n_missing = int((~observed).sum())
     if n_missing == len(lead):
-        return LeadQuality(origin, n_missing, 0, 0 if origin == "missing" else 1, False, math.nan)
+        return LeadQuality(origin, n_missing, 0, 0 if origin == "missing" else 1, False, math.nan, math.nan)
     n_short = n_long = 0
     if n_missing:
         gaps = _gaps(observed)
@@ -128,7 +162,8 @@ def _quality(lead: np.ndarray, origin: Origin, rate_hz: float) -> LeadQuality:
         n_short, n_long = int(short.sum()), int((~short).sum())
     values = lead[observed]
     flat = float(values.std()) < FLAT_MV
-    return LeadQuality(origin, n_missing, n_short, n_long, flat, float(np.abs(values).max()))
+    low, high = np.percentile(values, (1, 99))
+    return LeadQuality(origin, n_missing, n_short, n_long, flat, float(np.abs(values).max()), float(high - low))
 
 
 def _gaps(observed: np.ndarray) -> np.ndarray:
@@ -193,6 +228,8 @@ def remarks(recording: TwelveLead) -> tuple[str, ...]:
         names = [lead for lead, is_so in zip(LEADS, chosen) if is_so]
         if names:
             said.append(f"{text}: {', '.join(names)}")
+    if recording.unused:
+        said.append(f"not used: {', '.join(recording.unused)}")
     for lead, quality in zip(LEADS, recording.quality):
         if quality.origin != "missing" and quality.n_missing:
             said.append(
@@ -201,6 +238,8 @@ def remarks(recording: TwelveLead) -> tuple[str, ...]:
             )
     if recording.lead_order not in (lead_order.OK, lead_order.UNCHECKED):
         said.append(f"limb leads break III = II - I and its kin: {recording.lead_order}")
+    if recording.unit_doubt:
+        said.append(recording.unit_doubt)
     return tuple(said)
 
 

@@ -21,8 +21,9 @@ def clean(text: str) -> str:
 
 def statements(text: str) -> list[str]:
     """The report's statements in order, in the one style, without their periods."""
-    flat = " ".join(text.lower().replace("ekg", "ecg").split())
-    said = [part for part in _BOUNDARY.split(flat.strip(_MARKS)) if part.strip(_MARKS + ".")]
+    lines = text.lower().replace("ekg", "ecg").splitlines()  # a line break ends a statement
+    flat = ";".join(" ".join(line.split()).strip(_MARKS) for line in lines)
+    said = [part for part in _BOUNDARY.split(flat) if part.strip(_MARKS + ".")]
     if said:
         said[0] = said[0].lstrip(_MARKS)
         said[-1] = said[-1].rstrip(_MARKS + ".")

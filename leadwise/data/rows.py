@@ -9,9 +9,10 @@ from pathlib import Path
 
 SPLITS = ("train", "val", "test")
 _FROM_SOURCE = ("record", "patient", "split", "report", "report_words")
-_FROM_FILE = ("rate_hz", "n_samples", "shard", "offset", "uv_per_step", "baseline", "lead_order", "source_sha256")
+_FROM_FILE = ("rate_hz", "n_samples", "shard", "offset", "uv_per_step", "baseline", "lead_order")
+_CHECKSUMS = ("source_sha256", "samples_sha256")
 _PER_LEAD = ("lead_origin", "lead_missing", "lead_flat", "lead_max_mv", "n_short_gaps", "n_long_gaps")
-_RESERVED = frozenset((*_FROM_SOURCE, *_FROM_FILE, *_PER_LEAD))  # the index's own columns
+_RESERVED = frozenset((*_FROM_SOURCE, *_FROM_FILE, *_CHECKSUMS, *_PER_LEAD))  # the index's own columns
 
 
 class CohortError(ValueError):
@@ -47,53 +48,88 @@ def check(source: Source) -> None:
     """Nothing, if the source can become a cohort.
 
     Raises:
-        CohortError: no row, a record twice, a patient in two splits, an unknown split, task, class or label value.
+        CohortError: no row, a record twice, a patient in two splits, a file of two patients, an unknown split, task,
+            class or label value.
     """
     if not source.rows:
         raise CohortError(f"source {source.name}: it has no recording; check the folder and its table")
     doubled = [record for record, n in Counter(row.record for row in source.rows).items() if n > 1]
     if doubled:
         raise CohortError(
-            f"source {source.name}: {len(doubled)} record names are used more than once ({listed(doubled)}); "
+            f"source {source.name}: {len(doubled)} record names are used more than once ({listed(map(_name, doubled))}); "
             "give each recording its own name"
         )
     split_of: dict[str, str] = {}
+    owner_of: dict[Path, Row] = {}
     torn = []
     for row in source.rows:
         if row.split not in SPLITS:
-            raise CohortError(f"record {row.record}: split {row.split!r} is not one of {', '.join(SPLITS)}")
+            raise CohortError(
+                f"record {_name(row.record)}: split {quoted(row.split)} is not one of {', '.join(SPLITS)}"
+            )
         if not row.patient:
-            raise CohortError(f"record {row.record}: no patient is named; without one, splits cannot be kept apart")
+            raise CohortError(
+                f"record {_name(row.record)}: no patient is named; without one, splits cannot be kept apart"
+            )
         if split_of.setdefault(row.patient, row.split) != row.split:
             torn.append(row.patient)
+        owner = owner_of.setdefault(_place(row.path), row)
+        if (owner.patient, owner.split) != (row.patient, row.split):
+            raise CohortError(
+                f"records {_name(owner.record)} and {_name(row.record)} name the same file but different patients or "
+                "splits; leave one out, or give both the same patient and split"
+            )
         _check_columns(source, row)
     if torn:
         torn = list(dict.fromkeys(torn))
         raise CohortError(
-            f"source {source.name}: {len(torn)} patients stand in more than one split ({listed(torn)}); "
+            f"source {source.name}: {len(torn)} patients stand in more than one split ({listed(map(_name, torn))}); "
             "move all recordings of a patient into one"
         )
 
 
+def _place(path: Path) -> Path:
+    """The file that a path leads to, links followed; one name for the parts of a WFDB record."""
+    place = path.resolve()
+    return place.with_suffix("") if place.suffix.lower() in (".hea", ".dat", ".mat") else place
+
+
 def _check_columns(source: Source, row: Row) -> None:
+    where = f"record {_name(row.record)}"
     for task, classes in row.labels.items():
         known = source.tasks.get(task)
         if known is None:
-            raise CohortError(f"record {row.record}: task {task!r} is not one of {', '.join(source.tasks) or 'none'}")
+            raise CohortError(f"{where}: task {task!r} is not one of {', '.join(source.tasks) or 'none'}")
         for name, value in classes.items():
             if name not in known:
-                raise CohortError(f"record {row.record}: class {name!r} is not in task {task}: {', '.join(known)}")
+                raise CohortError(f"{where}: class {name!r} is not in task {task}: {', '.join(known)}")
             if value not in (0, 1):
-                raise CohortError(f"record {row.record}: label {task}.{name} is {value!r}; it takes 0 or 1")
+                raise CohortError(f"{where}: label {task}.{name} is {quoted(value)}; it takes 0 or 1")
     for name in row.extra:
         if name in _RESERVED or name.startswith("label."):
-            raise CohortError(f"record {row.record}: the extra column {name!r} is one of the cohort's own; rename it")
+            raise CohortError(f"{where}: the extra column {name!r} is one of the cohort's own; rename it")
 
 
 def listed(names: Iterable[str], most: int = 3) -> str:
     """The first few names, for a message."""
     names = list(names)
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def shown(cell: object, most: int = 12) -> str:
+    """What a table's cell says, if it is short and without a space; columns may be swapped, and it a report."""
+    text = str(cell)
+    return "a longer text" if len(text) > most or any(letter.isspace() for letter in text) else text
+
+
+def quoted(cell: object) -> str:
+    """A table's cell for a message, in quotes, if `shown` shows it."""
+    return repr(cell) if shown(cell) == str(cell) else shown(cell)
+
+
+def _name(name: str) -> str:
+    """The name of a record or a patient for a message: it may be long, but has no space."""
+    return shown(name, most=64)
 
 
 def inside(folder: Path, name: str, where: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 
 from leadwise.batch import LEADS
 from leadwise.data import wfdb_header
+from leadwise.data.rows import listed
 
 MISSING = -32768  # the int16 that stands for a missing sample, in WFDB format 16 and in a cohort
 _MAX_SAMPLES = 100_000_000  # per lead: more than a day at 1000 Hz
@@ -57,15 +59,18 @@ def read(
     """The recording in a file: WFDB (`.hea` or the name without suffix), `.npy` or `.csv`; signal (T0, L0) in mV.
 
     `leads`, `rate_hz` and `units` say what the file does not. What a WFDB header states stands; `.npy` needs all three,
-    `.csv` needs rate and units (and leads, if its first row is not their names). In an int16 `.npy`, -32768 is missing.
+    `.csv` needs rate and units (and leads, if its first row is not their names; where it is, that row's order stands).
+    In an int16 `.npy`, -32768 is missing.
 
     Raises:
         RecordError: the file is absent, damaged or leaves something unsaid.
     """
     path = Path(path)
-    if path.suffix == ".npy":
+    check_told_leads(leads, f"record {path}")
+    kind = path.suffix.lower()
+    if kind == ".npy":
         recording = _read_npy(path, leads, rate_hz, units)
-    elif path.suffix == ".csv":
+    elif kind == ".csv":
         recording = _read_csv(path, leads, rate_hz, units)
     else:
         recording = _read_wfdb(_header_path(path), leads, rate_hz, units)
@@ -81,7 +86,7 @@ def files(path: Path) -> tuple[Path, ...]:
     A header that cannot be parsed stands alone; `read` says what is wrong with it.
     """
     path = Path(path)
-    if path.suffix in (".npy", ".csv"):
+    if path.suffix.lower() in (".npy", ".csv"):
         return (path,)
     header_path = _header_path(path)
     try:
@@ -91,20 +96,39 @@ def files(path: Path) -> tuple[Path, ...]:
     return (header_path, *(header_path.parent / file for file in header.files))
 
 
+def check_told_leads(leads: Sequence[str] | None, where: str) -> None:
+    """Nothing, if every told lead is one of the twelve; `where` begins the message.
+
+    Raises:
+        RecordError: a name that is none of them: its column would be lost without a word.
+    """
+    for told, name in zip(leads or (), _canonical(leads or ())):
+        if name not in LEADS:
+            near = difflib.get_close_matches(told.strip().casefold(), _CANONICAL, n=1, cutoff=0.0)
+            nearest = _CANONICAL[near[0]]
+            raise RecordError(
+                f"{where}: the lead {told!r} in leads= is none of {', '.join(LEADS)}; nearest: {nearest!r}"
+            )
+
+
 def _header_path(path: Path) -> Path:
-    return path.with_suffix(".hea") if path.suffix in (".hea", ".dat", ".mat") else path.with_name(path.name + ".hea")
+    if path.suffix.lower() in (".hea", ".dat", ".mat"):
+        return path.with_suffix(".hea")
+    return path.with_name(path.name + ".hea")
 
 
 def _read_wfdb(path: Path, leads: Sequence[str] | None, rate_hz: float | None, units: str | None) -> Recording:
     import wfdb
 
     if not path.is_file():
-        raise RecordError(f"record {path}: no such file; give the .hea file or its name without suffix")
+        raise RecordError(
+            f"record {path}: no such file; give the .hea file (its suffix in lower case) or its name without"
+        )
     try:
         header = wfdb_header.parse(path)
     except wfdb_header.HeaderError as error:
         raise RecordError(f"record {path}: {error}; restore the header from its source") from None
-    rate_hz = _checked_rate(path, header.rate_hz)
+    rate_hz = _checked_rate(path, header.rate_hz if header.rate_hz is not None else rate_hz)
     _check_size(path, header.n_samples, len(header.signals))
     for file in header.files:
         _check_data_file(path, file, header)
@@ -202,14 +226,18 @@ def _read_csv(path: Path, leads: Sequence[str] | None, rate_hz: float | None, un
     if not rows:
         raise RecordError(f"record {path}: is empty; it takes a row of lead names and one row per sample")
     if any(not _is_number(cell) for cell in rows[0]):
-        header, rows = rows[0], rows[1:]
+        names, rows = _canonical(rows[0]), rows[1:]
+        if leads is not None and set(_canonical(leads)) != set(names):
+            raise RecordError(
+                f"record {path}: its first row names {listed(names, 12)}, leads= says {listed(leads, 12)}; correct the "
+                "one that is wrong, or leave out leads="
+            )
     elif leads is None:
         raise RecordError(f"record {path}: the first row holds no lead names; say leads=")
+    elif len(leads) != len(rows[0]):
+        raise RecordError(f"record {path}: {len(rows[0])} columns and {len(leads)} leads; name each column in leads=")
     else:
-        header = list(leads)
-    names = tuple(leads) if leads is not None else tuple(cell.strip() for cell in header)
-    if len(names) != len(header):
-        raise RecordError(f"record {path}: {len(header)} columns and {len(names)} leads; name each column in leads=")
+        names = tuple(leads)
     table = np.empty((len(rows), len(names)))
     for number, row in enumerate(rows):
         try:
@@ -234,8 +262,6 @@ def _from_table(
     path: Path, table: np.ndarray, names: tuple[str, ...], rate_hz: float | None, units: str | None
 ) -> Recording:
     """A recording from numbers (T0, L0) in the told unit; integers that fit are kept as they are."""
-    if rate_hz is None:
-        raise RecordError(f"record {path}: the file does not say its sampling rate; say rate_hz=")
     rate_hz = _checked_rate(path, rate_hz)
     mv_per_unit = _mv_per_unit(path, None, units)
     leads = _canonical(names)
@@ -258,7 +284,9 @@ def _told_leads(path: Path, leads: Sequence[str] | None, n_leads: int) -> tuple[
     return tuple(leads)
 
 
-def _checked_rate(path: Path, rate_hz: float) -> float:
+def _checked_rate(path: Path, rate_hz: float | None) -> float:
+    if rate_hz is None:
+        raise RecordError(f"record {path}: the file does not say its sampling rate; say rate_hz=")
     if not math.isfinite(rate_hz) or not 0 < rate_hz <= _MAX_RATE_HZ:
         raise RecordError(f"record {path}: the sampling rate {rate_hz:g} Hz is implausible; correct it")
     return float(rate_hz)

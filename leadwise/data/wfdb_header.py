@@ -36,7 +36,7 @@ class SignalLine:
 class Header:
     """The record line and the signal lines."""
 
-    rate_hz: float
+    rate_hz: float | None  # None where the header leaves it out
     n_samples: int | None  # None where the header leaves it out
     signals: tuple[SignalLine, ...]
 
@@ -73,7 +73,8 @@ def parse(path: Path) -> Header:
     fields = lines[0].split()
     try:
         n_signals = int(fields[1])
-        rate_hz = float(re.split(r"[/(]", fields[2])[0]) if len(fields) > 2 else 250.0  # WFDB's own default
+        # WFDB would read an absent rate as 250 Hz; nobody said so, and it decides every interval
+        rate_hz = float(re.split(r"[/(]", fields[2])[0]) if len(fields) > 2 else None
         n_samples = int(fields[3]) if len(fields) > 3 else None
     except (ValueError, IndexError):
         raise HeaderError(f"line 1 is not 'name signals rate samples': {lines[0][:80]!r}") from None

@@ -177,6 +177,19 @@ def _write_cache(path: Path, rows: NDArray[np.int64], embedding: Features) -> No
         log.warning("embeddings are not kept: %s", error)
 
 
+def seen_in_training(run: Run, cohort: Cohort, rows: Rows) -> int:
+    """How many people of these rows the run learnt from: more than none is a leak, and a warning."""
+    people = sorted({cohort.patients[int(row)] for row in rows})
+    seen = run.learnt_from(cohort.source, people)
+    if seen:
+        log.warning(
+            "%d of the %d people to be scored were in the pre-training of %s: its scores on %s are too high. "
+            "Was the cohort split anew?",
+            len(seen), len(people), run.name, cohort.name,
+        )  # fmt: skip
+    return len(seen)
+
+
 def write_npz(path: Path, embedding: Features, cohort: Cohort, rows: Rows) -> None:
     """Write embedding (N, D) float32 beside its record, patient and split names and row numbers (N each)."""
     if len(embedding) != len(rows):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from leadwise.data.cohort import Cohort
 from leadwise.data.loader import Recordings
-from leadwise.evaluate.embed import Progress, embed_cohort, named
+from leadwise.evaluate.embed import Progress, embed_cohort, named, seen_in_training
 from leadwise.evaluate.handcrafted import handcrafted
 from leadwise.evaluate.metrics import Floats, Interval, Score, auroc, gain, score
 from leadwise.run import Run
@@ -107,6 +107,8 @@ class ProbeReport:
     task: str
     part: str
     classes: tuple[str, ...]
+    fingerprints: dict[str, str]  # of the cohort's data and of the run's weights
+    n_people_seen: int  # people of the test split that the run was pre-trained on: must be 0
     n_recordings: dict[str, int]  # by split
     results: dict[float, dict[str, ProbeResult]]  # fraction -> features -> result
 
@@ -121,6 +123,8 @@ class ProbeReport:
             "command": "probe",
             "cohort": self.cohort,
             "run": self.run,
+            "fingerprints": dict(self.fingerprints),
+            "n_people_seen_in_pretraining": self.n_people_seen,
             "task": self.task,
             "part": self.part,
             "fractions": fractions,
@@ -202,6 +206,8 @@ def run_probe(
         run=run.name,
         task=task,
         part=part,
+        fingerprints={"cohort": cohort.fingerprint, "run": run.fingerprint},
+        n_people_seen=seen_in_training(run, cohort, rows[asked.rows("test")]),
         classes=asked.classes,
         n_recordings={split: len(asked.rows(split)) for split in ("train", "val", "test")},
         results=results,

@@ -18,7 +18,7 @@ from torch import Tensor
 from leadwise.data import reports
 from leadwise.data.cohort import Cohort
 from leadwise.evaluate import prompts
-from leadwise.evaluate.embed import Features, Progress, embed_cohort, frozen, named
+from leadwise.evaluate.embed import Features, Progress, embed_cohort, frozen, named, seen_in_training
 from leadwise.evaluate.metrics import Control, Floats, Score, auroc, gain, score, shuffled_pairs
 from leadwise.evaluate.prompts import ClassPrompts
 from leadwise.run import Run
@@ -38,7 +38,10 @@ class ZeroShotReport:
     run: str
     task: str
     split: str
+    fingerprints: dict[str, str]  # of the cohort's data and of the run's weights
+    n_people_seen: int  # people of the split that the run was pre-trained on: must be 0
     classes: dict[str, str]  # class -> plain name
+    prompts: dict[str, tuple[str, ...]]  # class -> its prompts
     prompt_file: str
     prompt_sha256: str
     n_prompts: int
@@ -53,9 +56,16 @@ class ZeroShotReport:
             "command": "zeroshot",
             "cohort": self.cohort,
             "run": self.run,
+            "fingerprints": dict(self.fingerprints),
+            "n_people_seen_in_pretraining": self.n_people_seen,
             "task": self.task,
             "split": self.split,
-            "prompts": {"file": self.prompt_file, "sha256": self.prompt_sha256, "n_prompts": self.n_prompts},
+            "prompts": {
+                "file": self.prompt_file,
+                "sha256": self.prompt_sha256,
+                "n_prompts": self.n_prompts,
+                "classes": {code: list(texts) for code, texts in self.prompts.items()},
+            },
             "trained": self.trained.to_json(),
             "untrained": self.untrained.to_json(),
             "gain_over_untrained": {"macro": above, "interval": list(interval)},
@@ -75,7 +85,11 @@ class ZeroShotReport:
         lines.append(("untrained", self.untrained.macro, self.untrained.interval))
         if self.shuffled:
             lines.append(("shuffled pairs", self.shuffled.mean, self.shuffled.interval))
-        return [{"features": name, "macro": macro, "low": low, "high": high} for name, macro, (low, high) in lines]
+        skipped = ", ".join(self.trained.skipped)
+        return [
+            {"features": name, "macro": macro, "low": low, "high": high, "skipped": skipped}
+            for name, macro, (low, high) in lines
+        ]
 
     def class_rows(self) -> list[dict[str, Any]]:
         """A line for each class: its name, positives, AUROC with interval, and the untrained encoder's."""
@@ -121,6 +135,8 @@ def run_zeroshot(
         raise ZeroShotError(f"cohort {cohort.name}: no recording of task '{task}' in split '{split}'")
     classes = tuple(cohort.tasks[task])
     loaded = prompts.load(prompts_path or prompts.find(cohort.source, task))
+    if loaded.task != task:
+        raise prompts.PromptError(f"{loaded.path}: it is for task '{loaded.task}', but task '{task}' was asked for")
     of_class = loaded.of(classes)
     labels = cohort.labels(task, rows)
     patients = cohort.index.iloc[rows]["patient"].astype(str).to_numpy()
@@ -137,7 +153,10 @@ def run_zeroshot(
         run=run.name,
         task=task,
         split=split,
+        fingerprints={"cohort": cohort.fingerprint, "run": run.fingerprint},
+        n_people_seen=seen_in_training(run, cohort, rows),
         classes={code: entry.name for code, entry in zip(classes, of_class)},
+        prompts={code: entry.prompts for code, entry in zip(classes, of_class)},
         prompt_file=loaded.path.name,
         prompt_sha256=loaded.sha256,
         n_prompts=sum(len(entry.prompts) for entry in of_class),

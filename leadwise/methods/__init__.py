@@ -3,13 +3,16 @@
 A method file holds `Config` (a frozen dataclass: the paper's values are the defaults) and `Method`:
 
     class Method(nn.Module):
-        def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer | None) -> None
+        parts: tuple[str, ...]                                  # what embed_ecg can give; "backbone" always
+        def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer | None, kept: Path | None) -> None
         def forward(self, batch: Batch) -> dict[str, Tensor]    # weighted loss terms; training minimises their sum
-        def embed_ecg(self, batch: Batch) -> Tensor             # (B, D), eval mode, nothing masked
-        def embed_text(self, texts: list[str]) -> Tensor        # (K, D); ECG-only methods do not define it
-        def after_step(self, progress: float) -> None           # optional: momentum teachers, schedules
+        def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor     # (B, D), eval mode, nothing masked
+        weights: dict[str, float]                               # of each term: raw = weighted / weight
 
-and, where it reads reports, `make_tokenizer(config, reports) -> Tokenizer` and `load_tokenizer(folder) -> Tokenizer`.
+A method that reads reports has `tokenizer`, `embed_text(texts) -> (K, D)` in the space of the part "shared", and beside the class
+`make_tokenizer(config, reports)` and `load_tokenizer(folder)`. Optional: `after_step(progress)` (momentum teachers, schedules),
+`measure(batch) -> dict[str, float]` (what to watch on held-out patients), `pretrained_parameters` (a lower rate),
+`keep(folder)` (what a rebuild needs; the folder comes back as `kept`), `reconstruct(batch)` (for pictures).
 """
 
 from __future__ import annotations

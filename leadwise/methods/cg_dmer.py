@@ -25,7 +25,9 @@ Where we depart from the paper's text, and why (the option that restores it in b
   contrast [text_task = "mlm", text_view = "masked"].
 - The specific heads have no task but Eq. 5, which any orthogonal vector satisfies: `specific_task = "recon"` gives them
   one, by handing h_sp and h_sh to both decoders.
-- Widths, depths, decoder, tokeniser and heads are ours where the paper is silent.
+- Widths, depths, decoder, tokeniser and heads are ours where the paper is silent. Lead and temporal embeddings begin at the
+  scale of the tokens and attention begins like to like; without, Eq. 2 sat on predicting nothing (NOTES.md).
+- Not here: the global batch of several processes, weight schedules, mixtures of masks, LoRA.
 """
 
 from __future__ import annotations
@@ -104,15 +106,17 @@ class Config:
     w_siglip: float = 1.0
     w_cons: float = 1.0
     # views, all off in the paper
-    shift: bool = False  # start each batch's patches at a random sample of the first patch
+    shift: bool = False  # move each batch's patch grid by a random part of a patch, either way
     gain: float = 0.0  # one random factor exp(N(0, gain)) for all leads of a record
-    noise_mv: float = 0.0  # white noise added to the input, largest standard deviation
+    noise_mv: float = 0.0  # white noise on what the encoder sees, largest standard deviation (the model's scale)
     lead_dropout: float = 0.0  # chance of each lead to be taken away, one at least stays
     statement_dropout: float = 0.0  # chance of each statement of a report to be left out; > 0 also shuffles them
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.mask_ratio < 1.0 or not 0.0 < self.text_mask_ratio < 1.0:
             raise ValueError(f"mask ratios lie in [0, 1); got {self.mask_ratio} and {self.text_mask_ratio}")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be positive; got {self.temperature}")
         if self.same_report == "positive" and self.contrast != "standard":
             raise ValueError("same_report = 'positive' needs contrast = 'standard'")
 
@@ -206,9 +210,9 @@ class Method(nn.Module):
         c, n_words = self.config, len(self.tokenizer)
         if not c.text_encoder:
             return reports.bert_from_nothing(n_words, c.text_width, c.text_depth, c.text_heads, c.max_tokens)
-        return (
-            reports.bert_shaped_as(kept) if kept else reports.bert_from(c.text_encoder, n_words, c.text_frozen_layers)
-        )
+        bert = reports.bert_shaped_as(kept) if kept else reports.bert_from(c.text_encoder, n_words)
+        reports.freeze(bert, c.text_frozen_layers)
+        return bert
 
     def keep(self, folder: Path) -> None:
         """Write what a rebuild needs besides settings, tokenizer and weights: the shape of a borrowed text encoder."""
@@ -240,9 +244,11 @@ class Method(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The weighted terms of Eq. 10, by name."""
-        c = self.config
+        c, said = self.config, batch.report
         batch = self._view(batch)
-        patches, usable = self._patches(batch)
+        clean, usable = self._patches(batch)
+        self._refuse_empty(batch, usable)
+        patches = self._noisy(clean, usable)  # what the encoder sees; Eq. 2's target stays without noise
         visible = masking.draw_visible(usable, c.mask_ratio, c.masking)
         seen = self.ecg(patches, visible)
         views = self._contrast_views(patches, usable, seen)  # each (B, D)
@@ -250,25 +256,25 @@ class Method(nn.Module):
         cloze = self._hide_words(tokens) if c.w_t_rec or c.text_view == "masked" else None
         states = None if cloze is None else self.text(cloze.question)
         e_text = self.text(tokens)[1] if c.text_view == "clean" or states is None else states[1]
-        same = _same(batch.report, e_text.device)
-        text_sh = self.text_shared(e_text)
+        # by the whole reports: two views of one report are still the same report
+        same = _same(said, e_text.device) | _same(batch.report, e_text.device)
+        text_sh, ecg_sh = self.text_shared(e_text), [self.ecg_shared(e) for e in views]
 
         terms: dict[str, Tensor] = {}
         if c.w_cons:
-            terms["L_cons"] = _mean([self._contrast(self.ecg_shared(e), text_sh, same) for e in views])
+            terms["L_cons"] = _mean([self._contrast(h, text_sh, same) for h in ecg_sh])
         if c.w_e_rec:
             predicted = self._reconstruct(seen, usable, self._pool(seen))
-            target = self._target(patches, batch)
+            target = self._target(clean, batch)
             terms["L_e_rec"] = losses.patch_reconstruction(predicted, target, usable & ~visible)
         if c.w_t_rec and cloze is not None and states is not None:
-            terms["L_t_rec"] = self._fill_in(cloze, states[0], e_text)
+            terms["L_t_rec"] = self._fill_in(cloze, *states)
         if c.w_orth:
-            apart = losses.orthogonality if c.orthogonality == "cosine" else losses.cross_covariance
-            terms["L_orth"] = apart(self.text_specific(e_text), text_sh) + _mean(
-                [apart(self.ecg_specific(e), self.ecg_shared(e)) for e in views]
+            terms["L_orth"] = self._apart(self.text_specific(e_text), text_sh) + _mean(
+                [self._apart(self.ecg_specific(e), h) for e, h in zip(views, ecg_sh)]
             )
         if c.w_siglip:
-            terms["L_siglip"] = _mean([self._siglip(self.ecg_shared(e), text_sh, same) for e in views])
+            terms["L_siglip"] = _mean([self._siglip(h, text_sh, same) for h in ecg_sh])
         return {name: weight * terms[name] for name, weight in self.weights.items()}
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
@@ -281,9 +287,7 @@ class Method(nn.Module):
             ValueError: an unknown part, or a record without one whole patch that was observed.
         """
         patches, usable = self._patches(batch)
-        empty = [name for name, any_ in zip(batch.record, usable.flatten(1).any(-1).tolist()) if not any_]
-        if empty:
-            raise ValueError(f"record {empty[0]}: not one whole patch was observed, so there is nothing to embed")
+        self._refuse_empty(batch, usable)
         e_ecg = self._pool(self.ecg(patches, usable))
         if part == "backbone":
             return e_ecg
@@ -306,20 +310,25 @@ class Method(nn.Module):
         """For a look: the decoder's ECG (B, L, T) in mV where patches were hidden, and which samples those are.
 
         A patch's predicted shape is brought back to mV with the true patch's level and spread, which the target took away.
+
+        Raises:
+            ValueError: a run without decoder, or on a scale that has no way back to mV.
         """
         if not self.config.w_e_rec:
             raise ValueError("this run was trained without L_e_rec: it has no decoder to reconstruct with")
+        if self.signal.normalize != "mv":
+            raise ValueError(
+                f"signal.normalize = '{self.signal.normalize}' has no way back to mV; look at a run with 'mv'"
+            )
         patches, usable = self._patches(batch)
         visible = masking.draw_visible(usable, self.config.mask_ratio, self.config.masking)
         seen = self.ecg(patches, visible)
         predicted = self._reconstruct(seen, usable, self._pool(seen))
         level, spread = self._level_and_spread(patches, batch)
         samples = (predicted * spread + level).flatten(2)  # (B, L, T), the model's scale
-        centre = (
-            (batch.ecg - normalize(batch.ecg, batch.observed, self.signal.normalize)).median(-1, keepdim=True).values
-        )
+        offset = batch.ecg - normalize(batch.ecg, batch.observed, "mv")  # each lead's median, where it was observed
         hidden = (usable & ~visible).repeat_interleave(patches.shape[-1], dim=-1)
-        return samples + (centre if self.signal.normalize == "mv" else 0.0), hidden
+        return samples + offset, hidden
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:
@@ -335,24 +344,29 @@ class Method(nn.Module):
         }
         if self.has_specific:
             out["cos_ecg"] = float(F.cosine_similarity(shared, self.ecg_specific(e_ecg), dim=-1).abs().mean())
-        if self.config.w_e_rec:
+            text_shared, text_specific = self.text_shared(e_text), self.text_specific(e_text)
+            out["cos_text"] = float(F.cosine_similarity(text_shared, text_specific, dim=-1).abs().mean())
+        if self.config.w_e_rec and self.signal.normalize == "mv":
             samples, hidden = self.reconstruct(batch)
-            error = (samples - batch.ecg).square()[hidden]
-            if self.signal.normalize == "mv" and len(error):
-                out["e_rec_mv2"] = float(error.mean())
+            if bool(hidden.any()):
+                # with the true patch's level and spread given: how well its shape is told, in mV squared
+                out["e_rec_mv2"] = float((samples - batch.ecg).square()[hidden].mean())
         return out
 
     # --- the steps
 
     def _view(self, batch: Batch) -> Batch:
-        """The training view: our options, all off in the paper."""
+        """The training view: our options, all off in the paper; held-out patients are looked at as they are."""
         c, ecg, observed = self.config, batch.ecg, batch.observed
+        if not self.training:
+            return batch
         if c.shift:
             ecg, observed = augment.shift(ecg, observed, self.ecg.shape.patch_samples)
-        if c.gain or c.noise_mv:
-            ecg = augment.gain_and_noise(ecg, observed, c.gain, c.noise_mv)
+        if c.gain:
+            ecg = augment.gain(ecg, c.gain)
         if c.lead_dropout:
-            ecg, observed = augment.drop_leads(ecg, observed, c.lead_dropout)
+            whole = patchify(observed, c.n_patches).all(-1).any(-1)
+            ecg, observed = augment.drop_leads(ecg, observed, whole, c.lead_dropout)
         report = batch.report
         if c.statement_dropout:
             report = tuple(reports.shuffle_statements(text, c.statement_dropout) for text in report)
@@ -363,6 +377,19 @@ class Method(nn.Module):
         n = self.config.n_patches
         ecg = normalize(batch.ecg, batch.observed, self.signal.normalize)
         return patchify(ecg, n), patchify(batch.observed, n).all(-1)
+
+    def _noisy(self, patches: Tensor, usable: Tensor) -> Tensor:
+        """Patches (B, L, N, P) with the view's noise, on the model's scale."""
+        if not self.training or not self.config.noise_mv:
+            return patches
+        return augment.noise(patches, self.config.noise_mv) * usable[..., None]
+
+    def _refuse_empty(self, batch: Batch, usable: Tensor) -> None:
+        empty = [name for name, some in zip(batch.record, usable.flatten(1).any(-1).tolist()) if not some]
+        if empty:
+            raise ValueError(
+                f"record {empty[0]}: not one whole patch was observed, so there is nothing to learn or embed"
+            )
 
     def _pool(self, seen: Encoded) -> Tensor:
         out: Tensor = self.pooled_norm(seen.pooled)
@@ -433,17 +460,29 @@ class Method(nn.Module):
 
     def _contrast(self, ecg: Tensor, text: Tensor, same: Tensor) -> Tensor:
         c = self.config
-        # CLIP's ceiling on a learnt scale: 100
-        scale = self.log_scale.exp().clamp(max=100.0) if c.learn_temperature else 1 / c.temperature
-        unit = (F.normalize(ecg, dim=-1), F.normalize(text, dim=-1))
-        return losses.info_nce(*unit, same, scale, c.same_report, c.contrast)
+        scale = self.log_scale.exp() if c.learn_temperature else 1 / c.temperature
+        with torch.autocast(ecg.device.type, enabled=False):  # logits of 14 and more want float32's digits
+            unit = (F.normalize(ecg.float(), dim=-1), F.normalize(text.float(), dim=-1))
+            return losses.info_nce(*unit, same, scale, c.same_report, c.contrast)
+
+    def _apart(self, specific: Tensor, shared: Tensor) -> Tensor:
+        with torch.autocast(specific.device.type, enabled=False):
+            loss = losses.orthogonality if self.config.orthogonality == "cosine" else losses.cross_covariance
+            return loss(specific.float(), shared.float())
+
+    def after_step(self, progress: float) -> None:
+        """CLIP's ceiling on a learnt scale: 100."""
+        if self.config.learn_temperature:
+            self.log_scale.data.clamp_(max=math.log(100.0))
 
     def _siglip(self, ecg: Tensor, text: Tensor, same: Tensor) -> Tensor:
         c = self.config
         scale, bias = (self.siglip_log_scale.exp(), self.siglip_bias) if c.siglip == "learnable" else (1.0, 0.0)
-        if c.siglip != "unnormalised":
-            ecg, text = F.normalize(ecg, dim=-1), F.normalize(text, dim=-1)
-        loss = losses.siglip(ecg, text, same, scale, bias, c.same_report)
+        with torch.autocast(ecg.device.type, enabled=False):
+            ecg, text = ecg.float(), text.float()
+            if c.siglip != "unnormalised":
+                ecg, text = F.normalize(ecg, dim=-1), F.normalize(text, dim=-1)
+            loss = losses.siglip(ecg, text, same, scale, bias, c.same_report)
         return loss / len(ecg) if c.siglip_mean else loss
 
 

@@ -3,38 +3,35 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
 def shift(ecg: Tensor, observed: Tensor, largest: int) -> tuple[Tensor, Tensor]:
-    """The batch begun at one random sample below `largest`; what falls off the end is unobserved.
+    """The batch moved by one random number of samples below `largest`, either way; what falls off is unobserved.
 
     One shift for the whole batch, so that every record keeps the same number of whole patches.
     """
-    by = int(torch.randint(largest, ()))
-    if by == 0:
-        return ecg, observed
-    return torch.nn.functional.pad(ecg[..., by:], (0, by)), torch.nn.functional.pad(observed[..., by:], (0, by))
+    by = int(torch.randint(1 - largest, largest, ()))
+    if by < 0:  # later: the end falls off
+        return F.pad(ecg[..., :by], (-by, 0)), F.pad(observed[..., :by], (-by, 0))
+    return F.pad(ecg[..., by:], (0, by)), F.pad(observed[..., by:], (0, by))
 
 
-def gain_and_noise(ecg: Tensor, observed: Tensor, gain: float, noise_mv: float) -> Tensor:
-    """Each record times exp(N(0, gain)), one factor for all leads so that their algebra holds, plus white noise.
-
-    The noise's standard deviation is drawn for each record below `noise_mv`.
-    """
-    b = len(ecg)
-    out = ecg
-    if gain:
-        out = out * (gain * torch.randn(b, 1, 1, device=ecg.device)).exp()
-    if noise_mv:
-        out = out + noise_mv * torch.rand(b, 1, 1, device=ecg.device) * torch.randn_like(ecg)
-    return out.masked_fill(~observed, 0.0)
+def gain(ecg: Tensor, spread: float) -> Tensor:
+    """Each record times exp(N(0, spread)), one factor for all leads so that their algebra holds."""
+    return ecg * (spread * torch.randn(len(ecg), 1, 1, device=ecg.device)).exp()
 
 
-def drop_leads(ecg: Tensor, observed: Tensor, chance: float) -> tuple[Tensor, Tensor]:
-    """Each lead taken away with `chance`; a record keeps at least one lead that was observed."""
-    there = observed.any(-1)  # (B, L)
-    noise = torch.rand(there.shape, device=ecg.device)
-    spared = noise.masked_fill(~there, -1.0).argmax(-1, keepdim=True)
-    kept = (noise >= chance).scatter(1, spared, True)[..., None]
+def noise(patches: Tensor, largest: float) -> Tensor:
+    """White noise on patches (B, L, N, P), its standard deviation drawn for each record below `largest`."""
+    level = largest * torch.rand(len(patches), 1, 1, 1, device=patches.device)
+    return patches + level * torch.randn_like(patches)
+
+
+def drop_leads(ecg: Tensor, observed: Tensor, whole: Tensor, chance: float) -> tuple[Tensor, Tensor]:
+    """Each lead taken away with `chance`; a record keeps at least one of the leads that `whole` (B, L) says can serve."""
+    draw = torch.rand(whole.shape, device=ecg.device)
+    spared = draw.masked_fill(~whole, -1.0).argmax(-1, keepdim=True)
+    kept = (draw >= chance).scatter(1, spared, True)[..., None]
     return ecg * kept, observed & kept

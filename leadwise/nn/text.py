@@ -119,20 +119,29 @@ def bert_from_nothing(n_words: int, width: int, depth: int, heads: int, max_toke
     return model
 
 
-def bert_from(folder: str, n_words: int, n_frozen: int) -> nn.Module:
-    """The BERT of a local folder or hub name, with room for `n_words`, its embeddings and first layers frozen."""
+def bert_from(folder: str, n_words: int) -> nn.Module:
+    """The BERT of a local folder or hub name, with room for `n_words`."""
     local = Path(folder).is_dir()
     model = AutoModel.from_pretrained(folder, local_files_only=local, trust_remote_code=False)
     if model.get_input_embeddings().weight.shape[0] < n_words:
         model.resize_token_embeddings(n_words, mean_resizing=False)
-    layers = model.encoder.layer
-    if n_frozen > len(layers):
-        raise ValueError(f"cannot freeze {n_frozen} text layers: the encoder in {folder} has {len(layers)}")
-    if n_frozen > 0:
-        for part in (model.embeddings, *layers[:n_frozen]):
-            part.requires_grad_(False)
     out: nn.Module = model
     return out
+
+
+def freeze(bert: nn.Module, n_layers: int) -> None:
+    """Take a BERT's embeddings and first `n_layers` layers out of training; sentinels that were added keep their start.
+
+    Raises:
+        ValueError: it has fewer layers.
+    """
+    model: Any = bert
+    layers = model.encoder.layer
+    if n_layers > len(layers):
+        raise ValueError(f"text_frozen_layers = {n_layers}, but the text encoder has {len(layers)} layers")
+    if n_layers > 0:
+        for part in (model.embeddings, *layers[:n_layers]):
+            part.requires_grad_(False)
 
 
 def bert_shaped_as(folder: Path) -> nn.Module:

@@ -15,11 +15,13 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from leadwise.data.rows import SPLITS, CohortError, Row, Source, inside, listed
+from leadwise.data.record import check_told_leads
+from leadwise.data.rows import SPLITS, CohortError, Row, Source, inside, listed, quoted, shown
 
 log = logging.getLogger(__name__)
 
 _COLUMNS = ("path", "record", "patient", "report", "split", "age", "sex")
+_KINDS = (".hea", ".dat", ".mat", ".npy", ".csv")
 _LABEL = "label."
 _OWN_TASK = "own"
 
@@ -33,12 +35,21 @@ def read_source(
 
     Raises:
         CohortError: the table is absent or not a table, or a column or cell of it cannot be used.
+        RecordError: `leads` names one that is none of the twelve.
     """
+    check_told_leads(leads, "told leads")
     path = _manifest(Path(manifest))
     header, lines = _lines(path)
     tasks = _tasks(path, header)
     told = (tuple(leads) if leads is not None else None, rate_hz, units)
     rows = [_row(path, number, line, tasks, told) for number, line in lines]
+    n_nameless = sum(not line.get("patient", "").strip() for _, line in lines)
+    if n_nameless:
+        log.warning(
+            "%s: %d recordings name no patient; each counts as a person of its own, so a person may stand in two splits",
+            path.name,
+            n_nameless,
+        )
     for task, classes in tasks.items():
         n_partial = sum(0 < len(row.labels.get(task, ())) < len(classes) for row in rows)
         if n_partial:
@@ -57,13 +68,15 @@ Told = tuple[tuple[str, ...] | None, float | None, str | None]  # leads, rate, u
 def _row(path: Path, number: int, line: dict[str, str], tasks: dict[str, dict[str, str]], told: Told) -> Row:
     where = f"{path.name} row {number}"
     place = line["path"].strip()
+    if len(place.split()) > 1 and PurePosixPath(place).suffix.lower() not in _KINDS:
+        raise CohortError(f"{where}: path is a text with spaces that names no file ending in {', '.join(_KINDS)}")
     file = inside(path.parent, place, where)
     inside(path.parent, f"{place}.hea", where)  # the file that a WFDB name without suffix means
     record = line.get("record", "").strip() or str(PurePosixPath(place).with_suffix(_without(place)))
     patient = line.get("patient", "").strip() or record
     split = line["split"].strip() if "split" in line else _dealt(patient)
     if split not in SPLITS:
-        raise CohortError(f"{where}: split is {split!r}; it takes {', '.join(SPLITS)}")
+        raise CohortError(f"{where}: split is {quoted(split)}; it takes {', '.join(SPLITS)}")
     labels: dict[str, dict[str, int]] = {}
     for task, classes in tasks.items():
         for column, name in classes.items():
@@ -81,13 +94,13 @@ def _row(path: Path, number: int, line: dict[str, str], tasks: dict[str, dict[st
 def _without(place: str) -> str:
     """What stays of a path's suffix in a record name: all of it, unless it tells the kind of file."""
     suffix = PurePosixPath(place).suffix
-    return "" if suffix in (".hea", ".dat", ".mat", ".npy", ".csv") else suffix
+    return "" if suffix.lower() in _KINDS else suffix
 
 
 def _label(where: str, column: str, cell: str) -> int | None:
     known = {"": None, "0": 0, "1": 1, "0.0": 0, "1.0": 1}
     if cell not in known:
-        raise CohortError(f"{where}: {column} is {cell!r}; a label is 0, 1 or empty")
+        raise CohortError(f"{where}: {shown(column, 64)} is {quoted(cell)}; a label is 0, 1 or empty")
     return known[cell]
 
 
@@ -99,7 +112,7 @@ def _age(where: str, cell: str) -> float | None:
     except ValueError:
         age = -1.0
     if not 0 <= age <= 150:
-        raise CohortError(f"{where}: age is {cell!r}; it takes years or an empty cell")
+        raise CohortError(f"{where}: age is {quoted(cell)}; it takes years or an empty cell")
     return age
 
 
@@ -131,7 +144,7 @@ def _manifest(path: Path) -> Path:
         if not path.is_file():
             raise CohortError(f"no table at {path}; give a CSV with a column path, or the folder that holds it")
         return path
-    tables = sorted(path.glob("*.csv"))
+    tables = sorted(file for file in path.iterdir() if file.suffix.lower() == ".csv")
     if len(tables) != 1:
         found = f"{len(tables)} CSV files ({listed(table.name for table in tables)})" if tables else "no CSV file"
         raise CohortError(f"{path} holds {found}; name the table itself")
@@ -161,6 +174,10 @@ def _lines(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
 def _check_header(path: Path, header: list[str]) -> None:
     for name in header:
         if name not in _COLUMNS and not name.startswith(_LABEL):
+            if shown(name, 24) != name:
+                raise CohortError(
+                    f"{path}: its first row holds a longer text; it names the columns, such as path, report"
+                )
             near = difflib.get_close_matches(name, [*_COLUMNS, _LABEL + name], n=1)
             advice = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(_COLUMNS)} and label.*"
             raise CohortError(f"{path}: unknown column {name!r}; {advice}")

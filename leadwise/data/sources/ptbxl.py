@@ -16,7 +16,7 @@ import pandas as pd
 
 from leadwise.data.labels import PTBXL
 from leadwise.data.reports import join_modifiers
-from leadwise.data.rows import CohortError, Row, Source, inside, listed
+from leadwise.data.rows import CohortError, Row, Source, inside, listed, quoted
 
 _FILE_COLUMN = {100: "filename_lr", 500: "filename_hr"}
 _NEEDED = ("ecg_id", "patient_id", "age", "sex", "site", "report", "scp_codes", "strat_fold", *_FILE_COLUMN.values())
@@ -25,7 +25,7 @@ _OLDEST = 90.0  # PTB-XL writes 300 for everybody older than 89
 
 
 def read_source(
-    folder: Path, reports: Path | None = None, rate_hz: int | None = None, min_likelihood: float = 0.0
+    folder: Path, reports: Path | None = None, rate_hz: float | None = None, min_likelihood: float = 0.0
 ) -> Source:
     """PTB-XL in `folder` as rows; no waveform is opened.
 
@@ -36,21 +36,20 @@ def read_source(
         CohortError: a table is absent, lacks a column, or a record lists an SCP code that scp_statements.csv does not.
     """
     folder = Path(folder)
-    if rate_hz not in (None, *_FILE_COLUMN):
+    if rate_hz is not None and rate_hz not in _FILE_COLUMN:  # NaN is in nothing
         raise CohortError(f"PTB-XL comes at 100 or 500 Hz, not {rate_hz}; say one of these")
     table = _table(folder / "ptbxl_database.csv", _NEEDED)
     classes_of = _statements(folder / "scp_statements.csv")
-    if rate_hz is None:
-        rate_hz = _present_rate(folder, table)
+    column = _FILE_COLUMN[_present_rate(folder, table) if rate_hz is None else int(rate_hz)]
     texts = None if reports is None else _report_texts(Path(reports))
-    rows = [_row(folder, line, rate_hz, classes_of, texts, min_likelihood) for line in table.to_dict("records")]
+    rows = [_row(folder, line, column, classes_of, texts, min_likelihood) for line in table.to_dict("records")]
     return Source("ptbxl", rows, {task: tuple(names) for task, names in PTBXL.items()})
 
 
 def _row(
     folder: Path,
     line: Mapping[Hashable, object],
-    rate_hz: int,
+    column: str,
     classes_of: dict[str, Codes],
     texts: dict[int, str] | None,
     min_likelihood: float,
@@ -60,7 +59,7 @@ def _row(
     fold = _number(line["strat_fold"])
     if fold is None or fold not in range(1, 11):
         raise CohortError(
-            f"{where}: strat_fold is {line['strat_fold']!r}, not 1 ... 10; fetch ptbxl_database.csv again"
+            f"{where}: strat_fold is {quoted(line['strat_fold'])}, not 1 ... 10; fetch ptbxl_database.csv again"
         )
     patient = _number(line["patient_id"])
     if patient is None:
@@ -68,7 +67,7 @@ def _row(
     age, sex, site = _number(line["age"]), _number(line["sex"]), _number(line["site"])
     return Row(
         record=f"{number:05d}",
-        path=inside(folder, str(line[_FILE_COLUMN[rate_hz]]), where),
+        path=inside(folder, str(line[column]), where),
         patient=f"{patient:.0f}",
         split="test" if fold == 10 else "val" if fold == 9 else "train",
         report=_text(line["report"]) if texts is None else texts.get(number, ""),

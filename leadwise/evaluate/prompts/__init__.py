@@ -76,7 +76,10 @@ def find(source: str, task: str) -> Path:
     if wanted not in shipped:
         near = difflib.get_close_matches(wanted, shipped, n=1)
         hint = f"did you mean {near[0]}?" if near else f"shipped: {', '.join(shipped) or 'none'}"
-        raise PromptError(f"no prompts for source '{source}', task '{task}': write a file of your own ({hint})")
+        raise PromptError(
+            f"no prompts are shipped for source '{source}', task '{task}' ({hint}): give a file of your own with --prompts; "
+            "the README shows its form"
+        )
     return _FOLDER / f"{wanted}.toml"
 
 
