@@ -37,14 +37,14 @@ Progress = Callable[[str, int, int], None]
 CONFIG = Config(
     signal=Signal(rate_hz=100, duration_s=10.0),
     method={
-        "name": "cg_dmer", "n_patches": 25, "patch_amplitude": True, "width": 128, "depth": 4, "heads": 4,
+        "name": "cg_dmer", "n_patches": 20, "mask_ratio": 0.7, "patch_amplitude": True, "width": 128, "depth": 4, "heads": 4,
         "decoder_width": 64, "decoder_depth": 1, "decoder_heads": 2,
         "text_width": 128, "text_depth": 2, "text_heads": 4, "text_pooling": "mean", "text_decoder_depth": 1,
         "vocab_size": 1200, "max_tokens": 64, "shared_width": 128, "w_t_rec": 0.1,
         "shift": True, "gain": 0.1, "noise_mv": 0.02, "statement_dropout": 0.3,
     },
-    optim=OptimConfig(steps=420, batch_size=64, lr=1e-3, weight_decay=1e-2),
-    log=LogConfig(every=10, validate_every=140, validate_records=128, save_every=210),
+    optim=OptimConfig(steps=1200, batch_size=16, lr=6e-4, weight_decay=1e-2),
+    log=LogConfig(every=20, validate_every=300, validate_records=128, save_every=400),
 )  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
 
 def demo(
     folder: Path,
-    n_records: int = 4000,
+    n_records: int = 3000,
     steps: int | None = None,
     seed: int = 0,
     overwrite: bool = False,

@@ -291,6 +291,7 @@ def _fit_path(train: Floats, labels: NDArray[np.int8], val: Floats, test: Floats
     """For each strength in turn the (N, K) logits on val and test; constant for a class with one label value only."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     n_classes = labels.shape[1]
     learnable = np.flatnonzero(labels.min(axis=0) < labels.max(axis=0))
@@ -299,7 +300,8 @@ def _fit_path(train: Floats, labels: NDArray[np.int8], val: Floats, test: Floats
     for strength in STRENGTHS:  # from strong to weak penalty, each from where the last one ended
         val_scores, test_scores = np.zeros((len(val), n_classes)), np.zeros((len(test), n_classes))
         for k, model in fits.items():
-            with warnings.catch_warnings():
+            # products this small take longer when threads wait for each other
+            with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
                 warnings.simplefilter("ignore", ConvergenceWarning)  # counted here, told once below
                 model.set_params(C=strength).fit(train, labels[:, k])
             unfinished += int(model.n_iter_[0] >= _MAX_ITERATIONS)
