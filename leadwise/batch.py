@@ -25,12 +25,15 @@ class Signal:
     leads: tuple[str, ...] = LEADS
     rate_hz: int = 500
     duration_s: float = 10.0
+    window: Literal["first", "center"] = "first"  # which part of a longer recording stays
     normalize: Normalize = "mv"  # mv: millivolts less the lead's median; the others rescale each record
 
     def __post_init__(self) -> None:
         unknown = [lead for lead in self.leads if lead not in LEADS]
         if unknown or len(set(self.leads)) != len(self.leads) or not self.leads:
             raise ValueError(f"signal.leads must be distinct names out of {', '.join(LEADS)}; got {list(self.leads)}")
+        if self.window not in ("first", "center"):
+            raise ValueError(f"signal.window is 'first' or 'center'; got {self.window!r}")
         if self.rate_hz <= 0 or self.duration_s <= 0:
             raise ValueError(f"signal needs a positive rate and duration; got {self.rate_hz} Hz, {self.duration_s} s")
 

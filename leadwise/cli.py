@@ -46,7 +46,9 @@ TaskName = Annotated[
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option("-o", "--out", help="Where everything is left.")] = Path("demo"),
-    records: Annotated[int, typer.Option(help="How many ECGs to simulate.")] = 4000,
+    records: Annotated[
+        int | None, typer.Option(min=1, help="How many ECGs to simulate; default: as many as the demo needs.")
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Training steps; default: as many as the demo needs.")
     ] = None,
@@ -107,7 +109,9 @@ def prepare(
     if verify is not None:
         cohort = Cohort.open(verify, verify=True)
         out.print(f"{verify}: {len(cohort)} recordings, every size and checksum holds", soft_wrap=True)
-        _write_json(json_file, {"command": "prepare", "verified": str(verify), "recordings": len(cohort)})
+        _write_json(
+            json_file, {"command": "prepare", "cohort": str(verify), "verified": True, "recordings": len(cohort)}
+        )
         return
     if source is None or path is None or target is None:
         raise typer.BadParameter(
@@ -161,6 +165,7 @@ def pretrain(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print settings, counts, parameters, time and memory; train nothing.")
     ] = False,
+    json_file: Json = None,
 ) -> None:
     """Train a method on a cohort's ECGs and reports, leaving a run folder."""
     from leadwise import config as settings
@@ -172,6 +177,9 @@ def pretrain(
         out.print(plan.config, highlight=False, markup=False, soft_wrap=True)
         _print_table(plan.parameters, "parameters")
         _print_table(plan.estimate, "what it will take, from a few timed steps")
+        estimate = {row["what"]: row["value"] for row in plan.estimate}
+        told = {"command": "pretrain", "dry_run": True, "cohort": typed.data.cohort, "config": plan.config}
+        _write_json(json_file, {**told, "parameters": plan.parameters, "estimate": estimate})
         return
     if target is None:
         raise typer.BadParameter("say where the run goes: -o runs/NAME (or --dry-run)")
@@ -180,6 +188,8 @@ def pretrain(
     from leadwise.pictures import curves, ink
 
     metrics = [json.loads(line) for line in (target / "metrics.jsonl").read_text().splitlines()]
+    told = {"command": "pretrain", "cohort": typed.data.cohort, "run": str(target), "last": metrics[-1]}
+    _write_json(json_file, told)
     ink.save(curves.draw(metrics, title=target.name), target / "curves.png")
     out.print(f"run in {target}; its curves: {target / 'curves.png'}", soft_wrap=True)
 
@@ -191,6 +201,7 @@ def embed(
     target: Annotated[Path, typer.Option("-o", "--out", help=".npz file: embedding (N, D), record, patient, split.")],
     part: Annotated[str, typer.Option(help="backbone, shared, specific or both.")] = "backbone",
     split: Annotated[str | None, typer.Option(help="Only train, val or test.")] = None,
+    json_file: Json = None,
 ) -> None:
     """Write an embedding for every recording of a cohort."""
     from leadwise import run as runs
@@ -202,6 +213,8 @@ def embed(
     with _progress() as progress:
         features = embedding.embed_cohort(loaded, opened, part, rows, _bars(progress))
     embedding.write_npz(target, features, opened, rows)
+    told = {"command": "embed", "cohort": str(cohort), "run": str(run), "part": part, "file": str(target)}
+    _write_json(json_file, {**told, "recordings": features.shape[0], "width": features.shape[1]})
     out.print(f"{features.shape[0]} embeddings of {features.shape[1]} numbers in {target}", soft_wrap=True)
 
 

@@ -34,6 +34,7 @@ MARK = "demo.json"  # says that a folder is a demo's, so that it may be replaced
 
 Progress = Callable[[str, int, int], None]
 
+N_RECORDS = 3000
 CONFIG = Config(
     signal=Signal(rate_hz=100, duration_s=10.0),
     method={
@@ -43,8 +44,8 @@ CONFIG = Config(
         "vocab_size": 1200, "max_tokens": 64, "shared_width": 128, "w_t_rec": 0.1,
         "shift": True, "gain": 0.1, "noise_mv": 0.02, "statement_dropout": 0.3,
     },
-    optim=OptimConfig(steps=1200, batch_size=16, lr=6e-4, weight_decay=1e-2),
-    log=LogConfig(every=20, validate_every=300, validate_records=128, save_every=400),
+    optim=OptimConfig(steps=1600, batch_size=16, lr=6e-4, weight_decay=1e-2),
+    log=LogConfig(every=20, validate_every=400, validate_records=128, save_every=400),
 )  # fmt: skip
 
 
@@ -98,7 +99,7 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
 
 def demo(
     folder: Path,
-    n_records: int = 3000,
+    n_records: int | None = None,
     steps: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
@@ -119,6 +120,7 @@ def demo(
         seconds[name] = time.perf_counter() - began
         began = time.perf_counter()
 
+    n_records = N_RECORDS if n_records is None else n_records
     simulated.simulate(folder / "ecgs", n_records, seed, lambda done, total: heard("simulate", done, total))
     lap("simulate")
     source = simulated.read_source(folder / "ecgs")

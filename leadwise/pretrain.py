@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import random
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -70,6 +69,12 @@ def open_data(config: Config) -> Data:
         raise ConfigError(
             f"optim.batch_size = {config.optim.batch_size}, but {config.data.cohort} has {len(train)} recordings in "
             f"split '{config.data.train_split}' with a report of {words} words or more"
+        )
+    if config.log.validate_every and not len(held_out):
+        raise ConfigError(
+            f"{config.data.cohort} has no recording in split '{config.data.val_split}' with a report of {words} words or "
+            "more, so a run cannot be watched on people it does not learn from: split the cohort anew, or set "
+            "log.validate_every=0 and log.keep=last"
         )
     n_all = len(cohort.rows(split=config.data.train_split))
     texts = list(dict.fromkeys(cohort.index["report"].iloc[train].tolist()))
@@ -245,6 +250,10 @@ def _peak_memory() -> float:
     """The most memory held so far, in bytes: the card's where there is one, else this process's."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return float(torch.cuda.max_memory_allocated())
+    try:
+        import resource
+    except ImportError:  # Windows has no such count
+        return math.nan
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak if sys.platform == "darwin" else peak * 1024)  # macOS counts bytes, Linux kilobytes
 

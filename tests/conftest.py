@@ -94,12 +94,3 @@ def config_table(cohort: Path, **optim: object) -> dict:
         "optim": {"steps": 6, "batch_size": 8, "lr": 1e-3, **optim},
         "log": {"every": 1, "validate_every": 3, "save_every": 5},
     }
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder of real ECGs beside the repository; tests that need it skip where it is absent."""
-    folder = Path(__file__).resolve().parents[1].parent / "shared"
-    if not (folder / "data").is_dir():
-        pytest.skip("the real ECGs do not lie beside this repository")
-    return folder

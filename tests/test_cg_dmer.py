@@ -18,6 +18,7 @@ from leadwise.nn.patches import patchify
 
 OPTIONS = [
     {"text_task": "mlm"},
+    {"text_task": "mlm", "text_mask_mix": False, "text_mean": "token"},
     {"text_view": "masked"},
     {"text_view": "masked", "w_t_rec": 0.0},
     {"text_pooling": "mean"},
@@ -209,7 +210,7 @@ def test_what_reaches_each_loss(monkeypatch) -> None:
     assert heard["siglip"][3].item() == pytest.approx(10.0, rel=1e-4)
     assert heard["siglip"][4].item() == pytest.approx(-10.0)
     # one pass reads the words, the other only what was left of them
-    _, answer, scored = heard["token_reconstruction"]
+    _, answer, scored, _ = heard["token_reconstruction"]
     corrupted = [t for t in read if bool(torch.isin(t.ids, method.sentinels).any())]
     assert len(read) == 2
     assert len(corrupted) == 1

@@ -53,11 +53,15 @@ def test_help_names_every_verb() -> None:
 
 def test_dry_run_prints_the_plan_and_leaves_nothing(cohort_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(tomli_w.dumps(config_table(cohort_folder)))
-    done = call("pretrain", tmp_path / "tiny.toml", "--dry-run")
+    done = call("pretrain", tmp_path / "tiny.toml", "--dry-run", "--json", tmp_path / "plan.json")
     assert done.returncode == 0, done.stderr
     for word in ("mask_ratio = 0.75", "trainable", "frozen", "training recordings", "peak memory"):
         assert word in done.stdout
-    assert [p.name for p in tmp_path.iterdir()] == ["tiny.toml"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["plan.json", "tiny.toml"]
+    told = json.loads((tmp_path / "plan.json").read_text())
+    assert told["command"] == "pretrain"
+    assert float(told["estimate"]["seconds a step"]) > 0
+    assert told["parameters"][-1]["trainable"] > 0
 
 
 def test_probe_prints_a_table_and_writes_one_object(run_folder: Path, cohort_folder: Path, tmp_path: Path) -> None:
@@ -93,8 +97,10 @@ def test_zeroshot_with_ones_own_prompts(run_folder: Path, cohort_folder: Path, t
 
 
 def test_embed_writes_a_row_for_every_recording(run_folder: Path, cohort_folder: Path, tmp_path: Path) -> None:
-    done = call("embed", run_folder, cohort_folder, "-o", tmp_path / "e.npz", "--part", "shared")
+    words = ("embed", run_folder, cohort_folder, "-o", tmp_path / "e.npz", "--part", "shared")
+    done = call(*words, "--json", tmp_path / "e.json")
     assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "e.json").read_text())["recordings"] == 60
     with np.load(tmp_path / "e.npz") as file:
         assert file["embedding"].shape == (60, 16)
         assert len(set(file["record"])) == 60

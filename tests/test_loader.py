@@ -72,9 +72,8 @@ def test_a_task_chooses_its_rows_and_refuses_others(cohort: Cohort) -> None:
 
 
 def test_the_window_is_passed_on(cohort: Cohort) -> None:
-    promised = Signal(rate_hz=500, duration_s=2.0)
-    first = Recordings(cohort, promised).batch([1]).ecg[0]
-    centre = Recordings(cohort, promised, window="center").batch([1]).ecg[0]
+    first = Recordings(cohort, Signal(rate_hz=500, duration_s=2.0)).batch([1]).ecg[0]
+    centre = Recordings(cohort, Signal(rate_hz=500, duration_s=2.0, window="center")).batch([1]).ecg[0]
     whole = torch.from_numpy(np.nan_to_num(cohort.signal(1)[0])).T
     torch.testing.assert_close(first[0], whole[0, :1000])
     torch.testing.assert_close(centre, whole[:, 750:1750])

@@ -53,6 +53,16 @@ def test_info_nce_equals_the_double_loop(pairs, form: str, treat: str) -> None:
     assert float(got) == pytest.approx(slow_nce(ecg, text, same, 0.07, treat, form), rel=1e-5)
 
 
+@pytest.mark.parametrize("form", ["standard", "decoupled", "literal"])
+def test_a_batch_of_one_report_teaches_nothing(pairs, form: str) -> None:
+    ecg, text, _ = pairs
+    ecg = ecg.clone().requires_grad_()
+    got = losses.info_nce(ecg, text, torch.ones(7, 7, dtype=torch.bool), 1 / 0.07, "ignore", form)
+    got.backward()
+    assert float(got.detach()) == 0.0
+    assert not ecg.grad.any()
+
+
 def test_info_nce_with_equal_reports_as_positives(pairs) -> None:
     ecg, text, same = pairs
     got = losses.info_nce(ecg, text, same, 1 / 0.07, "positive", "standard")
@@ -117,6 +127,16 @@ def test_token_reconstruction_is_a_mean_per_report() -> None:
     assert float(losses.token_reconstruction(logits, tokens, masked)) == pytest.approx(slow / 2, rel=1e-5)
 
 
+def test_token_reconstruction_over_all_tokens_alike() -> None:
+    g = torch.Generator().manual_seed(0)
+    logits, tokens = torch.randn(2, 4, 6, generator=g), torch.randint(6, (2, 4), generator=g)
+    masked = torch.tensor([[True, True, True, False], [False, False, True, False]])
+    each = [
+        -math.log(float(logits[j, s].softmax(-1)[tokens[j, s]])) for j in range(2) for s in range(4) if masked[j, s]
+    ]
+    assert float(losses.token_reconstruction(logits, tokens, masked, "token")) == pytest.approx(sum(each) / 4, rel=1e-5)
+
+
 def test_orthogonality_is_zero_for_right_angles_and_one_for_parallel() -> None:
     a = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     assert float(losses.orthogonality(a, a.flip(0))) == pytest.approx(0.0)
@@ -132,6 +152,21 @@ def test_cross_covariance_sees_a_copy_and_not_independence() -> None:
     x = torch.randn(4000, 3, generator=g)
     assert float(losses.cross_covariance(x, x)) == pytest.approx(1 / 3, abs=0.02)
     assert float(losses.cross_covariance(x, torch.randn(4000, 3, generator=g))) < 0.01
+
+
+def test_cross_covariance_equals_the_double_loop() -> None:
+    g = torch.Generator().manual_seed(1)
+    x, y = torch.randn(9, 3, generator=g), torch.randn(9, 3, generator=g)
+    a, b = ([[float(v) for v in column] for column in z.T] for z in (x, y))
+
+    def standard(column: list[float]) -> list[float]:
+        mean = sum(column) / 9
+        spread = math.sqrt(sum((v - mean) ** 2 for v in column) / 9)
+        return [(v - mean) / spread for v in column]
+
+    a, b = [standard(c) for c in a], [standard(c) for c in b]
+    slow = sum((sum(u * v for u, v in zip(p, q)) / 9) ** 2 for p in a for q in b) / 9
+    assert float(losses.cross_covariance(x, y)) == pytest.approx(slow, rel=1e-3)
 
 
 def test_effective_rank_counts_directions() -> None:

@@ -17,6 +17,7 @@ from conftest import config_table
 from leadwise import pretrain as training
 from leadwise import run as runs
 from leadwise.config import Config, ConfigError, OptimConfig, typed
+from leadwise.data.cohort import Cohort
 
 
 def train(cohort: Path, folder: Path, resume: bool = False, **optim: object) -> runs.Run:
@@ -139,6 +140,19 @@ def test_best_weights_are_chosen_by_the_held_out_loss(cohort_folder: Path, tmp_p
     assert training.validate(run.method, data.held_out, run.config.optim)["loss"] == pytest.approx(
         min(losses), rel=1e-4
     )
+
+
+def test_a_cohort_without_held_out_people_is_refused_unless_told(cohort_folder: Path, monkeypatch) -> None:
+    rows = Cohort.rows
+    monkeypatch.setattr(
+        Cohort, "rows", lambda self, split=None, **k: rows(self, split, **k)[: 0 if split == "val" else None]
+    )
+    table = config_table(cohort_folder)
+    table["log"] = {**table["log"], "validate_every": 5}
+    with pytest.raises(ConfigError, match=r"no recording in split 'val'.*log\.validate_every=0"):
+        training.open_data(typed(Config, table))
+    table["log"]["validate_every"] = 0
+    assert len(training.open_data(typed(Config, table)).held_out) == 0
 
 
 def test_plan_counts_and_trains_nothing(cohort_folder: Path) -> None:

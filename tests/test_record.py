@@ -127,6 +127,35 @@ def test_invalid_samples_are_nan(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.isnan(found), np.isnan(signal))
 
 
+def test_invalid_samples_of_packed_formats_are_nan(tmp_path: Path) -> None:
+    steps = np.rint(heart(250, 2.0) * 200).astype(np.int64)
+    steps[10:20, 3] = -2048  # what format 212 reserves
+    wfdb.wrsamp(
+        "a1", fs=250, units=["mV"] * 12, sig_name=list(LEADS), d_signal=steps, fmt=["212"] * 12, adc_gain=[200] * 12,
+        baseline=[0] * 12, write_dir=str(tmp_path),
+    )  # fmt: skip
+    recording = read(tmp_path / "a1")
+    np.testing.assert_array_equal(np.isnan(recording.signal), steps == -2048)
+    assert recording.digital is not None
+    np.testing.assert_array_equal(recording.digital.samples, np.where(steps == -2048, -32768, steps))
+
+
+def test_a_matlab_file_as_the_challenges_hand_them_out(tmp_path: Path) -> None:
+    """CinC: a MATLAB 4 matrix 'val' (12, T) of int16 behind 24 bytes, which its header calls format 16+24."""
+    steps = np.rint(heart(500) * 1000).astype("<i2")
+    head = np.array([30, 12, len(steps), 0, 4], dtype="<i4").tobytes() + b"val\0"
+    (tmp_path / "a1.mat").write_bytes(head + steps.tobytes())
+    lines = [f"a1 12 500 {len(steps)}"]
+    for k, lead in enumerate(LEADS):
+        checksum = int(steps[:, k].astype(np.int64).sum()) % 65536
+        checksum -= 65536 * (checksum > 32767)  # written signed
+        lines.append(f"a1.mat 16+24 1000/mV 16 0 {steps[0, k]} {checksum} 0 {lead}")
+    (tmp_path / "a1.hea").write_text("\n".join(lines) + "\n#Age: 50\n")
+    recording = read(tmp_path / "a1.mat")
+    assert recording.leads == LEADS
+    np.testing.assert_allclose(recording.signal, steps / 1000, atol=1e-9)
+
+
 def _truncate(path: Path) -> None:
     data = path.with_suffix(".dat")
     data.write_bytes(data.read_bytes()[:-100])
@@ -289,6 +318,29 @@ def test_limb_leads_are_derived_and_chest_leads_never_invented() -> None:
     assert found.lead_order == "unchecked"
 
 
+def test_a_header_with_a_lead_missing_is_read_without_inventing_it(tmp_path: Path) -> None:
+    signal = heart(500)
+    keep = [k for k in range(12) if LEADS[k] not in ("aVL", "V4")]
+    path = write_wfdb(tmp_path, "a1", signal[:, keep], 500, [LEADS[k] for k in keep])
+    found = twelve(read(path))
+    assert [quality.origin for quality in found.quality].count("recorded") == 10
+    assert found.quality[LEADS.index("aVL")].origin == "derived"
+    assert found.quality[LEADS.index("V4")].origin == "missing"
+    ecg, observed = conform(found.signal, 500, Signal())
+    assert not observed[LEADS.index("V4")].any()
+    assert not ecg[LEADS.index("V4")].any()
+    assert observed[LEADS.index("aVL")].all()
+
+
+def test_a_limb_lead_recorded_as_nothing_is_derived() -> None:
+    signal = heart(500)
+    known = signal[:, 2].copy()
+    signal[:, 2] = np.nan
+    found = twelve(recording(signal))
+    assert found.quality[2].origin == "derived"
+    np.testing.assert_allclose(found.signal[:, 2], known, atol=1e-12)
+
+
 def test_no_limb_lead_is_derived_from_one_alone() -> None:
     found = twelve(recording(heart(500)[:, [0, 7]], ("I", "V2")))
     assert [quality.origin for quality in found.quality].count("missing") == 10
@@ -365,6 +417,13 @@ def test_an_inverted_lead_is_named_and_noise_or_a_spike_is_forgiven(caplog) -> N
     assert twelve(recording(signal)).lead_order == "inconsistent"
 
 
+def test_three_limb_leads_are_enough_to_doubt_one() -> None:
+    signal = heart(500)
+    assert twelve(recording(signal[:, :3], LEADS[:3])).lead_order == "ok"
+    assert twelve(recording(signal[:, [1, 0, 2]], LEADS[:3])).lead_order == "inconsistent"
+    assert twelve(recording(signal[:, [0, 1, 7]], ("I", "II", "V2"))).lead_order == "unchecked"
+
+
 # ---------------------------------------------------------------------------------------------------------- conform
 
 
@@ -433,12 +492,12 @@ def test_a_long_record_is_windowed_as_if_the_whole_had_been_resampled(rate_hz: i
     signal = heart(rate_hz, 31.0)
     whole, _ = conform(signal, rate_hz, Signal(duration_s=31.0))
     first, _ = conform(signal, rate_hz, Signal())
-    centre, observed = conform(signal, rate_hz, Signal(), window="center")
+    centre, observed = conform(signal, rate_hz, Signal(window="center"))
     np.testing.assert_allclose(first, whole[:, :5000], atol=1e-5)
     np.testing.assert_allclose(centre, whole[:, 5250:10250], atol=1e-5)
     assert observed.all()
-    with pytest.raises(ValueError, match="window 'random'"):
-        conform(signal, rate_hz, Signal(), window="random")
+    with pytest.raises(ValueError, match=r"signal\.window is 'first' or 'center'; got 'random'"):
+        Signal(window="random")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("rate_hz", [500, 1000, 257])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leadwise.data.reports import clean, group, join_modifiers, n_words, statements
+from leadwise.data.reports import clean, join_modifiers, n_words, statements
 
 
 @pytest.mark.parametrize(
@@ -49,11 +48,6 @@ def test_words_are_counted_without_the_period() -> None:
 def test_statements_come_in_order() -> None:
     assert statements("Sinus rhythm; PR 0.21 s. Abnormal ECG") == ["sinus rhythm", "pr 0.21 s", "abnormal ecg"]
     assert statements("Sinus rhythm\nLeft axis deviation") == ["sinus rhythm", "left axis deviation"]
-
-
-def test_group_numbers_equal_texts_alike() -> None:
-    np.testing.assert_array_equal(group(["b.", "a.", "b.", "", "a."]), [0, 1, 0, 2, 1])
-    assert len(group([])) == 0
 
 
 @pytest.mark.parametrize(

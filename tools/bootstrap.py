@@ -34,8 +34,11 @@ def set_up() -> None:
     pip = [str(BIN / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     constrain = ["-c", str(ROOT / "constraints.txt")]
     print(f"setting up {FOLDER} (once, a minute or two) ...", flush=True)
-    # torch first and pinned: everything after it then accepts the build that is already there
-    subprocess.run([*pip, *constrain, "torch"], check=True)
+    # torch first and pinned: everything after it then accepts the build that is already there. Linux wheels of the public
+    # index carry gigabytes of CUDA; torch's own index has the plain build, which pip prefers. Where that index is out of
+    # reach, whatever the usual one has.
+    plain = ["--extra-index-url", "https://download.pytorch.org/whl/cpu", "--retries", "1", "--timeout", "10"]
+    subprocess.run([*pip, *constrain, "torch", *(plain if sys.platform == "linux" else [])], check=True)
     subprocess.run([*pip, *constrain, "-e", f"{ROOT}[dev]"], check=True)
     stamp.write_text(recipe.hexdigest())
 

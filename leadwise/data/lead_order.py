@@ -6,7 +6,7 @@ rows were shuffled under unchanged names breaks these laws. Swapped electrodes d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -26,24 +26,29 @@ _MIN_SAMPLES = 50
 def audit(leads: Mapping[str, np.ndarray]) -> str:
     """The verdict on limb leads given as arrays (T,) in mV: 'ok', 'unchecked', 'inconsistent' or the likely fault.
 
-    'unchecked' where one of the six is absent or too little is observed; a likely fault reads 'aVL/aVF swapped' or
-    'aVR inverted' and is named only where that single change makes all four equations hold.
+    Every equation whose leads are there is checked; 'unchecked' where there is none, or too little is observed. A likely
+    fault reads 'aVL/aVF swapped' or 'aVR inverted' and is named only where all six leads are there and that single change
+    makes all four equations hold.
     """
-    if any(name not in leads for name in LIMB_LEADS):
+    names = [name for name in LIMB_LEADS if name in leads and np.isfinite(leads[name]).any()]
+    if "I" not in names or "II" not in names or len(names) < 3:
         return UNCHECKED
-    table = np.stack([leads[name] for name in LIMB_LEADS])  # (6, T)
+    table = np.stack([leads[name] for name in names])  # (3 to 6, T)
     table = table[:, np.isfinite(table).all(axis=0)]
     if table.shape[1] < _MIN_SAMPLES:
         return UNCHECKED
     table = table - np.median(table, axis=1, keepdims=True)  # offsets differ harmlessly between leads
-    if _holds(table):
+    if _holds(table, names):
         return OK
-    return _single_fault(table) or INCONSISTENT
+    fault = _single_fault(table) if len(names) == len(LIMB_LEADS) else None
+    return fault or INCONSISTENT
 
 
-def _holds(table: np.ndarray) -> bool:
-    given = dict(zip(LIMB_LEADS, table))
+def _holds(table: np.ndarray, names: Sequence[str] = LIMB_LEADS) -> bool:
+    given = dict(zip(names, table))
     for name, (of_i, of_ii) in EINTHOVEN.items():
+        if name not in given:
+            continue
         expected = of_i * given["I"] + of_ii * given["II"]
         residual = _size(given[name] - expected)
         if residual > _TOLERANCE_MV and residual > _TOLERANCE_SHARE * max(_size(expected), _size(given[name])):

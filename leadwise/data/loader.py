@@ -21,12 +21,10 @@ class Recordings:
         signal: Signal,
         rows: np.ndarray | None = None,
         task: str | None = None,
-        window: str = "first",
     ) -> None:
         """`rows` are row numbers of the cohort: by default those of the task, or all. A task gives labels."""
         self.cohort = cohort
         self.signal = signal
-        self.window = window
         self.rows = np.asarray(cohort.rows(task=task) if rows is None else rows, dtype=np.int64)
         self._labels = None if task is None else cohort.labels(task, self.rows).astype(np.float32)
 
@@ -41,7 +39,7 @@ class Recordings:
         rows = [int(row) for row in self.rows[places]]
         for number, row in enumerate(rows):
             signal_mv, rate_hz = self.cohort.signal(row)
-            ecg[number], observed[number] = conform(signal_mv, rate_hz, self.signal, self.window)
+            ecg[number], observed[number] = conform(signal_mv, rate_hz, self.signal)
         return Batch(
             ecg=torch.from_numpy(ecg),
             observed=torch.from_numpy(observed),

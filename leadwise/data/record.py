@@ -106,12 +106,14 @@ def twelve(recording: Recording) -> TwelveLead:
         )
     signal = np.full((len(recording.signal), len(LEADS)), np.nan)
     origins: list[Origin] = []
+    derivable = lead_order.EINTHOVEN if "I" in column and "II" in column else {}
     for number, lead in enumerate(LEADS):
-        if lead in column:
+        empty = lead not in column or not np.isfinite(recording.signal[:, column[lead]]).any()
+        if lead in column and not (empty and lead in derivable):
             signal[:, number] = recording.signal[:, column[lead]]
             origins.append("recorded")
-        elif lead in lead_order.EINTHOVEN and "I" in column and "II" in column:
-            of_i, of_ii = lead_order.EINTHOVEN[lead]
+        elif lead in derivable:
+            of_i, of_ii = derivable[lead]
             signal[:, number] = of_i * recording.signal[:, column["I"]] + of_ii * recording.signal[:, column["II"]]
             origins.append("derived")
         else:
@@ -180,23 +182,18 @@ def _bridgeable(gaps: np.ndarray, n_samples: int, rate_hz: float) -> np.ndarray:
     return result
 
 
-def conform(
-    signal_mv: np.ndarray, rate_hz: float, promised: Signal, window: str = "first"
-) -> tuple[np.ndarray, np.ndarray]:
+def conform(signal_mv: np.ndarray, rate_hz: float, promised: Signal) -> tuple[np.ndarray, np.ndarray]:
     """What a Signal promises: ecg (L, T) float32 in mV and observed (L, T) bool.
 
     `signal_mv` is (T0, 12) in LEADS order, NaN = missing. Gaps of at most SHORT_GAP_MS are bridged
     by a straight line; longer ones, missing leads and the padding of a short recording are 0 in `ecg` and false in
-    `observed`. `window` says which part of a longer recording stays: 'first' or
-    'center'.
+    `observed`. `promised.window` says which part of a longer recording stays.
     """
-    if window not in ("first", "center"):
-        raise ValueError(f"window {window!r} is not known; it is 'first' or 'center'")
     if signal_mv.ndim != 2 or signal_mv.shape[1] != len(LEADS):
         raise ValueError(f"conform takes (samples, {len(LEADS)} leads) in mV; got shape {signal_mv.shape}")
     ratio = _ratio(promised.rate_hz / rate_hz, len(signal_mv))
     n_resampled = -(-len(signal_mv) * ratio.numerator // ratio.denominator)
-    start = max(0, n_resampled - promised.n_samples) // 2 if window == "center" else 0
+    start = max(0, n_resampled - promised.n_samples) // 2 if promised.window == "center" else 0
     n_kept = min(promised.n_samples, n_resampled - start)
     first, last, start = _source_window(len(signal_mv), start, n_kept, ratio)
 

@@ -1,4 +1,4 @@
-"""Report text: one style for all sources, its statements, and which recordings share the same words.
+"""Report text: one style for all sources, and its statements.
 
 A machine prints a list of statements. Whatever marks stood between them, here they read 'sinus rhythm. normal ecg.'.
 """
@@ -6,9 +6,6 @@ A machine prints a list of statements. Whatever marks stood between them, here t
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-
-import numpy as np
 
 _MARKS = " *=-"  # what machines put around a report
 _BOUNDARY = re.compile(r"\s*(?:;|\.+(?=[\s;]|$))\s*")  # the period of a decimal number is none
@@ -59,9 +56,3 @@ def join_modifiers(text: str) -> str:
 def n_words(text: str) -> int:
     """How many words a report has; the final period makes none."""
     return len(clean(text).split())
-
-
-def group(reports: Sequence[str]) -> np.ndarray:
-    """Which reports read the same: (n,) int64, one number per distinct text, counted in order of first appearance."""
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(report, len(numbers)) for report in reports], dtype=np.int64)

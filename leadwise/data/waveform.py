@@ -20,6 +20,7 @@ _MAX_SAMPLES = 100_000_000  # per lead: more than a day at 1000 Hz
 _MAX_LEADS = 128
 _MAX_RATE_HZ = 100_000.0
 _CANONICAL = {name.casefold(): name for name in LEADS}
+_INVALID = {"80": -(2**7), "212": -(2**11), "24": -(2**23), "32": -(2**31)}  # what WFDB reserves; else MISSING
 _MV_PER_UNIT = {"mv": 1.0, "uv": 1e-3, "v": 1e3}
 
 
@@ -149,17 +150,13 @@ def _read_wfdb(path: Path, leads: Sequence[str] | None, rate_hz: float | None, u
                 f"record {path}: lead {names[column]!r} has checksum {found}, its header says {line.checksum}; "
                 "the data file is damaged or belongs to another header: fetch it again"
             )
+    invalid = samples == np.array([_INVALID.get(line.format, MISSING) for line in header.signals])
     if all(line.format in ("16", "80", "160", "212") for line in header.signals):
-        digital = Digital(samples.astype(np.int16), scale, baseline)
+        digital = Digital(np.where(invalid, MISSING, samples).astype(np.int16), scale, baseline)
         return Recording(path.stem, digital.millivolts(), _canonical(names), rate_hz, digital)
     signal = (samples - baseline) * (scale / 1000.0)  # wider formats do not fit int16
-    signal[samples == np.array([_invalid(line.format) for line in header.signals])] = np.nan
+    signal[invalid] = np.nan
     return Recording(path.stem, signal, _canonical(names), rate_hz)
-
-
-def _invalid(wfdb_format: str) -> int:
-    """The integer that WFDB reserves for a missing sample in a format wider than 16 bits."""
-    return {"24": -(2**23), "32": -(2**31)}.get(wfdb_format, MISSING)
 
 
 def _check_data_file(path: Path, file: str, header: wfdb_header.Header) -> None:

@@ -27,7 +27,8 @@ Where we depart from the paper's text, and why (the option that restores it in b
   one, by handing h_sp and h_sh to both decoders.
 - Widths, depths, decoder, tokeniser and heads are ours where the paper is silent. Lead and temporal embeddings begin at the
   scale of the tokens and attention begins like to like; without, Eq. 2 sat on predicting nothing (NOTES.md).
-- Not here: the global batch of several processes, weight schedules, mixtures of masks, LoRA.
+- A report has 32 sentinels; of a text with more masked runs, the last ones stay as they were.
+- Not here: the global batch of several processes, weights by schedule or learnt uncertainty, mixtures of masks, HSIC, LoRA.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ from leadwise.nn.text import Tokenizer, Tokens
 @dataclass(frozen=True)
 class Config:
     # ECG branch (section 2.1)
-    n_patches: int = 100  # N, patches per lead; T must be a multiple of it
+    n_patches: int = 100  # N, patches per lead; each lasts duration_s / N, and T must be a multiple of it
     mask_ratio: float = 0.75  # r, share of each lead's patches that is hidden
     masking: Masking = "uniform"  # what is drawn: patches per lead, patches, leads or times
     patch_tokenizer: Literal["conv", "linear"] = "conv"
@@ -86,6 +87,8 @@ class Config:
     max_tokens: int = 128  # longer reports are cut; the share is logged
     text_mask_ratio: float = 0.15
     text_task: Literal["ar", "mlm"] = "ar"  # Eq. 3 by an autoregressive decoder, or in place
+    text_mask_mix: bool = True  # in place: 80 % mask token, 10 % random, 10 % kept; else the mask token always
+    text_mean: Literal["report", "token"] = "report"  # Eq. 3's mean: over each report's tokens first, or over all alike
     text_view: Literal["clean", "masked"] = "clean"  # which pass feeds the heads
     text_decoder_depth: int = 2
     # disentanglement and alignment (section 2.2)
@@ -434,7 +437,10 @@ class Method(nn.Module):
         special: Tensor = self.special  # type: ignore[assignment]
         masked = reports.choose_masked(tokens, special, self.config.text_mask_ratio)
         if self.config.text_task == "mlm":
-            return reports.mask_in_place(tokens, masked, self.tokenizer.mask_token_id, len(self.tokenizer))
+            n_words = len(self.tokenizer)
+            return reports.mask_in_place(
+                tokens, masked, self.tokenizer.mask_token_id, n_words, self.config.text_mask_mix
+            )
         sentinels: Tensor = self.sentinels  # type: ignore[assignment]
         return reports.cloze(tokens, masked, sentinels, self.tokenizer.cls_token_id, self.tokenizer.pad_token_id)
 
@@ -456,7 +462,7 @@ class Method(nn.Module):
             states = self.text_decoder(F.embedding(cloze.prompt, words), memory, real)
             answer, scored = cloze.answer, cloze.scored
         logits = states @ words[: len(self.word_bias)].T + self.word_bias  # (B, A, V)
-        return losses.token_reconstruction(logits, answer, scored)
+        return losses.token_reconstruction(logits, answer, scored, self.config.text_mean)
 
     def _contrast(self, ecg: Tensor, text: Tensor, same: Tensor) -> Tensor:
         c = self.config

@@ -24,12 +24,16 @@ def patch_reconstruction(prediction: Tensor, target: Tensor, hidden: Tensor) -> 
     return _mean_per_record(error.flatten(1), hidden.flatten(1))
 
 
-def token_reconstruction(logits: Tensor, tokens: Tensor, masked: Tensor) -> Tensor:
-    """Eq. 3: cross-entropy of the masked tokens, mean over each report's, then over reports.
+def token_reconstruction(
+    logits: Tensor, tokens: Tensor, masked: Tensor, over: Literal["report", "token"] = "report"
+) -> Tensor:
+    """Eq. 3: cross-entropy of the masked tokens, mean over each report's, then over reports; or over all tokens alike.
 
     logits: (B, S, V); tokens: (B, S) true ids; masked: (B, S) bool, the places that count.
     """
     loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten(), reduction="none")
+    if over == "token":
+        return (loss * masked.flatten()).sum() / masked.sum().clamp(min=1)
     return _mean_per_record(loss.reshape(tokens.shape), masked)
 
 
@@ -90,6 +94,8 @@ def info_nce(
         index = torch.arange(len(ecg), device=ecg.device)
         return (F.cross_entropy(logits, index) + F.cross_entropy(logits.T, index)) / 2
     apart = logits.masked_fill(own, -torch.inf)  # the printed denominator leaves the pair itself out
+    if bool(apart.isneginf().all()):  # one report throughout: without a negative there is nothing to learn
+        return 0.0 * ecg.sum()
     forth = apart.logsumexp(1, keepdim=True) - logits  # L^{e2t}_{ij}
     back = (apart.logsumexp(0, keepdim=True) - logits).T
     if form == "decoupled":
@@ -99,7 +105,7 @@ def info_nce(
 
 
 def effective_rank(x: Tensor) -> float:
-    """exp of the entropy of the normalised singular values of x (N, D): how many directions the embedding uses."""
+    """exp of the entropy of the normalised singular values of x (N, D): how many directions are used, N - 1 at most."""
     s = torch.linalg.svdvals((x - x.mean(0)).float())
     p = s / s.sum().clamp(min=1e-12)
     return float(torch.exp(-(p * p.clamp(min=1e-12).log()).sum()))

@@ -135,13 +135,19 @@ def freeze(bert: nn.Module, n_layers: int) -> None:
     Raises:
         ValueError: it has fewer layers.
     """
+    if n_layers < 1:
+        return
     model: Any = bert
-    layers = model.encoder.layer
+    stack = getattr(model, "encoder", None) or getattr(model, "transformer", None)  # BERT and its kin; DistilBERT
+    layers = getattr(stack, "layer", None)
+    if layers is None:
+        raise ValueError(
+            f"text_frozen_layers = {n_layers}, but the layers of a {type(bert).__name__} are not where BERT has them; use 0"
+        )
     if n_layers > len(layers):
         raise ValueError(f"text_frozen_layers = {n_layers}, but the text encoder has {len(layers)} layers")
-    if n_layers > 0:
-        for part in (model.embeddings, *layers[:n_layers]):
-            part.requires_grad_(False)
+    for part in (model.embeddings, *layers[:n_layers]):
+        part.requires_grad_(False)
 
 
 def bert_shaped_as(folder: Path) -> nn.Module:
@@ -169,8 +175,14 @@ class Cloze:
     scored: Tensor  # (B, A) bool: the hidden tokens themselves, not sentinels or padding
 
 
-def mask_in_place(tokens: Tokens, masked: Tensor, mask_id: int, n_words: int) -> Cloze:
-    """BERT's way: of the masked places 80 % become the mask token, 10 % a random word, 10 % stay. masked: (B, S) bool."""
+def mask_in_place(tokens: Tokens, masked: Tensor, mask_id: int, n_words: int, mix: bool = True) -> Cloze:
+    """BERT's way: of the masked places 80 % become the mask token, 10 % a random word, 10 % stay; all of them without `mix`.
+
+    masked: (B, S) bool.
+    """
+    if not mix:
+        ids = torch.where(masked, mask_id, tokens.ids)
+        return Cloze(Tokens(ids, tokens.real), ids, tokens.ids, masked)
     fate = torch.rand(tokens.ids.shape, device=tokens.ids.device)
     random_word = torch.randint(n_words, tokens.ids.shape, device=tokens.ids.device)
     replaced = torch.where(fate < 0.8, mask_id, torch.where(fate < 0.9, random_word, tokens.ids))
