@@ -41,11 +41,11 @@ CONFIG = Config(
         "name": "cg_dmer", "n_patches": 20, "mask_ratio": 0.7, "patch_amplitude": True, "width": 128, "depth": 4, "heads": 4,
         "decoder_width": 64, "decoder_depth": 1, "decoder_heads": 2,
         "text_width": 128, "text_depth": 2, "text_heads": 4, "text_pooling": "mean", "text_decoder_depth": 1,
-        "vocab_size": 1200, "max_tokens": 64, "shared_width": 128, "w_t_rec": 0.1,
+        "vocab_size": 1200, "max_tokens": 64, "shared_width": 128, "w_t_rec": 0.1, "w_siglip": 0.2,
         "shift": True, "gain": 0.1, "noise_mv": 0.02, "statement_dropout": 0.3,
     },
-    optim=OptimConfig(steps=1600, batch_size=16, lr=6e-4, weight_decay=1e-2),
-    log=LogConfig(every=20, validate_every=400, validate_records=128, save_every=400),
+    optim=OptimConfig(steps=1400, batch_size=16, lr=6e-4, weight_decay=1e-2),
+    log=LogConfig(every=20, validate_every=350, validate_records=128, save_every=350),
 )  # fmt: skip
 
 
