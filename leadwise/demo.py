@@ -44,8 +44,8 @@ CONFIG = Config(
         "vocab_size": 1200, "max_tokens": 64, "shared_width": 128, "w_t_rec": 0.1, "w_siglip": 0.2,
         "shift": True, "gain": 0.1, "noise_mv": 0.02, "statement_dropout": 0.3,
     },
-    optim=OptimConfig(steps=1400, batch_size=16, lr=6e-4, weight_decay=1e-2),
-    log=LogConfig(every=20, validate_every=350, validate_records=128, save_every=350),
+    optim=OptimConfig(steps=1600, batch_size=16, lr=6e-4, weight_decay=1e-2),
+    log=LogConfig(every=20, validate_every=400, validate_records=128, save_every=400),
 )  # fmt: skip
 
 
