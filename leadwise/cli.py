@@ -5,14 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from leadwise.batch import LEADS
 from leadwise.files import replacing
@@ -20,7 +31,7 @@ from leadwise.files import replacing
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from leadwise.data.cohort import Source
+    from leadwise.data.cohort import Pool, Source
 
 app = typer.Typer(
     name="leadwise",
@@ -87,7 +98,9 @@ def simulate(
 
 @app.command()
 def prepare(
-    source: Annotated[str | None, typer.Argument(help="folder (your own CSV of ECGs), ptbxl, or simulated.")] = None,
+    source: Annotated[
+        str | None, typer.Argument(help="folder (your own CSV of ECGs), ptbxl, mimic_iv_ecg or simulated.")
+    ] = None,
     path: Annotated[Path | None, typer.Argument(help="Folder of the data set, or your CSV.")] = None,
     target: Annotated[Path | None, typer.Option("-o", "--out", help="Cohort folder to write.")] = None,
     reports: Annotated[
@@ -96,50 +109,122 @@ def prepare(
     leads: Annotated[str | None, typer.Option(help="folder: lead names of .npy/.csv columns, such as I,II,V1.")] = None,
     rate_hz: Annotated[float | None, typer.Option(help="folder: rate of .npy/.csv files; ptbxl: 100 or 500.")] = None,
     units: Annotated[str | None, typer.Option(help="folder: unit where files state none: mV, uV or V.")] = None,
-    min_words: Annotated[int, typer.Option(help="Leave out recordings whose report has fewer words.")] = 0,
+    min_words: Annotated[
+        int | None,
+        typer.Option(min=0, help="Leave out recordings whose report has fewer words [mimic_iv_ecg: 4, else 0]."),
+    ] = None,
     allow_missing: Annotated[bool, typer.Option(help="Leave out recordings whose file is not there.")] = False,
     allow_unreadable: Annotated[bool, typer.Option(help="Leave out recordings that cannot be read.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace a cohort that is there already.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that pack; 1 = this one.")] = 1,
+    dask: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler whose workers pack, such as tcp://head:8786.")
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Pack only the i-th of n shares, as i/n: for a job array. The same call without makes the cohort."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on where a killed run stopped. Finished shards are kept without it too."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Pack a sample, print time and size for all, keep nothing.")
+    ] = False,
     verify: Annotated[Path | None, typer.Option(help="Check every checksum of this cohort instead.")] = None,
     json_file: Json = None,
 ) -> None:
     """Pack a data set into a cohort: leads by name, millivolts, quality and labels in one table, samples beside it."""
-    from leadwise.data.cohort import Cohort, write
+    from leadwise.data import cohort as cohorts
+    from leadwise.data.estimate import estimate
 
     if verify is not None:
-        cohort = Cohort.open(verify, verify=True)
+        cohort = cohorts.Cohort.open(verify, verify=True)
         out.print(f"{verify}: {len(cohort)} recordings, every size and checksum holds", soft_wrap=True)
-        _write_json(
-            json_file, {"command": "prepare", "cohort": str(verify), "verified": True, "recordings": len(cohort)}
-        )
+        told = {"command": "prepare", "cohort": str(verify), "verified": True, "recordings": len(cohort)}
+        _write_json(json_file, told)
         return
     if source is None or path is None or target is None:
         raise typer.BadParameter(
             "say SOURCE, PATH and -o OUT, such as: leadwise prepare folder manifest.csv -o cohorts/mine"
         )
     rows = _source(source, path, reports, leads, rate_hz, units)
-    with _progress() as progress:
-        ledger = write(
-            rows,
-            target,
-            min_report_words=min_words,
-            allow_missing=allow_missing,
-            allow_unreadable=allow_unreadable,
-            overwrite=overwrite,
-            progress=_bar(progress, f"prepare {target.name}"),
+    told = {"command": "prepare", "cohort": str(target), "source": source}
+    if dry_run:
+        sizes = (800_035,) if source == "mimic_iv_ecg" else ()  # the whole of release 1.0, seen from a part of it
+        table = estimate(rows, target, min_words).table(workers, sizes)
+        _print_table(table, f"what preparing {target} will take")
+        _write_json(json_file, {**told, "dry_run": True, "estimate": {row["what"]: row["value"] for row in table}})
+        return
+    if resume and not target.with_name(target.name + ".partial").is_dir():
+        console.print(f"nothing to resume at {target}; it begins anew", soft_wrap=True)
+    with _progress(rate=True) as progress, _pool(workers, dask) as pool:
+        heard = _bar(progress, f"prepare {target.name}")
+        if shard is not None:
+            n_shards = cohorts.write_share(
+                rows,
+                target,
+                _share(shard),
+                min_report_words=min_words,
+                allow_missing=allow_missing,
+                pool=pool,
+                progress=heard,
+            )
+        else:
+            ledger = cohorts.write(
+                rows,
+                target,
+                min_report_words=min_words,
+                allow_missing=allow_missing,
+                allow_unreadable=allow_unreadable,
+                overwrite=overwrite,
+                pool=pool,
+                progress=heard,
+            )
+    if shard is not None:
+        _write_json(json_file, {**told, "share": shard, "shards": n_shards})
+        out.print(
+            f"{n_shards} shards of {shard} are packed; when all shares are, run it without --shard", soft_wrap=True
         )
+        return
     counts = vars(ledger)
     _print_table([{"what": name.replace("_", " "), "count": n} for name, n in counts.items()], f"ledger of {target}")
-    _write_json(json_file, {"command": "prepare", "cohort": str(target), "source": source, "ledger": counts})
+    _write_json(json_file, {**told, "ledger": counts})
+
+
+def _pool(workers: int, address: str | None) -> AbstractContextManager[Pool | None]:
+    """Who packs: a cluster, processes, or nobody else."""
+    if address is None and workers == 1:
+        return nullcontext()
+    from leadwise.data import workers as pools
+
+    if address is not None and workers > 1:
+        raise typer.BadParameter("say --workers or --dask, not both: a cluster has its own workers")
+    return pools.dask(address) if address is not None else pools.processes(workers)
+
+
+def _share(text: str) -> tuple[int, int]:
+    """'3/8' as (3, 8)."""
+    which, slash, n = text.partition("/")
+    if not slash or not which.isdecimal() or not n.isdecimal():
+        raise typer.BadParameter(f"--shard {text}: say i/n, such as 3/8")
+    return int(which), int(n)
 
 
 def _source(
     name: str, path: Path, reports: Path | None, leads: str | None, rate_hz: float | None, units: str | None
 ) -> Source:
     """The rows of a data set by the name of its file in data/sources."""
-    from leadwise.data.sources import folder, ptbxl, simulated
+    from leadwise.data.sources import folder, mimic_iv_ecg, ptbxl, simulated
 
-    takes = {"ptbxl": ("reports", "rate-hz"), "simulated": (), "folder": ("leads", "rate-hz", "units")}
+    takes = {
+        "ptbxl": ("reports", "rate-hz"),
+        "mimic_iv_ecg": (),
+        "simulated": (),
+        "folder": ("leads", "rate-hz", "units"),
+    }
     given = {"reports": reports, "leads": leads, "rate-hz": rate_hz, "units": units}
     idle = [option for option, value in given.items() if value is not None and option not in takes.get(name, given)]
     if idle:
@@ -148,10 +233,12 @@ def _source(
         return ptbxl.read_source(path, reports=reports, rate_hz=rate_hz)
     if name == "simulated":
         return simulated.read_source(path)
+    if name == "mimic_iv_ecg":
+        return mimic_iv_ecg.read_source(path)
     if name == "folder":
         names = tuple(lead.strip() for lead in leads.split(",")) if leads else None
         return folder.read_source(path, leads=names, rate_hz=rate_hz, units=units)
-    raise typer.BadParameter(f"no source '{name}'; choose folder (your own ECGs), ptbxl or simulated")
+    raise typer.BadParameter(f"no source '{name}'; choose folder (your own ECGs), ptbxl, mimic_iv_ecg or simulated")
 
 
 @app.command()
@@ -301,15 +388,24 @@ def plot(
 # --- what a person sees
 
 
-def _progress() -> Progress:
-    columns = (
+def _progress(rate: bool = False) -> Progress:
+    columns = [
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        *([_Rate()] if rate else []),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-    )
+    ]
     return Progress(*columns, console=console, transient=False)
+
+
+class _Rate(ProgressColumn):
+    """Recordings a second, over the last half minute."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} records/s")
 
 
 def _bars(progress: Progress) -> Callable[[str, int, int], None]:

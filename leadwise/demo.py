@@ -156,8 +156,9 @@ def _make_room(folder: Path, overwrite: bool) -> None:
 def _write_page(result: Result, run: Run, cohort: Cohort) -> None:
     """The page: what came out, how it was learnt, what the encoder sees and hides, and where recordings lie."""
     page = Page("leadwise on simulated ECGs")
+    n_people = len(cohort.patients.distinct(cohort.rows()))
     page.text(
-        f"{len(cohort)} simulated 12-lead ECGs of {cohort.index['patient'].nunique()} simulated people, split by person. "
+        f"{len(cohort)} simulated 12-lead ECGs of {n_people} simulated people, split by person. "
         "CG-DMER learnt from ECGs and reports of the training part, and saw no label. Simulated hearts test that the way "
         "from files to scores holds; they say nothing about accuracy on patients."
     )

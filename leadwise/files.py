@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it takes the name `path` if the block ends well, and vanishes if not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # two processes never write to one part
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")  # two writers never share one, on any machine
     try:
         yield part
         part.replace(path)

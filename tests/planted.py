@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leadwise.batch import Batch, Signal
 from leadwise.config import Config
+from leadwise.data.cohort import Texts
 
 WORDS = ("alpha", "beta", "gamma", "delta")  # class k plants a wave in lead k
 SIGNAL = Signal(rate_hz=100, duration_s=2.0)
@@ -31,27 +33,33 @@ class PlantedCohort:
             Path("planted"),
         )
         self.tasks = {"finding": WORDS}
-        self.patients = [f"p{row // 2:03d}" for row in range(n)]
-        self.records = [f"r{row:03d}" for row in range(n)]
-        self.reports = [""] * n
+        self.patients = Texts(pa.chunked_array([[f"p{row // 2:03d}" for row in range(n)]]))
+        self.records = Texts(pa.chunked_array([[f"r{row:03d}" for row in range(n)]]))
+        self.reports = Texts(pa.chunked_array([[""] * n]))
         planted = (rng.random((n, len(WORDS))) < 0.35).astype(np.int8)
         time_s = np.arange(200) / 100
         wave = np.sin(2 * np.pi * 5 * time_s + rng.uniform(0, 6, size=(n, 1)))  # (n, T)
         noise = rng.normal(scale=0.1, size=(n, 200, 12))
         noise[:, :, : len(WORDS)] += 0.5 * planted[:, None, :] * wave[:, :, None]
-        self.signals = noise.astype(np.float32)
+        self.steps = np.rint(noise * 1000).astype(np.int16).transpose(0, 2, 1)  # (n, 12, T), uV
         splits = np.array(["train", "train", "train", "val", "test"])[(np.arange(n) // 2) % 5]
         self.truth = planted.copy()
         if shuffled_test_labels:
             test = np.flatnonzero(splits == "test")
             self.truth[test] = self.truth[rng.permutation(test)]
-        self.index = pd.DataFrame({"record": self.records, "patient": self.patients, "split": splits})
+        self.index = pd.DataFrame({"record": list(self.records), "patient": list(self.patients), "split": splits})
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def signal(self, row: int) -> tuple[np.ndarray, float]:
-        return self.signals[row], 100.0
+    def block(self, row: int) -> np.ndarray:
+        return self.steps[row]
+
+    def scale(self, row: int) -> tuple[np.ndarray, np.ndarray, float]:
+        return np.ones(12), np.zeros(12, dtype=np.int32), 100.0
+
+    def splits(self, rows: np.ndarray) -> np.ndarray:
+        return self.index["split"].to_numpy(dtype=np.str_)[rows]
 
     def rows(self, split: str | None = None, task: str | None = None, min_report_words: int = 0) -> np.ndarray:
         assert task in (None, "finding")

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import tomli_w
 from conftest import config_table, make_batch
+from mimic_tree import write_tree
 
 from leadwise.batch import LEADS
+from leadwise.data.cohort import Cohort
 
 PROMPTS = """source = "folder"
 task = "own"
@@ -187,3 +189,34 @@ def test_a_taken_run_folder_is_refused_and_resume_without_state_too(run_folder: 
     none = call("pretrain", run_folder / "config.toml", "-o", tmp_path / "r", "--resume")
     assert none.returncode == 1
     assert "is not a run folder" in none.stderr
+
+
+def test_a_mimic_tree_is_prepared_in_shares_by_processes_and_in_one_go(tmp_path: Path) -> None:
+    write_tree(tmp_path / "mimic", 120, n_samples=500, n_flawed=1)
+    allowed = ("--allow-missing", "--allow-unreadable")
+    told = call("prepare", "mimic_iv_ecg", "mimic", "-o", "never", "--dry-run", "--workers", 2, cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    for words in ("recordings that the source lists", "one process", "2 workers", "gigabytes on disk for 800,035"):
+        assert words in told.stdout
+    refused = call("prepare", "mimic_iv_ecg", "mimic", "-o", "whole", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "1 of 120 recordings have a missing file" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mimic"]
+
+    whole = call("prepare", "mimic_iv_ecg", "mimic", "-o", "whole", *allowed, "--json", "whole.json", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    ledger = json.loads((tmp_path / "whole.json").read_text())["ledger"]
+    assert (ledger["n_total"], ledger["missing_file"], ledger["unreadable"]) == (120, 2, 1)
+    assert (ledger["no_report"], ledger["short_report"]) == (1, 1)
+    shares = ("prepare", "mimic_iv_ecg", "mimic", "-o", "many", *allowed)
+    for share in ("2/2", "1/2"):
+        done = call(*shares, "--shard", share, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert f"shards of {share} are packed" in done.stdout
+    assert call(*shares, "--workers", 2, "--resume", cwd=tmp_path).returncode == 0
+    assert Cohort.open(tmp_path / "many", verify=True).fingerprint == Cohort.open(tmp_path / "whole").fingerprint
+    for wrong, said in ((("--shard", "3"), "say i/n"), (("--workers", "2", "--dask", "tcp://x:1"), "not both")):
+        bad = call(*shares, "--overwrite", *wrong, cwd=tmp_path)
+        assert bad.returncode == 2
+        assert said in bad.stderr

@@ -21,7 +21,7 @@ def test_embedding_is_frozen_in_order_and_does_not_depend_on_the_batch():
     assert found.dtype == np.float32
     assert told == [("embed backbone", 2, 5), ("embed backbone", 4, 5), ("embed backbone", 5, 5)]
     assert run.method.training  # as it was
-    np.testing.assert_allclose(found, cohort.signals[rows][:, :, :4].std(axis=1, ddof=1), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found, cohort.steps[rows][:, :4].std(axis=-1, ddof=1) / 1000, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(found, embed.embed(run, Recordings(cohort, SIGNAL, rows), batch_size=1), rtol=1e-6)
 
 
@@ -162,4 +162,4 @@ def test_handcrafted_of_a_cohort():
     features = handcrafted(Recordings(cohort, SIGNAL), batch_size=7)
     assert len(features) == 20
     assert features.dtype == np.float32
-    np.testing.assert_allclose(features[:, :4], cohort.signals[:, :, :4].std(axis=1), rtol=0.05)
+    np.testing.assert_allclose(features[:, :4], cohort.steps[:, :4].std(axis=-1) / 1000, rtol=0.05)

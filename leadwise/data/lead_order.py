@@ -6,6 +6,7 @@ rows were shuffled under unchanged names breaks these laws. Swapped electrodes d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
@@ -16,6 +17,8 @@ OK, UNCHECKED, INCONSISTENT = "ok", "unchecked", "inconsistent"
 
 # Each derived lead as (weight of I, weight of II).
 EINTHOVEN = {"III": (-1.0, 1.0), "aVR": (-0.5, -0.5), "aVL": (1.0, -0.5), "aVF": (-0.5, 1.0)}
+_TWICE = {name: (round(2 * of_i), round(2 * of_ii)) for name, (of_i, of_ii) in EINTHOVEN.items()}  # whole numbers
+_REACH = 2 + max(abs(of_i) + abs(of_ii) for of_i, of_ii in _TWICE.values())  # twice a residual, at the most, in samples
 
 _TOLERANCE_MV = 0.05  # residuals below this are rounding, filtering or noise, not a wrong name
 _TOLERANCE_SHARE = 0.3  # of the larger of the two sides of the equation
@@ -42,6 +45,34 @@ def audit(leads: Mapping[str, np.ndarray]) -> str:
         return OK
     fault = _single_fault(table) if len(names) == len(LIMB_LEADS) else None
     return fault or INCONSISTENT
+
+
+def holds(limb: np.ndarray, medians: np.ndarray, mv_per_step: float) -> bool:
+    """Whether all four equations hold, as `audit` sees them, many times faster.
+
+    `limb` is (6, T) int16 in LIMB_LEADS order, nothing missing, one step for all; `medians` (6,) are in steps. Too few
+    samples hold nothing.
+    """
+    n_samples = limb.shape[1]
+    if n_samples < _MIN_SAMPLES:
+        return False
+    # Most equations hold within the tolerance itself. That is seen by counting, in whole numbers, twice the residual.
+    fits = _REACH * max(int(limb.max()), -int(limb.min())) <= np.iinfo(limb.dtype).max
+    given = dict(zip(LIMB_LEADS, limb if fits else limb.astype(np.int32)))
+    middle = dict(zip(LIMB_LEADS, medians.tolist()))
+    limit = 2 * _TOLERANCE_MV / mv_per_step * (1 - 1e-9)  # a hair inside, whatever rounding does to the others
+    n_allowed = n_samples - 1 - math.ceil(_PERCENTILE / 100 * (n_samples - 1))
+    for name, (of_i, of_ii) in _TWICE.items():
+        twice = 2 * given[name] - of_i * given["I"] - of_ii * given["II"]
+        centre = 2 * middle[name] - of_i * middle["I"] - of_ii * middle["II"]
+        low, high = math.ceil(centre - limit), math.floor(centre + limit)
+        if np.count_nonzero((twice < low) | (twice > high)) <= n_allowed:
+            continue
+        names = ("I", "II", name)
+        table = np.stack([(limb[LIMB_LEADS.index(lead)] - middle[lead]) * mv_per_step for lead in names])
+        if not _holds(table, names):
+            return False
+    return True
 
 
 def _holds(table: np.ndarray, names: Sequence[str] = LIMB_LEADS) -> bool:

@@ -9,16 +9,26 @@ from __future__ import annotations
 
 import logging
 import math
+import statistics
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
-from typing import Literal
+from functools import cache, cached_property
 
 import numpy as np
 
 from leadwise.batch import LEADS, Signal
 from leadwise.data import lead_order
-from leadwise.data.waveform import MISSING, Digital, RecordError, Recording, check_told_leads, files, read
+from leadwise.data.quality import LeadQuality, Origin, bridgeable, find_gaps, of_integers, of_lead
+from leadwise.data.waveform import (
+    MISSING,
+    Digital,
+    RecordError,
+    Recording,
+    check_told_leads,
+    files,
+    in_millivolts,
+    read,
+)
 
 __all__ = [
     "MISSING",
@@ -38,24 +48,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-SHORT_GAP_MS = 40.0  # longest stretch of missing samples that a straight line may bridge
-FLAT_MV = 0.001  # a lead whose standard deviation stays below this holds no heart
 PLAUSIBLE_MV = (0.02, 20.0)  # the typical range of a lead in mV; beyond, the unit is off by a thousand or so
-
-Origin = Literal["recorded", "derived", "missing"]
-
-
-@dataclass(frozen=True)
-class LeadQuality:
-    """How good one lead is."""
-
-    origin: Origin
-    n_missing: int  # samples
-    n_short_gaps: int  # missing stretches that `conform` bridges
-    n_long_gaps: int  # missing stretches that stay unobserved: longer than SHORT_GAP_MS, or at an end
-    flat: bool
-    max_abs_mv: float  # NaN where nothing is observed
-    range_mv: float  # 1st to 99th percentile, deaf to a lone spike; NaN where nothing is observed
 
 
 @dataclass(frozen=True)
@@ -63,12 +56,22 @@ class TwelveLead:
     """A recording in the canonical lead order, with the quality of each lead."""
 
     name: str
-    signal: np.ndarray  # (T0, 12) float64 mV in LEADS order, NaN = missing
+    given: np.ndarray | None  # (T0, 12) float64 mV in LEADS order, NaN = missing; None where `digital` says it all
     rate_hz: float
     quality: tuple[LeadQuality, ...]  # 12
     lead_order: str  # verdict of lead_order.audit
     digital: Digital | None = None  # (T0, 12), derived and missing leads all -32768
     unused: tuple[str, ...] = ()  # leads of the file that are none of the twelve
+
+    @cached_property
+    def signal(self) -> np.ndarray:
+        """The samples (T0, 12) as float64 mV in LEADS order, NaN = missing; converted when first asked for."""
+        return in_millivolts(self.given, self.digital)
+
+    @property
+    def n_samples(self) -> int:
+        """Samples per lead; nothing is converted."""
+        return len(self.signal if self.digital is None else self.digital.samples)
 
     @property
     def typical_range_mv(self) -> float:
@@ -77,7 +80,7 @@ class TwelveLead:
         chosen = [quality.range_mv for quality in moving if not quality.flat] or [
             quality.range_mv for quality in moving
         ]
-        return float(np.median(chosen)) if chosen else math.nan
+        return statistics.median(chosen) if chosen else math.nan
 
     @property
     def unit_doubt(self) -> str:
@@ -104,6 +107,27 @@ def twelve(recording: Recording) -> TwelveLead:
             f"record {recording.name}: none of the leads {', '.join(LEADS)}; it has {', '.join(recording.leads)}: "
             "say leads= or rename them"
         )
+    digital = None if recording.digital is None else _twelve_digital(recording.digital, column)
+    unused = tuple(lead for lead in recording.leads if lead not in LEADS)
+    found = digital and len(column) == len(LEADS) and _judged_as_integers(recording, digital, unused)
+    found = found or _judged_as_millivolts(recording, column, digital, unused)
+    if found.lead_order not in (lead_order.OK, lead_order.UNCHECKED):
+        log.warning(
+            "record %s: its limb leads break III = II - I and its kin (%s); check the lead names in the file",
+            recording.name,
+            found.lead_order,
+        )
+    if found.unit_doubt:
+        log.warning("record %s: %s", recording.name, found.unit_doubt)
+    if unused:
+        _log_unused(frozenset(unused))
+    return found
+
+
+def _judged_as_millivolts(
+    recording: Recording, column: dict[str, int], digital: Digital | None, unused: tuple[str, ...]
+) -> TwelveLead:
+    """Any recording: the leads it has or that can be derived, NaN where a sample or a lead is missing."""
     signal = np.full((len(recording.signal), len(LEADS)), np.nan)
     origins: list[Origin] = []
     derivable = lead_order.EINTHOVEN if "I" in column and "II" in column else {}
@@ -118,22 +142,23 @@ def twelve(recording: Recording) -> TwelveLead:
             origins.append("derived")
         else:
             origins.append("missing")
-    quality = tuple(_quality(signal[:, k], origins[k], recording.rate_hz) for k in range(len(LEADS)))
+    quality = tuple(of_lead(signal[:, k], origins[k], recording.rate_hz) for k in range(len(LEADS)))
     verdict = lead_order.audit({lead: recording.signal[:, k] for lead, k in column.items()})
-    if verdict not in (lead_order.OK, lead_order.UNCHECKED):
-        log.warning(
-            "record %s: its limb leads break III = II - I and its kin (%s); check the lead names in the file",
-            recording.name,
-            verdict,
-        )
-    digital = None if recording.digital is None else _twelve_digital(recording.digital, column)
-    unused = tuple(lead for lead in recording.leads if lead not in LEADS)
-    found = TwelveLead(recording.name, signal, recording.rate_hz, quality, verdict, digital, unused)
-    if found.unit_doubt:
-        log.warning("record %s: %s", recording.name, found.unit_doubt)
-    if unused:
-        _log_unused(frozenset(unused))
-    return found
+    return TwelveLead(recording.name, signal, recording.rate_hz, quality, verdict, digital, unused)
+
+
+def _judged_as_integers(recording: Recording, digital: Digital, unused: tuple[str, ...]) -> TwelveLead | None:
+    """The same, many times faster, where all twelve leads were recorded as integers and no sample is missing."""
+    samples, mv_per_step = np.ascontiguousarray(digital.samples.T), digital.uv_per_step / 1000.0
+    if samples.size == 0 or samples.min() == MISSING or mv_per_step.min() <= 0:
+        return None
+    quality, medians = of_integers(samples, digital.baseline, mv_per_step)
+    limb = slice(len(lead_order.LIMB_LEADS))  # LEADS begins with them
+    verdict = lead_order.OK
+    if len(set(mv_per_step[limb])) > 1 or not lead_order.holds(samples[limb], medians[limb], mv_per_step[0]):
+        limb_mv = digital.millivolts()[:, limb].T
+        verdict = lead_order.audit(dict(zip(lead_order.LIMB_LEADS, limb_mv)))
+    return TwelveLead(recording.name, None, recording.rate_hz, quality, verdict, digital, unused)
 
 
 @cache  # a data set has the same names in every file: said once
@@ -142,44 +167,16 @@ def _log_unused(names: frozenset[str]) -> None:
 
 
 def _twelve_digital(digital: Digital, column: dict[str, int]) -> Digital:
-    samples = np.full((len(digital.samples), len(LEADS)), MISSING, dtype=np.int16)
+    """The integers (T0, 12) in LEADS order, each lead in one piece of memory; what is not there is MISSING."""
+    rows = [column[lead] for lead in LEADS if lead in column]
+    if rows == list(range(len(LEADS))) and digital.samples.shape[1] == len(LEADS):
+        return digital
+    samples = np.full((len(LEADS), len(digital.samples)), MISSING, dtype=np.int16)
     uv_per_step, baseline = np.ones(len(LEADS)), np.zeros(len(LEADS), dtype=np.int32)
-    for number, lead in enumerate(LEADS):
-        if lead in column:
-            samples[:, number] = digital.samples[:, column[lead]]
-            uv_per_step[number] = digital.uv_per_step[column[lead]]
-            baseline[number] = digital.baseline[column[lead]]
-    return Digital(samples, uv_per_step, baseline)
-
-
-def _quality(lead: np.ndarray, origin: Origin, rate_hz: float) -> LeadQuality:
-    observed = np.isfinite(lead)
-    n_missing = int((~observed).sum())
-    if n_missing == len(lead):
-        return LeadQuality(origin, n_missing, 0, 0 if origin == "missing" else 1, False, math.nan, math.nan)
-    n_short = n_long = 0
-    if n_missing:
-        gaps = _gaps(observed)
-        short = _bridgeable(gaps, len(lead), rate_hz)
-        n_short, n_long = int(short.sum()), int((~short).sum())
-    values = lead[observed]
-    flat = float(values.std()) < FLAT_MV
-    low, high = np.percentile(values, (1, 99))
-    return LeadQuality(origin, n_missing, n_short, n_long, flat, float(np.abs(values).max()), float(high - low))
-
-
-def _gaps(observed: np.ndarray) -> np.ndarray:
-    """Stretches of missing samples of one lead (T,): (n, 2) first sample and the one after the last."""
-    edges = np.diff(np.concatenate(([True], observed, [True])).astype(np.int8))
-    return np.stack([np.flatnonzero(edges == -1), np.flatnonzero(edges == 1)], axis=1)
-
-
-def _bridgeable(gaps: np.ndarray, n_samples: int, rate_hz: float) -> np.ndarray:
-    """Which gaps (n, 2) are short and have a sample on either side: (n,) bool."""
-    length = gaps[:, 1] - gaps[:, 0]
-    inside = (gaps[:, 0] > 0) & (gaps[:, 1] < n_samples)
-    result: np.ndarray = inside & (length * 1000.0 <= SHORT_GAP_MS * rate_hz + 1e-6)
-    return result
+    there = [number for number, lead in enumerate(LEADS) if lead in column]
+    samples[there] = digital.samples.T[rows]
+    uv_per_step[there], baseline[there] = digital.uv_per_step[rows], digital.baseline[rows]
+    return Digital(samples.T, uv_per_step, baseline)
 
 
 def conform(signal_mv: np.ndarray, rate_hz: float, promised: Signal) -> tuple[np.ndarray, np.ndarray]:
@@ -275,8 +272,8 @@ def _bridge(signal: np.ndarray, rate_hz: float) -> tuple[np.ndarray, np.ndarray]
             filled[:, lead] = 0.0
             continue
         filled[~real, lead] = np.interp(time[~real], time[real], signal[real, lead])  # ends: the nearest value
-        gaps = _gaps(real)
-        for begin, end in gaps[_bridgeable(gaps, len(signal), rate_hz)]:
+        gaps = find_gaps(real)
+        for begin, end in gaps[bridgeable(gaps, len(signal), rate_hz)]:
             counted[begin:end, lead] = True
     return filled, counted
 

@@ -13,7 +13,12 @@ _BOUNDARY = re.compile(r"\s*(?:;|\.+(?=[\s;]|$))\s*")  # the period of a decimal
 
 def clean(text: str) -> str:
     """The report in the one style: lower-case, 'ecg' for 'ekg', a period after each statement; '' for nothing."""
-    return "".join(f"{statement}. " for statement in statements(text)).rstrip()
+    return joined(statements(text))
+
+
+def joined(said: list[str]) -> str:
+    """Statements as one report, a period after each."""
+    return "".join(f"{statement}. " for statement in said).rstrip()
 
 
 def statements(text: str) -> list[str]:

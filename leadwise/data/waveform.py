@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import difflib
 import math
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from leadwise.batch import LEADS
-from leadwise.data import wfdb_header
+from leadwise.data import format16, wfdb_header
 from leadwise.data.rows import listed
 
 MISSING = -32768  # the int16 that stands for a missing sample, in WFDB format 16 and in a cohort
@@ -48,10 +50,25 @@ class Recording:
     """What a file held."""
 
     name: str
-    signal: np.ndarray  # (T0, L0) float64 mV, NaN = missing
+    given: np.ndarray | None  # (T0, L0) float64 mV, NaN = missing; None where `digital` says it all
     leads: tuple[str, ...]  # canonical spelling where recognised, else as in the file
     rate_hz: float
     digital: Digital | None = None  # the file's own integers, where it has them
+    files: tuple[Path, ...] = ()  # all that was read
+
+    @cached_property
+    def signal(self) -> np.ndarray:
+        """The samples (T0, L0) as float64 mV, NaN = missing; integers are converted when first asked for."""
+        return in_millivolts(self.given, self.digital)
+
+
+def in_millivolts(given: np.ndarray | None, digital: Digital | None) -> np.ndarray:
+    """The samples as given, else as the integers say them: (T0, L) float64 mV, NaN = missing."""
+    if given is not None:
+        return given
+    if digital is None:
+        raise ValueError("a recording holds either millivolts or integers; this one has neither")
+    return digital.millivolts()
 
 
 def read(
@@ -75,8 +92,8 @@ def read(
         recording = _read_csv(path, leads, rate_hz, units)
     else:
         recording = _read_wfdb(_header_path(path), leads, rate_hz, units)
-    doubled = sorted({lead for lead in recording.leads if recording.leads.count(lead) > 1})
-    if doubled:
+    if len(set(recording.leads)) < len(recording.leads):
+        doubled = sorted({lead for lead in recording.leads if recording.leads.count(lead) > 1})
         raise RecordError(f"record {path}: lead {doubled[0]!r} appears twice; give each lead its own name")
     return recording
 
@@ -119,55 +136,101 @@ def _header_path(path: Path) -> Path:
 
 
 def _read_wfdb(path: Path, leads: Sequence[str] | None, rate_hz: float | None, units: str | None) -> Recording:
-    import wfdb
-
-    if not path.is_file():
-        raise RecordError(
-            f"record {path}: no such file; give the .hea file (its suffix in lower case) or its name without"
-        )
-    try:
-        header = wfdb_header.parse(path)
-    except wfdb_header.HeaderError as error:
-        raise RecordError(f"record {path}: {error}; restore the header from its source") from None
+    header = _header(path)
     rate_hz = _checked_rate(path, header.rate_hz if header.rate_hz is not None else rate_hz)
     _check_size(path, header.n_samples, len(header.signals))
-    for file in header.files:
-        _check_data_file(path, file, header)
+    data_files = tuple(path.parent / file for file in header.files)
+    sizes = [_checked_n_bytes(path, data, header) for data in data_files]
     names = tuple(line.name for line in header.signals)
     if not all(names):
         names = _told_leads(path, leads, len(names))
-    scale = np.array([_uv_per_step(path, line, units) for line in header.signals])
-    try:
-        record = wfdb.rdrecord(str(path.with_suffix("")), physical=False)
-        samples, baseline = record.d_signal, np.asarray(record.baseline, dtype=np.int32)
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, OSError) as error:
-        raise RecordError(f"record {path}: wfdb cannot read it ({error}); restore it from its source") from error
+    scale = _uv_per_steps(path, header.signals, units)
+    if format16.is_plain(header):
+        samples, baseline = _by_numpy(path, header, data_files[0], sizes[0])
+    else:
+        samples, baseline = _by_wfdb(path)
     _check_size(path, len(samples), samples.shape[1])
-    for column, line in enumerate(header.signals):
-        found = int(samples[:, column].sum()) % 65536
-        if line.checksum is not None and line.checksum != found:
-            raise RecordError(
-                f"record {path}: lead {names[column]!r} has checksum {found}, its header says {line.checksum}; "
-                "the data file is damaged or belongs to another header: fetch it again"
-            )
+    _check_checksums(path, header, names, samples)
+    names, read_from = _canonical(names), (path, *data_files)
+    if samples.dtype == np.int16:  # format 16: what it reserves for a missing sample is MISSING itself
+        return Recording(path.stem, None, names, rate_hz, Digital(samples, scale, baseline), read_from)
     invalid = samples == np.array([_INVALID.get(line.format, MISSING) for line in header.signals])
     if all(line.format in ("16", "80", "160", "212") for line in header.signals):
         digital = Digital(np.where(invalid, MISSING, samples).astype(np.int16), scale, baseline)
-        return Recording(path.stem, digital.millivolts(), _canonical(names), rate_hz, digital)
+        return Recording(path.stem, None, names, rate_hz, digital, read_from)
     signal = (samples - baseline) * (scale / 1000.0)  # wider formats do not fit int16
     signal[invalid] = np.nan
-    return Recording(path.stem, signal, _canonical(names), rate_hz)
+    return Recording(path.stem, signal, names, rate_hz, None, read_from)
 
 
-def _check_data_file(path: Path, file: str, header: wfdb_header.Header) -> None:
-    data = path.parent / file
-    if not data.is_file():
-        raise RecordError(f"record {path}: its data file {file} is missing; put it beside the header")
-    needed, found = header.n_bytes(file), data.stat().st_size
-    if needed is not None and found < needed:
+def _header(path: Path) -> wfdb_header.Header:
+    try:
+        return wfdb_header.parse(path)
+    except wfdb_header.HeaderError as error:
+        raise RecordError(f"record {path}: {error}; restore the header from its source") from None
+    except OSError:
+        if path.is_file():
+            raise
         raise RecordError(
-            f"record {path}: {file} is truncated: {found} bytes where its header promises {needed}; fetch it again"
+            f"record {path}: no such file; give the .hea file (its suffix in lower case) or its name without"
+        ) from None
+
+
+def _by_numpy(path: Path, header: wfdb_header.Header, data: Path, n_bytes: int) -> tuple[np.ndarray, np.ndarray]:
+    """The samples (T0, L0) int16 and baselines (L0,) of a plain record."""
+    n_samples = format16.n_samples(header, n_bytes)
+    _check_size(path, n_samples, len(header.signals))
+    try:
+        baseline = np.array([line.baseline for line in header.signals], dtype=np.int32)
+        return format16.samples(data, header, n_samples), baseline
+    except (ValueError, OverflowError, OSError) as error:
+        raise RecordError(f"record {path}: cannot be read ({error}); restore it from its source") from error
+
+
+def _by_wfdb(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The samples (T0, L0) int64 and baselines (L0,) of a record in any format."""
+    import wfdb
+
+    try:
+        record = wfdb.rdrecord(str(path.with_suffix("")), physical=False)
+        return record.d_signal, np.asarray(record.baseline, dtype=np.int32)
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, OSError) as error:
+        raise RecordError(f"record {path}: wfdb cannot read it ({error}); restore it from its source") from error
+
+
+def _checked_n_bytes(path: Path, data: Path, header: wfdb_header.Header) -> int:
+    """The size of a data file that is there and holds what its header promises."""
+    try:
+        found = data.stat()
+    except (OSError, ValueError):
+        found = None
+    if found is None or not stat.S_ISREG(found.st_mode):
+        raise RecordError(f"record {path}: its data file {data.name} is missing; put it beside the header")
+    needed = header.n_bytes(data.name)
+    if needed is not None and found.st_size < needed:
+        raise RecordError(
+            f"record {path}: {data.name} is truncated: {found.st_size} bytes where its header promises {needed}; "
+            "fetch it again"
         )
+    return found.st_size
+
+
+def _check_checksums(path: Path, header: wfdb_header.Header, names: Sequence[str], samples: np.ndarray) -> None:
+    sums = samples.sum(axis=0, dtype=samples.dtype)  # of int16 it wraps at 65536, as the checksum does
+    for line, name, found in zip(header.signals, names, sums.tolist()):
+        if line.checksum is not None and line.checksum != found % 65536:
+            raise RecordError(
+                f"record {path}: lead {name!r} has checksum {found % 65536}, its header says {line.checksum}; "
+                "the data file is damaged or belongs to another header: fetch it again"
+            )
+
+
+def _uv_per_steps(path: Path, lines: Sequence[wfdb_header.SignalLine], units: str | None) -> np.ndarray:
+    steps: dict[tuple[float | None, str | None], float] = {}  # most records say one gain and unit for all leads
+    for line in lines:
+        if (line.gain, line.unit) not in steps:
+            steps[line.gain, line.unit] = _uv_per_step(path, line, units)
+    return np.array([steps[line.gain, line.unit] for line in lines])
 
 
 def _uv_per_step(path: Path, line: wfdb_header.SignalLine, units: str | None) -> float:
@@ -265,10 +328,10 @@ def _from_table(
     if table.dtype.kind in "iu" and table.min() >= MISSING and table.max() < -MISSING:
         steps = np.full(len(leads), 1000.0 * mv_per_unit)
         digital = Digital(table.astype(np.int16), steps, np.zeros(len(leads), dtype=np.int32))
-        return Recording(path.stem, digital.millivolts(), leads, rate_hz, digital)
+        return Recording(path.stem, None, leads, rate_hz, digital, (path,))
     signal = table.astype(np.float64) * mv_per_unit
     signal[~np.isfinite(signal)] = np.nan
-    return Recording(path.stem, signal, leads, rate_hz)
+    return Recording(path.stem, signal, leads, rate_hz, None, (path,))
 
 
 def _canonical(names: Sequence[str]) -> tuple[str, ...]:

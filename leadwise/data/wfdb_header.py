@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
-_FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::\d+)?(?:\+(\d+))?$")
+_FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?$")
 _GAIN = re.compile(r"([^(/]+)(?:\((-?\d+)\))?(?:/(.*))?$")
+_RATE_END = re.compile(r"[/(]")
 _BYTES_PER_SAMPLE = {"8": 1.0, "16": 2.0, "24": 3.0, "32": 4.0, "61": 2.0, "80": 1.0, "160": 2.0, "212": 1.5}
 
 
@@ -19,15 +22,18 @@ class HeaderError(ValueError):
     """A header that cannot be trusted; the message says which line and why."""
 
 
-@dataclass(frozen=True)
-class SignalLine:
+class SignalLine(NamedTuple):
     """One signal of a header."""
 
     file: str
     format: str
+    skew: int  # samples that the signal lags behind
     byte_offset: int
     gain: float | None  # steps per unit; None where the header leaves it out
     unit: str | None  # as written; None where the header leaves it out
+    baseline: (
+        int | None
+    )  # the sample that means 0: stated, else the ADC's zero, else 0; None where that is not a number
     checksum: int | None  # sum of the samples, modulo 65536
     name: str
 
@@ -39,6 +45,7 @@ class Header:
     rate_hz: float | None  # None where the header leaves it out
     n_samples: int | None  # None where the header leaves it out
     signals: tuple[SignalLine, ...]
+    n_described: int  # signal lines; more than `signals` where the record line promises fewer
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -66,15 +73,14 @@ def parse(path: Path) -> Header:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         text = raw.decode("latin-1")  # µ as the single byte B5
-    lines = [line.strip() for line in text.splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
+    lines = [line for line in map(str.strip, text.splitlines()) if line and line[0] != "#"]
     if not lines:
         raise HeaderError("the header is empty")
     fields = lines[0].split()
     try:
         n_signals = int(fields[1])
         # WFDB would read an absent rate as 250 Hz; nobody said so, and it decides every interval
-        rate_hz = float(re.split(r"[/(]", fields[2])[0]) if len(fields) > 2 else None
+        rate_hz = float(_RATE_END.split(fields[2])[0]) if len(fields) > 2 else None
         n_samples = int(fields[3]) if len(fields) > 3 else None
     except (ValueError, IndexError):
         raise HeaderError(f"line 1 is not 'name signals rate samples': {lines[0][:80]!r}") from None
@@ -83,29 +89,63 @@ def parse(path: Path) -> Header:
     if n_signals < 1 or len(lines) - 1 < n_signals:
         raise HeaderError(f"it promises {n_signals} signals and describes {len(lines) - 1}")
     signals = tuple(_signal(line, row) for row, line in enumerate(lines[1 : n_signals + 1], start=2))
-    return Header(rate_hz, n_samples, signals)
+    return Header(rate_hz, n_samples, signals, len(lines) - 1)
 
 
 def _signal(line: str, row: int) -> SignalLine:
     fields = line.split(maxsplit=8)
-    matched = _FORMAT.match(fields[1]) if len(fields) > 1 else None
-    if matched is None:
+    n_fields = len(fields)
+    stored = _storage(fields[1]) if n_fields > 1 else None
+    if stored is None:
         raise HeaderError(f"signal line {row} has no storage format: {line[:80]!r}")
-    if matched[2] not in (None, "1"):
-        raise HeaderError(f"signal line {row} stores {matched[2]} samples a frame; only one is read")
-    if Path(fields[0]).name != fields[0]:
+    storage, n_a_frame, skew, byte_offset = stored
+    if n_a_frame != "1":
+        raise HeaderError(f"signal line {row} stores {n_a_frame} samples a frame; only one is read")
+    if not _is_plain_name(fields[0]):
         raise HeaderError(f"signal line {row} names the data file {fields[0]!r} outside the header's folder")
-    gain, unit = None, None
-    if len(fields) > 2:
-        written = _GAIN.match(fields[2])
+    gain, baseline, unit = None, None, None
+    if n_fields > 2:
         try:
-            gain = float(written[1]) if written else float("nan")
+            gain, baseline, unit = _gain(fields[2])
         except ValueError:
             raise HeaderError(f"signal line {row} has the gain {fields[2]!r}, which is not a number") from None
-        unit = written[3] if written else None
+    if baseline is None:
+        baseline = _whole(fields[4]) if n_fields > 4 else 0
     try:
-        checksum = int(fields[6]) % 65536 if len(fields) > 6 else None
+        checksum = int(fields[6]) % 65536 if n_fields > 6 else None
     except ValueError:
         raise HeaderError(f"signal line {row} has the checksum {fields[6]!r}, which is not a number") from None
-    name = fields[8].strip() if len(fields) > 8 else ""
-    return SignalLine(fields[0], matched[1], int(matched[3] or 0), gain, unit or None, checksum, name)
+    name = fields[8].strip() if n_fields > 8 else ""
+    return SignalLine(fields[0], storage, skew, byte_offset, gain, unit, baseline, checksum, name)
+
+
+# The few that follow are remembered: a data set says the same on every line.
+
+
+@lru_cache(maxsize=256)
+def _storage(text: str) -> tuple[str, str, int, int] | None:
+    """Format, samples a frame, skew and byte offset from '16x1:0+24'; None where it is none."""
+    matched = _FORMAT.match(text)
+    return matched and (matched[1], matched[2] or "1", int(matched[3] or 0), int(matched[4] or 0))
+
+
+@lru_cache(maxsize=256)
+def _gain(text: str) -> tuple[float, int | None, str | None]:
+    """Gain, baseline and unit from '1000(0)/mV'; the gain is NaN where it is none of that form."""
+    matched = _GAIN.match(text)
+    if matched is None:
+        return float("nan"), None, None
+    return float(matched[1]), None if matched[2] is None else int(matched[2]), matched[3] or None
+
+
+@lru_cache(maxsize=256)
+def _whole(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=16)
+def _is_plain_name(file: str) -> bool:
+    return Path(file).name == file

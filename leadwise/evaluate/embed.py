@@ -179,7 +179,7 @@ def _write_cache(path: Path, rows: NDArray[np.int64], embedding: Features) -> No
 
 def seen_in_training(run: Run, cohort: Cohort, rows: Rows) -> int:
     """How many people of these rows the run learnt from: more than none is a leak, and a warning."""
-    people = sorted({cohort.patients[int(row)] for row in rows})
+    people = sorted(cohort.patients.distinct(rows))
     seen = run.learnt_from(cohort.source, people)
     if seen:
         log.warning(
@@ -194,9 +194,9 @@ def write_npz(path: Path, embedding: Features, cohort: Cohort, rows: Rows) -> No
     """Write embedding (N, D) float32 beside its record, patient and split names and row numbers (N each)."""
     if len(embedding) != len(rows):
         raise EmbedError(f"{len(embedding)} embeddings for {len(rows)} rows of {cohort.name}")
-    of = cohort.index.iloc[np.asarray(rows)]
-    record, patient, split = (of[key].to_numpy(dtype=np.str_) for key in ("record", "patient", "split"))
     row = np.asarray(rows, dtype=np.int64)
+    record, patient = (np.array(texts.take(row), dtype=np.str_) for texts in (cohort.records, cohort.patients))
+    split = cohort.splits(row)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, embedding=embedding.astype(np.float32), record=record, patient=patient, split=split, row=row)

@@ -183,12 +183,11 @@ def run_probe(
         ProbeError: a split is empty or shares patients with another, or a fraction leaves nothing to learn from.
     """
     rows = cohort.rows(task=task)
-    of = cohort.index.iloc[rows]
     asked = Task(
         classes=tuple(cohort.tasks[task]),
         labels=cohort.labels(task, rows),
-        split=of["split"].astype(str).to_numpy(),
-        patient=of["patient"].astype(str).to_numpy(),
+        split=cohort.splits(rows),
+        patient=np.array(cohort.patients.take(rows)),
     )
     cache = run.folder / "embeddings" if run.folder else None
     features = {

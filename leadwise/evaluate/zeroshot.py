@@ -139,7 +139,7 @@ def run_zeroshot(
         raise prompts.PromptError(f"{loaded.path}: it is for task '{loaded.task}', but task '{task}' was asked for")
     of_class = loaded.of(classes)
     labels = cohort.labels(task, rows)
-    patients = cohort.index.iloc[rows]["patient"].astype(str).to_numpy()
+    patients = np.array(cohort.patients.take(rows))
 
     cache = run.folder / "embeddings" if run.folder else None
     twin = run.untrained()
