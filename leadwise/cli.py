@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -256,11 +257,14 @@ def pretrain(
 ) -> None:
     """Train a method on a cohort's ECGs and reports, leaving a run folder."""
     from leadwise import config as settings
+    from leadwise import plan as planning
     from leadwise import pretrain as training
 
-    typed = settings.read(config, overrides)
+    typed, first = settings.read(config, overrides), _rank() == 0
     if dry_run:
-        plan = training.plan(typed)
+        plan = planning.plan(typed)
+        if not first:
+            return
         out.print(plan.config, highlight=False, markup=False, soft_wrap=True)
         _print_table(plan.parameters, "parameters")
         _print_table(plan.estimate, "what it will take, from a few timed steps")
@@ -270,8 +274,10 @@ def pretrain(
         return
     if target is None:
         raise typer.BadParameter("say where the run goes: -o runs/NAME (or --dry-run)")
-    with _progress() as progress:
-        training.pretrain(typed, target, resume=resume, progress=_bars(progress))
+    with _progress(shown=first) as progress:
+        training.pretrain(typed, target, resume=resume, progress=_bars(progress) if first else None)
+    if not first:
+        return
     from leadwise.pictures import curves, ink
 
     metrics = [json.loads(line) for line in (target / "metrics.jsonl").read_text().splitlines()]
@@ -388,7 +394,12 @@ def plot(
 # --- what a person sees
 
 
-def _progress(rate: bool = False) -> Progress:
+def _rank() -> int:
+    """The number of this process among those that `torchrun` started: only the first one shows and draws."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _progress(rate: bool = False, shown: bool = True) -> Progress:
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
@@ -397,7 +408,7 @@ def _progress(rate: bool = False) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     ]
-    return Progress(*columns, console=console, transient=False)
+    return Progress(*columns, console=console, transient=False, disable=not shown)
 
 
 class _Rate(ProgressColumn):
@@ -464,9 +475,8 @@ def _write_json(path: Path | None, result: dict[str, Any]) -> None:
 
 def main() -> None:
     """The entry point: one clear line for an error a person can mend, a traceback for the rest."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
-    )
+    level = logging.WARNING if _rank() else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     for name in ("httpx", "huggingface_hub", "matplotlib", "transformers"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
@@ -474,7 +484,8 @@ def main() -> None:
     except (ValueError, OSError, RuntimeError) as error:
         if not isinstance(error, OSError) and not _raised_here(error):
             raise
-        console.print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        who = f"rank {_rank()}: " if "RANK" in os.environ else ""
+        console.print(f"{who}error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
 
 

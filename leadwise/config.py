@@ -32,12 +32,18 @@ class DataConfig:
     train_split: str = "train"  # recordings to learn from
     val_split: str = "val"  # held-out patients for the pre-training criterion
     min_report_words: int = 1  # recordings with fewer words in their report are left out of pre-training
+    workers: int = 0  # threads of each process that prepare coming batches; 0 = the loop does
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ValueError(f"data.workers is a number of threads, 0 or more; got {self.workers}")
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     steps: int = 1000  # optimiser steps: the clock of a run
-    batch_size: int = 64  # recordings a step
+    batch_size: int = 64  # recordings a step, of all processes and passes together
+    accumulate: int = 1  # passes that each process shares a step's recordings out to: memory for time
     lr: float = 2e-4  # peak learning rate
     pretrained_lr_scale: float = 0.1  # factor on the rate of layers that came pre-trained (the text encoder's)
     weight_decay: float = 1e-5  # AdamW; never on norms, biases and embeddings
@@ -46,12 +52,14 @@ class OptimConfig:
     final_lr: float = 1e-6  # where the cosine ends
     clip: float = 1.0  # largest gradient norm
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16 = autocast
+    compile: bool = False  # torch.compile the method's blocks: minutes at the start for faster steps
     device: str = "auto"  # auto: the first GPU, or the CPU where there is none; cpu, cuda, cuda:1
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 2:
-            raise ValueError(f"optim wants steps >= 1 and batch_size >= 2; got {self.steps} and {self.batch_size}")
+        if self.steps < 1 or self.batch_size < 2 or self.accumulate < 1:
+            got = f"{self.steps}, {self.batch_size} and {self.accumulate}"
+            raise ValueError(f"optim wants steps >= 1, batch_size >= 2 and accumulate >= 1; got {got}")
         if self.lr <= 0 or self.clip <= 0 or not 0 <= self.warmup < 1:
             raise ValueError(
                 f"optim wants lr > 0, clip > 0, 0 <= warmup < 1; got {self.lr}, {self.clip}, {self.warmup}"

@@ -1,39 +1,33 @@
-"""The loop: steps as the clock, plain PyTorch, no method known by name."""
+"""The loop: steps as the clock, plain PyTorch, no method known by name; under `torchrun`, every process of it runs this."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import math
-import random
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from leadwise import config as settings
+from leadwise import ranks
 from leadwise import run as runs
-from leadwise.batch import Batch
 from leadwise.config import Config, ConfigError, OptimConfig
 from leadwise.data.cohort import Cohort
-from leadwise.data.loader import Recordings, Sampler
-from leadwise.files import replacing
+from leadwise.data.loader import Recordings, Sampler, batches_ahead
 from leadwise.run import Run, person_hash
+from leadwise.step import Objective, TrainingError, autocast, backward, device_of, gradient_norms
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]  # hears (what|details, done, in all)
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message names the step and the term."""
+FREE = {"optim.accumulate", "optim.compile", "optim.device", "data.workers"}  # may change on the way: not the science
 
 
 @dataclass(frozen=True)
@@ -115,184 +109,178 @@ def make_optimizer(method: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
 
 
 def pretrain(config: Config, folder: Path, resume: bool = False, progress: Progress | None = None) -> Run:
-    """Train the config's method, leaving a run in `folder`.
+    """Train the config's method, leaving a run in `folder`, which every process must see; rank 0 writes it.
 
     Raises:
-        TrainingError: a loss term is not finite.
+        ConfigError: a setting that cannot be used, here or with this many processes.
+        TrainingError: a loss term is not finite, or another process of the run is gone.
         RunError: the folder is taken, or there is nothing to resume.
     """
     device = runs.choose_device(config.optim.device)
-    if resume:
-        run = runs.reopen(folder)
-        _refuse_other_settings(run.config, runs.resolve(config))
+    with ranks.joined(device):
+        run, data = _begin(config, folder, resume)
+        config, first = run.config, ranks.rank() == 0
+        optim, method = config.optim, run.method.to(device)
+        after_step = getattr(method, "after_step", None)
+        optimizer = make_optimizer(method, optim)
+        start, best = 0, math.inf
+        if resume:
+            with ranks.together():
+                start, best = _restore(run, optimizer)
+            log.info("resumed %s at step %d of %d", folder, start, optim.steps)
+        if optim.compile:
+            _compile(method)
+        model = ddp(method)
+        sampler = Sampler(len(data.train), optim.batch_size, optim.seed, ranks.rank(), ranks.n_ranks())
+        ahead = batches_ahead(data.train, sampler, start, optim.steps, config.data.workers, optim.accumulate)
+        if first:
+            run.forget_after(start)
+        began, counted, step = time.perf_counter(), start, start
+
+        with closing(ahead) as batches, _told_where(lambda: step):
+            for step in range(start, optim.steps):
+                method.train()
+                rate = learning_rate(step, optim)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * group["scale"]
+                share = [next(batches) for _ in range(optim.accumulate)]
+                terms = backward(model, share, step, optim)
+                norm = nn.utils.clip_grad_norm_(method.parameters(), optim.clip, error_if_nonfinite=False)
+                if not bool(norm.isfinite()):  # the same on every rank
+                    raise TrainingError(
+                        f"step {step}: the gradient is not finite; lower optim.lr, or use precision float32"
+                    )
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                if after_step:
+                    after_step((step + 1) / optim.steps)
+
+                done, last = step + 1, step + 1 == optim.steps
+                numbers = {"lr": rate, "grad_norm": float(norm), **_numbers(method, terms)}
+                numbers["records_per_s"] = optim.batch_size * (done - counted) / max(time.perf_counter() - began, 1e-9)
+                if progress:
+                    progress(f"pretrain|{_details(numbers)}", done, optim.steps)
+
+                # now and then: a line of metrics
+                if done % config.log.every == 0 or last:
+                    if first:
+                        run.log({"step": done, "split": "train", **numbers})
+                    began, counted = time.perf_counter(), done
+
+                # now and then: held-out patients, and the gradient of each term
+                if last or (config.log.validate_every and done % config.log.validate_every == 0):
+                    if first:
+                        held = validate(method, data.held_out, optim)
+                        held |= gradient_norms(method, share[0], optim.precision)
+                        run.log({"step": done, "split": "val", **held})
+                        if config.log.keep == "last" or held.get("loss", -math.inf) < best:
+                            best = min(best, held.get("loss", math.inf))
+                            run.save_weights()
+                    began, counted = time.perf_counter(), done
+
+                # now and then: enough to go on after a crash
+                if first and (last or done % config.log.save_every == 0):
+                    state = {"model": method.state_dict(), "optimizer": optimizer.state_dict()}
+                    run.save_resume({"step": done, "best": best, **state})
+        with ranks.together():  # rank 0 has written what it had to
+            method.eval()
+        return runs.load(folder, optim.device) if config.log.keep == "best" else run
+
+
+def _begin(config: Config, folder: Path, resume: bool) -> tuple[Run, Data]:
+    """The run of `folder` and what it learns from. Rank 0 makes a new run; the others open what it wrote."""
+    refuse_unequal_shares(config, ranks.n_ranks())
+    with ranks.together():
+        run = None
+        if resume:
+            run = runs.reopen(folder)
+            run.config = _same_science(run.config, runs.resolve(config))
         data = open_data(config)
-        if run.provenance.get("fingerprint") != data.provenance["fingerprint"]:
+        if run is None and ranks.rank() == 0:
+            run = runs.create(config, data.texts, folder, data.provenance)
+        elif run is not None and run.provenance.get("fingerprint") != data.provenance["fingerprint"]:
             raise TrainingError(
                 f"{config.data.cohort} is not the cohort that {folder} began with: its contents changed. Prepare the old one "
                 "again, or begin a new run"
             )
-    else:
-        data = open_data(config)
-        run = runs.create(config, data.texts, folder, data.provenance)
-    config = run.config
-    optim, method = config.optim, run.method.to(device)
-    after_step = getattr(method, "after_step", None)
-    optimizer = make_optimizer(method, optim)
-    sampler = Sampler(len(data.train), optim.batch_size, optim.seed)
-    start, best = 0, math.inf
-    seed_all(optim.seed + 1)
-    if resume:
-        start, best = _restore(run, optimizer)
-        log.info("resumed %s at step %d of %d", folder, start, optim.steps)
-    metrics = folder / "metrics.jsonl"
-    _cut_after(metrics, start)
-    began, counted = time.perf_counter(), start
-
-    for step in range(start, optim.steps):
-        method.train()
-        rate = learning_rate(step, optim)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["scale"]
-        batch = data.train.batch(sampler.positions(step))
-        terms = _terms(method, batch, optim.precision)
-        loss = _total(terms, step)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(method.parameters(), optim.clip, error_if_nonfinite=False)
-        if not bool(norm.isfinite()):
-            raise TrainingError(f"step {step}: the gradient is not finite; lower optim.lr, or use precision float32")
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if after_step:
-            after_step((step + 1) / optim.steps)
-
-        done, last = step + 1, step + 1 == optim.steps
-        numbers = {"lr": rate, "grad_norm": float(norm), **_numbers(method, terms)}
-        numbers["records_per_s"] = optim.batch_size * (done - counted) / max(time.perf_counter() - began, 1e-9)
-        if progress:
-            progress(f"pretrain|{_details(numbers)}", done, optim.steps)
-
-        # now and then: a line of metrics
-        if done % config.log.every == 0 or last:
-            _append(metrics, {"step": done, "split": "train", **numbers})
-            began, counted = time.perf_counter(), done
-
-        # now and then: held-out patients, and the gradient of each term
-        if last or (config.log.validate_every and done % config.log.validate_every == 0):
-            held = validate(method, data.held_out, optim)
-            held |= gradient_norms(method, batch, optim.precision)
-            _append(metrics, {"step": done, "split": "val", **held})
-            if config.log.keep == "last" or held.get("loss", -math.inf) < best:
-                best = min(best, held.get("loss", math.inf))
-                run.save_weights()
-            began, counted = time.perf_counter(), done
-
-        # now and then: enough to go on after a crash
-        if last or done % config.log.save_every == 0:
-            _save(run, optimizer, done, best)
-    method.eval()
-    return runs.load(folder, config.optim.device) if config.log.keep == "best" else run
+    with ranks.together():
+        return run or runs.reopen(folder), data
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a run would be, as text and table rows."""
+def refuse_unequal_shares(config: Config, n_ranks: int) -> None:
+    """A mean over shares is the batch's mean only where the shares are equal; and some methods want theirs in one pass.
 
-    config: str  # every setting, as TOML
-    parameters: list[dict[str, Any]]
-    estimate: list[dict[str, Any]]
-
-
-def plan(config: Config, n_timed: int = 3) -> Plan:
-    """What `pretrain` would do: settings, parameters, counts, and time and memory from a few timed steps."""
-    data = open_data(config)
-    run = runs.create(config, data.texts)
-    config, method = run.config, run.method.to(runs.choose_device(config.optim.device))
-    optim, sampler = config.optim, Sampler(len(data.train), config.optim.batch_size, 0)
-    optimizer = make_optimizer(method, optim)
-    for step in range(n_timed + 1):  # the first step also warms up
-        if step == 1:
-            began = time.perf_counter()
-        _total(_terms(method, data.train.batch(sampler.positions(step)), optim.precision), step).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    per_step = (time.perf_counter() - began) / n_timed
-    facts: dict[str, Any] = {
-        "training recordings": len(data.train),
-        "left out, report too short": data.n_left_out,
-        "held-out recordings watched": len(data.held_out),
-        "distinct training reports": len(data.texts),
-        "steps": optim.steps,
-        "passes over the data": round(optim.steps * optim.batch_size / len(data.train), 1),
-        "seconds a step": round(per_step, 3),
-        "records a second": round(optim.batch_size / per_step, 1),
-        "hours in all": round(per_step * optim.steps / 3600, 2),
-        "peak memory, GB": round(_peak_memory() / 1e9, 2),
-    }
-    return Plan(
-        config=settings.dumps(config),
-        parameters=parameter_table(method),
-        estimate=[{"what": name, "value": str(value)} for name, value in facts.items()],
-    )
+    Raises:
+        ConfigError: the batch does not divide, or the method does not want it divided.
+    """
+    optim = config.optim
+    if optim.batch_size % (n_ranks * optim.accumulate):
+        raise ConfigError(
+            f"optim.batch_size = {optim.batch_size} does not divide among {n_ranks} processes with optim.accumulate = "
+            f"{optim.accumulate}; choose a multiple of {n_ranks * optim.accumulate}"
+        )
+    whole = getattr(runs.method_config(config)[1], "whole_batch", "")
+    if whole and optim.accumulate > 1:
+        raise ConfigError(f"{whole} needs a process's records in one pass; change that, or set optim.accumulate=1")
 
 
-def parameter_table(method: nn.Module) -> list[dict[str, Any]]:
-    """Trainable and frozen parameters of each part of a method, and their sum."""
-    rows: dict[str, dict[str, Any]] = {}
-    for name, p in method.named_parameters():
-        row = rows.setdefault(name.split(".")[0], {"part": name.split(".")[0], "trainable": 0, "frozen": 0})
-        row["trainable" if p.requires_grad else "frozen"] += p.numel()
-    table = list(rows.values())
-    total = {"part": "all", **{key: sum(row[key] for row in table) for key in ("trainable", "frozen")}}
-    return [*table, total]
+def _compile(method: nn.Module) -> None:
+    """Let torch compile what the method names, in place: names and state stay as they are."""
+    parts: list[nn.Module] = getattr(method, "compiles", [])
+    if not parts:
+        raise ConfigError("optim.compile = true, but this method names nothing to compile; leave it false")
+    for part in parts:
+        part.compile()
 
 
-def _peak_memory() -> float:
-    """The most memory held so far, in bytes: the card's where there is one, else this process's."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return float(torch.cuda.max_memory_allocated())
+def ddp(method: nn.Module) -> nn.Module:
+    """The method as the loop calls it: an Objective; on several processes behind DDP, with the weights of rank 0."""
+    model = Objective(method)
+    if ranks.n_ranks() == 1:
+        return model
+    return DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+
+@contextmanager
+def _told_where(step: Callable[[], int]) -> Iterator[None]:
+    """A block in which the loss of another process is told as what it is, with the step and the way to go on."""
     try:
-        import resource
-    except ImportError:  # Windows has no such count
-        return math.nan
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak if sys.platform == "darwin" else peak * 1024)  # macOS counts bytes, Linux kilobytes
+        yield
+    except RuntimeError as error:
+        why = ranks.lost(error)
+        if not why:
+            raise
+        raise TrainingError(
+            f"step {step()}: another process of this run is gone, or the run was stopped ({why}). Go on with the same "
+            "command and --resume"
+        ) from error
 
 
-def _refuse_other_settings(was: Config, asked: Config) -> None:
-    """A resumed run is the same run: its settings cannot change on the way."""
+def _same_science(was: Config, asked: Config) -> Config:
+    """A resumed run is the same run: only where and in how many passes it computes may change on the way."""
     tables = dataclasses.asdict(was), dataclasses.asdict(asked)
     changed = [
         f"{room}.{key} (was {old!r}, asked {tables[1][room].get(key)!r})"
         for room in tables[0]
         for key, old in tables[0][room].items()
-        if old != tables[1][room].get(key)
+        if old != tables[1][room].get(key) and f"{room}.{key}" not in FREE
     ]
     if changed:
         raise ConfigError(f"--resume goes on with a run's own settings; these differ: {', '.join(changed[:4])}")
+    return asked
 
 
-def _terms(method: nn.Module, batch: Batch, precision: str) -> dict[str, Tensor]:
-    device = next(method.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        terms: dict[str, Tensor] = method(batch.to(device))
-    return terms
+def _restore(run: Run, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+    """Put a saved state back; the step to go on from and the best held-out loss so far."""
+    state: dict[str, Any] = run.load_resume()
+    run.method.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"]), float(state["best"])
 
 
-def _total(terms: dict[str, Tensor], step: int) -> Tensor:
-    """The sum of the terms, each of which must be finite."""
-    bad = [name for name, term in terms.items() if not bool(term.isfinite())]
-    if bad:
-        raise TrainingError(
-            f"step {step}: {', '.join(bad)} is not finite ({', '.join(str(terms[n].item()) for n in bad)}); "
-            "lower optim.lr, or check the cohort with `leadwise prepare --verify`"
-        )
-    return torch.stack([term.float() for term in terms.values()]).sum()
-
-
-def _numbers(method: nn.Module, terms: dict[str, Tensor]) -> dict[str, float]:
+def _numbers(method: nn.Module, values: dict[str, float]) -> dict[str, float]:
     """Each term weighted and raw, and their sum."""
     weights: dict[str, float] = getattr(method, "weights", {})
-    values = {name: float(term.detach()) for name, term in terms.items()}
     out = {"loss": sum(values.values())}
     for name, value in values.items():
         out[f"term/{name}"] = value
@@ -309,18 +297,20 @@ def _details(numbers: dict[str, float]) -> str:
 
 
 def validate(method: nn.Module, held_out: Recordings, optim: OptimConfig) -> dict[str, float]:
-    """The terms on held-out patients, the same masks every time, and what the method measures of itself."""
+    """The terms on held-out patients, the same masks every time, and what the method measures of itself. One rank does it."""
     measure = getattr(method, "measure", None)
     sums: dict[str, float] = {}
     n = 0
     method.eval()
-    with torch.inference_mode(), runs.side_random():
+    with torch.inference_mode(), runs.side_random(), ranks.alone():
         torch.manual_seed(optim.seed)
         for batch in held_out.batches(optim.batch_size):
-            batch = batch.to(next(method.parameters()).device)
+            batch = batch.to(device_of(method))
             if len(batch) < 2 or (n and len(batch) < optim.batch_size):
                 continue  # a contrastive term depends on the batch size: whole batches only
-            numbers = _numbers(method, _terms(method, batch, optim.precision))
+            with autocast(method, optim.precision):
+                terms = method(batch)
+            numbers = _numbers(method, {name: float(term) for name, term in terms.items()})
             if measure:
                 numbers |= measure(batch)
             for name, value in numbers.items():
@@ -328,77 +318,3 @@ def validate(method: nn.Module, held_out: Recordings, optim: OptimConfig) -> dic
             n += 1
     method.train()
     return {name: value / n for name, value in sums.items()}
-
-
-def gradient_norms(method: nn.Module, batch: Batch, precision: str) -> dict[str, float]:
-    """The norm of each weighted term's gradient on one batch, so that weights can be judged."""
-    parameters = [p for p in method.parameters() if p.requires_grad]
-    out = {}
-    with runs.side_random():
-        terms = _terms(method, batch, precision)
-        for name, term in terms.items():
-            grads = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-            squares = [g.square().sum() for g in grads if g is not None]
-            out[f"grad/{name}"] = float(torch.stack(squares).sum().sqrt())
-    return out
-
-
-def seed_all(seed: int) -> None:
-    """Start every random state that training may use."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002  libraries below may draw from the old global state
-    torch.manual_seed(seed)
-
-
-def _save(run: Run, optimizer: torch.optim.Optimizer, step: int, best: float) -> None:
-    state = random.getstate()
-    run.save_resume(
-        {
-            "step": step,
-            "best": best,
-            "model": run.method.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "torch_rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "python_rng": [state[0], list(state[1]), state[2]],
-        }
-    )
-
-
-def _restore(run: Run, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """Put a saved state back; the step to go on from and the best held-out loss so far."""
-    state: dict[str, Any] = run.load_resume()
-    run.method.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["torch_rng"])
-    if torch.cuda.is_available():
-        if len(state["cuda_rng"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
-        else:
-            log.warning("resumed with another number of GPUs than before: the run goes on, but not to the bit")
-    version, inner, gauss = state["python_rng"]
-    random.setstate((version, tuple(inner), gauss))
-    return int(state["step"]), float(state["best"])
-
-
-def _append(path: Path, row: dict[str, Any]) -> None:
-    with path.open("a") as file:
-        file.write(
-            json.dumps({k: round(v, 6) if isinstance(v, float) and abs(v) > 1e-3 else v for k, v in row.items()}) + "\n"
-        )
-
-
-def _cut_after(path: Path, step: int) -> None:
-    """Forget lines of steps that a crash undid, so that a resumed log reads like an uninterrupted one."""
-    if not path.exists():
-        return
-    lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-    with replacing(path) as temporary:
-        temporary.write_text("".join(line + "\n" for line in lines))
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except json.JSONDecodeError:
-        return math.inf  # torn by the crash

@@ -4,7 +4,7 @@ config.toml          every setting, the preprocessing (`signal`) among them
 tokenizer/           what turns reports into tokens, and the shape of a borrowed text encoder
 model.safetensors    the weights
 metrics.jsonl        one line of numbers every few steps
-resume/state.pt      model, optimiser, random states and step: enough to go on to the bit
+resume/state.pt      model, optimiser, step and best loss: enough to go on to the bit, since random numbers follow the step
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import tomllib
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -25,9 +26,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from leadwise import config as settings
-from leadwise import methods
+from leadwise import methods, ranks
 from leadwise.config import Config
 from leadwise.files import replacing
+
+RESUME = {"step", "best", "model", "optimizer"}  # what a resume state holds
 
 
 class RunError(RuntimeError):
@@ -94,19 +97,46 @@ class Run:
         """What `save_resume` wrote.
 
         Raises:
-            RunError: there is none.
+            RunError: there is none, or it is another version's.
         """
         path = self._home / "resume" / "state.pt"
         if not path.exists():
             raise RunError(f"{path} is not there, so this run cannot be resumed; start it afresh in another folder")
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        lacking = RESUME - state.keys()
+        if lacking:
+            raise RunError(
+                f"{path} lacks {', '.join(sorted(lacking))}: another version of leadwise wrote it; resume with that"
+            )
         return state
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl."""
+        short = {key: round(v, 6) if isinstance(v, float) and abs(v) > 1e-3 else v for key, v in row.items()}
+        with (self._home / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(short) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Take away the lines of steps that a crash undid, so that a resumed log reads like an uninterrupted one."""
+        path = self._home / "metrics.jsonl"
+        if not path.exists():
+            return
+        lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+        with replacing(path) as temporary:
+            temporary.write_text("".join(line + "\n" for line in lines))
 
     @property
     def _home(self) -> Path:
         if self.folder is None:
             raise RunError("this run has no folder; save it first")
         return self.folder
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except json.JSONDecodeError:
+        return math.inf  # torn by the crash
 
 
 def method_config(config: Config) -> tuple[ModuleType, Any]:
@@ -202,7 +232,7 @@ def side_random() -> AbstractContextManager[None]:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device of that name; "auto" is the first GPU, or the CPU where there is none.
+    """The device of that name; "auto" is the first GPU, or the CPU where there is none. Under `torchrun`, each its own GPU.
 
     Raises:
         ConfigError: no such device on this machine.
@@ -215,7 +245,16 @@ def choose_device(name: str = "auto") -> torch.device:
         raise settings.ConfigError(f"setting optim.device = {name!r} is no device: {error}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise settings.ConfigError(f"setting optim.device = {name!r}, but torch sees no GPU here; use 'auto' or 'cpu'")
-    return device
+    if device.type != "cuda" or ranks.launched() == 1:
+        return device
+    n_cards, number = torch.cuda.device_count(), ranks.local_rank()
+    if device.index is not None:
+        raise settings.ConfigError(f"setting optim.device = {name!r}, but each process takes its own GPU; use 'cuda'")
+    if number >= n_cards:
+        raise settings.ConfigError(
+            f"process {number} of this machine finds {n_cards} GPUs; start {n_cards} processes here"
+        )
+    return torch.device("cuda", number)
 
 
 def load(folder: Path | str, device: str = "auto") -> Run:

@@ -38,6 +38,7 @@ def write(tmp_path: Path, text: str) -> Path:
         ("[optim]\nsteps = 'many'", r"setting optim\.steps = 'many'"),
         ("[optim]\nsteps = 1.5", r"setting optim\.steps = 1\.5"),
         ("optim = 3", r"setting 'optim' is a table of its own"),
+        ("[data]\nworkers = -1", r"data\.workers is a number of threads"),
         ("[signal]\nleads = ['I', 'X9']", "distinct names out of I, II"),
         ("[signal]\nnormalize = 'zscore'", r"setting signal\.normalize = 'zscore'"),
         ("[optim\nsteps = 3", "is not TOML"),

@@ -13,7 +13,7 @@ import pytest
 HOUSE = Path(__file__).resolve().parents[1]
 PACKAGE = HOUSE / "leadwise"
 
-GROUND = {"files"}  # every room may stand on it
+GROUND = {"files", "ranks"}  # every room may stand on them
 LAW = {  # room -> what it may import; a room may always import itself, except papers
     "batch": set(),
     "files": set(),
@@ -23,10 +23,13 @@ LAW = {  # room -> what it may import; a room may always import itself, except p
     "pictures": {"batch"},
     "methods": {"nn", "batch"},
     "run": {"methods", "config", "batch"},
-    "pretrain": {"run", "data", "config", "batch"},
+    "ranks": set(),
+    "step": {"run", "config", "batch"},
+    "pretrain": {"step", "run", "data", "config", "batch"},
+    "plan": {"pretrain", "step", "run", "data", "config"},
     "evaluate": {"run", "data", "pictures", "batch"},
     "demo": {"pretrain", "evaluate", "pictures", "data", "config", "run", "batch"},
-    "cli": {"demo", "pretrain", "evaluate", "pictures", "data", "config", "run", "batch"},
+    "cli": {"demo", "plan", "pretrain", "evaluate", "pictures", "data", "config", "run", "batch"},
     "__main__": {"cli"},
     "__init__": {"run"},
 }

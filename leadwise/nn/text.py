@@ -6,6 +6,7 @@ that is no folder, and remote code is never run.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,12 @@ def tokenize(tokenizer: Tokenizer, texts: list[str], max_tokens: int, device: to
     ids, real = out["input_ids"], out["attention_mask"].bool()
     cut = float((real.sum(-1) >= max_tokens).float().mean())
     return Tokens(ids.to(device), real.to(device)), cut
+
+
+def numbers(texts: Iterable[str]) -> Tensor:
+    """(B,) int64: a number for each text that is the same, on every process and in every pass, for the same text only."""
+    digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
+    return torch.tensor([int.from_bytes(digest, "little", signed=True) for digest in digests], dtype=torch.int64)
 
 
 class ReportEncoder(nn.Module):

@@ -1,0 +1,308 @@
+"""Two processes are one run: the same gradient, the same batches, one folder, and a clear end when one of them dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tomli_w
+import torch
+import torch.distributed as dist
+from conftest import config_table
+from test_methods import build
+from test_step import NAMES, OPTIONS, agree, batch_of, exact, exactly, gradients, in_one_pass, split, steady
+from torch import Tensor
+
+import leadwise
+from leadwise import config, ranks
+from leadwise import pretrain as training
+from leadwise.batch import Batch
+from leadwise.config import OptimConfig
+from leadwise.data.loader import Sampler
+from leadwise.step import Objective, TrainingError, backward
+
+HOUSE = Path(__file__).resolve().parents[1]
+BATCH_NORM = {"head_norm": "batch", "contrast_view": "both"}
+
+
+# ------------------------------------------------------------------------------------------------- the gradient
+
+
+def _process(rank: int, home: Path) -> None:
+    """One of two processes: every case below in one group, its results left in a file; and two runs that go on."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{home / 'meet'}", rank=rank, world_size=2)
+    for name in ("by two", "by one, then two"):
+        training.pretrain(config.read(home / "config.toml"), home / name, resume=True)
+    found = {"gather": _gathered(), "random": _random_gradient(), "stopped": _a_term_not_finite_on_rank_1()}
+    found |= {"elsewhere": _an_error_on_rank_1(), "alone": _by_itself()}
+    patch = pytest.MonkeyPatch()
+    steady(patch)
+    exact(patch)
+    for name, options in [*zip(NAMES, OPTIONS), ("batch norm", BATCH_NORM)]:
+        for n_passes in (1,) if options is BATCH_NORM else (1, 2):
+            model = training.ddp(exactly(options))
+            share = split(batch_of(torch.float64), 2)[rank]
+            values = backward(model, split(share, n_passes), 0, OptimConfig())
+            found[name, n_passes] = values, gradients(model.module.method)
+    torch.save(found, home / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def _gathered() -> tuple[list, list]:
+    """Rows of both, and the slope of a loss that weighs them differently on each rank."""
+    x = torch.arange(4.0).reshape(2, 2) + 10 * ranks.rank()
+    x.requires_grad_()
+    every = ranks.gather(x)
+    weight = torch.arange(1.0, 9.0).reshape(4, 2) * (1 + ranks.rank())
+    (every * weight).sum().backward()
+    return every.tolist(), x.grad.tolist()
+
+
+def _random_gradient() -> dict[str, Tensor]:
+    """With masks drawn at random, as in a run."""
+    model = training.ddp(build("cg_dmer", noise_mv=0.02, gain=0.1, lead_dropout=0.1, statement_dropout=0.2))
+    backward(model, [split(batch_of(), 2)[ranks.rank()]], 5, OptimConfig())
+    return gradients(model.module.method)
+
+
+def _a_term_not_finite_on_rank_1() -> str:
+    method = build("cg_dmer")
+    look = method.look
+
+    def broken(batch: Batch) -> tuple[dict, dict]:
+        terms, pairs = look(batch)
+        return terms | {"L_orth": terms["L_orth"] * (float("nan") if ranks.rank() else 1.0)}, pairs
+
+    method.look = broken
+    with pytest.raises(TrainingError) as told:
+        backward(training.ddp(method), [split(batch_of(), 2)[ranks.rank()]], 7, OptimConfig())
+    return str(told.value)
+
+
+def _an_error_on_rank_1() -> str:
+    try:
+        with ranks.together():
+            if ranks.rank():
+                raise RuntimeError("no room left")
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
+def _by_itself() -> tuple:
+    with ranks.alone():
+        return ranks.rank(), ranks.n_ranks(), ranks.gather(torch.ones(3)).tolist(), ranks.mine(3)
+
+
+@pytest.fixture(scope="module")
+def two(home: Path, torn: object) -> list[dict]:
+    """What two gloo processes found."""
+    torch.multiprocessing.spawn(_process, (home,), nprocs=2)
+    return [torch.load(home / f"{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+@pytest.mark.parametrize("n_passes", [1, 2])
+@pytest.mark.parametrize(("name", "options"), [*zip(NAMES, OPTIONS)], ids=NAMES)
+def test_two_processes_have_the_gradient_of_one(two, name, options, n_passes, monkeypatch) -> None:
+    steady(monkeypatch)
+    exact(monkeypatch)
+    terms, expected = in_one_pass(options)
+    for found in two:
+        values, slopes = found[name, n_passes]
+        assert values == pytest.approx(terms, rel=1e-9)
+        agree(slopes, expected)
+
+
+def test_batch_norm_has_the_statistics_of_the_whole_batch(two, monkeypatch) -> None:
+    steady(monkeypatch)
+    exact(monkeypatch)
+    terms, expected = in_one_pass(BATCH_NORM)
+    for found in two:
+        values, slopes = found["batch norm", 1]
+        assert values == pytest.approx(terms, rel=1e-9)
+        agree(slopes, expected)
+
+
+def test_two_processes_draw_what_one_draws_in_two_passes(two) -> None:
+    method = build("cg_dmer", noise_mv=0.02, gain=0.1, lead_dropout=0.1, statement_dropout=0.2)
+    backward(Objective(method), split(batch_of(), 2), 5, OptimConfig())
+    for found in two:
+        for name, slope in gradients(method).items():
+            torch.testing.assert_close(found["random"][name], slope, rtol=1e-3, atol=1e-5)
+
+
+def test_gathering_keeps_order_and_sums_slopes(two) -> None:
+    for rank, found in enumerate(two):
+        every, slope = found["gather"]
+        assert every == [[0, 1], [2, 3], [10, 11], [12, 13]]
+        assert slope == (3 * torch.arange(1.0, 9.0).reshape(4, 2)[2 * rank : 2 * rank + 2]).tolist()
+        assert found["alone"] == (0, 1, [1, 1, 1], slice(0, 3))
+
+
+def test_what_fails_on_one_process_stops_both(two) -> None:
+    for found in two:
+        assert found["stopped"].startswith("step 7: L_orth is not finite (nan) on rank 1;")
+    assert two[0]["elsewhere"] == "rank 1 of 2 stopped: no room left"
+    assert two[1]["elsewhere"] == "no room left"
+
+
+# -------------------------------------------------------------------------------------------------- the batches
+
+
+@pytest.mark.parametrize("n_ranks", [2, 3, 4])
+def test_a_batch_does_not_depend_on_how_many_share_it(n_ranks: int) -> None:
+    for step in (0, 1, 7, 100):
+        shares = [Sampler(29, 12, 5, rank, n_ranks).positions(step) for rank in range(n_ranks)]
+        assert [len(share) for share in shares] == [12 // n_ranks] * n_ranks
+        np.testing.assert_array_equal(np.concatenate(shares), Sampler(29, 12, 5).positions(step))
+
+
+@pytest.mark.parametrize(("n", "n_ranks"), [(10, 2), (11, 2), (29, 4), (3, 4), (8, 1)])
+def test_an_epoch_is_dealt_out_whole(n: int, n_ranks: int) -> None:
+    """As the sampler of a DataLoader: no position twice, none left out, the remainder with the first ranks."""
+    samplers = [Sampler(n, 4 * n_ranks, 1, rank, n_ranks) for rank in range(n_ranks)]
+    seen = []
+    for epoch in (0, 3):
+        for sampler in samplers:
+            sampler.set_epoch(epoch)
+        dealt = [list(sampler) for sampler in samplers]
+        assert [len(part) for part in dealt] == [len(sampler) for sampler in samplers]
+        assert [len(part) for part in dealt] == sorted(n // n_ranks + (r < n % n_ranks) for r in range(n_ranks))[::-1]
+        assert sorted(i for part in dealt for i in part) == list(range(n))
+        seen.append(dealt)
+    assert n < 8 or seen[0] != seen[1]
+    loader = torch.utils.data.DataLoader(range(100, 100 + n), batch_size=3, sampler=samplers[0])
+    assert torch.cat([*loader]).tolist() == [100 + i for i in seen[1][0]]
+
+
+def test_a_share_that_is_not_equal_is_refused() -> None:
+    with pytest.raises(ValueError, match="rank 0 of 3 has no equal share in batches of 8"):
+        Sampler(20, 8, 0, 0, 3)
+
+
+# --------------------------------------------------------------------------------------------- runs of two processes
+
+
+def torchrun(*what: object, **more: str) -> subprocess.CompletedProcess:
+    """A command on two processes of this machine."""
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        port = door.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HOUSE), **more}
+    return subprocess.run([*command, *map(str, what)], capture_output=True, text=True, env=env, timeout=120, cwd=HOUSE)
+
+
+DIES = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from leadwise import config, pretrain
+
+def die(what, done, total):
+    if done == 8 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+home = Path(sys.argv[1])
+pretrain.pretrain(config.read(home / "config.toml"), home / "torn", progress=die)
+"""
+
+
+@pytest.fixture(scope="module")
+def home(cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a config, the run `whole` of two processes from the command line, and `torn`, of which one died."""
+    home = tmp_path_factory.mktemp("runs")
+    table = config_table(cohort_folder, steps=12)
+    table["method"] |= {"lead_dropout": 0.2, "statement_dropout": 0.3}
+    table["log"]["keep"] = "best"
+    (home / "config.toml").write_text(tomli_w.dumps(table))
+    (home / "dies.py").write_text(DIES)
+    return home
+
+
+@pytest.fixture(scope="module")
+def whole(home: Path) -> subprocess.CompletedProcess:
+    return torchrun("-m", "leadwise", "pretrain", home / "config.toml", "-o", home / "whole")
+
+
+@pytest.fixture(scope="module")
+def torn(home: Path) -> subprocess.CompletedProcess:
+    """The run `torn`; copies of it for others to go on with; and one that a process began alone, in two passes a step."""
+    died = torchrun(home / "dies.py", home)
+    for name in ("by two", "by one"):
+        shutil.copytree(home / "torn", home / name)
+
+    def stop(what: str, done: int, total: int) -> None:
+        if done == 8:
+            raise KeyboardInterrupt
+
+    alone = config.read(home / "config.toml", ["optim.accumulate=2"])
+    with pytest.raises(KeyboardInterrupt):
+        training.pretrain(alone, home / "by one, then two", progress=stop)
+    return died
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_speed(rows: list[dict]) -> list[dict]:
+    return [{key: value for key, value in row.items() if key != "records_per_s"} for row in rows]
+
+
+def test_the_command_line_leaves_one_whole_run(home: Path, whole: subprocess.CompletedProcess) -> None:
+    assert whole.returncode == 0, whole.stderr
+    assert whole.stdout.count("its curves") == 1
+    run = leadwise.load(home / "whole")
+    assert run.config.optim.steps == 12
+    rows = metrics(home / "whole")
+    assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, 13))
+    assert [row["step"] for row in rows if row["split"] == "val"] == [3, 6, 9, 12]
+    names = {path.name for path in (home / "whole").iterdir()}
+    assert names == {
+        "config.toml", "tokenizer", "data.json", "model.safetensors", "metrics.jsonl", "resume", "curves.png"
+    }  # fmt: skip
+
+
+def test_a_process_that_dies_ends_the_run(home: Path, torn: subprocess.CompletedProcess) -> None:
+    assert torn.returncode != 0
+    told = "another process of this run is gone, or the run was stopped (rank 0 of 2"
+    assert told in torn.stderr, torn.stderr
+    assert "--resume" in torn.stderr
+    left = [path.name for path in (home / "torn").rglob("*.part")]
+    assert left == []
+    state = torch.load(home / "torn" / "resume" / "state.pt", weights_only=True)
+    assert state["step"] == 5
+
+
+def test_two_processes_go_on_to_the_bit(home: Path, whole: object, two: object) -> None:
+    a, b = leadwise.load(home / "whole"), leadwise.load(home / "by two")
+    assert a.fingerprint == b.fingerprint
+    assert without_speed(metrics(home / "whole")) == without_speed(metrics(home / "by two"))
+
+
+@pytest.mark.parametrize("name", ["by one", "by one, then two"])
+def test_another_number_of_processes_goes_on(home: Path, name: str, whole: object, two: object) -> None:
+    """Two passes of one process take the shares of two, with the same draws: the same run, up to the order of sums."""
+    if name == "by one":
+        training.pretrain(config.read(home / "config.toml", ["optim.accumulate=2"]), home / name, resume=True)
+    rows, others = ([row for row in metrics(home / run) if row["split"] == "train"] for run in (name, "whole"))
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    for row, other in zip(rows, others):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-3)
+
+
+def test_one_process_goes_on_in_one_pass(home: Path, torn: object) -> None:
+    """Other draws, and the same records at the same steps."""
+    shutil.copytree(home / "torn", home / "in one pass")
+    training.pretrain(config.read(home / "config.toml"), home / "in one pass", resume=True)
+    assert [r["step"] for r in metrics(home / "in one pass") if r["split"] == "train"] == list(range(1, 13))
