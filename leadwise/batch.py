@@ -53,6 +53,7 @@ class Batch:
     patient: tuple[str, ...]  # B patient names
     report: tuple[str, ...]  # B report texts, "" where there is none
     label: torch.Tensor | None = None  # (B, K) float32 in {0, 1}
+    statements: tuple[tuple[str, ...], ...] | None = None  # B lists of what each report says, where the source lists it
 
     def __len__(self) -> int:
         return len(self.record)

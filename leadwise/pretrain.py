@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -22,7 +23,7 @@ from leadwise.config import Config, ConfigError, OptimConfig
 from leadwise.data.cohort import Cohort
 from leadwise.data.loader import Recordings, Sampler, batches_ahead
 from leadwise.run import Run, person_hash
-from leadwise.step import Objective, TrainingError, autocast, backward, device_of, gradient_norms
+from leadwise.step import Objective, TrainingError, backward, device_of, forward, gradient_norms
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Data:
     def provenance(self) -> dict[str, Any]:
         """What ties a run to its data: the cohort's fingerprint, and a hash of each person it learns from."""
         cohort = self.train.cohort
-        people = sorted({person_hash(cohort.source, cohort.patients[row]) for row in self.train.rows})
+        people = sorted(person_hash(cohort.source, patient) for patient in cohort.patients.distinct(self.train.rows))
         return {"cohort": cohort.name, "source": cohort.source, "fingerprint": cohort.fingerprint, "people": people}
 
 
@@ -71,10 +72,9 @@ def open_data(config: Config) -> Data:
             "log.validate_every=0 and log.keep=last"
         )
     n_all = len(cohort.rows(split=config.data.train_split))
-    texts = list(dict.fromkeys(cohort.index["report"].iloc[train].tolist()))
-    return Data(
-        Recordings(cohort, config.signal, train), Recordings(cohort, config.signal, held_out), texts, n_all - len(train)
-    )
+    texts = cohort.reports.distinct(train)
+    learnt = Recordings(cohort, config.signal, train, statements=True)
+    return Data(learnt, Recordings(cohort, config.signal, held_out), texts, n_all - len(train))
 
 
 def learning_rate(step: int, optim: OptimConfig) -> float:
@@ -170,7 +170,7 @@ def pretrain(config: Config, folder: Path, resume: bool = False, progress: Progr
                 # now and then: held-out patients, and the gradient of each term
                 if last or (config.log.validate_every and done % config.log.validate_every == 0):
                     if first:
-                        held = validate(method, data.held_out, optim)
+                        held = validate(method, data.held_out, optim, len(share[0]))
                         held |= gradient_norms(method, share[0], optim.precision)
                         run.log({"step": done, "split": "val", **held})
                         if config.log.keep == "last" or held.get("loss", -math.inf) < best:
@@ -296,23 +296,28 @@ def _details(numbers: dict[str, float]) -> str:
     return f"{' '.join(terms)}, {numbers['records_per_s']:.0f} records/s"
 
 
-def validate(method: nn.Module, held_out: Recordings, optim: OptimConfig) -> dict[str, float]:
-    """The terms on held-out patients, the same masks every time, and what the method measures of itself. One rank does it."""
+def validate(method: nn.Module, held_out: Recordings, optim: OptimConfig, n_at_once: int = 0) -> dict[str, float]:
+    """The terms on held-out patients, the same masks every time, and what the method measures of itself. One rank does it.
+
+    A batch is as large as in training, and seen `n_at_once` records at a time: as many as a pass of training has.
+    """
+    n_at_once = n_at_once or optim.batch_size
     measure = getattr(method, "measure", None)
     sums: dict[str, float] = {}
     n = 0
     method.eval()
     with torch.inference_mode(), runs.side_random(), ranks.alone():
         torch.manual_seed(optim.seed)
-        for batch in held_out.batches(optim.batch_size):
-            batch = batch.to(device_of(method))
-            if len(batch) < 2 or (n and len(batch) < optim.batch_size):
+        for begin in range(0, len(held_out), optim.batch_size):
+            size = min(optim.batch_size, len(held_out) - begin)
+            if size < 2 or (n and size < optim.batch_size):
                 continue  # a contrastive term depends on the batch size: whole batches only
-            with autocast(method, optim.precision):
-                terms = method(batch)
-            numbers = _numbers(method, {name: float(term) for name, term in terms.items()})
+            passes = np.array_split(np.arange(begin, begin + size), -(-size // n_at_once))
+            batches = [held_out.batch(places) for places in passes]
+            numbers = _numbers(method, forward(method, batches, optim.precision))
             if measure:
-                numbers |= measure(batch)
+                seen = [measure(batch.to(device_of(method))) for batch in batches if len(batch) > 1]
+                numbers |= {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
             for name, value in numbers.items():
                 sums[name] = sums.get(name, 0.0) + value
             n += 1

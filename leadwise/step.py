@@ -92,6 +92,23 @@ def backward(model: nn.Module, batches: list[Batch], step: int, optim: OptimConf
     return {name: values[name] for name in (*order, *values) if name in values}
 
 
+def forward(method: nn.Module, batches: list[Batch], precision: str) -> dict[str, float]:
+    """The weighted terms of one batch that is seen in several passes; nothing is learnt.
+
+    Own terms are weighted by the passes' sizes, which may differ by one here.
+    """
+    sizes = torch.tensor([len(batch) for batch in batches], dtype=torch.float32)
+    with autocast(method, precision):
+        looks: list[tuple[Terms, Pairs]] = [Objective(method)(batch.to(device_of(method))) for batch in batches]
+    own = {name: torch.stack([terms[name].float().cpu() for terms, _ in looks]) for name in looks[0][0]}
+    values = {name: float((each * sizes).sum() / sizes.sum()) for name, each in own.items()}
+    shown = {name: torch.cat([pairs[name] for _, pairs in looks]) for name in looks[0][1]}
+    coupled: Terms = method.contrast(shown) if shown else {}  # type: ignore[operator]
+    values |= {name: float(term) for name, term in coupled.items()}
+    order = getattr(method, "weights", values)
+    return {name: values[name] for name in (*order, *values) if name in values}
+
+
 def _slopes(coupled: Terms, shown: Pairs, method: nn.Module) -> tuple[Pairs, list[tuple[nn.Parameter, Tensor]]]:
     """The coupled terms' gradient at the pairs, and at those parameters that the terms use themselves (a scale, a bias)."""
     if not coupled:

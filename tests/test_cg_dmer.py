@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import REPORTS, SIGNAL, TINY, make_batch, unobserve
 from test_methods import build
+from torch import Tensor
 
 from leadwise import pretrain as training
 from leadwise.config import OptimConfig
@@ -250,3 +251,54 @@ def test_forward_refuses_a_record_without_anything_observed() -> None:
     observed[2] = False
     with pytest.raises(ValueError, match=batch.record[2]):
         build("cg_dmer")(dataclasses.replace(batch, observed=observed))
+
+
+def test_embedding_in_parts_sees_every_patch_once_and_averages() -> None:
+    method = build("cg_dmer", embed_passes=4).eval()
+    batch = make_batch(3)
+    batch = unobserve(batch, leads=[2])
+    batch.observed[1, :, 40:] = False  # one patch of each lead is left
+    seen: list[Tensor] = []
+    encode = method.ecg.forward
+
+    def spy(patches: Tensor, visible: Tensor) -> object:
+        seen.append(visible)
+        return encode(patches, visible)
+
+    method.ecg.forward = spy
+    with torch.no_grad():
+        got = method.embed_ecg(batch)
+        patches, usable = method._patches(batch)
+        assert len(seen) == 4
+        assert torch.equal(torch.stack(seen)[:, 0].sum(0), usable[0].long())  # each usable patch in one part
+        parts = [method.pooled_norm(encode(patches, visible).pooled) for visible in seen]
+        torch.testing.assert_close(got, torch.stack(parts).mean(0))
+        alone = build("cg_dmer", embed_passes=1).eval()
+        alone.load_state_dict(method.state_dict())
+        torch.testing.assert_close(alone.embed_ecg(batch), method.pooled_norm(encode(patches, usable).pooled))
+
+
+def test_a_part_with_nothing_in_it_has_no_say() -> None:
+    method = build("cg_dmer", embed_passes=4).eval()
+    batch = unobserve(make_batch(2), leads=list(range(1, 12)))
+    batch.observed[0, 0, 40:] = False  # one patch of one lead
+    with torch.no_grad():
+        got = method.embed_ecg(batch)
+        patches, usable = method._patches(batch)
+        assert int(usable[0].sum()) == 1
+        torch.testing.assert_close(got[0], method.pooled_norm(method.ecg(patches, usable).pooled)[0])
+    assert bool(got.isfinite().all())
+    with pytest.raises(ValueError, match="embed_passes at least 1"):
+        build("cg_dmer", embed_passes=0)
+
+
+def test_statements_are_dropped_as_the_source_lists_them() -> None:
+    method = build("cg_dmer", statement_dropout=0.5).train()
+    batch = make_batch(2)
+    listed = dataclasses.replace(batch, statements=(("rate 61. regular", "normal ecg"), ("afib",)))
+    torch.manual_seed(0)
+    views = {method._view(listed).report for _ in range(60)}
+    assert {first for first, _ in views} == {
+        "rate 61. regular.", "normal ecg.", "rate 61. regular. normal ecg.", "normal ecg. rate 61. regular.",
+    }  # fmt: skip
+    assert {second for _, second in views} == {"afib."}

@@ -54,6 +54,12 @@ def test_a_batch_is_what_the_signal_promises(cohort: Cohort) -> None:
     assert not batch.ecg[~batch.observed].any()
 
 
+def test_statements_come_as_lists_when_asked_for(cohort: Cohort) -> None:
+    batch = Recordings(cohort, Signal(), statements=True).batch([1, 0])
+    assert batch.statements == (("sinus rhythm", "normal ecg"), ())
+    assert Recordings(cohort, Signal()).batch([1]).statements is None
+
+
 def test_batches_run_in_order_and_the_last_is_smaller(cohort: Cohort) -> None:
     recordings = Recordings(cohort, Signal(rate_hz=100))
     batches = list(recordings.batches(2))

@@ -15,7 +15,7 @@ from leadwise.batch import Batch
 from leadwise.config import Config, ConfigError, OptimConfig, typed
 from leadwise.nn import masking
 from leadwise.nn import text as reports
-from leadwise.step import Objective, TrainingError, backward, gradient_norms, seed_all
+from leadwise.step import Objective, TrainingError, backward, forward, gradient_norms, seed_all
 
 OPTIONS = [
     {},
@@ -186,3 +186,18 @@ def test_shares_that_are_not_equal_are_refused(optim: dict, method: dict, n_rank
         return
     with pytest.raises(ConfigError, match=message):
         training.refuse_unequal_shares(config, n_ranks)
+
+
+def test_held_out_terms_do_not_depend_on_the_passes(monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        exact(patch)
+        steady(patch)
+        method = exactly({"text_mean": "token", "orthogonality": "covariance"}).eval()
+        batch = batch_of(torch.float64)
+        with torch.inference_mode():
+            whole = {name: float(term) for name, term in method(batch).items()}
+            four = forward(method, split(batch, 4), "float32")
+            uneven = forward(method, [*split(batch, 4)[:2], split(batch, 2)[1]], "float32")
+    assert list(four) == list(whole)
+    assert four == pytest.approx(whole, rel=1e-6)
+    assert uneven == pytest.approx(whole, rel=1e-6)

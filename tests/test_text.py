@@ -139,7 +139,7 @@ def test_the_decoder_cannot_see_what_it_has_to_write() -> None:
 def test_shuffled_statements_stay_statements() -> None:
     g = torch.Generator().manual_seed(0)
     report = "sinus rhythm. left axis deviation. abnormal ecg."
-    seen = {text.shuffle_statements(report, 0.5, g) for _ in range(60)}
+    seen = {text.shuffled(text.split(report), 0.5, g) for _ in range(60)}
     assert len(seen) > 5
     assert all(set(s.rstrip(".").split(". ")) <= set(report.rstrip(".").split(". ")) for s in seen)
-    assert text.shuffle_statements("normal ecg.", 0.9, g) == "normal ecg."
+    assert text.shuffled(text.split("normal ecg."), 0.9, g) == "normal ecg."

@@ -6,8 +6,6 @@ whatever is not this plain case is left to `wfdb`.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from leadwise.data.wfdb_header import Header
@@ -26,21 +24,29 @@ def is_plain(header: Header) -> bool:
     )
 
 
-def n_samples(header: Header, n_bytes: int) -> int:
-    """Samples per signal: as the header says, else as many as the data file of `n_bytes` holds."""
-    if header.n_samples is not None:
-        return header.n_samples
-    return max(0, n_bytes - header.signals[0].byte_offset) // (2 * len(header.signals))
+def samples(content: bytes, header: Header) -> np.ndarray:
+    """The samples (T0, L0) int16 in a plain header's data file; in memory each lead lies in one piece.
 
-
-def samples(data: Path, header: Header, n_samples: int) -> np.ndarray:
-    """The samples (T0, L0) int16 of a plain header's data file; in memory each lead lies in one piece.
+    A header that leaves out how many there are means all.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: it ends before `n_samples`.
+        ValueError: the file ends before.
     """
     n_leads, offset = len(header.signals), header.signals[0].byte_offset
-    frames = np.frombuffer(data.read_bytes(), dtype="<i2", count=n_samples * n_leads, offset=offset)
+    n_samples = header.n_samples
+    if n_samples is None:
+        n_samples = max(0, len(content) - offset) // (2 * n_leads)
+    if n_samples == 0:
+        return np.empty((0, n_leads), dtype=np.int16)
+    frames = np.frombuffer(content, dtype="<i2", count=n_samples * n_leads, offset=offset)
     lead_major = np.array(frames.reshape(n_samples, n_leads).T, dtype=np.int16, order="C")  # (L0, T0)
     return lead_major.T
+
+
+def baseline(header: Header) -> np.ndarray:
+    """The baselines (L0,) int32 of a plain header.
+
+    Raises:
+        OverflowError: one is beyond int32.
+    """
+    return np.array([line.baseline for line in header.signals], dtype=np.int32)

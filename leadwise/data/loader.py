@@ -24,11 +24,16 @@ class Recordings:
         signal: Signal,
         rows: np.ndarray | None = None,
         task: str | None = None,
+        statements: bool = False,
     ) -> None:
-        """`rows` are row numbers of the cohort: by default those of the task, or all. A task gives labels."""
+        """`rows` are row numbers of the cohort: by default those of the task, or all. A task gives labels.
+
+        With `statements`, batches have the reports' statements as lists, too.
+        """
         self.cohort = cohort
         self.signal = signal
         self.rows = np.asarray(cohort.rows(task=task) if rows is None else rows, dtype=np.int64)
+        self._with_statements = statements
         self._labels = None if task is None else cohort.labels(task, self.rows).astype(np.float32)
 
     def __len__(self) -> int:
@@ -49,6 +54,7 @@ class Recordings:
             patient=tuple(self.cohort.patients.take(rows)),
             report=tuple(self.cohort.reports.take(rows)),
             label=None if self._labels is None else torch.from_numpy(self._labels[places]),
+            statements=tuple(map(tuple, self.cohort.statements(rows))) if self._with_statements else None,
         )
 
     def _read(self, row: int, ecg: np.ndarray, observed: np.ndarray) -> None:

@@ -1,20 +1,25 @@
 """How good each lead is: what of it is missing, whether it is flat, how large it is.
 
-Two ways to one answer: `of_lead` takes a lead in mV, whatever is missing of it; `of_integers` takes a whole recording
-as its file holds it, nothing missing, and asks only for a few order statistics of the integers.
+`of_lead` takes a lead in mV, whatever is missing of it. `of_integers` takes a whole recording as its file holds it,
+nothing missing. Nearly every recording is plainly sound, and counting its integers shows that without sorting them.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from leadwise.data.recording import MISSING
+
 SHORT_GAP_MS = 40.0  # longest stretch of missing samples that a straight line may bridge
 FLAT_MV = 0.001  # a lead whose standard deviation stays below this holds no heart
+PLAUSIBLE_MV = (0.02, 20.0)  # the typical range of a lead in mV; beyond, the unit is off by a thousand or so
+MARGIN_MV = PLAUSIBLE_MV[0] / 2  # counted are the samples farther than this below and above the middle of a lead
 _PERCENTILES = (1, 99)
-_NEVER_FLAT_MV = 15 * FLAT_MV  # 1 % of the samples on either side of such a range make a deviation of 0.07 x 15
+_N_LOOKED_AT = 300  # samples of a lead that tell about where its median is
 
 Origin = Literal["recorded", "derived", "missing"]
 
@@ -28,7 +33,16 @@ class LeadQuality(NamedTuple):
     n_long_gaps: int  # missing stretches that stay unobserved: longer than SHORT_GAP_MS, or at an end
     flat: bool
     max_abs_mv: float  # NaN where nothing is observed
-    range_mv: float  # 1st to 99th percentile, deaf to a lone spike; NaN where nothing is observed
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What counting the integers of a whole recording shows."""
+
+    quality: tuple[LeadQuality, ...]
+    plausible: bool  # the range of every lead is surely within PLAUSIBLE_MV; False decides nothing
+    middle: np.ndarray  # (L,) in steps: near the median of each lead
+    is_near: np.ndarray  # (L,) whether the median is surely no farther from `middle` than MARGIN_MV
 
 
 def of_lead(lead: np.ndarray, origin: Origin, rate_hz: float) -> LeadQuality:
@@ -36,7 +50,7 @@ def of_lead(lead: np.ndarray, origin: Origin, rate_hz: float) -> LeadQuality:
     observed = np.isfinite(lead)
     n_missing = int((~observed).sum())
     if n_missing == len(lead):
-        return LeadQuality(origin, n_missing, 0, 0 if origin == "missing" else 1, False, math.nan, math.nan)
+        return LeadQuality(origin, n_missing, 0, 0 if origin == "missing" else 1, False, math.nan)
     n_short = n_long = 0
     if n_missing:
         gaps = find_gaps(observed)
@@ -44,55 +58,47 @@ def of_lead(lead: np.ndarray, origin: Origin, rate_hz: float) -> LeadQuality:
         n_short, n_long = int(short.sum()), int((~short).sum())
     values = lead[observed]
     flat = float(values.std()) < FLAT_MV
+    return LeadQuality(origin, n_missing, n_short, n_long, flat, float(np.abs(values).max()))
+
+
+def range_mv(lead: np.ndarray) -> float:
+    """The range of one lead (T,) in mV, 1st to 99th percentile and so deaf to a lone spike; NaN if nothing is observed."""
+    values = lead[np.isfinite(lead)]
+    if not len(values):
+        return math.nan
     low, high = np.percentile(values, _PERCENTILES)
-    return LeadQuality(origin, n_missing, n_short, n_long, flat, float(np.abs(values).max()), float(high - low))
+    return float(high - low)
 
 
-def of_integers(
-    samples: np.ndarray, baseline: np.ndarray, mv_per_step: np.ndarray
-) -> tuple[tuple[LeadQuality, ...], np.ndarray]:
-    """The quality of each recorded lead, and the medians (L,) in steps, of samples (L, T) int16 without any missing."""
-    n_samples = samples.shape[1]
-    exact = [percent / 100 * (n_samples - 1) for percent in _PERCENTILES]  # where a percentile lies, between two ranks
-    below = [math.floor(rank) for rank in exact]
-    above = [min(rank + 1, n_samples - 1) for rank in below]
-    ranks = np.array([0, n_samples - 1, *below, *above, (n_samples - 1) // 2, n_samples // 2])
-    steps = order_statistics(samples, ranks)  # (L, 8)
-    mv = (steps - baseline[:, None]) * mv_per_step[:, None]
-    largest = np.abs(mv[:, :2]).max(axis=1)
-    low, high = (mv[:, 2:4] + (mv[:, 4:6] - mv[:, 2:4]) * (np.array(exact) - below)).T
-    found = []
-    for lead, (max_abs_mv, range_mv) in enumerate(zip(largest.tolist(), (high - low).tolist())):
-        flat = False
-        if range_mv < _NEVER_FLAT_MV:
-            flat = float(((samples[lead] - baseline[lead]) * mv_per_step[lead]).std()) < FLAT_MV
-        found.append(LeadQuality("recorded", 0, 0, 0, flat, max_abs_mv, range_mv))
-    return tuple(found), (steps[:, 6] + steps[:, 7]) / 2
+def of_integers(samples: np.ndarray, baseline: np.ndarray, mv_per_step: np.ndarray) -> Counted | None:
+    """The quality of recorded leads, samples (L, T) int16; None if any is missing. `mv_per_step` (L,) is positive.
 
-
-def order_statistics(samples: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    """The samples at these ranks (R,) of each lead, 0 the smallest: (L, R), of samples (L, T) int16.
-
-    One histogram of all leads, side by side, costs a fraction of sorting or partitioning each.
+    Where more than 1 % of a lead lie farther than a margin below some value and more than 1 % as far above it, its range
+    is more than twice that margin, and it is not flat. Where neither is more than half of it, its median is no farther
+    from that value than the margin. Counting is an order of magnitude faster than sorting.
     """
-    n_leads, n_samples = samples.shape
-    low = samples.min(axis=1).astype(np.int64)
-    end = np.cumsum(samples.max(axis=1) - low + 1)  # of each lead's bins
-    if end[-1] > samples.size:  # a wild lead: more bins than samples
-        ordered: np.ndarray = np.sort(samples, axis=1, kind="stable")[:, ranks].astype(np.int64)
-        return ordered
-    shift = np.concatenate(([0], end[:-1])) - low  # from a sample to its bin
-    counted = np.bincount(_bins(samples, shift))
-    np.cumsum(counted, out=counted)
-    wanted = ranks + n_samples * np.arange(n_leads)[:, None]
-    found: np.ndarray = np.searchsorted(counted, wanted, side="right") - shift[:, None]
-    return found
-
-
-def _bins(samples: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    bins = samples.astype(np.intp)
-    bins += shift[:, None]
-    return bins.ravel()
+    ends = np.stack([samples.min(axis=1), samples.max(axis=1)])  # (2, L)
+    if ends[0].min() == MISSING:
+        return None
+    ends_mv = (ends - baseline) * mv_per_step
+    n_samples = samples.shape[1]
+    few = samples[:, :: max(1, n_samples // _N_LOOKED_AT)]
+    middle = np.partition(few, few.shape[1] // 2, axis=1)[:, few.shape[1] // 2].astype(np.int64)
+    margin = MARGIN_MV / mv_per_step
+    low = np.maximum(np.ceil(middle - margin), -(2**15)).astype(np.int16)
+    high = np.minimum(np.floor(middle + margin), 2**15 - 1).astype(np.int16)
+    n_below = [np.count_nonzero(lead) for lead in samples < low[:, None]]
+    n_above = [np.count_nonzero(lead) for lead in samples > high[:, None]]
+    quality, moves = [], True
+    for lead, (below, above, largest) in enumerate(zip(n_below, n_above, np.abs(ends_mv).max(axis=0).tolist())):
+        flat = False
+        if min(below, above) < n_samples // 100 + 2:
+            moves = False
+            flat = float(((samples[lead] - baseline[lead]) * mv_per_step[lead]).std()) < FLAT_MV
+        quality.append(LeadQuality("recorded", 0, 0, 0, flat, largest))
+    plausible = moves and bool((ends_mv[1] - ends_mv[0]).max() <= PLAUSIBLE_MV[1])
+    is_near = np.maximum(n_below, n_above) <= (n_samples - 1) // 2
+    return Counted(tuple(quality), plausible, middle, is_near)
 
 
 def find_gaps(observed: np.ndarray) -> np.ndarray:

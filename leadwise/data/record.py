@@ -18,17 +18,19 @@ import numpy as np
 
 from leadwise.batch import LEADS, Signal
 from leadwise.data import lead_order
-from leadwise.data.quality import LeadQuality, Origin, bridgeable, find_gaps, of_integers, of_lead
-from leadwise.data.waveform import (
-    MISSING,
-    Digital,
-    RecordError,
-    Recording,
-    check_told_leads,
-    files,
-    in_millivolts,
-    read,
+from leadwise.data.quality import (
+    MARGIN_MV,
+    PLAUSIBLE_MV,
+    LeadQuality,
+    Origin,
+    bridgeable,
+    find_gaps,
+    of_integers,
+    of_lead,
+    range_mv,
 )
+from leadwise.data.recording import MISSING, Digital, RecordError, Recording, in_millivolts
+from leadwise.data.waveform import check_told_leads, files, read
 
 __all__ = [
     "MISSING",
@@ -48,8 +50,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-PLAUSIBLE_MV = (0.02, 20.0)  # the typical range of a lead in mV; beyond, the unit is off by a thousand or so
-
 
 @dataclass(frozen=True)
 class TwelveLead:
@@ -62,6 +62,7 @@ class TwelveLead:
     lead_order: str  # verdict of lead_order.audit
     digital: Digital | None = None  # (T0, 12), derived and missing leads all -32768
     unused: tuple[str, ...] = ()  # leads of the file that are none of the twelve
+    plausible: bool = False  # the range of every lead is surely that of an ECG in mV; False decides nothing
 
     @cached_property
     def signal(self) -> np.ndarray:
@@ -73,18 +74,19 @@ class TwelveLead:
         """Samples per lead; nothing is converted."""
         return len(self.signal if self.digital is None else self.digital.samples)
 
-    @property
+    @cached_property
     def typical_range_mv(self) -> float:
         """The median range of the leads in mV, of those not flat if there are any; NaN where nothing moves."""
-        moving = [quality for quality in self.quality if quality.range_mv > 0]
-        chosen = [quality.range_mv for quality in moving if not quality.flat] or [
-            quality.range_mv for quality in moving
-        ]
+        ranges = [range_mv(lead) for lead in self.signal.T]
+        moving = [(size, quality.flat) for size, quality in zip(ranges, self.quality) if size > 0]
+        chosen = [size for size, flat in moving if not flat] or [size for size, _ in moving]
         return statistics.median(chosen) if chosen else math.nan
 
     @property
     def unit_doubt(self) -> str:
         """A question where the leads are too large or too small for an ECG in mV; '' where they are not."""
+        if self.plausible:
+            return ""
         typical = self.typical_range_mv
         if math.isnan(typical) or PLAUSIBLE_MV[0] <= typical <= PLAUSIBLE_MV[1]:
             return ""
@@ -109,8 +111,11 @@ def twelve(recording: Recording) -> TwelveLead:
         )
     digital = None if recording.digital is None else _twelve_digital(recording.digital, column)
     unused = tuple(lead for lead in recording.leads if lead not in LEADS)
-    found = digital and len(column) == len(LEADS) and _judged_as_integers(recording, digital, unused)
-    found = found or _judged_as_millivolts(recording, column, digital, unused)
+    found = None
+    if recording.given is None and digital is not None and len(column) == len(LEADS):
+        found = _judged_as_integers(recording, digital, unused)
+    if found is None:
+        found = _judged_as_millivolts(recording, column, digital, unused)
     if found.lead_order not in (lead_order.OK, lead_order.UNCHECKED):
         log.warning(
             "record %s: its limb leads break III = II - I and its kin (%s); check the lead names in the file",
@@ -150,15 +155,21 @@ def _judged_as_millivolts(
 def _judged_as_integers(recording: Recording, digital: Digital, unused: tuple[str, ...]) -> TwelveLead | None:
     """The same, many times faster, where all twelve leads were recorded as integers and no sample is missing."""
     samples, mv_per_step = np.ascontiguousarray(digital.samples.T), digital.uv_per_step / 1000.0
-    if samples.size == 0 or samples.min() == MISSING or mv_per_step.min() <= 0:
+    if samples.size == 0 or mv_per_step.min() <= 0:
         return None
-    quality, medians = of_integers(samples, digital.baseline, mv_per_step)
-    limb = slice(len(lead_order.LIMB_LEADS))  # LEADS begins with them
-    verdict = lead_order.OK
-    if len(set(mv_per_step[limb])) > 1 or not lead_order.holds(samples[limb], medians[limb], mv_per_step[0]):
-        limb_mv = digital.millivolts()[:, limb].T
-        verdict = lead_order.audit(dict(zip(lead_order.LIMB_LEADS, limb_mv)))
-    return TwelveLead(recording.name, None, recording.rate_hz, quality, verdict, digital, unused)
+    seen = of_integers(samples, digital.baseline, mv_per_step)
+    if seen is None:
+        return None
+    n_limb, step = len(lead_order.LIMB_LEADS), float(mv_per_step[0])  # LEADS begins with the limb leads
+    limb, middle, is_near = samples[:n_limb], seen.middle[:n_limb], seen.is_near[:n_limb]
+    if (mv_per_step[:n_limb] == step).all() and (
+        (is_near.all() and lead_order.holds(limb, middle, step, MARGIN_MV))
+        or lead_order.holds(limb, np.median(limb, axis=1), step, off_by_mv=0.0)
+    ):
+        verdict = lead_order.OK
+    else:
+        verdict = lead_order.audit(dict(zip(LEADS, digital.millivolts().T)))
+    return TwelveLead(recording.name, None, recording.rate_hz, seen.quality, verdict, digital, unused, seen.plausible)
 
 
 @cache  # a data set has the same names in every file: said once

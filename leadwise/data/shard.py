@@ -203,17 +203,15 @@ def _line(row: Row, files: tuple[Path, ...], min_report_words: int) -> tuple[dic
     if n_words < min_report_words:
         return Dropped(row.record, "short_report", f"{n_words} words") if n_words else Dropped(row.record, "no_report")
     try:
+        read = record.read(row.path, leads=row.leads, rate_hz=row.rate_hz, units=row.units)
+        twelve = record.twelve(dataclasses.replace(read, name=row.record))
+        checksum = read.sha256
+    except (RecordError, OSError) as error:
+        if isinstance(error, OSError) and is_disk_full(error):
+            raise
         absent = [path for path in files if not path.is_file()]
         if absent:
             return Dropped(row.record, "missing_file", str(absent[0]))
-        read = record.read(row.path, leads=row.leads, rate_hz=row.rate_hz, units=row.units)
-        twelve = record.twelve(dataclasses.replace(read, name=row.record))
-        checksum = sha256(files)
-    except RecordError as error:
-        return Dropped(row.record, "unreadable", str(error))
-    except OSError as error:
-        if is_disk_full(error):
-            raise
         return Dropped(row.record, "unreadable", str(error))
     found = fault(twelve)
     if found is not None:

@@ -7,68 +7,21 @@ import difflib
 import math
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from leadwise.batch import LEADS
 from leadwise.data import format16, wfdb_header
+from leadwise.data.recording import MISSING, Digital, RecordError, Recording
 from leadwise.data.rows import listed
 
-MISSING = -32768  # the int16 that stands for a missing sample, in WFDB format 16 and in a cohort
 _MAX_SAMPLES = 100_000_000  # per lead: more than a day at 1000 Hz
 _MAX_LEADS = 128
 _MAX_RATE_HZ = 100_000.0
 _CANONICAL = {name.casefold(): name for name in LEADS}
 _INVALID = {"80": -(2**7), "212": -(2**11), "24": -(2**23), "32": -(2**31)}  # what WFDB reserves; else MISSING
 _MV_PER_UNIT = {"mv": 1.0, "uv": 1e-3, "v": 1e3}
-
-
-class RecordError(ValueError):
-    """A recording that cannot be used; the message names the record, the value and the remedy."""
-
-
-@dataclass(frozen=True)
-class Digital:
-    """Samples as integers: mV = (samples - baseline) * uv_per_step / 1000; -32768 = missing."""
-
-    samples: np.ndarray  # (T0, L0) int16
-    uv_per_step: np.ndarray  # (L0,) float64, uV
-    baseline: np.ndarray  # (L0,) int32
-
-    def millivolts(self) -> np.ndarray:
-        """The samples (T0, L0) as float64 mV, NaN = missing."""
-        signal: np.ndarray = (self.samples - self.baseline) * (self.uv_per_step / 1000.0)
-        signal[self.samples == MISSING] = np.nan
-        return signal
-
-
-@dataclass(frozen=True)
-class Recording:
-    """What a file held."""
-
-    name: str
-    given: np.ndarray | None  # (T0, L0) float64 mV, NaN = missing; None where `digital` says it all
-    leads: tuple[str, ...]  # canonical spelling where recognised, else as in the file
-    rate_hz: float
-    digital: Digital | None = None  # the file's own integers, where it has them
-    files: tuple[Path, ...] = ()  # all that was read
-
-    @cached_property
-    def signal(self) -> np.ndarray:
-        """The samples (T0, L0) as float64 mV, NaN = missing; integers are converted when first asked for."""
-        return in_millivolts(self.given, self.digital)
-
-
-def in_millivolts(given: np.ndarray | None, digital: Digital | None) -> np.ndarray:
-    """The samples as given, else as the integers say them: (T0, L) float64 mV, NaN = missing."""
-    if given is not None:
-        return given
-    if digital is None:
-        raise ValueError("a recording holds either millivolts or integers; this one has neither")
-    return digital.millivolts()
 
 
 def read(
@@ -108,7 +61,7 @@ def files(path: Path) -> tuple[Path, ...]:
         return (path,)
     header_path = _header_path(path)
     try:
-        header = wfdb_header.parse(header_path)
+        header = wfdb_header.parse(header_path.read_bytes())
     except (wfdb_header.HeaderError, OSError):
         return (header_path,)
     return (header_path, *(header_path.parent / file for file in header.files))
@@ -136,24 +89,30 @@ def _header_path(path: Path) -> Path:
 
 
 def _read_wfdb(path: Path, leads: Sequence[str] | None, rate_hz: float | None, units: str | None) -> Recording:
-    header = _header(path)
+    header, raw_header = _header(path)
     rate_hz = _checked_rate(path, header.rate_hz if header.rate_hz is not None else rate_hz)
     _check_size(path, header.n_samples, len(header.signals))
     data_files = tuple(path.parent / file for file in header.files)
-    sizes = [_checked_n_bytes(path, data, header) for data in data_files]
+    for data in data_files:
+        _check_data_file(path, data, header)
     names = tuple(line.name for line in header.signals)
     if not all(names):
         names = _told_leads(path, leads, len(names))
     scale = _uv_per_steps(path, header.signals, units)
-    if format16.is_plain(header):
-        samples, baseline = _by_numpy(path, header, data_files[0], sizes[0])
-    else:
-        samples, baseline = _by_wfdb(path)
+    contents: tuple[bytes, ...] = ()
+    try:
+        if format16.is_plain(header):
+            contents = (raw_header, data_files[0].read_bytes())
+            samples, baseline = format16.samples(contents[1], header), format16.baseline(header)
+        else:
+            samples, baseline = _by_wfdb(path)
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, OSError) as error:
+        raise RecordError(f"record {path}: cannot be read ({error}); restore it from its source") from error
     _check_size(path, len(samples), samples.shape[1])
     _check_checksums(path, header, names, samples)
-    names, read_from = _canonical(names), (path, *data_files)
+    read_from, names = (path, *data_files), _canonical(names)
     if samples.dtype == np.int16:  # format 16: what it reserves for a missing sample is MISSING itself
-        return Recording(path.stem, None, names, rate_hz, Digital(samples, scale, baseline), read_from)
+        return Recording(path.stem, None, names, rate_hz, Digital(samples, scale, baseline), read_from, contents)
     invalid = samples == np.array([_INVALID.get(line.format, MISSING) for line in header.signals])
     if all(line.format in ("16", "80", "160", "212") for line in header.signals):
         digital = Digital(np.where(invalid, MISSING, samples).astype(np.int16), scale, baseline)
@@ -163,43 +122,30 @@ def _read_wfdb(path: Path, leads: Sequence[str] | None, rate_hz: float | None, u
     return Recording(path.stem, signal, names, rate_hz, None, read_from)
 
 
-def _header(path: Path) -> wfdb_header.Header:
+def _header(path: Path) -> tuple[wfdb_header.Header, bytes]:
     try:
-        return wfdb_header.parse(path)
-    except wfdb_header.HeaderError as error:
-        raise RecordError(f"record {path}: {error}; restore the header from its source") from None
+        raw = path.read_bytes()
     except OSError:
         if path.is_file():
             raise
         raise RecordError(
             f"record {path}: no such file; give the .hea file (its suffix in lower case) or its name without"
         ) from None
-
-
-def _by_numpy(path: Path, header: wfdb_header.Header, data: Path, n_bytes: int) -> tuple[np.ndarray, np.ndarray]:
-    """The samples (T0, L0) int16 and baselines (L0,) of a plain record."""
-    n_samples = format16.n_samples(header, n_bytes)
-    _check_size(path, n_samples, len(header.signals))
     try:
-        baseline = np.array([line.baseline for line in header.signals], dtype=np.int32)
-        return format16.samples(data, header, n_samples), baseline
-    except (ValueError, OverflowError, OSError) as error:
-        raise RecordError(f"record {path}: cannot be read ({error}); restore it from its source") from error
+        return wfdb_header.parse(raw), raw
+    except wfdb_header.HeaderError as error:
+        raise RecordError(f"record {path}: {error}; restore the header from its source") from None
 
 
 def _by_wfdb(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """The samples (T0, L0) int64 and baselines (L0,) of a record in any format."""
     import wfdb
 
-    try:
-        record = wfdb.rdrecord(str(path.with_suffix("")), physical=False)
-        return record.d_signal, np.asarray(record.baseline, dtype=np.int32)
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, OSError) as error:
-        raise RecordError(f"record {path}: wfdb cannot read it ({error}); restore it from its source") from error
+    record = wfdb.rdrecord(str(path.with_suffix("")), physical=False)
+    return record.d_signal, np.asarray(record.baseline, dtype=np.int32)
 
 
-def _checked_n_bytes(path: Path, data: Path, header: wfdb_header.Header) -> int:
-    """The size of a data file that is there and holds what its header promises."""
+def _check_data_file(path: Path, data: Path, header: wfdb_header.Header) -> None:
     try:
         found = data.stat()
     except (OSError, ValueError):
@@ -212,7 +158,6 @@ def _checked_n_bytes(path: Path, data: Path, header: wfdb_header.Header) -> int:
             f"record {path}: {data.name} is truncated: {found.st_size} bytes where its header promises {needed}; "
             "fetch it again"
         )
-    return found.st_size
 
 
 def _check_checksums(path: Path, header: wfdb_header.Header, names: Sequence[str], samples: np.ndarray) -> None:

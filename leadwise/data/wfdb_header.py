@@ -61,14 +61,12 @@ class Header:
         return int(samples) + max(line.byte_offset for line in lines)
 
 
-def parse(path: Path) -> Header:
-    """The header at `path`.
+def parse(raw: bytes) -> Header:
+    """The header that a .hea file holds.
 
     Raises:
         HeaderError: not a single-segment WFDB header; the message has no file name, the caller adds it.
-        OSError: the file cannot be read.
     """
-    raw = path.read_bytes()
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:

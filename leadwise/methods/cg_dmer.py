@@ -82,6 +82,9 @@ class Config:
     decoder_heads: int = 8
     target: Literal["patch", "record", "raw"] = "patch"  # scale of Eq. 2's target
     contrast_view: Literal["masked", "full", "both"] = "masked"  # which pass feeds the heads
+    embed_passes: int = (
+        4  # to embed: every patch is seen, in so many parts, whose pooled tokens are averaged; 1 = at once
+    )
     # report branch
     text_encoder: str = ""  # BERT folder or hub name (the paper: ncbi/MedCPT-Query-Encoder); "" = small, from nothing
     text_width: int = 256  # of the small BERT
@@ -124,8 +127,10 @@ class Config:
     def __post_init__(self) -> None:
         if not 0.0 <= self.mask_ratio < 1.0 or not 0.0 < self.text_mask_ratio < 1.0:
             raise ValueError(f"mask ratios lie in [0, 1); got {self.mask_ratio} and {self.text_mask_ratio}")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be positive; got {self.temperature}")
+        if self.temperature <= 0 or self.embed_passes < 1:
+            raise ValueError(
+                f"temperature must be positive and embed_passes at least 1; got {self.temperature} and {self.embed_passes}"
+            )
         if self.same_report == "positive" and self.contrast != "standard":
             raise ValueError("same_report = 'positive' needs contrast = 'standard'")
 
@@ -329,7 +334,7 @@ class Method(nn.Module):
         """
         patches, usable = self._patches(batch)
         self._refuse_empty(batch, usable)
-        e_ecg = self._pool(self.ecg(patches, usable))
+        e_ecg = self._whole(patches, usable)
         if part == "backbone":
             return e_ecg
         if part not in self.parts or (part in ("specific", "both") and not self.has_specific):
@@ -375,7 +380,7 @@ class Method(nn.Module):
     def measure(self, batch: Batch) -> dict[str, float]:
         """What a run wants to watch beside its losses, on one held-out batch."""
         patches, usable = self._patches(batch)
-        e_ecg = self._pool(self.ecg(patches, usable))
+        e_ecg = self._whole(patches, usable)
         tokens, cut = self._tokenize(list(batch.report))
         shared, e_text = self.ecg_shared(e_ecg), self.text(tokens)[1]
         out = {
@@ -410,7 +415,8 @@ class Method(nn.Module):
             ecg, observed = augment.drop_leads(ecg, observed, whole, c.lead_dropout)
         report = batch.report
         if c.statement_dropout:
-            report = tuple(reports.shuffle_statements(text, c.statement_dropout) for text in report)
+            said = batch.statements or tuple(map(reports.split, report))
+            report = tuple(reports.shuffled(statements, c.statement_dropout) for statements in said)
         return replace(batch, ecg=ecg, observed=observed, report=report)
 
     def _patches(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -434,6 +440,26 @@ class Method(nn.Module):
 
     def _pool(self, seen: Encoded) -> Tensor:
         out: Tensor = self.pooled_norm(seen.pooled)
+        return out
+
+    def _whole(self, patches: Tensor, usable: Tensor) -> Tensor:
+        """E^ecg (B, D) of all usable patches: the mean over parts that together hold each of them once.
+
+        A part has every k-th patch of each lead, each lead beginning at another: about as many tokens as training saw.
+        """
+        k = self.config.embed_passes
+        if k == 1:
+            return self._pool(self.ecg(patches, usable))
+        _, n_leads, n_patches = usable.shape
+        place = torch.arange(n_leads, device=usable.device)[:, None] + torch.arange(n_patches, device=usable.device)
+        parts = torch.stack([usable & ((place + number) % k == 0) for number in range(k)])  # (k, B, L, N)
+        there = parts.flatten(2).any(-1)  # (k, B): a short recording may have nothing in some part
+        pooled = [
+            self._pool(self.ecg(patches, torch.where(some[:, None, None], part, usable)))
+            for part, some in zip(parts, there)
+        ]
+        weight = there.to(pooled[0].dtype)[..., None]  # (k, B, 1)
+        out: Tensor = (torch.stack(pooled) * weight).sum(0) / weight.sum(0)
         return out
 
     def _contrast_views(self, patches: Tensor, usable: Tensor, seen: Encoded) -> list[Tensor]:

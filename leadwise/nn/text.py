@@ -7,7 +7,7 @@ that is no folder, and remote code is never run.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -248,11 +248,15 @@ class ReportDecoder(nn.Module):
         return out
 
 
-def shuffle_statements(report: str, drop: float, generator: torch.Generator | None = None) -> str:
-    """The report's statements in a random order, each left out with chance `drop`, one at least kept."""
-    statements = [s.strip() for s in report.rstrip(". ").split(". ") if s.strip()]
+def split(report: str) -> tuple[str, ...]:
+    """A report's statements, where nobody listed them: what stands between periods."""
+    return tuple(s.strip() for s in report.rstrip(". ").split(". ") if s.strip())
+
+
+def shuffled(statements: Sequence[str], drop: float, generator: torch.Generator | None = None) -> str:
+    """A report of the statements in a random order, each left out with chance `drop`, one at least kept."""
     if len(statements) < 2:
-        return report
+        return "".join(f"{statement}." for statement in statements)
     order = torch.randperm(len(statements), generator=generator).tolist()
     keep = torch.rand(len(statements), generator=generator) >= drop
     chosen = [statements[i] for i in order if keep[i]] or [statements[order[0]]]

@@ -1,0 +1,66 @@
+"""Recording: what a file held, as integers where it has them, else in mV."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+MISSING = -32768  # the int16 that stands for a missing sample, in WFDB format 16 and in a cohort
+
+
+class RecordError(ValueError):
+    """A recording that cannot be used; the message names the record, the value and the remedy."""
+
+
+@dataclass(frozen=True)
+class Digital:
+    """Samples as integers: mV = (samples - baseline) * uv_per_step / 1000; -32768 = missing."""
+
+    samples: np.ndarray  # (T0, L0) int16
+    uv_per_step: np.ndarray  # (L0,) float64, uV
+    baseline: np.ndarray  # (L0,) int32
+
+    def millivolts(self) -> np.ndarray:
+        """The samples (T0, L0) as float64 mV, NaN = missing."""
+        signal: np.ndarray = (self.samples - self.baseline) * (self.uv_per_step / 1000.0)
+        signal[self.samples == MISSING] = np.nan
+        return signal
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a file held."""
+
+    name: str
+    given: np.ndarray | None  # (T0, L0) float64 mV, NaN = missing; None where `digital` says it all
+    leads: tuple[str, ...]  # canonical spelling where recognised, else as in the file
+    rate_hz: float
+    digital: Digital | None = None  # the file's own integers, where it has them
+    files: tuple[Path, ...] = ()  # all that was read
+    contents: tuple[bytes, ...] = ()  # of these files, where they were read whole
+
+    @cached_property
+    def signal(self) -> np.ndarray:
+        """The samples (T0, L0) as float64 mV, NaN = missing; integers are converted when first asked for."""
+        return in_millivolts(self.given, self.digital)
+
+    @cached_property
+    def sha256(self) -> str:
+        """The checksum of its files' contents, one after the other, as 64 hexadecimal digits; files are read if need be."""
+        digest = hashlib.sha256()
+        for content in self.contents or (file.read_bytes() for file in self.files):
+            digest.update(content)
+        return digest.hexdigest()
+
+
+def in_millivolts(given: np.ndarray | None, digital: Digital | None) -> np.ndarray:
+    """The samples as given, else as the integers say them: (T0, L) float64 mV, NaN = missing."""
+    if given is not None:
+        return given
+    if digital is None:
+        raise ValueError("a recording holds either millivolts or integers; this one has neither")
+    return digital.millivolts()
