@@ -25,18 +25,33 @@ def describe() -> str:
     return f"{date}, {cpu}, {cores} cores, {threads} threads, Python {platform.python_version()}, torch {torch.__version__}"
 
 
-def matmul_peak(seconds: float = 1.0, dtype: torch.dtype = torch.float32) -> float:
-    """The machine's matrix-multiply rate now, GFLOP/s: the best of several shapes."""
-    best = 0.0
-    for m, k, n in ((2048, 2048, 2048), (4800, 128, 512), (4800, 384, 1536)):
-        a, b = torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype)
+_SHAPES = {
+    "cpu": ((2048, 2048, 2048), (4800, 128, 512), (4800, 384, 1536)),
+    "cuda": ((8192, 8192, 8192), (16384, 4096, 4096), (65536, 768, 3072)),
+}
+
+
+def matmul_peak(seconds: float = 1.0, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> float:
+    """The device's matrix-multiply rate now, GFLOP/s: the best of several shapes."""
+    kind, best = torch.device(device).type, 0.0
+    at_once = 20 if kind == "cuda" else 1  # a card is asked many times before it is waited for
+    for m, k, n in _SHAPES[kind]:
+        a, b = torch.randn(m, k, device=device).to(dtype), torch.randn(k, n, device=device).to(dtype)
         a @ b
+        _wait(kind)
         began, count = time.perf_counter(), 0
         while time.perf_counter() - began < seconds / 3:
-            a @ b
-            count += 1
+            for _ in range(at_once):
+                a @ b
+            _wait(kind)
+            count += at_once
         best = max(best, 2 * m * k * n * count / (time.perf_counter() - began) / 1e9)
     return best
+
+
+def _wait(kind: str) -> None:
+    if kind == "cuda":
+        torch.cuda.synchronize()
 
 
 def table(rows: list[dict[str, object]]) -> str:
