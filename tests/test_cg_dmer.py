@@ -28,6 +28,8 @@ OPTIONS = [
     {"contrast_view": "both", "specific_task": "recon"},
     {"text_task": "mlm", "specific_task": "recon"},
     {"decoder": "leadwise", "specific_task": "recon"},
+    {"decoder": "cross", "specific_task": "recon"},
+    {"decoder": "cross"},
     {"separators": True},
     {"pooling": "cls", "separators": True},
     {"patch_tokenizer": "linear", "temporal": "sincos"},
@@ -302,3 +304,23 @@ def test_statements_are_dropped_as_the_source_lists_them() -> None:
         "rate 61. regular.", "normal ecg.", "rate 61. regular. normal ecg.", "normal ecg. rate 61. regular.",
     }  # fmt: skip
     assert {second for _, second in views} == {"afib."}
+
+
+def test_the_cross_decoder_answers_for_hidden_patches_and_each_by_itself() -> None:
+    method = build("cg_dmer", decoder="cross").eval()
+    batch = unobserve(make_batch(2), leads=[3])
+    batch.observed[1, :, 200:] = False  # the second record has fewer patches: fillers beside real ones
+    patches, usable = method._patches(batch)
+    visible = masking.draw_visible(usable, 0.5)
+    with torch.no_grad():
+        seen = method.ecg(patches, visible)
+        whole = method.ecg_decoder(seen, usable, None, visible)
+        hidden = usable & ~visible
+        assert not whole[~hidden].any()
+        assert bool((whole[hidden].abs().sum(-1) > 0).all())
+        one = torch.zeros_like(hidden)
+        one[:, 0] = hidden[:, 0]  # asked for one lead alone, it says the same
+        some = method.ecg_decoder(seen, one | visible, None, visible)
+        torch.testing.assert_close(some[one], whole[one])
+    with pytest.raises(ValueError, match="tell it which were visible"):
+        method.ecg_decoder(seen, usable)

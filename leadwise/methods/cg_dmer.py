@@ -57,7 +57,7 @@ from leadwise.nn.masking import Masking
 from leadwise.nn.normalize import normalize
 from leadwise.nn.patches import ConvTokenizer, LinearTokenizer, patchify
 from leadwise.nn.text import Tokenizer, Tokens
-from leadwise.nn.transformer import Block, CausalBlock
+from leadwise.nn.transformer import Block, CausalBlock, CrossBlock
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,9 @@ class Config:
     heads: int = 12
     pooling: Literal["mean", "cls"] = "mean"  # tokens -> E^ecg
     checkpointing: bool = False  # recompute encoder activations in the backward pass
-    decoder: Literal["joint", "leadwise"] = "joint"  # attention over all leads, or within each
+    decoder: Literal["joint", "leadwise", "cross"] = (
+        "joint"  # attention over all leads, within each, or hidden to visible
+    )
     decoder_width: int = 256
     decoder_depth: int = 4
     decoder_heads: int = 8
@@ -253,7 +255,7 @@ class Method(nn.Module):
     @property
     def compiles(self) -> list[nn.Module]:
         """What torch.compile may take: the blocks, which draw nothing at random."""
-        return [part for part in self.modules() if isinstance(part, Block | CausalBlock)]
+        return [part for part in self.modules() if isinstance(part, Block | CausalBlock | CrossBlock)]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The weighted terms of Eq. 10, by name."""
@@ -284,7 +286,7 @@ class Method(nn.Module):
             report = torch.stack([reports.numbers(said), reports.numbers(batch.report)], dim=-1)  # (B, 2)
             pairs |= {"ecg": torch.stack(ecg_sh, dim=1), "text": text_sh, "report": report.to(text_sh.device)}
         if c.w_e_rec:
-            predicted = self._reconstruct(seen, usable, self._pool(seen))
+            predicted = self._reconstruct(seen, usable, visible, self._pool(seen))
             target = self._target(clean, batch)
             terms["L_e_rec"] = losses.patch_reconstruction(predicted, target, usable & ~visible)
         if c.w_t_rec and cloze is not None and states is not None:
@@ -369,7 +371,7 @@ class Method(nn.Module):
         patches, usable = self._patches(batch)
         visible = masking.draw_visible(usable, self.config.mask_ratio, self.config.masking)
         seen = self.ecg(patches, visible)
-        predicted = self._reconstruct(seen, usable, self._pool(seen))
+        predicted = self._reconstruct(seen, usable, visible, self._pool(seen))
         level, spread = self._level_and_spread(patches, batch)
         samples = (predicted * spread + level).flatten(2)  # (B, L, T), the model's scale
         offset = batch.ecg - normalize(batch.ecg, batch.observed, "mv")  # each lead's median, where it was observed
@@ -469,11 +471,11 @@ class Method(nn.Module):
         full = self._pool(self.ecg(patches, usable))
         return [full] if self.config.contrast_view == "full" else [self._pool(seen), full]
 
-    def _reconstruct(self, seen: Encoded, usable: Tensor, e_ecg: Tensor) -> Tensor:
+    def _reconstruct(self, seen: Encoded, usable: Tensor, visible: Tensor, e_ecg: Tensor) -> Tensor:
         condition = None
         if self.config.specific_task == "recon":
             condition = self.ecg_condition(torch.cat([self.ecg_shared(e_ecg), self.ecg_specific(e_ecg)], dim=-1))
-        out: Tensor = self.ecg_decoder(seen, usable, condition)
+        out: Tensor = self.ecg_decoder(seen, usable, condition, visible)
         return out
 
     def _level_and_spread(self, patches: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from leadwise.nn import masking
 from leadwise.nn.patches import ConvTokenizer, LinearTokenizer, sincos
-from leadwise.nn.transformer import Transformer
+from leadwise.nn.transformer import CrossBlock, Transformer
 
 Temporal = Literal["learnable", "sincos"]
 
@@ -97,11 +97,15 @@ class DecoderShape:
     width: int = 256
     depth: int = 4
     heads: int = 8
-    attention: Literal["joint", "leadwise"] = "joint"  # over all leads, or within each lead alone
+    attention: Literal["joint", "leadwise", "cross"] = "joint"  # who attends to whom; see LeadTimeDecoder
 
 
 class LeadTimeDecoder(nn.Module):
-    """Visible tokens and a shared mask embedding on the whole grid -> samples of every patch."""
+    """Visible tokens -> samples of every patch.
+
+    joint: the whole grid, a shared mask embedding in hidden places, attends to itself. leadwise: each lead by itself.
+    cross: hidden places ask the visible tokens and do not hear each other; the samples of visible places are zeros.
+    """
 
     def __init__(self, encoder: EncoderShape, shape: DecoderShape) -> None:
         super().__init__()
@@ -110,17 +114,52 @@ class LeadTimeDecoder(nn.Module):
         self.mask = nn.Parameter(0.02 * torch.randn(shape.width))
         self.spatial = lead_embeddings(encoder.n_leads, shape.width)
         self.temporal = positions(encoder.temporal, encoder.n_patches, shape.width)
-        self.transformer = Transformer(shape.width, shape.depth, shape.heads)
+        if shape.attention == "cross":
+            self.norm_memory = nn.LayerNorm(shape.width)
+            self.blocks = nn.ModuleList(CrossBlock(shape.width, shape.heads) for _ in range(shape.depth))
+            self.norm = nn.LayerNorm(shape.width)
+        else:
+            self.transformer = Transformer(shape.width, shape.depth, shape.heads)
         self.leave = nn.Linear(shape.width, encoder.patch_samples)
 
-    def forward(self, seen: Encoded, usable: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Predicted patches (B, L, N, P). usable: (B, L, N) bool; the others are not attended to.
+    def forward(
+        self, seen: Encoded, usable: Tensor, condition: Tensor | None = None, visible: Tensor | None = None
+    ) -> Tensor:
+        """Predicted patches (B, L, N, P). usable: (B, L, N) bool; the others are not attended to, nor asked for.
 
-        condition: (B, width) or None, a token that every place may read.
+        condition: (B, width) or None, a token that every place may read. visible: (B, L, N) bool, those that were seen;
+        only "cross" needs it.
         """
+        known = self.enter(seen.tokens).to(self.mask.dtype)  # (B, V, D')
+        if self.shape.attention == "cross":
+            if visible is None:
+                raise ValueError("decoder 'cross' asks for hidden patches only: tell it which were visible")
+            return self._asked(known, seen, usable & ~visible, condition)
+        return self._grid(known, seen, usable, condition)
+
+    def _asked(self, known: Tensor, seen: Encoded, hidden: Tensor, condition: Tensor | None) -> Tensor:
+        b, n_leads, n_patches = hidden.shape
+        place = self.spatial[:, None] + self.temporal  # (L, N, D')
+        place = place.flatten(0, 1)
+        memory, real = known + place[seen.index], seen.real
+        if condition is not None:
+            memory = torch.cat([condition[:, None].to(memory.dtype), memory], dim=1)
+            real = None if real is None else nn.functional.pad(real, (1, 0), value=True)
+        memory = self.norm_memory(memory)
+        index, asked = masking.places(hidden.flatten(1))  # (B, H)
+        x = self.mask + place[index]  # (B, H, D')
+        for block in self.blocks:
+            x = block(x, memory, real)
+        samples: Tensor = self.leave(self.norm(x))
+        if asked is not None:
+            samples = samples * asked[..., None]  # fillers point at places of their own, which stay zero
+        grid = samples.new_zeros(b, n_leads * n_patches, samples.shape[-1])
+        grid = grid.scatter(1, index[..., None].expand(-1, -1, samples.shape[-1]), samples)
+        return grid.reshape(b, n_leads, n_patches, -1)
+
+    def _grid(self, known: Tensor, seen: Encoded, usable: Tensor, condition: Tensor | None) -> Tensor:
         b = len(usable)
         n_leads, n_patches = self.grid
-        known = self.enter(seen.tokens).to(self.mask.dtype)  # (B, V, D')
         x = self.mask.expand(b, n_leads * n_patches, -1)
         if seen.real is not None:  # a filler must not overwrite the place it points at
             there = masking.take(x, seen.index)

@@ -79,6 +79,23 @@ class Transformer(nn.Module):
         return out
 
 
+class CrossBlock(nn.Module):
+    """Attention to a memory and feed-forward: what asks does not hear the others that ask."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0) -> None:
+        super().__init__()
+        self.norm_cross = nn.LayerNorm(width)
+        self.cross = Attention(width, heads)
+        self.norm_feed = nn.LayerNorm(width)
+        self.feed = FeedForward(width, mlp_ratio)
+
+    def forward(self, x: Tensor, memory: Tensor, real: Tensor | None) -> Tensor:
+        """x: (B, S, D), memory: (B, M, D), real: (B, M) bool or None -> (B, S, D)."""
+        x = x + self.cross(self.norm_cross(x), memory, real)
+        out: Tensor = x + self.feed(self.norm_feed(x))
+        return out
+
+
 class CausalBlock(nn.Module):
     """Causal self-attention, attention to a memory, feed-forward."""
 
