@@ -51,8 +51,9 @@ class Run:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of weights and preprocessing: equal for equal embeddings."""
-        digest = hashlib.sha256(repr(self.config.signal).encode())
+        """A hash of weights, preprocessing and the method's settings: equal for equal embeddings."""
+        c = self.config
+        digest = hashlib.sha256(repr((c.signal, sorted(c.method.items()), c.optim.precision)).encode())
         for name, tensor in self.method.state_dict().items():
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

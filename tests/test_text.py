@@ -143,3 +143,33 @@ def test_shuffled_statements_stay_statements() -> None:
     assert len(seen) > 5
     assert all(set(s.rstrip(".").split(". ")) <= set(report.rstrip(".").split(". ")) for s in seen)
     assert text.shuffled(text.split("normal ecg."), 0.9, g) == "normal ecg."
+
+
+def test_reports_of_like_length_are_encoded_together_with_the_same_result() -> None:
+    torch.manual_seed(0)
+    encoder = text.ReportEncoder(text.bert_from_nothing(60, 16, 2, 2, 24), "mean")
+    lengths = torch.randint(2, 25, (70,))
+    lengths[3] = 24
+    real = torch.arange(24)[None] < lengths[:, None]
+    tokens = text.Tokens(torch.randint(5, 60, real.shape) * real, real)
+    n_tokens = []
+    encode = encoder.bert.forward
+
+    def spy(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> object:
+        n_tokens.append(input_ids.shape)
+        return encode(input_ids=input_ids, attention_mask=attention_mask)
+
+    encoder.bert.forward = spy
+    states, pooled = encoder(tokens)
+    assert len(n_tokens) == 4
+    assert n_tokens[0][1] < n_tokens[-1][1] == 24
+    weight = torch.randn(70, 24, 16)
+    ((states * weight)[real].sum() + pooled.square().sum()).backward()
+    grouped = [p.grad.clone() for p in encoder.parameters() if p.grad is not None]
+    encoder.zero_grad()
+    whole_states, whole_pooled = encoder._encoded(tokens)
+    ((whole_states * weight)[real].sum() + whole_pooled.square().sum()).backward()
+    torch.testing.assert_close(states[real], whole_states[real])
+    torch.testing.assert_close(pooled, whole_pooled)
+    for got, expected in zip(grouped, [p.grad for p in encoder.parameters() if p.grad is not None], strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)

@@ -18,7 +18,7 @@ from torch import Tensor
 from leadwise.data import reports
 from leadwise.data.cohort import Cohort
 from leadwise.evaluate import prompts
-from leadwise.evaluate.embed import Features, Progress, embed_cohort, frozen, named, seen_in_training
+from leadwise.evaluate.embed import Features, Progress, as_trained, embed_cohort, frozen, named, seen_in_training
 from leadwise.evaluate.metrics import Control, Floats, Score, auroc, gain, score, shuffled_pairs
 from leadwise.evaluate.prompts import ClassPrompts
 from leadwise.run import Run
@@ -182,7 +182,7 @@ def _embed_prompts(run: Run, of_class: list[ClassPrompts]) -> list[Features]:
     """For each class the (P, D) embeddings of its prompts, cleaned as reports are."""
     texts = [reports.clean(prompt) for entry in of_class for prompt in entry.prompts]
     made: list[NDArray[np.float32]] = []
-    with frozen(run.method):
+    with frozen(run.method), as_trained(run):
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             vectors: Tensor = run.method.embed_text(texts[start : start + _TEXTS_AT_ONCE])
             made.append(vectors.float().cpu().numpy())

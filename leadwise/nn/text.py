@@ -23,6 +23,7 @@ from leadwise.nn.transformer import CausalBlock
 Tokenizer = Any  # a transformers fast tokenizer; the library has no types
 
 N_SENTINELS = 32
+GROUPS, FEWEST_OF_A_GROUP = 4, 16  # of reports that are encoded together; eight groups were no faster than four
 SENTINELS = [f"<hidden{i}>" for i in range(N_SENTINELS)]
 
 
@@ -93,7 +94,27 @@ class ReportEncoder(nn.Module):
         self.heads: int = bert.config.num_attention_heads  # type: ignore[union-attr, assignment]
 
     def forward(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Token states (B, S, D) and the pooled report (B, D)."""
+        """Token states (B, S, D), of no meaning on padding, and the pooled report (B, D).
+
+        Reports of like length are encoded together, so that a short one does not pay for the longest of the batch; who is
+        in the batch, and the result, stay the same. Twice as fast as one padded batch (benchmarks/results/speed.md).
+        """
+        n_groups = min(GROUPS, len(tokens.ids) // FEWEST_OF_A_GROUP)
+        if n_groups < 2:
+            return self._encoded(tokens)
+        lengths = tokens.real.sum(-1)
+        order = lengths.argsort(stable=True)
+        sizes, n_tokens = lengths[order].tolist(), tokens.ids.shape[1]
+        found, begin = [], 0
+        for rows in order.chunk(n_groups):
+            begin += len(rows)
+            longest = sizes[begin - 1]  # tokens stand at the left
+            states, pooled = self._encoded(Tokens(tokens.ids[rows, :longest], tokens.real[rows, :longest]))
+            found.append((torch.nn.functional.pad(states, (0, 0, 0, n_tokens - longest)), pooled))
+        back = order.argsort()
+        return torch.cat([states for states, _ in found])[back], torch.cat([pooled for _, pooled in found])[back]
+
+    def _encoded(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         out = self.bert(input_ids=tokens.ids, attention_mask=tokens.real.long())
         states: Tensor = out.last_hidden_state
         if self.pooling == "pooler":
