@@ -84,7 +84,7 @@ def profile(path: Path, batch_size: int, rounds: int) -> tuple[list[dict[str, ob
         "report to tokens": hide,
         "tokeniser": lambda: method.ecg.tokenizer(chosen).square().mean(),
         "encoder": lambda: method.ecg.transformer(tokens.requires_grad_()).square().mean(),
-        "ECG decoder": lambda: method.ecg_decoder(seen, usable).square().mean(),
+        "ECG decoder": lambda: method.ecg_decoder(seen, usable, None, visible).square().mean(),
         "text encoder, two passes": lambda: (
             method.text(words)[1].square().mean() + method.text(cloze.question)[0].square().mean()
         ),
