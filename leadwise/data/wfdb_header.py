@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,6 +62,7 @@ class Header:
         return int(samples) + max(line.byte_offset for line in lines)
 
 
+@lru_cache(maxsize=4096)  # a shard's headers are wanted twice: for the files that they name, and for the samples
 def parse(raw: bytes) -> Header:
     """The header that a .hea file holds.
 

@@ -1,0 +1,306 @@
+"""Rows of the data: preparing records, and reading them at random from a cohort and from other stores."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+import wfdb
+from speed_pair import Against, Asked, Build, Case, NotGivenError, Way
+from torch.utils.data import DataLoader, Dataset
+
+from leadwise.batch import LEADS, Signal
+from leadwise.data import cohort as cohorts
+from leadwise.data import workers
+from leadwise.data.cohort import Cohort, Row, Source
+from leadwise.data.loader import Recordings
+
+MIMIC_LEADS = ("I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6")
+IN_ORDER = [MIMIC_LEADS.index(lead) for lead in LEADS]
+N_SAMPLES, RATE_HZ, STEPS_PER_MV = 5000, 500, 200
+BATCH = 64
+N_RDSAMP = 100  # records that are read by wfdb in a turn: it is slow
+SHARD_RECORDS = 250
+RAW, MV = "int16", "float32 mV"
+
+Read = Callable[[np.ndarray], np.ndarray]  # positions (B,) -> samples (B, 12, T)
+
+
+# ------------------------------------------------------------------------------------------------- what there is to read
+
+
+def samples_of(number: int) -> np.ndarray:
+    """Made-up samples (12, T) int16 at 5 uV, leads in MIMIC-IV-ECG's order: beats of bumps, wander, noise."""
+    rng = np.random.default_rng(number)
+    time = np.arange(N_SAMPLES) / RATE_HZ
+    phase = (time + rng.uniform(0, 1)) / rng.uniform(0.6, 1.1) % 1.0
+    shapes = [
+        np.exp(-(((phase - at) / wide) ** 2)) for at, wide in ((0.2, 0.03), (0.37, 0.01), (0.4, 0.008), (0.65, 0.06))
+    ]
+    heart = rng.normal([0.1, 1.0, -0.3, 0.3], 0.1, (12, 4)) @ np.stack(shapes)
+    heart += 0.1 * np.sin(2 * np.pi * rng.uniform(0.1, 0.4) * time) + rng.normal(0, 0.01, heart.shape)
+    one, two = heart[0], heart[1]
+    heart[2:6] = two - one, -(one + two) / 2, two - one / 2, one - two / 2
+    return (heart * STEPS_PER_MV).round().astype(np.int16)
+
+
+def wfdb_tree(asked: Asked) -> Path:
+    """A folder of `records` WFDB records of format 16, 12 x 5,000 samples, each with its own file, as MIMIC-IV-ECG has them."""
+    folder = asked.scratch / "wfdb"
+    if folder.is_dir():
+        return folder
+    partial_folder = folder.with_suffix(".partial")
+    partial_folder.mkdir()
+    for number in range(asked.records):
+        samples, name = samples_of(number), f"{number:07d}"
+        (partial_folder / f"{name}.dat").write_bytes(samples.T.astype("<i2").tobytes())
+        head = [f"{name} {len(samples)} {RATE_HZ} {N_SAMPLES}"]
+        for lead, row in zip(MIMIC_LEADS, samples):
+            checksum = int(row.astype(np.int64).sum()) & 0xFFFF
+            head.append(f"{name}.dat 16 {STEPS_PER_MV}.0(0)/mV 16 0 {row[0]} {checksum} 0 {lead}")
+        (partial_folder / f"{name}.hea").write_text("\n".join(head) + "\n")
+    partial_folder.rename(folder)
+    return folder
+
+
+def source_of(tree: Path) -> Source:
+    splits = itertools.cycle(("train", "train", "val", "test"))
+    rows = [
+        Row(path.stem, path.with_suffix(""), path.stem, split, report="sinus rhythm. normal ecg.")
+        for path, split in zip(sorted(tree.glob("*.hea")), splits)
+    ]
+    return Source("simulated", rows)
+
+
+def cohort_of(asked: Asked) -> Cohort:
+    """The same records as a cohort, in the order of their names."""
+    folder = asked.scratch / "cohort"
+    if not folder.is_dir():
+        cohorts.write(source_of(wfdb_tree(asked)), folder)
+    return Cohort.open(folder)
+
+
+# -------------------------------------------------------------------------------------------------------------- preparing
+
+
+def prepare(asked: Asked) -> Case:
+    """`cohort.write`, against `wfdb.rdrecord` and an `.npy` for each record."""
+    tree = wfdb_tree(asked)
+    source, closing = source_of(tree), contextlib.ExitStack()
+    paths = [row.path for row in source.rows]
+    n = len(paths)
+
+    def fresh() -> Path:
+        folder = tempfile.mkdtemp(dir=asked.scratch)  # empty, which `write` allows
+        closing.callback(shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder)
+
+    def plain() -> None:
+        folder = fresh()
+        for path in paths:
+            record = wfdb.rdrecord(str(path))
+            np.save(folder / f"{path.name}.npy", record.p_signal.T.astype(np.float32))
+
+    write = partial(cohorts.write, source, shard_records=SHARD_RECORDS)
+    ways = {"ours": Way(lambda: write(fresh()), n)}
+    pool = closing.enter_context(workers.processes(2))
+    ways["ours, 2 processes"] = Way(lambda: write(fresh(), pool=pool), n)
+    ways["rdrecord + .npy"] = Way(plain, n)
+    return Case(
+        what="record",
+        ways=ways,
+        against=[Against(name, "rdrecord + .npy", 8.0 if name == "ours" else None) for name in ways if "ours" in name],
+        gbytes={"ours": 2 * 2 * 12 * N_SAMPLES / 1e9},
+        note=lambda: (
+            f"{n} records of 12 x {N_SAMPLES} int16, WFDB format 16, one file each, read before. ours: `cohort.write`, "
+            f"shards of {SHARD_RECORDS}: samples as they were in int16, checksums of every file and record, quality of each "
+            "lead, lead order audited, index; flushed to disk. rdrecord + .npy: `wfdb.rdrecord`, millivolts as float32, one "
+            "file each, not flushed. Processes are started before"
+        ),
+        several=True,
+        closing=closing,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------- reading
+
+
+def _open_h5(path: Path) -> Any:
+    import h5py
+
+    return h5py.File(path, "r")["ecg"]
+
+
+def h5_store(asked: Asked, compression: str | None) -> Any:
+    h5py = _wanted("h5py")
+    path = asked.scratch / f"{compression or 'plain'}.h5"
+    if not path.is_file():
+        partial_path = path.with_suffix(".partial")
+        with h5py.File(partial_path, "w") as file:
+            shape = (asked.records, 12, N_SAMPLES)
+            chunks = (1, 12, N_SAMPLES) if compression else None
+            dataset = file.create_dataset("ecg", shape, "<i2", chunks=chunks, compression=compression)
+            for number, block in enumerate(_blocks(asked)):
+                dataset[number] = block
+        partial_path.rename(path)
+    return partial(_open_h5, path)
+
+
+def zarr_store(asked: Asked) -> Any:
+    zarr = _wanted("zarr")
+    path = asked.scratch / "ecg.zarr"
+    if not path.is_dir():
+        shape = (asked.records, 12, N_SAMPLES)
+        array = zarr.create_array(store=str(path), shape=shape, chunks=(1, 12, N_SAMPLES), dtype="<i2", zarr_format=3)
+        for number, block in enumerate(_blocks(asked)):
+            array[number] = block
+    return partial(zarr.open_array, store=str(path), mode="r")
+
+
+def _blocks(asked: Asked) -> Any:
+    """Each record (12, T) int16 in LEADS order."""
+    return (samples_of(number)[IN_ORDER] for number in range(asked.records))
+
+
+def _wanted(name: str) -> ModuleType:
+    """A package that only this benchmark wants.
+
+    Raises:
+        NotGivenError: it is not installed.
+    """
+    try:
+        return __import__(name)
+    except ImportError:
+        raise NotGivenError(f"it wants {name}: pip install {name}") from None
+
+
+class Store(Dataset[Any]):
+    """A store as a map-style data set that hands out whole batches; it is opened where it is first read."""
+
+    def __init__(self, open_store: Callable[[], Any], gives: str) -> None:
+        self.open_store, self.gives = open_store, gives
+        self.opened: Any = None
+
+    def __len__(self) -> int:
+        return len(self.opened)
+
+    def read(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        if self.opened is None:
+            self.opened = self.open_store()
+        if self.gives == RAW:
+            return np.stack([self.opened[int(place)] for place in positions])
+        out = np.empty((len(positions), 12, N_SAMPLES), dtype=np.float32)
+        for number, place in enumerate(positions):
+            np.multiply(self.opened[int(place)], np.float32(1 / STEPS_PER_MV), out=out[number])
+        return out
+
+    __getitems__ = read  # what a DataLoader calls with a batch's positions
+
+
+class OurStore(Store):
+    """A cohort: `Recordings.batch`, or the mapped samples as they lie there."""
+
+    def read(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        if self.opened is None:
+            self.opened = Recordings(self.open_store(), Signal())
+        if self.gives == RAW:
+            cohort = self.opened.cohort
+            return np.stack([cohort.block(int(row)) for row in self.opened.rows[np.asarray(positions)]])
+        return self.opened.batch(positions).ecg.numpy()
+
+    __getitems__ = read
+
+
+class Rdsamp(Store):
+    def read(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        paths = self.open_store()
+        blocks = [wfdb.rdsamp(paths[int(place)])[0].T[IN_ORDER] for place in positions]
+        return np.stack(blocks).astype(np.float32)
+
+    __getitems__ = read
+
+
+def stores(asked: Asked, gives: str) -> dict[str, Store]:
+    cohort_of(asked)
+    names = [str(row.path) for row in source_of(wfdb_tree(asked)).rows]
+    made: dict[str, Store] = {
+        "ours": OurStore(partial(Cohort.open, asked.scratch / "cohort"), gives),
+        "HDF5": Store(h5_store(asked, None), gives),
+        "HDF5, gzip": Store(h5_store(asked, "gzip"), gives),
+        "zarr v3": Store(zarr_store(asked), gives),
+    }
+    return made | ({"wfdb.rdsamp": Rdsamp(partial(list, names), gives)} if gives == MV else {})
+
+
+def batches(asked: Asked, n: int) -> list[np.ndarray]:
+    """Positions of the first n records of one random order, in batches."""
+    order = np.random.default_rng(0).permutation(asked.records)[:n]
+    return [order[begin : begin + BATCH] for begin in range(0, n, BATCH)]
+
+
+AIMS = {"HDF5": 1.5, "HDF5, gzip": 10.0, "zarr v3": 10.0, "wfdb.rdsamp": 100.0}
+GIVEN = {
+    RAW: "int16 samples (64, 12, 5000) as stored, copied into one array",
+    MV: "float32 mV (64, 12, 5000); ours is `Recordings.batch`, which also checks for missing samples and hands out "
+    "`observed`, names and reports; the others scale by one known factor",
+}
+
+
+def reads(asked: Asked, gives: str, worker: bool) -> Case:
+    """Random batches of 64 from each store."""
+
+    def pass_over(store: Store, order: list[np.ndarray]) -> Callable[[], object]:
+        if not worker:
+            return lambda: deque(map(store.read, order), maxlen=0)
+        loader = DataLoader(
+            store, batch_sampler=order, num_workers=1, persistent_workers=True, collate_fn=torch.from_numpy
+        )
+        return lambda: deque(loader, maxlen=0)
+
+    found = stores(asked, gives)
+    ways = {}
+    for name, store in found.items():
+        n = min(N_RDSAMP, asked.records) if isinstance(store, Rdsamp) else asked.records
+        ways[name] = Way(pass_over(store, batches(asked, n)), n)
+
+    def note() -> str:
+        first = batches(asked, 16)[0]
+        ours = found["ours"].read(first)
+        for name, store in found.items():
+            if not np.allclose(store.read(first), ours, rtol=0, atol=1e-6):
+                raise RuntimeError(f"{name} gives other samples than the cohort")
+            if worker:
+                store.opened = None  # a worker opens its own
+        how = "a DataLoader with one worker that is running already" if worker else "in process"
+        return (
+            f"{asked.records} records in one random order, {how}; all in the page cache. Given: {GIVEN[gives]}. HDF5: one data "
+            "set, contiguous, or a gzip chunk a record; zarr: a chunk a record, its default codec. Checked: the same samples"
+        )
+
+    return Case(
+        what="record",
+        ways=ways,
+        against=[Against("ours", name, None if worker else AIMS[name]) for name in ways if name != "ours"],
+        gbytes={"ours": (2 + (2 if gives == RAW else 5)) * 12 * N_SAMPLES / 1e9},
+        note=note,
+        several=worker,
+    )
+
+
+ROWS: dict[str, Build] = {
+    "prepare": prepare,
+    "reads": partial(reads, gives=MV, worker=False),
+    "reads-int16": partial(reads, gives=RAW, worker=False),
+    "reads-worker": partial(reads, gives=MV, worker=True),
+    "reads-worker-int16": partial(reads, gives=RAW, worker=True),
+}
