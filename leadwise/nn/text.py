@@ -23,7 +23,7 @@ from leadwise.nn.transformer import CausalBlock
 Tokenizer = Any  # a transformers fast tokenizer; the library has no types
 
 N_SENTINELS = 32
-GROUPS, FEWEST_OF_A_GROUP = 4, 16  # of reports that are encoded together; eight groups were no faster than four
+GROUPS, FEWEST_OF_A_GROUP = 8, 16  # of reports that are encoded together; of 64, eight groups were no faster than four
 SENTINELS = [f"<hidden{i}>" for i in range(N_SENTINELS)]
 
 
