@@ -6,7 +6,7 @@
 
 Both sides of a ratio take turns in one process, and the ratio is the median over the rounds; peak memory is that of a first
 call in a fresh process, above what it held when everything was set up. Where an aim could be missed, the floor stands beside
-it: multiply-adds over the rate of plain matrix products, bytes over the rate of a copy, both measured in the same run.
+it: multiply-adds over the rate of plain matrix products, bytes over the rate of memory, both measured in the same run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import speed_options
 import speed_training
 import torch
 from machine import describe, matmul_peak, table, write
-from speed_pair import Against, Asked, Build, Case, NotGivenError, copy_rate, interleave, peak_elsewhere, quiet, ratio
+from speed_pair import Against, Asked, Build, Case, NotGivenError, interleave, peak_elsewhere, quiet, ratio, stream_rate
 
 ROWS: dict[str, Build] = {**speed_training.ROWS, **speed_data.ROWS, **speed_evaluation.ROWS}
 MORE: dict[str, Build] = {**speed_more.ROWS, **speed_options.ROWS}
@@ -84,7 +84,7 @@ def _floor(case: Case, way: str, rates: dict[str, float]) -> float | None:
     if way in case.gflop:
         found.append(case.gflop[way]() / rates[case.dtype.get(way, "float32")])
     if way in case.gbytes:
-        found.append(case.gbytes[way] / rates["copy"])
+        found.append(case.gbytes[way] / rates["memory"])
     return max(found) if found else None
 
 
@@ -118,7 +118,7 @@ def measure(rows: dict[str, Build], asked: Asked, rates: dict[str, float]) -> tu
 
 def page(asked: Asked, only: list[str]) -> str:
     began = time.perf_counter()
-    rates = {"float32": matmul_peak(), "bfloat16": matmul_peak(dtype=torch.bfloat16), "copy": copy_rate()}
+    rates = {"float32": matmul_peak(), "bfloat16": matmul_peak(dtype=torch.bfloat16), "memory": stream_rate()}
     parts = []
     for title, every in (("", ROWS), ("## Looking for more", MORE)):
         chosen = {name: build for name, build in every.items() if not only or name in only}
@@ -131,12 +131,12 @@ def page(asked: Asked, only: list[str]) -> str:
 
 Command: `python {" ".join(sys.argv)}`. {describe()}; {(time.perf_counter() - began) / 60:.1f} minutes.
 In the same run plain matrix products reached {rates["float32"]:.0f} GFLOP/s in float32 and {rates["bfloat16"]:.0f} in
-bfloat16, a copy of 256 MiB {rates["copy"]:.0f} GB/s (read and written).
+bfloat16; copying or scaling 256 MiB read and wrote {rates["memory"]:.0f} GB/s, both counted.
 
 Ways take turns in one process; a ratio is the median over {asked.rounds} rounds (a row ends after two of them once it has
 taken {asked.seconds:.0f} s) of its time over ours, with the least and the most. Peak memory: the first call of one way in a
 fresh process, above what was held after set-up (weights, inputs), without pages of mapped files; where a way starts
-processes, the sum over all. Floor: multiply-adds over the measured matrix-product rate, or bytes over the copy rate,
+processes, the sum over all. Floor: multiply-adds over the measured matrix-product rate, or bytes over the memory rate,
 whichever is longer, and the ratio that would be reached there.
 
 {body}

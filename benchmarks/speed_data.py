@@ -201,7 +201,8 @@ class Store(Dataset[Any]):
             return np.stack([self.opened[int(place)] for place in positions])
         out = np.empty((len(positions), 12, N_SAMPLES), dtype=np.float32)
         for number, place in enumerate(positions):
-            np.multiply(self.opened[int(place)], np.float32(1 / STEPS_PER_MV), out=out[number])
+            out[number] = self.opened[int(place)]
+            out[number] /= STEPS_PER_MV  # in two steps, twice as fast as numpy's casting product
         return out
 
     __getitems__ = read  # what a DataLoader calls with a batch's positions

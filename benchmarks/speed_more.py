@@ -56,7 +56,7 @@ def _each(table: dict[str, Callable[[], float]], form: str) -> str:
 
 def fewer_tokens(asked: Asked) -> Case:
     """The encoder over every second and every fourth patch, against all 1,200."""
-    n = asked.batch or 8
+    n = asked.batch or 4
     branch = ecg_branch(asked, n)
     patches, usable, _ = branch.draw()
     n_leads, n_patches = usable.shape[1:]
@@ -68,7 +68,7 @@ def fewer_tokens(asked: Asked) -> Case:
 
     ways, dtype = {}, {}
     for every in (1, 2, 4):
-        for precision in ("float32", "bfloat16"):
+        for precision in ("float32", "bfloat16")[: 1 if every == 2 else 2]:
             name = f"{n_leads * n_patches // every} tokens, {precision}"
             ways[name], dtype[name] = Way(partial(encode, every, precision), n), precision
     whole = "1200 tokens, float32"
@@ -171,6 +171,6 @@ ROWS: dict[str, Build] = {
     "fewer-tokens": fewer_tokens,
     "reports-64": partial(grouped_reports, n=64, base=False),
     "reports-256": partial(grouped_reports, n=256, base=False),
-    "reports-64-base": partial(grouped_reports, n=64, base=True),
+    "reports-32-base": partial(grouped_reports, n=32, base=True),
     "cached-layers": cached_layers,
 }

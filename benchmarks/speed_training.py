@@ -99,11 +99,9 @@ def step_plain(asked: Asked) -> Case:
         ways={
             "ours": Way(ours, n),
             "plain": Way(partial(written, plain), n),
-            "all tokens, fused": Way(plain, n),
         },
         against=[
             Against("ours", "plain", 5.0),
-            Against("ours", "all tokens, fused"),
         ],
         gflop={"ours": partial(gigaflop, partial(learn, one.method, one.loss))},
         note=note,
