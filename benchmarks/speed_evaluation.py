@@ -118,11 +118,9 @@ def linear_probe(asked: Asked) -> Case:
     everything = Recordings(cohort, run.config.signal, rows)
     train = Recordings(cohort, run.config.signal, rows[task.rows("train")], task=task_name)
 
-
     def ours() -> float:
         return probe(embed(run, everything), task, 1.0).score.macro
 
-    held_out = Recordings(cohort, run.config.signal, rows[np.sort(np.r_[task.rows("val"), task.rows("test")])])
     head = nn.Linear(embed(run, Recordings(cohort, run.config.signal, rows[:1])).shape[1], len(task.classes))
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3)
 
@@ -139,8 +137,9 @@ def linear_probe(asked: Asked) -> Case:
 
     def epoch() -> None:
         learn_once()
-        with torch.no_grad():
-            head(torch.from_numpy(embed(run, held_out)))
+        with frozen(run.method):
+            for batch in watched.batches(PROBE_EVAL_BATCH):
+                head(run.method.embed_ecg(batch))
 
     config = run.config.method
     return Case(
@@ -158,8 +157,8 @@ def linear_probe(asked: Asked) -> Case:
             f"task {task_name} of {cohort.name}, {len(rows)} recordings, {len(train)} of them to learn from; network {run.name}, "
             f"{config['width']} wide, {config['depth']} deep, frozen. ours: train, validation and test extracted once (no "
             "cache), every strength fitted, validation and test scored with intervals. As MERL: one epoch times "
-            f"{EPOCHS}, each through the network, batch {PROBE_BATCH}, and validation and test after it, as its code does; "
-            "scores not counted"
+            f"{EPOCHS}, training recordings through the network in batches of {PROBE_BATCH}, then validation and test in batches "
+            f"of {PROBE_EVAL_BATCH}; scores not counted"
         ),
     )
 
