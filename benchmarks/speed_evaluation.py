@@ -117,6 +117,8 @@ def linear_probe(asked: Asked) -> Case:
     )
     everything = Recordings(cohort, run.config.signal, rows)
     train = Recordings(cohort, run.config.signal, rows[task.rows("train")], task=task_name)
+    held_out = np.concatenate([task.rows("val"), task.rows("test")])
+    watched = Recordings(cohort, run.config.signal, rows[held_out])
 
     def ours() -> float:
         return probe(embed(run, everything), task, 1.0).score.macro
