@@ -1,0 +1,197 @@
+"""Verbs that make and look at recordings: simulate, prepare and plot."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from leadwise.batch import LEADS
+from leadwise.cli.shown import Json, bar, console, out, print_table, progress_bars, write_json
+
+if TYPE_CHECKING:
+    from leadwise.data.cohort import Pool, Source
+
+
+def simulate(
+    folder: Annotated[Path, typer.Option("-o", "--out", help="New folder for WFDB files and records.csv.")],
+    records: Annotated[int, typer.Option(help="How many ECGs.")] = 1500,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
+) -> None:
+    """Write simulated 12-lead ECGs with reports and labels: WFDB files and a table, as a hospital might hand them over."""
+    from leadwise.data.sources import simulated
+
+    with progress_bars() as progress:
+        simulated.simulate(folder, records, seed, bar(progress, "simulate"))
+    out.print(
+        f"{records} ECGs in {folder}; next: leadwise prepare simulated {folder} -o cohorts/simulated", soft_wrap=True
+    )
+
+
+def prepare(
+    source: Annotated[
+        str | None, typer.Argument(help="folder (your own CSV of ECGs), ptbxl, mimic_iv_ecg or simulated.")
+    ] = None,
+    path: Annotated[Path | None, typer.Argument(help="Folder of the data set, or your CSV.")] = None,
+    target: Annotated[Path | None, typer.Option("-o", "--out", help="Cohort folder to write.")] = None,
+    reports: Annotated[
+        Path | None, typer.Option(help="ptbxl: CSV with ecg_id and text in place of its own reports.")
+    ] = None,
+    leads: Annotated[str | None, typer.Option(help="folder: lead names of .npy/.csv columns, such as I,II,V1.")] = None,
+    rate_hz: Annotated[float | None, typer.Option(help="folder: rate of .npy/.csv files; ptbxl: 100 or 500.")] = None,
+    units: Annotated[str | None, typer.Option(help="folder: unit where files state none: mV, uV or V.")] = None,
+    min_words: Annotated[
+        int | None,
+        typer.Option(min=0, help="Leave out recordings whose report has fewer words [mimic_iv_ecg: 4, else 0]."),
+    ] = None,
+    allow_missing: Annotated[bool, typer.Option(help="Leave out recordings whose file is not there.")] = False,
+    allow_unreadable: Annotated[bool, typer.Option(help="Leave out recordings that cannot be read.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace a cohort that is there already.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that pack; 1 = this one.")] = 1,
+    dask: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler whose workers pack, such as tcp://head:8786.")
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Pack only the i-th of n shares, as i/n: for a job array. The same call without makes the cohort."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on where a killed run stopped. Finished shards are kept without it too."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Pack a sample, print time and size for all, keep nothing.")
+    ] = False,
+    verify: Annotated[Path | None, typer.Option(help="Check every checksum of this cohort instead.")] = None,
+    json_file: Json = None,
+) -> None:
+    """Pack a data set into a cohort: leads by name, millivolts, quality and labels in one table, samples beside it."""
+    from leadwise.data import cohort as cohorts
+    from leadwise.data.estimate import estimate
+
+    if verify is not None:
+        cohort = cohorts.Cohort.open(verify, verify=True)
+        out.print(f"{verify}: {len(cohort)} recordings, every size and checksum holds", soft_wrap=True)
+        told = {"command": "prepare", "cohort": str(verify), "verified": True, "recordings": len(cohort)}
+        write_json(json_file, told)
+        return
+    if source is None or path is None or target is None:
+        raise typer.BadParameter(
+            "say SOURCE, PATH and -o OUT, such as: leadwise prepare folder manifest.csv -o cohorts/mine"
+        )
+    rows = _source(source, path, reports, leads, rate_hz, units)
+    told = {"command": "prepare", "cohort": str(target), "source": source}
+    if dry_run:
+        sizes = (800_035,) if source == "mimic_iv_ecg" else ()  # the whole of release 1.0, seen from a part of it
+        table = estimate(rows, target, min_words).table(workers, sizes)
+        print_table(table, f"what preparing {target} will take")
+        write_json(json_file, {**told, "dry_run": True, "estimate": {row["what"]: row["value"] for row in table}})
+        return
+    if resume and not target.with_name(target.name + ".partial").is_dir():
+        console.print(f"nothing to resume at {target}; it begins anew", soft_wrap=True)
+    with progress_bars(rate=True) as progress, _pool(workers, dask) as pool:
+        heard = bar(progress, f"prepare {target.name}")
+        if shard is not None:
+            n_shards = cohorts.write_share(
+                rows,
+                target,
+                _share(shard),
+                min_report_words=min_words,
+                allow_missing=allow_missing,
+                pool=pool,
+                progress=heard,
+            )
+        else:
+            ledger = cohorts.write(
+                rows,
+                target,
+                min_report_words=min_words,
+                allow_missing=allow_missing,
+                allow_unreadable=allow_unreadable,
+                overwrite=overwrite,
+                pool=pool,
+                progress=heard,
+            )
+    if shard is not None:
+        write_json(json_file, {**told, "share": shard, "shards": n_shards})
+        out.print(
+            f"{n_shards} shards of {shard} are packed; when all shares are, run it without --shard", soft_wrap=True
+        )
+        return
+    counts = vars(ledger)
+    print_table([{"what": name.replace("_", " "), "count": n} for name, n in counts.items()], f"ledger of {target}")
+    write_json(json_file, {**told, "ledger": counts})
+
+
+def _pool(workers: int, address: str | None) -> AbstractContextManager[Pool | None]:
+    """Who packs: a cluster, processes, or nobody else."""
+    if address is None and workers == 1:
+        return nullcontext()
+    from leadwise.data import workers as pools
+
+    if address is not None and workers > 1:
+        raise typer.BadParameter("say --workers or --dask, not both: a cluster has its own workers")
+    return pools.dask(address) if address is not None else pools.processes(workers)
+
+
+def _share(text: str) -> tuple[int, int]:
+    """'3/8' as (3, 8)."""
+    which, slash, n = text.partition("/")
+    if not slash or not which.isdecimal() or not n.isdecimal():
+        raise typer.BadParameter(f"--shard {text}: say i/n, such as 3/8")
+    return int(which), int(n)
+
+
+def _source(
+    name: str, path: Path, reports: Path | None, leads: str | None, rate_hz: float | None, units: str | None
+) -> Source:
+    """The rows of a data set by the name of its file in data/sources."""
+    from leadwise.data.sources import folder, mimic_iv_ecg, ptbxl, simulated
+
+    takes = {
+        "ptbxl": ("reports", "rate-hz"),
+        "mimic_iv_ecg": (),
+        "simulated": (),
+        "folder": ("leads", "rate-hz", "units"),
+    }
+    given = {"reports": reports, "leads": leads, "rate-hz": rate_hz, "units": units}
+    idle = [option for option, value in given.items() if value is not None and option not in takes.get(name, given)]
+    if idle:
+        raise typer.BadParameter(f"source '{name}' does not take --{', --'.join(idle)}")
+    if name == "ptbxl":
+        return ptbxl.read_source(path, reports=reports, rate_hz=rate_hz)
+    if name == "simulated":
+        return simulated.read_source(path)
+    if name == "mimic_iv_ecg":
+        return mimic_iv_ecg.read_source(path)
+    if name == "folder":
+        names = tuple(lead.strip() for lead in leads.split(",")) if leads else None
+        return folder.read_source(path, leads=names, rate_hz=rate_hz, units=units)
+    raise typer.BadParameter(f"no source '{name}'; choose folder (your own ECGs), ptbxl, mimic_iv_ecg or simulated")
+
+
+def plot(
+    file: Annotated[Path, typer.Argument(help="A WFDB record (.hea, or its name without ending), .npy or .csv.")],
+    target: Annotated[
+        Path | None, typer.Option("-o", "--out", help=".png or .svg; default: FILE's name + .png.")
+    ] = None,
+    leads: Annotated[str | None, typer.Option(help="Lead names of an .npy/.csv file, such as I,II,V1.")] = None,
+    rate_hz: Annotated[float | None, typer.Option(help="Rate of an .npy/.csv file.")] = None,
+    units: Annotated[str | None, typer.Option(help="Unit where the file states none: mV, uV or V.")] = None,
+) -> None:
+    """Draw an ECG on paper grid (25 mm/s, 10 mm/mV), with what was missing or repaired."""
+    from leadwise.data import record
+    from leadwise.pictures import paper
+
+    names = tuple(lead.strip() for lead in leads.split(",")) if leads else None
+    recording = record.twelve(record.read(file, leads=names, rate_hz=rate_hz, units=units))
+    ecg, observed = record.repaired(recording)
+    notes = record.remarks(recording)
+    target = target or Path(f"{file.stem}.png")
+    figure = paper.draw(ecg, recording.rate_hz, LEADS, title=recording.name, notes=notes, observed=observed)
+    paper.save(figure, target)
+    out.print(f"drawn to {target}", soft_wrap=True)

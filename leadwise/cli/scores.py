@@ -1,0 +1,97 @@
+"""Verbs that judge a trained run: embed, probe and zeroshot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from leadwise.cli.shown import (
+    CohortFolder,
+    Json,
+    RunFolder,
+    TaskName,
+    bars,
+    out,
+    print_table,
+    progress_bars,
+    write_json,
+)
+
+
+def embed(
+    run: RunFolder,
+    cohort: CohortFolder,
+    target: Annotated[Path, typer.Option("-o", "--out", help=".npz file: embedding (N, D), record, patient, split.")],
+    part: Annotated[str, typer.Option(help="backbone, shared, specific or both.")] = "backbone",
+    split: Annotated[str | None, typer.Option(help="Only train, val or test.")] = None,
+    json_file: Json = None,
+) -> None:
+    """Write an embedding for every recording of a cohort."""
+    from leadwise import run as runs
+    from leadwise.data.cohort import Cohort
+    from leadwise.evaluate import embed as embedding
+
+    loaded, opened = runs.load(run), Cohort.open(cohort)
+    rows = opened.rows(split=split)
+    with progress_bars() as progress:
+        features = embedding.embed_cohort(loaded, opened, part, rows, bars(progress))
+    embedding.write_npz(target, features, opened, rows)
+    told = {"command": "embed", "cohort": str(cohort), "run": str(run), "part": part, "file": str(target)}
+    write_json(json_file, {**told, "recordings": features.shape[0], "width": features.shape[1]})
+    out.print(f"{features.shape[0]} embeddings of {features.shape[1]} numbers in {target}", soft_wrap=True)
+
+
+def probe(
+    run: RunFolder,
+    cohort: CohortFolder,
+    task: TaskName,
+    part: Annotated[str, typer.Option(help="Feature: backbone, shared, specific or both.")] = "backbone",
+    fractions: Annotated[str, typer.Option(help="Shares of the training labels.")] = "0.01,0.1,1",
+    per_class: Annotated[bool, typer.Option("--per-class", help="Print each class too.")] = False,
+    json_file: Json = None,
+) -> None:
+    """Linear probe: how well frozen features classify, beside the untrained encoder and hand-crafted features."""
+    from leadwise import run as runs
+    from leadwise.data.cohort import Cohort
+    from leadwise.evaluate import probe as probing
+
+    try:
+        shares = tuple(float(share) for share in fractions.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"--fractions {fractions}: say numbers within (0, 1], such as 0.01,0.1,1") from None
+    with progress_bars() as progress:
+        report = probing.run_probe(
+            runs.load(run), Cohort.open(cohort), task, fractions=shares, part=part, progress=bars(progress)
+        )
+    print_table(report.rows(), f"probe of {report.run} on {report.cohort}, task {task}: macro AUROC on test")
+    if per_class:
+        print_table(report.class_rows(), "AUROC per class")
+    write_json(json_file, report.to_json())
+
+
+def zeroshot(
+    run: RunFolder,
+    cohort: CohortFolder,
+    task: TaskName,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Your own prompt file (TOML); default: ours for this task.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Recordings to score.")] = "test",
+    per_class: Annotated[bool, typer.Option("--per-class", help="Print each class too.")] = False,
+    json_file: Json = None,
+) -> None:
+    """Classify by prompts alone, no label seen, beside the untrained encoder and a shuffled control."""
+    from leadwise import run as runs
+    from leadwise.data.cohort import Cohort
+    from leadwise.evaluate import zeroshot as zero
+
+    with progress_bars() as progress:
+        report = zero.run_zeroshot(
+            runs.load(run), Cohort.open(cohort), task, prompts_path=prompts, split=split, progress=bars(progress)
+        )
+    print_table(report.rows(), f"zero-shot of {report.run} on {report.cohort}, task {task}: macro AUROC on {split}")
+    if per_class:
+        print_table(report.class_rows(), "AUROC per class")
+    write_json(json_file, report.to_json())
