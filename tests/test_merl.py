@@ -269,6 +269,19 @@ def test_settings_out_of_range_are_refused(changes: dict, message: str) -> None:
         merl.Config(**changes)
 
 
+@pytest.mark.parametrize("name", ENCODERS)
+def test_in_bfloat16_the_terms_are_near_those_in_float32(name: str) -> None:
+    method = build(name, view_dropout=0.0)
+    exact = method(make_batch())
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = method(make_batch())
+    sum(rough.values()).backward()
+    assert [n for n, p in method.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+    for term, value in exact.items():
+        assert rough[term].dtype == torch.float32
+        assert float(rough[term].detach()) == pytest.approx(float(value.detach()), rel=0.1)
+
+
 def test_one_lead_of_another_rate_builds_too() -> None:
     signal = Signal(leads=("II",), rate_hz=250, duration_s=4.0)
     method = build("merl", signal=signal)
