@@ -86,7 +86,12 @@ def test_labels_are_found_by_name_whatever_the_likelihood(tmp_path: Path) -> Non
 def test_min_likelihood_is_an_option(tmp_path: Path) -> None:
     strict = read_source(tree(tmp_path, LINES, ()), min_likelihood=50)
     assert strict.rows[1].labels["super"] == {"NORM": 0, "MI": 0, "STTC": 1, "CD": 0, "HYP": 0}
-    assert "rhythm" not in strict.rows[1].labels
+    assert strict.rows[1].labels["rhythm"]["AFIB"] == 1  # its likelihood 0 means that nobody stated one
+    assert "super" not in read_source(tmp_path, min_likelihood=60).rows[1].labels
+    assert strict.settings == {"min_likelihood": 50}
+    for wrong in (-1, 101, float("nan")):
+        with pytest.raises(CohortError, match=f"min_likelihood is {wrong}; it takes 0 to 100"):
+            read_source(tmp_path, min_likelihood=wrong)
 
 
 @pytest.mark.parametrize(("rates", "suffix"), [((), "_lr"), ((100,), "_lr"), ((500,), "_hr"), ((100, 500), "_hr")])

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _ORIGINS = ("recorded", "derived", "missing")
 
 
-def write(partial: Path, source: Source, shards: list[Shard], settings: dict[str, int]) -> Ledger:
+def write(partial: Path, source: Source, shards: list[Shard], settings: dict[str, float]) -> Ledger:
     """The ledger, once index.parquet, dropped.csv and cohort.json stand in `partial`; one shard's rows in memory at a time.
 
     Raises:
@@ -139,7 +139,7 @@ def _dropped_csv(dropped: list[Dropped]) -> str:
 
 
 def _description(
-    partial: Path, source: Source, shards: list[Shard], settings: dict[str, int], ledger: Ledger
+    partial: Path, source: Source, shards: list[Shard], settings: dict[str, float], ledger: Ledger
 ) -> dict[str, Any]:
     path = partial / "index.parquet"
     return {

@@ -60,7 +60,7 @@ def write(
     try:
         shards = _packed(works, range(len(works)), pool, progress)
         _refuse_dropped(source, shards, partial.folder, allow_missing, allow_unreadable)
-        settings = {"shard_records": shard_records, "min_report_words": works.min_report_words}
+        settings = source.settings | {"shard_records": shard_records, "min_report_words": works.min_report_words}
         ledger = index.write(partial.folder, source, shards, settings)
     except OSError as error:
         raise _told(error, partial.folder) from error
