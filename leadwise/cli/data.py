@@ -54,6 +54,9 @@ def prepare(
     ] = None,
     allow_missing: Annotated[bool, typer.Option(help="Leave out recordings whose file is not there.")] = False,
     allow_unreadable: Annotated[bool, typer.Option(help="Leave out recordings that cannot be read.")] = False,
+    allow_copies: Annotated[
+        bool, typer.Option(help="Leave out recordings that have the same samples as another patient's.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace a cohort that is there already.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes that pack; 1 = this one.")] = 1,
     dask: Annotated[
@@ -120,6 +123,7 @@ def prepare(
                 min_report_words=min_words,
                 allow_missing=allow_missing,
                 allow_unreadable=allow_unreadable,
+                allow_copies=allow_copies,
                 overwrite=overwrite,
                 pool=pool,
                 progress=heard,

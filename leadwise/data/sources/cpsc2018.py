@@ -61,6 +61,7 @@ def _by_reference(folder: Path, reference: Path) -> list[Row]:
         log.warning(
             "%s lists not %d of the recordings, which are left out: %s", reference, len(unlisted), listed(unlisted)
         )
+    log.info("%s: age and sex are read from %d files", folder, len(found))
     return [
         _original(name, found.get(name, reference.parent / f"{name}.mat"), classes) for name, classes in labels.items()
     ]
