@@ -135,6 +135,7 @@ def test_classes_of_one_part_alone_are_named(tmp_path: Path, caplog: pytest.LogC
     with caplog.at_level(logging.WARNING):
         source = read_source(tmp_path)
     assert "only one of its two parts has AFIB (12 in Chapman-Shaoxing): a score" in caplog.text
+    assert "task csn_merged takes fibrillation and flutter as one" in caplog.text
     assert [row.extra["part"] for row in source.rows[11:14]] == ["Chapman-Shaoxing", "Chapman-Shaoxing", "Ningbo"]
     caplog.clear()
     for path in tmp_path.rglob("JS106[45]*.hea"):

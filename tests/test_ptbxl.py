@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import wfdb
+from typer.testing import CliRunner
 
 from leadwise.batch import LEADS
+from leadwise.cli import app
 from leadwise.data.cohort import Cohort, CohortError, write
 from leadwise.data.labels import PTBXL
 from leadwise.data.sources.ptbxl import read_source
@@ -169,6 +171,16 @@ def test_a_tree_becomes_a_cohort_with_the_files_own_samples(tmp_path: Path) -> N
         np.testing.assert_array_equal(signal, expected.astype(np.float32))
     np.testing.assert_array_equal(cohort.rows(task="super"), [0, 1])
     np.testing.assert_array_equal(cohort.labels("super", np.array([1, 0])), [[0, 0, 1, 1, 0], [1, 0, 0, 0, 0]])
+
+
+def test_prepare_takes_min_likelihood_and_writes_it_down(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    words = ["prepare", "ptbxl", str(tree(tmp_path / "raw", LINES)), "-o", str(tmp_path / "cohort")]
+    done = CliRunner().invoke(app, [*words, "--min-likelihood", "50"])
+    assert done.exit_code == 0, done.output
+    cohort = Cohort.open(tmp_path / "cohort")
+    np.testing.assert_array_equal(cohort.labels("super", np.array([1])), [[0, 0, 1, 0, 0]])
+    assert json.loads((tmp_path / "cohort" / "cohort.json").read_text())["settings"]["min_likelihood"] == 50
 
 
 @pytest.mark.real

@@ -113,15 +113,15 @@ def _warn_of_one_part(rows: Sequence[Row]) -> None:
         counts[str(row.extra["part"])].update(str(row.extra["acronyms"] or "").split(","))
     if len(n_rows) < 2:
         return
-    alone = [
-        f"{acronym} ({n} in {part})"
+    alone = {
+        acronym: f"{acronym} ({n} in {part})"
         for part, other in ((CHAPMAN, NINGBO), (NINGBO, CHAPMAN))
         for acronym, n in counts[part].items()
         if acronym and n >= _LEAST_POSITIVES and not counts[other][acronym]
-    ]
+    }
     if alone:
         log.warning(
-            "csn: only one of its two parts has %s: a score for them may tell the hospital, not the heart; task csn_merged "
-            "takes fibrillation and flutter as one",
-            listed(sorted(alone), most=60),
+            "csn: only one of its two parts has %s: a score for them may tell the hospital, not the heart%s",
+            listed(sorted(alone.values()), most=60),
+            "; task csn_merged takes fibrillation and flutter as one" if CSN_MERGES.keys() & set(alone) else "",
         )
