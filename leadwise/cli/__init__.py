@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 from rich.logging import RichHandler
 
-from leadwise.cli import data, scores, training
+from leadwise.cli import data, prompts, scores, training
 from leadwise.cli.shown import console, rank
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ VERBS = (
 )
 for verb in VERBS:
     app.command()(verb)
+app.add_typer(prompts.app, name="prompts")
 
 
 def main() -> None:

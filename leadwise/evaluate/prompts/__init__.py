@@ -123,7 +123,9 @@ def load(path: Path) -> Prompts:
         PromptError: not there, not TOML, or not of the form above.
     """
     table, raw = _read(path)
-    _only(table, {"source": str, "task": str, "classes": dict}, f"{path}", {"made": dict, "extends": str, "without": list})
+    _only(
+        table, {"source": str, "task": str, "classes": dict}, f"{path}", {"made": dict, "extends": str, "without": list}
+    )
     names = {code: _name(entry, f"{path}: [classes.{code}]") for code, entry in table["classes"].items()}
     lists = {code: _lists(entry, f"{path}: [classes.{code}]") for code, entry in table["classes"].items()}
     digest = hashlib.sha256(raw)
@@ -140,7 +142,9 @@ def load(path: Path) -> Prompts:
         lacking = [code for code in names if which not in lists[code]]
         if len(lacking) < len(names):
             if lacking:
-                raise PromptError(f"{path}: no '{_LISTS[which]}' for {', '.join(lacking)}, though other classes have it")
+                raise PromptError(
+                    f"{path}: no '{_LISTS[which]}' for {', '.join(lacking)}, though other classes have it"
+                )
             texts[which] = {code: lists[code][which] for code in names}
     return Prompts(path, table["source"], table["task"], names, texts, digest.hexdigest(), _made(path, table))
 
@@ -183,6 +187,8 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
 def _inherited(path: Path, table: dict[str, Any]) -> tuple[Prompts, dict[str, dict[str, tuple[str, ...]]]]:
     """The file that this one extends, and the lists of its classes, but those it leaves out or writes anew."""
     stem, without = table["extends"], table.get("without", [])
+    if not re.fullmatch(r"[\w-]+", stem):
+        raise PromptError(f"{path}: 'extends' must be the name of a file beside it, without .toml, not {stem!r}")
     beside = path.with_name(f"{stem}.toml")
     if "extends" in _read(beside)[0]:
         raise PromptError(f"{path}: it extends {beside.name}, which extends another one; name the first one")
@@ -197,7 +203,7 @@ def _inherited(path: Path, table: dict[str, Any]) -> tuple[Prompts, dict[str, di
 def _name(entry: Any, where: str) -> str:
     if not isinstance(entry, dict):
         raise PromptError(f"{where} must be a table with name and prompts")
-    _only(entry, {"name": str}, where, {key: list for key in _LISTS.values()})
+    _only(entry, {"name": str}, where, dict.fromkeys(_LISTS.values(), list))
     if not re.search(r"\w", entry["name"]):
         raise PromptError(f"{where}: 'name' is empty")
     return str(entry["name"])
