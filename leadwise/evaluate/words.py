@@ -28,7 +28,7 @@ def embed_texts(run: Run, texts: Sequence[str], progress: Callable[[int, int], N
         WordlessError: the run has no text encoder.
     """
     if not hasattr(run.method, "embed_text"):
-        raise WordlessError(f"run {run.name} learnt from ECGs alone (no embed_text), so it has no words to classify by")
+        raise WordlessError(f"run {run.name} learnt from ECGs alone (no embed_text), so it reads no words")
     cleaned = [reports.clean(text) for text in texts]
     made: list[NDArray[np.float32]] = []
     with frozen(run.method), as_trained(run):
