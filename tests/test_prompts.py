@@ -1,4 +1,6 @@
+import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -6,6 +8,7 @@ from leadwise.data import labels, reports
 from leadwise.evaluate import prompts
 from leadwise.evaluate.prompts import PromptError
 
+FACTS = Path(__file__).resolve().parents[1].parent / "shared" / "reference" / "protocol_facts.json"
 CPSC2018 = "NORM AFIB 1AVB CLBBB CRBBB PAC VPC STD STE"
 CSN = (
     "AQW UW SR WPW 2AVB AT VB ARS STTC SA STE VPB TWO STTU ALS APB 2AVB1 PRIE CCR CR AF AVB QTIE LBBB VEB SVT RBBB 1AVB "
@@ -31,6 +34,17 @@ def test_all_106_class_slots_have_all_three_sets():
             assert [entry.name for entry in loaded.of(classes, which)] == [loaded.names[code] for code in classes]
         n += len(classes)
     assert n == 106
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not FACTS.is_file(), reason="the tables' facts do not lie beside the checkout")
+def test_the_slots_are_those_of_the_published_tables():
+    facts = json.loads(FACTS.read_text())["tasks"]
+    published = {
+        ((key, key) if "_" not in key else tuple(key.split("_"))): set(told["label_order"]["test"])
+        for key, told in facts.items()
+    }
+    assert published == {slot: set(classes) for slot, classes in SLOTS.items()}
 
 
 def test_a_file_for_every_task_says_what_it_is(shipped):

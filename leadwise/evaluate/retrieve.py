@@ -155,10 +155,7 @@ def run_retrieval(run: Run, cohort: Cohort, split: str = "test", progress: Progr
     twin = run.untrained()
     sides = {}
     for name, one in (("trained", run), ("untrained", twin)):
-        told = named(progress, f"read, {name}")
-        of_texts = embed_texts(
-            one, texts, None if told is None else lambda done, total, told=told: told("", done, total)
-        )
+        of_texts = embed_texts(one, texts, named(progress, f"read, {name}"))
         sides[name] = embed_cohort(one, cohort, "shared", rows, named(progress, f"embed, {name}"), cache), of_texts
     return RetrievalReport(
         cohort=cohort.name,
@@ -183,16 +180,17 @@ def directions(
         report_of: (N,) which report each ECG has; every report has one ECG or more.
         patients: N names.
     """
-    n = np.arange(len(report_of))
+    n = np.arange(len(report_of), dtype=np.int64)
     of_patient = np.unique(patients, return_inverse=True)[1]
     shuffles = []
     if 2 * int(np.bincount(of_patient).max()) <= len(n):
         rng = np.random.default_rng(0)
         shuffles = [report_of[strangers(of_patient, rng)] for _ in range(N_SHUFFLES)]
-    weights = resample_patients(patients, N_REPLICATES, seed=0)  # (R, N)
     counts = np.bincount(report_of)
-    by_record = weights.astype(np.float64)
-    by_report = np.stack([np.bincount(report_of, row / counts[report_of], len(counts)) for row in by_record])  # (R, U)
+    by_record: Floats = resample_patients(patients, N_REPLICATES, seed=0).astype(np.float64)  # (R, N)
+    by_report: Floats = np.stack(  # (R, U)
+        [np.bincount(report_of, row / counts[report_of], len(counts)) for row in by_record]
+    ).astype(np.float64)
 
     def side(turned: bool, weight: Floats) -> Direction:
         def places(of: tuple[Features, Features], truths: Sequence[Ints]) -> list[Places]:

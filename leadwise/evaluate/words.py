@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from leadwise.data import reports
-from leadwise.evaluate.embed import Features, as_trained, frozen
+from leadwise.evaluate.embed import Features, Progress, as_trained, frozen
 from leadwise.evaluate.metrics import Floats
 from leadwise.evaluate.prompts import ClassPrompts
 from leadwise.run import Run
@@ -21,8 +21,8 @@ class WordlessError(ValueError):
     """A run that cannot read; the message names it."""
 
 
-def embed_texts(run: Run, texts: Sequence[str], progress: Callable[[int, int], None] | None = None) -> Features:
-    """(P, D) shared embeddings of P texts, cleaned as reports are; `progress` is told (done, P).
+def embed_texts(run: Run, texts: Sequence[str], progress: Progress | None = None) -> Features:
+    """(P, D) shared embeddings of P texts, cleaned as reports are.
 
     Raises:
         WordlessError: the run has no text encoder.
@@ -36,7 +36,7 @@ def embed_texts(run: Run, texts: Sequence[str], progress: Callable[[int, int], N
             vectors: Tensor = run.method.embed_text(cleaned[start : start + _TEXTS_AT_ONCE])
             made.append(vectors.float().cpu().numpy())
             if progress is not None:
-                progress(min(start + _TEXTS_AT_ONCE, len(cleaned)), len(cleaned))
+                progress("read", min(start + _TEXTS_AT_ONCE, len(cleaned)), len(cleaned))
     return np.concatenate(made)
 
 

@@ -137,7 +137,9 @@ def load(path: Path) -> Prompts:
         raise PromptError(f"{path}: 'without' says what is not taken over, but there is no 'extends'")
     if not names:
         raise PromptError(f"{path}: no classes")
-    texts = {"name": {code: (reports.clean(name),) for code, name in names.items()}}
+    texts: dict[str, dict[str, tuple[str, ...]]] = {
+        "name": {code: (reports.clean(name),) for code, name in names.items()}
+    }
     for which in _LISTS:
         lacking = [code for code in names if which not in lists[code]]
         if len(lacking) < len(names):
