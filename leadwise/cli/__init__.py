@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 from rich.logging import RichHandler
 
-from leadwise.cli import data, prompts, retrieve, scores, training
+from leadwise.cli import data, prompts, reproduce, retrieve, scores, training
 from leadwise.cli.shown import console, rank
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ VERBS = (
     scores.probe,
     scores.zeroshot,
     retrieve.retrieve,
+    reproduce.reproduce,
     data.plot,
 )
 for verb in VERBS:
