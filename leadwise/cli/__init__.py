@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 from rich.logging import RichHandler
 
-from leadwise.cli import data, reproduce, scores, tasks, training
+from leadwise.cli import data, prompts, reproduce, retrieve, scores, tasks, training
 from leadwise.cli.shown import console, rank
 
 app = typer.Typer(
@@ -32,11 +32,13 @@ VERBS = (
     scores.embed,
     scores.probe,
     scores.zeroshot,
+    retrieve.retrieve,
     reproduce.reproduce,
     data.plot,
 )
 for verb in VERBS:
     app.command()(verb)
+app.add_typer(prompts.app, name="prompts")
 
 
 def main() -> None:
