@@ -12,6 +12,7 @@ from leadwise.cli.shown import (
     Json,
     RunFolder,
     TaskName,
+    WindowName,
     bars,
     out,
     print_table,
@@ -26,6 +27,7 @@ def embed(
     target: Annotated[Path, typer.Option("-o", "--out", help=".npz file: embedding (N, D), record, patient, split.")],
     part: Annotated[str, typer.Option(help="backbone, shared, specific or both.")] = "backbone",
     split: Annotated[str | None, typer.Option(help="Only train, val or test.")] = None,
+    window: WindowName = None,
     json_file: Json = None,
 ) -> None:
     """Write an embedding for every recording of a cohort."""
@@ -36,7 +38,7 @@ def embed(
     loaded, opened = runs.load(run), Cohort.open(cohort)
     rows = opened.rows(split=split)
     with progress_bars() as progress:
-        features = embedding.embed_cohort(loaded, opened, part, rows, bars(progress))
+        features = embedding.embed_cohort(loaded, opened, part, rows, bars(progress), window=window)
     embedding.write_npz(target, features, opened, rows)
     told = {"command": "embed", "cohort": str(cohort), "run": str(run), "part": part, "file": str(target)}
     write_json(json_file, {**told, "recordings": features.shape[0], "width": features.shape[1]})
@@ -49,6 +51,7 @@ def probe(
     task: TaskName,
     part: Annotated[str, typer.Option(help="Feature: backbone, shared, specific or both.")] = "backbone",
     fractions: Annotated[str, typer.Option(help="Shares of the training labels.")] = "0.01,0.1,1",
+    window: WindowName = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Print each class too.")] = False,
     json_file: Json = None,
 ) -> None:
@@ -63,7 +66,13 @@ def probe(
         raise typer.BadParameter(f"--fractions {fractions}: say numbers within (0, 1], such as 0.01,0.1,1") from None
     with progress_bars() as progress:
         report = probing.run_probe(
-            runs.load(run), Cohort.open(cohort), task, fractions=shares, part=part, progress=bars(progress)
+            runs.load(run),
+            Cohort.open(cohort),
+            task,
+            fractions=shares,
+            part=part,
+            progress=bars(progress),
+            window=window,
         )
     print_table(report.rows(), f"probe of {report.run} on {report.cohort}, task {task}: macro AUROC on test")
     if per_class:
@@ -79,6 +88,7 @@ def zeroshot(
         Path | None, typer.Option(help="Your own prompt file (TOML); default: ours for this task.")
     ] = None,
     split: Annotated[str, typer.Option(help="Recordings to score.")] = "test",
+    window: WindowName = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Print each class too.")] = False,
     json_file: Json = None,
 ) -> None:
@@ -89,7 +99,13 @@ def zeroshot(
 
     with progress_bars() as progress:
         report = zero.run_zeroshot(
-            runs.load(run), Cohort.open(cohort), task, prompts_path=prompts, split=split, progress=bars(progress)
+            runs.load(run),
+            Cohort.open(cohort),
+            task,
+            prompts_path=prompts,
+            split=split,
+            progress=bars(progress),
+            window=window,
         )
     print_table(report.rows(), f"zero-shot of {report.run} on {report.cohort}, task {task}: macro AUROC on {split}")
     if per_class:

@@ -35,6 +35,13 @@ Json = Annotated[Path | None, typer.Option("--json", help="Also write the result
 TaskName = Annotated[
     str, typer.Option("--task", help="Label set: super, sub, form or rhythm for PTB-XL; findings; own.")
 ]
+WindowName = Annotated[
+    str | None,
+    typer.Option(
+        "--window",
+        help="Part of longer recordings: first_10s, center_10s, multi_crop_mean or merl_5s_pad [as the run was promised].",
+    ),
+]
 
 
 def rank() -> int:

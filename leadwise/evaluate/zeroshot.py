@@ -117,11 +117,13 @@ def run_zeroshot(
     prompts_path: Path | None = None,
     split: str = "test",
     progress: Progress | None = None,
+    window: str | None = None,
 ) -> ZeroShotReport:
     """Zero-shot scores of a run on one split of a task, with the untrained twin and the shuffled control.
 
     Args:
         prompts_path: a prompt file; default the one shipped for the cohort's source and the task.
+        window: which part of each recording is seen (`data/windows.py`); default: as the run was promised.
 
     Raises:
         ZeroShotError: the run has no text encoder, or the split holds no recording of the task.
@@ -143,8 +145,8 @@ def run_zeroshot(
 
     cache = run.folder / "embeddings" if run.folder else None
     twin = run.untrained()
-    ecg = embed_cohort(run, cohort, "shared", rows, named(progress, "embed, trained"), cache)
-    ecg_untrained = embed_cohort(twin, cohort, "shared", rows, named(progress, "embed, untrained"), cache)
+    ecg = embed_cohort(run, cohort, "shared", rows, named(progress, "embed, trained"), cache, window)
+    ecg_untrained = embed_cohort(twin, cohort, "shared", rows, named(progress, "embed, untrained"), cache, window)
     texts = _embed_prompts(run, of_class)
     scores = cosines(ecg, [class_vector(vectors) for vectors in texts])
     scores_untrained = cosines(ecg_untrained, [class_vector(vectors) for vectors in _embed_prompts(twin, of_class)])
