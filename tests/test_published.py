@@ -102,7 +102,10 @@ def test_cpsc_records_go_by_file_name_and_never_by_number(tmp_path: Path) -> Non
         ({"test": {"patient_id": 3.0}}, r"_test\.csv: patient 3\.0 is in split 'train' too"),
         ({"val": {"MI": 2}}, r"_val\.csv, line 2: class MI is '2', not 0 or 1"),
         ({"val": {"MI": ""}}, r"_val\.csv, line 2: class MI is '', not 0 or 1"),
-        ({"train": {"filename_hr": "../00001.dat"}}, r"_train\.csv, line 2: filename_hr '../00001.dat' names no recording"),
+        (
+            {"train": {"filename_hr": "../00001.dat"}},
+            r"_train\.csv, line 2: filename_hr '../00001.dat' names no recording",
+        ),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, changes: dict[str, dict[str, object]], message: str) -> None:
@@ -162,7 +165,9 @@ def test_a_cohort_shows_the_published_rows_in_the_files_order(tmp_path: Path, na
     view = PublishedCohort(named_cohort, published)
     np.testing.assert_array_equal(view.rows(task="csn", split="val"), [29, 28, 27, 26, 25])
     assert view.splits(np.array([59, 20, 29])).tolist() == ["train", "test", "val"]
-    np.testing.assert_array_equal(view.labels("csn", np.array([20])), [[name in ("mi", "afib") for name in view.tasks["csn"]]])
+    np.testing.assert_array_equal(
+        view.labels("csn", np.array([20])), [[name in ("mi", "afib") for name in view.tasks["csn"]]]
+    )
     np.testing.assert_array_equal(view.rows(task="own"), np.arange(60))
     np.testing.assert_array_equal(view.labels("own", view.rows()), named_cohort.labels("own", np.arange(60)))
     assert view.fingerprint == named_cohort.fingerprint  # the same samples: embeddings are shared

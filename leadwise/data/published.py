@@ -140,7 +140,9 @@ def read_published(
         )
     _check_apart("record", {split: (s.file, s.records) for split, s in splits.items()})
     if layout.patient_column is not None:
-        _check_apart("patient", {split: (path, table[layout.patient_column]) for split, (path, table) in tables.items()})
+        _check_apart(
+            "patient", {split: (path, list(table[layout.patient_column])) for split, (path, table) in tables.items()}
+        )
     return Published(task, tuple(classes or ()), labels, splits)
 
 
@@ -192,7 +194,7 @@ def _labels(path: Path, table: pd.DataFrame, classes: tuple[str, ...], statement
         raise PublishedError(
             f"{path}, line {row + 2}: class {classes[column]} is {str(values[row, column])[:20]!r}, not 0 or 1"
         )
-    return (values == "1").astype(np.int8)
+    return np.asarray(values == "1", dtype=np.int8)
 
 
 def _check_apart(what: str, named: dict[str, tuple[Path, Sequence[str]]]) -> None:
