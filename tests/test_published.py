@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.model_selection import train_test_split
+from split_files import NAMES, csn, named, own_splits, ptbxl
 
 from leadwise.data.cohort import Cohort, CohortError
 from leadwise.data.labels import PTBXL
@@ -23,38 +24,6 @@ real = [
     pytest.mark.real,
     pytest.mark.skipif(not SPLITS.is_dir(), reason="the published splits do not lie beside this checkout"),
 ]
-NAMES = tuple(PTBXL["super"])
-
-
-def ptbxl(folder: Path, orders: dict[str, tuple[str, ...]] | None = None, **changes: dict[str, object]) -> Path:
-    """Files of the task super with one record a class in each split; record and class go by the same number."""
-    home = folder / "ptbxl" / "super_class"
-    home.mkdir(parents=True, exist_ok=True)
-    for part, split in enumerate(("train", "val", "test")):
-        lines = []
-        for number, name in enumerate(NAMES):
-            ecg = 100 * part + number + 1
-            line = {
-                "ecg_id": ecg, "patient_id": float(ecg), "strat_fold": 1, "filename_lr": f"records100/00000/{ecg:05d}_lr",
-                "filename_hr": f"records500/00000/{ecg:05d}_hr", "super_class": f"['{name}']",
-            }  # fmt: skip
-            lines.append(line | {c: int(c == name) for c in (orders or {}).get(split, NAMES)})
-        lines[0] |= changes.get(split, {})
-        pd.DataFrame(lines).to_csv(home / f"ptbxl_super_class_{split}.csv", index=False)
-    return folder
-
-
-def csn(folder: Path, statements: dict[str, list[str]], classes: tuple[str, ...]) -> Path:
-    (folder / "chapman").mkdir(parents=True)
-    number = 0
-    for split, said in statements.items():
-        lines = []
-        for text in said:
-            number += 1
-            line = {"ecg_path": f"/chapman/WFDBRecords/01/010/JS{number:05d}.mat", "age": 12, "diagnose": text}
-            lines.append(line | {name: int(name in text) for name in classes})
-        pd.DataFrame(lines).to_csv(folder / "chapman" / f"chapman_{split}.csv", index=False)
-    return folder
 
 
 def test_columns_go_by_name_whatever_their_order(tmp_path: Path) -> None:
@@ -130,28 +99,9 @@ def test_missing_files_columns_and_tasks_are_errors(tmp_path: Path) -> None:
         read_published(tmp_path, "super")
 
 
-def own_splits(folder: Path, cohort: Cohort) -> Path:
-    """CSN files that list the records of a cohort under new names of that form, the last of the cohort first."""
-    order = list(cohort.records)[::-1]
-    said = {"train": ["normal"] * 30, "val": ["afib"] * 5, "test": ["mi,afib"] * 5}
-    csn(folder, said, cohort.tasks["own"])
-    names = iter(order)
-    for split in said:
-        path = folder / "chapman" / f"chapman_{split}.csv"
-        table = pd.read_csv(path)
-        table["ecg_path"] = [f"/x/{next(names)}.mat" for _ in range(len(table))]
-        table.to_csv(path, index=False)
-    return folder
-
-
 @pytest.fixture
 def named_cohort(cohort_folder: Path) -> Cohort:
-    """The tests' cohort under CSN's names."""
-    import pyarrow as pa
-
-    cohort = Cohort.open(cohort_folder)
-    cohort.records.column = pa.array([f"JS{row:05d}" for row in range(len(cohort))])
-    return cohort
+    return named(cohort_folder)
 
 
 def test_a_cohort_shows_the_published_rows_in_the_files_order(tmp_path: Path, named_cohort: Cohort) -> None:
@@ -159,14 +109,14 @@ def test_a_cohort_shows_the_published_rows_in_the_files_order(tmp_path: Path, na
     found = find(published, named_cohort)
     np.testing.assert_array_equal(found.rows, np.arange(59, 19, -1))
     assert (found.counts, found.missing) == (
-        {"train": 30, "val": 5, "test": 5},
+        {"train": 30, "val": 4, "test": 6},
         {"train": 0, "val": 0, "test": 0},
     )
     view = PublishedCohort(named_cohort, published)
-    np.testing.assert_array_equal(view.rows(task="csn", split="val"), [29, 28, 27, 26, 25])
+    np.testing.assert_array_equal(view.rows(task="csn", split="val"), [29, 28, 27, 26])
     assert view.splits(np.array([59, 20, 29])).tolist() == ["train", "test", "val"]
     np.testing.assert_array_equal(
-        view.labels("csn", np.array([20])), [[name in ("mi", "afib") for name in view.tasks["csn"]]]
+        view.labels("csn", np.array([25])), [[name in ("mi", "afib") for name in view.tasks["csn"]]]
     )
     np.testing.assert_array_equal(view.rows(task="own"), np.arange(60))
     np.testing.assert_array_equal(view.labels("own", view.rows()), named_cohort.labels("own", np.arange(60)))

@@ -87,22 +87,22 @@ def show(report: ProtocolReport) -> None:
     where = f"{report.run} on {report.asked.cohort.name}, task {report.asked.name}"
     title = f"protocol {report.protocol}: {where}, macro AUROC on test"
     print_table([_cells(row) for row in report.rows()], title)
+    skipped: dict[str, list[str]] = {}
     for line in report.lines:
-        if line.score is not None and line.score.skipped:
-            out.print(
-                f"{line.fraction:g} {line.probe}: skipped {', '.join(line.score.skipped)}",
-                highlight=False,
-                markup=False,
-            )
-    for fault in report.faults:
-        out.print(f"{fault}: {MEANING[fault]}", highlight=False, markup=False)
+        skipped.setdefault(", ".join(line.score.skipped), []).append(f"{line.fraction:g} {line.probe}")
+    remarks = [
+        f"{'all' if len(skipped) == 1 else '; '.join(of)}: skipped {lost}" for lost, of in skipped.items() if lost
+    ]
+    remarks += [f"{fault}: {MEANING[fault]}" for fault in report.faults]
+    remarks += [f"{fault} does not apply: {reason}" for fault, reason in report.not_applicable.items()]
+    for remark in remarks:
+        out.print(remark, highlight=False, markup=False)
 
 
 def _cells(row: dict[str, Any]) -> dict[str, Any]:
     """A row for the screen: the difference and its interval share a cell."""
-    cells = {name: value for name, value in row.items() if name not in ("difference_low", "difference_high", "skipped")}
+    apart = "-"
     if row["difference"] is not None:
-        cells["difference"] = (
-            f"{row['difference']:+.3f} ({row['difference_low']:+.3f} to {row['difference_high']:+.3f})"
-        )
-    return cells
+        apart = f"{row['difference']:+.3f} ({row['difference_low']:+.3f} to {row['difference_high']:+.3f})"
+    shown = ("fraction", "probe", "n_train", "epoch", "macro", "low", "high")
+    return {name: row[name] for name in shown} | {"against no fault": apart, " ": row["comparable"]}

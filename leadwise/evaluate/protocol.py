@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,55 +58,56 @@ class Legacy:
 
 @dataclass(frozen=True)
 class Line:
-    """One number of the table, or why there is none."""
+    """One number of the table."""
 
     fraction: float
     probe: str  # what was done
+    score: Score
+    n_train: int
     faults: tuple[Fault, ...] = ()
     comparable: bool = False
-    score: Score | None = None
-    n_train: int | None = None
     epoch: int | None = None  # the one whose scores these are, from 1
     difference: float | None = None  # to MERL's trainer without a fault
     difference_interval: Interval | None = None
-    reason: str = ""  # where there is no number
 
     @property
     def mark(self) -> str:
         """What stands beside the number."""
-        return self.reason or ("yes" if self.comparable else NOT_COMPARABLE)
+        return "comparable" if self.comparable else NOT_COMPARABLE
 
     def to_row(self) -> dict[str, Any]:
         """The line as flat values; AUROCs in [0, 1]."""
-        low, high = self.score.interval if self.score else (None, None)
-        apart = self.difference_interval or (None, None)
+        low, high = self.difference_interval or (None, None)
         return {
             "fraction": self.fraction,
             "probe": self.probe,
             "n_train": self.n_train,
             "epoch": self.epoch,
-            "macro": self.score.macro if self.score else None,
-            "low": low,
-            "high": high,
+            "macro": self.score.macro,
+            "low": self.score.interval[0],
+            "high": self.score.interval[1],
             "difference": self.difference,
-            "difference_low": apart[0],
-            "difference_high": apart[1],
-            "skipped": ", ".join(self.score.skipped) if self.score else "",
+            "difference_low": low,
+            "difference_high": high,
+            "skipped": ", ".join(self.score.skipped),
             "comparable": self.mark,
         }
 
+    def class_rows(self) -> list[dict[str, Any]]:
+        """A line for each class: test positives as this number counts them, AUROC with its interval."""
+        rows = []
+        for name, value in self.score.per_class.items():
+            low, high = self.score.class_interval[name] or (None, None)
+            at = {"fraction": self.fraction, "probe": self.probe, "class": name}
+            counted = {"positives": self.score.positives[name], "auroc": value, "low": low, "high": high}
+            rows.append(at | counted | {"comparable": self.mark})
+        return rows
+
     def to_json(self) -> dict[str, Any]:
-        measured = self.score.to_json() if self.score else {"macro": None, "reason": self.reason}
         apart = {"difference": self.difference, "difference_interval": list(self.difference_interval or ()) or None}
         told = {"fraction": self.fraction, "probe": self.probe, "faults": [fault.value for fault in self.faults]}
-        return {
-            **told,
-            "comparable": self.comparable,
-            "n_train": self.n_train,
-            "epoch": self.epoch,
-            **measured,
-            **apart,
-        }
+        marked = {"comparable": self.comparable, "n_train": self.n_train, "epoch": self.epoch}
+        return {**told, **marked, **self.score.to_json(), **apart}
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ class ProtocolReport:
     legacy: Legacy
     fingerprints: dict[str, str]  # of the cohort's data, the run's weights and the split files
     n_people_seen: int  # people of the test split that the run was pre-trained on: must be 0
+    not_applicable: dict[Fault, str]  # of the asked faults, with the reason
     lines: tuple[Line, ...]
 
     @property
@@ -131,12 +133,20 @@ class ProtocolReport:
         return [line.to_row() for line in self.lines]
 
     def class_rows(self) -> list[dict[str, Any]]:
-        """A line for each number and class: test positives as it counts them, AUROC with its interval."""
-        rows = []
+        """A line for each number and class."""
+        return [row for line in self.lines for row in line.class_rows()]
+
+    def long_rows(self) -> list[dict[str, Any]]:
+        """Every figure with what it is of, macro and classes: for other programs to read."""
+        about = {"command": "probe", "protocol": self.protocol, "cohort": self.asked.cohort.name, "run": self.run}
+        about |= {"task": self.asked.name, "part": self.legacy.part}
+        rows: list[dict[str, Any]] = []
         for line in self.lines:
-            for name in self.asked.task.classes if line.score else ():
-                at = {"fraction": line.fraction, "probe": line.probe, "class": name}
-                rows.append(at | _of_class(line.score, name) | {"comparable": line.mark})
+            low, high = line.score.interval
+            macro = {"class": "macro", "positives": None, "auroc": line.score.macro, "low": low, "high": high}
+            for row in (line.class_rows()[0] | macro, *line.class_rows()):
+                value = {"measure": "auroc", "value": row.pop("auroc")}
+                rows.append({**about, "faults": "+".join(line.faults), **row, **value})
         return rows
 
     def to_json(self) -> dict[str, Any]:
@@ -157,6 +167,7 @@ class ProtocolReport:
             "published_records_missing": dict(found.missing) if found else None,
             "trainer": {**vars(self.legacy.trainer), "precision": "float32 (MERL: fp16 autocast)"},
             "faults": dict(described(self.faults)),
+            "not_applicable": {fault.value: reason for fault, reason in self.not_applicable.items()},
             "lines": [line.to_json() for line in self.lines],
         }
 
@@ -188,7 +199,8 @@ def run_protocol(
     if isinstance(asked.cohort, PublishedCohort):
         fingerprints["splits"] = asked.cohort.published.fingerprint
     seen = seen_in_training(run, cohort, asked.rows[asked.task.rows("test")])
-    return ProtocolReport(run.name, protocol, asked, legacy, fingerprints, seen, tuple(lines))
+    reasons = {fault: bench.reasons[fault] for fault in legacy.faults if fault in bench.reasons}
+    return ProtocolReport(run.name, protocol, asked, legacy, fingerprints, seen, reasons, tuple(lines))
 
 
 class _Bench:
@@ -208,26 +220,21 @@ class _Bench:
     def side_by_side(self, fraction: float) -> list[Line]:
         """Strict, no fault, another seed, each fault, all faults."""
         strict = probe(self._features(self.legacy.window), self.asked.task, fraction)
-        first = Line(fraction, "strict probe", (), True, strict.score, strict.draws[0].n_train)
+        first = Line(fraction, "strict probe", strict.score, strict.draws[0].n_train, comparable=True)
         wanted = {"MERL's trainer, no fault": NONE, **{fault.value: frozenset({fault}) for fault in self.faults}}
         if len(self.faults) > 1:
             wanted["all of them"] = frozenset(self.faults)
         base, *others = self._lines(fraction, wanted)
         other_seed = self.legacy.trainer.seed + 1
         again = self._lines(fraction, {f"no fault, seed {other_seed}": NONE}, other_seed)[0]
-        without = [Line(fraction, f, (f,), reason=f"does not apply: {r}") for f, r in self.reasons.items()]
-        apart = [_compared(line, base) for line in (first, base, again, *others)]
-        return apart + [line for line in without if line.faults[0] in self.legacy.faults]
+        return [_compared(line, base) for line in (first, base, again, *others)]
 
     def _lines(self, fraction: float, wanted: dict[str, Faults], seed: int | None = None) -> list[Line]:
         """A line for each set of faults, trained together where they see the same signals."""
-        trainer = self.legacy.trainer if seed is None else Trainer(**{**vars(self.legacy.trainer), "seed": seed})
+        trainer = self.legacy.trainer if seed is None else replace(self.legacy.trainer, seed=seed)
         drawn = subset(len(self.asked.task.rows("train")), fraction, trainer.seed)
         traces = self._traces(fraction, wanted.values(), drawn, trainer)
-        return [
-            self._judged(Line(fraction, name, _ordered(faults), n_train=len(drawn)), traces[faults])
-            for name, faults in wanted.items()
-        ]
+        return [self._judged(fraction, name, faults, traces[faults], len(drawn)) for name, faults in wanted.items()]
 
     def _traces(
         self, fraction: float, wanted: Iterable[Faults], drawn: np.ndarray, trainer: Trainer
@@ -252,15 +259,16 @@ class _Bench:
                 trained.update(zip(together, train_heads(self._inputs(seen, drawn), lessons, trainer, told)))
         return {faults: trained[faults - judging] for faults in wanted}
 
-    def _judged(self, line: Line, trace: Trace) -> Line:
-        """The line with its score on test."""
-        task, labels = self.asked.task, self._labels(frozenset(line.faults))
-        val, test = (self._scored_against(labels[task.rows(split)], split, line.faults) for split in ("val", "test"))
-        epoch = best_epoch(trace, val, test, Fault.BEST_TEST_EPOCH in line.faults)
+    def _judged(self, fraction: float, name: str, faults: Faults, trace: Trace, n_train: int) -> Line:
+        """A training's line: its score on test after the epoch that is chosen."""
+        task, labels = self.asked.task, self._labels(faults)
+        val, test = (self._scored_against(labels[task.rows(split)], split, faults) for split in ("val", "test"))
+        epoch = best_epoch(trace, val, test, Fault.BEST_TEST_EPOCH in faults)
         measured = score(test, trace.test[epoch], task.patient[task.rows("test")], task.classes)
-        return Line(**{**vars(line), "score": measured, "epoch": epoch + 1})
+        ordered = tuple(fault for fault in Fault if fault in faults)
+        return Line(fraction, name, measured, n_train, ordered, epoch=epoch + 1)
 
-    def _scored_against(self, labels: Labels, split: str, faults: Sequence[Fault]) -> Labels:
+    def _scored_against(self, labels: Labels, split: str, faults: Faults) -> Labels:
         if Fault.POSITIONAL_COLUMNS not in faults or self.asked.columns is None:
             return labels
         return by_position(labels, self.asked.task.classes, self.asked.columns["train"], self.asked.columns[split])
@@ -291,26 +299,15 @@ class _Bench:
         return self.features[window]
 
 
-def _of_class(measured: Score | None, name: str) -> dict[str, Any]:
-    if measured is None:
-        return {}
-    low, high = measured.class_interval[name] or (None, None)
-    return {"positives": measured.positives[name], "auroc": measured.per_class[name], "low": low, "high": high}
-
-
-def _ordered(faults: Faults) -> tuple[Fault, ...]:
-    return tuple(fault for fault in Fault if fault in faults)
-
-
 def _counted(progress: Progress, what: str) -> Any:
     return lambda done, total: progress(what, done, total)
 
 
 def _compared(line: Line, base: Line) -> Line:
     """The line with its difference to `base`: the same patients resampled, even where labels or classes are other ones."""
-    if line.score is None or base.score is None or line is base:
+    if line is base:
         return line
     apart = line.score.replicates - base.score.replicates
     low, high = np.nanpercentile(apart, (2.5, 97.5))
     interval = float(low), float(high)
-    return Line(**{**vars(line), "difference": line.score.macro - base.score.macro, "difference_interval": interval})
+    return replace(line, difference=line.score.macro - base.score.macro, difference_interval=interval)
