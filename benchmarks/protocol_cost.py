@@ -44,6 +44,7 @@ def page(report: ProtocolReport, command: str, note: str, seconds: float) -> str
     skipped = sorted({name for line in report.lines for name in line.score.skipped})
     trainer = report.legacy.trainer
     missing = report.to_json()["published_records_missing"]
+    lost = f"Skipped, for want of positives in the test split: {', '.join(skipped) or 'none'}."
     source = "the cohort's own" if missing is None else f"the published ones, of whose records {missing} are not here"
     faults = "\n".join(f"- `{fault}`: {MEANING[fault]}" for fault in report.faults)
     without = "\n".join(f"- `{fault}` does not apply: {reason}." for fault, reason in report.not_applicable.items())
@@ -56,7 +57,7 @@ Recordings: {counts}; splits are {source}. People of the test split seen in pre-
 Macro AUROC x 100 with 95 % intervals from 1,000 bootstraps of patients. Differences are to MERL's trainer without a fault, with
 the same patients drawn for both; the epoch is not chosen anew in a resampling. "Another seed" is the yardstick: it draws other
 labels (below 100 %), another order and other first weights. MERL's trainer: {trainer.epochs} epochs, batches of
-{trainer.batch_size}, float32 (MERL's code: fp16 autocast). Skipped, for want of positives in the test split: {", ".join(skipped) or "none"}.
+{trainer.batch_size}, float32 (MERL's code: fp16 autocast). {lost}
 
 {table([row(line) for line in report.lines])}
 
