@@ -15,6 +15,7 @@ from split_files import named, own_splits
 from torch import Tensor, nn
 
 from leadwise.batch import Batch, Signal
+from leadwise.cli.protocol import told_of_splits
 from leadwise.data.labels import PTBXL
 from leadwise.data.published import PublishedError, read_published
 from leadwise.evaluate.legacy import (
@@ -30,10 +31,10 @@ from leadwise.evaluate.legacy import (
     known_columns,
     train_heads,
 )
-from leadwise.evaluate.legacy_task import ask, not_applicable
+from leadwise.evaluate.legacy_task import ask, not_applicable, with_published
 from leadwise.evaluate.metrics import auroc
-from leadwise.evaluate.moving import Moving, has_batchnorm, restored
-from leadwise.evaluate.probe import ProbeError
+from leadwise.evaluate.moving import Moving, batchnorms, restored
+from leadwise.evaluate.probe import ProbeError, run_probe
 from leadwise.evaluate.protocol import Legacy, run_protocol
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
@@ -48,7 +49,6 @@ class NormedMethod(SeeingMethod):
     def __init__(self, seeing: bool = True) -> None:
         super().__init__(seeing)
         self.norm = nn.BatchNorm1d(len(WORDS), momentum=0.1)
-        self.unreliable = nn.Dropout(0.0)
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
         return self.norm(super().embed_ecg(batch, part))
@@ -173,8 +173,7 @@ def test_moving_batchnorm_uses_each_batchs_statistics_and_leaves_no_trace() -> N
     before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
     modes = [module.training for module in method.modules()]
     rows = {"train": cohort.rows("train"), "val": cohort.rows("val"), "test": cohort.rows("test")}
-    state = torch.random.get_rng_state()
-    with restored(method, 42):
+    with restored(method):
         inputs = Moving(run, cohort, rows, "backbone", None)
         positions = torch.tensor([3, 1, 40, 7])
         made = inputs.train(positions)
@@ -189,19 +188,18 @@ def test_moving_batchnorm_uses_each_batchs_statistics_and_leaves_no_trace() -> N
         torch.testing.assert_close(first, again, rtol=0, atol=0)  # held-out recordings do not move it
         inputs.train(torch.arange(16))
         assert (inputs.held_out()[0] - first).abs().max() > 1e-2
-    assert torch.equal(torch.random.get_rng_state(), state)
     assert [module.training for module in method.modules()] == modes
     for name, tensor in method.state_dict().items():
         assert torch.equal(tensor, before[name]), name
-    assert has_batchnorm(method)
-    assert not has_batchnorm(SeeingMethod())
+    assert batchnorms(method) == [method.norm]
+    assert not batchnorms(SeeingMethod())
 
 
 def test_the_backbone_comes_back_even_after_an_error() -> None:
     method = NormedMethod()
 
     def cut_short() -> None:
-        with restored(method, 0):
+        with restored(method):
             method.norm.running_mean.fill_(7.0)
             raise RuntimeError("power cut")
 
@@ -442,3 +440,20 @@ def test_the_verb_refuses_what_makes_no_sense(monkeypatch: pytest.MonkeyPatch) -
     code, text = probe_verb(monkeypatch, "--faults", "early_lr_drop")
     assert code == 2
     assert "belong to the legacy protocol" in text
+
+
+def test_the_strict_probe_takes_the_published_splits_too(cohort_folder: Path, tmp_path: Path) -> None:
+    cohort = named(cohort_folder)
+    cohort.tasks["csn"] = cohort.tasks["own"]
+    splits = own_splits(tmp_path, cohort)
+    report = run_probe(PlantedRun(), with_published(cohort, "csn", splits), "csn", fractions=(1.0,))
+    assert report.n_recordings == {"train": 30, "val": 4, "test": 6}
+    assert report.results[1.0]["trained"].score.positives == {"normal": 2, "afib": 4, "mi": 2}
+    assert with_published(cohort, "csn", None) is cohort
+    assert told_of_splits(cohort) == {}
+    assert told_of_splits(with_published(cohort, "csn", splits)) == {
+        "published_splits": {
+            "fingerprint": read_published(splits, "csn").fingerprint,
+            "records_missing": {"train": 0, "val": 0, "test": 0},
+        }
+    }

@@ -10,6 +10,7 @@ import typer
 from leadwise.cli.shown import bars, out, print_table, progress_bars, write_json
 
 if TYPE_CHECKING:
+    from leadwise.data.cohort import Cohort
     from leadwise.evaluate.protocol import Legacy, ProtocolReport
 
 PROTOCOLS = ("strict", "merl-legacy", "both")
@@ -55,6 +56,16 @@ def check_protocol(name: str, faults: str | None) -> None:
         raise typer.BadParameter(f"--protocol {name}: say one of {', '.join(PROTOCOLS)}")
     if name == "strict" and faults is not None:
         raise typer.BadParameter("--faults belong to the legacy protocol: say --protocol merl-legacy or both")
+
+
+def told_of_splits(cohort: Cohort) -> dict[str, Any]:
+    """What a strict result says of published splits that stood in for the cohort's own; nothing without them."""
+    from leadwise.data.published import PublishedCohort
+
+    if not isinstance(cohort, PublishedCohort):
+        return {}
+    told = {"fingerprint": cohort.published.fingerprint, "records_missing": dict(cohort.found.missing)}
+    return {"published_splits": told}
 
 
 def probe_legacy(

@@ -15,6 +15,7 @@ from leadwise.cli.protocol import (
     check_protocol,
     legacy,
     probe_legacy,
+    told_of_splits,
 )
 from leadwise.cli.shown import (
     CohortFolder,
@@ -85,10 +86,11 @@ def probe(
         told = probe_legacy(run, cohort, task, shares, protocol, settings, json_file)
         print_table(told.class_rows() if per_class else [], "AUROC per class")
         return
+    opened = with_published(Cohort.open(cohort), task, splits)
     with progress_bars() as progress:
         report = probing.run_probe(
             runs.load(run),
-            with_published(Cohort.open(cohort), task, splits),
+            opened,
             task,
             fractions=shares,
             part=part,
@@ -98,7 +100,7 @@ def probe(
     print_table(report.rows(), f"probe of {report.run} on {report.cohort}, task {task}: macro AUROC on test")
     if per_class:
         print_table(report.class_rows(), "AUROC per class")
-    write_json(json_file, report.to_json())
+    write_json(json_file, {**report.to_json(), **told_of_splits(opened)})
 
 
 def zeroshot(

@@ -43,8 +43,8 @@ MEANING = {
     "than the train file: what was learnt for one class is scored against another.",
     Fault.BEST_TEST_EPOCH: "The test split is scored after every epoch and the highest macro AUROC is reported, instead of "
     "the epoch that validation chooses.",
-    Fault.MOVING_BATCHNORM: "The whole model trains, so BatchNorm uses the statistics of each batch and its running "
-    "statistics move: the backbone is not frozen.",
+    Fault.MOVING_BATCHNORM: "The model is in training mode while the probe learns, so BatchNorm uses each batch's "
+    "statistics and its running ones move: the backbone is not frozen.",
     Fault.EARLY_LR_DROP: "The schedule is stepped after every batch and again after every epoch, so the rate falls to a "
     "tenth after 40 batches instead of 40 epochs.",
     Fault.SUBSTRING_LABELS: "CSN's labels are made by substring, so that 7 of 38 columns hold other findings: 1AVB counts as "

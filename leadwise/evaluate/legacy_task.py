@@ -13,7 +13,7 @@ import numpy as np
 from leadwise.data.cohort import Cohort
 from leadwise.data.published import PublishedCohort, read_published
 from leadwise.evaluate.legacy import Fault, Labels, known_columns
-from leadwise.evaluate.moving import has_batchnorm
+from leadwise.evaluate.moving import batchnorms
 from leadwise.evaluate.probe import Task
 from leadwise.run import Run
 
@@ -76,7 +76,7 @@ def not_applicable(run: Run, asked: Asked, window: str | None = None) -> dict[Fa
             reasons[Fault.POSITIONAL_COLUMNS] = "the published files of this task order their columns alike"
     elif len(set(columns.values())) == 1:
         reasons[Fault.POSITIONAL_COLUMNS] = "the published files of this task order their columns alike"
-    if not has_batchnorm(run.method):
+    if not batchnorms(run.method):
         reasons[Fault.MOVING_BATCHNORM] = "the method has no BatchNorm"
     elif window == "multi_crop_mean":
         reasons[Fault.MOVING_BATCHNORM] = "MERL's batches hold one window of a recording, not several"

@@ -1,8 +1,9 @@
 """A "frozen" backbone whose BatchNorm moves: the features of the legacy protocol's fault `moving_batchnorm`.
 
-The weights stay, but the model is in training mode while the probe learns: each batch is normalised by its own
-statistics, and the running ones, by which validation and test are normalised after each epoch, move. Dropout draws too, as
-it does there. Every epoch is a pass through the backbone. Afterwards the method is what it was, bit for bit.
+MERL calls `.train()` on the whole model while its probe learns. Its weights stay, but each batch is normalised by its own
+statistics, and the running ones, by which validation and test are normalised after each epoch, move. Here only the
+BatchNorm is in training mode, so that a method's augmentations and dropout have no part in it. Every epoch is a pass
+through the backbone. Afterwards the method is what it was, bit for bit.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from leadwise.run import Run
 _HELD_OUT_BATCH = 256
 
 
-def has_batchnorm(method: nn.Module) -> bool:
-    """Whether there is any BatchNorm with running statistics."""
-    return any(isinstance(module, _BatchNorm) and module.track_running_stats for module in method.modules())
+def batchnorms(method: nn.Module) -> list[nn.Module]:
+    """Every BatchNorm with running statistics."""
+    return [module for module in method.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
 
 
 class Moving:
-    """Features of a cohort's rows by a backbone in training mode; use it inside `restored`."""
+    """Features of a cohort's rows by a backbone whose BatchNorm is in training mode; use it inside `restored`."""
 
     def __init__(self, run: Run, cohort: Cohort, rows: dict[str, np.ndarray], part: str, window: str | None) -> None:
         """`rows` are the cohort's row numbers of the drawn training recordings ("train"), of "val" and of "test"."""
@@ -41,7 +42,9 @@ class Moving:
     def train(self, positions: Tensor) -> Tensor:
         """(B, D) features by the batch's own statistics; the running ones move."""
         batch = self._recordings["train"].batch(positions.numpy()).to(self._device)
-        self._run.method.train()
+        self._run.method.eval()
+        for module in batchnorms(self._run.method):
+            module.train()
         with torch.no_grad(), as_trained(self._run):
             pieces = [self._run.method.embed_ecg(batch, name) for name in self._names]
         return torch.cat(pieces, dim=1).float().cpu()
@@ -56,14 +59,12 @@ class Moving:
 
 
 @contextlib.contextmanager
-def restored(method: nn.Module, seed: int) -> Iterator[None]:
-    """After the block every weight, buffer and mode of the method is as before; random numbers inside follow the seed."""
+def restored(method: nn.Module) -> Iterator[None]:
+    """After the block every weight, buffer and mode of the method is as it was before, whatever happened in it."""
     kept = [(tensor, tensor.detach().clone()) for tensor in (*method.parameters(), *method.buffers())]
     modes = [(module, module.training) for module in method.modules()]
     try:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            yield
+        yield
     finally:
         with torch.no_grad():
             for tensor, before in kept:

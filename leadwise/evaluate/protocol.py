@@ -255,7 +255,7 @@ class _Bench:
                 else _counted(self.progress, f"MERL's trainer, {what}, seed {trainer.seed}")
             )
             moving = Fault.MOVING_BATCHNORM in seen
-            with restored(self.run.method, trainer.seed) if moving else contextlib.nullcontext():
+            with restored(self.run.method) if moving else contextlib.nullcontext():
                 trained.update(zip(together, train_heads(self._inputs(seen, drawn), lessons, trainer, told)))
         return {faults: trained[faults - judging] for faults in wanted}
 
