@@ -10,12 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import REPORTS, TINY, config_table
 from planted import WORDS, PlantedCohort, PlantedRun, SeeingMethod
 from split_files import named, own_splits
 from torch import Tensor, nn
 
 from leadwise.batch import Batch, Signal
 from leadwise.cli.protocol import told_of_splits
+from leadwise.config import Config, typed
+from leadwise.data.cohort import Cohort
 from leadwise.data.labels import PTBXL
 from leadwise.data.published import PublishedError, read_published
 from leadwise.evaluate.legacy import (
@@ -36,6 +39,7 @@ from leadwise.evaluate.metrics import auroc
 from leadwise.evaluate.moving import Moving, batchnorms, restored
 from leadwise.evaluate.probe import ProbeError, run_probe
 from leadwise.evaluate.protocol import Legacy, run_protocol
+from leadwise.run import create
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 SPLITS = SHARED / "data" / "merl-splits"
@@ -457,3 +461,17 @@ def test_the_strict_probe_takes_the_published_splits_too(cohort_folder: Path, tm
             "records_missing": {"train": 0, "val": 0, "test": 0},
         }
     }
+
+
+def test_merls_resnet_moves_and_comes_back(cohort_folder: Path) -> None:
+    table = config_table(cohort_folder) | {"method": {"name": "merl", **TINY["merl"]}}
+    run = create(typed(Config, table), REPORTS)
+    run.method.eval()
+    before = run.fingerprint
+    legacy = Legacy((Fault.MOVING_BATCHNORM,), Trainer(epochs=2))
+    report = run_protocol(run, Cohort.open(cohort_folder), "own", (1.0,), legacy=legacy)
+    base, moved = report.lines[1], report.lines[-1]
+    assert (base.probe, moved.probe) == ("MERL's trainer, no fault", "moving_batchnorm")
+    assert moved.score.per_class != base.score.per_class
+    assert run.fingerprint == before  # of every weight and buffer
+    assert not any(module.training for module in run.method.modules())
