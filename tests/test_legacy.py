@@ -475,3 +475,10 @@ def test_merls_resnet_moves_and_comes_back(cohort_folder: Path) -> None:
     assert moved.score.per_class != base.score.per_class
     assert run.fingerprint == before  # of every weight and buffer
     assert not any(module.training for module in run.method.modules())
+
+
+def test_the_best_epoch_on_test_is_reported_only_with_the_fault() -> None:
+    legacy = Legacy((Fault.BEST_TEST_EPOCH,), Trainer(epochs=8, lr=0.01))
+    _, base, _, best = run_protocol(PlantedRun(), PlantedCohort(), "finding", (0.05,), legacy=legacy).lines
+    assert best.epoch != base.epoch
+    assert best.score.macro > base.score.macro
