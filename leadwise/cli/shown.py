@@ -33,7 +33,7 @@ RunFolder = Annotated[Path, typer.Argument(help="Run folder that `leadwise pretr
 CohortFolder = Annotated[Path, typer.Argument(help="Cohort folder that `leadwise prepare` wrote.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the result to this file, as one JSON object.")]
 TaskName = Annotated[
-    str, typer.Option("--task", help="Label set: super, sub, form or rhythm for PTB-XL; findings; own.")
+    str, typer.Option("--task", help="Label set, such as super; `leadwise tasks` lists them. own: of your own table.")
 ]
 WindowName = Annotated[
     str | None,

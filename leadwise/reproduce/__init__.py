@@ -33,7 +33,7 @@ from leadwise.files import replacing
 from leadwise.reproduce import figures, maps, paper, tables, variants
 from leadwise.reproduce.budget import Budget
 from leadwise.reproduce.pages import Page, write_result
-from leadwise.reproduce.score import Cell, cells
+from leadwise.reproduce.score import Cell, Scores, cells
 from leadwise.reproduce.variants import TARGETS, Variant
 from leadwise.run import Run
 
@@ -41,11 +41,11 @@ __all__ = ["TARGETS", "Asked", "Budget", "Reproduction", "reproduce"]
 
 log = logging.getLogger(__name__)
 
-_FRACTIONS: dict[str, tuple[float, ...]] = {
-    "table1": paper.FRACTIONS,
-    "table2": (),
-    "table3": (0.01,),
-    "fig2": (0.01, 1.0),
+_SCORES = {
+    "table1": Scores(paper.FRACTIONS, zero_shot=False, untrained=True),
+    "table2": Scores(untrained=True),
+    "table3": Scores((0.01,)),
+    "fig2": Scores((0.01, 1.0)),
 }
 
 
@@ -101,9 +101,8 @@ def reproduce(asked: Asked, progress: Progress | None = None) -> Reproduction:
                 placed += lines
             else:
                 assert run.folder is not None
-                zero_shot = asked.target != "table1"
                 kept = asked.out / "scores" / run.folder.name / variant.folder
-                found += cells(variant.label, run, cohorts, _FRACTIONS[asked.target], kept, zero_shot, heard)
+                found += cells(variant.label, run, cohorts, kept, _SCORES[asked.target], heard)
         page = _page(asked, compared, found, placed, pictures)
         page = dataclasses.replace(page, scale=_scale(asked, compared, cohorts))
         write_result(folder, page, {variant.folder: settings.dumps(variant.config) for variant in every})

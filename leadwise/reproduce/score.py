@@ -43,13 +43,21 @@ class Cell:
     skipped: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Scores:
+    """Which cells are wanted."""
+
+    fractions: tuple[float, ...] = ()  # of the training labels; none: no probe
+    zero_shot: bool = True
+    untrained: bool = False  # the same encoder that never learnt, beside it
+
+
 def cells(
     row: str,
     run: Run,
     cohorts: Sequence[Cohort],
-    fractions: Sequence[float],
     folder: Path,
-    zero_shot: bool = True,
+    asked: Scores,
     progress: Progress | None = None,
 ) -> list[Cell]:
     """Every cell of a run on the test splits; what `folder` holds of the same weights and data is not made again."""
@@ -58,10 +66,10 @@ def cells(
         for task in cohort.tasks:
             path = folder / f"{cohort.name}-{task}.json"
             made: dict[str, Any] = {"run": run.fingerprint, "cohort": cohort.fingerprint}
-            made |= {"fractions": list(fractions), "zero_shot": zero_shot}
+            made |= {"asked": [list(asked.fractions), asked.zero_shot, asked.untrained]}
             kept = _read(path, made)
             if kept is None:
-                kept = _task(row, run, cohort, task, fractions, zero_shot, progress)
+                kept = _task(row, run, cohort, task, asked, progress)
                 _write(path, made, kept)
             found += kept
     return found
@@ -72,23 +80,24 @@ def _task(
     run: Run,
     cohort: Cohort,
     task: str,
-    fractions: Sequence[float],
-    zero_shot: bool,
+    asked: Scores,
     progress: Progress | None,
 ) -> list[Cell]:
     rows = cohort.rows(task=task)
-    asked = probing.Task(
+    labelled = probing.Task(
         tuple(cohort.tasks[task]),
         cohort.labels(task, rows),
         cohort.splits(rows),
         np.array(cohort.patients.take(rows)),
     )
-    seen_in_training(run, cohort, rows[asked.rows("test")])  # a leak is a warning
+    seen_in_training(run, cohort, rows[labelled.rows("test")])  # a leak is a warning
     told = named(progress, f"{row}, {task}: embed")
-    features = {"trained": embed_cohort(run, cohort, "backbone", rows, told)}
-    cache = run.folder / "embeddings" if run.folder else None
-    if fractions:
-        features["untrained"] = embed_cohort(run.untrained(), cohort, "backbone", rows, told, cache)
+    features = {}
+    if asked.fractions:
+        cache = run.folder / "embeddings" if run.folder else None
+        features["trained"] = embed_cohort(run, cohort, "backbone", rows, told, cache)
+        if asked.untrained:
+            features["untrained"] = embed_cohort(run.untrained(), cohort, "backbone", rows, told, cache)
     found = []
 
     def add(how: str, fraction: float | None, which: str, scored: Score) -> None:
@@ -99,14 +108,17 @@ def _task(
         )  # fmt: skip
         found.append(cell)
 
-    for fraction in fractions:
+    for fraction in asked.fractions:
+        if len(labelled.rows("train")) * fraction < 1:
+            log.warning("%s: no probe on %.0f%% of %s: too few recordings train", row, 100 * fraction, task)
+            continue
         for which, values in features.items():
             if progress:
                 progress(f"{row}, {task}: probe {fraction:.0%}", 0, 1)
-            add("probe", fraction, which, probing.probe(values, asked, fraction).score)
+            add("probe", fraction, which, probing.probe(values, labelled, fraction).score)
             if progress:
                 progress(f"{row}, {task}: probe {fraction:.0%}", 1, 1)
-    if zero_shot and hasattr(run.method, "embed_text"):
+    if asked.zero_shot and hasattr(run.method, "embed_text"):
         try:
             prompts.find(cohort.source, task)
         except prompts.PromptError as error:
@@ -114,7 +126,8 @@ def _task(
             return found
         report = run_zeroshot(run, cohort, task, progress=named(progress, f"{row}, {task}: zero-shot"))
         add("zero-shot", None, "trained", report.trained)
-        add("zero-shot", None, "untrained", report.untrained)
+        if asked.untrained:
+            add("zero-shot", None, "untrained", report.untrained)
     return found
 
 
