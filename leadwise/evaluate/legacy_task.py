@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from leadwise.data.cohort import Cohort
-from leadwise.data.published import PublishedCohort, read_published
+from leadwise.data.published import PublishedCohort, read_published, tasks
 from leadwise.evaluate.legacy import Fault, Labels, known_columns
 from leadwise.evaluate.moving import batchnorms
 from leadwise.evaluate.probe import Task
@@ -70,11 +70,9 @@ def ask(cohort: Cohort, task: str, splits: Path | None = None) -> Asked:
 def not_applicable(run: Run, asked: Asked, window: str | None = None) -> dict[Fault, str]:
     """The faults that cannot happen to this run and task, each with the reason."""
     columns, reasons = asked.columns, {}
-    if columns is None:
-        reasons[Fault.POSITIONAL_COLUMNS] = "the published column orders are not known here; name the files by --splits"
-        if asked.cohort.source == "ptbxl":
-            reasons[Fault.POSITIONAL_COLUMNS] = "the published files of this task order their columns alike"
-    elif len(set(columns.values())) == 1:
+    if columns is None and asked.name not in tasks():
+        reasons[Fault.POSITIONAL_COLUMNS] = "there are no published files of this task"
+    elif columns is None or len(set(columns.values())) == 1:
         reasons[Fault.POSITIONAL_COLUMNS] = "the published files of this task order their columns alike"
     if not batchnorms(run.method):
         reasons[Fault.MOVING_BATCHNORM] = "the method has no BatchNorm"
