@@ -7,6 +7,16 @@ from typing import Annotated
 
 import typer
 
+from leadwise.cli.protocol import (
+    EpochsOfLegacy,
+    FaultNames,
+    ProtocolName,
+    Splits,
+    check_protocol,
+    legacy,
+    probe_legacy,
+    told_of_splits,
+)
 from leadwise.cli.shown import (
     CohortFolder,
     Json,
@@ -52,6 +62,10 @@ def probe(
     part: Annotated[str, typer.Option(help="Feature: backbone, shared, specific or both.")] = "backbone",
     fractions: Annotated[str, typer.Option(help="Shares of the training labels.")] = "0.01,0.1,1",
     window: WindowName = None,
+    protocol: ProtocolName = "strict",
+    splits: Splits = None,
+    faults: FaultNames = None,
+    epochs: EpochsOfLegacy = 100,
     per_class: Annotated[bool, typer.Option("--per-class", help="Print each class too.")] = False,
     json_file: Json = None,
 ) -> None:
@@ -59,15 +73,24 @@ def probe(
     from leadwise import run as runs
     from leadwise.data.cohort import Cohort
     from leadwise.evaluate import probe as probing
+    from leadwise.evaluate.legacy_task import with_published
+
+    check_protocol(protocol, faults)
 
     try:
         shares = tuple(float(share) for share in fractions.split(","))
     except ValueError:
         raise typer.BadParameter(f"--fractions {fractions}: say numbers within (0, 1], such as 0.01,0.1,1") from None
+    if protocol != "strict":
+        settings = legacy(faults, epochs, part, splits, window)
+        told = probe_legacy(run, cohort, task, shares, protocol, settings, json_file)
+        print_table(told.class_rows() if per_class else [], "AUROC per class")
+        return
+    opened = with_published(Cohort.open(cohort), task, splits)
     with progress_bars() as progress:
         report = probing.run_probe(
             runs.load(run),
-            Cohort.open(cohort),
+            opened,
             task,
             fractions=shares,
             part=part,
@@ -77,7 +100,7 @@ def probe(
     print_table(report.rows(), f"probe of {report.run} on {report.cohort}, task {task}: macro AUROC on test")
     if per_class:
         print_table(report.class_rows(), "AUROC per class")
-    write_json(json_file, report.to_json())
+    write_json(json_file, {**report.to_json(), **told_of_splits(opened)})
 
 
 def zeroshot(

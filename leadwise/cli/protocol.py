@@ -1,0 +1,119 @@
+"""What `leadwise probe` does under another protocol than the strict one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from leadwise.cli.shown import bars, out, print_table, progress_bars, write_json
+
+if TYPE_CHECKING:
+    from leadwise.data.cohort import Cohort
+    from leadwise.evaluate.protocol import Legacy, ProtocolReport
+
+PROTOCOLS = ("strict", "merl-legacy", "both")
+
+ProtocolName = Annotated[
+    str,
+    typer.Option(
+        "--protocol",
+        help="strict; merl-legacy: MERL's probe, faults included, not comparable; both: side by side, fault by fault.",
+    ),
+]
+Splits = Annotated[
+    Path | None,
+    typer.Option(
+        "--splits",
+        help="Folder of the published split files (ptbxl/, icbeb/, chapman/) to use instead of the cohort's.",
+    ),
+]
+FaultNames = Annotated[
+    str | None, typer.Option("--faults", help="Of the legacy protocol, joined by commas [all that apply].")
+]
+EpochsOfLegacy = Annotated[int, typer.Option("--epochs", help="Of the legacy trainer.")]
+
+
+def legacy(faults: str | None, epochs: int, part: str, splits: Path | None, window: str | None = None) -> Legacy:
+    """The options as the legacy protocol's settings."""
+    from leadwise.evaluate.legacy import Fault, Trainer, faults_named
+    from leadwise.evaluate.protocol import Legacy
+
+    named = (
+        tuple(Fault) if faults is None else faults_named([name.strip() for name in faults.split(",") if name.strip()])
+    )
+    return Legacy(named, Trainer(epochs=epochs), part, splits, window)
+
+
+def check_protocol(name: str, faults: str | None) -> None:
+    """Nothing, if there is such a protocol and it has faults to choose from.
+
+    Raises:
+        typer.BadParameter: it has not.
+    """
+    if name not in PROTOCOLS:
+        raise typer.BadParameter(f"--protocol {name}: say one of {', '.join(PROTOCOLS)}")
+    if name == "strict" and faults is not None:
+        raise typer.BadParameter("--faults belong to the legacy protocol: say --protocol merl-legacy or both")
+
+
+def told_of_splits(cohort: Cohort) -> dict[str, Any]:
+    """What a strict result says of published splits that stood in for the cohort's own; nothing without them."""
+    from leadwise.data.published import PublishedCohort
+
+    if not isinstance(cohort, PublishedCohort):
+        return {}
+    told = {"fingerprint": cohort.published.fingerprint, "records_missing": dict(cohort.found.missing)}
+    return {"published_splits": told}
+
+
+def probe_legacy(
+    run: Path,
+    cohort: Path,
+    task: str,
+    fractions: tuple[float, ...],
+    protocol: Any,
+    settings: Legacy,
+    json_file: Path | None,
+) -> ProtocolReport:
+    """Run, show and write the probe of the legacy protocol, or of both."""
+    from leadwise import run as runs
+    from leadwise.data.cohort import Cohort
+    from leadwise.evaluate.protocol import run_protocol
+
+    with progress_bars() as progress:
+        report = run_protocol(
+            runs.load(run), Cohort.open(cohort), task, fractions, protocol, settings, progress=bars(progress)
+        )
+    show(report)
+    write_json(json_file, report.to_json())
+    return report
+
+
+def show(report: ProtocolReport) -> None:
+    """The table, then what the faults are."""
+    from leadwise.evaluate.legacy import MEANING
+
+    where = f"{report.run} on {report.asked.cohort.name}, task {report.asked.name}"
+    title = f"protocol {report.protocol}: {where}, macro AUROC on test"
+    print_table([_cells(row) for row in report.rows()], title)
+    skipped: dict[str, list[str]] = {}
+    for line in report.lines:
+        skipped.setdefault(", ".join(line.score.skipped), []).append(f"{line.fraction:g} {line.probe}")
+    remarks = [
+        f"{'all' if len(skipped) == 1 else '; '.join(of)}: skipped {lost}" for lost, of in skipped.items() if lost
+    ]
+    remarks += [f"{fault}: {MEANING[fault]}" for fault in report.faults]
+    remarks += [f"{fault} does not apply: {reason}" for fault, reason in report.not_applicable.items()]
+    for remark in remarks:
+        out.print(remark, highlight=False, markup=False)
+
+
+def _cells(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for the screen: the difference and its interval share a cell."""
+    apart = "-"
+    if row["difference"] is not None:
+        apart = f"{row['difference']:+.3f} ({row['difference_low']:+.3f} to {row['difference_high']:+.3f})"
+    shown = ("fraction", "probe", "n_train", "epoch", "macro", "low", "high")
+    return {name: row[name] for name in shown} | {"against no fault": apart, " ": row["comparable"]}

@@ -1,0 +1,313 @@
+"""Two protocols side by side: the strict probe, MERL's as its code runs it, and what each of its faults is worth.
+
+For each fraction of the labels: the strict probe; MERL's trainer without a fault, and once more with another seed (the
+yardstick: what chance alone changes); the trainer with each fault that applies, one at a time; with all of them.
+Differences are to the trainer without a fault, with intervals that resample the same patients for both; the epoch is not
+chosen anew in a resampling. Every number but the strict probe's is marked as not comparable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from leadwise.data.cohort import Cohort
+from leadwise.data.published import PublishedCohort
+from leadwise.evaluate.embed import Features, Progress, embed_cohort, named, seen_in_training
+from leadwise.evaluate.legacy import (
+    Fault,
+    Frozen,
+    Inputs,
+    Labels,
+    Lesson,
+    Trace,
+    Trainer,
+    best_epoch,
+    by_position,
+    described,
+    train_heads,
+)
+from leadwise.evaluate.legacy_task import Asked, ask, not_applicable
+from leadwise.evaluate.metrics import Interval, Score, score
+from leadwise.evaluate.moving import Moving, restored
+from leadwise.evaluate.probe import probe, subset
+from leadwise.run import Run
+
+Protocol = Literal["merl-legacy", "both"]  # the strict one alone is `probe.run_probe`
+Faults = frozenset[Fault]
+NONE: Faults = frozenset()
+MERL_WINDOW = "merl_5s_pad"
+NOT_COMPARABLE = "not comparable"
+
+
+@dataclass(frozen=True)
+class Legacy:
+    """What is asked of the legacy protocol."""
+
+    faults: tuple[Fault, ...] = tuple(Fault)
+    trainer: Trainer = field(default_factory=Trainer)
+    part: str = "backbone"
+    splits: Path | None = None  # the folder of the published splits; None: the cohort's own
+    window: str | None = None  # which part of longer recordings is seen; None: as the run was promised
+
+
+@dataclass(frozen=True)
+class Line:
+    """One number of the table."""
+
+    fraction: float
+    probe: str  # what was done
+    score: Score
+    n_train: int
+    faults: tuple[Fault, ...] = ()
+    comparable: bool = False
+    epoch: int | None = None  # the one whose scores these are, from 1
+    difference: float | None = None  # to MERL's trainer without a fault
+    difference_interval: Interval | None = None
+
+    @property
+    def mark(self) -> str:
+        """What stands beside the number."""
+        return "comparable" if self.comparable else NOT_COMPARABLE
+
+    def to_row(self) -> dict[str, Any]:
+        """The line as flat values; AUROCs in [0, 1]."""
+        low, high = self.difference_interval or (None, None)
+        return {
+            "fraction": self.fraction,
+            "probe": self.probe,
+            "n_train": self.n_train,
+            "epoch": self.epoch,
+            "macro": self.score.macro,
+            "low": self.score.interval[0],
+            "high": self.score.interval[1],
+            "difference": self.difference,
+            "difference_low": low,
+            "difference_high": high,
+            "skipped": ", ".join(self.score.skipped),
+            "comparable": self.mark,
+        }
+
+    def class_rows(self) -> list[dict[str, Any]]:
+        """A line for each class: test positives as this number counts them, AUROC with its interval."""
+        rows = []
+        for name, value in self.score.per_class.items():
+            low, high = self.score.class_interval[name] or (None, None)
+            at = {"fraction": self.fraction, "probe": self.probe, "class": name}
+            counted = {"positives": self.score.positives[name], "auroc": value, "low": low, "high": high}
+            rows.append(at | counted | {"comparable": self.mark})
+        return rows
+
+    def to_json(self) -> dict[str, Any]:
+        apart = {"difference": self.difference, "difference_interval": list(self.difference_interval or ()) or None}
+        told = {"fraction": self.fraction, "probe": self.probe, "faults": [fault.value for fault in self.faults]}
+        marked = {"comparable": self.comparable, "n_train": self.n_train, "epoch": self.epoch}
+        return {**told, **marked, **self.score.to_json(), **apart}
+
+
+@dataclass(frozen=True)
+class ProtocolReport:
+    """The table of a run and a task."""
+
+    run: str
+    protocol: str
+    asked: Asked
+    legacy: Legacy
+    fingerprints: dict[str, str]  # of the cohort's data, the run's weights and the split files
+    n_people_seen: int  # people of the test split that the run was pre-trained on: must be 0
+    not_applicable: dict[Fault, str]  # of the asked faults, with the reason
+    lines: tuple[Line, ...]
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """Those that were switched on in any line."""
+        return tuple(fault for fault in Fault if any(fault in line.faults for line in self.lines))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The table, a dict a line; each says whether it is comparable."""
+        return [line.to_row() for line in self.lines]
+
+    def class_rows(self) -> list[dict[str, Any]]:
+        """A line for each number and class."""
+        return [row for line in self.lines for row in line.class_rows()]
+
+    def long_rows(self) -> list[dict[str, Any]]:
+        """Every figure with what it is of, macro and classes: for other programs to read."""
+        about = {"command": "probe", "protocol": self.protocol, "cohort": self.asked.cohort.name, "run": self.run}
+        about |= {"task": self.asked.name, "part": self.legacy.part}
+        rows: list[dict[str, Any]] = []
+        for line in self.lines:
+            low, high = line.score.interval
+            macro = {"class": "macro", "positives": None, "auroc": line.score.macro, "low": low, "high": high}
+            for row in (line.class_rows()[0] | macro, *line.class_rows()):
+                value = {"measure": "auroc", "value": row.pop("auroc")}
+                rows.append({**about, "faults": "+".join(line.faults), **row, **value})
+        return rows
+
+    def to_json(self) -> dict[str, Any]:
+        found = getattr(self.asked.cohort, "found", None)
+        counts = {f"n_{split}": len(self.asked.task.rows(split)) for split in ("train", "val", "test")}
+        return {
+            "command": "probe",
+            "protocol": self.protocol,
+            "comparable": False,  # but for the lines that say so
+            "cohort": self.asked.cohort.name,
+            "run": self.run,
+            "task": self.asked.name,
+            "part": self.legacy.part,
+            "fingerprints": dict(self.fingerprints),
+            "n_people_seen_in_pretraining": self.n_people_seen,
+            "classes": list(self.asked.task.classes),
+            **counts,
+            "published_records_missing": dict(found.missing) if found else None,
+            "trainer": {**vars(self.legacy.trainer), "precision": "float32 (MERL: fp16 autocast)"},
+            "faults": dict(described(self.faults)),
+            "not_applicable": {fault.value: reason for fault, reason in self.not_applicable.items()},
+            "lines": [line.to_json() for line in self.lines],
+        }
+
+
+def run_protocol(
+    run: Run,
+    cohort: Cohort,
+    task: str,
+    fractions: Sequence[float],
+    protocol: Protocol = "both",
+    legacy: Legacy | None = None,
+    progress: Progress | None = None,
+) -> ProtocolReport:
+    """The legacy protocol's numbers, or both protocols' with what each fault is worth.
+
+    With "merl-legacy" one line a fraction: MERL's probe with all the asked faults that apply.
+
+    Raises:
+        PublishedError: split files that cannot be used.
+        ProbeError: a split is empty, a fraction leaves nothing to learn from, or no epoch can be chosen.
+    """
+    legacy = legacy or Legacy()
+    asked = ask(cohort, task, legacy.splits)
+    bench = _Bench(run, asked, legacy, progress)
+    lines: list[Line] = []
+    for fraction in fractions:
+        lines += bench.alone(fraction) if protocol == "merl-legacy" else bench.side_by_side(fraction)
+    fingerprints = {"cohort": cohort.fingerprint, "run": run.fingerprint}
+    if isinstance(asked.cohort, PublishedCohort):
+        fingerprints["splits"] = asked.cohort.published.fingerprint
+    seen = seen_in_training(run, cohort, asked.rows[asked.task.rows("test")])
+    reasons = {fault: bench.reasons[fault] for fault in legacy.faults if fault in bench.reasons}
+    return ProtocolReport(run.name, protocol, asked, legacy, fingerprints, seen, reasons, tuple(lines))
+
+
+class _Bench:
+    """One run and task, trained and judged under any set of faults."""
+
+    def __init__(self, run: Run, asked: Asked, legacy: Legacy, progress: Progress | None) -> None:
+        self.run, self.asked, self.legacy, self.progress = run, asked, legacy, progress
+        self.reasons = not_applicable(run, asked, legacy.window)
+        self.faults = tuple(fault for fault in legacy.faults if fault not in self.reasons)
+        self.features: dict[str | None, Features] = {}  # by window
+
+    def alone(self, fraction: float) -> list[Line]:
+        """One line: the trainer with every asked fault that applies."""
+        faults = frozenset(self.faults)
+        return [self._lines(fraction, {"MERL's probe: " + (" + ".join(self.faults) or "no fault"): faults})[0]]
+
+    def side_by_side(self, fraction: float) -> list[Line]:
+        """Strict, no fault, another seed, each fault, all faults."""
+        strict = probe(self._features(self.legacy.window), self.asked.task, fraction)
+        first = Line(fraction, "strict probe", strict.score, strict.draws[0].n_train, comparable=True)
+        wanted = {"MERL's trainer, no fault": NONE, **{fault.value: frozenset({fault}) for fault in self.faults}}
+        if len(self.faults) > 1:
+            wanted["all of them"] = frozenset(self.faults)
+        base, *others = self._lines(fraction, wanted)
+        other_seed = self.legacy.trainer.seed + 1
+        again = self._lines(fraction, {f"no fault, seed {other_seed}": NONE}, other_seed)[0]
+        return [_compared(line, base) for line in (first, base, again, *others)]
+
+    def _lines(self, fraction: float, wanted: dict[str, Faults], seed: int | None = None) -> list[Line]:
+        """A line for each set of faults, trained together where they see the same signals."""
+        trainer = self.legacy.trainer if seed is None else replace(self.legacy.trainer, seed=seed)
+        drawn = subset(len(self.asked.task.rows("train")), fraction, trainer.seed)
+        traces = self._traces(fraction, wanted.values(), drawn, trainer)
+        return [self._judged(fraction, name, faults, traces[faults], len(drawn)) for name, faults in wanted.items()]
+
+    def _traces(
+        self, fraction: float, wanted: Iterable[Faults], drawn: np.ndarray, trainer: Trainer
+    ) -> dict[Faults, Trace]:
+        trained: dict[Faults, Trace] = {}  # by the faults that change the training: the others only judge it otherwise
+        judging = {Fault.POSITIONAL_COLUMNS, Fault.BEST_TEST_EPOCH}
+        signals = {Fault.MOVING_BATCHNORM, Fault.FIVE_SECOND_WINDOW}
+        needed = list(dict.fromkeys(faults - judging for faults in wanted))
+        for seen in dict.fromkeys(faults & signals for faults in needed):
+            together = [faults for faults in needed if faults & signals == seen]
+            lessons = [
+                Lesson(self._labels(faults)[self._at(drawn)], Fault.EARLY_LR_DROP in faults) for faults in together
+            ]
+            what = f"{fraction:g} of the labels{', moving BatchNorm' if Fault.MOVING_BATCHNORM in seen else ''}"
+            told = (
+                None
+                if self.progress is None
+                else _counted(self.progress, f"MERL's trainer, {what}, seed {trainer.seed}")
+            )
+            moving = Fault.MOVING_BATCHNORM in seen
+            with restored(self.run.method) if moving else contextlib.nullcontext():
+                trained.update(zip(together, train_heads(self._inputs(seen, drawn), lessons, trainer, told)))
+        return {faults: trained[faults - judging] for faults in wanted}
+
+    def _judged(self, fraction: float, name: str, faults: Faults, trace: Trace, n_train: int) -> Line:
+        """A training's line: its score on test after the epoch that is chosen."""
+        task, labels = self.asked.task, self._labels(faults)
+        val, test = (self._scored_against(labels[task.rows(split)], split, faults) for split in ("val", "test"))
+        epoch = best_epoch(trace, val, test, Fault.BEST_TEST_EPOCH in faults)
+        measured = score(test, trace.test[epoch], task.patient[task.rows("test")], task.classes)
+        ordered = tuple(fault for fault in Fault if fault in faults)
+        return Line(fraction, name, measured, n_train, ordered, epoch=epoch + 1)
+
+    def _scored_against(self, labels: Labels, split: str, faults: Faults) -> Labels:
+        if Fault.POSITIONAL_COLUMNS not in faults or self.asked.columns is None:
+            return labels
+        return by_position(labels, self.asked.task.classes, self.asked.columns["train"], self.asked.columns[split])
+
+    def _labels(self, faults: Faults) -> Labels:
+        if Fault.SUBSTRING_LABELS in faults and self.asked.substring is not None:
+            return self.asked.substring
+        return self.asked.task.labels
+
+    def _at(self, drawn: np.ndarray) -> np.ndarray:
+        at: np.ndarray = self.asked.task.rows("train")[drawn]
+        return at
+
+    def _inputs(self, faults: Faults, drawn: np.ndarray) -> Inputs:
+        places = {"train": self._at(drawn), **{split: self.asked.task.rows(split) for split in ("val", "test")}}
+        window = MERL_WINDOW if Fault.FIVE_SECOND_WINDOW in faults else self.legacy.window
+        if Fault.MOVING_BATCHNORM in faults:
+            rows = {split: self.asked.rows[at] for split, at in places.items()}
+            return Moving(self.run, self.asked.cohort, rows, self.legacy.part, window)
+        features = self._features(window)
+        return Frozen(features[places["train"]], features[places["val"]], features[places["test"]])
+
+    def _features(self, window: str | None) -> Features:
+        if window not in self.features:
+            told = named(self.progress, f"embed, {window}" if window else "embed")
+            cohort, rows = self.asked.cohort, self.asked.rows
+            self.features[window] = embed_cohort(self.run, cohort, self.legacy.part, rows, told, window=window)
+        return self.features[window]
+
+
+def _counted(progress: Progress, what: str) -> Any:
+    return lambda done, total: progress(what, done, total)
+
+
+def _compared(line: Line, base: Line) -> Line:
+    """The line with its difference to `base`: the same patients resampled, even where labels or classes are other ones."""
+    if line is base:
+        return line
+    apart = line.score.replicates - base.score.replicates
+    low, high = np.nanpercentile(apart, (2.5, 97.5))
+    interval = float(low), float(high)
+    return replace(line, difference=line.score.macro - base.score.macro, difference_interval=interval)
