@@ -7,9 +7,12 @@ from typing import Annotated
 
 import typer
 
+from leadwise.cli.files import check_picture, draw_reliability, read_seeds, write_tables
 from leadwise.cli.shown import (
     CohortFolder,
+    Csv,
     Json,
+    Latex,
     RunFolder,
     TaskName,
     bars,
@@ -48,9 +51,15 @@ def probe(
     cohort: CohortFolder,
     task: TaskName,
     part: Annotated[str, typer.Option(help="Feature: backbone, shared, specific or both.")] = "backbone",
-    fractions: Annotated[str, typer.Option(help="Shares of the training labels.")] = "0.01,0.1,1",
+    fractions: Annotated[str, typer.Option(help="Shares of the training labels.")] = "0.01,0.05,0.1,1",
+    seeds: Annotated[str, typer.Option(help="One draw of the labels each, three or more to report.")] = "42,43,44",
     per_class: Annotated[bool, typer.Option("--per-class", help="Print each class too.")] = False,
+    picture: Annotated[
+        Path | None, typer.Option(help="Also draw here (.png or .svg) how far the probabilities can be believed.")
+    ] = None,
     json_file: Json = None,
+    csv_file: Csv = None,
+    latex_file: Latex = None,
 ) -> None:
     """Linear probe: how well frozen features classify, beside the untrained encoder and hand-crafted features."""
     from leadwise import run as runs
@@ -61,14 +70,20 @@ def probe(
         shares = tuple(float(share) for share in fractions.split(","))
     except ValueError:
         raise typer.BadParameter(f"--fractions {fractions}: say numbers within (0, 1], such as 0.01,0.1,1") from None
+    drawn = read_seeds(seeds)
+    if picture is not None:
+        check_picture(picture)
     with progress_bars() as progress:
         report = probing.run_probe(
-            runs.load(run), Cohort.open(cohort), task, fractions=shares, part=part, progress=bars(progress)
+            runs.load(run), Cohort.open(cohort), task, shares, drawn, part, progress=bars(progress)
         )
     print_table(report.rows(), f"probe of {report.run} on {report.cohort}, task {task}: macro AUROC on test")
     if per_class:
-        print_table(report.class_rows(), "AUROC per class")
+        print_table(report.class_rows(), "AUROC per class; auprc, f1, ece and brier of the trained encoder")
     write_json(json_file, report.to_json())
+    write_tables(csv_file, latex_file, report, per_class)
+    if picture is not None:
+        draw_reliability(report, picture)
 
 
 def zeroshot(
@@ -81,6 +96,8 @@ def zeroshot(
     split: Annotated[str, typer.Option(help="Recordings to score.")] = "test",
     per_class: Annotated[bool, typer.Option("--per-class", help="Print each class too.")] = False,
     json_file: Json = None,
+    csv_file: Csv = None,
+    latex_file: Latex = None,
 ) -> None:
     """Classify by prompts alone, no label seen, beside the untrained encoder and a shuffled control."""
     from leadwise import run as runs
@@ -93,5 +110,6 @@ def zeroshot(
         )
     print_table(report.rows(), f"zero-shot of {report.run} on {report.cohort}, task {task}: macro AUROC on {split}")
     if per_class:
-        print_table(report.class_rows(), "AUROC per class")
+        print_table(report.class_rows(), "AUROC per class; auprc and f1 of the trained encoder")
     write_json(json_file, report.to_json())
+    write_tables(csv_file, latex_file, report, per_class)

@@ -107,7 +107,7 @@ def reliability(
     truth, said = checked(labels, _probable(probabilities), classes)
     weights = resample_patients(patients, N_REPLICATES, 0).T.astype(np.float64)  # (N, R)
     curves = {}
-    for k in np.flatnonzero(truth.any(axis=0) & ~truth.all(axis=0)):
+    for k in np.flatnonzero(truth.any(axis=0) & ~truth.all(axis=0)).tolist():
         member = _membership(said[:, k], n_bins)  # (B, N)
         count = member.sum(axis=1)
         mass = member @ weights  # (B, R)

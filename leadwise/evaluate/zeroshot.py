@@ -2,11 +2,13 @@
 
 A class's vector is the mean of its prompts' unit embeddings, brought back to unit length. Beside the trained run
 stand its untrained twin; a control that pairs each ECG with another patient's labels, which must sit at 0.5; and the
-macro AUROC of single prompts, which tells how much the wording matters.
+macro AUROC of single prompts, which tells how much the wording matters. F1 alone needs labels: its thresholds are fixed
+on the validation split. A cosine is no probability, so there is no calibration.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ from torch import Tensor
 
 from leadwise.data import reports
 from leadwise.data.cohort import Cohort
+from leadwise.evaluate import measures as beside
 from leadwise.evaluate import prompts
 from leadwise.evaluate.embed import Features, Progress, as_trained, embed_cohort, frozen, named, seen_in_training
 from leadwise.evaluate.metrics import Control, Floats, Score, auroc, gain, score, shuffled_pairs
 from leadwise.evaluate.prompts import ClassPrompts
+from leadwise.evaluate.threshold import best_thresholds
 from leadwise.run import Run
 
 _TEXTS_AT_ONCE = 64
@@ -47,6 +51,8 @@ class ZeroShotReport:
     n_prompts: int
     trained: Score
     untrained: Score
+    measures: dict[str, Score]  # of the trained run beside AUROC: auprc, and f1 with thresholds from validation
+    measures_untrained: dict[str, Score]
     shuffled: Control | None  # None: one patient holds over half of the recordings
     single_prompts: tuple[float, ...]  # macro AUROC when each class has its first, second ... prompt only
 
@@ -68,6 +74,10 @@ class ZeroShotReport:
             },
             "trained": self.trained.to_json(),
             "untrained": self.untrained.to_json(),
+            "measures": {
+                "trained": beside.to_json(self.measures),
+                "untrained": beside.to_json(self.measures_untrained),
+            },
             "gain_over_untrained": {"macro": above, "interval": list(interval)},
             "shuffled": self.shuffled.to_json() if self.shuffled else None,
             "single_prompts": {
@@ -86,10 +96,19 @@ class ZeroShotReport:
         if self.shuffled:
             lines.append(("shuffled pairs", self.shuffled.mean, self.shuffled.interval))
         skipped = ", ".join(self.trained.skipped)
+        others = {"trained": self.measures, "untrained": self.measures_untrained}
         return [
-            {"features": name, "macro": macro, "low": low, "high": high, "skipped": skipped}
+            {"features": name, "macro": macro, "low": low, "high": high}
+            | beside.cells(others.get(name, {}), ("auprc", "f1"))
+            | {"skipped": skipped, "no threshold": self._without_threshold()}
             for name, macro, (low, high) in lines
         ]
+
+    def _without_threshold(self) -> str:
+        """Classes that are scored but have no F1, because validation holds no positive."""
+        if "f1" not in self.measures:
+            return ""
+        return ", ".join(name for name in self.measures["f1"].skipped if name not in self.trained.skipped)
 
     def class_rows(self) -> list[dict[str, Any]]:
         """A line for each class: its name, positives, AUROC with interval, and the untrained encoder's."""
@@ -105,9 +124,22 @@ class ZeroShotReport:
                     "low": low,
                     "high": high,
                     "untrained": self.untrained.per_class[code],
+                    **beside.class_cells(self.measures, code, ("auprc", "f1")),
                 }
             )
         return rows
+
+    def long_rows(self) -> list[dict[str, Any]]:
+        """A line for each encoder, measure and class, with its interval: for other programs to read."""
+        about = {"command": "zeroshot", "cohort": self.cohort, "run": self.run, "task": self.task, "split": self.split}
+        return [
+            line
+            for name, auc, others in (
+                ("trained", self.trained, self.measures),
+                ("untrained", self.untrained, self.measures_untrained),
+            )
+            for line in beside.long_rows({"auroc": auc, **others}, {**about, "features": name})
+        ]
 
 
 def run_zeroshot(
@@ -128,8 +160,7 @@ def run_zeroshot(
         PromptError: the prompt file does not fit the task.
         ScoreError: no class of the task has both label values in the split.
     """
-    if not hasattr(run.method, "embed_text"):
-        raise ZeroShotError(f"run {run.name} learnt from ECGs alone (no embed_text), so it has no words to classify by")
+    _check_words(run)
     rows = cohort.rows(split, task)
     if not len(rows):
         raise ZeroShotError(f"cohort {cohort.name}: no recording of task '{task}' in split '{split}'")
@@ -143,11 +174,19 @@ def run_zeroshot(
 
     cache = run.folder / "embeddings" if run.folder else None
     twin = run.untrained()
-    ecg = embed_cohort(run, cohort, "shared", rows, named(progress, "embed, trained"), cache)
-    ecg_untrained = embed_cohort(twin, cohort, "shared", rows, named(progress, "embed, untrained"), cache)
+    val = cohort.rows("val", task) if split != "val" else rows[:0]  # fixes F1's thresholds, and nothing else
+    both = np.concatenate([rows, val])
+    ecg = embed_cohort(run, cohort, "shared", both, named(progress, "embed, trained"), cache)
+    ecg_untrained = embed_cohort(twin, cohort, "shared", both, named(progress, "embed, untrained"), cache)
     texts = _embed_prompts(run, of_class)
-    scores = cosines(ecg, [class_vector(vectors) for vectors in texts])
-    scores_untrained = cosines(ecg_untrained, [class_vector(vectors) for vectors in _embed_prompts(twin, of_class)])
+    of_both = cosines(ecg, [class_vector(vectors) for vectors in texts])
+    of_both_untrained = cosines(ecg_untrained, [class_vector(vectors) for vectors in _embed_prompts(twin, of_class)])
+    scores, scores_untrained = of_both[: len(rows)], of_both_untrained[: len(rows)]
+
+    def others(values: Floats) -> dict[str, Score]:
+        calls = best_thresholds(cohort.labels(task, val), values[len(rows) :])[None] if len(val) else None
+        return beside.measures(labels, values[None, : len(rows)], patients, classes, calls)
+
     return ZeroShotReport(
         cohort=cohort.name,
         run=run.name,
@@ -162,9 +201,33 @@ def run_zeroshot(
         n_prompts=sum(len(entry.prompts) for entry in of_class),
         trained=score(labels, scores, patients, classes),
         untrained=score(labels, scores_untrained, patients, classes),
+        measures=others(of_both),
+        measures_untrained=others(of_both_untrained),
         shuffled=shuffled_pairs(labels, scores, patients),
-        single_prompts=_single_prompts(labels, ecg, texts),
+        single_prompts=_single_prompts(labels, ecg[: len(rows)], texts),
     )
+
+
+def scores_of(
+    run: Run,
+    cohort: Cohort,
+    rows: NDArray[np.int64],
+    of_class: Sequence[ClassPrompts],
+    progress: Progress | None = None,
+) -> Floats:
+    """(n, K) cosines of a cohort's rows to K classes, those that `run_zeroshot` counts for the trained run.
+
+    Raises:
+        ZeroShotError: the run has no text encoder.
+    """
+    _check_words(run)
+    ecg = embed_cohort(run, cohort, "shared", rows, progress)
+    return cosines(ecg, [class_vector(vectors) for vectors in _embed_prompts(run, of_class)])
+
+
+def _check_words(run: Run) -> None:
+    if not hasattr(run.method, "embed_text"):
+        raise ZeroShotError(f"run {run.name} learnt from ECGs alone (no embed_text), so it has no words to classify by")
 
 
 def class_vector(vectors: Features) -> Floats:
@@ -178,7 +241,7 @@ def cosines(ecg: Features, of_class: list[Floats]) -> Floats:
     return np.asarray(_unit(ecg) @ np.stack(of_class).T)
 
 
-def _embed_prompts(run: Run, of_class: list[ClassPrompts]) -> list[Features]:
+def _embed_prompts(run: Run, of_class: Sequence[ClassPrompts]) -> list[Features]:
     """For each class the (P, D) embeddings of its prompts, cleaned as reports are."""
     texts = [reports.clean(prompt) for entry in of_class for prompt in entry.prompts]
     made: list[NDArray[np.float32]] = []
