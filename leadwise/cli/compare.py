@@ -8,7 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from leadwise.cli.files import read_seeds
-from leadwise.cli.shown import CohortFolder, Csv, Json, Latex, TaskName, bars, print_table, progress_bars, write_json
+from leadwise.cli.shown import (
+    REMARKS,
+    CohortFolder,
+    Csv,
+    Json,
+    Latex,
+    TaskName,
+    bars,
+    print_table,
+    progress_bars,
+    write_json,
+)
 
 
 def compare(
@@ -61,4 +72,4 @@ def _latex(rows: list[dict[str, Any]]) -> str:
     """The table with the higher of a and b in bold on each line."""
     from leadwise.evaluate import export
 
-    return export.to_latex(rows, across=("a", "b"), hidden=("skipped",))
+    return export.to_latex(rows, across=("a", "b"), hidden=REMARKS)

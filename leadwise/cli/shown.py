@@ -39,7 +39,7 @@ TaskName = Annotated[
 ]
 
 
-REMARKS = ("skipped", "unlearnable", "no threshold")  # classes that a row names: told below the table
+REMARKS = ("skipped", "unlearnable", "no threshold", "untested")  # classes that a row names: told below the table
 
 
 def rank() -> int:

@@ -5,17 +5,21 @@ The interval holds the middle 95 % of the resampled differences. The two-sided p
 an interval leaves out zero: 2 x (the rarer side of zero + 1) / (R + 1), at most 1. P-values of single classes are
 corrected by Holm's step-down rule, so that the chance of any false claim among them stays at the level. Draws of the
 training labels are averaged first: the test tells of other patients, not of other draws.
+
+A bootstrap knows too little of a class with few patients: with equally good runs, p < 0.05 came in 18 % of simulated
+comparisons with 3 positive patients, 13 % with 4, 9 % with 10 and 5 % with 20 or more. A class with fewer than ten
+positive (or negative) patients is therefore not tested, and named; its interval is shown, and is too narrow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from leadwise.data.cohort import Cohort
 from leadwise.evaluate import probe as probing
@@ -26,8 +30,10 @@ from leadwise.evaluate.precision import weighted_average_precision
 from leadwise.run import Run
 
 N_REPLICATES = 10_000  # p-values of a few dozen classes must be able to survive their correction
+MIN_PATIENTS = 10  # with the finding, and without it, for a class to be tested
 HOW = ("probe", "zeroshot")
-MEASURES = {"auroc": weighted_auroc, "auprc": weighted_average_precision}
+Counted = Callable[[ArrayLike, ArrayLike, ArrayLike], Floats]  # labels (N, K), scores (N, K), weights (R, N) -> (R, K)
+MEASURES: dict[str, Counted] = {"auroc": weighted_auroc, "auprc": weighted_average_precision}
 
 _AT_ONCE = 1000  # resamplings, so that large cohorts do not fill the memory
 
@@ -55,7 +61,7 @@ class Difference:
     a: float
     b: float
     interval: Interval
-    p: float
+    p: float | None  # None for a class of too few patients
     p_holm: float | None = None  # of a class: corrected for the number of classes
     positives: int | None = None  # of a class
 
@@ -86,6 +92,11 @@ class Comparison:
         """Classes with one label value only."""
         return tuple(name for name, found in self.per_class.items() if found is None)
 
+    @property
+    def untested(self) -> tuple[str, ...]:
+        """Classes with too few patients for a p-value."""
+        return tuple(name for name, found in self.per_class.items() if found is not None and found.p is None)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "command": "compare",
@@ -96,6 +107,7 @@ class Comparison:
             "macro": self.macro.to_json(),
             "per_class": {name: None if found is None else found.to_json() for name, found in self.per_class.items()},
             "skipped": list(self.skipped),
+            "untested": list(self.untested),
             "n_records": self.n_records,
             "n_patients": self.n_patients,
             "n_replicates": self.n_replicates,
@@ -103,7 +115,9 @@ class Comparison:
 
     def rows(self) -> list[dict[str, Any]]:
         """The macro line of the table."""
-        return [self._line("macro", self.macro) | {"skipped": ", ".join(self.skipped)}]
+        return [
+            self._line("macro", self.macro) | {"skipped": ", ".join(self.skipped), "untested": ", ".join(self.untested)}
+        ]
 
     def class_rows(self) -> list[dict[str, Any]]:
         """A line for each class."""
@@ -218,34 +232,60 @@ def compare(
     _check(a, b, measure)
     counted = MEASURES[measure]
     once = np.ones((1, len(a.records)))
-    of_a, of_b = (np.mean([counted(s.labels, values, once)[0] for values in s.scores], axis=0) for s in (a, b))
-    defined = np.flatnonzero(np.isfinite(of_a))
-    if not len(defined):
+    of_a, of_b = (_mean_over_repeats(counted, s, once)[0] for s in (a, b))
+    if not np.isfinite(of_a).any():
         raise CompareError(f"none of {', '.join(a.classes)} has both label values among {len(a.records)} test records")
     pieces = []
     for piece, start in enumerate(range(0, n_replicates, _AT_ONCE)):
         weights = resample_patients(a.patients, min(_AT_ONCE, n_replicates - start), seed + piece)
-        each = [np.mean([counted(s.labels, values, weights) for values in s.scores], axis=0) for s in (a, b)]
-        pieces.append(each[0] - each[1])
+        pieces.append(_mean_over_repeats(counted, a, weights) - _mean_over_repeats(counted, b, weights))
         if progress is not None:
             progress("resample patients", start + len(weights), n_replicates)
-    gaps = np.concatenate(pieces)[:, defined]  # (R, K'), nan where a resampling left a class with one label value
-    usable = np.isfinite(gaps).any(axis=1)
-    macro = Difference(
-        float(of_a[defined].mean()),
-        float(of_b[defined].mean()),
-        *_test(np.nanmean(gaps[usable], axis=1)),
-    )
-    tests = [_test(gaps[np.isfinite(gaps[:, at]), at]) for at in range(len(defined))]
-    corrected = holm(np.array([p for _, p in tests]))
-    per_class: dict[str, Difference | None] = dict.fromkeys(a.classes)
-    for k, (between, p), p_holm in zip(defined, tests, corrected):
-        positives = int(a.labels[:, k].sum())
-        per_class[a.classes[k]] = Difference(float(of_a[k]), float(of_b[k]), between, p, float(p_holm), positives)
-    n_patients = len(np.unique(a.patients))
+    gaps = np.concatenate(pieces)  # (R, K), nan where a resampling left a class with one label value
+    usable = gaps[np.isfinite(gaps).any(axis=1)]
+    defined = np.isfinite(of_a)
+    macro = Difference(float(of_a[defined].mean()), float(of_b[defined].mean()), *_test(np.nanmean(usable, axis=1)))
     return Comparison(
-        a.run, b.run, measure, macro, per_class, len(a.records), n_patients, n_replicates, about or {}
-    )  # fmt: skip
+        a=a.run,
+        b=b.run,
+        measure=measure,
+        macro=macro,
+        per_class=_each_class(a, of_a, of_b, gaps),
+        n_records=len(a.records),
+        n_patients=len(np.unique(a.patients)),
+        n_replicates=n_replicates,
+        about=about or {},
+    )
+
+
+def _mean_over_repeats(counted: Counted, scored: Scored, weights: NDArray[Any]) -> Floats:
+    """(R, K) of a measure under weights (R, N), the mean over a run's repeats."""
+    return np.asarray(np.mean([counted(scored.labels, values, weights) for values in scored.scores], axis=0))
+
+
+def _each_class(scored: Scored, of_a: Floats, of_b: Floats, gaps: Floats) -> dict[str, Difference | None]:
+    """Each class's difference from the values (K,) and resampled gaps (R, K), p-values corrected over those tested."""
+    defined = [k for k in range(len(scored.classes)) if np.isfinite(of_a[k])]
+    tests = {k: _test(gaps[np.isfinite(gaps[:, k]), k]) for k in defined}
+    tested = [k for k in defined if _patients(scored, k) >= MIN_PATIENTS]
+    corrected = dict(zip(tested, holm(np.array([tests[k][1] for k in tested])).tolist()))
+    found: dict[str, Difference | None] = dict.fromkeys(scored.classes)
+    for k, (between, p) in tests.items():
+        found[scored.classes[k]] = Difference(
+            a=float(of_a[k]),
+            b=float(of_b[k]),
+            interval=between,
+            p=p if k in corrected else None,
+            p_holm=corrected.get(k),
+            positives=int(scored.labels[:, k].sum()),
+        )
+    return found
+
+
+def _patients(scored: Scored, k: int) -> int:
+    """How many patients have a positive record of class k, or a negative one, whichever is rarer."""
+    positive = scored.labels[:, k] > 0
+    return min(len(np.unique(scored.patients[positive])), len(np.unique(scored.patients[~positive])))
 
 
 def holm(p_values: Floats) -> Floats:

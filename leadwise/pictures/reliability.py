@@ -59,5 +59,5 @@ def _panel(axes: Axes, curve: Mapping[str, Any]) -> None:
     axes.grid(color=PALE, linewidth=0.5)
     axes.set_axisbelow(True)
     if curve.get("note"):
-        axes.text(0.04, 0.96, str(curve["note"]), transform=axes.transAxes, fontsize=7, color=INK, va="top",
-                  parse_math=False)  # fmt: skip
+        axes.text(0.04, 0.96, str(curve["note"]), transform=axes.transAxes, fontsize=7, color=INK, va="top", parse_math=False,
+                  bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})  # fmt: skip
