@@ -171,7 +171,7 @@ class ProbeReport:
                 **beside.cells(result.measures),
                 "skipped": ", ".join(result.score.skipped),
                 "unlearnable": ", ".join(sorted({lost for draw in result.draws for lost in draw.unlearnable})),
-                "no threshold": ", ".join(result.without_threshold),
+                "no threshold": ", ".join(n for n in result.without_threshold if n not in result.score.skipped),
             }
             for fraction, by_features in self.results.items()
             for name, result in by_features.items()
