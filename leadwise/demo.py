@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from leadwise import pretrain as training
+from leadwise import run as runs
 from leadwise.batch import Signal
 from leadwise.config import Config, DataConfig, LogConfig, OptimConfig
 from leadwise.data.cohort import Cohort, write
@@ -38,16 +39,10 @@ Progress = Callable[[str, int, int], None]
 N_RECORDS = 3000
 CONFIG = Config(
     signal=Signal(rate_hz=100, duration_s=10.0),
-    method={
-        "name": "cg_dmer", "n_patches": 20, "mask_ratio": 0.7, "patch_amplitude": True, "width": 128, "depth": 4, "heads": 4,
-        "decoder_width": 64, "decoder_depth": 1, "decoder_heads": 2,
-        "text_width": 128, "text_depth": 2, "text_heads": 4, "text_pooling": "mean", "text_decoder_depth": 1,
-        "vocab_size": 1200, "max_tokens": 64, "shared_width": 128, "w_t_rec": 0.1, "w_siglip": 0.2,
-        "shift": True, "gain": 0.1, "noise_mv": 0.02, "statement_dropout": 0.3,
-    },
+    method=runs.small("cg_dmer"),
     optim=OptimConfig(steps=1600, batch_size=16, lr=6e-4, weight_decay=1e-2),
     log=LogConfig(every=20, validate_every=400, validate_records=128, save_every=400),
-)  # fmt: skip
+)
 
 
 class DemoError(ValueError):

@@ -159,6 +159,23 @@ def method_config(config: Config) -> tuple[ModuleType, Any]:
         raise settings.ConfigError(f"[method] {error}") from None
 
 
+def method_names() -> list[str]:
+    """Every method in the house."""
+    return methods.names()
+
+
+def small(name: str) -> dict[str, Any]:
+    """A [method] table of a size for two CPU cores: the method's own `SMALL`.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    module = methods.find(name)
+    if not hasattr(module, "SMALL"):
+        raise settings.ConfigError(f"method '{name}' has no SMALL settings; give a config of its own")
+    return {"name": name, **module.SMALL}
+
+
 def resolve(config: Config) -> Config:
     """The config with every setting of its method written out."""
     _, typed = method_config(config)

@@ -22,11 +22,19 @@ REPORTS = (
     "sinus tachycardia. inferior infarct, age undetermined. abnormal ecg.",
 )
 SIGNAL = Signal(rate_hz=100, duration_s=4.0)
-TINY = {
+TINY = {  # a method, and after a space what of it
     "cg_dmer": {
         "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2,
         "text_width": 32, "text_depth": 1, "text_heads": 2, "text_decoder_depth": 1, "vocab_size": 400, "max_tokens": 48,
         "shared_width": 16,
+    },
+    "merl": {
+        "resnet_width": 8, "text_width": 32, "text_depth": 1, "text_heads": 2, "vocab_size": 400, "max_tokens": 48,
+        "shared_width": 16,
+    },
+    "merl vit": {
+        "encoder": "vit", "n_patches": 10, "vit_width": 32, "vit_depth": 2, "vit_heads": 4, "text_width": 32,
+        "text_depth": 1, "text_heads": 2, "vocab_size": 400, "max_tokens": 48, "shared_width": 16,
     },
 }  # fmt: skip
 

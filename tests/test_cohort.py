@@ -165,7 +165,7 @@ def test_the_ledger_says_where_every_recording_went(tmp_path: Path) -> None:
     ledger = write(dataclasses.replace(made, rows=short), tmp_path / "out", **options)
     assert dataclasses.asdict(ledger) == {
         "n_total": 9, "kept": 3, "no_report": 1, "short_report": 1, "missing_file": 1, "unreadable": 1, "nan": 1,
-        "flat": 1, "without_report": 0, "n_leads_recorded": 36, "n_leads_derived": 0, "n_leads_missing": 0,
+        "flat": 1, "copy": 0, "without_report": 0, "n_leads_recorded": 36, "n_leads_derived": 0, "n_leads_missing": 0,
     }  # fmt: skip
     dropped = pd.read_csv(tmp_path / "out" / "dropped.csv", keep_default_na=False)
     assert dict(zip(dropped["record"], dropped["reason"])) == {
@@ -223,7 +223,7 @@ def test_equal_samples_of_two_patients_are_refused_whatever_the_files(tmp_path: 
         write(made, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     same_split = [dataclasses.replace(row, split="train") for row in made.rows]
-    with pytest.raises(CohortError, match=r"r0 \(train\) and r6 \(train\).*leave out the copy"):
+    with pytest.raises(CohortError, match=r"r0 \(train\) and r6 \(train\).*leave out the copies with --allow-copies"):
         write(dataclasses.replace(made, rows=same_split), tmp_path / "out")
 
 
@@ -365,7 +365,7 @@ def test_a_disk_full_at_the_index_is_resumed_too(tmp_path: Path, monkeypatch, wh
     write(made, tmp_path / "straight", shard_records=2)
     write_text = shard.write_text
 
-    def full(path: Path, content: object) -> None:
+    def full(path: Path, content: object, *_: object) -> None:
         if where == "text" and path.parent.name != "out.partial":
             write_text(path, str(content))
             return

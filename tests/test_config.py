@@ -22,7 +22,9 @@ def test_every_config_parses_and_its_method_knows_every_setting(path: Path) -> N
 
 
 def test_there_are_configs() -> None:
-    assert {"cg_dmer", "cg_dmer_small", "cg_dmer_tiny", "ptbxl_cpu"} <= {p.stem for p in CONFIGS}
+    assert {"cg_dmer", "cg_dmer_small", "cg_dmer_tiny", "merl", "merl_ptbxl_cpu", "ptbxl_cpu"} <= {
+        p.stem for p in CONFIGS
+    }
 
 
 def write(tmp_path: Path, text: str) -> Path:

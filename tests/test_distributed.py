@@ -30,6 +30,8 @@ from leadwise.step import Objective, TrainingError, backward
 
 HOUSE = Path(__file__).resolve().parents[1]
 BATCH_NORM = {"head_norm": "batch", "contrast_view": "both"}
+MERL = ("merl", "merl vit")  # batch norm over features (B, D, T) and over vectors (B, D)
+STILL = {"view_dropout": 0.0}
 
 
 # ------------------------------------------------------------------------------------------------- the gradient
@@ -52,6 +54,10 @@ def _process(rank: int, home: Path) -> None:
             share = split(batch_of(torch.float64), 2)[rank]
             values = backward(model, split(share, n_passes), 0, OptimConfig())
             found[name, n_passes] = values, gradients(model.module.method)
+    for name in MERL:
+        model = training.ddp(exactly(STILL, name))
+        values = backward(model, [split(batch_of(torch.float64), 2)[rank]], 0, OptimConfig())
+        found[name] = values, gradients(model.module.method), dict(model.module.method.named_buffers())
     torch.save(found, home / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -129,6 +135,21 @@ def test_batch_norm_has_the_statistics_of_the_whole_batch(two, monkeypatch) -> N
         values, slopes = found["batch norm", 1]
         assert values == pytest.approx(terms, rel=1e-9)
         agree(slopes, expected)
+
+
+@pytest.mark.parametrize("name", MERL)
+def test_merl_on_two_processes_has_the_gradient_and_the_running_statistics_of_one(two, name, monkeypatch) -> None:
+    exact(monkeypatch)
+    terms, expected = in_one_pass(STILL, name)
+    alone = exactly(STILL, name)
+    alone(batch_of(torch.float64))
+    for values, slopes, buffers in (found[name] for found in two):
+        assert values == pytest.approx(terms, rel=1e-9)
+        agree(slopes, expected)
+        kept = {name: x for name, x in alone.named_buffers() if "running" in name or "tracked" in name}
+        assert kept
+        for buffer, x in kept.items():
+            torch.testing.assert_close(buffers[buffer], x, rtol=1e-9, atol=1e-12)
 
 
 def test_two_processes_draw_what_one_draws_in_two_passes(two) -> None:

@@ -29,7 +29,8 @@ LAW = {  # room -> what it may import; a room may always import itself, except p
     "plan": {"pretrain", "step", "run", "data", "config"},
     "evaluate": {"run", "data", "pictures", "batch"},
     "demo": {"pretrain", "evaluate", "pictures", "data", "config", "run", "batch"},
-    "cli": {"demo", "plan", "pretrain", "evaluate", "pictures", "data", "config", "run", "batch"},
+    "reproduce": {"demo", "plan", "pretrain", "evaluate", "pictures", "data", "config", "run", "batch"},
+    "cli": {"reproduce", "demo", "plan", "pretrain", "evaluate", "pictures", "data", "config", "run", "batch"},
     "__main__": {"cli"},
     "__init__": {"run"},
 }

@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import wfdb
+from typer.testing import CliRunner
 
 from leadwise.batch import LEADS
+from leadwise.cli import app
 from leadwise.data.cohort import Cohort, CohortError, write
 from leadwise.data.labels import PTBXL
 from leadwise.data.sources.ptbxl import read_source
@@ -86,7 +88,12 @@ def test_labels_are_found_by_name_whatever_the_likelihood(tmp_path: Path) -> Non
 def test_min_likelihood_is_an_option(tmp_path: Path) -> None:
     strict = read_source(tree(tmp_path, LINES, ()), min_likelihood=50)
     assert strict.rows[1].labels["super"] == {"NORM": 0, "MI": 0, "STTC": 1, "CD": 0, "HYP": 0}
-    assert "rhythm" not in strict.rows[1].labels
+    assert strict.rows[1].labels["rhythm"]["AFIB"] == 1  # its likelihood 0 means that nobody stated one
+    assert "super" not in read_source(tmp_path, min_likelihood=60).rows[1].labels
+    assert strict.settings == {"min_likelihood": 50}
+    for wrong in (-1, 101, float("nan")):
+        with pytest.raises(CohortError, match=f"min_likelihood is {wrong}; it takes 0 to 100"):
+            read_source(tmp_path, min_likelihood=wrong)
 
 
 @pytest.mark.parametrize(("rates", "suffix"), [((), "_lr"), ((100,), "_lr"), ((500,), "_hr"), ((100, 500), "_hr")])
@@ -164,6 +171,16 @@ def test_a_tree_becomes_a_cohort_with_the_files_own_samples(tmp_path: Path) -> N
         np.testing.assert_array_equal(signal, expected.astype(np.float32))
     np.testing.assert_array_equal(cohort.rows(task="super"), [0, 1])
     np.testing.assert_array_equal(cohort.labels("super", np.array([1, 0])), [[0, 0, 1, 1, 0], [1, 0, 0, 0, 0]])
+
+
+def test_prepare_takes_min_likelihood_and_writes_it_down(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    words = ["prepare", "ptbxl", str(tree(tmp_path / "raw", LINES)), "-o", str(tmp_path / "cohort")]
+    done = CliRunner().invoke(app, [*words, "--min-likelihood", "50"])
+    assert done.exit_code == 0, done.output
+    cohort = Cohort.open(tmp_path / "cohort")
+    np.testing.assert_array_equal(cohort.labels("super", np.array([1])), [[0, 0, 1, 0, 0]])
+    assert json.loads((tmp_path / "cohort" / "cohort.json").read_text())["settings"]["min_likelihood"] == 50
 
 
 @pytest.mark.real

@@ -49,8 +49,8 @@ def exact(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(torch.Tensor, "float", torch.Tensor.double)
 
 
-def exactly(options: dict) -> torch.nn.Module:
-    return build("cg_dmer", **options).double()
+def exactly(options: dict, name: str = "cg_dmer") -> torch.nn.Module:
+    return build(name, **options).double()
 
 
 def batch_of(kind: torch.dtype = torch.float32) -> Batch:
@@ -71,9 +71,9 @@ def gradients(method: torch.nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
 
 
-def in_one_pass(options: dict) -> tuple[dict[str, float], dict[str, Tensor]]:
+def in_one_pass(options: dict, name: str = "cg_dmer") -> tuple[dict[str, float], dict[str, Tensor]]:
     """The terms and the gradient of `forward`, as plainly as can be."""
-    method = exactly(options)
+    method = exactly(options, name)
     terms = method(batch_of(torch.float64))
     sum(terms.values()).backward()
     return {name: float(term.detach()) for name, term in terms.items()}, gradients(method)
@@ -97,6 +97,17 @@ def test_passes_change_nothing(options: dict, n_passes: int, monkeypatch: pytest
     got = backward(Objective(method), split(batch_of(torch.float64), n_passes), 0, OptimConfig())
     assert got == pytest.approx(terms, rel=1e-9)
     assert list(got) == list(terms)
+    agree(gradients(method), expected)
+
+
+@pytest.mark.parametrize("n_passes", [1, 2, 4])
+def test_passes_change_nothing_where_there_are_only_pairs(n_passes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact(monkeypatch)
+    options = {"head_norm": "layer", "view_dropout": 0.0, "same_report": "ignore"}
+    terms, expected = in_one_pass(options, "merl vit")
+    method = exactly(options, "merl vit")
+    got = backward(Objective(method), split(batch_of(torch.float64), n_passes), 0, OptimConfig())
+    assert got == pytest.approx(terms, rel=1e-9)
     agree(gradients(method), expected)
 
 
@@ -159,6 +170,16 @@ def test_judging_the_weights_leaves_the_method_as_it_was() -> None:
     assert all(torch.equal(x, before[name]) for name, x in method.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["merl", "merl vit"])
+def test_judging_the_weights_leaves_running_statistics_as_they_were(name: str) -> None:
+    method = build(name)
+    before = {name: x.clone() for name, x in method.state_dict().items()}
+    norms = gradient_norms(method, batch_of(), "float32")
+    assert all(norm > 0 for norm in norms.values())
+    assert any("running_mean" in name for name in before)
+    assert all(torch.equal(x, before[name]) for name, x in method.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("optim", "method", "n_ranks", "message"),
     [
@@ -177,6 +198,14 @@ def test_judging_the_weights_leaves_the_method_as_it_was() -> None:
         ),
         ({"batch_size": 8}, {"head_norm": "batch"}, 2, ""),
         ({"batch_size": 8, "accumulate": 2}, {}, 4, ""),
+        ({"batch_size": 8, "accumulate": 2}, {"name": "merl"}, 1, r"method.encoder = 'resnet' needs .* one pass"),
+        (
+            {"batch_size": 8, "accumulate": 2},
+            {"name": "merl", "encoder": "vit"},
+            1,
+            r"method.head_norm = 'batch' needs .* one pass",
+        ),
+        ({"batch_size": 8, "accumulate": 2}, {"name": "merl", "encoder": "vit", "head_norm": "layer"}, 1, ""),
     ],
 )
 def test_shares_that_are_not_equal_are_refused(optim: dict, method: dict, n_ranks: int, message: str) -> None:

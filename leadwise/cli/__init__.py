@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 from rich.logging import RichHandler
 
-from leadwise.cli import compare, data, scores, training
+from leadwise.cli import compare, data, reproduce, scores, tasks, training
 from leadwise.cli.shown import console, rank
 
 app = typer.Typer(
@@ -27,11 +27,13 @@ VERBS = (
     training.demo,
     data.simulate,
     data.prepare,
+    tasks.tasks,
     training.pretrain,
     scores.embed,
     scores.probe,
     scores.zeroshot,
     compare.compare,
+    reproduce.reproduce,
     data.plot,
 )
 for verb in VERBS:

@@ -15,6 +15,7 @@ from leadwise.cli.shown import (
     Json,
     Latex,
     TaskName,
+    WindowName,
     bars,
     print_table,
     progress_bars,
@@ -32,6 +33,7 @@ def compare(
     seeds: Annotated[str, typer.Option(help="Probe: one draw of the labels each.")] = "42,43,44",
     part: Annotated[str, typer.Option(help="Probe: backbone, shared, specific or both.")] = "backbone",
     prompts: Annotated[Path | None, typer.Option(help="Zero-shot: your own prompt file (TOML).")] = None,
+    window: WindowName = None,
     measure: Annotated[str, typer.Option(help="auroc or auprc.")] = "auroc",
     resamplings: Annotated[int, typer.Option(min=100, help="Of patients; the smallest p-value is 2 in this.")] = 10_000,
     json_file: Json = None,
@@ -49,7 +51,10 @@ def compare(
     if measure not in comparing.MEASURES:
         raise typer.BadParameter(f"--measure {measure}: say {' or '.join(comparing.MEASURES)}")
     by: comparing.Probed | comparing.Prompted
-    by = comparing.Prompted(prompts) if how == "zeroshot" else comparing.Probed(fraction, read_seeds(seeds), part)
+    if how == "zeroshot":
+        by = comparing.Prompted(prompts, window)
+    else:
+        by = comparing.Probed(fraction, read_seeds(seeds), part, window)
     with progress_bars() as progress:
         pair = (runs.load(run_a), runs.load(run_b))
         found = comparing.run_compare(pair, Cohort.open(cohort), task, by, measure, resamplings, bars(progress))

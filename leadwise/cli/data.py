@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,7 +33,8 @@ def simulate(
 
 def prepare(
     source: Annotated[
-        str | None, typer.Argument(help="folder (your own CSV of ECGs), ptbxl, mimic_iv_ecg or simulated.")
+        str | None,
+        typer.Argument(help="folder (your own CSV of ECGs), ptbxl, cpsc2018, csn, mimic_iv_ecg or simulated."),
     ] = None,
     path: Annotated[Path | None, typer.Argument(help="Folder of the data set, or your CSV.")] = None,
     target: Annotated[Path | None, typer.Option("-o", "--out", help="Cohort folder to write.")] = None,
@@ -42,12 +44,19 @@ def prepare(
     leads: Annotated[str | None, typer.Option(help="folder: lead names of .npy/.csv columns, such as I,II,V1.")] = None,
     rate_hz: Annotated[float | None, typer.Option(help="folder: rate of .npy/.csv files; ptbxl: 100 or 500.")] = None,
     units: Annotated[str | None, typer.Option(help="folder: unit where files state none: mV, uV or V.")] = None,
+    min_likelihood: Annotated[
+        float | None,
+        typer.Option(min=0, max=100, help="ptbxl: the least likelihood at which a diagnosis counts (super, sub) [0]."),
+    ] = None,
     min_words: Annotated[
         int | None,
         typer.Option(min=0, help="Leave out recordings whose report has fewer words [mimic_iv_ecg: 4, else 0]."),
     ] = None,
     allow_missing: Annotated[bool, typer.Option(help="Leave out recordings whose file is not there.")] = False,
     allow_unreadable: Annotated[bool, typer.Option(help="Leave out recordings that cannot be read.")] = False,
+    allow_copies: Annotated[
+        bool, typer.Option(help="Leave out recordings that have the same samples as another patient's.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace a cohort that is there already.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes that pack; 1 = this one.")] = 1,
     dask: Annotated[
@@ -83,7 +92,9 @@ def prepare(
         raise typer.BadParameter(
             "say SOURCE, PATH and -o OUT, such as: leadwise prepare folder manifest.csv -o cohorts/mine"
         )
-    rows = _source(source, path, reports, leads, rate_hz, units)
+    rows = _source(
+        source, path, reports=reports, leads=leads, rate_hz=rate_hz, units=units, min_likelihood=min_likelihood
+    )
     told = {"command": "prepare", "cohort": str(target), "source": source}
     if dry_run:
         sizes = (800_035,) if source == "mimic_iv_ecg" else ()  # the whole of release 1.0, seen from a part of it
@@ -112,6 +123,7 @@ def prepare(
                 min_report_words=min_words,
                 allow_missing=allow_missing,
                 allow_unreadable=allow_unreadable,
+                allow_copies=allow_copies,
                 overwrite=overwrite,
                 pool=pool,
                 progress=heard,
@@ -146,32 +158,29 @@ def _share(text: str) -> tuple[int, int]:
     return int(which), int(n)
 
 
-def _source(
-    name: str, path: Path, reports: Path | None, leads: str | None, rate_hz: float | None, units: str | None
-) -> Source:
-    """The rows of a data set by the name of its file in data/sources."""
-    from leadwise.data.sources import folder, mimic_iv_ecg, ptbxl, simulated
+def _source(name: str, path: Path, **told: Any) -> Source:
+    """The rows of a data set by the name of its file in data/sources, read with the options that were told."""
+    from leadwise.data.sources import cpsc2018, csn, folder, mimic_iv_ecg, ptbxl, simulated
 
-    takes = {
-        "ptbxl": ("reports", "rate-hz"),
-        "mimic_iv_ecg": (),
-        "simulated": (),
-        "folder": ("leads", "rate-hz", "units"),
+    readers: dict[str, tuple[Callable[..., Source], tuple[str, ...]]] = {  # and the options that each takes
+        "folder": (folder.read_source, ("leads", "rate_hz", "units")),
+        "ptbxl": (ptbxl.read_source, ("reports", "rate_hz", "min_likelihood")),
+        "cpsc2018": (cpsc2018.read_source, ()),
+        "csn": (csn.read_source, ()),
+        "mimic_iv_ecg": (mimic_iv_ecg.read_source, ()),
+        "simulated": (simulated.read_source, ()),
     }
-    given = {"reports": reports, "leads": leads, "rate-hz": rate_hz, "units": units}
-    idle = [option for option, value in given.items() if value is not None and option not in takes.get(name, given)]
+    if name not in readers:
+        known = ", ".join(other for other in readers if other != "folder")
+        raise typer.BadParameter(f"no source '{name}'; choose folder (your own ECGs), {known}")
+    read, takes = readers[name]
+    told = {option: value for option, value in told.items() if value is not None}
+    idle = [option.replace("_", "-") for option in told if option not in takes]
     if idle:
         raise typer.BadParameter(f"source '{name}' does not take --{', --'.join(idle)}")
-    if name == "ptbxl":
-        return ptbxl.read_source(path, reports=reports, rate_hz=rate_hz)
-    if name == "simulated":
-        return simulated.read_source(path)
-    if name == "mimic_iv_ecg":
-        return mimic_iv_ecg.read_source(path)
-    if name == "folder":
-        names = tuple(lead.strip() for lead in leads.split(",")) if leads else None
-        return folder.read_source(path, leads=names, rate_hz=rate_hz, units=units)
-    raise typer.BadParameter(f"no source '{name}'; choose folder (your own ECGs), ptbxl, mimic_iv_ecg or simulated")
+    if "leads" in told:
+        told["leads"] = tuple(lead.strip() for lead in told["leads"].split(","))
+    return read(path, **told)
 
 
 def plot(

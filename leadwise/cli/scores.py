@@ -15,6 +15,7 @@ from leadwise.cli.shown import (
     Latex,
     RunFolder,
     TaskName,
+    WindowName,
     bars,
     out,
     print_table,
@@ -29,6 +30,7 @@ def embed(
     target: Annotated[Path, typer.Option("-o", "--out", help=".npz file: embedding (N, D), record, patient, split.")],
     part: Annotated[str, typer.Option(help="backbone, shared, specific or both.")] = "backbone",
     split: Annotated[str | None, typer.Option(help="Only train, val or test.")] = None,
+    window: WindowName = None,
     json_file: Json = None,
 ) -> None:
     """Write an embedding for every recording of a cohort."""
@@ -39,7 +41,7 @@ def embed(
     loaded, opened = runs.load(run), Cohort.open(cohort)
     rows = opened.rows(split=split)
     with progress_bars() as progress:
-        features = embedding.embed_cohort(loaded, opened, part, rows, bars(progress))
+        features = embedding.embed_cohort(loaded, opened, part, rows, bars(progress), window=window)
     embedding.write_npz(target, features, opened, rows)
     told = {"command": "embed", "cohort": str(cohort), "run": str(run), "part": part, "file": str(target)}
     write_json(json_file, {**told, "recordings": features.shape[0], "width": features.shape[1]})
@@ -53,6 +55,7 @@ def probe(
     part: Annotated[str, typer.Option(help="Feature: backbone, shared, specific or both.")] = "backbone",
     fractions: Annotated[str, typer.Option(help="Shares of the training labels.")] = "0.01,0.05,0.1,1",
     seeds: Annotated[str, typer.Option(help="One draw of the labels each, three or more to report.")] = "42,43,44",
+    window: WindowName = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Print each class too.")] = False,
     picture: Annotated[
         Path | None, typer.Option(help="Also draw here (.png or .svg) how far the probabilities can be believed.")
@@ -75,7 +78,14 @@ def probe(
         check_picture(picture)
     with progress_bars() as progress:
         report = probing.run_probe(
-            runs.load(run), Cohort.open(cohort), task, shares, drawn, part, progress=bars(progress)
+            runs.load(run),
+            Cohort.open(cohort),
+            task,
+            fractions=shares,
+            seeds=drawn,
+            part=part,
+            progress=bars(progress),
+            window=window,
         )
     print_table(report.rows(), f"probe of {report.run} on {report.cohort}, task {task}: macro AUROC on test")
     if per_class:
@@ -94,6 +104,7 @@ def zeroshot(
         Path | None, typer.Option(help="Your own prompt file (TOML); default: ours for this task.")
     ] = None,
     split: Annotated[str, typer.Option(help="Recordings to score.")] = "test",
+    window: WindowName = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Print each class too.")] = False,
     json_file: Json = None,
     csv_file: Csv = None,
@@ -106,7 +117,13 @@ def zeroshot(
 
     with progress_bars() as progress:
         report = zero.run_zeroshot(
-            runs.load(run), Cohort.open(cohort), task, prompts_path=prompts, split=split, progress=bars(progress)
+            runs.load(run),
+            Cohort.open(cohort),
+            task,
+            prompts_path=prompts,
+            split=split,
+            progress=bars(progress),
+            window=window,
         )
     print_table(report.rows(), f"zero-shot of {report.run} on {report.cohort}, task {task}: macro AUROC on {split}")
     if per_class:

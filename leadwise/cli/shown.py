@@ -35,7 +35,14 @@ Csv = Annotated[Path | None, typer.Option("--csv", help="Also write every figure
 Latex = Annotated[Path | None, typer.Option("--latex", help="Also write the tables to this file, for booktabs.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the result to this file, as one JSON object.")]
 TaskName = Annotated[
-    str, typer.Option("--task", help="Label set: super, sub, form or rhythm for PTB-XL; findings; own.")
+    str, typer.Option("--task", help="Label set, such as super; `leadwise tasks` lists them. own: of your own table.")
+]
+WindowName = Annotated[
+    str | None,
+    typer.Option(
+        "--window",
+        help="Part of longer recordings: first_10s, center_10s, multi_crop_mean or merl_5s_pad [as the run was promised].",
+    ),
 ]
 
 

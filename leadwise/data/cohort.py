@@ -150,6 +150,10 @@ class Cohort:
         """What makes mV of a block: uV per step (12,), baseline (12,), and its rate in Hz."""
         return self._uv_per_step[row], self._baseline[row], float(self._rate_hz[row])
 
+    def duration_s(self, row: int) -> float:
+        """How long a recording is."""
+        return float(self._n_samples[row] / self._rate_hz[row])
+
     def signal(self, row: int) -> tuple[np.ndarray, float]:
         """One recording as (T0, 12) float32 mV in LEADS order, NaN = missing, and its rate in Hz."""
         uv_per_step, baseline, rate_hz = self.scale(row)

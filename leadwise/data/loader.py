@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -25,15 +27,19 @@ class Recordings:
         rows: np.ndarray | None = None,
         task: str | None = None,
         statements: bool = False,
+        starts_s: np.ndarray | None = None,
+        kept_s: float | None = None,
     ) -> None:
         """`rows` are row numbers of the cohort: by default those of the task, or all. A task gives labels.
 
-        With `statements`, batches have the reports' statements as lists, too.
+        With `statements`, batches have the reports' statements as lists, too. `starts_s` (n,) says where in each row the
+        promised part begins. With `kept_s` only so many seconds stay, and zeros after them count as observed.
         """
         self.cohort = cohort
         self.signal = signal
         self.rows = np.asarray(cohort.rows(task=task) if rows is None else rows, dtype=np.int64)
         self._with_statements = statements
+        self._starts_s, self._kept_s = starts_s, kept_s
         self._labels = None if task is None else cohort.labels(task, self.rows).astype(np.float32)
 
     def __len__(self) -> int:
@@ -45,8 +51,12 @@ class Recordings:
         shape = (len(places), len(self.signal.leads), self.signal.n_samples)
         ecg, observed = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=bool)  # (B, L, T)
         rows = self.rows[places]
-        for number, row in enumerate(rows.tolist()):
-            self._read(row, ecg[number], observed[number])
+        if self._starts_s is None and self._kept_s is None:
+            for number, row in enumerate(rows.tolist()):
+                self._read(row, ecg[number], observed[number])
+        else:
+            for number, place in enumerate(places.tolist()):
+                self._read_part(place, ecg[number], observed[number])
         return Batch(
             ecg=torch.from_numpy(ecg),
             observed=torch.from_numpy(observed),
@@ -74,6 +84,21 @@ class Recordings:
         scale_into(ecg[:, :n_kept], kept, uv_per_step, baseline)
         ecg[:, n_kept:] = 0.0
         observed[:, :n_kept], observed[:, n_kept:] = True, False
+
+    def _read_part(self, place: int, ecg: np.ndarray, observed: np.ndarray) -> None:
+        """The same for a part that begins elsewhere, or that is cut short and padded."""
+        row = int(self.rows[place])
+        uv_per_step, baseline, rate_hz = self.cohort.scale(row)
+        signal = unpack(self.cohort.block(row), uv_per_step, baseline)
+        if self._kept_s is None:
+            start_s = None if self._starts_s is None else float(self._starts_s[place])
+            ecg[:], observed[:] = conform(signal, rate_hz, self.signal, start_s)
+            return
+        short = replace(self.signal, duration_s=min(self._kept_s, self.signal.duration_s))
+        part, real = conform(signal, rate_hz, short)
+        n_real = min(short.n_samples, math.ceil(len(signal) * self.signal.rate_hz / rate_hz))
+        ecg[:, : short.n_samples], ecg[:, short.n_samples :] = part, 0.0
+        observed[:, :n_real], observed[:, n_real:] = real[:, :n_real], real.any(axis=1, keepdims=True)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """All recordings in order; the last batch may be smaller."""

@@ -41,6 +41,7 @@ def write(
     min_report_words: int | None = None,
     allow_missing: bool = False,
     allow_unreadable: bool = False,
+    allow_copies: bool = False,
     overwrite: bool = False,
     pool: Pool | None = None,
     progress: Progress | None = None,
@@ -51,8 +52,8 @@ def write(
 
     Raises:
         CohortError: `out` exists and is not empty, the source contradicts itself, two patients have the same samples,
-            files are missing or unreadable and not allowed to be, or the disk is full. What is finished stays in
-            `OUT.partial` and is used when the same call is made again.
+            files are missing or unreadable, and it is not allowed to leave them out; or the disk is full. What is
+            finished stays in `OUT.partial` and is used when the same call is made again.
     """
     partial = _checked(source, out, overwrite, allow_missing)
     works = Works(source, partial.folder, shard_records, _least(source, min_report_words), partial.extra)
@@ -60,8 +61,8 @@ def write(
     try:
         shards = _packed(works, range(len(works)), pool, progress)
         _refuse_dropped(source, shards, partial.folder, allow_missing, allow_unreadable)
-        settings = {"shard_records": shard_records, "min_report_words": works.min_report_words}
-        ledger = index.write(partial.folder, source, shards, settings)
+        settings = source.settings | {"shard_records": shard_records, "min_report_words": works.min_report_words}
+        ledger = index.write(partial.folder, source, shards, settings, allow_copies)
     except OSError as error:
         raise _told(error, partial.folder) from error
     _move_into_place(partial.folder, Path(out))

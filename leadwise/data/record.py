@@ -190,18 +190,23 @@ def _twelve_digital(digital: Digital, column: dict[str, int]) -> Digital:
     return Digital(samples.T, uv_per_step, baseline)
 
 
-def conform(signal_mv: np.ndarray, rate_hz: float, promised: Signal) -> tuple[np.ndarray, np.ndarray]:
+def conform(
+    signal_mv: np.ndarray, rate_hz: float, promised: Signal, start_s: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """What a Signal promises: ecg (L, T) float32 in mV and observed (L, T) bool.
 
     `signal_mv` is (T0, 12) in LEADS order, NaN = missing. Gaps of at most SHORT_GAP_MS are bridged
     by a straight line; longer ones, missing leads and the padding of a short recording are 0 in `ecg` and false in
-    `observed`. `promised.window` says which part of a longer recording stays.
+    `observed`. `promised.window` says which part of a longer recording stays, or `start_s` where that part begins.
     """
     if signal_mv.ndim != 2 or signal_mv.shape[1] != len(LEADS):
         raise ValueError(f"conform takes (samples, {len(LEADS)} leads) in mV; got shape {signal_mv.shape}")
     ratio = _ratio(promised.rate_hz / rate_hz, len(signal_mv))
     n_resampled = -(-len(signal_mv) * ratio.numerator // ratio.denominator)
-    start = max(0, n_resampled - promised.n_samples) // 2 if promised.window == "center" else 0
+    most = max(0, n_resampled - promised.n_samples)
+    start = most // 2 if promised.window == "center" else 0
+    if start_s is not None:
+        start = min(most, round(start_s * promised.rate_hz))
     n_kept = min(promised.n_samples, n_resampled - start)
     first, last, start = _source_window(len(signal_mv), start, n_kept, ratio)
 

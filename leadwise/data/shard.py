@@ -73,6 +73,7 @@ class Ledger:
     unreadable: int = 0  # dropped: damaged, or something left unsaid
     nan: int = 0  # dropped: more than half of the recorded samples missing
     flat: int = 0  # dropped: every lead flat
+    copy: int = 0  # dropped: the samples of another patient's recording
     without_report: int = 0  # of those kept: they have no report
     n_leads_recorded: int = 0  # of those kept: leads that their files held
     n_leads_derived: int = 0  # of those kept: limb leads computed from I and II

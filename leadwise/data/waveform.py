@@ -1,4 +1,4 @@
-"""file -> Recording: WFDB, .npy and .csv, in mV, under the lead names the file gives, or an error that says why."""
+"""file -> Recording: WFDB, .mat, .npy and .csv, in mV, under the lead names the file gives, or an error that says why."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from leadwise.batch import LEADS
-from leadwise.data import format16, wfdb_header
+from leadwise.data import format16, matfile, wfdb_header
 from leadwise.data.recording import MISSING, Digital, RecordError, Recording
 from leadwise.data.rows import listed
 
@@ -27,10 +27,12 @@ _MV_PER_UNIT = {"mv": 1.0, "uv": 1e-3, "v": 1e3}
 def read(
     path: Path, *, leads: Sequence[str] | None = None, rate_hz: float | None = None, units: str | None = None
 ) -> Recording:
-    """The recording in a file: WFDB (`.hea` or the name without suffix), `.npy` or `.csv`; signal (T0, L0) in mV.
+    """The recording in a file: WFDB (`.hea` or the name without suffix), `.mat`, `.npy` or `.csv`; signal (T0, L0) in mV.
 
-    `leads`, `rate_hz` and `units` say what the file does not. What a WFDB header states stands; `.npy` needs all three,
-    `.csv` needs rate and units (and leads, if its first row is not their names; where it is, that row's order stands).
+    A `.mat` with a `.hea` beside it is WFDB; without one it holds MATLAB's struct `ECG` with the samples in `data`.
+    `leads`, `rate_hz` and `units` say what the file does not. What a WFDB header states stands; `.npy` and MATLAB's
+    `.mat` need all three, `.csv` needs rate and units (and leads, if its first row is not their names; where it is,
+    that row's order stands).
     In an int16 `.npy`, -32768 is missing.
 
     Raises:
@@ -43,6 +45,9 @@ def read(
         recording = _read_npy(path, leads, rate_hz, units)
     elif kind == ".csv":
         recording = _read_csv(path, leads, rate_hz, units)
+    elif _is_matlab(path):
+        table = matfile.struct(path).data
+        recording = _from_array(path, table, leads, rate_hz, units)
     else:
         recording = _read_wfdb(_header_path(path), leads, rate_hz, units)
     if len(set(recording.leads)) < len(recording.leads):
@@ -57,7 +62,7 @@ def files(path: Path) -> tuple[Path, ...]:
     A header that cannot be parsed stands alone; `read` says what is wrong with it.
     """
     path = Path(path)
-    if path.suffix.lower() in (".npy", ".csv"):
+    if path.suffix.lower() in (".npy", ".csv") or _is_matlab(path):
         return (path,)
     header_path = _header_path(path)
     try:
@@ -80,6 +85,11 @@ def check_told_leads(leads: Sequence[str] | None, where: str) -> None:
             raise RecordError(
                 f"{where}: the lead {told!r} in leads= is none of {', '.join(LEADS)}; nearest: {nearest!r}"
             )
+
+
+def _is_matlab(path: Path) -> bool:
+    """Whether a path leads to a `.mat` that no header says how to read."""
+    return path.suffix.lower() == ".mat" and path.is_file() and not path.with_suffix(".hea").is_file()
 
 
 def _header_path(path: Path) -> Path:
@@ -200,12 +210,19 @@ def _mv_per_unit(path: Path, stated: str | None, told: str | None) -> float:
 def _read_npy(path: Path, leads: Sequence[str] | None, rate_hz: float | None, units: str | None) -> Recording:
     if not path.is_file():
         raise RecordError(f"record {path}: no such file; check the path")
-    if leads is None:
-        raise RecordError(f"record {path}: an .npy file does not name its leads; say leads=")
     try:  # mapped first: a header that promises more than the file holds fails here, before any memory is taken
         table = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise RecordError(f"record {path}: not a readable .npy array of numbers ({error}); save it again") from None
+    return _from_array(path, table, leads, rate_hz, units)
+
+
+def _from_array(
+    path: Path, table: np.ndarray, leads: Sequence[str] | None, rate_hz: float | None, units: str | None
+) -> Recording:
+    """A recording from an array of numbers that names no lead, either way round."""
+    if leads is None:
+        raise RecordError(f"record {path}: the file does not name its leads; say leads=")
     if table.ndim != 2 or table.dtype.kind not in "iuf":
         raise RecordError(
             f"record {path}: holds {table.dtype} of shape {table.shape}; it takes numbers of shape (samples, leads)"

@@ -1,4 +1,4 @@
-"""What a WFDB header says, checked before a sample is read: files, format, gain and unit of each signal.
+"""What a WFDB header says, checked before a sample is read: files, format, gain and unit of each signal; its comments.
 
 `wfdb` reads headers as ASCII and drops what is not, so that 'µV' becomes 'V', and it fills in 'mV' where no unit
 stands. Units decide by a factor of a thousand, so they are read here from the text itself.
@@ -7,6 +7,7 @@ stands. Units decide by a factor of a thousand, so they are read here from the t
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import NamedTuple
 _FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?$")
 _GAIN = re.compile(r"([^(/]+)(?:\((-?\d+)\))?(?:/(.*))?$")
 _RATE_END = re.compile(r"[/(]")
+_OLDEST = 130.0  # years; beyond, a number is no age
 _BYTES_PER_SAMPLE = {"8": 1.0, "16": 2.0, "24": 3.0, "32": 4.0, "61": 2.0, "80": 1.0, "160": 2.0, "212": 1.5}
 
 
@@ -68,11 +70,7 @@ def parse(raw: bytes) -> Header:
     Raises:
         HeaderError: not a single-segment WFDB header; the message has no file name, the caller adds it.
     """
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        text = raw.decode("latin-1")  # µ as the single byte B5
-    lines = [line for line in map(str.strip, text.splitlines()) if line and line[0] != "#"]
+    lines = [line for line in map(str.strip, _text(raw).splitlines()) if line and line[0] != "#"]
     if not lines:
         raise HeaderError("the header is empty")
     fields = lines[0].split()
@@ -89,6 +87,44 @@ def parse(raw: bytes) -> Header:
         raise HeaderError(f"it promises {n_signals} signals and describes {len(lines) - 1}")
     signals = tuple(_signal(line, row) for row, line in enumerate(lines[1 : n_signals + 1], start=2))
     return Header(rate_hz, n_samples, signals, len(lines) - 1)
+
+
+def comments(raw: bytes) -> dict[str, str]:
+    """What the comment lines of a header say, such as {'age': '49', 'sex': 'Female', 'dx': '164889003,59118001'}.
+
+    Keys are in lower case; a key that is there twice keeps all its values, with commas between. The rest of the header
+    may be damaged.
+    """
+    said: dict[str, str] = {}
+    for line in map(str.strip, _text(raw).splitlines()):
+        key, colon, value = line.removeprefix("#").partition(":")
+        if line.startswith("#") and colon:
+            key, value = key.strip().casefold(), value.strip()
+            said[key] = f"{said[key]},{value}" if said.get(key) else value
+    return said
+
+
+def person(said: Mapping[str, str]) -> dict[str, float | str | None]:
+    """Age in years and sex ('male', 'female') from what a header's comments say; None where it is not known.
+
+    Data sets write 'NaN' or -1 for an age that they do not know.
+    """
+    try:
+        age = float(said.get("age", ""))
+    except ValueError:
+        age = -1.0
+    sex = said.get("sex", "").strip().casefold()
+    return {
+        "age": age if 0 <= age <= _OLDEST else None,  # NaN is in no range
+        "sex": {"male": "male", "m": "male", "female": "female", "f": "female"}.get(sex),
+    }
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")  # µ as the single byte B5
 
 
 def _signal(line: str, row: int) -> SignalLine:

@@ -176,12 +176,13 @@ class Probed:
     fraction: float = 1.0
     seeds: Sequence[int] = probing.SEEDS
     part: str = "backbone"
+    window: str | None = None  # which part of each recording is seen
     how = "probe"
 
     def __call__(self, run: Run, cohort: Cohort, task: str, progress: Progress | None = None) -> Scored:
         rows = cohort.rows(task=task)
         asked = probing.asked_of(cohort, task, rows)
-        features = embed_cohort(run, cohort, self.part, rows, progress)
+        features = embed_cohort(run, cohort, self.part, rows, progress, window=self.window)
         result = probing.probe(features, asked, self.fraction, self.seeds)
         return _scored(run, cohort, task, rows[asked.rows("test")], result.test_scores)
 
@@ -191,6 +192,7 @@ class Prompted:
     """Test scores by prompts alone."""
 
     prompts_path: Path | None = None
+    window: str | None = None
     how = "zeroshot"
 
     def __call__(self, run: Run, cohort: Cohort, task: str, progress: Progress | None = None) -> Scored:
@@ -200,7 +202,7 @@ class Prompted:
         rows = cohort.rows("test", task)
         if not len(rows):
             raise CompareError(f"cohort {cohort.name}: no recording of task '{task}' in split 'test'")
-        scores = zeroshot.scores_of(run, cohort, rows, loaded.of(tuple(cohort.tasks[task])), progress)
+        scores = zeroshot.scores_of(run, cohort, rows, loaded.of(tuple(cohort.tasks[task])), progress, self.window)
         return _scored(run, cohort, task, rows, scores[None])
 
 

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from leadwise.data import windows
 from leadwise.data.cohort import Cohort
 from leadwise.data.loader import Recordings
 from leadwise.files import replacing
@@ -118,34 +119,46 @@ def embed_cohort(
     rows: Rows | None = None,
     progress: Progress | None = None,
     cache: Path | None = None,
+    window: str | None = None,
 ) -> Features:
     """(n, D) embeddings of a cohort's rows (default: all), read from the cache where they lie there already.
 
     Args:
         rows: n row numbers of the cohort, in the order wanted.
         cache: the folder of cache files; default `embeddings` in the run's folder, and none for a run without a folder.
+        window: which part of each recording, see `data/windows.py`; default: as the run was promised.
     """
+    windows.check(window)
     wanted = np.arange(len(cohort)) if rows is None else np.asarray(rows, dtype=np.int64)
     if cache is None and run.folder is not None:
         cache = run.folder / "embeddings"
     if cache is None:
-        return embed(run, Recordings(cohort, run.config.signal, wanted), part, progress=progress)
+        return _through(run, cohort, part, wanted, progress, window)
     check_part(run, part)
-    path = cache / f"{part}-{run.fingerprint[:16]}-{cohort.fingerprint[:16]}.npz"
+    seen = "" if window is None else f"-{window}"
+    path = cache / f"{part}-{run.fingerprint[:16]}-{cohort.fingerprint[:16]}{seen}.npz"
     held_rows, held = _read_cache(path, len(cohort))
     fresh = np.setdiff1d(wanted, held_rows)
     if len(fresh):
-        made = embed(run, Recordings(cohort, run.config.signal, fresh), part, progress=progress)
+        made = _through(run, cohort, part, fresh, progress, window)
         if len(held_rows) and made.shape[1] != held.shape[1]:
             log.warning("cache %s is %d wide, not %d: written anew", path, held.shape[1], made.shape[1])
             path.unlink()
-            return embed_cohort(run, cohort, part, wanted, progress, cache)
+            return embed_cohort(run, cohort, part, wanted, progress, cache, window)
         rows_now = np.concatenate([held_rows, fresh])
         order = np.argsort(rows_now)
         held_rows = rows_now[order]
         held = (np.concatenate([held, made]) if len(held) else made)[order]
         _write_cache(path, held_rows, held)
     return held[np.searchsorted(held_rows, wanted)]
+
+
+def _through(
+    run: Run, cohort: Cohort, part: str, rows: Rows, progress: Progress | None, window: str | None
+) -> Features:
+    """(n, D) embeddings of rows through a window; of several windows of a recording, the mean."""
+    recordings, of_row = windows.windowed(cohort, run.config.signal, rows, window)
+    return windows.averaged(embed(run, recordings, part, progress=progress), of_row)
 
 
 def _read_cache(path: Path, n_rows: int) -> tuple[NDArray[np.int64], Features]:

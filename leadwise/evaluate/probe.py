@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from leadwise.data import windows
 from leadwise.data.cohort import Cohort
-from leadwise.data.loader import Recordings
 from leadwise.evaluate import calibration
 from leadwise.evaluate import measures as beside
 from leadwise.evaluate.embed import Progress, embed_cohort, named, seen_in_training
@@ -212,8 +212,11 @@ def run_probe(
     seeds: Sequence[int] = SEEDS,
     part: str = "backbone",
     progress: Progress | None = None,
+    window: str | None = None,
 ) -> ProbeReport:
     """The probe's table: the trained run, its untrained twin and hand-crafted features, at each fraction of the labels.
+
+    `window` is which part of each recording is seen (`data/windows.py`); default: as the run was promised.
 
     Raises:
         ProbeError: a split is empty or shares patients with another, or a fraction leaves nothing to learn from.
@@ -221,10 +224,12 @@ def run_probe(
     rows = cohort.rows(task=task)
     asked = asked_of(cohort, task, rows)
     cache = run.folder / "embeddings" if run.folder else None
+    twin = run.untrained()
+    recordings, of_row = windows.windowed(cohort, run.config.signal, rows, window)
     features = {
-        "trained": embed_cohort(run, cohort, part, rows, named(progress, "embed, trained"), cache),
-        "untrained": embed_cohort(run.untrained(), cohort, part, rows, named(progress, "embed, untrained"), cache),
-        "handcrafted": handcrafted(Recordings(cohort, run.config.signal, rows), progress=progress),
+        "trained": embed_cohort(run, cohort, part, rows, named(progress, "embed, trained"), cache, window),
+        "untrained": embed_cohort(twin, cohort, part, rows, named(progress, "embed, untrained"), cache, window),
+        "handcrafted": windows.averaged(handcrafted(recordings, progress=progress), of_row),
     }
     results: dict[float, dict[str, ProbeResult]] = {fraction: {} for fraction in fractions}
     for done, (fraction, name) in enumerate(((f, n) for f in fractions for n in FEATURES), start=1):

@@ -149,11 +149,13 @@ def run_zeroshot(
     prompts_path: Path | None = None,
     split: str = "test",
     progress: Progress | None = None,
+    window: str | None = None,
 ) -> ZeroShotReport:
     """Zero-shot scores of a run on one split of a task, with the untrained twin and the shuffled control.
 
     Args:
         prompts_path: a prompt file; default the one shipped for the cohort's source and the task.
+        window: which part of each recording is seen (`data/windows.py`); default: as the run was promised.
 
     Raises:
         ZeroShotError: the run has no text encoder, or the split holds no recording of the task.
@@ -176,8 +178,8 @@ def run_zeroshot(
     twin = run.untrained()
     val = cohort.rows("val", task) if split != "val" else rows[:0]  # fixes F1's thresholds, and nothing else
     both = np.concatenate([rows, val])
-    ecg = embed_cohort(run, cohort, "shared", both, named(progress, "embed, trained"), cache)
-    ecg_untrained = embed_cohort(twin, cohort, "shared", both, named(progress, "embed, untrained"), cache)
+    ecg = embed_cohort(run, cohort, "shared", both, named(progress, "embed, trained"), cache, window)
+    ecg_untrained = embed_cohort(twin, cohort, "shared", both, named(progress, "embed, untrained"), cache, window)
     texts = _embed_prompts(run, of_class)
     of_both = cosines(ecg, [class_vector(vectors) for vectors in texts])
     of_both_untrained = cosines(ecg_untrained, [class_vector(vectors) for vectors in _embed_prompts(twin, of_class)])
@@ -214,6 +216,7 @@ def scores_of(
     rows: NDArray[np.int64],
     of_class: Sequence[ClassPrompts],
     progress: Progress | None = None,
+    window: str | None = None,
 ) -> Floats:
     """(n, K) cosines of a cohort's rows to K classes, those that `run_zeroshot` counts for the trained run.
 
@@ -221,7 +224,7 @@ def scores_of(
         ZeroShotError: the run has no text encoder.
     """
     _check_words(run)
-    ecg = embed_cohort(run, cohort, "shared", rows, progress)
+    ecg = embed_cohort(run, cohort, "shared", rows, progress, window=window)
     return cosines(ecg, [class_vector(vectors) for vectors in _embed_prompts(run, of_class)])
 
 

@@ -23,10 +23,10 @@ def gain(ecg: Tensor, spread: float) -> Tensor:
     return ecg * (spread * torch.randn(len(ecg), 1, 1, device=ecg.device)).exp()
 
 
-def noise(patches: Tensor, largest: float) -> Tensor:
-    """White noise on patches (B, L, N, P), its standard deviation drawn for each record below `largest`."""
-    level = largest * torch.rand(len(patches), 1, 1, 1, device=patches.device)
-    return patches + level * torch.randn_like(patches)
+def noise(ecg: Tensor, largest: float) -> Tensor:
+    """White noise on an ECG (B, ...), whole or in patches, its standard deviation drawn for each record below `largest`."""
+    level = largest * torch.rand(len(ecg), *(1,) * (ecg.ndim - 1), device=ecg.device)
+    return ecg + level * torch.randn_like(ecg)
 
 
 def drop_leads(ecg: Tensor, observed: Tensor, whole: Tensor, chance: float) -> tuple[Tensor, Tensor]:

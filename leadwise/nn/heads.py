@@ -1,12 +1,14 @@
-"""From a pooled vector to a space of its own."""
+"""From an encoder's output to a vector in a space of its own."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-from leadwise import ranks
+from leadwise.nn.batch_norm import BatchNorm
+from leadwise.nn.transformer import Attention
 
 
 class Head(nn.Sequential):
@@ -19,12 +21,20 @@ class Head(nn.Sequential):
         super().__init__(*layers, nn.Linear(width, out))
 
 
-class BatchNorm(nn.BatchNorm1d):
-    """Batch norm by the statistics of every process's rows: what one process would do with the whole batch."""
+class AttentionPool(nn.Module):
+    """A feature map to one vector: a learnable token asks all positions and itself, then one linear map."""
+
+    def __init__(self, width: int, n_positions: int, heads: int, out: int) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(1, 1, width))
+        self.position = nn.Parameter(torch.randn(1, n_positions + 1, width) / width)
+        self.attention = Attention(width, heads)
+        self.project = nn.Linear(width, out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (B, D) -> (B, D)."""
-        if not self.training:
-            return super().forward(x)
-        every = ranks.gather(x)  # (n_ranks B, D)
-        return super().forward(every)[ranks.mine(len(every))]
+        """x: (B, D, N) -> (B, out)."""
+        tokens = (
+            torch.cat([self.token.expand(len(x), -1, -1), x.transpose(1, 2)], dim=1) + self.position
+        )  # (B, 1 + N, D)
+        out: Tensor = self.project(self.attention(tokens[:, :1], tokens)[:, 0])
+        return out

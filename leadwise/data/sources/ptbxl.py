@@ -1,7 +1,8 @@
 """PTB-XL (v1.0.3): its folder -> rows, with the tasks super, sub, form and rhythm rebuilt by name.
 
 Any SCP code that a record lists counts, whatever its likelihood, as in the published benchmark; `min_likelihood` is
-stricter. A record belongs to a task only where it has at least one label of it. Folds 1-8 train, 9 validates, 10 tests.
+stricter on the diagnoses. A record belongs to a task only where it has at least one label of it. Folds 1-8 train, 9
+validates, 10 tests.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from leadwise.data.labels import PTBXL
+from leadwise.data.labels import PTBXL, classes_of
 from leadwise.data.reports import join_modifiers
 from leadwise.data.rows import CohortError, Row, Source, inside, listed, quoted
 
 _FILE_COLUMN = {100: "filename_lr", 500: "filename_hr"}
 _NEEDED = ("ecg_id", "patient_id", "age", "sex", "site", "report", "scp_codes", "strat_fold", *_FILE_COLUMN.values())
 _REPORT_COLUMNS = ("ecg_id", "text", "acronyms")
+_WITHOUT_LIKELIHOOD = ("form", "rhythm")  # 20,731 of 21,174 rhythm statements have the likelihood 0
 _OLDEST = 90.0  # PTB-XL writes 300 for everybody older than 89
 
 
@@ -31,6 +33,8 @@ def read_source(
 
     `reports` is a CSV with the columns ecg_id and text, read instead of the German and English originals; a record
     that it does not list has no report. `rate_hz` is 100 or 500; unsaid, 500 where most of those files are there.
+    `min_likelihood` (0 ... 100) is the least at which a code counts in the tasks super and sub; form and rhythm
+    statements mostly have the likelihood 0, which means that nobody stated one, and always count.
 
     Raises:
         CohortError: a table is absent, lacks a column, or a record lists an SCP code that scp_statements.csv does not.
@@ -38,19 +42,21 @@ def read_source(
     folder = Path(folder)
     if rate_hz is not None and rate_hz not in _FILE_COLUMN:  # NaN is in nothing
         raise CohortError(f"PTB-XL comes at 100 or 500 Hz, not {rate_hz}; say one of these")
+    if not 0 <= min_likelihood <= 100:
+        raise CohortError(f"min_likelihood is {min_likelihood}; it takes 0 to 100")
     table = _table(folder / "ptbxl_database.csv", _NEEDED)
-    classes_of = _statements(folder / "scp_statements.csv")
+    codes_of = _statements(folder / "scp_statements.csv")
     column = _FILE_COLUMN[_present_rate(folder, table) if rate_hz is None else int(rate_hz)]
     texts = None if reports is None else _report_texts(Path(reports))
-    rows = [_row(folder, line, column, classes_of, texts, min_likelihood) for line in table.to_dict("records")]
-    return Source("ptbxl", rows, {task: tuple(names) for task, names in PTBXL.items()})
+    rows = [_row(folder, line, column, codes_of, texts, min_likelihood) for line in table.to_dict("records")]
+    return Source("ptbxl", rows, classes_of("ptbxl"), settings={"min_likelihood": min_likelihood})
 
 
 def _row(
     folder: Path,
     line: Mapping[Hashable, object],
     column: str,
-    classes_of: dict[str, Codes],
+    codes_of: dict[str, Codes],
     texts: dict[int, str] | None,
     min_likelihood: float,
 ) -> Row:
@@ -71,7 +77,7 @@ def _row(
         patient=f"{patient:.0f}",
         split="test" if fold == 10 else "val" if fold == 9 else "train",
         report=_text(line["report"]) if texts is None else texts.get(number, ""),
-        labels=_labels(where, _codes(where, line["scp_codes"]), classes_of, min_likelihood),
+        labels=_labels(where, _codes(where, line["scp_codes"]), codes_of, min_likelihood),
         extra={
             "age": None if age is None else min(age, _OLDEST),
             "sex": {0.0: "male", 1.0: "female"}.get(sex) if sex is not None else None,
@@ -89,16 +95,16 @@ class Codes:
 
 
 def _labels(
-    where: str, codes: dict[str, float], classes_of: dict[str, Codes], min_likelihood: float
+    where: str, codes: dict[str, float], codes_of: dict[str, Codes], min_likelihood: float
 ) -> dict[str, dict[str, int]]:
     found: dict[str, set[str]] = {task: set() for task in PTBXL}
     for code, likelihood in codes.items():
-        if code not in classes_of:
+        if code not in codes_of:
             raise CohortError(
                 f"{where}: SCP code {code!r} is not in scp_statements.csv; use the two files of one release"
             )
-        if likelihood >= min_likelihood:
-            for task, name in classes_of[code].classes.items():
+        for task, name in codes_of[code].classes.items():
+            if likelihood >= min_likelihood or task in _WITHOUT_LIKELIHOOD:
                 found[task].add(name)
     return {task: {name: int(name in found[task]) for name in PTBXL[task]} for task in PTBXL if found[task]}
 

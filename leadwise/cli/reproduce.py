@@ -1,0 +1,50 @@
+"""The verb that repeats the paper: reproduce."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from leadwise.cli.shown import Json, bars, out, print_table, progress_bars, write_json
+
+
+def reproduce(
+    target: Annotated[str, typer.Argument(help="table1, table2, table3, fig2 or fig3 of CG-DMER's paper.")],
+    folder: Annotated[
+        Path, typer.Option("-o", "--out", help="Where everything is left; runs are shared by all targets in it.")
+    ] = Path("reproduced"),
+    cohorts: Annotated[
+        str | None,
+        typer.Option(
+            help="Cohort folders to score, with commas; the first is learnt from, unless a config names another. "
+            "Default: simulated ECGs."
+        ),
+    ] = None,
+    config: Annotated[
+        list[Path] | None, typer.Option(help="Settings of a method (again for each); default: small ones for a CPU.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Training of each run: steps, such as 400, or minutes, such as 10min.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds to train each run with.")] = "0",
+    json_file: Json = None,
+) -> None:
+    """A table or figure of the paper: train what is missing, score it, and put the paper's numbers beside ours."""
+    from leadwise import reproduce as again
+    from leadwise.reproduce import budget as budgets
+
+    try:
+        numbers = tuple(int(seed) for seed in seeds.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"--seeds {seeds}: say whole numbers, such as 0,1,2") from None
+    paths = tuple(Path(path.strip()) for path in cohorts.split(",")) if cohorts else ()
+    asked = again.Asked(target, folder, paths, tuple(config or ()), budgets.parse(budget), numbers)
+    with progress_bars() as progress:
+        result = again.reproduce(asked, bars(progress))
+    print_table(result.lines, f"{target}, macro AUROC x 100")
+    out.print(result.scale, highlight=False, soft_wrap=True)
+    told = {"command": "reproduce", "target": target, "scale": result.scale, "lines": result.lines}
+    write_json(json_file, {**told, "folder": str(result.folder)})
+    out.print(f"open {result.folder / 'page.html'}", highlight=False, soft_wrap=True)

@@ -1,0 +1,83 @@
+"""Which part of a recording is looked at, when it is longer than what a model was promised.
+
+first_10s        the beginning; what is shorter is padded, and the padding marked as not observed
+center_10s       the middle
+multi_crop_mean  the whole recording in equal steps, window by window; their embeddings are averaged
+merl_5s_pad      the first 5 s, then zeros that count as signal: what MERL's code does to CPSC2018. For the legacy
+                 protocol alone: half of the signal is thrown away, and the scale of a record depends on the padding
+
+The names say 10 s, the length that every paper of the field promises; a model with another promise gets its own length.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+
+from leadwise.batch import Signal
+from leadwise.data.cohort import Cohort
+from leadwise.data.loader import Recordings
+
+Window = Literal["first_10s", "center_10s", "multi_crop_mean", "merl_5s_pad"]
+WINDOWS: tuple[str, ...] = get_args(Window)
+
+_MERL_S = 5.0
+
+
+class WindowError(ValueError):
+    """No such window; the message names those there are."""
+
+
+def check(window: str | None) -> None:
+    """Nothing, if there is such a window; None is what the run was promised.
+
+    Raises:
+        WindowError: there is none.
+    """
+    if window is not None and window not in WINDOWS:
+        raise WindowError(f"no window {window!r}; choose from {', '.join(WINDOWS)}")
+
+
+def windowed(
+    cohort: Cohort, signal: Signal, rows: np.ndarray, window: str | None = None
+) -> tuple[Recordings, np.ndarray]:
+    """The recordings of some rows through a window, and for each of them its place (n,) in `rows`.
+
+    Only `multi_crop_mean` makes more than one of a row; they follow each other.
+
+    Raises:
+        WindowError: no such window.
+    """
+    check(window)
+    each = np.arange(len(rows))
+    if window is None:
+        return Recordings(cohort, signal, rows), each
+    if window == "merl_5s_pad":
+        return Recordings(cohort, signal, rows, kept_s=_MERL_S), each
+    if window != "multi_crop_mean":
+        named = dataclasses.replace(signal, window="center" if window == "center_10s" else "first")
+        return Recordings(cohort, named, rows), each
+    starts = [crops(cohort.duration_s(int(row)), signal.duration_s) for row in rows]
+    of_row = np.repeat(each, [len(some) for some in starts])
+    every = np.array([start for some in starts for start in some])
+    return Recordings(cohort, signal, np.asarray(rows)[of_row], starts_s=every), of_row
+
+
+def averaged(made: np.ndarray, of_row: np.ndarray) -> np.ndarray:
+    """(n, D) the mean of what was made (m, D) of each row's windows; `of_row` (m,) rises from 0 without a gap."""
+    begins = np.flatnonzero(np.diff(of_row, prepend=-1))
+    if len(begins) == len(made):
+        return made
+    counts = np.diff(begins, append=len(made))
+    total: np.ndarray = np.add.reduceat(made, begins, axis=0, dtype=np.float64)
+    return (total / counts[:, None]).astype(made.dtype)
+
+
+def crops(duration_s: float, window_s: float) -> Sequence[float]:
+    """Where, in seconds, as few windows begin as cover a recording, in equal steps from its begin to its end."""
+    n = max(1, math.ceil(duration_s / window_s - 1e-9))
+    return [0.0] if n == 1 else np.linspace(0.0, duration_s - window_s, n).tolist()

@@ -1,0 +1,326 @@
+"""MERL: Zero-Shot ECG Classification with Multimodal Learning and Test-time Clinical Knowledge Enhancement.
+arXiv 2403.06659 (ICML 2024).
+
+    L_total = L_CMA + L_UMA
+
+    clip(a, b)  cross-entropy of a -> b plus that of b -> a over the batch's pairs, cosine / tau, tau = 0.07; their sum
+    L_CMA       clip(z_ecg, z_text): cross-modal alignment of the projected ECG and the projected report
+    L_UMA       clip(z_1, z_2): uni-modal alignment of two views of one latent, each its own linear map and dropout
+
+    resnet      ResNet18 -> 1x1 convolution -> attention pool = z_ecg; the convolution's mean over time -> the two views
+    vit         patches of all leads -> mean -> LayerNorm -> MLP with batch norm = z_ecg; the LayerNorm's output -> the two views
+
+Where paper and released code disagree, and where we depart from both (the option that restores it in brackets):
+- The paper freezes the text encoder's first six layers; the released code runs all of it without gradient, and so do the
+  weights behind the published numbers: frozen whole, with its dropout off [text_frozen = "layers"].
+- The pooler's output is the report's vector, as in the code, though MedCPT learnt with the plain CLS state
+  [text_pooling = "cls"].
+- text_encoder = "" is a small BERT from nothing, which learns: nothing is frozen then.
+- Reports are padded to the longest of the batch, not to 256 tokens: what is padded is not attended to.
+- Views and positives know nothing of equal reports: word for word the same reports are negatives of each other, as in the
+  paper [same_report = "ignore" or "positive" for L_CMA].
+- Across processes the gradient is that of the whole batch, and batch norm has the whole batch's statistics; the code scales
+  the former by 1 / processes and leaves the latter to each process.
+- A lead or time that was not observed is 0 on the model's scale: the paper always has twelve whole leads. With
+  signal.normalize = "merl_minmax", the paper's scale, 0 is the record's lowest value.
+- Leads come by name in the order of `signal.leads`; the code has aVF before aVL, and swaps rows for that.
+- Linear maps before a batch norm have no bias, which it would take away; attention begins like to like (nn/transformer.py);
+  the pool's learnable token gets its position once.
+- Not here: cosine with warm restarts, prompts from a language model (evaluate/prompts are ours), and the choice of weights
+  by zero-shot scores on labelled downstream records, which is no zero-shot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from leadwise import ranks
+from leadwise.batch import Batch, Signal
+from leadwise.nn import augment, losses
+from leadwise.nn import text as reports
+from leadwise.nn.batch_norm import BatchNorm
+from leadwise.nn.heads import AttentionPool
+from leadwise.nn.losses import SameReport
+from leadwise.nn.normalize import normalize
+from leadwise.nn.resnet import ResNet18
+from leadwise.nn.text import Tokenizer, Tokens
+from leadwise.nn.transformer import Block
+from leadwise.nn.vit import ViT
+
+
+@dataclass(frozen=True)
+class Config:
+    # ECG branch
+    encoder: Literal["resnet", "vit"] = "resnet"
+    resnet_width: int = 64  # channels of the first stage; the feature has eight times as many
+    pool_heads: int = 4  # of the attention pool
+    n_patches: int = 100  # of the ViT, each of all leads; T must be a multiple of it
+    vit_width: int = 192
+    vit_depth: int = 12
+    vit_heads: int = 3
+    head_norm: Literal["batch", "layer"] = "batch"  # in the ViT's head
+    # report branch
+    text_encoder: str = ""  # BERT folder or hub name (the paper: ncbi/MedCPT-Query-Encoder); "" = small, from nothing
+    text_width: int = 256  # of the small BERT
+    text_depth: int = 4
+    text_heads: int = 4
+    vocab_size: int = 4000  # of the small BERT's tokenizer
+    text_frozen: Literal["whole", "layers"] = "whole"  # of a pre-trained encoder
+    text_frozen_layers: int = 6  # with text_frozen = "layers": so many, and the embeddings
+    text_pooling: Literal["cls", "mean", "pooler"] = "pooler"  # tokens -> the report's vector
+    max_tokens: int = 256  # longer reports are cut; the share is logged
+    # alignment
+    shared_width: int = 256  # of z_ecg, z_text and the two views
+    temperature: float = 0.07  # tau, of both terms
+    view_dropout: float = 0.1  # after each of L_UMA's two linear maps
+    same_report: SameReport = "negative"  # pairs with word for word the same report, in L_CMA
+    w_cma: float = 1.0
+    w_uma: float = 1.0  # 0 takes the term and its compute away
+    # views, all off in the paper
+    shift_s: float = 0.0  # move each batch by less than this, either way; what falls off is unobserved
+    gain: float = 0.0  # one random factor exp(N(0, gain)) for all leads of a record
+    noise_mv: float = 0.0  # white noise on what the encoder sees, largest standard deviation (the model's scale)
+    lead_dropout: float = 0.0  # chance of each lead to be taken away, one at least stays
+    statement_dropout: float = 0.0  # chance of each statement of a report to be left out; > 0 also shuffles them
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0 or not 0.0 <= self.view_dropout < 1.0:
+            raise ValueError(
+                f"temperature must be positive and view_dropout in [0, 1); got {self.temperature} and {self.view_dropout}"
+            )
+        if self.w_cma <= 0 or self.w_uma < 0:
+            raise ValueError(
+                f"w_cma must be positive (without it no report is read) and w_uma 0 or more; got {self.w_cma} and {self.w_uma}"
+            )
+
+    @property
+    def whole_batch(self) -> str:
+        """The setting that needs a process's share of a batch in one pass, for its batch norm; '' if none does."""
+        if self.encoder == "resnet":
+            return "method.encoder = 'resnet'"
+        return "method.head_norm = 'batch'" if self.head_norm == "batch" else ""
+
+
+# A size for two CPU cores: a quarter of the paper's width, and the views that CG-DMER's small settings have.
+SMALL = {
+    "encoder": "resnet", "resnet_width": 16, "text_width": 128, "text_depth": 2, "text_heads": 4, "text_pooling": "mean",
+    "vocab_size": 1200, "max_tokens": 64, "shared_width": 128, "same_report": "ignore",
+    "shift_s": 0.4, "gain": 0.1, "noise_mv": 0.02, "statement_dropout": 0.3,
+}  # fmt: skip
+
+
+def make_tokenizer(config: Config, texts: Iterable[str]) -> Tokenizer:
+    """The text encoder's own tokenizer, or one trained on the cohort's training reports."""
+    if config.text_encoder:
+        return reports.load_tokenizer(config.text_encoder)
+    return reports.train_tokenizer(texts, config.vocab_size)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer that a run folder keeps."""
+    return reports.load_tokenizer(folder)
+
+
+class Method(nn.Module):
+    parts = ("backbone", "shared")  # what embed_ecg can return
+
+    def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, kept: Path | None = None) -> None:
+        """`kept` is the folder where `keep` wrote, when weights are to be loaded into this shape."""
+        super().__init__()
+        c = self.config = config
+        self.signal, self.tokenizer = signal, tokenizer
+        n_leads, wide = len(signal.leads), c.shared_width
+
+        # ECG -> z_ecg, and the latent of the two views
+        if c.encoder == "resnet":
+            self.ecg: ResNet18 | ViT = ResNet18(n_leads, c.resnet_width)
+            self.down = nn.Conv1d(self.ecg.width, wide, 1)
+            self.pool = AttentionPool(wide, ResNet18.n_positions(signal.n_samples), c.pool_heads, wide)
+            latent = wide
+        else:
+            self.ecg = ViT(n_leads, signal.n_samples, c.n_patches, c.vit_width, c.vit_depth, c.vit_heads)
+            norm = BatchNorm if c.head_norm == "batch" else nn.LayerNorm
+            self.head = nn.Sequential(
+                nn.Linear(c.vit_width, wide, bias=False), norm(wide), nn.ReLU(),
+                nn.Linear(wide, wide, bias=False), norm(wide),
+            )  # fmt: skip
+            latent = c.vit_width
+
+        # report -> z_text
+        self.text = reports.ReportEncoder(self._bert(kept), c.text_pooling)
+        self.text_head = nn.Sequential(nn.Linear(self.text.width, wide), nn.GELU(), nn.Linear(wide, wide))
+
+        # L_UMA's two views
+        if c.w_uma:
+            self.view_1 = nn.Linear(latent, wide, bias=False)
+            self.view_2 = nn.Linear(latent, wide, bias=False)
+            self.dropout = nn.Dropout(c.view_dropout)
+
+    def _bert(self, kept: Path | None) -> nn.Module:
+        c, n_words = self.config, len(self.tokenizer)
+        if not c.text_encoder:
+            return reports.bert_from_nothing(n_words, c.text_width, c.text_depth, c.text_heads, c.max_tokens)
+        bert = reports.bert_shaped_as(kept) if kept else reports.bert_from(c.text_encoder, n_words)
+        if self.text_is_frozen:
+            bert.requires_grad_(False)
+        else:
+            reports.freeze(bert, c.text_frozen_layers)
+        return bert
+
+    def keep(self, folder: Path) -> None:
+        """Write what a rebuild needs besides settings, tokenizer and weights: the shape of a borrowed text encoder."""
+        if self.config.text_encoder:
+            self.text.bert.config.save_pretrained(folder)  # type: ignore[operator, union-attr]
+
+    @property
+    def text_is_frozen(self) -> bool:
+        """Whether nothing of the text encoder learns."""
+        return bool(self.config.text_encoder) and self.config.text_frozen == "whole"
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for what learns; a text encoder that is frozen whole stays as it is, without dropout."""
+        super().train(mode)
+        if self.text_is_frozen:
+            self.text.eval()
+        return self
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each term that `forward` returns: raw = weighted / weight."""
+        table = {"L_CMA": self.config.w_cma, "L_UMA": self.config.w_uma}
+        return {name: weight for name, weight in table.items() if weight}
+
+    @property
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """Trainable parameters that came with weights and want a lower rate."""
+        return [p for p in self.text.bert.parameters() if p.requires_grad] if self.config.text_encoder else []
+
+    @property
+    def compiles(self) -> list[nn.Module]:
+        """What torch.compile may take: the ViT's blocks. A batch norm of several processes talks to the others."""
+        return [part for part in self.modules() if isinstance(part, Block)]
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The weighted terms of L_total, by name."""
+        _, pairs = self.look(batch)
+        return self.contrast(pairs)
+
+    def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """No term of a record by itself; and what `contrast` has to know of it, a row a record."""
+        said = batch.report
+        batch = self._view(batch)
+        z_ecg, latent = self._project(self.ecg(self._scaled(batch)))
+        z_text = self.text_head(self._read(self._tokenize(list(batch.report))[0]))
+        # by the whole reports too: two views of one report are still the same report
+        report = torch.stack([reports.numbers(said), reports.numbers(batch.report)], dim=-1)  # (B, 2)
+        pairs = {"ecg": z_ecg, "text": z_text, "report": report.to(z_ecg.device)}
+        if self.config.w_uma:
+            pairs |= {"view_1": self.dropout(self.view_1(latent)), "view_2": self.dropout(self.view_2(latent))}
+        return {}, pairs
+
+    def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weighted terms, which need every record of the batch at once, those of other processes too."""
+        c = self.config
+        every = {name: ranks.gather(x.float() if x.is_floating_point() else x) for name, x in pairs.items()}
+        terms = {"L_CMA": c.w_cma * self._clip(every["ecg"], every["text"], every["report"], c.same_report)}
+        if c.w_uma:
+            itself = torch.arange(len(every["report"]), device=every["report"].device)[:, None]  # only its own view
+            terms["L_UMA"] = c.w_uma * self._clip(every["view_1"], every["view_2"], itself, "negative")
+        return terms
+
+    def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
+        """(B, D) embeddings of ECGs; any subset of leads may be observed.
+
+        backbone: the ResNet's features before the 1x1 convolution, mean over time, or the ViT's normed mean (the probe's
+        feature). shared: unit vectors in the space of `embed_text`.
+
+        Raises:
+            ValueError: an unknown part, or a record of which nothing was observed.
+        """
+        if part not in self.parts:
+            raise ValueError(f"no part '{part}' in this run; choose from {', '.join(self.parts)}")
+        features: Tensor = self.ecg(self._scaled(batch))
+        if part == "backbone":
+            return features.mean(-1) if self.config.encoder == "resnet" else features
+        return F.normalize(self._project(features)[0], dim=-1)
+
+    def embed_text(self, texts: list[str]) -> Tensor:
+        """(K, D) unit vectors of reports or prompts, in the shared space."""
+        return F.normalize(self.text_head(self._read(self._tokenize(texts)[0])), dim=-1)
+
+    @torch.no_grad()
+    def measure(self, batch: Batch) -> dict[str, float]:
+        """What a run wants to watch beside its losses, on one held-out batch."""
+        z_ecg, latent = self._project(self.ecg(self._scaled(batch)))
+        tokens, cut = self._tokenize(list(batch.report))
+        z_text = self.text_head(self._read(tokens))
+        out = {
+            "effective_rank": losses.effective_rank(F.normalize(z_ecg, dim=-1)),
+            "effective_rank_text": losses.effective_rank(F.normalize(z_text, dim=-1)),
+            "reports_cut": cut,
+        }
+        if self.config.w_uma:
+            out["cos_views"] = float(F.cosine_similarity(self.view_1(latent), self.view_2(latent), dim=-1).mean())
+        return out
+
+    # --- the steps
+
+    def _view(self, batch: Batch) -> Batch:
+        """The training view: our options, all off in the paper; held-out patients are looked at as they are."""
+        c, ecg, observed = self.config, batch.ecg, batch.observed
+        if not self.training:
+            return batch
+        if c.shift_s:
+            ecg, observed = augment.shift(ecg, observed, max(1, round(c.shift_s * self.signal.rate_hz)))
+        if c.gain:
+            ecg = augment.gain(ecg, c.gain)
+        if c.lead_dropout:
+            ecg, observed = augment.drop_leads(ecg, observed, observed.any(-1), c.lead_dropout)
+        report = batch.report
+        if c.statement_dropout:
+            said = batch.statements or tuple(map(reports.split, report))
+            report = tuple(reports.shuffled(statements, c.statement_dropout) for statements in said)
+        return replace(batch, ecg=ecg, observed=observed, report=report)
+
+    def _scaled(self, batch: Batch) -> Tensor:
+        """The ECG (B, L, T) on the model's scale, with the view's noise in training, 0 where nothing was observed."""
+        empty = [name for name, some in zip(batch.record, batch.observed.flatten(1).any(-1).tolist()) if not some]
+        if empty:
+            raise ValueError(f"record {empty[0]}: nothing was observed, so there is nothing to learn or embed")
+        ecg = normalize(batch.ecg, batch.observed, self.signal.normalize)
+        if self.training and self.config.noise_mv:
+            ecg = augment.noise(ecg, self.config.noise_mv) * batch.observed
+        return ecg
+
+    def _project(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """z_ecg (B, D), and the latent of the two views (B, D), of the encoder's output."""
+        if self.config.encoder == "vit":
+            return self.head(features), features
+        features = self.down(features)  # (B, D, N)
+        return self.pool(features), features.mean(-1)
+
+    def _tokenize(self, texts: list[str]) -> tuple[Tokens, float]:
+        device = self.text_head[0].weight.device
+        return reports.tokenize(self.tokenizer, texts, self.config.max_tokens, device)  # type: ignore[arg-type]
+
+    def _read(self, tokens: Tokens) -> Tensor:
+        """The report's vector (B, D); of an encoder that is frozen whole, without a graph."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.text_is_frozen):
+            out: Tensor = self.text(tokens)[1]
+        return out
+
+    def _clip(self, a: Tensor, b: Tensor, report: Tensor, same_report: SameReport) -> Tensor:
+        """Both directions' cross-entropies of this process's rows, summed as the paper's code does."""
+        with torch.autocast(a.device.type, enabled=False):  # logits of 14 want float32's digits
+            unit = (F.normalize(a.float(), dim=-1), F.normalize(b.float(), dim=-1))
+            mean = losses.info_nce(
+                *unit, report, 1 / self.config.temperature, same_report, "standard", ranks.mine(len(a))
+            )
+        return 2 * mean

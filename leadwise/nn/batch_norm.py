@@ -1,0 +1,35 @@
+"""Batch norm that does not know how many processes share the batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from leadwise import ranks
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch norm by the statistics of every process's rows: what one process would do with the whole batch.
+
+    Only means and variances travel between processes, never the features.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, D) or (B, D, T) -> the same shape; in eval mode by the running statistics, which then stay as they are."""
+        if not self.training or ranks.n_ranks() == 1:
+            return super().forward(x)
+        wide, over, along = x.float(), (0, *range(2, x.ndim)), (-1,) + (1,) * (x.ndim - 2)
+        mean = ranks.gather(wide.mean(over)[None]).mean(0)  # (D,): shares are equal, so a mean of means is the mean
+        centred = wide - mean.reshape(along)
+        variance = ranks.gather(centred.square().mean(over)[None]).mean(0)  # (D,)
+        self._remember(mean.detach(), variance.detach(), ranks.n_ranks() * x.numel() // x.shape[1])
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale.reshape(along) + self.bias.reshape(along)).to(x.dtype)
+
+    def _remember(self, mean: Tensor, variance: Tensor, n: int) -> None:
+        """Move the running statistics, as BatchNorm1d does: towards the unbiased variance of n values."""
+        rate: float = self.momentum  # type: ignore[assignment]
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+            self.running_mean.lerp_(mean.to(self.running_mean), rate)  # type: ignore[union-attr]
+            self.running_var.lerp_((variance * n / (n - 1)).to(self.running_var), rate)  # type: ignore[union-attr]

@@ -1,0 +1,35 @@
+"""A vision transformer over time: one token for all leads of a patch (Dosovitskiy et al. 2020, arXiv 2010.11929)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from leadwise.nn.transformer import Block
+
+
+class ViT(nn.Module):
+    """(B, L, T) -> (B, D): patches of all leads together, learnable positions, pre-norm blocks, mean, LayerNorm."""
+
+    def __init__(self, n_leads: int, n_samples: int, n_patches: int, width: int, depth: int, heads: int) -> None:
+        """
+        Raises:
+            ValueError: the patches do not divide the samples.
+        """
+        super().__init__()
+        if n_samples % n_patches:
+            raise ValueError(f"n_patches = {n_patches} does not divide the {n_samples} samples of a lead")
+        self.width = width
+        samples = n_samples // n_patches
+        self.patch = nn.Conv1d(n_leads, width, samples, stride=samples, bias=False)
+        self.position = nn.Parameter(torch.randn(1, n_patches, width))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, ecg: Tensor) -> Tensor:
+        """ecg: (B, L, T) on the model's scale -> (B, D)."""
+        x = self.patch(ecg).transpose(1, 2) + self.position  # (B, N, D)
+        for block in self.blocks:
+            x = block(x)
+        out: Tensor = self.norm(x.mean(1))
+        return out

@@ -1,0 +1,267 @@
+"""A table or figure of the paper from one command: trains what is missing, scores it, and writes what came out.
+
+OUT/TARGET/     table.md, table.csv, table.tex, figures, page.html, configs/, log.txt
+OUT/runs/       one folder for each distinct config, shared by all targets; an unfinished one is gone on with
+OUT/scores/     the cells of each run, so that nothing is scored twice
+OUT/cohort/     simulated ECGs, where no cohort is named
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from leadwise import config as settings
+from leadwise import pretrain as training
+from leadwise import run as runs
+from leadwise.config import Config, DataConfig
+from leadwise.data.cohort import Cohort, CohortError, write
+from leadwise.data.sources import simulated
+from leadwise.demo import N_RECORDS
+from leadwise.evaluate.embed import Progress
+from leadwise.files import replacing
+from leadwise.reproduce import figures, maps, paper, tables, variants
+from leadwise.reproduce.budget import Budget
+from leadwise.reproduce.pages import Page, write_result
+from leadwise.reproduce.score import Cell, Scores, cells
+from leadwise.reproduce.variants import TARGETS, Variant
+from leadwise.run import Run
+
+__all__ = ["TARGETS", "Asked", "Budget", "Reproduction", "reproduce"]
+
+log = logging.getLogger(__name__)
+
+_SCORES = {
+    "table1": Scores(paper.FRACTIONS, zero_shot=False, untrained=True),
+    "table2": Scores(untrained=True),
+    "table3": Scores((0.01,)),
+    "fig2": Scores((0.01, 1.0)),
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to reproduce, on what, and how long."""
+
+    target: str  # one of TARGETS
+    out: Path
+    cohorts: tuple[Path, ...] = ()  # the first is learnt from where no config says; none: simulated ECGs
+    configs: tuple[Path, ...] = ()  # settings by method; methods without one take their small ones
+    budget: Budget = field(default_factory=Budget)
+    seeds: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What came out."""
+
+    folder: Path
+    lines: list[dict[str, Any]]  # of the table that stands first
+    scale: str  # which data and budget it was, in a sentence
+
+
+def reproduce(asked: Asked, progress: Progress | None = None) -> Reproduction:
+    """Train and score what `asked.target` compares, and write its table, figures and configs.
+
+    Raises:
+        ConfigError: no such target, or settings that cannot be used.
+        CohortError: a cohort cannot be used, or none of them has a task.
+        TrainingError: a run failed; the same call goes on from there.
+    """
+    heard: Progress = progress or (lambda what, done, total: None)
+    given = [settings.read(path) for path in asked.configs]
+    compared = variants.variants(asked.target, variants.base_configs(given))  # refused before anything is written
+    folder = asked.out / asked.target
+    folder.mkdir(parents=True, exist_ok=True)
+    with _logged(folder / "log.txt"):
+        learnt_from, cohorts = _cohorts(asked, given, heard)
+        compared = [_on(variant, learnt_from) for variant in compared]
+        compared = [_within(asked, variant) for variant in compared]
+        every = [_seeded(variant, seed) for variant in compared for seed in asked.seeds]
+        found: list[Cell] = []
+        pictures: list[tuple[Figure, str]] = []
+        placed: list[dict[str, Any]] = []
+        chosen = _chosen(cohorts) if asked.target == "fig3" else None
+        for number, variant in enumerate(every, start=1):
+            log.info("%s, seed %d (%d of %d)", variant.label, variant.config.optim.seed, number, len(every))
+            run = _trained(asked.out / "runs", variant, heard)
+            if chosen is not None:
+                figure, lines = maps.look(variant.label, run, chosen, heard)
+                pictures.append((figure, f"t-SNE of {variant.label}"))
+                placed += lines
+            else:
+                assert run.folder is not None
+                kept = asked.out / "scores" / run.folder.name / variant.folder
+                found += cells(variant.label, run, cohorts, kept, _SCORES[asked.target], heard)
+        page = _page(asked, compared, found, placed, pictures)
+        page = dataclasses.replace(page, scale=_scale(asked, compared, cohorts))
+        write_result(folder, page, {variant.folder: settings.dumps(variant.config) for variant in every})
+    return Reproduction(folder, page.lines, page.scale)
+
+
+def _page(
+    asked: Asked,
+    compared: Sequence[Variant],
+    found: Sequence[Cell],
+    placed: list[dict[str, Any]],
+    pictures: list[tuple[Figure, str]],
+) -> Page:
+    """The target's table and figures."""
+    each = tables.per_task(found)
+    title = f"{asked.target} of CG-DMER (arXiv 2602.21154)"
+    if asked.target == "table3":
+        return Page(title, tables.table3(found, compared), each, figures.components(found, compared))
+    if asked.target == "fig2":
+        return Page(title, tables.fig2(found, compared), each, figures.sweeps(found, compared))
+    if asked.target == "fig3":
+        return Page(title, placed, [], pictures)
+    return Page(title, each, [], figures.methods(found))
+
+
+# ------------------------------------------------------------------------------------------------------- data
+
+
+def _cohorts(asked: Asked, given: Sequence[Config], progress: Progress) -> tuple[Path, list[Cohort]]:
+    """The cohort to learn from, and those to be scored on."""
+    named = list(dict.fromkeys(config.data.cohort for config in given if config.data.cohort))
+    paths = list(asked.cohorts) or [Path(name) for name in named]
+    if not paths:
+        paths = [_simulated(asked.out, progress)]
+    opened = [Cohort.open(path) for path in paths]
+    scored = [cohort for cohort in opened if cohort.tasks]
+    if not scored:
+        raise CohortError(f"none of {', '.join(map(str, paths))} has a task to score; add one with --cohorts")
+    return Path(named[0]) if named else paths[0], scored
+
+
+def _simulated(out: Path, progress: Progress) -> Path:
+    """The demo's simulated cohort, made once."""
+    folder = out / "cohort"
+    if not (folder / "cohort.json").is_file():
+        ecgs = out / "ecgs"
+        shutil.rmtree(ecgs, ignore_errors=True)
+        simulated.simulate(ecgs, N_RECORDS, 0, lambda done, total: progress("simulate", done, total))
+        write(simulated.read_source(ecgs), folder, progress=lambda done, total: progress("prepare", done, total))
+        shutil.rmtree(ecgs)
+    return folder
+
+
+def _chosen(cohorts: Sequence[Cohort]) -> maps.Chosen:
+    """Figure 3's recordings: of CSN where it is given, else of the last cohort's first task."""
+    cohort = next((one for one in cohorts if one.source == "csn"), cohorts[-1])
+    return maps.choose(cohort, next(iter(cohort.tasks)))
+
+
+# ------------------------------------------------------------------------------------------------------- runs
+
+
+def _on(variant: Variant, cohort: Path) -> Variant:
+    data: DataConfig = dataclasses.replace(variant.config.data, cohort=str(cohort))
+    return dataclasses.replace(variant, config=dataclasses.replace(variant.config, data=data))
+
+
+def _seeded(variant: Variant, seed: int) -> Variant:
+    optim = dataclasses.replace(variant.config.optim, seed=seed)
+    return dataclasses.replace(variant, config=dataclasses.replace(variant.config, optim=optim))
+
+
+def _within(asked: Asked, variant: Variant) -> Variant:
+    """The variant with the steps of the budget. Minutes are timed once: another time would be another run."""
+    if asked.budget.minutes is None:
+        return dataclasses.replace(variant, config=asked.budget.of(variant.config))
+    path = asked.out / "budget.json"
+    known: dict[str, int] = json.loads(path.read_text()) if path.is_file() else {}
+    key = f"{_hash(variant.config)} {asked.budget}"
+    if key not in known:
+        known[key] = asked.budget.of(variant.config).optim.steps
+        with replacing(path) as part:
+            part.write_text(json.dumps(known, indent=1) + "\n")
+    log.info("%s: %d steps in %s", variant.label, known[key], asked.budget)
+    return dataclasses.replace(variant, config=Budget(steps=known[key]).of(variant.config))
+
+
+def _trained(folder: Path, variant: Variant, progress: Progress) -> Run:
+    """The run of a config: loaded if it is finished, gone on with if it was begun, else trained."""
+    config = variant.config
+    home = folder / f"{config.method['name']}-{_hash(config)}"
+    heard = _named(progress, variant)
+    if not (home / "resume" / "state.pt").is_file():
+        shutil.rmtree(home, ignore_errors=True)  # begun, and nothing to go on from
+        return training.pretrain(config, home, progress=heard)
+    if runs.reopen(home).load_resume()["step"] < config.optim.steps:
+        return training.pretrain(config, home, resume=True, progress=heard)
+    return runs.load(home, config.optim.device)
+
+
+def _named(progress: Progress, variant: Variant) -> Progress:
+    what = f"{variant.label}, seed {variant.config.optim.seed}"
+    return lambda told, done, total: progress(f"{what}|{told.partition('|')[2]}", done, total)
+
+
+def _hash(config: Config) -> str:
+    """Of every setting and of the data that they name."""
+    data = Cohort.open(Path(config.data.cohort)).fingerprint
+    return hashlib.sha256((settings.dumps(config) + data).encode()).hexdigest()[:12]
+
+
+# ------------------------------------------------------------------------------------------------------- words
+
+
+def _scale(asked: Asked, compared: Sequence[Variant], cohorts: Sequence[Cohort]) -> str:
+    """Plainly which data and budget it was, and what of the paper's that is."""
+    first = compared[0].config
+    cohort = Cohort.open(Path(first.data.cohort))
+    n_train = len(cohort.rows(split="train", min_report_words=first.data.min_report_words))
+    seen = {variant.config.optim.steps * variant.config.optim.batch_size for variant in compared}
+    steps = _span([variant.config.optim.steps for variant in compared])
+    least, most = min(seen) / paper.N_SEEN, max(seen) / paper.N_SEEN
+    share = f"{least:.2%}" if least == most else f"{least:.2%} to {most:.2%}"
+    full = cohort.source == "mimic_iv_ecg" and n_train > 700_000 and least > 0.9
+    tested = ", ".join(f"{one.name} ({len(one.rows(split='test'))} test recordings)" for one in cohorts)
+    kind = (
+        "simulated hearts: they say how settings compare, nothing about patients"
+        if cohort.source == "simulated"
+        else cohort.source
+    )
+    verdict = (
+        "This is the paper's scale."
+        if full
+        else "This is NOT the paper's scale; its numbers stand beside ours for orientation only."
+    )
+    return (
+        f"{verdict} Learnt from {n_train:,} recordings of {cohort.name} ({kind}), {steps} steps of "
+        f"{first.optim.batch_size} ({share} of the recordings that the paper's run looked at: {paper.PRETRAINING}), seeds "
+        f"{', '.join(map(str, asked.seeds))}. Scored on {tested}."
+    )
+
+
+def _span(values: Sequence[int]) -> str:
+    return f"{min(values):,}" if min(values) == max(values) else f"{min(values):,} to {max(values):,}"
+
+
+@contextlib.contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """What is logged inside the block is also added to a file."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    house = logging.getLogger("leadwise")
+    before = house.level
+    house.addHandler(handler)
+    if house.getEffectiveLevel() > logging.INFO:
+        house.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        house.removeHandler(handler)
+        house.setLevel(before)
+        handler.close()

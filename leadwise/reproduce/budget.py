@@ -1,0 +1,55 @@
+"""How long each run of a reproduction may train: as the config says, so many steps, or so many minutes here."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+
+from leadwise import plan as planning
+from leadwise.config import Config, ConfigError
+
+_FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(steps?|min(?:utes?)?)?")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Of each run, not of all of them together."""
+
+    steps: int | None = None
+    minutes: float | None = None
+
+    def __str__(self) -> str:
+        if self.minutes is not None:
+            return f"{self.minutes:g} minutes a run"
+        return "the steps of the config" if self.steps is None else f"{self.steps:,} steps a run"
+
+    def of(self, config: Config) -> Config:
+        """The config with the steps that fit; minutes are turned into steps by timing a few of them."""
+        if self.steps is None and self.minutes is None:
+            return config
+        steps = self.steps or 0
+        if self.minutes is not None:
+            timed = {row["what"]: row["value"] for row in planning.plan(config).estimate}
+            steps = max(1, round(60 * self.minutes / max(float(timed["seconds a step"]), 1e-3)))
+        log = dataclasses.replace(config.log, validate_every=min(config.log.validate_every, steps))
+        return dataclasses.replace(config, optim=dataclasses.replace(config.optim, steps=steps), log=log)
+
+
+def parse(text: str | None) -> Budget:
+    """'400', '400 steps' or '10min'; None leaves the config's steps.
+
+    Raises:
+        ConfigError: none of these.
+    """
+    if text is None:
+        return Budget()
+    found = _FORM.fullmatch(text.strip())
+    amount = float(found[1]) if found else 0.0
+    if found is None or amount <= 0:
+        raise ConfigError(f"--budget {text}: say steps or minutes of each run, such as 400 or 10min")
+    if (found[2] or "").startswith("min"):
+        return Budget(minutes=amount)
+    if amount != int(amount):
+        raise ConfigError(f"--budget {text}: steps are whole; for minutes say {text}min")
+    return Budget(steps=int(amount))

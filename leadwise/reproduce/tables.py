@@ -1,0 +1,167 @@
+"""Cells -> the lines of a table: ours, the paper's number beside it, and the difference. All macro AUROC x 100."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from leadwise.reproduce import paper
+from leadwise.reproduce.score import Cell, mean
+from leadwise.reproduce.variants import Variant
+
+Line = dict[str, Any]
+
+UNTRAINED = "Random Init"
+
+
+def task_name(cell: Cell) -> str:
+    """The paper's name of a task, or ours where the paper does not have it."""
+    return paper.TASKS.get((cell.source, cell.task), f"{cell.cohort} {cell.task}")
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """A cell over its seeds: the mean, the mean of the intervals, the range; in [0, 1]."""
+
+    cell: Cell  # the first
+    method: str
+    task: str
+    ours: float
+    low: float
+    high: float
+    seeds: tuple[float, ...]
+
+
+def averaged(cells: Sequence[Cell]) -> list[Averaged]:
+    """Cells of the same run, task and way of scoring as one."""
+    found = []
+    for group in _groups(cells, lambda c: (c.row, c.features, c.cohort, c.task, c.how, c.fraction)):
+        first = group[0]
+        method = first.row if first.features == "trained" else f"{first.row}, untrained"
+        ours, low, high = (mean([getattr(cell, key) for cell in group]) for key in ("macro", "low", "high"))
+        found.append(Averaged(first, method, task_name(first), ours, low, high, tuple(cell.macro for cell in group)))
+    return found
+
+
+def per_task(cells: Sequence[Cell]) -> list[Line]:
+    """A line for each run, task and way of scoring."""
+    lines = []
+    for one in averaged(cells):
+        printed = _printed(one.cell)
+        line = {
+            "method": one.method,
+            "task": one.task,
+            "how": how(one.cell),
+            "ours": f"{100 * one.ours:.2f} ({100 * one.low:.1f}-{100 * one.high:.1f})",
+            "seeds": _range([100 * macro for macro in one.seeds]),
+            "paper": "" if printed is None else f"{printed:.2f}",
+            "ours - paper": "" if printed is None else f"{100 * one.ours - printed:+.2f}",
+            "records": one.cell.n_records,
+            "not scored": ", ".join(one.cell.skipped),
+        }
+        lines.append(line)
+    return lines
+
+
+def table3(cells: Sequence[Cell], variants: Sequence[Variant]) -> list[Line]:
+    """A line for each variant: means over the tasks, the paper's means over its six, and the step from the line above."""
+    lines: list[Line] = []
+    before: dict[str, float] = {}
+    for variant in variants:
+        line: Line = {"objective": variant.label}
+        for column, way, printed in zip(
+            ("linear 1%", "zero-shot"), ("probe 1%", "zero-shot"), paper.TABLE3[variant.label]
+        ):
+            seeds = by_seed(cells, variant.label, way)
+            if not seeds:
+                continue
+            ours = mean(seeds)
+            line |= {
+                column: f"{ours:.2f}",
+                f"{column}, seeds": _range(seeds),
+                f"{column}, step": f"{ours - before[column]:+.2f}" if column in before else "",
+                f"{column}, paper": f"{printed:.2f}",
+                f"{column}, ours - paper": f"{ours - printed:+.2f}",
+            }
+            before[column] = ours
+        lines.append(line)
+    return lines
+
+
+def fig2(cells: Sequence[Cell], variants: Sequence[Variant]) -> list[Line]:
+    """A line for each point of the two curves: means over the tasks."""
+    lines: list[Line] = []
+    for variant in variants:
+        line: Line = {"setting": variant.axis, "value": variant.value}
+        for way in _ways(cells):
+            seeds = by_seed(cells, variant.label, way)
+            line |= {way: f"{mean(seeds):.2f}", f"{way}, seeds": _range(seeds)} if seeds else {}
+        best = {"n_patches": paper.BEST_N_PATCHES, "mask_ratio": paper.BEST_MASK_RATIO}[variant.axis]
+        line["paper"] = "best" if variant.value == best else ""
+        lines.append(line)
+    return lines
+
+
+def points(cells: Sequence[Cell], variants: Sequence[Variant], axis: str) -> list[dict[str, Any]]:
+    """What the curves of Figure 2 are drawn from: x, y and the range over the seeds, by way of scoring."""
+    drawn = []
+    for variant in (variant for variant in variants if variant.axis == axis):
+        for way in _ways(cells):
+            seeds = by_seed(cells, variant.label, way)
+            if seeds:
+                drawn.append(
+                    {"x": variant.value, "group": way, "y": mean(seeds), "low": min(seeds), "high": max(seeds)}
+                )
+    return drawn
+
+
+def by_seed(cells: Sequence[Cell], row: str, way: str) -> list[float]:
+    """A run's mean over the tasks, x 100, for each of its seeds."""
+    mine = [cell for cell in cells if cell.row == row and cell.features == "trained" and how(cell) == way]
+    return [100 * mean([cell.macro for cell in group]) for group in _groups(mine, lambda c: c.seed)]
+
+
+def _ways(cells: Iterable[Cell]) -> list[str]:
+    return list(dict.fromkeys(how(cell) for cell in cells))
+
+
+def how(cell: Cell) -> str:
+    """The way of scoring, as tables call it."""
+    return cell.how if cell.fraction is None else f"{cell.how} {cell.fraction:.0%}"
+
+
+def _printed(cell: Cell) -> float | None:
+    """The paper's number for a cell."""
+    if cell.features == "untrained":
+        if cell.fraction is None:
+            return None
+        kind = "CNN" if "ResNet" in cell.row else "Trans"
+        return paper.linear(f"{UNTRAINED} ({kind})", cell.source, cell.task, cell.fraction)
+    if cell.fraction is None:
+        return paper.zero_shot(cell.row, cell.source, cell.task)
+    return paper.linear(cell.row, cell.source, cell.task, cell.fraction)
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{min(values):.1f}-{max(values):.1f}" if len(values) > 1 else ""
+
+
+def _groups(cells: Iterable[Cell], key: Callable[[Cell], Any]) -> list[list[Cell]]:
+    """Cells with the same key, in the order in which keys first come."""
+    groups: dict[Any, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(key(cell), []).append(cell)
+    return list(groups.values())
+
+
+def markdown(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The lines as a Markdown table; columns that stay empty are left out."""
+    heads = [
+        name
+        for name in dict.fromkeys(k for line in lines for k in line)
+        if any(line.get(name, "") != "" for line in lines)
+    ]
+    rows = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    rows += ["| " + " | ".join(str(line.get(name, "")).replace("|", "/") for name in heads) + " |" for line in lines]
+    return "\n".join(rows)

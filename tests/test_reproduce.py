@@ -1,0 +1,237 @@
+"""The paper's tables from one command: what is compared, what is kept, what stands beside ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tomli_w
+
+from leadwise import run as runs
+from leadwise.batch import LEADS
+from leadwise.config import Config, ConfigError, typed
+from leadwise.data.cohort import Cohort, CohortError, Row, Source, write
+from leadwise.methods import names
+from leadwise.pictures import lines
+from leadwise.reproduce import TARGETS, Asked, budget, maps, paper, reproduce, tables, variants
+from leadwise.reproduce.score import Cell
+from tests.conftest import REPORTS, config_table
+
+
+def config_file(folder: Path, cohort: Path, **optim: object) -> Path:
+    path = folder / "small.toml"
+    path.write_text(tomli_w.dumps(config_table(cohort, **optim)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cohort of 160 recordings with a class that one lead shows."""
+    folder = tmp_path_factory.mktemp("wide")
+    rng, rows = np.random.default_rng(0), []
+    for number in range(160):
+        label = int(rng.random() < 0.5)
+        ecg = rng.normal(size=(400, 12)) * (1 + label * np.eye(12)[1])
+        np.save(folder / f"{number}.npy", ecg)
+        split = "train" if number < 110 else "val" if number < 130 else "test"
+        rows.append(
+            Row(
+                f"r{number}", folder / f"{number}.npy", f"p{number}", split, REPORTS[label], {"own": {"wide": label}},
+                leads=LEADS, rate_hz=100, units="mV",
+            )
+        )  # fmt: skip
+    write(Source("made", rows, {"own": ("wide",)}), folder / "wide")
+    return folder / "wide"
+
+
+def cell(row: str, macro: float, **changes: object) -> Cell:
+    plain = Cell(row, 0, "c", "ptbxl", "super", "probe", 0.01, "trained", macro, macro - 0.1, macro + 0.1, 90, ("X",))
+    return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def test_the_papers_numbers_are_found_by_name() -> None:
+    assert paper.linear("CG-DMER", "csn", "csn", 1.0) == 93.55
+    assert paper.linear("CG-DMER", "ptbxl", "sub", 0.01) == 69.60
+    assert paper.linear("MERL (ResNet)", "cpsc2018", "cpsc2018", 0.1) == 85.32
+    assert paper.zero_shot("C-MELT", "ptbxl", "rhythm") == 79.87
+    assert paper.linear("CG-DMER", "ptbxl", "super", 0.05) is None
+    assert paper.zero_shot("SimCLR", "ptbxl", "super") is None
+    assert paper.linear("CG-DMER", "folder", "own", 0.01) is None
+    # Table 3's last row and Table 2's mean are means of the rows above: a slip in copying would break them
+    ours = [paper.zero_shot("CG-DMER", *key) for key in paper.TASKS]
+    assert np.mean([value for value in ours if value]) == pytest.approx(paper.TABLE3["+ L_siglip"][1], abs=0.005)
+    first = [paper.linear("CG-DMER", *key, 0.01) for key in paper.TASKS]
+    assert np.mean([value for value in first if value]) == pytest.approx(70.157, abs=0.005)  # the paper prints 70.15
+
+
+def test_every_method_of_the_house_has_small_settings() -> None:
+    configs = variants.base_configs([])
+    assert {config.method["name"] for config in configs.values()} == set(names())
+    for config in configs.values():
+        runs.method_config(config)
+
+
+def test_table3_adds_the_terms_one_by_one() -> None:
+    small = variants.base_configs([])
+    weights = [
+        [variant.config.method[term] for term in ("w_e_rec", "w_t_rec", "w_orth", "w_siglip")]
+        for variant in variants.variants("table3", small)
+    ]
+    full = weights[-1]
+    assert all(full)
+    assert weights == [[w if k < n else 0.0 for k, w in enumerate(full)] for n in range(5)]
+    assert [variant.label for variant in variants.variants("table3", small)] == list(paper.TABLE3)
+
+
+def test_fig2_sweeps_one_setting_at_a_time() -> None:
+    small = variants.base_configs([])
+    ours = small["CG-DMER"].method
+    points = [
+        (v.axis, v.value, v.config.method["n_patches"], v.config.method["mask_ratio"])
+        for v in variants.variants("fig2", small)
+    ]
+    assert points == [
+        *[("n_patches", n, n, ours["mask_ratio"]) for n in (25, 50, 100, 200)],
+        *[("mask_ratio", r, ours["n_patches"], r) for r in (0.25, 0.5, 0.6, 0.75, 0.9)],
+    ]
+    assert len({v.folder for v in variants.variants("fig2", small)}) == 9
+
+
+def test_two_configs_of_one_method_and_unknown_targets_are_refused(cohort_folder: Path) -> None:
+    config = typed(Config, config_table(cohort_folder))
+    with pytest.raises(ConfigError, match="two configs are for 'CG-DMER'; give one of each"):
+        variants.base_configs([config, config])
+    with pytest.raises(ConfigError, match="no target 'table4' to reproduce; choose from table1, table2"):
+        variants.variants("table4", variants.base_configs([]))
+
+
+def test_budgets() -> None:
+    assert budget.parse(None) == budget.Budget()
+    assert budget.parse("400") == budget.parse("400 steps") == budget.Budget(steps=400)
+    assert budget.parse("2.5min") == budget.parse("2.5 minutes") == budget.Budget(minutes=2.5)
+    for wrong in ("0", "fast", "2.5", "-3", "10 h"):
+        with pytest.raises(ConfigError, match=f"--budget {wrong}: "):
+            budget.parse(wrong)
+
+
+def test_a_budget_in_minutes_becomes_steps(cohort_folder: Path) -> None:
+    config = runs.resolve(typed(Config, config_table(cohort_folder)))
+    few, many = (budget.Budget(minutes=m).of(config).optim.steps for m in (0.005, 0.5))
+    assert 1 <= few < many
+    assert budget.Budget(steps=2).of(config).log.validate_every == 2
+
+
+def test_table3_end_to_end_and_again(wide: Path, tmp_path: Path) -> None:
+    asked = Asked("table3", tmp_path / "out", configs=(config_file(tmp_path, wide),), budget=budget.Budget(steps=2))
+    told: list[str] = []
+    result = reproduce(asked, lambda what, done, total: told.append(what))
+    folder = tmp_path / "out" / "table3"
+    assert result.folder == folder
+    assert [line["objective"] for line in result.lines] == list(paper.TABLE3)
+    assert all(line["linear 1%, paper"] == f"{paper.TABLE3[line['objective']][0]:.2f}" for line in result.lines)
+    assert "zero-shot" not in result.lines[0]  # no prompts are shipped for one's own cohort
+    assert "NOT the paper's scale" in result.scale
+    assert "2 steps of 8" in result.scale
+    for name in ("table.md", "table.csv", "table.tex", "figure.png", "page.html", "log.txt"):
+        assert (folder / name).stat().st_size > 100, name
+    assert "no zero-shot on own" in (folder / "log.txt").read_text()
+    configs = sorted(path.name for path in (folder / "configs").iterdir())
+    assert len(configs) == 5
+    kept = typed(Config, tomllib.loads((folder / "configs" / "l_siglip-seed0.toml").read_text()))
+    assert (kept.optim.steps, kept.method["w_siglip"], kept.data.cohort) == (2, 1.0, str(wide))
+
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").rglob("*") if path.is_file()}
+    told.clear()
+    assert reproduce(asked, lambda what, done, total: told.append(what)).lines == result.lines
+    assert not told  # nothing trained, embedded or scored again
+    assert before == {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").rglob("*") if path.is_file()
+    }
+
+
+def test_a_stopped_run_is_gone_on_with(cohort_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import leadwise.pretrain as training
+
+    config = config_file(tmp_path, cohort_folder, steps=6)
+    asked = Asked("table2", tmp_path / "out", configs=(config,), budget=budget.Budget(steps=12))
+    genuine = training.backward
+
+    def killed(model: object, share: object, step: int, optim: object) -> object:
+        if step == 7:
+            raise KeyboardInterrupt
+        return genuine(model, share, step, optim)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training, "backward", killed)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(asked)
+    monkeypatch.setattr(training, "backward", genuine)
+    told: list[tuple[str, int]] = []
+    configs = variants.base_configs([typed(Config, config_table(cohort_folder))])
+    assert "CG-DMER" in configs
+
+    def until_the_next(what: str, done: int, total: int) -> None:
+        if not what.startswith("CG-DMER"):
+            raise KeyboardInterrupt
+        told.append((what, done))
+
+    with pytest.raises(KeyboardInterrupt):  # the other methods of the house are not what this is about
+        reproduce(asked, until_the_next)
+    steps = [done for what, done in told if what.startswith("CG-DMER, seed 0|")]
+    assert steps == list(range(6, 13))  # saved at 5
+
+
+def test_fig3_counts_neighbours_and_silhouette(cohort_folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    of = np.repeat(["a", "b"], [30, 10])
+    apart = np.where(of == "a", 1.0, -1.0)[:, None] * np.ones(4) + 0.01 * rng.normal(size=(40, 4))
+    assert maps.agreement(apart, of) == pytest.approx((1 + 9 / 10) / 2)  # a b has nine others of its class
+    assert maps.silhouette(apart, of) > 0.99
+    mixed = rng.normal(size=(400, 8))
+    names = np.repeat(["a", "b"], 200)
+    assert maps.agreement(mixed, names) == pytest.approx(maps.by_chance(names), abs=0.05)
+    assert maps.by_chance(of) == pytest.approx((29 / 39 + 9 / 39) / 2)
+    chosen = maps.choose(Cohort.open(cohort_folder), "own")
+    cohort = Cohort.open(cohort_folder)
+    labels = cohort.labels("own", chosen.rows)
+    assert (labels.sum(axis=1) == 1).all()
+    assert [cohort.tasks["own"][k] for k in labels.argmax(axis=1)] == list(chosen.names)
+
+
+def test_lines_of_tables() -> None:
+    cells = [cell("CG-DMER", 0.8), cell("CG-DMER", 0.9, seed=1), cell("MERL (ResNet)", 0.7, features="untrained")]
+    first, second = tables.per_task(cells)
+    assert first == {
+        "method": "CG-DMER", "task": "PTBXL-Super", "how": "probe 1%", "ours": "85.00 (75.0-95.0)", "seeds": "80.0-90.0",
+        "paper": "84.22", "ours - paper": "+0.78", "records": 90, "not scored": "X",
+    }  # fmt: skip
+    assert (second["method"], second["paper"]) == ("MERL (ResNet), untrained", "70.45")
+    text = tables.markdown([{"a": 1, "b": "", "c": "x|y"}])
+    assert text.splitlines() == ["| a | c |", "|---|---|", "| 1 | x/y |"]
+
+
+def test_a_sweep_is_drawn_with_even_steps_and_the_papers_optimum() -> None:
+    points = [
+        {"x": x, "group": "probe", "y": y, "low": y - 1, "high": y + 1} for x, y in ((25, 70), (200, 60), (100, 75))
+    ]
+    figure = lines.draw({"patches": points, "ratio": points[:1]}, {"patches": 100})
+    drawn = {line.get_gid(): line for axes in figure.axes for line in axes.get_lines() if line.get_gid()}
+    assert drawn["patches-probe"].get_xdata().tolist() == [0, 1, 2]  # type: ignore[union-attr]
+    assert list(drawn["patches-probe"].get_ydata()) == [70, 75, 60]
+    assert drawn["marked-patches"].get_xdata()[0] == 1  # type: ignore[index]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["25", "100", "200"]
+    with pytest.raises(ValueError, match="no points to draw"):
+        lines.draw({"patches": []})
+
+
+def test_a_cohort_without_tasks_cannot_be_scored(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(1000, 12)))
+    row = Row("a", tmp_path / "a.npy", "p", "train", leads=LEADS, rate_hz=100, units="mV")
+    write(Source("bare", [row]), tmp_path / "bare", min_report_words=0)
+    with pytest.raises(CohortError, match=r"none of .*bare has a task to score; add one with --cohorts"):
+        reproduce(Asked("table2", tmp_path / "out", (tmp_path / "bare",)))
+    assert set(TARGETS) == {"table1", "table2", "table3", "fig2", "fig3"}
+    assert json.dumps(sorted(TARGETS))
