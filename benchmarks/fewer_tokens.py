@@ -28,7 +28,7 @@ from leadwise.evaluate import prompts
 from leadwise.evaluate.embed import embed
 from leadwise.evaluate.metrics import auroc
 from leadwise.evaluate.probe import Task, probe
-from leadwise.evaluate.zeroshot import _embed_prompts, class_vector, cosines
+from leadwise.evaluate.words import class_vector, cosines, embed_prompts
 
 Keep = Callable[[Tensor], Tensor]  # usable (B, L, N) bool -> those that the encoder sees
 
@@ -105,7 +105,7 @@ def main() -> None:
                 val = statistics.mean(draw.val_macro for draw in found.draws)
                 scores.append(val if asked.split == "val" else found.score.macro)
             classes = prompts.load(prompts.find(cohort.source, task)).of(tuple(cohort.tasks[task]))
-            vectors = [class_vector(texts) for texts in _embed_prompts(run, classes)]
+            vectors = [class_vector(texts) for texts in embed_prompts(run, classes)]
             here = made.rows(asked.split)
             zeros.append(float(np.nanmean(auroc(made.labels[here], cosines(shared[at][here], vectors)))))
         line |= {f"probe {f:.0%}": f"{100 * statistics.mean(scores):.2f}" for f, scores in probes.items()}

@@ -100,7 +100,12 @@ def test_commands_in_the_documents_exist(document: str) -> None:
     assert called or document != "README.md"
     for verb, rest in called:
         assert verb in group.commands, f"{document}: leadwise {verb}"
-        known = {option for p in group.commands[verb].params for option in (*p.opts, *p.secondary_opts)} | {"--help"}
+        command = group.commands[verb]
+        if hasattr(command, "commands"):  # a verb of several, such as prompts
+            below = rest.split()[0]
+            assert below in command.commands, f"{document}: leadwise {verb} {below}"
+            command = command.commands[below]
+        known = {option for p in command.params for option in (*p.opts, *p.secondary_opts)} | {"--help"}
         assert set(re.findall(r"(?<=\s)--?[a-z][a-z-]*", rest)) <= known, f"{document}: leadwise {verb}{rest}"
     for config in re.findall(r"configs/\w+\.toml", text):
         assert (HOUSE / config).is_file(), config

@@ -1,4 +1,6 @@
+import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -6,49 +8,103 @@ from leadwise.data import labels, reports
 from leadwise.evaluate import prompts
 from leadwise.evaluate.prompts import PromptError
 
-TASKS = sorted(labels.PTBXL)
+FACTS = Path(__file__).resolve().parents[1].parent / "shared" / "reference" / "protocol_facts.json"
+CPSC2018 = "NORM AFIB 1AVB CLBBB CRBBB PAC VPC STD STE"
+CSN = (
+    "AQW UW SR WPW 2AVB AT VB ARS STTC SA STE VPB TWO STTU ALS APB 2AVB1 PRIE CCR CR AF AVB QTIE LBBB VEB SVT RBBB 1AVB "
+    "STDD MI AFIB TWC PWC ERV RVH LVH ST JEB"
+)
+SLOTS = {("ptbxl", task): tuple(classes) for task, classes in labels.PTBXL.items()} | {
+    ("cpsc2018", "cpsc2018"): tuple(CPSC2018.split()),
+    ("csn", "csn"): tuple(CSN.split()),
+}  # the classes of the published tables
 
 
-@pytest.fixture(params=TASKS)
+@pytest.fixture(params=prompts.shipped(), ids=lambda path: path.stem)
 def shipped(request):
-    return prompts.load(prompts.find("ptbxl", request.param))
+    return prompts.load(request.param)
+
+
+def test_all_106_class_slots_have_all_three_sets():
+    n = 0
+    for (source, task), classes in SLOTS.items():
+        loaded = prompts.load(prompts.find(source, task))
+        assert loaded.sets == ("name", "short", "rich")
+        for which in loaded.sets:
+            assert [entry.name for entry in loaded.of(classes, which)] == [loaded.names[code] for code in classes]
+        n += len(classes)
+    assert n == 106
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not FACTS.is_file(), reason="the tables' facts do not lie beside the checkout")
+def test_the_slots_are_those_of_the_published_tables():
+    facts = json.loads(FACTS.read_text())["tasks"]
+    published = {
+        ((key, key) if "_" not in key else tuple(key.split("_"))): set(told["label_order"]["test"])
+        for key, told in facts.items()
+    }
+    assert published == {slot: set(classes) for slot, classes in SLOTS.items()}
 
 
 def test_a_file_for_every_task_says_what_it_is(shipped):
-    assert shipped.source == "ptbxl"
-    assert shipped.path.name == f"ptbxl_{shipped.task}.toml"
+    assert shipped.path.name == f"{shipped.source}_{shipped.task}.toml"
+    assert prompts.find(shipped.source, shipped.task) == shipped.path
+    assert shipped.made is None  # by hand
 
 
-def test_every_class_of_the_task_has_prompts_and_no_other(shipped):
-    assert (
-        len(shipped.of(labels.PTBXL[shipped.task])) == {"super": 5, "sub": 23, "form": 19, "rhythm": 12}[shipped.task]
-    )
+def test_an_acronym_means_what_its_data_set_means_by_it():
+    csn = prompts.load(prompts.find("csn", "csn")).names
+    assert (csn["AF"], csn["AFIB"]) == ("atrial flutter", "atrial fibrillation")
+    assert csn["ST"] == "sinus tachycardia"
+    assert (csn["STDD"], csn["STTU"]) == ("st depression", "st elevation")
+    assert prompts.load(prompts.find("cpsc2018", "cpsc2018")).names["STE"] == "st elevation"
+    for which in ("short", "rich"):
+        texts = prompts.load(prompts.find("csn", "csn")).texts[which]
+        assert all("flutter" in text and "fibrillation" not in text for text in texts["AF"])
+        assert all("fibrillation" in text and "flutter" not in text for text in texts["AFIB"])
+        assert all("sinus tachycardia" in text for text in texts["ST"])
+        assert not any("counterclockwise" in text for text in texts["CR"])
 
 
-def test_prompts_read_like_cleaned_reports(shipped):
-    for code, entry in shipped.classes.items():
-        assert 3 <= len(entry.prompts) <= 6, code
-        for prompt in entry.prompts:
-            assert prompt == reports.clean(prompt), (code, prompt)
-            assert re.fullmatch(r"[a-z0-9 .,&/()':-]+\.", prompt), (code, prompt)
-            assert 2 <= len(prompt.split()) <= 18, (code, prompt)
-            assert 1 <= len(reports.statements(prompt)) <= 4, (code, prompt)
-        assert entry.name == entry.name.lower()
-        assert 1 <= len(entry.name.split()) <= 9
+def test_the_merged_view_takes_over_all_but_what_it_merges():
+    one, merged, full = (prompts.load(prompts.find("csn", task)) for task in ("csn", "csn_merged", "csn_full"))
+    assert set(merged.names) == set(one.names) - {"AF", "AFIB"} | {"AFIB/AF"}
+    assert set(full.names) > set(one.names)
+    assert len(full.names) == 55
+    for which in one.sets:
+        for code in one.names:
+            assert full.texts[which][code] == one.texts[which][code]
+            assert code in ("AF", "AFIB") or merged.texts[which][code] == one.texts[which][code]
+    assert any("fibrillation" in text for text in merged.texts["rich"]["AFIB/AF"])
+    assert any("flutter" in text for text in merged.texts["rich"]["AFIB/AF"])
 
 
-def test_no_chatter(shipped):
-    chatter = re.compile(
-        r"\b(is|are|was|shows?|showing|patient|this|that|here|sure|certainly|please|you|e\.g|i\.e|etc)\b"
-    )
-    for code, entry in shipped.classes.items():
-        for prompt in entry.prompts:
-            assert not chatter.search(prompt), (code, prompt)
+def test_prompts_read_like_cleaned_reports_without_chatter(shipped):
+    assert prompts.remarks(shipped) == []
+    for code, texts in shipped.texts["rich"].items():
+        assert 3 <= len(texts) <= 6, code
+        for text in texts:
+            assert text == reports.clean(text), (code, text)
+            assert re.fullmatch(r"[a-z0-9 .,&/()':-]+\.", text), (code, text)
+            assert 2 <= len(text.split()) <= 18, (code, text)
+
+
+def test_the_sets_name_a_class_and_add_one_criterion(shipped):
+    for code, name in shipped.names.items():
+        assert shipped.texts["name"][code] == (f"{name}.",)
+        (short,) = shipped.texts["short"][code]
+        first, *more = reports.statements(short)
+        assert first == name, code
+        assert len(more) == 1, (code, short)
+        assert name == name.lower()
+        assert 1 <= len(name.split()) <= 9
 
 
 def test_no_two_classes_are_told_apart_by_nothing(shipped):
-    said = [frozenset(entry.prompts) for entry in shipped.classes.values()]
-    assert len(set(said)) == len(said)
+    for which in shipped.sets:
+        said = [frozenset(texts) for texts in shipped.texts[which].values()]
+        assert len(set(said)) == len(said), which
 
 
 GOOD = 'source = "s"\ntask = "t"\n[classes.A]\nname = "an a"\nprompts = ["one a.", "two a."]\n'
@@ -62,7 +118,9 @@ def load(tmp_path, text):
 
 def test_own_file(tmp_path):
     own = load(tmp_path, GOOD)
-    assert own.classes["A"].prompts == ("one a.", "two a.")
+    assert own.sets == ("name", "own")
+    assert [(entry.name, entry.prompts) for entry in own.of(["A"])] == [("an a", ("one a.", "two a."))]
+    assert own.of(["A"], "name")[0].prompts == ("an a.",)
     assert own.sha256 != load(tmp_path, GOOD + "# changed\n").sha256
 
 
@@ -79,12 +137,54 @@ def test_own_file(tmp_path):
         ('name = "an a"\n', "", "'name' must be a text"),
         ('task = "t"', 'task = "t"\nextra = 1', "unknown key 'extra'"),
         ('"an a"', '"an a', "not TOML"),
+        ('name = "an a"', 'name = "-"', "'name' is empty"),
+        ('task = "t"', 'task = "t"\nwithout = ["A"]', "there is no 'extends'"),
+        ('task = "t"', 'task = "t"\nextends = "none"', r"none\.toml cannot be read"),
+        ('task = "t"', 'task = "t"\nextends = "../x"', "the name of a file beside it"),
+        ('task = "t"', 'task = "t"\nmade = "by hand"', "'made' must be a table"),
+        ('task = "t"', 'task = "t"\n[made]\nmodel = "m"', r"\[made\]: 'host' must be a text"),
+        ("prompts =", 'short = ["a."]\n[classes.B]\nname = "b"\nprompts =', "no 'short' for B, though other classes"),
     ],
 )
 def test_a_wrong_file_is_told_where(tmp_path, old, new, message):
     assert old in GOOD
     with pytest.raises(PromptError, match=message):
         load(tmp_path, GOOD.replace(old, new))
+
+
+def test_extending_is_checked_and_hashed(tmp_path):
+    (tmp_path / "first.toml").write_text(GOOD + '[classes.B]\nname = "b"\nprompts = ["b."]\n')
+    head = 'source = "s"\ntask = "u"\nextends = "first"\n'
+    more = '[classes.C]\nname = "c"\nprompts = ["c."]\n'
+    second = load(tmp_path, head + 'without = ["A"]\n' + more)
+    assert second.texts == {"name": {"B": ("b.",), "C": ("c.",)}, "own": {"B": ("b.",), "C": ("c.",)}}
+    (tmp_path / "first.toml").write_text(GOOD + '[classes.B]\nname = "b"\nprompts = ["changed b."]\n')
+    assert load(tmp_path, head + 'without = ["A"]\n' + more).sha256 != second.sha256
+    again = load(tmp_path, head + '[classes.B]\nname = "other b"\nprompts = ["other."]\n')
+    assert again.texts["own"] == {"A": ("one a.", "two a."), "B": ("other.",)}
+    with pytest.raises(PromptError, match=r"'without' names X, which first\.toml does not have"):
+        load(tmp_path, head + 'without = ["X"]\n' + more)
+    (tmp_path / "first.toml").write_text(head + more)
+    with pytest.raises(PromptError, match=r"extends first\.toml, which extends another one"):
+        load(tmp_path, head + more)
+
+
+def test_a_set_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(PromptError, match="no set 'rich'; it has name, own"):
+        load(tmp_path, GOOD).of(["A"], "rich")
+
+
+def test_remarks_name_what_a_person_should_look_at(tmp_path):
+    own = load(
+        tmp_path,
+        GOOD.replace('"two a."', '"Sure, here are prompts."') + '[classes.B]\nname = "An A"\nprompts = ["b."]\n',
+    )
+    found = prompts.remarks(own)
+    assert any("A, own: not in the style of reports" in line for line in found)
+    assert any("name: A and B have the same prompts" in line for line in found)
+    assert prompts.fault("sinus rhythm. normal ecg.") is None
+    assert "longer than" in prompts.fault("wide " * 19 + "qrs.")
+    assert "'patient'" in prompts.fault("patient in sinus rhythm.")
 
 
 def test_what_is_not_there_is_told(tmp_path):

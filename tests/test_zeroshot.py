@@ -6,7 +6,8 @@ from planted import WORDS, PlantedCohort, PlantedRun, SeeingMethod
 
 from leadwise.evaluate.metrics import ScoreError
 from leadwise.evaluate.prompts import PromptError
-from leadwise.evaluate.zeroshot import ZeroShotError, class_vector, run_zeroshot
+from leadwise.evaluate.words import class_vector
+from leadwise.evaluate.zeroshot import ZeroShotError, run_zeroshot
 
 PROMPTS = {word: [f"Sinus rhythm; {word} pattern", f"possible {word}. abnormal ecg."] for word in WORDS}
 
@@ -26,7 +27,8 @@ def file(tmp_path):
 def test_planted_findings_are_found_and_beside_them_the_untrained_and_the_control(file):
     run = PlantedRun()
     report = run_zeroshot(run, PlantedCohort(), "finding", file)
-    assert (run.method.n_texts, run.twin.method.n_texts) == (8, 8)  # the twin reads with its own text encoder
+    # the run reads both sets of the file, the twin (by its own text encoder) the one that is scored
+    assert (run.method.n_texts, run.twin.method.n_texts) == (8 + 4, 8)
     assert report.trained.macro > 0.95
     assert min(report.trained.per_class.values()) > 0.9
     assert 0.3 < report.untrained.macro < 0.7
@@ -173,3 +175,54 @@ def test_prompts_of_another_task_are_refused(tmp_path):
     other = write(tmp_path / "other.toml", PROMPTS, task="rhythm")
     with pytest.raises(PromptError, match="it is for task 'rhythm', but task 'finding'"):
         run_zeroshot(PlantedRun(), PlantedCohort(), "finding", other)
+
+
+THREE_SETS = """source = "nowhere"
+task = "finding"
+""" + "".join(
+    f'[classes.{word}]\nname = "{word}"\nshort = ["{other}. {other}."]\nrich = ["possible {word}.", "{word}. abnormal ecg."]\n'
+    for word, other in zip(WORDS, (*WORDS[1:], WORDS[0]))
+)  # the short prompts speak of another class, so that which set was scored shows
+
+
+def test_the_set_that_is_asked_for_is_scored_and_every_set_told(tmp_path):
+    path = tmp_path / "sets.toml"
+    path.write_text(THREE_SETS)
+    rich = run_zeroshot(PlantedRun(), PlantedCohort(), "finding", path)
+    short = run_zeroshot(PlantedRun(), PlantedCohort(), "finding", path, prompt_set="short")
+    assert (rich.prompt_set, rich.n_prompts, short.prompt_set, short.n_prompts) == ("rich", 8, "short", 4)
+    assert rich.trained.macro > 0.95
+    assert short.trained.macro < 0.6
+    assert short.to_json()["prompts"]["set"] == "short"
+    assert short.to_json()["prompts"]["classes"]["alpha"] == ["beta. beta."]
+    for report in (rich, short):
+        told = json.loads(json.dumps(report.to_json(), allow_nan=False))["sensitivity"]
+        assert told["chosen"] == report.prompt_set
+        assert told["sets"]["rich"]["macro"] == rich.trained.macro
+        assert told["sets"]["short"]["macro"] == short.trained.macro
+        assert told["spread"]["over_sets"] == pytest.approx(
+            max(at["macro"] for at in told["sets"].values()) - short.trained.macro
+        )
+        singles = [macro for at in told["sets"].values() for macro in at["single_prompts"]["macro"]]
+        assert len(singles) == 1 + 1 + 2
+        assert told["spread"]["over_single_prompts"] == pytest.approx(max(singles) - min(singles))
+        assert told["sets"][report.prompt_set]["above_chosen"] == {"macro": 0.0, "interval": [0.0, 0.0]}
+        assert [row["set"].rstrip(" *") for row in report.sensitivity.rows()] == ["name", "short", "rich"]
+        assert "sets differ by" in report.sensitivity.line()
+    with pytest.raises(PromptError, match="no set 'own'; it has name, short, rich"):
+        run_zeroshot(PlantedRun(), PlantedCohort(), "finding", path, prompt_set="own")
+
+
+def test_single_prompts_are_each_classs_first_second_and_so_on(tmp_path):
+    """Where only the first prompt of each class speaks of it, the first single score is high and the second is not."""
+    crossed = {word: [f"{word}.", f"{other}."] for word, other in zip(WORDS, (*WORDS[1:], WORDS[0]))}
+    report = run_zeroshot(PlantedRun(), PlantedCohort(), "finding", write(tmp_path / "x.toml", crossed))
+    first, second = report.single_prompts
+    assert first > 0.95
+    assert second < 0.6
+
+
+def test_prompts_of_another_data_set_are_warned_of(tmp_path, caplog):
+    other = write(tmp_path / "other.toml", PROMPTS, source="elsewhere")
+    run_zeroshot(PlantedRun(), PlantedCohort(), "finding", other)
+    assert "written for source 'elsewhere', the cohort is of 'nowhere'" in caplog.text

@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 from rich.logging import RichHandler
 
-from leadwise.cli import compare, data, reproduce, scores, tasks, training
+from leadwise.cli import compare, data, prompts, reproduce, retrieve, scores, tasks, training
 from leadwise.cli.shown import console, rank
 
 app = typer.Typer(
@@ -33,11 +33,13 @@ VERBS = (
     scores.probe,
     scores.zeroshot,
     compare.compare,
+    retrieve.retrieve,
     reproduce.reproduce,
     data.plot,
 )
 for verb in VERBS:
     app.command()(verb)
+app.add_typer(prompts.app, name="prompts")
 
 
 def main() -> None:

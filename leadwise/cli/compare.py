@@ -33,6 +33,7 @@ def compare(
     seeds: Annotated[str, typer.Option(help="Probe: one draw of the labels each.")] = "42,43,44",
     part: Annotated[str, typer.Option(help="Probe: backbone, shared, specific or both.")] = "backbone",
     prompts: Annotated[Path | None, typer.Option(help="Zero-shot: your own prompt file (TOML).")] = None,
+    prompt_set: Annotated[str | None, typer.Option("--set", help="Zero-shot: name, short or rich [rich].")] = None,
     window: WindowName = None,
     measure: Annotated[str, typer.Option(help="auroc or auprc.")] = "auroc",
     resamplings: Annotated[int, typer.Option(min=100, help="Of patients; the smallest p-value is 2 in this.")] = 10_000,
@@ -52,7 +53,7 @@ def compare(
         raise typer.BadParameter(f"--measure {measure}: say {' or '.join(comparing.MEASURES)}")
     by: comparing.Probed | comparing.Prompted
     if how == "zeroshot":
-        by = comparing.Prompted(prompts, window)
+        by = comparing.Prompted(prompts, prompt_set, window)
     else:
         by = comparing.Probed(fraction, read_seeds(seeds), part, window)
     with progress_bars() as progress:

@@ -103,9 +103,15 @@ def zeroshot(
     prompts: Annotated[
         Path | None, typer.Option(help="Your own prompt file (TOML); default: ours for this task.")
     ] = None,
+    prompt_set: Annotated[
+        str | None, typer.Option("--set", help="Prompts to score by: name, short or rich [rich; your own file's].")
+    ] = None,
     split: Annotated[str, typer.Option(help="Recordings to score.")] = "test",
     window: WindowName = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Print each class too.")] = False,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Print each set of prompts too, and each class by set.")
+    ] = False,
     json_file: Json = None,
     csv_file: Csv = None,
     latex_file: Latex = None,
@@ -124,9 +130,14 @@ def zeroshot(
             split=split,
             progress=bars(progress),
             window=window,
+            prompt_set=prompt_set,
         )
     print_table(report.rows(), f"zero-shot of {report.run} on {report.cohort}, task {task}: macro AUROC on {split}")
     if per_class:
         print_table(report.class_rows(), "AUROC per class; auprc and f1 of the trained encoder")
+    if sensitivity:
+        print_table(report.sensitivity.rows(), "macro AUROC by set of prompts (* the one reported)")
+        print_table(report.sensitivity.class_rows(), "AUROC per class by set of prompts")
+    out.print(report.sensitivity.line(), highlight=False)
     write_json(json_file, report.to_json())
     write_tables(csv_file, latex_file, report, per_class)

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from leadwise.data.cohort import Cohort
 from leadwise.evaluate import probe as probing
-from leadwise.evaluate import prompts, zeroshot
+from leadwise.evaluate import zeroshot
 from leadwise.evaluate.embed import Progress, embed_cohort, named, seen_in_training
 from leadwise.evaluate.metrics import Floats, Interval, interval_of, resample_patients, weighted_auroc
 from leadwise.evaluate.precision import weighted_average_precision
@@ -192,17 +192,17 @@ class Prompted:
     """Test scores by prompts alone."""
 
     prompts_path: Path | None = None
+    prompt_set: str | None = None  # default: the one that `run_zeroshot` takes
     window: str | None = None
     how = "zeroshot"
 
     def __call__(self, run: Run, cohort: Cohort, task: str, progress: Progress | None = None) -> Scored:
-        loaded = prompts.load(self.prompts_path or prompts.find(cohort.source, task))
-        if loaded.task != task:
-            raise prompts.PromptError(f"{loaded.path}: it is for task '{loaded.task}', but task '{task}' was asked for")
+        loaded = zeroshot.prompts_for(cohort, task, self.prompts_path)
         rows = cohort.rows("test", task)
         if not len(rows):
             raise CompareError(f"cohort {cohort.name}: no recording of task '{task}' in split 'test'")
-        scores = zeroshot.scores_of(run, cohort, rows, loaded.of(tuple(cohort.tasks[task])), progress, self.window)
+        of_class = loaded.of(tuple(cohort.tasks[task]), self.prompt_set or loaded.sets[-1])
+        scores = zeroshot.scores_of(run, cohort, rows, of_class, progress, self.window)
         return _scored(run, cohort, task, rows, scores[None])
 
 

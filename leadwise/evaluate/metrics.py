@@ -238,12 +238,22 @@ def shuffled_pairs(
     rng = np.random.default_rng(seed)
     macros = np.empty(n_permutations)
     for p in range(n_permutations):
-        layout = np.lexsort((rng.random(len(truth)), rng.permutation(of_record.max() + 1)[of_record]))
-        shift = int(rng.integers(largest, len(truth) - largest + 1))
-        partner = np.empty(len(truth), dtype=np.int64)
-        partner[layout] = np.roll(layout, shift)
-        macros[p] = _mean_of_defined(_auroc_from_ranks(truth, ranks[partner])[None])[0]
+        macros[p] = _mean_of_defined(_auroc_from_ranks(truth, ranks[strangers(of_record, rng)])[None])[0]
     return Control(float(macros.mean()), interval_of(macros), n_permutations)
+
+
+def strangers(of_record: NDArray[np.integer], rng: np.random.Generator) -> NDArray[np.int64]:
+    """(N,) for each record another patient's, each taken once; no patient may hold over half of the records.
+
+    Args:
+        of_record: (N,) number of each record's patient, from 0.
+    """
+    n, largest = len(of_record), int(np.bincount(of_record).max())
+    layout = np.lexsort((rng.random(n), rng.permutation(of_record.max() + 1)[of_record]))
+    shift = int(rng.integers(largest, n - largest + 1))
+    partner = np.empty(n, dtype=np.int64)
+    partner[layout] = np.roll(layout, shift)
+    return partner
 
 
 def checked(labels: ArrayLike, scores: ArrayLike, classes: Sequence[str] | None = None) -> tuple[Bools, Floats]:

@@ -2,12 +2,13 @@
 
 A class's vector is the mean of its prompts' unit embeddings, brought back to unit length. Beside the trained run
 stand its untrained twin; a control that pairs each ECG with another patient's labels, which must sit at 0.5; and the
-macro AUROC of single prompts, which tells how much the wording matters. F1 alone needs labels: its thresholds are fixed
-on the validation split. A cosine is no probability, so there is no calibration.
+scores of every other set of prompts and of single prompts, which tell how much the wording matters. F1 alone needs
+labels: its thresholds are fixed on the validation split. A cosine is no probability, so there is no calibration.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +16,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from leadwise.data import reports
 from leadwise.data.cohort import Cohort
 from leadwise.evaluate import measures as beside
 from leadwise.evaluate import prompts
-from leadwise.evaluate.embed import Features, Progress, as_trained, embed_cohort, frozen, named, seen_in_training
-from leadwise.evaluate.metrics import Control, Floats, Score, auroc, gain, score, shuffled_pairs
-from leadwise.evaluate.prompts import ClassPrompts
+from leadwise.evaluate import sensitivity as wording
+from leadwise.evaluate.embed import Progress, embed_cohort, named, seen_in_training
+from leadwise.evaluate.metrics import Control, Floats, Score, gain, score, shuffled_pairs
+from leadwise.evaluate.prompts import ClassPrompts, Prompts
+from leadwise.evaluate.sensitivity import Sensitivity
 from leadwise.evaluate.threshold import best_thresholds
+from leadwise.evaluate.words import class_vector, cosines, embed_prompts
 from leadwise.run import Run
 
-_TEXTS_AT_ONCE = 64
+log = logging.getLogger(__name__)
 
 
 class ZeroShotError(ValueError):
@@ -48,13 +50,19 @@ class ZeroShotReport:
     prompts: dict[str, tuple[str, ...]]  # class -> its prompts
     prompt_file: str
     prompt_sha256: str
+    prompt_set: str  # name, short, rich or own
     n_prompts: int
     trained: Score
     untrained: Score
     measures: dict[str, Score]  # of the trained run beside AUROC: auprc, and f1 with thresholds from validation
     measures_untrained: dict[str, Score]
     shuffled: Control | None  # None: one patient holds over half of the recordings
-    single_prompts: tuple[float, ...]  # macro AUROC when each class has its first, second ... prompt only
+    sensitivity: Sensitivity  # to the wording: every set of the file, and single prompts
+
+    @property
+    def single_prompts(self) -> tuple[float, ...]:
+        """Macro AUROC when each class has its first, second ... prompt of the set only."""
+        return self.sensitivity.of_set[self.prompt_set].single
 
     def to_json(self) -> dict[str, Any]:
         above, interval = gain(self.trained, self.untrained)
@@ -69,6 +77,7 @@ class ZeroShotReport:
             "prompts": {
                 "file": self.prompt_file,
                 "sha256": self.prompt_sha256,
+                "set": self.prompt_set,
                 "n_prompts": self.n_prompts,
                 "classes": {code: list(texts) for code, texts in self.prompts.items()},
             },
@@ -85,6 +94,7 @@ class ZeroShotReport:
                 "min": min(self.single_prompts),
                 "max": max(self.single_prompts),
             },
+            "sensitivity": self.sensitivity.to_json(),
             "classes": dict(self.classes),
             "n_records": self.trained.n_records,
         }
@@ -150,11 +160,13 @@ def run_zeroshot(
     split: str = "test",
     progress: Progress | None = None,
     window: str | None = None,
+    prompt_set: str | None = None,
 ) -> ZeroShotReport:
     """Zero-shot scores of a run on one split of a task, with the untrained twin and the shuffled control.
 
     Args:
         prompts_path: a prompt file; default the one shipped for the cohort's source and the task.
+        prompt_set: name, short or rich; default rich, or what a file of one's own holds.
         window: which part of each recording is seen (`data/windows.py`); default: as the run was promised.
 
     Raises:
@@ -167,10 +179,9 @@ def run_zeroshot(
     if not len(rows):
         raise ZeroShotError(f"cohort {cohort.name}: no recording of task '{task}' in split '{split}'")
     classes = tuple(cohort.tasks[task])
-    loaded = prompts.load(prompts_path or prompts.find(cohort.source, task))
-    if loaded.task != task:
-        raise prompts.PromptError(f"{loaded.path}: it is for task '{loaded.task}', but task '{task}' was asked for")
-    of_class = loaded.of(classes)
+    loaded = prompts_for(cohort, task, prompts_path)
+    chosen = prompt_set or loaded.sets[-1]
+    of_class = loaded.of(classes, chosen)
     labels = cohort.labels(task, rows)
     patients = np.array(cohort.patients.take(rows))
 
@@ -180,10 +191,11 @@ def run_zeroshot(
     both = np.concatenate([rows, val])
     ecg = embed_cohort(run, cohort, "shared", both, named(progress, "embed, trained"), cache, window)
     ecg_untrained = embed_cohort(twin, cohort, "shared", both, named(progress, "embed, untrained"), cache, window)
-    texts = _embed_prompts(run, of_class)
-    of_both = cosines(ecg, [class_vector(vectors) for vectors in texts])
-    of_both_untrained = cosines(ecg_untrained, [class_vector(vectors) for vectors in _embed_prompts(twin, of_class)])
+    texts = {which: embed_prompts(run, loaded.of(classes, which)) for which in loaded.sets}
+    of_both = cosines(ecg, [class_vector(vectors) for vectors in texts[chosen]])
+    of_both_untrained = cosines(ecg_untrained, [class_vector(vectors) for vectors in embed_prompts(twin, of_class)])
     scores, scores_untrained = of_both[: len(rows)], of_both_untrained[: len(rows)]
+    sensitivity = wording.measure(labels, ecg[: len(rows)], texts, patients, classes, chosen)
 
     def others(values: Floats) -> dict[str, Score]:
         calls = best_thresholds(cohort.labels(task, val), values[len(rows) :])[None] if len(val) else None
@@ -200,13 +212,14 @@ def run_zeroshot(
         prompts={code: entry.prompts for code, entry in zip(classes, of_class)},
         prompt_file=loaded.path.name,
         prompt_sha256=loaded.sha256,
+        prompt_set=chosen,
         n_prompts=sum(len(entry.prompts) for entry in of_class),
-        trained=score(labels, scores, patients, classes),
+        trained=sensitivity.of_set[chosen].score,
         untrained=score(labels, scores_untrained, patients, classes),
         measures=others(of_both),
         measures_untrained=others(of_both_untrained),
         shuffled=shuffled_pairs(labels, scores, patients),
-        single_prompts=_single_prompts(labels, ecg[: len(rows)], texts),
+        sensitivity=sensitivity,
     )
 
 
@@ -225,7 +238,7 @@ def scores_of(
     """
     _check_words(run)
     ecg = embed_cohort(run, cohort, "shared", rows, progress, window=window)
-    return cosines(ecg, [class_vector(vectors) for vectors in _embed_prompts(run, of_class)])
+    return cosines(ecg, [class_vector(vectors) for vectors in embed_prompts(run, of_class)])
 
 
 def _check_words(run: Run) -> None:
@@ -233,40 +246,14 @@ def _check_words(run: Run) -> None:
         raise ZeroShotError(f"run {run.name} learnt from ECGs alone (no embed_text), so it has no words to classify by")
 
 
-def class_vector(vectors: Features) -> Floats:
-    """(D,) unit vector of a class from its prompts' embeddings (P, D): the mean of their directions."""
-    direction: Floats = _unit(_unit(vectors).mean(axis=0, keepdims=True))[0]
-    return direction
-
-
-def cosines(ecg: Features, of_class: list[Floats]) -> Floats:
-    """(N, K) cosine of each ECG embedding (N, D) to each of K class vectors (D,)."""
-    return np.asarray(_unit(ecg) @ np.stack(of_class).T)
-
-
-def _embed_prompts(run: Run, of_class: Sequence[ClassPrompts]) -> list[Features]:
-    """For each class the (P, D) embeddings of its prompts, cleaned as reports are."""
-    texts = [reports.clean(prompt) for entry in of_class for prompt in entry.prompts]
-    made: list[NDArray[np.float32]] = []
-    with frozen(run.method), as_trained(run):
-        for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            vectors: Tensor = run.method.embed_text(texts[start : start + _TEXTS_AT_ONCE])
-            made.append(vectors.float().cpu().numpy())
-    ends = np.cumsum([len(entry.prompts) for entry in of_class])[:-1]
-    return list(np.split(np.concatenate(made), ends))
-
-
-def _single_prompts(labels: NDArray[np.int8], ecg: Features, texts: list[Features]) -> tuple[float, ...]:
-    """Macro AUROC with each class's first prompt alone, its second and so on; shorter lists start again."""
-    macros = []
-    for at in range(max(len(vectors) for vectors in texts)):
-        each = auroc(labels, cosines(ecg, [_unit(vectors)[at % len(vectors)] for vectors in texts]))
-        macros.append(float(np.nanmean(each)))
-    return tuple(macros)
-
-
-def _unit(vectors: NDArray[np.floating]) -> Floats:
-    """(N, D) at length 1, in double precision."""
-    wide = np.asarray(vectors, dtype=np.float64)
-    unit: Floats = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
-    return unit
+def prompts_for(cohort: Cohort, task: str, path: Path | None) -> Prompts:
+    """The prompt file of a task, by default the one shipped for the cohort's source."""
+    loaded = prompts.load(path or prompts.find(cohort.source, task))
+    if loaded.task != task:
+        raise prompts.PromptError(f"{loaded.path}: it is for task '{loaded.task}', but task '{task}' was asked for")
+    if loaded.source != cohort.source:
+        log.warning(
+            "%s was written for source '%s', the cohort is of '%s': one acronym can mean another thing in each",
+            loaded.path, loaded.source, cohort.source,
+        )  # fmt: skip
+    return loaded

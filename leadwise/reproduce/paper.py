@@ -91,6 +91,11 @@ def name(method: Mapping[str, object]) -> str:
     return OURS.get((key, encoder), OURS.get((key, ""), key))
 
 
+def tasks_of(source: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """The tasks of a data set that the paper scores; all that are known, where the paper does not have the data set."""
+    return tuple(task for task in known if (source, task) in TASKS) or known
+
+
 def linear(row: str, source: str, task: str, fraction: float) -> float | None:
     """A cell of Table 1; None where the paper has none."""
     place, printed = _place(source, task), _parsed(_TABLE1)

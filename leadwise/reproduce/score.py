@@ -19,6 +19,7 @@ from leadwise.evaluate.embed import Progress, embed_cohort, named, seen_in_train
 from leadwise.evaluate.metrics import Score
 from leadwise.evaluate.zeroshot import run_zeroshot
 from leadwise.files import replacing
+from leadwise.reproduce import paper
 from leadwise.run import Run
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def cells(
     """Every cell of a run on the test splits; what `folder` holds of the same weights and data is not made again."""
     found: list[Cell] = []
     for cohort in cohorts:
-        for task in cohort.tasks:
+        for task in paper.tasks_of(cohort.source, tuple(cohort.tasks)):
             path = folder / f"{cohort.name}-{task}.json"
             made: dict[str, Any] = {"run": run.fingerprint, "cohort": cohort.fingerprint}
             made |= {"asked": [list(asked.fractions), asked.zero_shot, asked.untrained]}
