@@ -56,7 +56,7 @@ Command: `python {" ".join(sys.argv)}`. {describe()}.
 {asked.note}
 
 Recordings: {counts}. Macro AUROC x 100 over the classes that the split defines, with 95 % intervals from 1,000
-bootstraps of patients. Probes: strength chosen on validation, test scored once; 1 % and 10 % are means over three draws.
+bootstraps of patients. Probes: strength chosen on validation, test scored once; less than 100 % are means over three draws.
 
 ## Linear probe, {asked.split} split
 {table(probe_rows)}

@@ -29,6 +29,7 @@ from leadwise.pictures.page import Page
 from leadwise.run import Run, side_random
 
 TASK = "findings"
+FRACTIONS = (0.01, 0.1, 1.0)  # of the labels: one fewer than the probe's own, for time
 SHOWN = ("NORM", "AFIB", "CLBBB", "CRBBB", "LVH", "IMI", "PACE")  # what the map colours
 REMARKS = ("skipped", "unlearnable")  # classes without both label values: on the test split, among the drawn labels
 MARK = "demo.json"  # says that a folder is a demo's, so that it may be replaced
@@ -126,7 +127,7 @@ def demo(
     config = dataclasses.replace(CONFIG, data=DataConfig(cohort=str(folder / "cohort")), optim=optim)
     run = training.pretrain(config, folder / "run", progress=heard)
     lap("pretrain")
-    probe = run_probe(run, cohort, TASK, progress=heard)
+    probe = run_probe(run, cohort, TASK, FRACTIONS, progress=heard)
     lap("embed and probe")
     zeroshot = run_zeroshot(run, cohort, TASK, progress=heard)
     lap("zero-shot")

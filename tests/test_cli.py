@@ -67,10 +67,16 @@ def test_dry_run_prints_the_plan_and_leaves_nothing(cohort_folder: Path, tmp_pat
 
 
 def test_probe_prints_a_table_and_writes_one_object(run_folder: Path, cohort_folder: Path, tmp_path: Path) -> None:
-    done = call(
-        "probe", run_folder, cohort_folder, "--task", "own", "--fractions", "0.5,1", "--json", tmp_path / "p.json"
-    )
+    words = ("probe", run_folder, cohort_folder, "--task", "own", "--fractions", "0.5,1", "--json", tmp_path / "p.json")
+    files = ("--csv", tmp_path / "p.csv", "--latex", tmp_path / "p.tex", "--picture", tmp_path / "p.png")
+    done = call(*words, *files, "--seeds", "7,8", "--per-class")
     assert done.returncode == 0, done.stderr
+    for measure in ("auroc", "auprc", "f1", "ece", "brier"):
+        assert f",{measure},macro," in (tmp_path / "p.csv").read_text()
+    assert (tmp_path / "p.tex").read_text().count(r"\begin{tabular}") == 2
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    drawn = json.loads((tmp_path / "p.json").read_text())["fractions"]["0.5"]["trained"]["draws"]
+    assert [draw["seed"] for draw in drawn] == [7, 8]
     assert "untrained" in done.stdout
     assert "handcrafted" in done.stdout
     found = json.loads((tmp_path / "p.json").read_text())
@@ -84,8 +90,12 @@ def test_probe_prints_a_table_and_writes_one_object(run_folder: Path, cohort_fol
 def test_zeroshot_with_ones_own_prompts(run_folder: Path, cohort_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(PROMPTS)
     words = ("zeroshot", run_folder, cohort_folder, "--task", "own", "--prompts", tmp_path / "mine.toml")
-    done = call(*words, "--json", tmp_path / "z.json", "--per-class")
+    done = call(
+        *words, "--json", tmp_path / "z.json", "--per-class", "--csv", tmp_path / "z.csv", "--latex", tmp_path / "z.tex"
+    )
     assert done.returncode == 0, done.stderr
+    assert ",untrained,auprc,macro," in (tmp_path / "z.csv").read_text()
+    assert "shuffled" not in (tmp_path / "z.tex").read_text()
     assert "atrial fibrillation" in done.stdout
     found = json.loads((tmp_path / "z.json").read_text())
     assert found["command"] == "zeroshot"

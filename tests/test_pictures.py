@@ -15,7 +15,7 @@ from matplotlib.image import imread
 
 from leadwise.batch import LEADS
 from leadwise.files import replacing
-from leadwise.pictures import bars, curves, ink, paper, scatter
+from leadwise.pictures import bars, curves, ink, paper, reliability, scatter
 from leadwise.pictures.page import Page
 
 RATE_HZ = 500
@@ -428,6 +428,31 @@ def test_bars_place_values_and_intervals_and_name_what_is_absent() -> None:
         bars.draw([rows[0], rows[0]])
     with pytest.raises(ValueError, match="no scores"):
         bars.draw([])
+
+
+def test_reliability_draws_each_class_against_the_diagonal() -> None:
+    curve = {"said": (0.05, 0.3, 0.8), "came": (0.0, 0.4, 0.7), "count": (20, 20, 10)}
+    rows = [
+        {"name": "LAFB/LPFB $x$", **curve, "low": (0.0, 0.3, 0.5), "high": (0.1, 0.5, 0.9), "note": "ECE 0.05"},
+        {"name": "rare", "said": (0.001, 0.02), "came": (0.0, 0.03), "count": (5, 5)},
+    ]
+    figure = reliability.draw(rows, "probe of a_b")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["LAFB/LPFB $x$", "rare"]
+    np.testing.assert_array_equal(only(figure, "curve").get_xydata(), np.column_stack([curve["said"], curve["came"]]))
+    np.testing.assert_array_equal(only(figure, "perfect").get_xydata(), [[0, 0], [1, 1]])
+    assert {"probe of a_b", "ECE 0.05"} <= set(texts(figure).splitlines())
+    wide, close = figure.axes
+    assert wide.get_xlim() == wide.get_ylim()
+    assert wide.get_ylim()[1] >= 0.9  # the whole interval
+    assert 0.03 < close.get_xlim()[1] < 0.1  # a rare class is drawn large enough to be seen
+    assert len(wide.collections) == 2  # intervals and dots
+    assert len(close.collections) == 1
+    many = reliability.draw([{"name": f"class {k}", **curve} for k in range(9)])
+    assert len(many.axes) == 9
+    with pytest.raises(ValueError, match="no reliability"):
+        reliability.draw([])
+    with pytest.raises(ValueError, match=r"'rare'.*each bin"):
+        reliability.draw([{**rows[1], "count": (5,)}])
 
 
 # ---- the page ----

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from planted import WORDS, PlantedCohort, PlantedRun
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score, brier_score_loss, f1_score
 from sklearn.model_selection import train_test_split
 
 from leadwise.evaluate import probe as probing
 from leadwise.evaluate.metrics import auroc
 from leadwise.evaluate.probe import ProbeError, Task, probe, run_probe, subset
+from leadwise.evaluate.threshold import best_thresholds
 
 
 def make(n=600, width=20, noise=1.0, seed=0):
@@ -67,6 +69,7 @@ def test_the_test_split_has_no_say():
         for other in (probe(features, blind, fraction).draws, probe(changed, task, fraction).draws):
             assert [d.strength for d in other] == [d.strength for d in honest]
             assert [d.val_macro for d in other] == [d.val_macro for d in honest]
+            assert [d.thresholds for d in other] == [d.thresholds for d in honest]
             assert [d.test_macro for d in other] != [d.test_macro for d in honest]
 
 
@@ -100,7 +103,51 @@ def test_a_class_that_the_draw_lacks_is_named_and_counts_as_a_half():
     assert [draw.unlearnable for draw in result.draws] == [("b",)] * 3
     assert result.score.per_class["b"] == 0.5
     assert result.score.skipped == ()
+    prevalence = labels[task.rows("test"), 1].mean()
+    assert result.measures["auprc"].per_class["b"] == pytest.approx(prevalence)
+    for name in ("ece", "brier"):  # the draw's share, none, is its probability
+        assert result.measures[name].per_class["b"] == pytest.approx(prevalence)
     assert result.score.macro == pytest.approx((result.score.per_class["a"] + 0.5 + result.score.per_class["c"]) / 3)
+
+
+def test_thresholds_come_from_validation_and_probabilities_from_the_regression(monkeypatch):
+    features, task = make()
+    seen = []
+    monkeypatch.setattr(probing, "best_thresholds", lambda *given: seen.append(given) or best_thresholds(*given))
+    result = probe(features, task, 1.0)
+    ((val_labels, val_scores),) = seen
+    train, val, test = (task.rows(split) for split in ("train", "val", "test"))
+    inputs = (features.astype(float) - features[train].mean(axis=0)) / features[train].std(axis=0)
+    for k, name in enumerate(task.classes):
+        model = LogisticRegression(C=result.draws[0].strength, tol=1e-8, max_iter=10_000)
+        model.fit(inputs[train], task.labels[train, k])
+        np.testing.assert_array_equal(val_labels[:, k], task.labels[val, k])
+        np.testing.assert_allclose(val_scores[:, k], model.decision_function(inputs[val]), atol=0.05)
+        at = result.draws[0].thresholds[name]
+        by_threshold = [f1_score(val_labels[:, k], val_scores[:, k] >= t) for t in val_scores[:, k]]
+        assert f1_score(val_labels[:, k], val_scores[:, k] >= at) == pytest.approx(max(by_threshold))
+        said, truth = model.predict_proba(inputs[test])[:, 1], task.labels[test, k]
+        assert result.measures["brier"].per_class[name] == pytest.approx(brier_score_loss(truth, said), abs=1e-3)
+        expected = average_precision_score(truth, said)
+        assert result.measures["auprc"].per_class[name] == pytest.approx(expected, abs=5e-3)
+        called = result.test_scores[0, :, k] >= at
+        assert result.measures["f1"].per_class[name] == pytest.approx(f1_score(truth, called))
+        assert np.dot(result.reliability[name].said, result.reliability[name].count) == pytest.approx(
+            said.sum(), rel=1e-2
+        )
+
+
+def test_a_class_without_positives_in_validation_is_named_and_has_no_f1():
+    features, task = make()
+    labels = task.labels.copy()
+    labels[task.rows("val"), 1] = 0
+    result = probe(features, dataclasses.replace(task, labels=labels), 1.0)
+    assert result.without_threshold == ("b",)
+    assert result.measures["f1"].per_class["b"] is None
+    f1s = result.measures["f1"].per_class
+    assert result.measures["f1"].macro == pytest.approx((f1s["a"] + f1s["c"]) / 2)
+    assert result.measures["auprc"].per_class["b"] is not None
+    assert json.loads(json.dumps(result.to_json(), allow_nan=False))["without_threshold"] == ["b"]
 
 
 def test_draws_are_averaged_and_their_spread_told():
@@ -163,6 +210,20 @@ def test_report_sets_three_features_side_by_side(tmp_path):
     assert 0.3 < untrained.score.macro < 0.7
     above, (low, _) = report.gain(1.0)
     assert above == pytest.approx(trained.score.macro - untrained.score.macro)
+    assert trained.measures["auprc"].macro > 0.95 > untrained.measures["auprc"].macro
+    assert trained.measures["f1"].macro > 0.85 > untrained.measures["f1"].macro
+    assert trained.measures["brier"].macro < untrained.measures["brier"].macro
+    row = report.rows()[3]
+    assert (row["f1"], row["auprc"]) == (trained.measures["f1"].macro, trained.measures["auprc"].macro)
+    assert row["chance"] == pytest.approx(np.mean(list(trained.score.positives.values())) / 48)
+    lines = report.long_rows()
+    assert len(lines) == 2 * 3 * 5 * 5  # fractions, features, measures, classes and macro
+    (line,) = (
+        line for line in lines
+        if [line[k] for k in ("fraction", "features", "measure", "class")] == [1.0, "trained", "f1", "beta"]
+    )  # fmt: skip
+    assert line["value"] == trained.measures["f1"].per_class["beta"]
+    assert line["positives"] == trained.score.positives["beta"]
     assert low > 0.2
     assert {what for what, *_ in told} == {"embed, trained", "embed, untrained", "hand-crafted features", "probe"}
     assert told[-1] == ("probe", 6, 6)
@@ -184,4 +245,5 @@ def test_report_sets_three_features_side_by_side(tmp_path):
     assert list(told_json["fractions"]) == ["0.1", "1"]
     cell = told_json["fractions"]["0.1"]["trained"]
     assert cell["macro"] == report.results[0.1]["trained"].score.macro
+    assert cell["measures"]["ece"]["macro"] == report.results[0.1]["trained"].measures["ece"].macro
     assert [draw["seed"] for draw in cell["draws"]] == [42, 43, 44]

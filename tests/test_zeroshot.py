@@ -41,6 +41,31 @@ def test_planted_findings_are_found_and_beside_them_the_untrained_and_the_contro
     assert report.trained.n_records == 48  # the test split alone
 
 
+def test_f1s_thresholds_come_from_validation_and_nothing_else_does(file):
+    cohort = PlantedCohort()
+    report = run_zeroshot(PlantedRun(), cohort, "finding", file)
+    assert list(report.measures) == ["auprc", "f1"]  # a cosine has no calibration
+    assert report.measures["auprc"].macro > 0.9 > report.measures_untrained["auprc"].macro
+    assert report.measures["f1"].macro > 0.8
+    assert report.trained.n_records == report.measures["f1"].n_records == 48
+    blind = PlantedCohort()
+    val = blind.rows("val")
+    blind.truth[val] = 0
+    without = run_zeroshot(PlantedRun(), blind, "finding", file)
+    assert list(without.measures) == ["auprc"]
+    assert without.trained.per_class == report.trained.per_class
+    blind.truth[val, 0] = cohort.truth[val, 0]
+    one = run_zeroshot(PlantedRun(), blind, "finding", file)
+    assert one.measures["f1"].macro == report.measures["f1"].per_class["alpha"]
+    assert one.rows()[0]["no threshold"] == "beta, gamma, delta"
+    assert "f1" not in run_zeroshot(PlantedRun(), cohort, "finding", file, split="val").measures  # not on itself
+    lines = report.long_rows()
+    assert len(lines) == 2 * 3 * 5
+    assert {line["measure"] for line in lines} == {"auroc", "auprc", "f1"}
+    told = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert told["measures"]["trained"]["f1"]["macro"] == report.measures["f1"].macro
+
+
 def test_labels_of_others_score_at_chance(file):
     report = run_zeroshot(PlantedRun(), PlantedCohort(n_patients=600, shuffled_test_labels=True), "finding", file)
     assert report.trained.macro == pytest.approx(0.5, abs=0.07)

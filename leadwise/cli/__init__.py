@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 from rich.logging import RichHandler
 
-from leadwise.cli import data, prompts, reproduce, retrieve, scores, tasks, training
+from leadwise.cli import compare, data, prompts, reproduce, retrieve, scores, tasks, training
 from leadwise.cli.shown import console, rank
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ VERBS = (
     scores.embed,
     scores.probe,
     scores.zeroshot,
+    compare.compare,
     retrieve.retrieve,
     reproduce.reproduce,
     data.plot,

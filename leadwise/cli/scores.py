@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from leadwise.cli.files import check_picture, draw_reliability, read_seeds, write_tables
 from leadwise.cli.protocol import (
     EpochsOfLegacy,
     FaultNames,
@@ -19,7 +20,9 @@ from leadwise.cli.protocol import (
 )
 from leadwise.cli.shown import (
     CohortFolder,
+    Csv,
     Json,
+    Latex,
     RunFolder,
     TaskName,
     WindowName,
@@ -60,14 +63,20 @@ def probe(
     cohort: CohortFolder,
     task: TaskName,
     part: Annotated[str, typer.Option(help="Feature: backbone, shared, specific or both.")] = "backbone",
-    fractions: Annotated[str, typer.Option(help="Shares of the training labels.")] = "0.01,0.1,1",
+    fractions: Annotated[str, typer.Option(help="Shares of the training labels.")] = "0.01,0.05,0.1,1",
+    seeds: Annotated[str, typer.Option(help="One draw of the labels each, three or more to report.")] = "42,43,44",
     window: WindowName = None,
     protocol: ProtocolName = "strict",
     splits: Splits = None,
     faults: FaultNames = None,
     epochs: EpochsOfLegacy = 100,
     per_class: Annotated[bool, typer.Option("--per-class", help="Print each class too.")] = False,
+    picture: Annotated[
+        Path | None, typer.Option(help="Also draw here (.png or .svg) how far the probabilities can be believed.")
+    ] = None,
     json_file: Json = None,
+    csv_file: Csv = None,
+    latex_file: Latex = None,
 ) -> None:
     """Linear probe: how well frozen features classify, beside the untrained encoder and hand-crafted features."""
     from leadwise import run as runs
@@ -81,10 +90,16 @@ def probe(
         shares = tuple(float(share) for share in fractions.split(","))
     except ValueError:
         raise typer.BadParameter(f"--fractions {fractions}: say numbers within (0, 1], such as 0.01,0.1,1") from None
+    drawn = read_seeds(seeds)
+    if picture is not None:
+        check_picture(picture)
     if protocol != "strict":
+        if picture is not None:
+            raise typer.BadParameter("--picture draws the strict probe's probabilities; leave out --protocol")
         settings = legacy(faults, epochs, part, splits, window)
         told = probe_legacy(run, cohort, task, shares, protocol, settings, json_file)
         print_table(told.class_rows() if per_class else [], "AUROC per class")
+        write_tables(csv_file, latex_file, told, per_class)
         return
     opened = with_published(Cohort.open(cohort), task, splits)
     with progress_bars() as progress:
@@ -93,14 +108,18 @@ def probe(
             opened,
             task,
             fractions=shares,
+            seeds=drawn,
             part=part,
             progress=bars(progress),
             window=window,
         )
     print_table(report.rows(), f"probe of {report.run} on {report.cohort}, task {task}: macro AUROC on test")
     if per_class:
-        print_table(report.class_rows(), "AUROC per class")
+        print_table(report.class_rows(), "AUROC per class; auprc, f1, ece and brier of the trained encoder")
     write_json(json_file, {**report.to_json(), **told_of_splits(opened)})
+    write_tables(csv_file, latex_file, report, per_class)
+    if picture is not None:
+        draw_reliability(report, picture)
 
 
 def zeroshot(
@@ -120,6 +139,8 @@ def zeroshot(
         bool, typer.Option("--sensitivity", help="Print each set of prompts too, and each class by set.")
     ] = False,
     json_file: Json = None,
+    csv_file: Csv = None,
+    latex_file: Latex = None,
 ) -> None:
     """Classify by prompts alone, no label seen, beside the untrained encoder and a shuffled control."""
     from leadwise import run as runs
@@ -139,9 +160,10 @@ def zeroshot(
         )
     print_table(report.rows(), f"zero-shot of {report.run} on {report.cohort}, task {task}: macro AUROC on {split}")
     if per_class:
-        print_table(report.class_rows(), "AUROC per class")
+        print_table(report.class_rows(), "AUROC per class; auprc and f1 of the trained encoder")
     if sensitivity:
         print_table(report.sensitivity.rows(), "macro AUROC by set of prompts (* the one reported)")
         print_table(report.sensitivity.class_rows(), "AUROC per class by set of prompts")
     out.print(report.sensitivity.line(), highlight=False)
     write_json(json_file, report.to_json())
+    write_tables(csv_file, latex_file, report, per_class)

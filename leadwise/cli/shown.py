@@ -31,6 +31,8 @@ out = Console(width=None if sys.stdout.isatty() else 160)  # a file or a pipe ha
 
 RunFolder = Annotated[Path, typer.Argument(help="Run folder that `leadwise pretrain` left.")]
 CohortFolder = Annotated[Path, typer.Argument(help="Cohort folder that `leadwise prepare` wrote.")]
+Csv = Annotated[Path | None, typer.Option("--csv", help="Also write every figure to this file, one to a line.")]
+Latex = Annotated[Path | None, typer.Option("--latex", help="Also write the tables to this file, for booktabs.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the result to this file, as one JSON object.")]
 TaskName = Annotated[
     str, typer.Option("--task", help="Label set, such as super; `leadwise tasks` lists them. own: of your own table.")
@@ -42,6 +44,9 @@ WindowName = Annotated[
         help="Part of longer recordings: first_10s, center_10s, multi_crop_mean or merl_5s_pad [as the run was promised].",
     ),
 ]
+
+
+REMARKS = ("skipped", "unlearnable", "no threshold", "untested")  # classes that a row names: told below the table
 
 
 def rank() -> int:
@@ -93,14 +98,14 @@ def print_table(rows: list[dict[str, Any]], title: str) -> None:
         return
     lines, remarks = [], []
     for row in rows:
-        line = {name: value for name, value in row.items() if name not in ("low", "high", "skipped", "unlearnable")}
-        for name in ("macro", "auroc", "trained"):
+        line = {name: value for name, value in row.items() if name not in ("low", "high", *REMARKS)}
+        for name in ("macro", "auroc", "trained", "difference"):
             if line.get(name) is not None and row.get("low") is not None:
                 line[name] = f"{row[name]:.3f} ({row['low']:.3f}-{row['high']:.3f})"
         lines.append(line)
         where = " ".join(str(row[name]) for name in ("fraction", "features") if name in row)
         if row.get("features", "trained") == "trained":  # the same classes for every feature
-            remarks += [f"{where}: {key} {row[key]}" for key in ("skipped", "unlearnable") if row.get(key)]
+            remarks += [f"{where}: {key} {row[key]}".lstrip(": ") for key in REMARKS if row.get(key)]
     table = Table(title=title, title_justify="left", title_style="bold")
     for name in lines[0]:
         table.add_column(str(name), justify="left" if isinstance(lines[0][name], str) else "right")

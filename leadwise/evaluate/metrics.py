@@ -1,5 +1,7 @@
 """How a score is counted: per-class AUROC, its macro mean, and an interval that knows that a patient has several ECGs.
 
+`Score` and its intervals serve every measure (`summary`); the measures beyond AUROC stand in files of their own.
+
 AUROC of a class is the chance that a positive record is scored above a negative one, ties counted half. Scores only
 need to rank (logits, cosines); nothing is thresholded. A class with one label value only has no AUROC: it is left out
 of the macro mean and named. Intervals are percentiles over resamplings of whole patients with replacement, so that
@@ -9,7 +11,7 @@ resampling's mean.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 Interval = tuple[float, float]
 
 N_REPLICATES = 1000
@@ -29,13 +32,13 @@ class ScoreError(ValueError):
 
 @dataclass(frozen=True)
 class Score:
-    """Macro and per-class AUROC in [0, 1], with 95 % intervals over patients."""
+    """One measure in [0, 1], macro and per class, with 95 % intervals over patients; AUROC where nothing else is said."""
 
-    macro: float  # mean over the classes that have both label values
+    macro: float  # mean over the classes for which it is defined
     interval: Interval  # of macro
     per_class: dict[str, float | None]  # None where undefined
     class_interval: dict[str, Interval | None]
-    skipped: tuple[str, ...]  # classes with one label value only
+    skipped: tuple[str, ...]  # classes for which it is undefined: one label value only
     n_records: int
     n_patients: int
     positives: dict[str, int]
@@ -78,7 +81,7 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> Floats:
     Raises:
         ScoreError: shapes differ, a label is not 0 or 1, or a score is not finite.
     """
-    truth, values = _checked(labels, scores)
+    truth, values = checked(labels, scores)
     return _auroc_from_ranks(truth, _midranks(values))
 
 
@@ -107,10 +110,10 @@ def score(
         stack = stack[None]
     if stack.ndim != 3 or len(stack) == 0 or stack.shape[2] != len(classes):
         raise ScoreError(f"scores of shape {np.shape(scores)} do not fit {len(classes)} classes: (N, K) or (S, N, K)")
-    truth = _checked(labels, stack[0], classes)[0]
+    truth = checked(labels, stack[0], classes)[0]
     if len(patients) != len(truth):
         raise ScoreError(f"{len(patients)} patients for {len(truth)} records: give one name a record")
-    estimate = np.mean([auroc(truth, _checked(truth, values, classes)[1]) for values in stack], axis=0)
+    estimate = np.mean([auroc(truth, checked(truth, values, classes)[1]) for values in stack], axis=0)
     defined = np.isfinite(estimate)
     if not defined.any():
         raise ScoreError(
@@ -119,13 +122,24 @@ def score(
 
     weights = resample_patients(patients, n_replicates, seed)
     replicates = np.mean([weighted_auroc(truth, values, weights) for values in stack], axis=0)  # (R, K)
+    return summary(estimate, replicates, truth, patients, classes)
+
+
+def summary(
+    estimate: Floats, replicates: Floats, truth: Bools, patients: Sequence[str] | NDArray[Any], classes: Sequence[str]
+) -> Score:
+    """The Score of a measure from its values (K,) and those of R resamplings (R, K), nan where undefined.
+
+    At least one class must be defined.
+    """
+    defined = np.isfinite(estimate)
     macro = _mean_of_defined(replicates)
     return Score(
         macro=float(estimate[defined].mean()),
-        interval=_interval(macro),
+        interval=interval_of(macro),
         per_class={name: float(at) if np.isfinite(at) else None for name, at in zip(classes, estimate)},
         class_interval={
-            name: _interval(replicates[:, k]) if defined[k] and np.isfinite(replicates[:, k]).any() else None
+            name: interval_of(replicates[:, k]) if defined[k] and np.isfinite(replicates[:, k]).any() else None
             for k, name in enumerate(classes)
         },
         skipped=tuple(name for name, there in zip(classes, defined) if not there),
@@ -140,7 +154,7 @@ def gain(score: Score, reference: Score) -> tuple[float, Interval]:
     """Macro AUROC of `score` above `reference` with its 95 % interval, paired: both resampled the same patients."""
     if score.replicates.shape != reference.replicates.shape or score.positives != reference.positives:
         raise ScoreError("a gain needs two scores of the same records and resamplings")
-    return score.macro - reference.macro, _interval(score.replicates - reference.replicates)
+    return score.macro - reference.macro, interval_of(score.replicates - reference.replicates)
 
 
 def resample_patients(patients: Sequence[str] | NDArray[Any], n_replicates: int, seed: int) -> NDArray[np.int32]:
@@ -161,7 +175,17 @@ def weighted_auroc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike) -> 
         scores: (N, K).
         weights: (R, N), not negative.
     """
-    truth, values = _checked(labels, scores)
+    return weighted_by_class(labels, scores, weights, _weighted_class)
+
+
+def weighted_by_class(
+    labels: ArrayLike, scores: ArrayLike, weights: ArrayLike, measure: Callable[[Bools, Floats, Floats], Floats]
+) -> Floats:
+    """(R, K) of a measure as if record n stood weights[r, n] times, for labels and scores (N, K), weights (R, N).
+
+    `measure` is given one class's labels (N,) and scores (N,) and a piece of the weights (N, r), and returns (r,).
+    """
+    truth, values = checked(labels, scores)
     weight = np.asarray(weights)
     if weight.ndim != 2 or weight.shape[1] != len(truth):
         raise ScoreError(f"weights of shape {weight.shape} do not fit {len(truth)} records: (R, N)")
@@ -172,11 +196,11 @@ def weighted_auroc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike) -> 
             weight[start : start + rows].T, dtype=np.float64
         )  # (N, r): sums run down whole rows
         for k in range(truth.shape[1]):
-            result[start : start + rows, k] = _weighted_class(truth[:, k], values[:, k], columns)
+            result[start : start + rows, k] = measure(truth[:, k], values[:, k], columns)
     return result
 
 
-def _weighted_class(truth: NDArray[np.bool_], values: Floats, columns: Floats) -> Floats:
+def _weighted_class(truth: Bools, values: Floats, columns: Floats) -> Floats:
     """(r,) weighted AUROC of one class; columns (N, r)."""
     negatives = np.flatnonzero(~truth)
     positives = np.flatnonzero(truth)
@@ -191,7 +215,7 @@ def _weighted_class(truth: NDArray[np.bool_], values: Floats, columns: Floats) -
     mass = columns[positives]  # (P, r)
     won = np.einsum("pr,pr->r", mass, below[left]) + np.einsum("pr,pr->r", mass, below[right])
     pairs = 2 * mass.sum(axis=0) * below[-1]
-    return _ratio(won, pairs)
+    return ratio(won, pairs)
 
 
 def shuffled_pairs(
@@ -205,7 +229,7 @@ def shuffled_pairs(
 
     The records are laid out patient by patient in random order and then shifted by more than the largest patient.
     """
-    truth, values = _checked(labels, scores)
+    truth, values = checked(labels, scores)
     ranks = _midranks(values)
     of_record = np.unique(np.asarray(patients), return_inverse=True)[1]
     largest = int(np.bincount(of_record).max())
@@ -215,7 +239,7 @@ def shuffled_pairs(
     macros = np.empty(n_permutations)
     for p in range(n_permutations):
         macros[p] = _mean_of_defined(_auroc_from_ranks(truth, ranks[strangers(of_record, rng)])[None])[0]
-    return Control(float(macros.mean()), _interval(macros), n_permutations)
+    return Control(float(macros.mean()), interval_of(macros), n_permutations)
 
 
 def strangers(of_record: NDArray[np.integer], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -232,9 +256,8 @@ def strangers(of_record: NDArray[np.integer], rng: np.random.Generator) -> NDArr
     return partner
 
 
-def _checked(
-    labels: ArrayLike, scores: ArrayLike, classes: Sequence[str] | None = None
-) -> tuple[NDArray[np.bool_], Floats]:
+def checked(labels: ArrayLike, scores: ArrayLike, classes: Sequence[str] | None = None) -> tuple[Bools, Floats]:
+    """Labels (N, K) as truth values and scores (N, K) in double precision; ScoreError for what cannot be counted."""
     truth = np.asarray(labels)
     values = np.asarray(scores, dtype=np.float64)
     if truth.ndim != 2 or truth.shape != values.shape:
@@ -263,11 +286,11 @@ def _midranks(values: Floats) -> Floats:
     return ranks
 
 
-def _auroc_from_ranks(truth: NDArray[np.bool_], ranks: Floats) -> Floats:
+def _auroc_from_ranks(truth: Bools, ranks: Floats) -> Floats:
     n_positive = truth.sum(axis=0).astype(np.float64)
     pairs = n_positive * (len(truth) - n_positive)
     won = np.where(truth, ranks, 0).sum(axis=0) - n_positive * (n_positive + 1) / 2
-    return _ratio(won, pairs)
+    return ratio(won, pairs)
 
 
 def _mean_of_defined(values: Floats) -> Floats:
@@ -275,15 +298,16 @@ def _mean_of_defined(values: Floats) -> Floats:
     there = np.isfinite(values)
     n_there = there.sum(axis=1)
     total = np.where(there, values, 0).sum(axis=1)
-    return _ratio(total, n_there)
+    return ratio(total, n_there)
 
 
-def _ratio(part: Floats, whole: NDArray[Any]) -> Floats:
+def ratio(part: Floats, whole: NDArray[Any]) -> Floats:
     """part / whole, nan where there is nothing to divide by."""
     result: Floats = np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
     return result
 
 
-def _interval(values: Floats) -> Interval:
+def interval_of(values: Floats) -> Interval:
+    """Where the middle 95 % of the finite values lie."""
     low, high = np.nanpercentile(values, (2.5, 97.5))
     return float(low), float(high)

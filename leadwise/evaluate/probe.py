@@ -5,7 +5,8 @@ regression is fitted for each class. One strength for all classes is chosen by m
 then the test split is scored, once. A class that the drawn recordings show with one label value only cannot be learnt
 from them: its scores are constant, it counts as 0.5, and it is named ("unlearnable"). Shares below 1 are drawn at
 random several times; figures are means over the draws, and intervals resample patients with all draws scored on the
-same ones.
+same ones. F1's thresholds are fixed on validation. Calibration judges the regressions' own probabilities; a class that
+cannot be learnt is given the share of positives that its draw showed, 0 or 1.
 """
 
 from __future__ import annotations
@@ -13,22 +14,26 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from leadwise.data import windows
 from leadwise.data.cohort import Cohort
+from leadwise.evaluate import calibration
+from leadwise.evaluate import measures as beside
 from leadwise.evaluate.embed import Progress, embed_cohort, named, seen_in_training
 from leadwise.evaluate.handcrafted import handcrafted
 from leadwise.evaluate.metrics import Floats, Interval, Score, auroc, gain, score
+from leadwise.evaluate.threshold import best_thresholds
 from leadwise.run import Run
 
 log = logging.getLogger(__name__)
 
-FRACTIONS = (0.01, 0.1, 1.0)
+FRACTIONS = (0.01, 0.05, 0.1, 1.0)
 SEEDS = (42, 43, 44)
 STRENGTHS = (1e-4, 6e-4, 4e-3, 2.5e-2, 0.16, 1.0)  # C: weight of the summed loss against half the squared norm
 FEATURES = ("trained", "untrained", "handcrafted")
@@ -78,6 +83,7 @@ class Draw:
     val_macro: float
     test_macro: float
     unlearnable: tuple[str, ...]  # classes with one label value only among the drawn recordings
+    thresholds: dict[str, float | None]  # logit from which to call a class; None without positives in validation
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,14 @@ class ProbeResult:
     fraction: float
     score: Score  # on the test split, mean over the draws
     draws: tuple[Draw, ...]
+    measures: dict[str, Score]  # on the test split beside AUROC: auprc, f1, ece, brier
+    reliability: dict[str, calibration.Reliability]  # of the first draw, by class
+    test_scores: Floats = field(repr=False, compare=False)  # (S, N, K) logits, for paired comparisons
+
+    @property
+    def without_threshold(self) -> tuple[str, ...]:
+        """Classes without positives in validation, which have no F1."""
+        return tuple(name for name, at in self.draws[0].thresholds.items() if at is None)
 
     @property
     def spread(self) -> float:
@@ -95,7 +109,14 @@ class ProbeResult:
 
     def to_json(self) -> dict[str, Any]:
         draws = [{**vars(draw), "unlearnable": list(draw.unlearnable)} for draw in self.draws]
-        return {**self.score.to_json(), "spread": self.spread, "draws": draws}
+        return {
+            **self.score.to_json(),
+            "spread": self.spread,
+            "draws": draws,
+            "measures": beside.to_json(self.measures),
+            "without_threshold": list(self.without_threshold),
+            "reliability": {name: curve.to_json() for name, curve in self.reliability.items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -147,8 +168,10 @@ class ProbeReport:
                 "low": result.score.interval[0],
                 "high": result.score.interval[1],
                 "spread": result.spread,
+                **beside.cells(result.measures),
                 "skipped": ", ".join(result.score.skipped),
                 "unlearnable": ", ".join(sorted({lost for draw in result.draws for lost in draw.unlearnable})),
+                "no threshold": ", ".join(n for n in result.without_threshold if n not in result.score.skipped),
             }
             for fraction, by_features in self.results.items()
             for name, result in by_features.items()
@@ -164,8 +187,21 @@ class ProbeReport:
                 line = {"fraction": fraction, "class": name, "positives": trained.positives[name]}
                 line |= {"trained": trained.per_class[name], "low": low, "high": high}
                 line |= {other: by_features[other].score.per_class[name] for other in ("untrained", "handcrafted")}
+                line |= beside.class_cells(by_features["trained"].measures, name)
                 rows.append(line)
         return rows
+
+    def long_rows(self) -> list[dict[str, Any]]:
+        """A line for each fraction, features, measure and class, with its interval: for other programs to read."""
+        about = {"command": "probe", "cohort": self.cohort, "run": self.run, "task": self.task, "part": self.part}
+        return [
+            line
+            for fraction, by_features in self.results.items()
+            for name, result in by_features.items()
+            for line in beside.long_rows(
+                {"auroc": result.score, **result.measures}, {**about, "fraction": fraction, "features": name}
+            )
+        ]
 
 
 def run_probe(
@@ -186,12 +222,7 @@ def run_probe(
         ProbeError: a split is empty or shares patients with another, or a fraction leaves nothing to learn from.
     """
     rows = cohort.rows(task=task)
-    asked = Task(
-        classes=tuple(cohort.tasks[task]),
-        labels=cohort.labels(task, rows),
-        split=cohort.splits(rows),
-        patient=np.array(cohort.patients.take(rows)),
-    )
+    asked = asked_of(cohort, task, rows)
     cache = run.folder / "embeddings" if run.folder else None
     twin = run.untrained()
     recordings, of_row = windows.windowed(cohort, run.config.signal, rows, window)
@@ -218,6 +249,16 @@ def run_probe(
     )
 
 
+def asked_of(cohort: Cohort, task: str, rows: NDArray[np.integer]) -> Task:
+    """What a task asks of a cohort's rows."""
+    return Task(
+        classes=tuple(cohort.tasks[task]),
+        labels=cohort.labels(task, rows),
+        split=cohort.splits(rows),
+        patient=np.array(cohort.patients.take(rows)),
+    )
+
+
 def probe(features: NDArray[np.floating], task: Task, fraction: float, seeds: Sequence[int] = SEEDS) -> ProbeResult:
     """The test score of logistic regressions on features (N, D), fitted on a fraction of the training recordings.
 
@@ -231,14 +272,18 @@ def probe(features: NDArray[np.floating], task: Task, fraction: float, seeds: Se
     train, val, test = (task.rows(split) for split in ("train", "val", "test"))
     draws: list[Draw] = []
     test_scores: list[Floats] = []
+    probabilities: list[Floats] = []
     for seed in seeds if fraction < 1 else seeds[:1]:
         drawn = train[subset(len(train), fraction, seed)]
-        both = task.labels[drawn].min(axis=0) < task.labels[drawn].max(axis=0)
         inputs = _standardised(features, drawn)
-        strength, val_macro, scores = _choose(
+        strength, val_macro, val_scores, scores = _choose(
             inputs[drawn], task.labels[drawn], inputs[val], task.labels[val], inputs[test]
         )
         test_scores.append(scores)
+        share = task.labels[drawn].mean(axis=0, dtype=np.float64)
+        both = (share > 0) & (share < 1)
+        probabilities.append(np.where(both, expit(scores), share))
+        calls = best_thresholds(task.labels[val], val_scores)
         draws.append(
             Draw(
                 seed=seed,
@@ -247,10 +292,25 @@ def probe(features: NDArray[np.floating], task: Task, fraction: float, seeds: Se
                 val_macro=val_macro,
                 test_macro=float(np.nanmean(auroc(task.labels[test], scores))),
                 unlearnable=tuple(name for name, learnable in zip(task.classes, both) if not learnable),
+                thresholds={n: None if np.isnan(at) else float(at) for n, at in zip(task.classes, calls)},
             )
         )
-    measured = score(task.labels[test], np.stack(test_scores), task.patient[test], task.classes)
-    return ProbeResult(fraction, measured, tuple(draws))
+    return _judged(fraction, task, draws, np.stack(test_scores), np.stack(probabilities))
+
+
+def _judged(fraction: float, task: Task, draws: list[Draw], scores: Floats, probabilities: Floats) -> ProbeResult:
+    """Every measure of S draws' test scores (S, N, K) and probabilities (S, N, K)."""
+    test = task.rows("test")
+    labels, patients, classes = task.labels[test], task.patient[test], task.classes
+    thresholds = np.array([[np.nan if (at := d.thresholds[name]) is None else at for name in classes] for d in draws])
+    return ProbeResult(
+        fraction,
+        score=score(labels, scores, patients, classes),
+        draws=tuple(draws),
+        measures=beside.measures(labels, scores, patients, classes, thresholds, probabilities),
+        reliability=calibration.reliability(labels, probabilities[0], patients, classes),
+        test_scores=scores,
+    )
 
 
 def subset(n: int, fraction: float, seed: int) -> NDArray[np.int64]:
@@ -277,18 +337,18 @@ def _standardised(features: NDArray[np.floating], drawn: NDArray[np.int64]) -> F
 
 def _choose(
     train: Floats, train_labels: NDArray[np.int8], val: Floats, val_labels: NDArray[np.int8], test: Floats
-) -> tuple[float, float, Floats]:
-    """The strength with the best macro AUROC on validation, that AUROC, and the (N, K) test scores it gives."""
+) -> tuple[float, float, Floats, Floats]:
+    """The strength with the best macro AUROC on validation, that AUROC, and the (N, K) scores it gives on val and test."""
     macros: list[float] = []
-    test_scores: list[Floats] = []
+    both_scores: list[tuple[Floats, Floats]] = []
     for val_scores, scores in _fit_path(train, train_labels, val, test):
         each = auroc(val_labels, val_scores)
         if not np.isfinite(each).any():
             raise ProbeError("no class has both label values in split 'val', so no strength can be chosen")
         macros.append(float(np.nanmean(each)))
-        test_scores.append(scores)
+        both_scores.append((val_scores, scores))
     best = int(np.argmax(macros))  # the strongest penalty of equals
-    return STRENGTHS[best], macros[best], test_scores[best]
+    return STRENGTHS[best], macros[best], *both_scores[best]
 
 
 def _fit_path(train: Floats, labels: NDArray[np.int8], val: Floats, test: Floats) -> Iterator[tuple[Floats, Floats]]:

@@ -2,25 +2,30 @@
 
 A class's vector is the mean of its prompts' unit embeddings, brought back to unit length. Beside the trained run
 stand its untrained twin; a control that pairs each ECG with another patient's labels, which must sit at 0.5; and the
-scores of every other set of prompts and of single prompts, which tell how much the wording matters.
+scores of every other set of prompts and of single prompts, which tell how much the wording matters. F1 alone needs
+labels: its thresholds are fixed on the validation split. A cosine is no probability, so there is no calibration.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leadwise.data.cohort import Cohort
+from leadwise.evaluate import measures as beside
 from leadwise.evaluate import prompts
 from leadwise.evaluate import sensitivity as wording
 from leadwise.evaluate.embed import Progress, embed_cohort, named, seen_in_training
-from leadwise.evaluate.metrics import Control, Score, gain, score, shuffled_pairs
-from leadwise.evaluate.prompts import Prompts
+from leadwise.evaluate.metrics import Control, Floats, Score, gain, score, shuffled_pairs
+from leadwise.evaluate.prompts import ClassPrompts, Prompts
 from leadwise.evaluate.sensitivity import Sensitivity
+from leadwise.evaluate.threshold import best_thresholds
 from leadwise.evaluate.words import class_vector, cosines, embed_prompts
 from leadwise.run import Run
 
@@ -49,6 +54,8 @@ class ZeroShotReport:
     n_prompts: int
     trained: Score
     untrained: Score
+    measures: dict[str, Score]  # of the trained run beside AUROC: auprc, and f1 with thresholds from validation
+    measures_untrained: dict[str, Score]
     shuffled: Control | None  # None: one patient holds over half of the recordings
     sensitivity: Sensitivity  # to the wording: every set of the file, and single prompts
 
@@ -76,6 +83,10 @@ class ZeroShotReport:
             },
             "trained": self.trained.to_json(),
             "untrained": self.untrained.to_json(),
+            "measures": {
+                "trained": beside.to_json(self.measures),
+                "untrained": beside.to_json(self.measures_untrained),
+            },
             "gain_over_untrained": {"macro": above, "interval": list(interval)},
             "shuffled": self.shuffled.to_json() if self.shuffled else None,
             "single_prompts": {
@@ -95,10 +106,19 @@ class ZeroShotReport:
         if self.shuffled:
             lines.append(("shuffled pairs", self.shuffled.mean, self.shuffled.interval))
         skipped = ", ".join(self.trained.skipped)
+        others = {"trained": self.measures, "untrained": self.measures_untrained}
         return [
-            {"features": name, "macro": macro, "low": low, "high": high, "skipped": skipped}
+            {"features": name, "macro": macro, "low": low, "high": high}
+            | beside.cells(others.get(name, {}), ("auprc", "f1"))
+            | {"skipped": skipped, "no threshold": self._without_threshold()}
             for name, macro, (low, high) in lines
         ]
+
+    def _without_threshold(self) -> str:
+        """Classes that are scored but have no F1, because validation holds no positive."""
+        if "f1" not in self.measures:
+            return ""
+        return ", ".join(name for name in self.measures["f1"].skipped if name not in self.trained.skipped)
 
     def class_rows(self) -> list[dict[str, Any]]:
         """A line for each class: its name, positives, AUROC with interval, and the untrained encoder's."""
@@ -114,9 +134,22 @@ class ZeroShotReport:
                     "low": low,
                     "high": high,
                     "untrained": self.untrained.per_class[code],
+                    **beside.class_cells(self.measures, code, ("auprc", "f1")),
                 }
             )
         return rows
+
+    def long_rows(self) -> list[dict[str, Any]]:
+        """A line for each encoder, measure and class, with its interval: for other programs to read."""
+        about = {"command": "zeroshot", "cohort": self.cohort, "run": self.run, "task": self.task, "split": self.split}
+        return [
+            line
+            for name, auc, others in (
+                ("trained", self.trained, self.measures),
+                ("untrained", self.untrained, self.measures_untrained),
+            )
+            for line in beside.long_rows({"auroc": auc, **others}, {**about, "features": name})
+        ]
 
 
 def run_zeroshot(
@@ -141,13 +174,12 @@ def run_zeroshot(
         PromptError: the prompt file does not fit the task.
         ScoreError: no class of the task has both label values in the split.
     """
-    if not hasattr(run.method, "embed_text"):
-        raise ZeroShotError(f"run {run.name} learnt from ECGs alone (no embed_text), so it has no words to classify by")
+    _check_words(run)
     rows = cohort.rows(split, task)
     if not len(rows):
         raise ZeroShotError(f"cohort {cohort.name}: no recording of task '{task}' in split '{split}'")
     classes = tuple(cohort.tasks[task])
-    loaded = _prompts_for(cohort, task, prompts_path)
+    loaded = prompts_for(cohort, task, prompts_path)
     chosen = prompt_set or loaded.sets[-1]
     of_class = loaded.of(classes, chosen)
     labels = cohort.labels(task, rows)
@@ -155,12 +187,20 @@ def run_zeroshot(
 
     cache = run.folder / "embeddings" if run.folder else None
     twin = run.untrained()
-    ecg = embed_cohort(run, cohort, "shared", rows, named(progress, "embed, trained"), cache, window)
-    ecg_untrained = embed_cohort(twin, cohort, "shared", rows, named(progress, "embed, untrained"), cache, window)
+    val = cohort.rows("val", task) if split != "val" else rows[:0]  # fixes F1's thresholds, and nothing else
+    both = np.concatenate([rows, val])
+    ecg = embed_cohort(run, cohort, "shared", both, named(progress, "embed, trained"), cache, window)
+    ecg_untrained = embed_cohort(twin, cohort, "shared", both, named(progress, "embed, untrained"), cache, window)
     texts = {which: embed_prompts(run, loaded.of(classes, which)) for which in loaded.sets}
-    scores = cosines(ecg, [class_vector(vectors) for vectors in texts[chosen]])
-    scores_untrained = cosines(ecg_untrained, [class_vector(vectors) for vectors in embed_prompts(twin, of_class)])
-    sensitivity = wording.measure(labels, ecg, texts, patients, classes, chosen)
+    of_both = cosines(ecg, [class_vector(vectors) for vectors in texts[chosen]])
+    of_both_untrained = cosines(ecg_untrained, [class_vector(vectors) for vectors in embed_prompts(twin, of_class)])
+    scores, scores_untrained = of_both[: len(rows)], of_both_untrained[: len(rows)]
+    sensitivity = wording.measure(labels, ecg[: len(rows)], texts, patients, classes, chosen)
+
+    def others(values: Floats) -> dict[str, Score]:
+        calls = best_thresholds(cohort.labels(task, val), values[len(rows) :])[None] if len(val) else None
+        return beside.measures(labels, values[None, : len(rows)], patients, classes, calls)
+
     return ZeroShotReport(
         cohort=cohort.name,
         run=run.name,
@@ -176,12 +216,37 @@ def run_zeroshot(
         n_prompts=sum(len(entry.prompts) for entry in of_class),
         trained=sensitivity.of_set[chosen].score,
         untrained=score(labels, scores_untrained, patients, classes),
+        measures=others(of_both),
+        measures_untrained=others(of_both_untrained),
         shuffled=shuffled_pairs(labels, scores, patients),
         sensitivity=sensitivity,
     )
 
 
-def _prompts_for(cohort: Cohort, task: str, path: Path | None) -> Prompts:
+def scores_of(
+    run: Run,
+    cohort: Cohort,
+    rows: NDArray[np.int64],
+    of_class: Sequence[ClassPrompts],
+    progress: Progress | None = None,
+    window: str | None = None,
+) -> Floats:
+    """(n, K) cosines of a cohort's rows to K classes, those that `run_zeroshot` counts for the trained run.
+
+    Raises:
+        ZeroShotError: the run has no text encoder.
+    """
+    _check_words(run)
+    ecg = embed_cohort(run, cohort, "shared", rows, progress, window=window)
+    return cosines(ecg, [class_vector(vectors) for vectors in embed_prompts(run, of_class)])
+
+
+def _check_words(run: Run) -> None:
+    if not hasattr(run.method, "embed_text"):
+        raise ZeroShotError(f"run {run.name} learnt from ECGs alone (no embed_text), so it has no words to classify by")
+
+
+def prompts_for(cohort: Cohort, task: str, path: Path | None) -> Prompts:
     """The prompt file of a task, by default the one shipped for the cohort's source."""
     loaded = prompts.load(path or prompts.find(cohort.source, task))
     if loaded.task != task:
