@@ -1,0 +1,155 @@
+"""What the samples of a recording say of its unit, its rate and its noise: numbers that `verdicts` judges.
+
+A spectrum shows mains hum and where the signal ends, which is lower than the rate allows where it was upsampled or
+filtered hard. The beat rate shows a wrong sampling rate: ECGs stated at five times their rate beat five times as fast.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.signal import welch
+
+from leadwise.batch import LEADS
+from leadwise.data import lead_order
+from leadwise.data.audit.likeness import Sketcher, centred
+from leadwise.data.cohort import Cohort
+from leadwise.data.packing import unpack
+from leadwise.data.quality import FLAT_MV
+from leadwise.data.recording import MISSING
+
+MAINS_HZ = (50.0, 60.0)
+LOOKED_AT_S = 30.0  # of a recording, at most
+SEGMENT_S = 2.0  # of a spectrum: half a hertz apart
+LOWEST_HZ = 1.0  # below it lies the wander of the baseline
+END_SHARE = 1e-5  # of the power above LOWEST_HZ: where no more is left above, the signal ends
+BEATS_BPM = (12.0, 600.0)  # wide, so that a wrong rate shows as a rate no heart has
+SMOOTH_S = 0.08  # about a QRS, over which slopes are summed
+ALIKE = 0.4  # autocorrelation after one beat; below, no rate can be told
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Of the recordings looked at, (n,) each."""
+
+    row: np.ndarray  # of the cohort's index
+    range_mv: np.ndarray  # 1st to 99th percentile, the median of the leads that move; NaN where none does
+    end_hz: np.ndarray  # above it there is next to no power
+    hum_hz: np.ndarray  # 50 or 60, 0 where neither stands out
+    hum_share: np.ndarray  # of the power above 1 Hz, the median of the leads
+    beats_bpm: np.ndarray  # NaN where none can be told
+    order: np.ndarray  # verdict on the lead order of the samples as they are now
+    twins: np.ndarray  # names of two recorded leads with the same samples, '' where there are none
+    sketch: np.ndarray  # (n, tables) uint32, see `likeness`
+
+
+def measure(cohort: Cohort, rows: np.ndarray, progress: Callable[[int, int], None] | None = None) -> Measures:
+    """Look at the samples of some rows, one recording in memory at a time."""
+    sketcher = Sketcher()
+    recorded = _recorded(cohort, rows)
+    lines = []
+    for done, row in enumerate(rows):
+        lines.append(_measure(cohort, int(row), recorded[done], sketcher))
+        if progress is not None:
+            progress(done + 1, len(rows))
+    columns = list(zip(*lines)) if lines else [()] * 8
+    numbers = [np.array(column, dtype=np.float64) for column in columns[:5]]
+    order, twins = (np.array(column, dtype=np.str_) for column in columns[5:7])
+    sketches = np.array(columns[7], dtype=np.uint32).reshape(len(rows), -1)
+    return Measures(np.asarray(rows), *numbers, order, twins, sketches)
+
+
+def _recorded(cohort: Cohort, rows: np.ndarray) -> np.ndarray:
+    """Which leads the files of some ascending rows held (n, 12) bool."""
+    parts, begin = [], 0
+    for batch in cohort.columns(["lead_origin"]):
+        inside = rows[(rows >= begin) & (rows < begin + len(batch))] - begin
+        origins = batch.column(0).take(inside).to_pylist() if len(inside) else []
+        parts += [[origin == "recorded" for origin in line] for line in origins]
+        begin += len(batch)
+    return np.array(parts, dtype=bool).reshape(-1, len(LEADS))
+
+
+def _measure(cohort: Cohort, row: int, recorded: np.ndarray, sketcher: Sketcher) -> tuple[object, ...]:
+    block = cohort.block(row)
+    uv_per_step, baseline, rate_hz = cohort.scale(row)
+    n = min(block.shape[1], int(LOOKED_AT_S * rate_hz))
+    ecg = unpack(block[:, :n], uv_per_step, baseline).T  # (12, T) mV, NaN = missing
+    order = lead_order.audit({lead: trace for lead, trace, own in zip(LEADS, ecg, recorded) if own})
+    heart = centred(ecg)
+    moving = recorded & (heart.std(axis=1) >= FLAT_MV)
+    sketch = sketcher.sketch(heart, rate_hz)
+    twins = _twins(block, moving)
+    if not moving.any():
+        return np.nan, np.nan, 0.0, 0.0, np.nan, order, twins, sketch
+    low, high = np.percentile(heart[moving], (1, 99), axis=1)
+    end_hz, hum_hz, hum_share = _spectrum(heart[moving], rate_hz)
+    return (
+        float(np.median(high - low)),
+        end_hz,
+        hum_hz,
+        hum_share,
+        _beats_bpm(heart[moving], rate_hz),
+        order,
+        twins,
+        sketch,
+    )
+
+
+def _spectrum(ecg: np.ndarray, rate_hz: float) -> tuple[float, float, float]:
+    """Where the power of ECGs (L, T) in mV ends in Hz; the mains line that stands out in Hz, or 0; its share."""
+    hz, power = welch(ecg, rate_hz, nperseg=min(ecg.shape[1], round(SEGMENT_S * rate_hz)), axis=1)
+    above = hz >= LOWEST_HZ
+    hz, power = hz[above], power[:, above]
+    total = power.sum(axis=1)
+    if not len(hz) or not (total > 0).all():
+        return float("nan"), 0.0, 0.0
+    share = np.median(power / total[:, None], axis=0)
+    left = np.cumsum(share[::-1])[::-1] / share.sum()
+    end_hz = float(hz[np.flatnonzero(left >= END_SHARE)[-1]])
+    best = (0.0, 0.0)
+    for line in MAINS_HZ:
+        if line + 5 > rate_hz / 2:
+            continue
+        near = np.abs(hz - line)
+        floor = np.median(share[(near > 2) & (near <= 5)])
+        peak = share[near <= 1.0]
+        if peak.max() > 10 * floor:
+            best = max(best, (float(peak.sum() - floor * len(peak)), line))
+    return end_hz, best[1], best[0]
+
+
+def _beats_bpm(ecg: np.ndarray, rate_hz: float) -> float:
+    """Beats a minute of ECGs (L, T) in mV, from the autocorrelation of the slopes of all leads; NaN if none can be told."""
+    slope = np.abs(np.diff(ecg / ecg.std(axis=1, keepdims=True), axis=1)).sum(axis=0)
+    slope = np.minimum(slope, np.percentile(slope, 99.5))  # deaf to a lone spike
+    width = max(1, round(SMOOTH_S * rate_hz))
+    beat = np.convolve(slope, np.ones(width), mode="valid")
+    beat = beat - beat.mean()
+    n = len(beat)
+    spectrum = np.fft.rfft(beat, n=2 * n)
+    alike = np.fft.irfft(np.abs(spectrum) ** 2)[:n] / np.arange(n, 0, -1)  # by how many samples overlap
+    shortest = max(2, round(60 / BEATS_BPM[1] * rate_hz))
+    longest = min(n // 2, round(60 / BEATS_BPM[0] * rate_hz))
+    if longest <= shortest + 2 or alike[0] <= 0:
+        return float("nan")
+    inner = alike[shortest:longest] / alike[0]
+    peak = (inner >= alike[shortest - 1 : longest - 1] / alike[0]) & (
+        inner >= alike[shortest + 1 : longest + 1] / alike[0]
+    )
+    high = np.flatnonzero(peak & (inner >= max(ALIKE, 0.8 * inner[peak].max(initial=0.0))))  # one beat, not two
+    return float(60 * rate_hz / (shortest + high[0])) if len(high) else float("nan")
+
+
+def _twins(block: np.ndarray, moving: np.ndarray) -> str:
+    """Two leads of a block (12, T) that hold the same samples, such as 'aVR = aVF'."""
+    seen: dict[bytes, str] = {}
+    for lead, samples, looked_at in zip(LEADS, block, moving):
+        if looked_at and (samples != MISSING).any():
+            first = seen.setdefault(hashlib.blake2b(samples.tobytes(), digest_size=12).digest(), lead)
+            if first != lead:
+                return f"{first} = {lead}"
+    return ""
