@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 from rich.logging import RichHandler
 
-from leadwise.cli import data, scores, training
+from leadwise.cli import check, data, scores, training
 from leadwise.cli.shown import console, rank
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ VERBS = (
     training.demo,
     data.simulate,
     data.prepare,
+    check.check,
     training.pretrain,
     scores.embed,
     scores.probe,

@@ -12,12 +12,12 @@ import numpy as np
 
 from leadwise.data.audit import classes, leads, people, signals, verdicts
 from leadwise.data.audit.classes import ClassCount
-from leadwise.data.audit.finding import SEVERITIES, Example, Finding, Progress, column_codes
+from leadwise.data.audit.finding import Example, Finding, Progress, column_codes, worst_first
 from leadwise.data.audit.signals import Measures
 from leadwise.data.cohort import Cohort
 from leadwise.data.rows import CohortError
 
-__all__ = ["N_SAMPLED", "Audit", "ClassCount", "Example", "Finding", "Measures", "audit"]
+__all__ = ["N_SAMPLED", "Audit", "ClassCount", "Example", "Finding", "Measures", "Progress", "audit"]
 
 N_SAMPLED = 2000  # recordings whose samples are looked at; some 3 ms each
 
@@ -70,8 +70,7 @@ def audit(
         what = f"look at {against.name}"
         theirs = signals.measure(against, _drawn(against, n_sampled), lambda done, total: heard(what, done, total))
         found += verdicts.near_overlap(cohort, measures, against, theirs)
-    found.sort(key=lambda finding: SEVERITIES.index(finding.severity))  # stable: else as looked for
-    return Audit(tuple(found), tuple(counts), measures, table.rate_hz, table.duration_s)
+    return Audit(worst_first(found), tuple(counts), measures, table.rate_hz, table.duration_s)
 
 
 def _drawn(cohort: Cohort, n: int) -> np.ndarray:

@@ -43,7 +43,7 @@ def classes(cohort: Cohort) -> tuple[list[ClassCount], list[Finding]]:
     found: list[Finding] = []
     for task, names in cohort.tasks.items():
         values = np.stack([_label(cohort, task, name) for name in names])  # (K, n) int8, -1 = not known
-        whole = (values >= 0).all(axis=0)
+        whole = np.asarray((values >= 0).all(axis=0))
         own = [_count(task, name, column, whole, split) for name, column in zip(names, values)]
         counts += own
         found += [*_rare(task, own), *_partly(cohort, task, values, whole), *_same(task, names, values[:, whole])]
@@ -82,10 +82,20 @@ def _rare(task: str, counts: list[ClassCount]) -> list[Finding]:
         lone = [c.name for c in counts if min(c.positive[k], c.negative[k]) == 0]
         few = [f"{c.name} {c.positive[k]}" for c in counts if 0 < c.positive[k] < FEW and c.negative[k]]
         if lone:
-            said = f"Only positives or only negatives in {split}, so no AUROC is defined there: {listed(lone, 12)}."
-            found.append(_of_classes(f"task {task}, cannot be scored in {split}", "warning", lone, counts, said))
+            so = "nothing can be learnt" if k == 0 else "no AUROC is defined there"
+            said = f"Only positives or only negatives in {split}, so {so}: {listed(lone, 12)}."
+            found.append(
+                _of_classes(
+                    f"task {task}, cannot be {'learnt from' if k == 0 else 'scored in'} {split}",
+                    "warning",
+                    lone,
+                    counts,
+                    said,
+                )
+            )
         if few:
-            said = f"Fewer than {FEW} positives in {split}: their intervals will be wide ({listed(few, 12)})."
+            so = "they will hardly be learnt" if k == 0 else "their intervals will be wide"
+            said = f"Fewer than {FEW} positives in {split}: {so} ({listed(few, 12)})."
             found.append(_of_classes(f"task {task}, few positives in {split}", "note", few, counts, said))
     return found
 

@@ -56,6 +56,11 @@ class Finding:
         }
 
 
+def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Errors, then warnings, then notes; among each, as they came."""
+    return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
+
+
 def examples(cohort: Cohort, rows: Iterable[int], details: Iterable[str] = ()) -> tuple[Example, ...]:
     """The first few of some rows, by name, each with a detail where there are any."""
     few = [int(row) for row, _ in zip(rows, range(MOST_EXAMPLES))]

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from leadwise.batch import LEADS
 from leadwise.data import lead_order
-from leadwise.data.audit.finding import Finding, examples
+from leadwise.data.audit.finding import Finding, Severity, examples
 from leadwise.data.cohort import Cohort
 from leadwise.data.rows import listed
 
@@ -69,11 +69,10 @@ def leads(cohort: Cohort, table: Table) -> list[Finding]:
     n = len(cohort)
     found = []
 
-    def add(check: str, rows: np.ndarray, details: list[str], said: str, severity: str = "warning") -> None:
+    def add(check: str, rows: np.ndarray, details: list[str], said: str, severity: Severity = "warning") -> None:
         if len(rows):
-            kind = "warning" if severity == "warning" else "note"
             shown = examples(cohort, rows, details)
-            found.append(Finding(check, kind, len(rows), n, "recordings", said, shown))
+            found.append(Finding(check, severity, len(rows), n, "recordings", said, shown))
 
     wrong = np.flatnonzero((table.order != lead_order.OK) & (table.order != lead_order.UNCHECKED))
     kinds = Counter(table.order[wrong].tolist())

@@ -8,8 +8,6 @@ not found.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from leadwise.batch import LEADS

@@ -11,7 +11,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from leadwise.data.audit.finding import Finding, codes, column_codes, examples, groups, name, patient, split_codes
+from leadwise.data.audit.finding import (
+    Finding,
+    Severity,
+    codes,
+    column_codes,
+    examples,
+    groups,
+    name,
+    patient,
+    split_codes,
+)
 from leadwise.data.cohort import Cohort
 from leadwise.data.rows import SPLITS, listed
 
@@ -44,11 +54,7 @@ def people(cohort: Cohort) -> list[Finding]:
     if n_people == len(cohort) > 1:
         said = "Each recording has its own patient. If the source names no patients, a person may stand in two splits unseen."
         found.append(Finding("one recording a patient", "note", n_people, n_people, "patients", said))
-    empty = [
-        split
-        for k, split in enumerate(SPLITS)
-        if not (split == "val" and len(cohort) == 1) and not (places[:, 1] == k).any()
-    ]
+    empty = [split for k, split in enumerate(SPLITS) if not (places[:, 1] == k).any()]
     if empty:
         said = f"No recording in {', '.join(empty)}: weights are chosen on val, scores made on test."
         found.append(Finding("empty splits", "note", len(empty), len(SPLITS), "splits", said))
@@ -63,28 +69,24 @@ def copies(cohort: Cohort) -> list[Finding]:
 def judge_copies(cohort: Cohort, alike: Sequence[np.ndarray], check: str, of: int, how: str = "") -> list[Finding]:
     """An error where groups of like recordings span patients or splits, a warning where they stay within one of each."""
     owner, split = codes(cohort.patients.column), split_codes(cohort)
-    foreign, own = [], []
-    for group in alike:
-        alone = len(np.unique(owner[group])) == 1 and len(np.unique(split[group])) == 1
-        (own if alone else foreign).append(group)
+    alone = [len(np.unique(owner[group])) == len(np.unique(split[group])) == 1 for group in alike]
+    kinds: tuple[tuple[bool, Severity, str, str], ...] = (
+        (False, "error", ", patients or splits differ", "Leave out the copy, or give both the same patient and split."),
+        (True, "warning", " of one patient", "They weigh double, and a score looks surer than it is."),
+    )
     found = []
-    if foreign:
-        said = "The same ECG under two patients or in two splits: leave out the copy, or give both the same patient and split."
-        found.append(_copies(cohort, foreign, f"{check}, patients or splits differ", said + how, of, split))
-    if own:
-        said = "The same ECG twice in one patient and split: it weighs double, and a score looks surer than it is."
-        finding = _copies(cohort, own, f"{check} of one patient", said + how, of, split)
-        found.append(Finding(**{**vars(finding), "severity": "warning"}))
+    for wanted, severity, where, said in kinds:
+        chosen = [group for group, one in zip(alike, alone) if one == wanted]
+        if not chosen:
+            continue
+        partners = (
+            listed((f"{name(cohort, row)} in {SPLITS[split[row]]}" for row in group[1:]), 2) for group in chosen
+        )
+        details = (f"{SPLITS[split[group[0]]]}, like {others}" for group, others in zip(chosen, partners))
+        shown = examples(cohort, (group[0] for group in chosen), details)
+        n = sum(map(len, chosen))
+        found.append(Finding(check + where, severity, n, of, "recordings", f"{how}{said}", shown))
     return found
-
-
-def _copies(cohort: Cohort, alike: list[np.ndarray], check: str, said: str, of: int, split: np.ndarray) -> Finding:
-    def where(row: int) -> str:
-        return f"{name(cohort, row)}, {SPLITS[split[row]]}"
-
-    details = (f"{SPLITS[split[group[0]]]}, like {listed((where(row) for row in group[1:]), 2)}" for group in alike)
-    n = sum(len(group) for group in alike)
-    return Finding(check, "error", n, of, "recordings", said, examples(cohort, (g[0] for g in alike), details))
 
 
 def reports(cohort: Cohort) -> list[Finding]:
@@ -115,7 +117,7 @@ def reports(cohort: Cohort) -> list[Finding]:
             f"({largest / n:.1%} of all reports). A contrast must count these as the same. "
             f"Of {len(scored)} reports in test, {known} stand in train word for word."
         )
-        severity = "warning" if n >= 50 and largest / n > _CROWDED else "note"
+        severity: Severity = "warning" if n >= 50 and largest / n > _CROWDED else "note"
         details = (f"as {len(group) - 1} others" for group in alike)
         firsts = (group[0] for group in alike)
         found.append(
@@ -141,46 +143,33 @@ def overlap(cohort: Cohort, other: Cohort) -> list[Finding]:
 
 def judge_overlap(cohort: Cohort, other: Cohort, pairs: tuple[np.ndarray, np.ndarray], check: str) -> list[Finding]:
     """Findings of pairs (rows of `cohort`, rows of `other`) that are the same: errors where their splits differ."""
-    ours, theirs = pairs
-    if not len(ours):
-        return []
-    mine, yours = split_codes(cohort)[ours], split_codes(other)[theirs]
-    differ = mine != yours
-    found = []
-    for chosen, severity, where, said in (
+    mine, yours = split_codes(cohort)[pairs[0]], split_codes(other)[pairs[1]]
+    kinds: tuple[tuple[np.ndarray, Severity, str, str], ...] = (
         (
-            differ,
+            mine != yours,
             "error",
-            "in another split",
-            "One learns from what the other scores. Leave these out of one of the cohorts.",
+            "another",
+            "One learns from what the other scores: leave them out of one of the cohorts.",
         ),
         (
-            ~differ,
+            mine == yours,
             "warning",
-            "in the same split",
-            "What learns there learns here too: count them once, and score on neither's train.",
+            "the same",
+            "They count twice where both cohorts are learnt from, or both are scored.",
         ),
-    ):
-        if not chosen.any():
+    )
+    found = []
+    for chosen, severity, where, said in kinds:
+        rows, first = np.unique(pairs[0][chosen], return_index=True)
+        if not len(rows):
             continue
-        first = np.unique(ours[chosen], return_index=True)[1]
-        rows, partners = ours[chosen][first], theirs[chosen][first]
+        partners, here, there = (values[chosen][first] for values in (pairs[1], mine, yours))
         details = (
-            f"{SPLITS[mine[chosen][at]]}, there {name(other, int(partner))} in {SPLITS[yours[chosen][at]]}"
-            for at, partner in zip(first, partners)
+            f"{SPLITS[a]}, there {name(other, int(partner))} in {SPLITS[b]}"
+            for partner, a, b in zip(partners, here, there)
         )
         shown = examples(cohort, rows, details)
-        found.append(
-            Finding(
-                f"{check}, {where}",
-                "error" if severity == "error" else "warning",
-                len(rows),
-                len(cohort),
-                "recordings",
-                said,
-                shown,
-            )
-        )
+        found.append(Finding(f"{check}, in {where} split", severity, len(rows), len(cohort), "recordings", said, shown))
     return found
 
 
@@ -208,26 +197,16 @@ def known_people(cohort: Cohort, known: Iterable[str], run: str) -> list[Finding
     owners = cohort.patients.column
     learnt = pc.is_in(owners, value_set=pa.array(list(known), pa.string())).to_numpy(zero_copy_only=False)
     split, owner = split_codes(cohort), codes(owners)
+    kinds: tuple[tuple[np.ndarray, Severity, str, str], ...] = (
+        (split > 0, "error", "val or test", "The run's scores on these people would be false: it learnt from them."),
+        (split == 0, "note", "train", "The run learnt from these people; they are not scored here."),
+    )
     found = []
-    for inside, severity, where in ((split > 0, "error", "val or test"), (split == 0, "note", "train")):
+    for inside, severity, where, said in kinds:
         rows = np.flatnonzero(learnt & inside)
         if not len(rows):
             continue
-        said = (
-            f"The run learnt from these people; they stand in {where} here. "
-            + ("Its scores on them would be false: score it on people it does not know." if severity == "error" else "")
-        ).rstrip()
-        n, of = len(np.unique(owner[rows])), len(np.unique(owner))
         first = rows[np.unique(owner[rows], return_index=True)[1]]
-        found.append(
-            Finding(
-                f"people {run} learnt from, in {where}",
-                "error" if severity == "error" else "note",
-                n,
-                of,
-                "patients",
-                said,
-                examples(cohort, first),
-            )
-        )
+        check, n_people = f"people that {run} learnt from, in {where}", len(np.unique(owner))
+        found.append(Finding(check, severity, len(first), n_people, "patients", said, examples(cohort, first)))
     return found

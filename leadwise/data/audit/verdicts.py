@@ -6,7 +6,7 @@ import numpy as np
 
 from leadwise.data import lead_order
 from leadwise.data.audit import likeness, people
-from leadwise.data.audit.finding import Finding, Severity, examples
+from leadwise.data.audit.finding import Finding, Severity, examples, groups
 from leadwise.data.audit.signals import Measures
 from leadwise.data.cohort import Cohort
 from leadwise.data.quality import PLAUSIBLE_MV
@@ -139,8 +139,8 @@ def near_copies(cohort: Cohort, m: Measures, copied: np.ndarray) -> list[Finding
         if copied[rows[0]] != copied[rows[1]] and likeness.alike((cohort, rows[0]), (cohort, rows[1])) >= likeness.LIKE:
             root[leader(other)] = leader(one)
     leaders = np.array([leader(place) for place in range(len(root))], dtype=np.int64)
-    found = people.groups(leaders, m.row)
-    how = " Equal but for scale, offset, rate or rounding."
+    found = groups(leaders, m.row)
+    how = "Equal but for scale, offset, rate or rounding. "
     return people.judge_copies(cohort, found, "near-duplicate signals", len(m.row), how)
 
 
