@@ -26,7 +26,7 @@ N_PICTURES = 12
 PICTURED = (  # findings that a tracing shows, by how their check begins, and how many of each
     ("units", 2), ("rate of", 2), ("lead order", 2), ("leads that are copies", 1), ("amplitudes", 2), ("flat leads", 2),
     ("heart rate", 1), ("missing samples", 1), ("mains hum", 1), ("upsampled", 1), ("duplicate signals", 1),
-    ("near-duplicate", 2), ("odd length", 1),
+    ("near-duplicate", 2), ("signals alike", 2), ("odd length", 1),
 )  # fmt: skip
 
 
@@ -134,7 +134,7 @@ def write_page(result: Check, path: Path) -> None:
                 histogram.Panel("duration, s", found.duration_s, LENGTHS_S, log=True),
                 histogram.Panel("rate, Hz", found.rate_hz),
                 histogram.Panel("highest frequency with power, Hz", seen.end_hz),
-                histogram.Panel("mains hum, share of power", seen.hum_share, log=True),
+                histogram.Panel("mains hum, share of power (0 not shown)", seen.hum_share, log=True),
             ]
         ),
         f"Range, beats, frequency and hum of {len(seen.row)} recordings looked at, duration and rate of all. Shaded: where "

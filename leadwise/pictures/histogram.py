@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 from numpy.typing import NDArray
 
-from leadwise.pictures.ink import GREY, INK, PALETTE, blank, tidy
+from leadwise.pictures.ink import GREY, INK, PALE, PALETTE, blank, tidy
 
 ACROSS = 2  # panels in a row
 N_BINS = 60
+FEW = 8  # distinct values that get a bar each
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Panel:
 
 
 def draw(panels: Sequence[Panel]) -> Figure:
-    """A figure with a histogram of each panel, counts on the vertical axis.
+    """A figure with a histogram of each panel, counts on the vertical axis; few distinct values get a bar each.
 
     Raises:
         ValueError: no panel.
@@ -42,24 +45,35 @@ def draw(panels: Sequence[Panel]) -> Figure:
         tidy(axes, panel.title)
         values = np.asarray(panel.values, dtype=np.float64).ravel()
         drawn = values[np.isfinite(values) & ((values > 0) | (not panel.log))]
-        if panel.log:
-            axes.set_xscale("log")
-        if len(drawn):
-            axes.hist(drawn, bins=_edges(drawn, panel.log).tolist(), color=PALETTE[0], gid=f"bars-{number}")
-        else:
+        distinct, counts = np.unique(drawn, return_counts=True)
+        if not len(drawn):
             axes.text(0.5, 0.5, "nothing to show", transform=axes.transAxes, ha="center", fontsize=8, color=GREY)
-        if panel.expected is not None:
-            axes.axvspan(*panel.expected, color=PALETTE[2], alpha=0.10, linewidth=0, zorder=0, gid=f"expected-{number}")
+            axes.set(xticks=[], yticks=[])
+        elif len(distinct) <= FEW:
+            axes.bar(np.arange(len(distinct)), counts, width=0.6, color=PALETTE[0], gid=f"bars-{number}")
+            axes.set_xticks(np.arange(len(distinct)), [f"{value:.4g}" for value in distinct])
+            axes.set_xlim(-1.0, max(len(distinct), 4))
+        else:
+            _draw_spread(axes, panel, drawn, number)
         if len(drawn) < len(values):
             said = f"{len(values) - len(drawn)} not shown"
-            axes.text(0.99, 0.97, said, transform=axes.transAxes, ha="right", va="top", fontsize=7, color=INK)
+            axes.text(1.0, 1.02, said, transform=axes.transAxes, ha="right", va="bottom", fontsize=7, color=INK)
     figure.tight_layout(pad=0.8)
     return figure
 
 
-def _edges(values: NDArray[np.float64], log: bool) -> NDArray[np.float64]:
-    """Edges of bins over all values; a lone value gets a bin of its own around it."""
+def _draw_spread(axes: Axes, panel: Panel, values: NDArray[np.float64], number: int) -> None:
     low, high = float(values.min()), float(values.max())
-    if high - low < 1e-9 * max(1.0, abs(high)):
-        low, high = (low * 0.8, high * 1.25) if log else (low - 0.5, high + 0.5)
-    return np.geomspace(low, high, N_BINS + 1) if log else np.linspace(low, high, N_BINS + 1)
+    edges = np.geomspace(low, high, N_BINS + 1) if panel.log else np.linspace(low, high, N_BINS + 1)
+    axes.hist(values, bins=edges.tolist(), color=PALETTE[0], gid=f"bars-{number}")
+    if panel.log:
+        axes.set_xscale("log")
+        labelled = high / low < 30  # about a decade: 2 and 5 are written as well
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+        axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if labelled else ""))
+        axes.tick_params(which="minor", labelsize=7.5, colors=INK, color=PALE, length=2)
+    if panel.expected is not None:
+        axes.axvspan(*panel.expected, color=PALETTE[2], alpha=0.10, linewidth=0, zorder=0, gid=f"expected-{number}")
+    margin = (high / low) ** 0.04 if panel.log else 0.04 * (high - low)
+    axes.set_xlim((low / margin, high * margin) if panel.log else (low - margin, high + margin))

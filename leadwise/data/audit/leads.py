@@ -104,7 +104,7 @@ def leads(cohort: Cohort, table: Table) -> list[Finding]:
     largest = np.nan_to_num(table.largest_mv).max(axis=1)
     rows = _most(np.where(largest > LARGEST_MV, largest, 0.0))
     said = f"Beyond {LARGEST_MV:g} mV from zero: a spike, an offset or a wrong unit, not a heart."
-    details = [f"{largest[r]:.3g} mV in {LEADS[int(np.nan_to_num(table.largest_mv[r]).argmax())]}" for r in rows]
+    details = [f"{largest[r]:.3g} mV; beyond in {_named(table.largest_mv[r] > LARGEST_MV)}" for r in rows]
     add("amplitudes beyond a heart's", rows, details, said)
     return found
 

@@ -66,12 +66,14 @@ def copies(cohort: Cohort) -> list[Finding]:
     return judge_copies(cohort, groups(column_codes(cohort, "samples_sha256")), "duplicate signals", len(cohort))
 
 
-def judge_copies(cohort: Cohort, alike: Sequence[np.ndarray], check: str, of: int, how: str = "") -> list[Finding]:
-    """An error where groups of like recordings span patients or splits, a warning where they stay within one of each."""
+def judge_copies(
+    cohort: Cohort, alike: Sequence[np.ndarray], check: str, of: int, how: str = "", worst: Severity = "error"
+) -> list[Finding]:
+    """Findings of groups of like recordings: `worst` where one spans patients or splits, else a warning."""
     owner, split = codes(cohort.patients.column), split_codes(cohort)
     alone = [len(np.unique(owner[group])) == len(np.unique(split[group])) == 1 for group in alike]
     kinds: tuple[tuple[bool, Severity, str, str], ...] = (
-        (False, "error", ", patients or splits differ", "Leave out the copy, or give both the same patient and split."),
+        (False, worst, ", patients or splits differ", "Leave out the copy, or give both the same patient and split."),
         (True, "warning", " of one patient", "They weigh double, and a score looks surer than it is."),
     )
     found = []
@@ -141,8 +143,15 @@ def overlap(cohort: Cohort, other: Cohort) -> list[Finding]:
     return found
 
 
-def judge_overlap(cohort: Cohort, other: Cohort, pairs: tuple[np.ndarray, np.ndarray], check: str) -> list[Finding]:
-    """Findings of pairs (rows of `cohort`, rows of `other`) that are the same: errors where their splits differ."""
+def judge_overlap(
+    cohort: Cohort,
+    other: Cohort,
+    pairs: tuple[np.ndarray, np.ndarray],
+    check: str,
+    how: str = "",
+    worst: Severity = "error",
+) -> list[Finding]:
+    """Findings of pairs (rows of `cohort`, rows of `other`) that are the same: `worst` where their splits differ."""
     mine, yours = split_codes(cohort)[pairs[0]], split_codes(other)[pairs[1]]
     kinds: tuple[tuple[np.ndarray, Severity, str, str], ...] = (
         (
@@ -169,7 +178,9 @@ def judge_overlap(cohort: Cohort, other: Cohort, pairs: tuple[np.ndarray, np.nda
             for partner, a, b in zip(partners, here, there)
         )
         shown = examples(cohort, rows, details)
-        found.append(Finding(f"{check}, in {where} split", severity, len(rows), len(cohort), "recordings", said, shown))
+        found.append(
+            Finding(f"{check}, in {where} split", severity, len(rows), len(cohort), "recordings", how + said, shown)
+        )
     return found
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from leadwise.data import lead_order
 from leadwise.data.audit import likeness, people
-from leadwise.data.audit.finding import Finding, Severity, examples, groups
+from leadwise.data.audit.finding import Finding, Severity, examples
 from leadwise.data.audit.signals import Measures
 from leadwise.data.cohort import Cohort
 from leadwise.data.quality import PLAUSIBLE_MV
@@ -122,36 +122,52 @@ def _order(cohort: Cohort, m: Measures, indexed: np.ndarray) -> list[Finding]:
     return [*found, *_finding(cohort, m, "leads that are copies", "warning", twins, m.twins[twins].tolist(), said)]
 
 
+KINDS: tuple[tuple[str, str, str, Severity], ...] = (  # likeness, check, what it is, and the worst it can mean
+    (likeness.SAME, "near-duplicate signals", "Equal but for scale, offset or rounding. ", "error"),
+    (
+        likeness.ALIKE,
+        "signals alike",
+        "Beat for beat alike, so perhaps resampled or filtered copies: look. ",
+        "warning",
+    ),
+)
+
+
 def near_copies(cohort: Cohort, m: Measures, copied: np.ndarray) -> list[Finding]:
     """Recordings that are the same but for scale, offset, rate or rounding. `copied` (n,) are codes of the samples.
 
     Pairs with the same code are copies to the bit and told elsewhere.
     """
-    root = np.arange(len(m.row))
+    pairs = [(int(m.row[one]), int(m.row[other])) for one, other in likeness.candidates(m.sketch)]
+    pairs = [(one, other) for one, other in pairs if copied[one] != copied[other]]
+    kinds = [likeness.compare((cohort, one), (cohort, other)) for one, other in pairs]
+    found = []
+    for kind, check, said, worst in KINDS:
+        alike = _joined([pair for pair, its_kind in zip(pairs, kinds) if its_kind == kind])
+        found += people.judge_copies(cohort, alike, check, len(m.row), said, worst)
+    return found
 
-    def leader(place: int) -> int:
-        while root[place] != place:
-            place = int(root[place])
-        return place
 
-    for one, other in likeness.candidates(m.sketch):
-        rows = int(m.row[one]), int(m.row[other])
-        if copied[rows[0]] != copied[rows[1]] and likeness.alike((cohort, rows[0]), (cohort, rows[1])) >= likeness.LIKE:
-            root[leader(other)] = leader(one)
-    leaders = np.array([leader(place) for place in range(len(root))], dtype=np.int64)
-    found = groups(leaders, m.row)
-    how = "Equal but for scale, offset, rate or rounding. "
-    return people.judge_copies(cohort, found, "near-duplicate signals", len(m.row), how)
+def _joined(pairs: list[tuple[int, int]]) -> list[np.ndarray]:
+    """Groups of all that pairs connect, the largest first."""
+    group_of: dict[int, set[int]] = {}
+    for one, other in pairs:
+        joined = group_of.get(one, {one}) | group_of.get(other, {other})
+        group_of.update(dict.fromkeys(joined, joined))
+    groups = {min(group): group for group in group_of.values()}
+    parts = [np.array(sorted(groups[first])) for first in sorted(groups)]
+    return sorted(parts, key=lambda part: -len(part))
 
 
 def near_overlap(cohort: Cohort, m: Measures, other: Cohort, theirs: Measures) -> list[Finding]:
     """Recordings of two cohorts that are the same but for scale, offset, rate or rounding, of those looked at."""
     n = len(m.row)
-    pairs = []
-    for one, partner in likeness.candidates(np.concatenate([m.sketch, theirs.sketch])):
-        if one < n <= partner:
-            rows = int(m.row[one]), int(theirs.row[partner - n])
-            if likeness.alike((cohort, rows[0]), (other, rows[1])) >= likeness.LIKE:
-                pairs.append(rows)
-    table = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-    return people.judge_overlap(cohort, other, (table[:, 0], table[:, 1]), f"near-duplicate signals in {other.name}")
+    both = likeness.candidates(np.concatenate([m.sketch, theirs.sketch]))
+    pairs = [(int(m.row[one]), int(theirs.row[two - n])) for one, two in both if one < n <= two]
+    kinds = [likeness.compare((cohort, one), (other, two)) for one, two in pairs]
+    found = []
+    for kind, check, said, worst in KINDS:
+        table = np.array([pair for pair, its_kind in zip(pairs, kinds) if its_kind == kind], np.int64).reshape(-1, 2)
+        shared = (table[:, 0], table[:, 1])
+        found += people.judge_overlap(cohort, other, shared, f"{check} in {other.name}", said, worst)
+    return found
