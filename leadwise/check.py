@@ -138,7 +138,7 @@ def write_page(result: Check, path: Path) -> None:
             ]
         ),
         f"Range, beats, frequency and hum of {len(seen.row)} recordings looked at, duration and rate of all. Shaded: where "
-        "the middle of a sound cohort lies (duration: where each recording does). Slow beat rates may be several beats long.",
+        "the middle of a sound cohort lies (duration: where each recording does).",
         "histograms",
     )
     pictured = _pictured(found.findings)
@@ -146,7 +146,7 @@ def write_page(result: Check, path: Path) -> None:
         page.heading("The worst, on paper")
     for finding, example in pictured:
         page.figure(
-            _tracing(cohort, example),
+            _tracing(cohort, finding, example),
             f"{finding.severity}: {finding.check}. {example}",
             f"ECG of {example.record} on paper grid",
         )
@@ -163,9 +163,10 @@ def _pictured(findings: Sequence[Finding]) -> list[tuple[Finding, Example]]:
     return chosen[:N_PICTURES]
 
 
-def _tracing(cohort: Cohort, example: Example) -> Figure:
+def _tracing(cohort: Cohort, finding: Finding, example: Example) -> Figure:
     signal, rate_hz = cohort.signal(example.row)
-    return paper.draw(signal.T, rate_hz, LEADS, title=example.record, notes=[example.detail] if example.detail else [])
+    note = f"{finding.check}: {example.detail}" if example.detail else finding.check
+    return paper.draw(signal.T, rate_hz, LEADS, title=example.record, notes=[note])
 
 
 def _row(finding: Finding, n_examples: int) -> dict[str, Any]:

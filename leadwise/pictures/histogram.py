@@ -51,7 +51,13 @@ def draw(panels: Sequence[Panel]) -> Figure:
             axes.set(xticks=[], yticks=[])
         elif len(distinct) <= FEW:
             axes.bar(np.arange(len(distinct)), counts, width=0.6, color=PALETTE[0], gid=f"bars-{number}")
-            axes.set_xticks(np.arange(len(distinct)), [f"{value:.4g}" for value in distinct])
+            axes.set_xticks(
+                np.arange(len(distinct)),
+                [
+                    f"{value:.3g}" if value < 1 else f"{value:g}"
+                    for value in distinct.round(2 if distinct[0] >= 1 else 9)
+                ],
+            )
             axes.set_xlim(-1.0, max(len(distinct), 4))
         else:
             _draw_spread(axes, panel, drawn, number)

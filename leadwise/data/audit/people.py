@@ -156,7 +156,7 @@ def judge_overlap(
     kinds: tuple[tuple[np.ndarray, Severity, str, str], ...] = (
         (
             mine != yours,
-            "error",
+            worst,
             "another",
             "One learns from what the other scores: leave them out of one of the cohorts.",
         ),

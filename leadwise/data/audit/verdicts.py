@@ -13,7 +13,7 @@ from leadwise.data.quality import PLAUSIBLE_MV
 
 TYPICAL_MV = (0.2, 5.0)  # the median recording of a cohort in mV; real cohorts lie near 1
 TYPICAL_BPM = (45.0, 130.0)  # the median beat rate of a cohort at rest
-FASTEST_BPM = 250.0  # of one recording; slow ones are not judged: a long lag is easily mistaken for one beat
+POSSIBLE_BPM = (25.0, 250.0)  # of one recording
 RESTING_BPM = 72.0
 COMMON_RATES_HZ = (100, 125, 200, 240, 250, 256, 257, 300, 360, 400, 480, 500, 512, 600, 1000, 1024, 2000)
 END_HZ = 60.0  # an electrocardiograph at rest records to 100 Hz and more
@@ -82,11 +82,12 @@ def _rates(cohort: Cohort, m: Measures, rate_hz: np.ndarray) -> list[Finding]:
         )
         details = [f"{m.beats_bpm[place]:.0f} a minute" for place in of_rate]
         found += _finding(cohort, m, f"rate of {stated:g} Hz", "error", of_rate, details, said)
-    fast = np.flatnonzero(m.beats_bpm > FASTEST_BPM)
-    fast = fast[np.argsort(-m.beats_bpm[fast], kind="stable")]
-    details = [f"{m.beats_bpm[place]:.0f} a minute" for place in fast]
-    said = f"They seem to beat faster than {FASTEST_BPM:g} a minute: noise, or a rate stated too high."
-    return [*found, *_finding(cohort, m, "heart rate", "warning", fast, details, said)]
+    low, high = POSSIBLE_BPM
+    odd = np.flatnonzero((m.beats_bpm < low) | (m.beats_bpm > high))
+    odd = odd[np.argsort(-np.abs(np.log(m.beats_bpm[odd] / RESTING_BPM)), kind="stable")]
+    details = [f"{m.beats_bpm[place]:.0f} a minute" for place in odd]
+    said = f"They seem to beat slower than {low:g} or faster than {high:g} a minute: noise, or a rate stated wrongly."
+    return [*found, *_finding(cohort, m, "heart rate", "warning", odd, details, said)]
 
 
 def _upsampled(cohort: Cohort, m: Measures, rate_hz: np.ndarray) -> list[Finding]:
@@ -127,7 +128,7 @@ KINDS: tuple[tuple[str, str, str, Severity], ...] = (  # likeness, check, what i
     (
         likeness.ALIKE,
         "signals alike",
-        "Beat for beat alike, so perhaps resampled or filtered copies: look. ",
+        "Beat for beat alike: resampled or filtered copies, or two very regular hearts. Look; if copies: ",
         "warning",
     ),
 )
