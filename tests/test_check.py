@@ -342,6 +342,26 @@ def test_the_sample_is_bounded_and_the_index_read_in_full(planted: tuple[Cohort,
         audit(cohort, -1)
 
 
+def test_the_shortest_recordings_and_lone_leads_can_be_looked_at(tmp_path: Path) -> None:
+    def cut(signals: dict[str, np.ndarray], rows: list[Row]) -> None:
+        for k, n_samples in enumerate((2, 5, 20, 60, 130)):
+            signals[f"r{k:02d}"] = signals[f"r{k:02d}"][700 : 700 + n_samples]
+        signals["r06"] = signals["r06"][:, :1]
+        with_row(rows, "r06", leads=("V4",))
+        signals["r08"] = signals["r08"][:, :2]
+        with_row(rows, "r08", leads=("I", "II"))
+
+    result = audit(made(tmp_path / "a", cut))
+    assert found(result, "odd length").n == 5 - n_dropped(tmp_path)
+    assert names(found(result, "leads not recorded")) == ["r06", "r08"]
+    assert found(result, "lead order not checked").n >= 2
+
+
+def n_dropped(folder: Path) -> int:
+    """Recordings that `write` left out, such as two samples that do not move."""
+    return len((folder / "a" / "out" / "dropped.csv").read_text().splitlines()) - 1
+
+
 def test_columns_come_in_pieces_that_make_the_whole(planted: tuple[Cohort, Audit]) -> None:
     cohort, _ = planted
     parts = list(cohort.columns(["record", "n_samples"], n_rows=7))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from leadwise.data.shard import label_column
 
 FEW = 10  # positives (or negatives) in a split; with fewer, an interval is too wide to rank methods by
 OLDEST_YEARS = 120
+_WITHOUT = {"train": "it cannot be learnt", "val": "nothing can be chosen on it", "test": "it cannot be scored"}
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,8 @@ def _rare(task: str, counts: list[ClassCount]) -> list[Finding]:
     found = []
     for k, split in enumerate(SPLITS):
         if not any(count.positive[k] + count.negative[k] for count in counts):
-            said = f"No recording of {split} is in the task: " + (
-                "it cannot be learnt."
-                if k == 0
-                else "it cannot be scored."
-                if k == 2
-                else "nothing can be chosen on it."
-            )
-            found.append(
-                Finding(f"task {task}, nothing in {split}", "warning", len(counts), len(counts), "classes", said)
-            )
+            said = f"No recording of {split} is in the task: {_WITHOUT[split]}."
+            found.append(_of_classes(f"task {task}, nothing in {split}", "warning", counts, counts, said))
             continue
         lone = [c.name for c in counts if min(c.positive[k], c.negative[k]) == 0]
         few = [f"{c.name} {c.positive[k]}" for c in counts if 0 < c.positive[k] < FEW and c.negative[k]]
@@ -100,8 +94,10 @@ def _rare(task: str, counts: list[ClassCount]) -> list[Finding]:
     return found
 
 
-def _of_classes(check: str, severity: Severity, names: list[str], counts: list[ClassCount], said: str) -> Finding:
-    return Finding(check, severity, len(names), len(counts), "classes", said)
+def _of_classes(
+    check: str, severity: Severity, chosen: Sequence[object], counts: list[ClassCount], said: str
+) -> Finding:
+    return Finding(check, severity, len(chosen), len(counts), "classes", said)
 
 
 def _partly(cohort: Cohort, task: str, values: np.ndarray, whole: np.ndarray) -> list[Finding]:

@@ -92,8 +92,10 @@ def column_codes(cohort: Cohort, column: str) -> np.ndarray:
 
 def split_codes(cohort: Cohort) -> np.ndarray:
     """The place in SPLITS of each row's split (n,) int64."""
-    names = cohort.splits(np.arange(len(cohort)))
-    return np.select([names == split for split in SPLITS], np.arange(len(SPLITS)), -1)
+    places = np.empty(len(cohort), dtype=np.int64)
+    for place, split in enumerate(SPLITS):
+        places[cohort.rows(split=split)] = place
+    return places
 
 
 def groups(ids: np.ndarray, rows: np.ndarray | None = None) -> list[np.ndarray]:

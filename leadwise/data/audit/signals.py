@@ -104,17 +104,17 @@ def _spectrum(ecg: np.ndarray, rate_hz: float) -> tuple[float, float, float]:
     hz, power = welch(ecg, rate_hz, nperseg=min(ecg.shape[1], round(SEGMENT_S * rate_hz)), axis=1)
     above = hz >= LOWEST_HZ
     hz, power = hz[above], power[:, above]
-    total = power.sum(axis=1)
-    if not len(hz) or not (total > 0).all():
+    power = power[power.sum(axis=1) > 0]
+    if not power.size:
         return float("nan"), 0.0, 0.0
-    share = np.median(power / total[:, None], axis=0)
+    share = np.median(power / power.sum(axis=1, keepdims=True), axis=0)
     left = np.cumsum(share[::-1])[::-1] / share.sum()
     end_hz = float(hz[np.flatnonzero(left >= END_SHARE)[-1]])
     best = (0.0, 0.0)
     for line in MAINS_HZ:
-        if line + 5 > rate_hz / 2:
-            continue
         near = np.abs(hz - line)
+        if line + 5 > rate_hz / 2 or not (near <= 1.0).any() or not ((near > 2) & (near <= 5)).any():
+            continue  # above what the rate holds, or of too short a recording to stand out
         floor = np.median(share[(near > 2) & (near <= 5)])
         peak = share[near <= 1.0]
         if peak.max() > 10 * floor:
@@ -124,11 +124,11 @@ def _spectrum(ecg: np.ndarray, rate_hz: float) -> tuple[float, float, float]:
 
 def _beats_bpm(ecg: np.ndarray, rate_hz: float) -> float:
     """Beats a minute of ECGs (L, T) in mV, from the median time between steep stretches; NaN where fewer than three are."""
+    width = max(1, round(SMOOTH_S * rate_hz))
+    if ecg.shape[1] <= 4 * width + 1:
+        return float("nan")
     slope = np.abs(np.diff(ecg / ecg.std(axis=1, keepdims=True), axis=1)).sum(axis=0)
     slope = np.minimum(slope, np.percentile(slope, 99.5))  # deaf to a lone spike
-    width = max(1, round(SMOOTH_S * rate_hz))
-    if len(slope) <= 4 * width:
-        return float("nan")
     steep = np.convolve(slope, np.ones(width), mode="valid")
     usual, beat = np.percentile(steep, (50, 97))
     inside = np.concatenate(([False], steep > usual + STEEP * (beat - usual), [False]))
