@@ -86,7 +86,10 @@ def _rates(cohort: Cohort, m: Measures, rate_hz: np.ndarray) -> list[Finding]:
     odd = np.flatnonzero((m.beats_bpm < low) | (m.beats_bpm > high))
     odd = odd[np.argsort(-np.abs(np.log(m.beats_bpm[odd] / RESTING_BPM)), kind="stable")]
     details = [f"{m.beats_bpm[place]:.0f} a minute" for place in odd]
-    said = f"They seem to beat slower than {low:g} or faster than {high:g} a minute: noise, broad beats counted twice, or a wrong rate."
+    said = (
+        f"They seem to beat slower than {low:g} or faster than {high:g} a minute: noise, broad beats counted twice, or a "
+        "wrong rate."
+    )
     return [*found, *_finding(cohort, m, "heart rate", "warning", odd, details, said)]
 
 
