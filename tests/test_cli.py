@@ -48,7 +48,7 @@ def run_folder(cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_help_names_every_verb() -> None:
     shown = call("--help").stdout
-    for verb in ("demo", "simulate", "prepare", "pretrain", "embed", "probe", "zeroshot", "plot"):
+    for verb in ("demo", "simulate", "prepare", "check", "pretrain", "embed", "probe", "zeroshot", "plot"):
         assert verb in shown
         assert call(verb, "--help").returncode == 0
 

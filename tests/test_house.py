@@ -27,10 +27,11 @@ LAW = {  # room -> what it may import; a room may always import itself, except p
     "step": {"run", "config", "batch"},
     "pretrain": {"step", "run", "data", "config", "batch"},
     "plan": {"pretrain", "step", "run", "data", "config"},
+    "check": {"data", "pictures", "run", "batch"},
     "evaluate": {"run", "data", "pictures", "batch"},
     "demo": {"pretrain", "evaluate", "pictures", "data", "config", "run", "batch"},
     "reproduce": {"demo", "plan", "pretrain", "evaluate", "pictures", "data", "config", "run", "batch"},
-    "cli": {"reproduce", "demo", "plan", "pretrain", "evaluate", "pictures", "data", "config", "run", "batch"},
+    "cli": {"reproduce", "check", "demo", "plan", "pretrain", "evaluate", "pictures", "data", "config", "run", "batch"},
     "__main__": {"cli"},
     "__init__": {"run"},
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 from rich.logging import RichHandler
 
-from leadwise.cli import compare, data, prompts, reproduce, retrieve, scores, tasks, training
+from leadwise.cli import check, compare, data, prompts, reproduce, retrieve, scores, tasks, training
 from leadwise.cli.shown import console, rank
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ VERBS = (
     training.demo,
     data.simulate,
     data.prepare,
+    check.check,
     tasks.tasks,
     training.pretrain,
     scores.embed,

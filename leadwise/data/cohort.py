@@ -123,6 +123,15 @@ class Cohort:
         table: pd.DataFrame = pq.read_table(self._index_file).to_pandas(types_mapper={pa.int8(): pd.Int8Dtype()}.get)
         return table
 
+    @cached_property
+    def column_names(self) -> tuple[str, ...]:
+        """The columns of the index."""
+        return tuple(pq.read_schema(self._index_file).names)
+
+    def columns(self, names: Sequence[str], n_rows: int = 65_536) -> Iterator[pa.RecordBatch]:
+        """Some columns of the index, at most `n_rows` rows at a time, in index order: no more is in memory."""
+        yield from pq.ParquetFile(self._index_file).iter_batches(n_rows, columns=list(names))
+
     def _column(self, name: str) -> pa.ChunkedArray:
         return pq.read_table(self._index_file, columns=[name])[name]
 
