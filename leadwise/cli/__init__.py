@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 from rich.logging import RichHandler
 
-from leadwise.cli import data, scores, training
+from leadwise.cli import card, data, scores, training
 from leadwise.cli.shown import console, rank
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ VERBS = (
     scores.embed,
     scores.probe,
     scores.zeroshot,
+    card.card,
     data.plot,
 )
 for verb in VERBS:

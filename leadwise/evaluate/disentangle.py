@@ -123,7 +123,10 @@ def measure(
         shared, specific = found["shared"], found["specific"]
         cosine = mean_abs_cosine(shared[test], specific[test])
         chance = float(np.sqrt(2 / (np.pi * shared.shape[1])))
-        for name, source, target in (("specific from shared", shared, specific), ("shared from specific", specific, shared)):
+        for name, source, target in (
+            ("specific from shared", shared, specific),
+            ("shared from specific", specific, shared),
+        ):
             linear = LinearMap.fit(source[train], target[train])
             explained[name] = explained_variance(linear(source[test]), target[test], target[train].mean(axis=0))
     retrieval: list[Retrieval] = []
@@ -194,16 +197,12 @@ def recall(way: str, queries: NDArray[np.floating], gallery: NDArray[np.floating
     return Retrieval(way, {k: float((rank <= k).mean()) for k in AT}, float(np.median(rank)), len(gallery))
 
 
-def strangers(patients: Sequence[str] | NDArray[Any], seed: int = 0) -> NDArray[np.int64]:
-    """For each of N records the place of one of another patient's, each used once.
-
-    Raises:
-        ValueError: one patient holds more than half of the records.
-    """
+def strangers(patients: Sequence[str] | NDArray[Any], seed: int = 0) -> NDArray[np.int64] | None:
+    """For each of N records the place of one of another patient's, each used once; None where one holds over half."""
     names = np.unique(np.asarray(patients), return_inverse=True)[1]
     largest = int(np.bincount(names).max())
     if 2 * largest > len(names):
-        raise ValueError("one patient holds more than half of the records: nobody to exchange parts with")
+        return None
     layout = np.lexsort((np.random.default_rng(seed).random(len(names)), names))  # patient by patient
     partner = np.empty(len(names), dtype=np.int64)
     partner[layout] = np.roll(layout, largest)
@@ -230,14 +229,16 @@ def _retrieval(
     ways = [recall("shared (as trained)", found["shared"][test], gallery, own)]
     if "specific" not in found:
         return ways
-    other = strangers(cohort.patients.take(rows[test]))
     shared, specific = _standard(found["shared"], train), _standard(found["specific"], train)
     target = vectors[of_record[train]]
     for name, of in (("shared", shared), ("specific", specific)):
         ways.append(recall(f"linear map of {name}", LinearMap.fit(of[train], target)(of[test]), gallery, own))
     both = LinearMap.fit(np.hstack([shared, specific])[train], target)
-    ours, theirs = np.hstack([shared, specific])[test], np.hstack([shared[test], specific[test][other]])
-    ways.append(recall("linear map of both", both(ours), gallery, own))
+    ways.append(recall("linear map of both", both(np.hstack([shared, specific])[test]), gallery, own))
+    other = strangers(cohort.patients.take(rows[test]))
+    if other is None:
+        return ways
+    theirs = np.hstack([shared[test], specific[test][other]])
     ways.append(recall("... specific part of another patient", both(theirs), gallery, own))
     theirs = np.hstack([shared[test][other], specific[test]])
     ways.append(recall("... shared part of another patient", both(theirs), gallery, own))
@@ -255,10 +256,12 @@ def reconstruct_swapped(run: Run, cohort: Cohort, rows: NDArray[Any]) -> dict[st
     recordings = Recordings(cohort, run.config.signal, drawn)
     device = next(run.method.parameters()).device
     batch = recordings.batch(np.arange(len(drawn))).to(device)
-    other = torch.from_numpy(strangers(batch.patient)).to(device)
+    other = strangers(batch.patient)
+    if other is None:
+        return {}
     errors = {}
     with frozen(run.method):
-        for name, specific_of in (("own", None), ("of another patient", other)):
+        for name, specific_of in (("own", None), ("of another patient", torch.from_numpy(other).to(device))):
             with side_random():
                 torch.manual_seed(0)  # the same patches are hidden
                 samples, hidden = run.method.reconstruct(batch, specific_of=specific_of)

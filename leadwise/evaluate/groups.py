@@ -120,6 +120,8 @@ def _ordered(by: str, names: NDArray[Any]) -> list[str]:
     values, counts = np.unique(names, return_counts=True)
     if by == "age":
         bands = [name for *_, name in AGE_BANDS]
-        return sorted((str(name) for name in values), key=lambda name: bands.index(name) if name in bands else len(bands))
+        return sorted(
+            (str(name) for name in values), key=lambda name: bands.index(name) if name in bands else len(bands)
+        )
     ranked = sorted(zip(values, counts), key=lambda pair: (pair[0] == UNKNOWN, -pair[1], pair[0]))
     return [str(name) for name, _ in ranked]

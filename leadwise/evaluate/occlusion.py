@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -75,9 +76,7 @@ def choose(
     return chosen
 
 
-def occlude(
-    run: Run, cohort: Cohort, row: int, reader: Reader, name: str, progress: Progress | None = None
-) -> Map:
+def occlude(run: Run, cohort: Cohort, row: int, reader: Reader, name: str, progress: Progress | None = None) -> Map:
     """The map of one record and class.
 
     Raises:
@@ -116,7 +115,9 @@ def occlude(
     draw = np.random.default_rng(0)
     chosen = [windows[np.argsort(-lost[windows], kind="stable")[:n_hidden]]]
     chosen += [draw.choice(windows, n_hidden, replace=False) for _ in range(_RANDOM_DRAWS)]
-    together = values[0] - judged([torch.stack([hides[number] for number in at]).all(0) for at in chosen], "a tenth hidden")
+    together = values[0] - judged(
+        [torch.stack([hides[number] for number in at]).all(0) for at in chosen], "a tenth hidden"
+    )
     return Map(
         one.record[0], int(row), name, reader.name, reader.unit, float(values[0]), width_s,
         lost[: len(hides)].reshape(len(signal.leads), n_windows), lost[len(hides) :],
@@ -130,7 +131,7 @@ def _windows(one: Batch, signal: Signal, width_s: float) -> list[torch.Tensor]:
     edges = np.minimum(np.rint(np.arange(n_windows + 1) * width_s * signal.rate_hz).astype(int), signal.n_samples)
     found = []
     for lead in range(len(signal.leads)):
-        for first, past in zip(edges[:-1], edges[1:]):
+        for first, past in pairwise(edges):
             keep = torch.ones_like(one.observed[0])
             keep[lead, first:past] = False
             found.append(keep)

@@ -81,7 +81,9 @@ def draw(
     """
     table = np.asarray(heat, dtype=np.float64)
     if table.ndim != 2 or len(table) != len(leads) or (whole is not None and np.shape(whole) != (len(leads),)):
-        raise ValueError(f"heat {table.shape} and whole {np.shape(whole)} do not fit {len(leads)} leads: (L, W) and (L,)")
+        raise ValueError(
+            f"heat {table.shape} and whole {np.shape(whole)} do not fit {len(leads)} leads: (L, W) and (L,)"
+        )
     height_in = 1.3 + 0.22 * len(leads)
     figure = blank(9.4, height_in)
     low, tall = 0.5 / height_in, 1 - 0.95 / height_in
