@@ -148,7 +148,7 @@ def make(
     hardy = _robustness(run, cohort, task, readers, n_records, quick, remarks, progress)
     parts = None
     if any(one.name == PROBE for one in readers):
-        parts = disentangle.measure(run, cohort, task, _QUICK_TRAIN if quick else None, progress)
+        parts = disentangle.measure(run, cohort, task, _QUICK_TRAIN if quick else None, twin, progress)
     else:
         remarks.append("The parts of the embedding are not compared: that takes a probe, and none could be fitted.")
     maps = _maps(run, cohort, task, readers, judged, 1 if quick else N_MAPS, progress)

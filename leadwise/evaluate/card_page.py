@@ -33,8 +33,8 @@ def page(card: Card) -> Page:
     )
     if card.quick:
         made.text(
-            "A quick look: no untrained twin, fewer and fewer-recorded changes, and probes of the parts that were fitted on a "
-            "share of the training recordings. Without --quick the card is whole."
+            "A quick look: no untrained twin, fewer changes on fewer recordings, and probes of the parts fitted on a share "
+            "of the training recordings. Without --quick the card is whole."
         )
     for remark in dict.fromkeys(card.remarks):
         made.text(remark)
@@ -87,7 +87,8 @@ def _interval(line: dict[str, Any], value: str = "macro", low: str = "low", high
     """'0.812 (0.790-0.834)'; a dash where there is no value."""
     if line.get(value) is None:
         return "–"
-    return f"{line[value]:.3f} ({line[low]:.3f}–{line[high]:.3f})"
+    between = " to " if line[low] < 0 else "–"
+    return f"{line[value]:.3f} ({line[low]:.3f}{between}{line[high]:.3f})".replace("-", "−")
 
 
 def _scores(made: Page, card: Card) -> None:
@@ -182,7 +183,7 @@ def _robustness(made: Page, found: Robustness) -> None:
 
 def _parts(made: Page, found: Disentanglement) -> None:
     made.heading("Shared and specific")
-    if found.cosine is None:
+    if found.apart is None:
         made.text("This run has no specific part, so there is nothing to disentangle; shown are the parts that it has.")
     for sentence in reading(found):
         made.text(sentence)
@@ -199,11 +200,17 @@ def _parts(made: Page, found: Disentanglement) -> None:
     made.figure(
         bars.draw(drawn, "what a probe reads from each part"), "Dashed: guessing.", "dots with intervals by part"
     )
-    if found.explained:
+    if found.apart:
+        pair = {"trained": found.apart, "untrained": found.untrained}
         made.table(
-            [{"read": name, "share of variance": f"{share:.3f}"} for name, share in found.explained.items()],
-            "what a linear map, fitted on the training split, reads of one part from the other on the test split",
-        )
+            [
+                {"weights": name, "mean |cosine|": f"{at.cosine:.4f}", "specific from shared": f"{at.specific_from_shared:.3f}",
+                 "shared from specific": f"{at.shared_from_specific:.3f}"}
+                for name, at in pair.items() if at
+            ],
+            "share of variance that a linear map, fitted on the training split, reads of one part from the other on the test "
+            "split; untrained: two heads that learnt nothing, on the same encoder",
+        )  # fmt: skip
     if found.retrieval:
         made.text(
             "ECG to report: among the distinct reports of the test split, how often does an ECG find its own? Shared is compared "
@@ -220,7 +227,7 @@ def _parts(made: Page, found: Disentanglement) -> None:
     if found.reconstruction:
         rows = [{"specific part": name, "error, mV²": f"{at:.5f}"} for name, at in found.reconstruction.items()]
         made.table(rows, "hidden patches drawn by the decoder, which is given both parts")
-    elif found.cosine is not None:
+    elif found.apart is not None:
         made.text(
             "This run's decoder is not given the specific part (specific_task is not 'recon', or there is no decoder in mV), so "
             "exchanging it cannot change a reconstruction; only retrieval by a linear map tells what it holds."
@@ -229,11 +236,11 @@ def _parts(made: Page, found: Disentanglement) -> None:
 
 def reading(found: Disentanglement) -> list[str]:
     """What the numbers say, in sentences; nothing is said that they do not show."""
-    if found.cosine is None or found.cosine_by_chance is None:
+    if found.apart is None:
         return []
     said = [
-        f"Shared and specific stand at a mean |cosine| of {found.cosine:.4f} (random vectors of that width: "
-        f"{found.cosine_by_chance:.3f})."
+        f"Shared and specific stand at a mean |cosine| of {found.apart.cosine:.4f} (random vectors of that width: "
+        f"{found.apart.by_chance:.3f})."
     ]
     above, (low, high) = probe_gain(found, "shared", "specific")
     if low > 0:
@@ -247,7 +254,7 @@ def reading(found: Disentanglement) -> list[str]:
             f"A probe reads the labels from specific as well as from shared: the difference is {above:.3f} ({low:.3f} to "
             f"{high:.3f})."
         )
-    linear = found.explained.get("specific from shared", 0.0)
+    linear = found.apart.specific_from_shared
     if linear >= 0.5:
         said.append(
             f"A linear map reads {linear:.0%} of the specific part's variance from the shared part: most of it is the same "

@@ -29,6 +29,7 @@ AT = (1, 5, 10)
 _STRENGTHS = tuple(float(10.0**power) for power in range(-2, 5))  # of the ridge, times the mean variance of its inputs
 _MOST_REPORTS = 2000  # training reports for the map from an ECG's parts to its report
 _RECONSTRUCTED = 64
+_TWIN_TRAIN = 1000
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,28 @@ class Retrieval:
 
 
 @dataclass(frozen=True)
+class Apart:
+    """How far two parts are from saying the same, on the test split."""
+
+    cosine: float  # mean |cosine| of shared and specific
+    by_chance: float  # of two random vectors of that width
+    specific_from_shared: float  # share of variance that a linear map, fitted on the training split, reads
+    shared_from_specific: float
+
+    @classmethod
+    def of(cls, shared: Features, specific: Features, train: NDArray[Any], test: NDArray[Any]) -> Apart:
+        """From the parts (N, D) of N records, and which of them train the maps and test them."""
+
+        def read(source: Features, target: Features) -> float:
+            predicted = LinearMap.fit(source[train], target[train])(source[test])
+            return explained_variance(predicted, target[test], target[train].mean(axis=0))
+
+        chance = float(np.sqrt(2 / (np.pi * shared.shape[1])))
+        cosine = mean_abs_cosine(shared[test], specific[test])
+        return cls(cosine, chance, read(shared, specific), read(specific, shared))
+
+
+@dataclass(frozen=True)
 class Disentanglement:
     """What was measured of a run's parts on the test split of a task."""
 
@@ -54,9 +77,8 @@ class Disentanglement:
     width: dict[str, int]  # by part
     rank: dict[str, float]  # effective rank by part
     probes: dict[str, Score]  # of the task, by part
-    cosine: float | None  # mean |cosine| of shared and specific; None without a specific part
-    cosine_by_chance: float | None  # of two random vectors of that width
-    explained: dict[str, float]  # share of variance that a linear map reads of one part from the other, on test
+    apart: Apart | None  # None without a specific part
+    untrained: Apart | None  # of the twin that never learnt; None if not asked for
     retrieval: list[Retrieval]
     reconstruction: dict[str, float]  # mV squared: with the own specific part, and with another patient's
 
@@ -79,21 +101,26 @@ class Disentanglement:
             "task": self.task,
             "n_records": self.n_records,
             "parts": self.rows(),
-            "mean_abs_cosine": self.cosine,
-            "mean_abs_cosine_by_chance": self.cosine_by_chance,
-            "explained_variance": dict(self.explained),
+            "apart": vars(self.apart) if self.apart else None,
+            "apart_untrained": vars(self.untrained) if self.untrained else None,
             "retrieval": [found.row() for found in self.retrieval],
             "reconstruction_mv2": dict(self.reconstruction),
         }
 
 
 def measure(
-    run: Run, cohort: Cohort, task: str, most_train: int | None = None, progress: Progress | None = None
+    run: Run,
+    cohort: Cohort,
+    task: str,
+    most_train: int | None = None,
+    twin: Run | None = None,
+    progress: Progress | None = None,
 ) -> Disentanglement:
     """The parts of a run measured on one task; a run without a specific part is measured on those that it has.
 
     Args:
         most_train: fit probes and maps on so many training recordings, drawn at random; default all.
+        twin: the run untrained, whose parts are then set against each other, too.
     """
     rows = cohort.rows(task=task)
     if most_train is not None:
@@ -117,27 +144,32 @@ def measure(
         probes[part] = score(asked.labels[test], scores, asked.patient[test], asked.classes)
         if progress is not None:
             progress("probe of each part", done, len(parts))
-    cosine = chance = None
-    explained: dict[str, float] = {}
-    if "specific" in found:
-        shared, specific = found["shared"], found["specific"]
-        cosine = mean_abs_cosine(shared[test], specific[test])
-        chance = float(np.sqrt(2 / (np.pi * shared.shape[1])))
-        for name, source, target in (
-            ("specific from shared", shared, specific),
-            ("shared from specific", specific, shared),
-        ):
-            linear = LinearMap.fit(source[train], target[train])
-            explained[name] = explained_variance(linear(source[test]), target[test], target[train].mean(axis=0))
+    apart = Apart.of(found["shared"], found["specific"], train, test) if "specific" in found else None
     retrieval: list[Retrieval] = []
     if reads_text(run) and "shared" in found:
         retrieval = _retrieval(run, cohort, rows, train, test, found, progress)
     reconstruction = {} if "specific" not in found else reconstruct_swapped(run, cohort, rows[test])
     return Disentanglement(
         task, len(test), {part: found[part].shape[1] for part in parts},
-        {part: effective_rank(found[part][test]) for part in parts}, probes, cosine, chance, explained, retrieval,
-        reconstruction,
+        {part: effective_rank(found[part][test]) for part in parts}, probes, apart,
+        _untrained(run, twin, cohort, rows, train, test, progress) if twin and apart else None, retrieval, reconstruction,
     )  # fmt: skip
+
+
+def _untrained(
+    run: Run, twin: Run, cohort: Cohort, rows: NDArray[Any], train: NDArray[Any], test: NDArray[Any],
+    progress: Progress | None,
+) -> Apart:  # fmt: skip
+    """What two heads that learnt nothing have in common by standing on the same encoder; a share of the rows is enough."""
+    kept = np.sort(np.random.default_rng(0).permutation(train)[:_TWIN_TRAIN])
+    chosen = np.concatenate([kept, test])
+    cache = run.folder / "embeddings" if run.folder else None
+    shared, specific = (
+        embed_cohort(twin, cohort, part, rows[chosen], named(progress, f"embed {part}, untrained"), cache)
+        for part in ("shared", "specific")
+    )
+    n = len(kept)
+    return Apart.of(shared, specific, np.arange(n), np.arange(n, len(chosen)))
 
 
 def mean_abs_cosine(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:

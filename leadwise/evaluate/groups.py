@@ -103,7 +103,7 @@ def measure(
             n_positive = labels[inside].sum(axis=0)
             enough = (n_positive >= LEAST_LABELS) & (inside.sum() - n_positive >= LEAST_LABELS)
             counted = np.flatnonzero(enough) if inside.sum() >= LEAST_RECORDS else np.empty(0, dtype=np.int64)
-            told = tuple(classes[k] for k in counted)
+            told = tuple(classes[int(k)] for k in counted)
             for reader, values in scores.items():
                 macro = interval = everybody = None
                 if len(counted):

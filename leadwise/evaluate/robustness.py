@@ -119,7 +119,7 @@ def wander(batch: Batch, snr_db: float, signal: Signal) -> Batch:
         shape = (len(signal.leads), 4, 1)
         rate_hz, phase = draw.uniform(*_WANDER_HZ, shape), draw.uniform(0, 2 * np.pi, shape)
         waves: NDArray[np.float64] = np.sin(2 * np.pi * rate_hz * time_s + phase).sum(axis=1)
-        return waves / np.sqrt(2)  # four waves of power 1/2 each
+        return np.asarray(waves / np.sqrt(2))  # four waves of power 1/2 each
 
     return _noisy(batch, snr_db, "wander", noise)
 
@@ -207,7 +207,8 @@ def whole_rows(cohort: Cohort, signal: Signal, rows: NDArray[np.integer]) -> NDA
         seen = torch.nn.functional.pad(batch.observed.cumsum(-1), (1, 0))
         kept.append(((seen[..., width:] - seen[..., :-width]) == width).any(-1).all(-1).numpy())
     whole = np.concatenate(kept) if kept else np.empty(0, dtype=bool)
-    return np.asarray(rows, dtype=np.int64)[whole]
+    kept_rows: NDArray[np.int64] = np.asarray(rows, dtype=np.int64)[whole]
+    return kept_rows
 
 
 @dataclass(frozen=True)

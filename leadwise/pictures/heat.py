@@ -80,14 +80,13 @@ def draw(
         ValueError: shapes that do not fit the leads.
     """
     table = np.asarray(heat, dtype=np.float64)
-    if table.ndim != 2 or len(table) != len(leads) or (whole is not None and np.shape(whole) != (len(leads),)):
-        raise ValueError(
-            f"heat {table.shape} and whole {np.shape(whole)} do not fit {len(leads)} leads: (L, W) and (L,)"
-        )
+    alone = np.empty(0) if whole is None else np.asarray(whole, dtype=np.float64)
+    if table.ndim != 2 or len(table) != len(leads) or len(alone) not in (0, len(leads)):
+        raise ValueError(f"heat {table.shape} and whole {alone.shape} do not fit {len(leads)} leads: (L, W) and (L,)")
     height_in = 1.3 + 0.22 * len(leads)
     figure = blank(9.4, height_in)
     low, tall = 0.5 / height_in, 1 - 0.95 / height_in
-    axes = figure.add_axes((0.06, low, 0.64, tall))
+    axes = figure.add_axes((0.06, low, 0.6, tall))
     tidy(axes, title)
     known = np.abs(table[np.isfinite(table)])
     largest = float(known.max()) if known.size and known.max() > 0 else 1.0
@@ -101,14 +100,15 @@ def draw(
     axes.set(yticks=range(len(leads)))
     axes.set_yticklabels(list(leads), fontsize=7.5, parse_math=False)
     axes.set_xlabel("s", fontsize=8, color=INK)
-    bar = figure.colorbar(shown, cax=figure.add_axes((0.71, low, 0.012, tall)))
+    bar = figure.colorbar(shown, cax=figure.add_axes((0.672, low, 0.012, tall)))
     bar.ax.tick_params(labelsize=7, colors=INK)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.ax.locator_params(nbins=5)
+    bar.outline.set_visible(False)
     bar.set_label(unit, fontsize=7.5, color=INK)
-    if whole is not None:
+    if len(alone):
         beside = figure.add_axes((0.83, low, 0.15, tall))
         tidy(beside, "whole lead hidden")
-        values = np.nan_to_num(np.asarray(whole, dtype=np.float64))
+        values = np.nan_to_num(alone)
         beside.barh(range(len(leads)), values, color=[FOR if value > 0 else AGAINST for value in values], height=0.7)
         beside.axvline(0.0, color=GREY, linewidth=0.8)
         beside.set(ylim=(len(leads) - 0.5, -0.5), yticks=range(len(leads)))

@@ -108,7 +108,8 @@ def draw(
     Leads stand in their place by name; one that is absent or nowhere observed is named in grey, and stretches where
     `observed` (L, T) is false or `ecg` is NaN are hatched. `hidden` (L, T) shades what a model was not shown and
     `reconstruction` (L, T) mV is drawn over it (everywhere, if `hidden` is not given). `heat` (L, T) colours the paper
-    behind the traces, strongest where it is furthest from 0. `notes` are printed under the title, followed by what had to be left out here: the time after 10 s, and deflections cut off.
+    behind the traces, strongest where it is furthest from 0. `notes` are printed under the title, followed by what had
+    to be left out here: the time after 10 s, and deflections cut off.
 
     Raises:
         ValueError: shapes that do not fit each other, a lead named twice, or a rate that is not positive.
