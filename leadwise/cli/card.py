@@ -18,6 +18,9 @@ def card(
         str | None,
         typer.Option(help="Label sets, such as super,sub; robustness and parts use the first. Default: all."),
     ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Your own prompt file (TOML), for the task it names; default: ours.")
+    ] = None,
     records: Annotated[
         int | None,
         typer.Option(min=20, help="Test recordings judged again after each change [500, with --quick 100]."),
@@ -37,7 +40,7 @@ def card(
         raise typer.BadParameter(f"-o {target}: a card is an HTML page, name it such as card.html")
     names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
     with progress_bars() as progress:
-        made = cards.make(runs.load(run), Cohort.open(cohort), names, records, quick, bars(progress))
+        made = cards.make(runs.load(run), Cohort.open(cohort), names, records, quick, prompts, bars(progress))
     target.parent.mkdir(parents=True, exist_ok=True)
     page(made).write(target)
     shown = ("task", "how", "macro", "low", "high", "untrained", "skipped")

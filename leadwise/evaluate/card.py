@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leadwise.data.cohort import Cohort
-from leadwise.evaluate import disentangle, groups, occlusion, robustness
-from leadwise.evaluate.embed import Progress, embed_cohort, named, seen_in_training
-from leadwise.evaluate.metrics import Floats, Score, ScoreError, auroc, gain, score
+from leadwise.evaluate import disentangle, groups, occlusion, prompts, robustness
+from leadwise.evaluate.embed import Features, Progress, embed_cohort, named, seen_in_training
+from leadwise.evaluate.metrics import Floats, Score, ScoreError, gain, score
 from leadwise.evaluate.probe import ProbeError
 from leadwise.evaluate.prompts import PromptError
 from leadwise.evaluate.readers import PROBE, WORDS, Reader, fit_probe, read_words, reads_text, task_of
@@ -96,63 +97,83 @@ def _map_json(one: occlusion.Map, leads: Sequence[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What every step of a card works on."""
+
+    run: Run
+    twin: Run | None  # untrained; None: not asked for
+    cohort: Cohort
+    prompt_file: Path | None
+    progress: Progress | None
+    remarks: list[str]  # grows
+
+    def embed(self, run: Run, part: str, rows: NDArray[Any]) -> Features:
+        """(n, D) from the cache beside the run, the twin's too."""
+        cache = self.run.folder / "embeddings" if self.run.folder else None
+        what = f"embed {part}" if run is self.run else f"embed {part}, untrained"
+        return embed_cohort(run, self.cohort, part, rows, named(self.progress, what), cache)
+
+
 def make(
     run: Run,
     cohort: Cohort,
     tasks: Sequence[str] | None = None,
     n_records: int | None = None,
     quick: bool = False,
+    prompt_file: Path | None = None,
     progress: Progress | None = None,
 ) -> Card:
     """The card of a run on a cohort's test split.
 
     Args:
-        tasks: default all of the cohort; robustness, parts and maps are measured on the first.
+        tasks: default all of the cohort; robustness, parts and maps are measured on the first that can be scored.
         n_records: test records for robustness; default RECORDS, or QUICK_RECORDS.
         quick: a look in a minute or so: no untrained twin, fewer changes, probes of the parts on fewer recordings.
+        prompt_file: prompts for the task that it names, in place of those shipped.
 
     Raises:
         CardError: no test split, or an unknown task.
+        PromptError: the prompt file cannot be read.
     """
     wanted = _checked_tasks(cohort, tasks)
-    n_records = n_records or (QUICK_RECORDS if quick else RECORDS)
-    facts, remarks = describe(run, cohort), list[str]()
-    twin = None if quick else run.untrained()
+    if prompt_file is not None:
+        prompts.load(prompt_file)  # a file that was named and cannot be read is an error, not a remark
+    asked = _Asked(run, None if quick else run.untrained(), cohort, prompt_file, progress, [])
+    facts = describe(run, cohort)
     rows: list[Row] = []
     by_group: dict[str, list[groups.Group]] = {}
-    first: tuple[str, list[Reader]] | None = None
+    first: tuple[str, list[Reader], dict[str, Floats]] | None = None
     for task in wanted:
-        test = cohort.rows("test", task)
-        readers = _readers(run, cohort, task, remarks, progress)
+        readers, test = _readers(asked, run, task), cohort.rows("test", task)
         if not readers:
             continue
-        labels, patients = cohort.labels(task, test), cohort.patients.take(test)
-        scores = {one.name: _judged(run, run, cohort, test, one, progress) for one in readers}
+        scores = {one.name: one.scores(asked.embed(run, one.part, test)) for one in readers}
         try:
-            rows += _rows(run, twin, cohort, task, readers, scores, progress)
+            rows += _rows(asked, task, readers, scores)
         except ScoreError as error:
-            remarks.append(f"Task {task} is not scored: {error}.")
+            asked.remarks.append(f"Task {task} is not scored: {error}.")
             continue
-        found = groups.members(cohort, test)
-        by_group[task] = groups.measure(labels, scores, patients, cohort.tasks[task], found)
-        if first is None:
-            first = task, readers
-            judged = scores
-    if first is None:
-        remarks.append("No task could be scored, so robustness, parts and occlusion maps are not shown.")
-        return Card(run, cohort, quick, facts, rows, by_group, None, None, [], remarks)
-    task, readers = first
-    missing = [by for by in groups.BY if by not in groups.members(cohort, cohort.rows("test", task))]
+        labels, patients = cohort.labels(task, test), cohort.patients.take(test)
+        by_group[task] = groups.measure(labels, scores, patients, cohort.tasks[task], groups.members(cohort, test))
+        first = first or (task, readers, scores)
+    missing = [by for by in groups.BY if by not in groups.members(cohort, cohort.rows("test"))]
     if missing:
-        remarks.append(f"The cohort does not know {' or '.join(missing)}, so there are no scores by it.")
-    hardy = _robustness(run, cohort, task, readers, n_records, quick, remarks, progress)
+        asked.remarks.append(f"The cohort does not know {' or '.join(missing)}, so there are no scores by it.")
+    if first is None:
+        asked.remarks.append("No task could be scored, so robustness, parts and occlusion maps are not shown.")
+        return Card(run, cohort, quick, facts, rows, by_group, None, None, [], list(dict.fromkeys(asked.remarks)))
+    task, readers, scores = first
+    hardy = _robustness(asked, task, readers, n_records or (QUICK_RECORDS if quick else RECORDS), quick)
     parts = None
     if any(one.name == PROBE for one in readers):
-        parts = disentangle.measure(run, cohort, task, _QUICK_TRAIN if quick else None, twin, progress)
+        parts = disentangle.measure(run, cohort, task, _QUICK_TRAIN if quick else None, asked.twin, progress)
     else:
-        remarks.append("The parts of the embedding are not compared: that takes a probe, and none could be fitted.")
-    maps = _maps(run, cohort, task, readers, judged, 1 if quick else N_MAPS, progress)
-    return Card(run, cohort, quick, facts, rows, by_group, hardy, parts, maps, remarks)
+        asked.remarks.append(
+            "The parts of the embedding are not compared: that takes a probe, and none could be fitted."
+        )
+    maps = _maps(asked, task, readers, scores, 1 if quick else N_MAPS)
+    return Card(run, cohort, quick, facts, rows, by_group, hardy, parts, maps, list(dict.fromkeys(asked.remarks)))
 
 
 def _checked_tasks(cohort: Cohort, tasks: Sequence[str] | None) -> tuple[str, ...]:
@@ -193,79 +214,60 @@ def describe(run: Run, cohort: Cohort) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _readers(run: Run, cohort: Cohort, task: str, remarks: list[str], progress: Progress | None) -> list[Reader]:
-    """What can read the task out of the run; a remark for what cannot."""
+def _readers(asked: _Asked, run: Run, task: str) -> list[Reader]:
+    """What can read the task out of the run or its twin; a remark for what cannot."""
     found: list[Reader] = []
-    rows = cohort.rows(task=task)
-    if not len(cohort.rows("test", task)):
-        remarks.append(f"Task {task}: no recording of it in the test split.")
+    rows = asked.cohort.rows(task=task)
+    if not len(asked.cohort.rows("test", task)):
+        asked.remarks.append(f"Task {task}: no recording of it in the test split.")
         return found
     try:
-        asked = task_of(cohort, task, rows)
-        found.append(fit_probe(embed_cohort(run, cohort, "backbone", rows, named(progress, "embed")), asked))
+        wanted = task_of(asked.cohort, task, rows)
+        found.append(fit_probe(asked.embed(run, "backbone", rows), wanted))
     except ProbeError as error:
-        remarks.append(f"Task {task} is not probed: {error}.")
+        asked.remarks.append(f"Task {task} is not probed: {error}.")
     if not reads_text(run):
-        remarks.append(f"Task {task} has no zero-shot score: {run.name} learnt from ECGs alone, it reads no words.")
+        asked.remarks.append("There are no zero-shot scores: the run learnt from ECGs alone, it reads no words.")
         return found
     try:
-        found.append(read_words(run, cohort, task))
+        found.append(read_words(run, asked.cohort, task, asked.prompt_file))
     except PromptError as error:
-        remarks.append(f"Task {task} has no zero-shot score: {error}.")
+        asked.remarks.append(f"Task {task} has no zero-shot score: {error}.")
     return found
 
 
-def _judged(
-    run: Run, home: Run, cohort: Cohort, rows: NDArray[Any], reader: Reader, progress: Progress | None
-) -> Floats:
-    cache = home.folder / "embeddings" if home.folder else None
-    return reader.scores(embed_cohort(run, cohort, reader.part, rows, named(progress, f"embed {reader.part}"), cache))
-
-
-def _rows(
-    run: Run, twin: Run | None, cohort: Cohort, task: str, readers: list[Reader], scores: dict[str, Floats],
-    progress: Progress | None,
-) -> list[Row]:  # fmt: skip
-    test, every = cohort.rows("test", task), cohort.rows(task=task)
-    labels, patients, found = cohort.labels(task, test), cohort.patients.take(test), []
-    for reader in readers:
-        untrained = None
-        if twin is not None:
-            cache = run.folder / "embeddings" if run.folder else None
-            if reader.name == PROBE:
-                features = embed_cohort(twin, cohort, "backbone", every, named(progress, "embed, untrained"), cache)
-                own = fit_probe(features, task_of(cohort, task, every))
-            else:
-                own = read_words(twin, cohort, task)
-            values = _judged(twin, run, cohort, test, own, named(progress, "embed, untrained"))
-            untrained = score(labels, values, patients, reader.classes)
-        trained = score(labels, scores[reader.name], patients, reader.classes)
-        found.append(Row(task, reader.name, trained, untrained))
-    return found
+def _rows(asked: _Asked, task: str, readers: list[Reader], scores: dict[str, Floats]) -> list[Row]:
+    test = asked.cohort.rows("test", task)
+    labels, patients = asked.cohort.labels(task, test), asked.cohort.patients.take(test)
+    untrained: dict[str, Score] = {}
+    if asked.twin is not None:
+        for own in _readers(asked, asked.twin, task):
+            values = own.scores(asked.embed(asked.twin, own.part, test))
+            untrained[own.name] = score(labels, values, patients, own.classes)
+    return [
+        Row(task, one.name, score(labels, scores[one.name], patients, one.classes), untrained.get(one.name))
+        for one in readers
+    ]
 
 
 def _robustness(
-    run: Run, cohort: Cohort, task: str, readers: list[Reader], n_records: int, quick: bool, remarks: list[str],
-    progress: Progress | None,
-) -> robustness.Robustness | None:  # fmt: skip
+    asked: _Asked, task: str, readers: list[Reader], n_records: int, quick: bool
+) -> robustness.Robustness | None:
     try:
-        return robustness.measure(run, cohort, task, readers, n_records, quick, progress)
+        return robustness.measure(asked.run, asked.cohort, task, readers, n_records, quick, asked.progress)
     except ScoreError as error:
-        remarks.append(f"Robustness is not shown: {error}.")
+        asked.remarks.append(f"Robustness is not shown: {error}.")
         return None
 
 
-def _maps(
-    run: Run, cohort: Cohort, task: str, readers: list[Reader], scores: dict[str, Floats], n: int,
-    progress: Progress | None,
-) -> list[occlusion.Map]:  # fmt: skip
+def _maps(asked: _Asked, task: str, readers: list[Reader], scores: dict[str, Floats], n: int) -> list[occlusion.Map]:
     """Maps of a few records that are classified well, by words where the run reads them."""
+    run, cohort = asked.run, asked.cohort
     reader = next((one for one in readers if one.name == WORDS), readers[0])
     test = cohort.rows("test", task)
-    labels, values = cohort.labels(task, test), scores[reader.name]
     whole = np.isin(test, robustness.whole_rows(cohort, run.config.signal, test))
-    if not np.isfinite(auroc(labels[whole], values[whole])).any():
-        return []
-    test = test[whole]
-    picked = occlusion.choose(labels[whole], values[whole], reader.classes, n)
-    return [occlusion.occlude(run, cohort, int(test[i]), reader, reader.classes[k], progress) for i, k in picked]
+    labels, values, test = cohort.labels(task, test)[whole], scores[reader.name][whole], test[whole]
+    picked = occlusion.choose(labels, values, reader.classes, n)
+    if not picked:
+        asked.remarks.append("There are no occlusion maps: no class has enough positives among whole recordings.")
+    return [occlusion.occlude(run, cohort, int(test[i]), reader, reader.classes[k], asked.progress) for i, k in picked]

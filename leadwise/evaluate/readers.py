@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,14 +108,17 @@ def fit_probe(features: NDArray[np.floating], task: Task, part: str = "backbone"
     return Reader(PROBE, part, task.classes, scores, "logit")
 
 
-def read_words(run: Run, cohort: Cohort, task: str) -> Reader:
-    """The class vectors of the prompts shipped for a cohort's source and task.
+def read_words(run: Run, cohort: Cohort, task: str, prompt_file: Path | None = None) -> Reader:
+    """The class vectors of a task's prompts: those of the file where it is for this task, else those that are shipped.
 
     Raises:
-        PromptError: none are shipped for it.
+        PromptError: the file cannot be used, or none are shipped.
     """
     classes = tuple(cohort.tasks[task])
-    of_class = prompts.load(prompts.find(cohort.source, task)).of(classes)
+    loaded = prompts.load(prompt_file) if prompt_file else None
+    if loaded is None or loaded.task != task:
+        loaded = prompts.load(prompts.find(cohort.source, task))
+    of_class = loaded.of(classes)
     vectors = [class_vector(embed_texts(run, [reports.clean(text) for text in entry.prompts])) for entry in of_class]
     return Reader(WORDS, "shared", classes, lambda ecg: cosines(ecg, vectors), "cosine")
 

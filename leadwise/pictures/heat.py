@@ -90,8 +90,7 @@ def draw(
     tidy(axes, title)
     known = np.abs(table[np.isfinite(table)])
     largest = float(known.max()) if known.size and known.max() > 0 else 1.0
-    colours = COLOURS.copy()
-    colours.set_bad(PALE)
+    colours = COLOURS.with_extremes(bad=PALE)
     across = (0.0, table.shape[1] * window_s)
     shown = axes.imshow(
         np.ma.masked_invalid(table), aspect="auto", cmap=colours, norm=Normalize(-largest, largest),
