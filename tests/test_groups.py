@@ -57,4 +57,6 @@ def test_a_group_too_small_says_so() -> None:
     assert by_name["F"].macro == 1.0
     json.dumps([group.row() for group in found], allow_nan=False)
     labels[12:] = 0  # F has records enough, but too few positives
-    assert all(group.macro is None for group in groups.measure(labels, {"p": labels * 1.0}, list("ab") * 30, ("a",), names))
+    assert all(
+        group.macro is None for group in groups.measure(labels, {"p": labels * 1.0}, list("ab") * 30, ("a",), names)
+    )

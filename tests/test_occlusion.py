@@ -92,7 +92,9 @@ def test_heat_lies_behind_the_traces_of_its_lead(tmp_path) -> None:
     warm = np.zeros((12, 1000))
     warm[LEADS.index("V3"), 500:600], warm[LEADS.index("II"), :100] = 2.0, -1.0
     figure = paper.draw(ecg, 100, LEADS, heat=warm)
-    gids = {artist.get_gid() for artist in figure.axes[0].get_children() if (artist.get_gid() or "").startswith("heat-")}
+    gids = {
+        artist.get_gid() for artist in figure.axes[0].get_children() if (artist.get_gid() or "").startswith("heat-")
+    }
     assert gids == {"heat-V3", "heat-II", "heat-strip"}
     (v3,) = [artist for artist in figure.axes[0].get_children() if artist.get_gid() == "heat-V3"]
     left, right = v3.get_paths()[0].vertices[:, 0].min(), v3.get_paths()[0].vertices[:, 0].max()

@@ -91,7 +91,9 @@ def test_noise_belongs_to_the_record_and_leaves_the_unobserved_alone(add) -> Non
     assert not noisy.ecg[:, 2].any()
     assert torch.equal(noisy.observed, batch.observed)
     difference = noisy.ecg - batch.ecg
-    assert not torch.allclose(difference[0, 0] / difference[0, 0].std(), difference[1, 0] / difference[1, 0].std(), atol=0.1)
+    assert not torch.allclose(
+        difference[0, 0] / difference[0, 0].std(), difference[1, 0] / difference[1, 0].std(), atol=0.1
+    )
 
 
 def test_wander_is_slow_and_mains_hum_is_at_its_frequency() -> None:

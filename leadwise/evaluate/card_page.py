@@ -262,6 +262,11 @@ def reading(found: Disentanglement) -> list[str]:
         )
     else:
         said.append(f"A linear map reads {max(linear, 0.0):.0%} of the specific part's variance from the shared part.")
+    if found.untrained:
+        said.append(
+            f"Two heads that learnt nothing, on the same encoder untrained: {found.untrained.specific_from_shared:.0%}, at a "
+            f"mean |cosine| of {found.untrained.cosine:.3f}."
+        )
     return said
 
 
