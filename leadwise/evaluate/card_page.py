@@ -18,7 +18,7 @@ from leadwise.pictures.page import Page
 
 _KINDS = {
     "leads": "Fewer leads: the others are not observed, neither zero nor worked out from those that are.",
-    "rate": "Another rate: resampled to it, and from there to the promised rate as any file is.",
+    "rate": "Another rate: from the promised one to it and back, as any file is resampled. Only a lower rate can lose something.",
     "noise": "Noise, by how far the record's own power stands above it (dB).",
     "mistake": "Mistakes at the bedside and in the file.",
 }
@@ -158,7 +158,7 @@ def _robustness(made: Page, found: Robustness) -> None:
     )
     made.text(
         f"The same {found.n_records} test recordings of task {found.task}, drawn at random, after each change{left}. Probe and "
-        "prompts stay as they are: only the ECGs to be judged change. Loss: paired difference to the unchanged ECGs."
+        "prompts stay as they are: only the ECGs to be judged change. Difference: to the unchanged ECGs, paired."
     )
     lines = found.rows()
     unchanged = [line for line in lines if not line["kind"]]
