@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 from rich.logging import RichHandler
 
-from leadwise.cli import check, compare, data, prompts, reproduce, retrieve, scores, tasks, training
+from leadwise.cli import card, check, compare, data, prompts, reproduce, retrieve, scores, tasks, training
 from leadwise.cli.shown import console, rank
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ VERBS = (
     compare.compare,
     retrieve.retrieve,
     reproduce.reproduce,
+    card.card,
     data.plot,
 )
 for verb in VERBS:

@@ -14,7 +14,8 @@ A method that reads reports has `tokenizer`, `embed_text(texts) -> (K, D)` in th
 cores, what `leadwise reproduce` takes where no config is given), `after_step(progress)` (momentum teachers, schedules),
 `measure(batch) -> dict[str, float]` (what to watch on held-out patients), `pretrained_parameters` (a lower rate),
 `keep(folder)` (what a rebuild needs; the folder comes back as `kept`), `reconstruct(batch)` (for pictures), `compiles` (modules
-that torch.compile may take: those that draw nothing at random).
+that torch.compile may take: those that draw nothing at random), `has_specific` (false where these settings give the part
+"specific" no head), `decodes_specific` (the decoder is given that part: `reconstruct` then takes `specific_of`, whose part).
 
 A step's batch may be shared out to several processes, and to several passes of each. A method whose terms set records against
 each other therefore offers `forward` in two steps, and `forward` itself is one after the other:

@@ -245,6 +245,11 @@ class Method(nn.Module):
         return bool(self.config.w_orth) or self.config.specific_task == "recon"
 
     @property
+    def decodes_specific(self) -> bool:
+        """Whether the ECG decoder is given the specific part, so that exchanging it can change what is drawn."""
+        return self.config.specific_task == "recon" and bool(self.config.w_e_rec) and self.signal.normalize == "mv"
+
+    @property
     def weights(self) -> dict[str, float]:
         """The weight of each term that `forward` returns: raw = weighted / weight."""
         c = self.config
@@ -364,10 +369,11 @@ class Method(nn.Module):
         return F.normalize(self.text_shared(self.text(tokens)[1]), dim=-1)
 
     @torch.no_grad()
-    def reconstruct(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def reconstruct(self, batch: Batch, specific_of: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """For a look: the decoder's ECG (B, L, T) in mV where patches were hidden, and which samples those are.
 
         A patch's predicted shape is brought back to mV with the true patch's level and spread, which the target took away.
+        `specific_of` (B,) names whose specific part in the batch each record's decoder is given; by default its own.
 
         Raises:
             ValueError: a run without decoder, or on a scale that has no way back to mV.
@@ -381,7 +387,7 @@ class Method(nn.Module):
         patches, usable = self._patches(batch)
         visible = masking.draw_visible(usable, self.config.mask_ratio, self.config.masking)
         seen = self.ecg(patches, visible)
-        predicted = self._reconstruct(seen, usable, visible, self._pool(seen))
+        predicted = self._reconstruct(seen, usable, visible, self._pool(seen), specific_of)
         level, spread = self._level_and_spread(patches, batch)
         samples = (predicted * spread + level).flatten(2)  # (B, L, T), the model's scale
         offset = batch.ecg - normalize(batch.ecg, batch.observed, "mv")  # each lead's median, where it was observed
@@ -481,10 +487,13 @@ class Method(nn.Module):
         full = self._pool(self.ecg(patches, usable))
         return [full] if self.config.contrast_view == "full" else [self._pool(seen), full]
 
-    def _reconstruct(self, seen: Encoded, usable: Tensor, visible: Tensor, e_ecg: Tensor) -> Tensor:
+    def _reconstruct(
+        self, seen: Encoded, usable: Tensor, visible: Tensor, e_ecg: Tensor, specific_of: Tensor | None = None
+    ) -> Tensor:
         condition = None
         if self.config.specific_task == "recon":
-            condition = self.ecg_condition(torch.cat([self.ecg_shared(e_ecg), self.ecg_specific(e_ecg)], dim=-1))
+            specific = self.ecg_specific(e_ecg if specific_of is None else e_ecg[specific_of])
+            condition = self.ecg_condition(torch.cat([self.ecg_shared(e_ecg), specific], dim=-1))
         out: Tensor = self.ecg_decoder(seen, usable, condition, visible)
         return out
 

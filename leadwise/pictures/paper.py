@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from leadwise.batch import LEADS
+from leadwise.pictures import heat as hue
 from leadwise.pictures.ink import GREY, INK, blank, save
 
 __all__ = ["draw", "save"]
@@ -58,6 +59,7 @@ class _Trace:
     mv: NDArray[np.float64]
     hidden: NDArray[np.bool_]
     rebuilt: NDArray[np.float64] | None  # NaN where nothing is to be drawn
+    heat: NDArray[np.float64] | None = None  # in [-1, 1], NaN where nothing is known
 
 
 @dataclass(frozen=True)
@@ -99,29 +101,34 @@ def draw(
     observed: NDArray[Any] | None = None,
     hidden: NDArray[Any] | None = None,
     reconstruction: NDArray[Any] | None = None,
+    heat: NDArray[Any] | None = None,
 ) -> Figure:
     """A figure, to scale in millimetres, of the first 10 s of `ecg` (L, T) mV with the lead names `leads`.
 
     Leads stand in their place by name; one that is absent or nowhere observed is named in grey, and stretches where
     `observed` (L, T) is false or `ecg` is NaN are hatched. `hidden` (L, T) shades what a model was not shown and
-    `reconstruction` (L, T) mV is drawn over it (everywhere, if `hidden` is not given). `notes` are printed under the
-    title, followed by what had to be left out here: the time after 10 s, and deflections cut off.
+    `reconstruction` (L, T) mV is drawn over it (everywhere, if `hidden` is not given). `heat` (L, T) colours the paper
+    behind the traces, strongest where it is furthest from 0. `notes` are printed under the title, followed by what had
+    to be left out here: the time after 10 s, and deflections cut off.
 
     Raises:
         ValueError: shapes that do not fit each other, a lead named twice, or a rate that is not positive.
     """
     ecg = np.asarray(ecg, dtype=np.float64)
     names = _names(ecg, rate_hz, leads)
-    for what, array in (("observed", observed), ("hidden", hidden), ("reconstruction", reconstruction)):
+    for what, array in (("observed", observed), ("hidden", hidden), ("reconstruction", reconstruction), ("heat", heat)):
         if array is not None and np.shape(array) != ecg.shape:
             raise ValueError(f"{what} has shape {np.shape(array)} but ecg has {ecg.shape}; they must agree")
     real = np.isfinite(ecg) if observed is None else np.isfinite(ecg) & np.asarray(observed, dtype=bool)
     n = min(ecg.shape[1], math.ceil(DURATION_S * rate_hz - 1e-9))
-    traces = {}
+    warmth = None if heat is None else hue.relative(heat)
+    traces: dict[str, _Trace | None] = {}
     for position, name in enumerate(names):
         mask = None if hidden is None else np.asarray(hidden[position, :n], dtype=bool)
         rebuilt = None if reconstruction is None else np.asarray(reconstruction[position, :n], dtype=np.float64)
-        traces[name] = _trace(np.where(real[position, :n], ecg[position, :n], np.nan), mask, rebuilt)
+        trace = _trace(np.where(real[position, :n], ecg[position, :n], np.nan), mask, rebuilt)
+        warm = None if warmth is None else warmth[position, :n]
+        traces[name] = None if trace is None else replace(trace, heat=warm)
     cells = _cells(traces)
     rows = _rows(cells, rate_hz)
     lines = [*notes, *_left_out(ecg.shape[1] / rate_hz, cells, names), *_cut_off(cells, rows, rate_hz)]
@@ -301,6 +308,8 @@ def _draw_cell(grid: Axes, cell: _Cell, row: _Row, rate_hz: float) -> None:
     sample_mm = SPEED_MM_PER_S / rate_hz
     lowest_mm, highest_mm = row.reach_mm
     band = (row.bottom_mm + 1.0, row.top_mm - row.bottom_mm - 2.0)
+    if cell.trace.heat is not None:
+        hue.paint(grid, x_mm, sample_mm, band, cell.trace.heat[window], gid=f"heat-{place}")
 
     def shade(mask: NDArray[np.bool_], **look: Any) -> None:
         stretches = [(x_mm[first], (past - first) * sample_mm) for first, past in _runs(mask)]
@@ -338,6 +347,8 @@ def _draw_legend(figure: Figure, grid: Axes, header_mm: float) -> None:
         handles.append(Patch(facecolor=HIDDEN, alpha=0.38, linewidth=0, label="hidden from the model"))
     if "reconstruction-" in gids:
         handles.append(Line2D([], [], color=REBUILT, linewidth=1.2, label="reconstructed"))
+    if "heat-" in gids:
+        handles += hue.handles()
     if handles:
         corner = (grid.get_position().x1, grid.get_position().y1)
         look: dict[str, Any] = {"loc": "lower right", "borderaxespad": 0.2, "borderpad": 0.2, "labelcolor": INK}

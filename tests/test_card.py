@@ -1,0 +1,183 @@
+"""The card: what it gathers, what it says where something is missing, and the page that a person opens."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from conftest import REPORTS, config_table
+from planted import SIGNAL, PlantedCohort, PlantedRun, SeeingMethod
+from test_zeroshot import PROMPTS, write
+
+from leadwise import run as runs
+from leadwise.cli.card import card as verb
+from leadwise.config import Config, typed
+from leadwise.evaluate import card as cards
+from leadwise.evaluate.card_page import page, reading
+from leadwise.evaluate.disentangle import Apart
+from leadwise.evaluate.metrics import ScoreError
+from leadwise.evaluate.probe import run_probe
+from leadwise.evaluate.prompts import PromptError
+from leadwise.evaluate.zeroshot import run_zeroshot
+
+
+class CardRun(PlantedRun):
+    """A planted run that says where it comes from."""
+
+    def __init__(self, folder: Path | None = None, seeing: bool = True) -> None:
+        super().__init__(folder, seeing)
+        self.config = Config(signal=SIGNAL, method={"name": "planted"})
+        self.provenance = {"cohort": "elsewhere", "source": "nowhere", "fingerprint": "f00", "people": ["a", "b"]}
+
+
+class Wordless(SeeingMethod):
+    parts = ("backbone",)
+    embed_text = property()  # as if it were not there
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return write(tmp_path / "prompts.toml", PROMPTS)
+
+
+def known(cohort: PlantedCohort) -> PlantedCohort:
+    cohort.index["age"] = np.resize([30.0, 30.0, 70.0, 70.0], len(cohort))
+    cohort.index["sex"] = np.resize(["F", "F", "M", "M", "M", "M"], len(cohort))
+    return cohort
+
+
+def test_the_whole_card_of_a_planted_run(file: Path, tmp_path: Path) -> None:
+    run, cohort = CardRun(), known(PlantedCohort(n_patients=150))
+    heard = []
+    made = cards.make(
+        run, cohort, prompt_file=file, progress=lambda what, done, total: heard.append(what.split("|")[0])
+    )
+    assert {"robustness", "occlusion", "embed backbone, untrained"} <= set(heard)
+    by_how = {row.how: row for row in made.scores}
+    assert by_how["zero-shot"].trained == run_zeroshot(run, cohort, "finding", file).trained
+    probed = run_probe(run, cohort, "finding", fractions=(1.0,)).results[1.0]
+    assert by_how["probe"].trained.macro == pytest.approx(probed["trained"].score.macro, abs=1e-9)
+    assert by_how["probe"].untrained.macro == pytest.approx(probed["untrained"].score.macro, abs=1e-9)
+    assert {group.by for group in made.groups["finding"]} == {"age", "sex"}
+    assert made.robustness.n_records == 60
+    assert made.parts.apart is None
+    assert len(made.maps) == 3
+    for one in made.maps:  # class k is planted in lead k
+        assert one.without_lead[:4].argmax() == ("alpha", "beta", "gamma", "delta").index(one.name)
+    assert made.facts["n_people_tested_and_trained_on"] == 0
+    assert made.facts["n_parameters"] == 16
+    told = json.loads(json.dumps(made.to_json(), allow_nan=False))
+    assert told["command"] == "card"
+    assert [row["how"] for row in told["scores"]] == ["probe", "zero-shot"]
+
+    page(made).write(tmp_path / "card.html")
+    html = (tmp_path / "card.html").read_text()
+    for heading in ("What it was trained on", "For whom", "What disturbs it", "Shared and specific", "Where it looks"):
+        assert f"<h2>{heading}</h2>" in html
+    assert "None of the 30 people of the test split was trained on." in html
+    assert "does not know site" in html
+    assert "has no specific part" in html
+    assert "not a medical device" in html
+    assert not re.search(r'(src|href)="(?!data:)', html)  # it loads nothing
+    assert html.count("data:image/png;base64,") == 1 + 1 + 4 + 1 + 2 * 3
+
+
+def test_a_leak_is_said_first(file: Path) -> None:
+    run, cohort = CardRun(), PlantedCohort()
+    run.known = {"p004", "p009"}
+    made = cards.make(run, cohort, quick=True, prompt_file=file)
+    assert made.facts["n_people_tested_and_trained_on"] == 2
+    assert "LEAK: 2 of the 24 people" in page(made).html()
+    run.provenance = {}
+    nameless = replace(made, facts=cards.describe(run, cohort))
+    assert "cannot be ruled out" in page(nameless).html()
+
+
+def test_a_run_without_words_on_a_cohort_that_knows_nobody() -> None:
+    run = CardRun()
+    run.method = Wordless()
+    made = cards.make(run, PlantedCohort(), quick=True)
+    assert [row.how for row in made.scores] == ["probe"]
+    assert made.scores[0].untrained is None
+    assert made.groups == {"finding": []}
+    assert made.maps[0].reader == "probe"
+    html = page(made).html()
+    assert "reads no words" in html
+    assert "does not know age or sex or site" in html
+    assert "<h2>For whom</h2>" not in html
+    assert "A quick look" in html
+
+
+def test_a_cohort_to_test_on_alone_is_read_by_words(file: Path) -> None:
+    cohort = PlantedCohort()
+    cohort.index["split"] = "test"
+    made = cards.make(CardRun(), cohort, quick=True, n_records=50, prompt_file=file)
+    assert [row.how for row in made.scores] == ["zero-shot"]
+    assert made.parts is None
+    assert made.robustness.n_records == 50
+    assert any("no recording of the task in split 'train'" in remark for remark in made.remarks)
+    assert "takes a probe" in page(made).html()
+
+
+def test_without_prompts_for_it_a_task_is_only_probed() -> None:
+    made = cards.make(CardRun(), PlantedCohort(), quick=True)
+    assert [row.how for row in made.scores] == ["probe"]
+    assert any("no prompts are shipped" in remark for remark in made.remarks)
+    with pytest.raises(PromptError, match="cannot be read"):
+        cards.make(CardRun(), PlantedCohort(), prompt_file=Path("nowhere.toml"))
+
+
+def test_what_cannot_be_scored_leaves_a_page_that_says_so() -> None:
+    cohort = PlantedCohort()
+    cohort.truth[cohort.rows("test")] = 0
+    made = cards.make(CardRun(), cohort, quick=True)
+    assert made.scores == []
+    assert made.robustness is None
+    html = page(made).html()
+    assert "nothing to score" in html
+    assert "Nothing could be scored." in html
+
+
+def test_a_wrong_task_and_a_cohort_without_test_split_are_refused() -> None:
+    with pytest.raises(cards.CardError, match="cohort planted: no task 'super'; it has finding"):
+        cards.make(CardRun(), PlantedCohort(), tasks=["super"])
+    cohort = PlantedCohort()
+    cohort.index["split"] = "train"
+    with pytest.raises(cards.CardError, match="no recording in split 'test'"):
+        cards.make(CardRun(), cohort)
+    assert not issubclass(ScoreError, cards.CardError)
+
+
+def test_the_sentences_follow_the_numbers(file: Path) -> None:
+    plain = cards.make(CardRun(), PlantedCohort(), quick=True, prompt_file=file).parts
+    assert reading(plain) == []
+    scores = {**plain.probes, "specific": plain.probes["shared"]}
+    turned = replace(plain, probes=scores, apart=Apart(0.001, 0.07, 0.97, 0.95))
+    assert "does not mean that the parts are disentangled" in reading(turned)[-1]
+    assert "as well as from shared" in reading(turned)[1]
+    beside = replace(turned, untrained=Apart(0.06, 0.07, 0.99, 0.99))
+    assert reading(beside)[-1].startswith("Two heads that learnt nothing")
+    free = reading(replace(turned, apart=Apart(0.001, 0.07, 0.1, 0.1)))
+    assert free[-1] == "A linear map reads 10% of the specific part's variance from the shared part."
+
+
+def test_the_verb_writes_a_page_and_a_json_without_a_word_of_a_report(
+    cohort_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = runs.create(typed(Config, config_table(cohort_folder)), REPORTS, tmp_path / "run")
+    run.save_weights()
+
+    target, told = tmp_path / "out" / "card.html", tmp_path / "card.json"
+    verb(tmp_path / "run", cohort_folder, target, tasks="own", quick=True, json_file=told)
+    shown = capsys.readouterr()
+    assert json.loads(told.read_text())["disentanglement"]["apart"]["cosine"] > 0
+    for text in (target.read_text(), told.read_text(), shown.out, shown.err, caplog.text):
+        assert "left bundle branch" not in text
+        assert "age undetermined" not in text
+    with pytest.raises(typer.BadParameter, match="name it such as"):
+        verb(tmp_path / "run", cohort_folder, tmp_path / "card.pdf")
