@@ -101,10 +101,11 @@ def probe(
         print_table(told.class_rows() if per_class else [], "AUROC per class")
         write_tables(csv_file, latex_file, told, per_class)
         return
+    loaded = runs.load(run)
     opened = with_published(Cohort.open(cohort), task, splits)
     with progress_bars() as progress:
         report = probing.run_probe(
-            runs.load(run),
+            loaded,
             opened,
             task,
             fractions=shares,
