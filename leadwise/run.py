@@ -170,10 +170,19 @@ def small(name: str) -> dict[str, Any]:
     Raises:
         ConfigError: it has none.
     """
+    return every_small(name)[0]
+
+
+def every_small(name: str) -> list[dict[str, Any]]:
+    """The same, and those of the method's other rows in tables (`ALSO_SMALL`).
+
+    Raises:
+        ConfigError: it has none.
+    """
     module = methods.find(name)
     if not hasattr(module, "SMALL"):
         raise settings.ConfigError(f"method '{name}' has no SMALL settings; give a config of its own")
-    return {"name": name, **module.SMALL}
+    return [{"name": name, **table} for table in (module.SMALL, *getattr(module, "ALSO_SMALL", ()))]
 
 
 def resolve(config: Config) -> Config:

@@ -20,6 +20,7 @@ from leadwise.pictures import lines
 from leadwise.reproduce import TARGETS, Asked, budget, maps, paper, reproduce, tables, variants
 from leadwise.reproduce.score import Cell
 from tests.conftest import REPORTS, config_table
+from tests.planted import PlantedRun
 
 
 def config_file(folder: Path, cohort: Path, **optim: object) -> Path:
@@ -132,7 +133,10 @@ def test_table3_end_to_end_and_again(wide: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out" / "table3"
     assert result.folder == folder
     assert [line["objective"] for line in result.lines] == list(paper.TABLE3)
-    assert all(line["linear 1%, paper"] == f"{paper.TABLE3[line['objective']][0]:.2f}" for line in result.lines)
+    assert all(
+        line["linear 1%, paper (six tasks)"] == f"{paper.TABLE3[line['objective']][0]:.2f}" for line in result.lines
+    )
+    assert not any("ours - paper" in column for line in result.lines for column in line)  # not the paper's tasks
     assert "zero-shot" not in result.lines[0]  # no prompts are shipped for one's own cohort
     assert "NOT the paper's scale" in result.scale
     assert "2 steps of 8" in result.scale
@@ -206,11 +210,66 @@ def test_lines_of_tables() -> None:
     first, second = tables.per_task(cells)
     assert first == {
         "method": "CG-DMER", "task": "PTBXL-Super", "how": "probe 1%", "ours": "85.00 (75.0-95.0)", "seeds": "80.0-90.0",
-        "paper": "84.22", "ours - paper": "+0.78", "records": 90, "not scored": "X",
+        "paper": "84.22", "ours - paper": "+0.78", "records": 90, "not scored": "X", "counted as 0.5": "",
     }  # fmt: skip
     assert (second["method"], second["paper"]) == ("MERL (ResNet), untrained", "70.45")
     text = tables.markdown([{"a": 1, "b": "", "c": "x|y"}])
     assert text.splitlines() == ["| a | c |", "|---|---|", "| 1 | x/y |"]
+
+
+def test_table3_sets_only_the_same_tasks_against_each_other() -> None:
+    kinds = [variants.Variant(label, Config()) for label in paper.TABLE3]
+    some = [cell(kind.label, 0.7, task=task) for kind in kinds for task in ("super", "sub")]
+    some += [
+        cell(kind.label, 0.1, source="csn", task="csn_full") for kind in kinds
+    ]  # beside the paper's: no part of means
+    lines = tables.table3(some, kinds)
+    assert all(line["linear 1%"] == "70.00" for line in lines)
+    assert "linear 1%, ours - paper" not in lines[0]
+    assert lines[-1]["linear 1%, paper (these tasks)"] == f"{(84.22 + 69.60) / 2:.2f}"
+    assert lines[-1]["linear 1%, ours - paper"] == f"{70 - (84.22 + 69.60) / 2:+.2f}"
+    every = [cell(kind.label, 0.7, source=source, task=task) for kind in kinds for source, task in paper.TASKS]
+    assert tables.table3(every, kinds)[0]["linear 1%, ours - paper"] == "+5.57"
+
+
+def test_cohorts_that_would_be_mixed_up_are_refused(cohort_folder: Path, wide: Path, tmp_path: Path) -> None:
+    other = config_table(wide)
+    other["method"] = {"name": "merl"}
+    (tmp_path / "merl.toml").write_text(tomli_w.dumps(other))
+    asked = Asked("table2", tmp_path / "out", configs=(config_file(tmp_path, cohort_folder), tmp_path / "merl.toml"))
+    with pytest.raises(ConfigError, match="the configs learn from different cohorts"):
+        reproduce(asked)
+    (tmp_path / "wide").symlink_to(wide)
+    with pytest.raises(CohortError, match="two of the cohorts have the folder name wide; rename one"):
+        reproduce(Asked("table2", tmp_path / "out", (wide, tmp_path / "wide")))
+
+
+def test_cells_are_made_again_when_what_they_rest_on_changes(
+    cohort_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import leadwise.reproduce.score as scoring
+
+    cohort, run = Cohort.open(cohort_folder), PlantedRun()
+    made: list[str] = []
+
+    def probe(values: object, task: object, fraction: float) -> object:
+        made.append(f"{fraction:g}")
+        return genuine(values, task, fraction)  # type: ignore[arg-type]
+
+    genuine = scoring.probing.probe
+    monkeypatch.setattr(scoring.probing, "probe", probe)
+
+    def scored(*fractions: float) -> list[Cell]:
+        asked = scoring.Scores(fractions, zero_shot=False)
+        return scoring.cells("r", run, [cohort], tmp_path, asked)  # type: ignore[arg-type]
+
+    first = scored(1.0)
+    assert made == ["1"]
+    assert [cell.fraction for cell in scored(0.5, 1.0)] == [0.5, 1.0]
+    assert made == ["1", "0.5"]  # what another table wanted is not made again
+    run.fingerprint = "other weights"
+    assert scored(1.0) == first
+    assert made == ["1", "0.5", "1"]
 
 
 def test_a_sweep_is_drawn_with_even_steps_and_the_papers_optimum() -> None:

@@ -384,5 +384,5 @@ def test_every_finding_has_wordings_and_prompts() -> None:
     assert list(table["classes"]) == list(FINDINGS)
     for entry in table["classes"].values():
         assert entry["name"]
-        assert 3 <= len(set(entry["prompts"])) <= 5
-        assert all(reports.clean(prompt) == prompt for prompt in entry["prompts"])
+        assert 3 <= len(set(entry["rich"])) <= 5
+        assert all(reports.clean(prompt) == prompt for prompt in entry["rich"])

@@ -28,7 +28,12 @@ def reproduce(
     budget: Annotated[
         str | None, typer.Option(help="Training of each run: steps, such as 400, or minutes, such as 10min.")
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds to train each run with.")] = "0",
+    seeds: Annotated[
+        str | None, typer.Option(help="Seeds to train each run with, such as 0,1,2 [the config's own].")
+    ] = None,
+    splits: Annotated[
+        Path | None, typer.Option(help="Folder of the published split files, to be scored on instead of the cohorts'.")
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """A table or figure of the paper: train what is missing, score it, and put the paper's numbers beside ours."""
@@ -36,11 +41,11 @@ def reproduce(
     from leadwise.reproduce import budget as budgets
 
     try:
-        numbers = tuple(int(seed) for seed in seeds.split(","))
+        numbers = tuple(int(seed) for seed in seeds.split(",")) if seeds else ()
     except ValueError:
         raise typer.BadParameter(f"--seeds {seeds}: say whole numbers, such as 0,1,2") from None
     paths = tuple(Path(path.strip()) for path in cohorts.split(",")) if cohorts else ()
-    asked = again.Asked(target, folder, paths, tuple(config or ()), budgets.parse(budget), numbers)
+    asked = again.Asked(target, folder, paths, tuple(config or ()), budgets.parse(budget), numbers, splits)
     with progress_bars() as progress:
         result = again.reproduce(asked, bars(progress))
     print_table(result.lines, f"{target}, macro AUROC x 100")

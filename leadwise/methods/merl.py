@@ -114,6 +114,7 @@ SMALL = {
     "vocab_size": 1200, "max_tokens": 64, "shared_width": 128, "same_report": "ignore",
     "shift_s": 0.4, "gain": 0.1, "noise_mv": 0.02, "statement_dropout": 0.3,
 }  # fmt: skip
+ALSO_SMALL = ({**SMALL, "encoder": "vit", "n_patches": 50, "vit_width": 96, "vit_depth": 4},)
 
 
 def make_tokenizer(config: Config, texts: Iterable[str]) -> Tokenizer:

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from leadwise import config as settings
 from leadwise import pretrain as training
 from leadwise import run as runs
-from leadwise.config import Config, DataConfig
+from leadwise.config import Config, ConfigError, DataConfig
 from leadwise.data.cohort import Cohort, CohortError, write
 from leadwise.data.sources import simulated
 from leadwise.demo import N_RECORDS
@@ -58,7 +58,8 @@ class Asked:
     cohorts: tuple[Path, ...] = ()  # the first is learnt from where no config says; none: simulated ECGs
     configs: tuple[Path, ...] = ()  # settings by method; methods without one take their small ones
     budget: Budget = field(default_factory=Budget)
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = ()  # none: the config's own
+    splits: Path | None = None  # folder of the published split files, to stand in for the cohorts' own
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def reproduce(asked: Asked, progress: Progress | None = None) -> Reproduction:
         learnt_from, cohorts = _cohorts(asked, given, heard)
         compared = [_on(variant, learnt_from) for variant in compared]
         compared = [_within(asked, variant) for variant in compared]
-        every = [_seeded(variant, seed) for variant in compared for seed in asked.seeds]
+        every = [one for variant in compared for one in _seeded(variant, asked.seeds)]
         found: list[Cell] = []
         pictures: list[tuple[Figure, str]] = []
         placed: list[dict[str, Any]] = []
@@ -102,9 +103,9 @@ def reproduce(asked: Asked, progress: Progress | None = None) -> Reproduction:
             else:
                 assert run.folder is not None
                 kept = asked.out / "scores" / run.folder.name / variant.folder
-                found += cells(variant.label, run, cohorts, kept, _SCORES[asked.target], heard)
+                found += cells(variant.label, run, cohorts, kept, _SCORES[asked.target], asked.splits, heard)
         page = _page(asked, compared, found, placed, pictures)
-        page = dataclasses.replace(page, scale=_scale(asked, compared, cohorts))
+        page = dataclasses.replace(page, scale=_scale(asked, every, cohorts, found))
         write_result(folder, page, {variant.folder: settings.dumps(variant.config) for variant in every})
     return Reproduction(folder, page.lines, page.scale)
 
@@ -134,10 +135,18 @@ def _page(
 def _cohorts(asked: Asked, given: Sequence[Config], progress: Progress) -> tuple[Path, list[Cohort]]:
     """The cohort to learn from, and those to be scored on."""
     named = list(dict.fromkeys(config.data.cohort for config in given if config.data.cohort))
+    if len(named) > 1:
+        raise ConfigError(
+            f"the configs learn from different cohorts ({', '.join(named)}), and a table sets like beside like: "
+            "name the same in each"
+        )
     paths = list(asked.cohorts) or [Path(name) for name in named]
     if not paths:
         paths = [_simulated(asked.out, progress)]
     opened = [Cohort.open(path) for path in paths]
+    names = [cohort.name for cohort in opened]
+    if len(set(names)) < len(names):
+        raise CohortError(f"two of the cohorts have the folder name {max(names, key=names.count)}; rename one of them")
     scored = [cohort for cohort in opened if cohort.tasks]
     if not scored:
         raise CohortError(f"none of {', '.join(map(str, paths))} has a task to score; add one with --cohorts")
@@ -170,9 +179,10 @@ def _on(variant: Variant, cohort: Path) -> Variant:
     return dataclasses.replace(variant, config=dataclasses.replace(variant.config, data=data))
 
 
-def _seeded(variant: Variant, seed: int) -> Variant:
-    optim = dataclasses.replace(variant.config.optim, seed=seed)
-    return dataclasses.replace(variant, config=dataclasses.replace(variant.config, optim=optim))
+def _seeded(variant: Variant, seeds: Sequence[int]) -> list[Variant]:
+    every = [dataclasses.replace(variant.config.optim, seed=seed) for seed in seeds] or [variant.config.optim]
+    configs = [dataclasses.replace(variant.config, optim=optim) for optim in every]
+    return [dataclasses.replace(variant, config=config) for config in configs]
 
 
 def _within(asked: Asked, variant: Variant) -> Variant:
@@ -217,8 +227,8 @@ def _hash(config: Config) -> str:
 # ------------------------------------------------------------------------------------------------------- words
 
 
-def _scale(asked: Asked, compared: Sequence[Variant], cohorts: Sequence[Cohort]) -> str:
-    """Plainly which data and budget it was, and what of the paper's that is."""
+def _scale(asked: Asked, compared: Sequence[Variant], cohorts: Sequence[Cohort], found: Sequence[Cell]) -> str:
+    """Plainly which data and budget it was, and what of the paper's that is; first of all, whether a test split leaked."""
     first = compared[0].config
     cohort = Cohort.open(Path(first.data.cohort))
     n_train = len(cohort.rows(split="train", min_report_words=first.data.min_report_words))
@@ -238,10 +248,15 @@ def _scale(asked: Asked, compared: Sequence[Variant], cohorts: Sequence[Cohort])
         if full
         else "This is NOT the paper's scale; its numbers stand beside ours for orientation only."
     )
+    n_seen = max((cell.n_seen for cell in found), default=0)
+    leak = (
+        f"LEAK: {n_seen} people of a test split were in the pre-training; these scores are too high. " if n_seen else ""
+    )
+    splits = "splits of the cohorts" if asked.splits is None else "published splits where there are any"
     return (
-        f"{verdict} Learnt from {n_train:,} recordings of {cohort.name} ({kind}), {steps} steps of "
+        f"{leak}{verdict} Learnt from {n_train:,} recordings of {cohort.name} ({kind}), {steps} steps of "
         f"{first.optim.batch_size} ({share} of the recordings that the paper's run looked at: {paper.PRETRAINING}), seeds "
-        f"{', '.join(map(str, asked.seeds))}. Scored on {tested}."
+        f"{', '.join(map(str, sorted({variant.config.optim.seed for variant in compared})))}. Scored on {tested}, {splits}."
     )
 
 

@@ -27,6 +27,9 @@ def methods(cells: Sequence[Cell]) -> Figures:
             rows.append(
                 {"name": line.task, "group": line.method, "value": line.ours, "low": line.low, "high": line.high}
             )
+            printed = tables.printed(line.cell)
+            if printed is not None:
+                rows.append({"name": line.task, "group": f"{line.method}, paper", "value": printed / 100})
         figures.append((bars.draw(rows, how, unit=UNIT), f"{how}. {INTERVALS}"))
     return figures
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from leadwise.data.cohort import Cohort
+from leadwise.data.published import PublishedCohort, tasks
 from leadwise.evaluate import probe as probing
 from leadwise.evaluate import prompts
 from leadwise.evaluate.embed import Progress, embed_cohort, named, seen_in_training
+from leadwise.evaluate.legacy_task import with_published
 from leadwise.evaluate.metrics import Score
 from leadwise.evaluate.zeroshot import run_zeroshot
 from leadwise.files import replacing
@@ -23,6 +25,8 @@ from leadwise.reproduce import paper
 from leadwise.run import Run
 
 log = logging.getLogger(__name__)
+
+ZERO_SHOT, PROBE = "zero-shot", "probe"
 
 
 @dataclass(frozen=True)
@@ -34,14 +38,16 @@ class Cell:
     cohort: str
     source: str
     task: str
-    how: str  # "zero-shot", or "probe" at a fraction of the labels
+    how: str  # ZERO_SHOT, or PROBE at a fraction of the labels
     fraction: float | None
     features: str  # trained or untrained
     macro: float
     low: float  # of the 95 % interval over patients
     high: float
     n_records: int
-    skipped: tuple[str, ...]
+    skipped: tuple[str, ...]  # classes that the test split does not define
+    unlearnable: tuple[str, ...] = ()  # classes that some draw of the labels does not show: counted as 0.5
+    n_seen: int = 0  # people of the test split that the run was pre-trained on: must be 0
 
 
 @dataclass(frozen=True)
@@ -59,77 +65,103 @@ def cells(
     cohorts: Sequence[Cohort],
     folder: Path,
     asked: Scores,
+    splits: Path | None = None,
     progress: Progress | None = None,
 ) -> list[Cell]:
-    """Every cell of a run on the test splits; what `folder` holds of the same weights and data is not made again."""
+    """Every cell of a run on the test splits; what `folder` holds of the same weights and data is not made again.
+
+    With `splits`, a folder of the published split files, they stand in for the cohorts' own where there are any.
+    """
     found: list[Cell] = []
     for cohort in cohorts:
         for task in paper.tasks_of(cohort.source, tuple(cohort.tasks)):
-            path = folder / f"{cohort.name}-{task}.json"
-            made: dict[str, Any] = {"run": run.fingerprint, "cohort": cohort.fingerprint}
-            made |= {"asked": [list(asked.fractions), asked.zero_shot, asked.untrained]}
-            kept = _read(path, made)
-            if kept is None:
-                kept = _task(row, run, cohort, task, asked, progress)
-                _write(path, made, kept)
-            found += kept
+            seen = with_published(cohort, task, splits) if task in tasks() else cohort
+            found += _Bench(row, run, seen, task, folder, progress).cells(asked)
     return found
 
 
-def _task(
-    row: str,
-    run: Run,
-    cohort: Cohort,
-    task: str,
-    asked: Scores,
-    progress: Progress | None,
-) -> list[Cell]:
-    rows = cohort.rows(task=task)
-    labelled = probing.Task(
-        tuple(cohort.tasks[task]),
-        cohort.labels(task, rows),
-        cohort.splits(rows),
-        np.array(cohort.patients.take(rows)),
-    )
-    seen_in_training(run, cohort, rows[labelled.rows("test")])  # a leak is a warning
-    told = named(progress, f"{row}, {task}: embed")
-    features = {}
-    if asked.fractions:
-        cache = run.folder / "embeddings" if run.folder else None
-        features["trained"] = embed_cohort(run, cohort, "backbone", rows, told, cache)
-        if asked.untrained:
-            features["untrained"] = embed_cohort(run.untrained(), cohort, "backbone", rows, told, cache)
-    found = []
+class _Bench:
+    """One run and one task."""
 
-    def add(how: str, fraction: float | None, which: str, scored: Score) -> None:
-        low, high = scored.interval
-        cell = Cell(
-            row, run.config.optim.seed, cohort.name, cohort.source, task, how, fraction, which, scored.macro, low, high,
-            scored.n_records, scored.skipped,
-        )  # fmt: skip
-        found.append(cell)
+    def __init__(self, row: str, run: Run, cohort: Cohort, task: str, folder: Path, progress: Progress | None) -> None:
+        self.row, self.run, self.cohort, self.task = row, run, cohort, task
+        self.folder, self.progress = folder, progress
+        self.rows = cohort.rows(task=task)
+        self.labelled = probing.Task(
+            tuple(cohort.tasks[task]),
+            cohort.labels(task, self.rows),
+            cohort.splits(self.rows),
+            np.array(cohort.patients.take(self.rows)),
+        )
+        self.n_seen = seen_in_training(run, cohort, self.rows[self.labelled.rows("test")])  # a leak is a warning
+        self.made = {"run": run.fingerprint, "cohort": cohort.fingerprint}
+        if isinstance(cohort, PublishedCohort):
+            self.made["splits"] = cohort.published.fingerprint
+        self.features: dict[str, np.ndarray] = {}
 
-    for fraction in asked.fractions:
-        if len(labelled.rows("train")) * fraction < 1:
-            log.warning("%s: no probe on %.0f%% of %s: too few recordings train", row, 100 * fraction, task)
-            continue
-        for which, values in features.items():
-            if progress:
-                progress(f"{row}, {task}: probe {fraction:.0%}", 0, 1)
-            add("probe", fraction, which, probing.probe(values, labelled, fraction).score)
-            if progress:
-                progress(f"{row}, {task}: probe {fraction:.0%}", 1, 1)
-    if asked.zero_shot and hasattr(run.method, "embed_text"):
+    def cells(self, asked: Scores) -> list[Cell]:
+        """What is asked, in the order of the paper's columns."""
+        found: list[Cell] = []
+        which = ("trained", "untrained") if asked.untrained else ("trained",)
+        for fraction in asked.fractions:
+            if len(self.labelled.rows("train")) * fraction < 1:
+                log.warning(
+                    "%s: no probe on %.0f%% of %s: too few recordings train", self.row, 100 * fraction, self.task
+                )
+                continue
+            for name in which:
+                found += self._once(f"{PROBE}-{fraction:g}-{name}", self.made, self._probe_of(fraction, name))
+        if asked.zero_shot and hasattr(self.run.method, "embed_text"):
+            found += [cell for cell in self._words() if cell.features in which]
+        return found
+
+    def _words(self) -> list[Cell]:
         try:
-            prompts.find(cohort.source, task)
+            loaded = prompts.load(prompts.find(self.cohort.source, self.task))
         except prompts.PromptError as error:
-            log.warning("%s: no zero-shot on %s (%s)", row, task, error)
-            return found
-        report = run_zeroshot(run, cohort, task, progress=named(progress, f"{row}, {task}: zero-shot"))
-        add("zero-shot", None, "trained", report.trained)
-        if asked.untrained:
-            add("zero-shot", None, "untrained", report.untrained)
-    return found
+            log.warning("%s: no zero-shot on %s (%s)", self.row, self.task, error)
+            return []
+        return self._once(ZERO_SHOT, {**self.made, "prompts": loaded.sha256}, self._zero_shot)
+
+    def _probe_of(self, fraction: float, which: str) -> Callable[[], list[Cell]]:
+        def made() -> list[Cell]:
+            result = probing.probe(self._embedded(which), self.labelled, fraction)
+            lost = tuple(sorted({name for draw in result.draws for name in draw.unlearnable}))
+            return [self._cell(PROBE, fraction, which, result.score, lost)]
+
+        return made
+
+    def _zero_shot(self) -> list[Cell]:
+        told = named(self.progress, f"{self.row}, {self.task}: zero-shot")
+        report = run_zeroshot(self.run, self.cohort, self.task, progress=told)
+        scored = (("trained", report.trained), ("untrained", report.untrained))
+        return [self._cell(ZERO_SHOT, None, which, score) for which, score in scored]
+
+    def _embedded(self, which: str) -> np.ndarray:
+        if which not in self.features:
+            one = self.run if which == "trained" else self.run.untrained()
+            cache = self.run.folder / "embeddings" if self.run.folder else None
+            told = named(self.progress, f"{self.row}, {self.task}: embed")
+            self.features[which] = embed_cohort(one, self.cohort, "backbone", self.rows, told, cache)
+        return self.features[which]
+
+    def _cell(
+        self, how: str, fraction: float | None, which: str, score: Score, unlearnable: tuple[str, ...] = ()
+    ) -> Cell:
+        low, high = score.interval
+        return Cell(
+            self.row, self.run.config.optim.seed, self.cohort.name, self.cohort.source, self.task, how, fraction, which,
+            score.macro, low, high, score.n_records, score.skipped, unlearnable, self.n_seen,
+        )  # fmt: skip
+
+    def _once(self, name: str, made: dict[str, str], make: Callable[[], list[Cell]]) -> list[Cell]:
+        """The cells of that name: kept ones of the same weights, data and prompts, or made now and kept."""
+        path = self.folder / f"{self.cohort.name}-{self.task}-{name}.json"
+        kept = _read(path, made)
+        if kept is None:
+            kept = make()
+            _write(path, made, kept)
+        return kept
 
 
 def _read(path: Path, made: dict[str, Any]) -> list[Cell] | None:
@@ -139,7 +171,10 @@ def _read(path: Path, made: dict[str, Any]) -> list[Cell] | None:
         table = json.loads(path.read_text())
         if table["of"] != made:
             return None
-        return [Cell(**{**cell, "skipped": tuple(cell["skipped"])}) for cell in table["cells"]]
+        return [
+            Cell(**{**cell, "skipped": tuple(cell["skipped"]), "unlearnable": tuple(cell["unlearnable"])})
+            for cell in table["cells"]
+        ]
     except (ValueError, KeyError, TypeError) as error:
         log.warning("%s cannot be used (%r): scored again", path, error)
         return None

@@ -51,8 +51,8 @@ def base_configs(given: Sequence[Config]) -> dict[str, Config]:
     shared = configs.get(_OURS, next(iter(configs.values()), CONFIG))
     taken = {config.method["name"] for config in configs.values()}
     for name in runs.method_names():
-        if name not in taken:
-            config = runs.resolve(dataclasses.replace(shared, method=runs.small(name)))
+        for method in runs.every_small(name) if name not in taken else ():
+            config = runs.resolve(dataclasses.replace(shared, method=method))
             configs[paper.name(config.method)] = config
     return configs
 
