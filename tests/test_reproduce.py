@@ -272,6 +272,19 @@ def test_cells_are_made_again_when_what_they_rest_on_changes(
     assert made == ["1", "0.5", "1"]
 
 
+def test_the_published_protocol_stands_beside_and_is_marked(wide: Path, tmp_path: Path) -> None:
+    import leadwise.reproduce.score as scoring
+
+    asked = scoring.Scores((1.0,), zero_shot=False, legacy=True)
+    found = scoring.cells("r", PlantedRun(), [Cohort.open(wide)], tmp_path, asked)  # type: ignore[arg-type]
+    strict, legacy = tables.per_task(found)
+    assert strict["how"] == "probe 100%"
+    assert legacy["how"] == "merl-legacy probe, not comparable, 100%"
+    with pytest.raises(ConfigError, match="it goes with table1, not with fig2"):
+        reproduce(Asked("fig2", tmp_path / "out", (wide,), legacy=True))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_sweep_is_drawn_with_even_steps_and_the_papers_optimum() -> None:
     points = [
         {"x": x, "group": "probe", "y": y, "low": y - 1, "high": y + 1} for x, y in ((25, 70), (200, 60), (100, 75))

@@ -34,6 +34,9 @@ def reproduce(
     splits: Annotated[
         Path | None, typer.Option(help="Folder of the published split files, to be scored on instead of the cohorts'.")
     ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="strict, or both: in table1 also the published protocol's probe, not comparable.")
+    ] = "strict",
     json_file: Json = None,
 ) -> None:
     """A table or figure of the paper: train what is missing, score it, and put the paper's numbers beside ours."""
@@ -44,8 +47,12 @@ def reproduce(
         numbers = tuple(int(seed) for seed in seeds.split(",")) if seeds else ()
     except ValueError:
         raise typer.BadParameter(f"--seeds {seeds}: say whole numbers, such as 0,1,2") from None
+    if protocol not in ("strict", "both"):
+        raise typer.BadParameter(f"--protocol {protocol}: say strict or both")
     paths = tuple(Path(path.strip()) for path in cohorts.split(",")) if cohorts else ()
-    asked = again.Asked(target, folder, paths, tuple(config or ()), budgets.parse(budget), numbers, splits)
+    asked = again.Asked(
+        target, folder, paths, tuple(config or ()), budgets.parse(budget), numbers, protocol == "both", splits
+    )
     with progress_bars() as progress:
         result = again.reproduce(asked, bars(progress))
     print_table(result.lines, f"{target}, macro AUROC x 100")

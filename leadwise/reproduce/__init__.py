@@ -41,11 +41,12 @@ __all__ = ["TARGETS", "Asked", "Budget", "Reproduction", "reproduce"]
 
 log = logging.getLogger(__name__)
 
-_SCORES = {
+_SCORES: dict[str, Scores] = {
     "table1": Scores(paper.FRACTIONS, zero_shot=False, untrained=True),
     "table2": Scores(untrained=True),
     "table3": Scores((0.01,)),
     "fig2": Scores((0.01, 1.0)),
+    "fig3": Scores(),
 }
 
 
@@ -59,6 +60,7 @@ class Asked:
     configs: tuple[Path, ...] = ()  # settings by method; methods without one take their small ones
     budget: Budget = field(default_factory=Budget)
     seeds: tuple[int, ...] = ()  # none: the config's own
+    legacy: bool = False  # table1: the published protocol's numbers too
     splits: Path | None = None  # folder of the published split files, to stand in for the cohorts' own
 
 
@@ -82,6 +84,8 @@ def reproduce(asked: Asked, progress: Progress | None = None) -> Reproduction:
     heard: Progress = progress or (lambda what, done, total: None)
     given = [settings.read(path) for path in asked.configs]
     compared = variants.variants(asked.target, variants.base_configs(given))  # refused before anything is written
+    if asked.legacy and asked.target != "table1":
+        raise ConfigError(f"the published protocol is one of probes: it goes with table1, not with {asked.target}")
     folder = asked.out / asked.target
     folder.mkdir(parents=True, exist_ok=True)
     with _logged(folder / "log.txt"):
@@ -102,8 +106,9 @@ def reproduce(asked: Asked, progress: Progress | None = None) -> Reproduction:
                 placed += lines
             else:
                 assert run.folder is not None
+                wanted = dataclasses.replace(_SCORES[asked.target], legacy=asked.legacy, splits=asked.splits)
                 kept = asked.out / "scores" / run.folder.name / variant.folder
-                found += cells(variant.label, run, cohorts, kept, _SCORES[asked.target], asked.splits, heard)
+                found += cells(variant.label, run, cohorts, kept, wanted, heard)
         page = _page(asked, compared, found, placed, pictures)
         page = dataclasses.replace(page, scale=_scale(asked, every, cohorts, found))
         write_result(folder, page, {variant.folder: settings.dumps(variant.config) for variant in every})

@@ -19,6 +19,7 @@ from leadwise.evaluate import prompts
 from leadwise.evaluate.embed import Progress, embed_cohort, named, seen_in_training
 from leadwise.evaluate.legacy_task import with_published
 from leadwise.evaluate.metrics import Score
+from leadwise.evaluate.protocol import Legacy, run_protocol
 from leadwise.evaluate.zeroshot import run_zeroshot
 from leadwise.files import replacing
 from leadwise.reproduce import paper
@@ -26,7 +27,7 @@ from leadwise.run import Run
 
 log = logging.getLogger(__name__)
 
-ZERO_SHOT, PROBE = "zero-shot", "probe"
+ZERO_SHOT, PROBE, LEGACY = "zero-shot", "probe", "merl-legacy probe, not comparable,"
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Cell:
     cohort: str
     source: str
     task: str
-    how: str  # ZERO_SHOT, or PROBE at a fraction of the labels
+    how: str  # ZERO_SHOT, or PROBE or LEGACY at a fraction of the labels
     fraction: float | None
     features: str  # trained or untrained
     macro: float
@@ -57,6 +58,10 @@ class Scores:
     fractions: tuple[float, ...] = ()  # of the training labels; none: no probe
     zero_shot: bool = True
     untrained: bool = False  # the same encoder that never learnt, beside it
+    legacy: bool = False  # the published protocol's probe, faults included, beside the strict one
+    splits: Path | None = (
+        None  # folder of the published split files, to stand in for the cohorts' own where there are any
+    )
 
 
 def cells(
@@ -65,17 +70,13 @@ def cells(
     cohorts: Sequence[Cohort],
     folder: Path,
     asked: Scores,
-    splits: Path | None = None,
     progress: Progress | None = None,
 ) -> list[Cell]:
-    """Every cell of a run on the test splits; what `folder` holds of the same weights and data is not made again.
-
-    With `splits`, a folder of the published split files, they stand in for the cohorts' own where there are any.
-    """
+    """Every cell of a run on the test splits; what `folder` holds of the same weights and data is not made again."""
     found: list[Cell] = []
     for cohort in cohorts:
         for task in paper.tasks_of(cohort.source, tuple(cohort.tasks)):
-            seen = with_published(cohort, task, splits) if task in tasks() else cohort
+            seen = with_published(cohort, task, asked.splits) if task in tasks() else cohort
             found += _Bench(row, run, seen, task, folder, progress).cells(asked)
     return found
 
@@ -111,6 +112,8 @@ class _Bench:
                 continue
             for name in which:
                 found += self._once(f"{PROBE}-{fraction:g}-{name}", self.made, self._probe_of(fraction, name))
+            if asked.legacy:
+                found += self._once(f"merl-legacy-{fraction:g}", self.made, self._legacy_of(fraction, asked.splits))
         if asked.zero_shot and hasattr(self.run.method, "embed_text"):
             found += [cell for cell in self._words() if cell.features in which]
         return found
@@ -128,6 +131,16 @@ class _Bench:
             result = probing.probe(self._embedded(which), self.labelled, fraction)
             lost = tuple(sorted({name for draw in result.draws for name in draw.unlearnable}))
             return [self._cell(PROBE, fraction, which, result.score, lost)]
+
+        return made
+
+    def _legacy_of(self, fraction: float, splits: Path | None) -> Callable[[], list[Cell]]:
+        def made() -> list[Cell]:
+            published = isinstance(self.cohort, PublishedCohort)
+            settings = Legacy(splits=splits if published else None)
+            told = named(self.progress, f"{self.row}, {self.task}: merl-legacy {fraction:.0%}")
+            report = run_protocol(self.run, self.cohort, self.task, (fraction,), "merl-legacy", settings, progress=told)
+            return [self._cell(LEGACY, fraction, "trained", report.lines[0].score)]
 
         return made
 
