@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from leadwise.config import Config, ConfigError, typed
 from leadwise.data.cohort import Cohort, CohortError, Row, Source, write
 from leadwise.methods import names
 from leadwise.pictures import lines
-from leadwise.reproduce import TARGETS, Asked, budget, maps, paper, reproduce, tables, variants
+from leadwise.reproduce import TARGETS, Asked, budget, maps, paper, reproduce, tables, trained, variants
 from leadwise.reproduce.score import Cell
 from tests.conftest import REPORTS, config_table
 from tests.planted import PlantedRun
@@ -161,7 +162,7 @@ def test_a_stopped_run_is_gone_on_with(cohort_folder: Path, tmp_path: Path, monk
     import leadwise.pretrain as training
 
     config = config_file(tmp_path, cohort_folder, steps=6)
-    asked = Asked("table2", tmp_path / "out", configs=(config,), budget=budget.Budget(steps=12))
+    asked = Asked("table1", tmp_path / "out", configs=(config,), budget=budget.Budget(steps=12))
     genuine = training.backward
 
     def killed(model: object, share: object, step: int, optim: object) -> object:
@@ -283,6 +284,48 @@ def test_the_published_protocol_stands_beside_and_is_marked(wide: Path, tmp_path
     with pytest.raises(ConfigError, match="it goes with table1, not with fig2"):
         reproduce(Asked("fig2", tmp_path / "out", (wide,), legacy=True))
     assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_done_is_said_before_anything_is_trained(
+    cohort_folder: Path, wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    halves = config_file(tmp_path, cohort_folder, accumulate=2)
+    with pytest.raises(
+        ConfigError, match=r"method.encoder = 'resnet' needs"
+    ):  # MERL, after CG-DMER would have been trained
+        reproduce(Asked("table1", out, configs=(halves,)))
+    odd = config_table(wide)
+    odd["signal"] = {"rate_hz": 100, "duration_s": 3.0}
+    (tmp_path / "odd.toml").write_text(tomli_w.dumps(odd))
+    with pytest.raises(ConfigError, match="n_patches 200: n_patches = 200 does not divide the 300 samples"):
+        reproduce(Asked("fig2", out, configs=(tmp_path / "odd.toml",)))
+    with pytest.raises(ValueError, match="no prompts are shipped"):
+        reproduce(Asked("table2", out, configs=(config_file(tmp_path, cohort_folder),)))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ConfigError, match="reproduce is one process"):
+        reproduce(Asked("table2", out, configs=(config_file(tmp_path, cohort_folder),)))
+    assert not (out / "runs").exists()
+
+
+def test_two_at_work_in_one_folder_are_refused(wide: Path, tmp_path: Path) -> None:
+    with trained.alone_in(tmp_path), pytest.raises(ConfigError, match="another reproduce is at work in"):
+        reproduce(Asked("table3", tmp_path, configs=(config_file(tmp_path, wide),)))
+
+
+def test_a_finished_run_needs_no_resume_state(wide: Path, tmp_path: Path) -> None:
+    config = runs.resolve(typed(Config, config_table(wide, steps=2)))
+    variant = variants.Variant("one", config)
+    told: list[str] = []
+    first = trained.trained(tmp_path, variant, lambda what, done, total: told.append(what))
+    assert told
+    assert first.folder is not None
+    shutil.rmtree(first.folder / "resume")
+    told.clear()
+    again = trained.trained(tmp_path, variant, lambda what, done, total: told.append(what))
+    assert again.fingerprint == first.fingerprint
+    assert not told
 
 
 def test_a_sweep_is_drawn_with_even_steps_and_the_papers_optimum() -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from leadwise.cli.files import read_seeds
 from leadwise.cli.shown import Json, bars, out, print_table, progress_bars, write_json
 
 
@@ -43,10 +44,7 @@ def reproduce(
     from leadwise import reproduce as again
     from leadwise.reproduce import budget as budgets
 
-    try:
-        numbers = tuple(int(seed) for seed in seeds.split(",")) if seeds else ()
-    except ValueError:
-        raise typer.BadParameter(f"--seeds {seeds}: say whole numbers, such as 0,1,2") from None
+    numbers = read_seeds(seeds) if seeds else ()
     if protocol not in ("strict", "both"):
         raise typer.BadParameter(f"--protocol {protocol}: say strict or both")
     paths = tuple(Path(path.strip()) for path in cohorts.split(",")) if cohorts else ()

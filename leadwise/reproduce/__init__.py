@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
@@ -22,20 +20,18 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from leadwise import config as settings
-from leadwise import pretrain as training
-from leadwise import run as runs
-from leadwise.config import Config, ConfigError, DataConfig
+from leadwise import ranks
+from leadwise.config import Config, ConfigError
 from leadwise.data.cohort import Cohort, CohortError, write
 from leadwise.data.sources import simulated
 from leadwise.demo import N_RECORDS
-from leadwise.evaluate.embed import Progress
-from leadwise.files import replacing
+from leadwise.evaluate.embed import Progress, seen_in_training
 from leadwise.reproduce import figures, maps, paper, tables, variants
+from leadwise.reproduce import trained as training
 from leadwise.reproduce.budget import Budget
 from leadwise.reproduce.pages import Page, write_result
-from leadwise.reproduce.score import Cell, Scores, cells
+from leadwise.reproduce.score import Cell, Scores, cells, check
 from leadwise.reproduce.variants import TARGETS, Variant
-from leadwise.run import Run
 
 __all__ = ["TARGETS", "Asked", "Budget", "Reproduction", "reproduce"]
 
@@ -86,32 +82,46 @@ def reproduce(asked: Asked, progress: Progress | None = None) -> Reproduction:
     compared = variants.variants(asked.target, variants.base_configs(given))  # refused before anything is written
     if asked.legacy and asked.target != "table1":
         raise ConfigError(f"the published protocol is one of probes: it goes with table1, not with {asked.target}")
+    if ranks.launched() > 1:
+        raise ConfigError("reproduce is one process; train on several with `torchrun ... -m leadwise pretrain`")
     folder = asked.out / asked.target
     folder.mkdir(parents=True, exist_ok=True)
-    with _logged(folder / "log.txt"):
-        learnt_from, cohorts = _cohorts(asked, given, heard)
-        compared = [_on(variant, learnt_from) for variant in compared]
-        compared = [_within(asked, variant) for variant in compared]
-        every = [one for variant in compared for one in _seeded(variant, asked.seeds)]
-        found: list[Cell] = []
-        pictures: list[tuple[Figure, str]] = []
-        placed: list[dict[str, Any]] = []
-        chosen = _chosen(cohorts) if asked.target == "fig3" else None
-        for number, variant in enumerate(every, start=1):
-            log.info("%s, seed %d (%d of %d)", variant.label, variant.config.optim.seed, number, len(every))
-            run = _trained(asked.out / "runs", variant, heard)
-            if chosen is not None:
-                figure, lines = maps.look(variant.label, run, chosen, heard)
-                pictures.append((figure, f"t-SNE of {variant.label}"))
-                placed += lines
-            else:
-                assert run.folder is not None
-                wanted = dataclasses.replace(_SCORES[asked.target], legacy=asked.legacy, splits=asked.splits)
-                kept = asked.out / "scores" / run.folder.name / variant.folder
-                found += cells(variant.label, run, cohorts, kept, wanted, heard)
-        page = _page(asked, compared, found, placed, pictures)
-        page = dataclasses.replace(page, scale=_scale(asked, every, cohorts, found))
-        write_result(folder, page, {variant.folder: settings.dumps(variant.config) for variant in every})
+    with training.alone_in(asked.out), _logged(folder / "log.txt"):
+        return _reproduce(asked, given, compared, heard)
+
+
+def _reproduce(asked: Asked, given: Sequence[Config], compared: Sequence[Variant], heard: Progress) -> Reproduction:
+    folder = asked.out / asked.target
+    learnt_from, cohorts = _cohorts(asked, given, heard)
+    wanted = dataclasses.replace(_SCORES[asked.target], legacy=asked.legacy, splits=asked.splits)
+    chosen = _chosen(cohorts) if asked.target == "fig3" else None
+    if chosen is None:
+        check(cohorts, wanted)  # what cannot be scored is said before anything is trained
+    compared = [training.on(variant, learnt_from) for variant in compared]
+    for variant in compared:
+        training.check(variant)
+    compared = [training.within(asked.budget, asked.out, variant) for variant in compared]
+    every = [one for variant in compared for one in training.seeded(variant, asked.seeds)]
+    found: list[Cell] = []
+    pictures: list[tuple[Figure, str]] = []
+    placed: list[dict[str, Any]] = []
+    n_seen = 0
+    for number, variant in enumerate(every, start=1):
+        log.info("%s, seed %d (%d of %d)", variant.label, variant.config.optim.seed, number, len(every))
+        run = training.trained(asked.out / "runs", variant, heard)
+        if chosen is not None:
+            figure, lines = maps.look(variant.label, run, chosen, heard)
+            pictures.append((figure, f"t-SNE of {variant.label}, seed {variant.config.optim.seed}"))
+            placed += lines
+            n_seen = max(n_seen, seen_in_training(run, chosen.cohort, chosen.rows))
+        else:
+            assert run.folder is not None
+            kept = asked.out / "scores" / run.folder.name / variant.folder
+            found += cells(variant.label, run, cohorts, kept, wanted, heard)
+    page = _page(asked, compared, found, placed, pictures)
+    scale = _scale(asked, every, cohorts, max([n_seen, *(cell.n_seen for cell in found)]))
+    page = dataclasses.replace(page, scale=scale)
+    write_result(folder, page, {variant.folder: settings.dumps(variant.config) for variant in every})
     return Reproduction(folder, page.lines, page.scale)
 
 
@@ -152,6 +162,11 @@ def _cohorts(asked: Asked, given: Sequence[Config], progress: Progress) -> tuple
     names = [cohort.name for cohort in opened]
     if len(set(names)) < len(names):
         raise CohortError(f"two of the cohorts have the folder name {max(names, key=names.count)}; rename one of them")
+    known = [cohort.source for cohort in opened if cohort.source in {source for source, _ in paper.TASKS}]
+    if len(set(known)) < len(known):
+        raise CohortError(
+            f"two of the cohorts are of {max(known, key=known.count)}; a table has one row for each data set: give one"
+        )
     scored = [cohort for cohort in opened if cohort.tasks]
     if not scored:
         raise CohortError(f"none of {', '.join(map(str, paths))} has a task to score; add one with --cohorts")
@@ -176,63 +191,10 @@ def _chosen(cohorts: Sequence[Cohort]) -> maps.Chosen:
     return maps.choose(cohort, next(iter(cohort.tasks)))
 
 
-# ------------------------------------------------------------------------------------------------------- runs
-
-
-def _on(variant: Variant, cohort: Path) -> Variant:
-    data: DataConfig = dataclasses.replace(variant.config.data, cohort=str(cohort))
-    return dataclasses.replace(variant, config=dataclasses.replace(variant.config, data=data))
-
-
-def _seeded(variant: Variant, seeds: Sequence[int]) -> list[Variant]:
-    every = [dataclasses.replace(variant.config.optim, seed=seed) for seed in seeds] or [variant.config.optim]
-    configs = [dataclasses.replace(variant.config, optim=optim) for optim in every]
-    return [dataclasses.replace(variant, config=config) for config in configs]
-
-
-def _within(asked: Asked, variant: Variant) -> Variant:
-    """The variant with the steps of the budget. Minutes are timed once: another time would be another run."""
-    if asked.budget.minutes is None:
-        return dataclasses.replace(variant, config=asked.budget.of(variant.config))
-    path = asked.out / "budget.json"
-    known: dict[str, int] = json.loads(path.read_text()) if path.is_file() else {}
-    key = f"{_hash(variant.config)} {asked.budget}"
-    if key not in known:
-        known[key] = asked.budget.of(variant.config).optim.steps
-        with replacing(path) as part:
-            part.write_text(json.dumps(known, indent=1) + "\n")
-    log.info("%s: %d steps in %s", variant.label, known[key], asked.budget)
-    return dataclasses.replace(variant, config=Budget(steps=known[key]).of(variant.config))
-
-
-def _trained(folder: Path, variant: Variant, progress: Progress) -> Run:
-    """The run of a config: loaded if it is finished, gone on with if it was begun, else trained."""
-    config = variant.config
-    home = folder / f"{config.method['name']}-{_hash(config)}"
-    heard = _named(progress, variant)
-    if not (home / "resume" / "state.pt").is_file():
-        shutil.rmtree(home, ignore_errors=True)  # begun, and nothing to go on from
-        return training.pretrain(config, home, progress=heard)
-    if runs.reopen(home).load_resume()["step"] < config.optim.steps:
-        return training.pretrain(config, home, resume=True, progress=heard)
-    return runs.load(home, config.optim.device)
-
-
-def _named(progress: Progress, variant: Variant) -> Progress:
-    what = f"{variant.label}, seed {variant.config.optim.seed}"
-    return lambda told, done, total: progress(f"{what}|{told.partition('|')[2]}", done, total)
-
-
-def _hash(config: Config) -> str:
-    """Of every setting and of the data that they name."""
-    data = Cohort.open(Path(config.data.cohort)).fingerprint
-    return hashlib.sha256((settings.dumps(config) + data).encode()).hexdigest()[:12]
-
-
 # ------------------------------------------------------------------------------------------------------- words
 
 
-def _scale(asked: Asked, compared: Sequence[Variant], cohorts: Sequence[Cohort], found: Sequence[Cell]) -> str:
+def _scale(asked: Asked, compared: Sequence[Variant], cohorts: Sequence[Cohort], n_seen: int) -> str:
     """Plainly which data and budget it was, and what of the paper's that is; first of all, whether a test split leaked."""
     first = compared[0].config
     cohort = Cohort.open(Path(first.data.cohort))
@@ -242,7 +204,7 @@ def _scale(asked: Asked, compared: Sequence[Variant], cohorts: Sequence[Cohort],
     least, most = min(seen) / paper.N_SEEN, max(seen) / paper.N_SEEN
     share = f"{least:.2%}" if least == most else f"{least:.2%} to {most:.2%}"
     full = cohort.source == "mimic_iv_ecg" and n_train > 700_000 and least > 0.9
-    tested = ", ".join(f"{one.name} ({len(one.rows(split='test'))} test recordings)" for one in cohorts)
+    tested = ", ".join(f"{one.name} ({_tested(one, asked)} test recordings)" for one in cohorts)
     kind = (
         "simulated hearts: they say how settings compare, nothing about patients"
         if cohort.source == "simulated"
@@ -253,7 +215,6 @@ def _scale(asked: Asked, compared: Sequence[Variant], cohorts: Sequence[Cohort],
         if full
         else "This is NOT the paper's scale; its numbers stand beside ours for orientation only."
     )
-    n_seen = max((cell.n_seen for cell in found), default=0)
     leak = (
         f"LEAK: {n_seen} people of a test split were in the pre-training; these scores are too high. " if n_seen else ""
     )
@@ -263,6 +224,12 @@ def _scale(asked: Asked, compared: Sequence[Variant], cohorts: Sequence[Cohort],
         f"{first.optim.batch_size} ({share} of the recordings that the paper's run looked at: {paper.PRETRAINING}), seeds "
         f"{', '.join(map(str, sorted({variant.config.optim.seed for variant in compared})))}. Scored on {tested}, {splits}."
     )
+
+
+def _tested(cohort: Cohort, asked: Asked) -> str:
+    if asked.splits is not None:
+        return "see the table for its"
+    return f"{len(cohort.rows(split='test')):,}"
 
 
 def _span(values: Sequence[int]) -> str:

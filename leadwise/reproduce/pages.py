@@ -40,6 +40,8 @@ def write_result(folder: Path, page: Page, configs: Mapping[str, str]) -> None:
     kept = folder / "configs"
     shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir(parents=True)
+    for earlier in folder.glob("figure*.png"):
+        earlier.unlink()
     for name, text in configs.items():
         _write(kept / f"{name}.toml", text)
     behind = f"\n## Each task\n\n{markdown(page.each)}\n" if page.each else ""

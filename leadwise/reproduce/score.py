@@ -81,6 +81,40 @@ def cells(
     return found
 
 
+def check(cohorts: Sequence[Cohort], asked: Scores) -> None:
+    """Nothing, if every cell that is asked for can be made, as far as can be told without a run.
+
+    Raises:
+        ProbeError: a split is empty or shares patients with another.
+        PublishedError: split files that cannot be used.
+        PromptError: zero-shot alone is asked for, and no task has prompts.
+    """
+    wordless: list[prompts.PromptError] = []
+    n_tasks = 0
+    for cohort in cohorts:
+        for task in paper.tasks_of(cohort.source, tuple(cohort.tasks)):
+            n_tasks += 1
+            seen = with_published(cohort, task, asked.splits) if task in tasks() else cohort
+            if asked.fractions:
+                _labelled(seen, task)
+            try:
+                prompts.find(cohort.source, task)
+            except prompts.PromptError as error:
+                wordless.append(error)
+    if not asked.fractions and len(wordless) == n_tasks:
+        raise wordless[0]
+
+
+def _labelled(cohort: Cohort, task: str) -> probing.Task:
+    rows = cohort.rows(task=task)
+    return probing.Task(
+        tuple(cohort.tasks[task]),
+        cohort.labels(task, rows),
+        cohort.splits(rows),
+        np.array(cohort.patients.take(rows)),
+    )
+
+
 class _Bench:
     """One run and one task."""
 
@@ -88,13 +122,8 @@ class _Bench:
         self.row, self.run, self.cohort, self.task = row, run, cohort, task
         self.folder, self.progress = folder, progress
         self.rows = cohort.rows(task=task)
-        self.labelled = probing.Task(
-            tuple(cohort.tasks[task]),
-            cohort.labels(task, self.rows),
-            cohort.splits(self.rows),
-            np.array(cohort.patients.take(self.rows)),
-        )
-        self.n_seen = seen_in_training(run, cohort, self.rows[self.labelled.rows("test")])  # a leak is a warning
+        test = self.rows[cohort.splits(self.rows) == "test"]
+        self.n_seen = seen_in_training(run, cohort, test)  # a leak is a warning
         self.made = {"run": run.fingerprint, "cohort": cohort.fingerprint}
         if isinstance(cohort, PublishedCohort):
             self.made["splits"] = cohort.published.fingerprint
@@ -105,7 +134,7 @@ class _Bench:
         found: list[Cell] = []
         which = ("trained", "untrained") if asked.untrained else ("trained",)
         for fraction in asked.fractions:
-            if len(self.labelled.rows("train")) * fraction < 1:
+            if int((self.cohort.splits(self.rows) == "train").sum()) * fraction < 1:
                 log.warning(
                     "%s: no probe on %.0f%% of %s: too few recordings train", self.row, 100 * fraction, self.task
                 )
@@ -128,7 +157,7 @@ class _Bench:
 
     def _probe_of(self, fraction: float, which: str) -> Callable[[], list[Cell]]:
         def made() -> list[Cell]:
-            result = probing.probe(self._embedded(which), self.labelled, fraction)
+            result = probing.probe(self._embedded(which), _labelled(self.cohort, self.task), fraction)
             lost = tuple(sorted({name for draw in result.draws for name in draw.unlearnable}))
             return [self._cell(PROBE, fraction, which, result.score, lost)]
 
