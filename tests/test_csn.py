@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from leadwise.batch import LEADS
 from leadwise.cli import app
 from leadwise.data import wfdb_header
+from leadwise.data.audit import audit
 from leadwise.data.cohort import Cohort, CohortError, Row, write
 from leadwise.data.labels import CSN, CSN_ACRONYMS, CSN_FULL, CSN_MERGED
 from leadwise.data.sources.csn import CHAPMAN, NINGBO, acronyms, read_source
@@ -186,6 +187,20 @@ def test_the_two_hospitals_are_scored_apart(tmp_path: Path) -> None:
         **{f"JS{number:05d}": CHAPMAN for number in range(1, 1 + n)},
         **{f"JS{number:05d}": NINGBO for number in range(20_000, 20_000 + n)},
     }
+
+
+def test_a_prepared_cohort_still_tells_the_classes_of_one_site(tmp_path: Path) -> None:
+    for number in range(1, 13):
+        record(tmp_path / "raw", number, dx("AFIB", "TWC"), with_samples=True)
+        record(tmp_path / "raw", 20_000 + number, dx("AF", "TWC"), with_samples=True)
+    write(read_source(tmp_path / "raw"), tmp_path / "cohort")
+    found = {f.check: f for f in audit(Cohort.open(tmp_path / "cohort"), 1).findings}
+    told = found["task csn, classes of some sites alone"]
+    assert told.severity == "warning"
+    assert f"AF (12 in {NINGBO}, none in the 12 of {CHAPMAN})" in told.said
+    assert f"AFIB (12 in {CHAPMAN}, none in the 12 of {NINGBO})" in told.said
+    assert "TWC" not in told.said
+    assert "task csn_merged, classes of some sites alone" not in found
 
 
 # ------------------------------------------------------------------------------------------------- header comments
