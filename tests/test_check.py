@@ -278,7 +278,7 @@ def test_a_class_that_one_site_alone_has_is_named(tmp_path: Path, names: tuple[s
     alone = found(audit(made(tmp_path / "a", place), 1), "task rhythm, classes of some sites alone")
     assert (alone.severity, alone.n, alone.of) == ("warning", 1, 2)
     north, south = ("Northern", "Southern") if isinstance(north, str) else ("1", "2")
-    assert f"the heart: sr (12 in {north}, none in the 28 of {south})." in alone.said
+    assert f"the heart: sr (12 at site {north}, none of 28 at site {south})." in alone.said
 
 
 def test_what_may_be_chance_at_a_site_is_not_told(tmp_path: Path) -> None:

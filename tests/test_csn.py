@@ -197,8 +197,8 @@ def test_a_prepared_cohort_still_tells_the_classes_of_one_site(tmp_path: Path) -
     found = {f.check: f for f in audit(Cohort.open(tmp_path / "cohort"), 1).findings}
     told = found["task csn, classes of some sites alone"]
     assert told.severity == "warning"
-    assert f"AF (12 in {NINGBO}, none in the 12 of {CHAPMAN})" in told.said
-    assert f"AFIB (12 in {CHAPMAN}, none in the 12 of {NINGBO})" in told.said
+    assert f"AF (12 at site {NINGBO}, none of 12 at site {CHAPMAN})" in told.said
+    assert f"AFIB (12 at site {CHAPMAN}, none of 12 at site {NINGBO})" in told.said
     assert "TWC" not in told.said
     assert "task csn_merged, classes of some sites alone" not in found
 

@@ -180,8 +180,8 @@ def _one_site(
         elsewhere = (has.sum() - has) / np.maximum(size.sum() - size, 1)  # share of positives at all other sites
         without = np.flatnonzero((has == 0) & (size * elsewhere >= FEW))
         if len(without) and has.max() >= FEW:
-            none = listed((f"{size[k]} of {shown(sites[k], most=64)}" for k in without), 3)
-            found.append(f"{name} ({has.max()} in {shown(sites[int(has.argmax())], most=64)}, none in the {none})")
+            none = listed((f"{size[k]} at site {shown(sites[k], most=64)}" for k in without), 3)
+            found.append(f"{name} ({has.max()} at site {shown(sites[int(has.argmax())], most=64)}, none of {none})")
     if not found:
         return []
     said = f"A score for them may tell the site, not the heart: {listed(found, 12)}."
