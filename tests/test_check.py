@@ -265,6 +265,34 @@ def test_classes_that_cannot_be_scored_and_equal_ones_are_named(tmp_path: Path) 
     assert found(result, "task rhythm, no class holds").n == N - 3
 
 
+@pytest.mark.parametrize("names", [("Northern", "Southern", "Small"), (1.0, 2.0, 3.0)])
+def test_a_class_that_one_site_alone_has_is_named(tmp_path: Path, names: tuple[str | float, ...]) -> None:
+    north, south, small = names
+
+    def place(signals: dict[str, np.ndarray], rows: list[Row]) -> None:
+        for k, row in enumerate(list(rows)):
+            site = small if k < 6 else None if k < 10 else north if k < 32 else south
+            labels = {"sr": int(k < 22), "af": k % 2}  # no sr at the last site: 12 in the first, and at the small one
+            with_row(rows, row.record, labels={"rhythm": labels}, extra={"age": 40.0 + k, "site": site})
+
+    alone = found(audit(made(tmp_path / "a", place), 1), "task rhythm, classes of some sites alone")
+    assert (alone.severity, alone.n, alone.of) == ("warning", 1, 2)
+    north, south = ("Northern", "Southern") if isinstance(north, str) else ("1", "2")
+    assert f"the heart: sr (12 at site {north}, none of 28 at site {south})." in alone.said
+
+
+def test_what_may_be_chance_at_a_site_is_not_told(tmp_path: Path) -> None:
+    def place(signals: dict[str, np.ndarray], rows: list[Row]) -> None:
+        for k, row in enumerate(list(rows)):
+            labels = {"sr": int(k < 12), "af": k % 2}  # at B, four were to be expected: none says little
+            with_row(
+                rows, row.record, labels={"rhythm": labels}, extra={"site": "A" if k < 45 else "B" if k < 59 else " "}
+            )
+
+    result = audit(made(tmp_path / "a", place), 1)
+    assert not any("sites alone" in finding.check for finding in result.findings)
+
+
 def test_ages_that_are_all_the_same_are_doubted(tmp_path: Path) -> None:
     def twelve(signals: dict[str, np.ndarray], rows: list[Row]) -> None:
         for row in list(rows):

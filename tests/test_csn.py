@@ -1,4 +1,4 @@
-"""CSN: exact codes to acronyms, malformed headers named, one part's own classes named, and what a header's comments say."""
+"""CSN: exact codes to acronyms, malformed headers named, one site's own classes named, and what a header's comments say."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from typer.testing import CliRunner
 from leadwise.batch import LEADS
 from leadwise.cli import app
 from leadwise.data import wfdb_header
+from leadwise.data.audit import audit
 from leadwise.data.cohort import Cohort, CohortError, Row, write
 from leadwise.data.labels import CSN, CSN_ACRONYMS, CSN_FULL, CSN_MERGED
-from leadwise.data.sources.csn import acronyms, read_source
+from leadwise.data.sources.csn import CHAPMAN, NINGBO, acronyms, read_source
+from leadwise.evaluate import groups
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 CODE = {acronym: code for code, acronym in CSN_ACRONYMS.items()}
@@ -125,7 +127,7 @@ def test_malformed_and_silent_headers_are_named_and_counted(tmp_path: Path, capl
     assert (ledger.n_total, ledger.kept, ledger.unreadable) == (4, 3, 1)
 
 
-def test_classes_of_one_part_alone_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_classes_of_one_site_alone_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(1, 13):
         record(tmp_path, number, dx("AFIB", "SR"))
     for number in range(10_646, 10_656):  # the first is the last one of Chapman-Shaoxing
@@ -134,15 +136,15 @@ def test_classes_of_one_part_alone_are_named(tmp_path: Path, caplog: pytest.LogC
         record(tmp_path, number, dx("APB"))  # too few to say
     with caplog.at_level(logging.WARNING):
         source = read_source(tmp_path)
-    assert "only one of its two parts has AFIB (12 in Chapman-Shaoxing): a score" in caplog.text
+    assert "only one of its two sites has AFIB (12 in Chapman-Shaoxing): a score" in caplog.text
     assert "task csn_merged takes fibrillation and flutter as one" in caplog.text
-    assert [row.extra["part"] for row in source.rows[11:14]] == ["Chapman-Shaoxing", "Chapman-Shaoxing", "Ningbo"]
+    assert [row.extra["site"] for row in source.rows[11:14]] == ["Chapman-Shaoxing", "Chapman-Shaoxing", "Ningbo"]
     caplog.clear()
     for path in tmp_path.rglob("JS106[45]*.hea"):
         path.unlink()
     with caplog.at_level(logging.WARNING):
         read_source(tmp_path)
-    assert caplog.text == ""  # one part alone: nothing to tell apart
+    assert caplog.text == ""  # one site alone: nothing to tell apart
 
 
 def test_a_folder_without_records_and_a_name_twice_are_errors(tmp_path: Path) -> None:
@@ -166,11 +168,39 @@ def test_prepare_end_to_end(tmp_path: Path) -> None:
     cohort = Cohort.open(target, verify=True)
     assert cohort.source == "csn"
     assert cohort.index["acronyms"].tolist() == ["SR,TWC"] * 3
-    assert cohort.index["part"].tolist() == ["Chapman-Shaoxing", "Chapman-Shaoxing", "Ningbo"]
+    assert cohort.index["site"].tolist() == ["Chapman-Shaoxing", "Chapman-Shaoxing", "Ningbo"]
     labels = cohort.labels("csn", cohort.rows(task="csn"))
     assert labels.sum(axis=0).tolist() == [3 * (name in ("SR", "TWC")) for name in CSN]
     expected = np.random.default_rng(2).integers(-900, 900, (5000, 12)) / 1000.0
     np.testing.assert_allclose(cohort.signal(1)[0], expected, atol=1e-6)
+
+
+def test_the_two_hospitals_are_scored_apart(tmp_path: Path) -> None:
+    for first in (1, 20_000):  # enough of either to be scored
+        for number in range(first, first + groups.LEAST_RECORDS):
+            record(tmp_path / "raw", number, dx("SR", "TWC"), with_samples=True)
+    write(read_source(tmp_path / "raw"), tmp_path / "cohort")
+    cohort = Cohort.open(tmp_path / "cohort")
+    site = groups.members(cohort, np.arange(len(cohort)))["site"]
+    n = groups.LEAST_RECORDS
+    assert dict(zip(cohort.index["record"], site)) == {
+        **{f"JS{number:05d}": CHAPMAN for number in range(1, 1 + n)},
+        **{f"JS{number:05d}": NINGBO for number in range(20_000, 20_000 + n)},
+    }
+
+
+def test_a_prepared_cohort_still_tells_the_classes_of_one_site(tmp_path: Path) -> None:
+    for number in range(1, 13):
+        record(tmp_path / "raw", number, dx("AFIB", "TWC"), with_samples=True)
+        record(tmp_path / "raw", 20_000 + number, dx("AF", "TWC"), with_samples=True)
+    write(read_source(tmp_path / "raw"), tmp_path / "cohort")
+    found = {f.check: f for f in audit(Cohort.open(tmp_path / "cohort"), 1).findings}
+    told = found["task csn, classes of some sites alone"]
+    assert told.severity == "warning"
+    assert f"AF (12 at site {NINGBO}, none of 12 at site {CHAPMAN})" in told.said
+    assert f"AFIB (12 at site {CHAPMAN}, none of 12 at site {NINGBO})" in told.said
+    assert "TWC" not in told.said
+    assert "task csn_merged, classes of some sites alone" not in found
 
 
 # ------------------------------------------------------------------------------------------------- header comments

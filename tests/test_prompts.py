@@ -19,6 +19,9 @@ SLOTS = {("ptbxl", task): tuple(classes) for task, classes in labels.PTBXL.items
     ("csn", "csn"): tuple(CSN.split()),
 }  # the classes of the published tables
 
+SHARED_TEXTS = {"ptbxl_form": 7, "ptbxl_rhythm": 1, "ptbxl_sub": 6}
+"""Texts of two classes: reported scores rest on them; files without such scores have none."""
+
 
 @pytest.fixture(params=prompts.shipped(), ids=lambda path: path.stem)
 def shipped(request):
@@ -81,7 +84,10 @@ def test_the_merged_view_takes_over_all_but_what_it_merges():
 
 
 def test_prompts_read_like_cleaned_reports_without_chatter(shipped):
-    assert prompts.remarks(shipped) == []
+    shared = [remark for remark in prompts.remarks(shipped) if "share a prompt" in remark]
+    assert prompts.remarks(shipped) == shared
+    assert len(shared) == SHARED_TEXTS.get(shipped.path.stem, 0)
+    assert all(remark.startswith("rich: ") for remark in shared)
     for code, texts in shipped.texts["rich"].items():
         assert 3 <= len(texts) <= 6, code
         for text in texts:
@@ -185,6 +191,16 @@ def test_remarks_name_what_a_person_should_look_at(tmp_path):
     assert prompts.fault("sinus rhythm. normal ecg.") is None
     assert "longer than" in prompts.fault("wide " * 19 + "qrs.")
     assert "'patient'" in prompts.fault("patient in sinus rhythm.")
+
+
+def test_a_text_of_two_classes_is_named(tmp_path):
+    more = '[classes.B]\nname = "b"\nprompts = ["Two a", "b."]\n[classes.C]\nname = "c"\nprompts = ["c.", "two a."]\n'
+    twin = '[classes.D]\nname = "d"\nprompts = ["c.", "two a."]\n'
+    told = "own: A and B and C share a prompt, which tells them less apart: 'two a.'"
+    assert [line for line in prompts.remarks(load(tmp_path, GOOD + more)) if "share" in line] == [told]
+    found = prompts.remarks(load(tmp_path, GOOD + more + twin))
+    assert [line for line in found if "share" in line] == [told]  # D is told as all of C's, and not again
+    assert "own: C and D have the same prompts, so nothing tells them apart" in found
 
 
 def test_what_is_not_there_is_told(tmp_path):

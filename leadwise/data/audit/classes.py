@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from leadwise.data.audit.finding import Finding, Severity, examples, split_codes
 from leadwise.data.cohort import Cohort
-from leadwise.data.rows import SPLITS, listed
+from leadwise.data.rows import SPLITS, listed, shown
 from leadwise.data.shard import label_column
 
 FEW = 10  # positives (or negatives) in a split; with fewer, an interval is too wide to rank methods by
@@ -41,6 +42,7 @@ class ClassCount:
 def classes(cohort: Cohort) -> tuple[list[ClassCount], list[Finding]]:
     """The count of every class of every task, and what that means."""
     split = split_codes(cohort)
+    site, sites = _sites(cohort)
     counts: list[ClassCount] = []
     found: list[Finding] = []
     for task, names in cohort.tasks.items():
@@ -49,6 +51,7 @@ def classes(cohort: Cohort) -> tuple[list[ClassCount], list[Finding]]:
         own = [_count(task, name, column, whole, split) for name, column in zip(names, values)]
         counts += own
         found += [*_rare(task, own), *_partly(cohort, task, values, whole), *_same(task, names, values[:, whole])]
+        found += _one_site(task, names, values[:, whole], site[whole], sites)
     return counts, found
 
 
@@ -153,6 +156,36 @@ def _same(task: str, names: tuple[str, ...], values: np.ndarray) -> list[Finding
         return []
     said = f"The labels are equal in every recording: {listed(pairs, 8)}. Was a column taken twice?"
     return [Finding(f"task {task}, equal classes", "warning", len(pairs), 0, "pairs", said)]
+
+
+def _sites(cohort: Cohort) -> tuple[np.ndarray, list[str]]:
+    """The place of each row's site (n,) int64 in the names of all sites; -1 where it is not known."""
+    if "site" not in cohort.column_names:
+        return np.full(len(cohort), -1), []
+    column = pa.chunked_array([batch.column(0) for batch in cohort.columns(["site"])])
+    cells = pc.utf8_trim_whitespace(pc.cast(column, pa.string()))
+    known = pc.if_else(pc.equal(cells, ""), None, cells).combine_chunks().dictionary_encode()
+    place: np.ndarray = known.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    return place.astype(np.int64), known.dictionary.to_pylist()
+
+
+def _one_site(
+    task: str, names: tuple[str, ...], values: np.ndarray, site: np.ndarray, sites: list[str]
+) -> list[Finding]:
+    """Classes that a site has and another, where as many were to be expected, has not: the site may be what is learnt."""
+    size = np.bincount(site[site >= 0], minlength=len(sites))
+    found = []
+    for name, column in zip(names, values):
+        has = np.bincount(site[(site >= 0) & (column == 1)], minlength=len(sites))
+        elsewhere = (has.sum() - has) / np.maximum(size.sum() - size, 1)  # share of positives at all other sites
+        without = np.flatnonzero((has == 0) & (size * elsewhere >= FEW))
+        if len(without) and has.max() >= FEW:
+            none = listed((f"{size[k]} at site {shown(sites[k], most=64)}" for k in without), 3)
+            found.append(f"{name} ({has.max()} at site {shown(sites[int(has.argmax())], most=64)}, none of {none})")
+    if not found:
+        return []
+    said = f"A score for them may tell the site, not the heart: {listed(found, 12)}."
+    return [Finding(f"task {task}, classes of some sites alone", "warning", len(found), len(names), "classes", said)]
 
 
 def ages(cohort: Cohort) -> list[Finding]:

@@ -25,15 +25,15 @@ log = logging.getLogger(__name__)
 _NAME = re.compile(r"JS(\d{5})")
 _LAST_OF_CHAPMAN = 10_646  # JS00001 ... JS10646 come from Chapman-Shaoxing, the others from Ningbo
 CHAPMAN, NINGBO = "Chapman-Shaoxing", "Ningbo"
-_LEAST_POSITIVES = 10  # fewer in one part and none in the other may be chance
+_LEAST_POSITIVES = 10  # fewer at one site and none at the other may be chance
 
 
 def read_source(folder: Path) -> Source:
     """CSN in `folder` as rows by record name, with the tasks csn, csn_full and csn_merged; headers only are read.
 
-    Extra columns: age, sex, `part` (which of the two hospitals' data), `acronyms` (those of the codes, in the header's
+    Extra columns: age, sex, `site` (which of the two hospitals' data), `acronyms` (those of the codes, in the header's
     order, such as 'AFIB,RBBB,TWC') and `unmapped` (codes that have none). Headers that are malformed or say no `#Dx`,
-    and classes that one part alone has, are logged as warnings.
+    and classes that one site alone has, are logged as warnings.
 
     Raises:
         CohortError: no recording is found, or one is found twice.
@@ -61,7 +61,7 @@ def read_source(folder: Path) -> Source:
     silent = [row.record for row in rows if not row.extra["acronyms"] and not row.extra["unmapped"]]
     if silent:
         log.warning("%s: %d headers say no #Dx and are in no task: %s", folder, len(silent), listed(silent, most=10))
-    _warn_of_one_part(rows)
+    _warn_of_one_site(rows)
     return Source("csn", rows, tasks)
 
 
@@ -80,9 +80,9 @@ def _row(name: str, path: Path, said: dict[str, str], tasks: dict[str, tuple[str
         for task, classes in tasks.items()
         if names.intersection(classes)
     }
-    part = CHAPMAN if int(name[2:]) <= _LAST_OF_CHAPMAN else NINGBO
+    site = CHAPMAN if int(name[2:]) <= _LAST_OF_CHAPMAN else NINGBO
     extra = wfdb_header.person(said) | {
-        "part": part,
+        "site": site,
         "acronyms": ",".join(found) or None,
         "unmapped": ",".join(unmapped) or None,
     }
@@ -105,23 +105,23 @@ def _headers(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _warn_of_one_part(rows: Sequence[Row]) -> None:
+def _warn_of_one_site(rows: Sequence[Row]) -> None:
     """Say which classes tell the two hospitals apart rather than two hearts."""
     counts = {CHAPMAN: Counter[str](), NINGBO: Counter[str]()}
-    n_rows = Counter(str(row.extra["part"]) for row in rows)
+    n_rows = Counter(str(row.extra["site"]) for row in rows)
     for row in rows:
-        counts[str(row.extra["part"])].update(str(row.extra["acronyms"] or "").split(","))
+        counts[str(row.extra["site"])].update(str(row.extra["acronyms"] or "").split(","))
     if len(n_rows) < 2:
         return
     alone = {
-        acronym: f"{acronym} ({n} in {part})"
-        for part, other in ((CHAPMAN, NINGBO), (NINGBO, CHAPMAN))
-        for acronym, n in counts[part].items()
+        acronym: f"{acronym} ({n} in {site})"
+        for site, other in ((CHAPMAN, NINGBO), (NINGBO, CHAPMAN))
+        for acronym, n in counts[site].items()
         if acronym and n >= _LEAST_POSITIVES and not counts[other][acronym]
     }
     if alone:
         log.warning(
-            "csn: only one of its two parts has %s: a score for them may tell the hospital, not the heart%s",
+            "csn: only one of its two sites has %s: a score for them may tell the hospital, not the heart%s",
             listed(sorted(alone.values()), most=60),
             "; task csn_merged takes fibrillation and flutter as one" if CSN_MERGES.keys() & set(alone) else "",
         )

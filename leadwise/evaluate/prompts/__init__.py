@@ -163,15 +163,25 @@ def fault(text: str) -> str | None:
 
 
 def remarks(loaded: Prompts) -> list[str]:
-    """What a person should look at again in a file that can be used: style, and classes that nothing tells apart."""
+    """What a person should look at again in a file that can be used: style, and texts that two classes share."""
     found = []
     for which in loaded.sets:
         first: dict[frozenset[str], str] = {}
+        owners: dict[str, list[str]] = {}
         for code, texts in loaded.texts[which].items():
             found += [f"{code}, {which}: {why}: {text!r}" for text in texts if (why := fault(text))]
-            twin = first.setdefault(frozenset(map(reports.clean, texts)), code)
+            cleaned = frozenset(map(reports.clean, texts))
+            twin = first.setdefault(cleaned, code)
             if twin != code:
                 found.append(f"{which}: {twin} and {code} have the same prompts, so nothing tells them apart")
+                continue
+            for text in cleaned:
+                owners.setdefault(text, []).append(code)
+        found += [
+            f"{which}: {' and '.join(codes)} share a prompt, which tells them less apart: {text!r}"
+            for text, codes in sorted(owners.items())
+            if len(codes) > 1
+        ]
     return found
 
 
