@@ -343,10 +343,14 @@ def test_five_seconds_lose_what_comes_later() -> None:
     run = PlantedRun()
     run.config = dataclasses.replace(run.config, signal=Signal(rate_hz=100, duration_s=8.0))
     legacy = Legacy((Fault.FIVE_SECOND_WINDOW,), FAST)
-    lines = {line.probe: line for line in run_protocol(run, LongCohort(), "finding", (1.0,), legacy=legacy).lines}
+    report = run_protocol(run, LongCohort(), "finding", (1.0,), legacy=legacy)
+    lines = {line.probe: line for line in report.lines}
     assert lines["MERL's trainer, no fault"].score.macro > 0.9
     assert abs(lines["five_second_window"].score.macro - 0.5) < 0.15
     assert "all of them" not in lines  # one fault alone is all of them
+    windows = {row["probe"]: row["window"] for row in report.long_rows()}
+    assert windows == {name: "merl_5s_pad" if name == "five_second_window" else None for name in lines}
+    assert report.to_json()["window"] is None
 
 
 def test_substring_labels_come_from_the_acronyms_or_from_the_files(cohort_folder: Path, tmp_path: Path) -> None:
@@ -435,6 +439,12 @@ def test_the_verb_shows_both_protocols(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert code == 0, text
     assert "MERL's probe: early_lr_drop" in text
     assert "strict" not in text.replace("protocol strict", "")
+    code, text = probe_verb(monkeypatch, "--protocol", "merl-legacy", "--epochs", "2", "--window", "merl_5s_pad")
+    assert code == 0, text
+    assert "task finding, window merl_5s_pad, macro AUROC" in text
+    code, text = probe_verb(monkeypatch, "--fractions", "1", "--window", "center_10s")
+    assert code == 0, text
+    assert "task finding, window center_10s: macro AUROC" in text
 
 
 def test_the_verb_refuses_what_makes_no_sense(monkeypatch: pytest.MonkeyPatch) -> None:

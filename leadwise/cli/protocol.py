@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leadwise.cli.shown import bars, out, print_table, progress_bars, write_json
+from leadwise.cli.shown import bars, out, print_table, progress_bars, through, write_json
 
 if TYPE_CHECKING:
     from leadwise.data.cohort import Cohort
@@ -95,7 +95,7 @@ def show(report: ProtocolReport) -> None:
     """The table, then what the faults are."""
     from leadwise.evaluate.legacy import MEANING
 
-    where = f"{report.run} on {report.asked.cohort.name}, task {report.asked.name}"
+    where = f"{report.run} on {report.asked.cohort.name}, task {report.asked.name}{through(report.legacy.window)}"
     title = f"protocol {report.protocol}: {where}, macro AUROC on test"
     print_table([_cells(row) for row in report.rows()], title)
     skipped: dict[str, list[str]] = {}

@@ -30,6 +30,7 @@ from leadwise.cli.shown import (
     out,
     print_table,
     progress_bars,
+    through,
     write_json,
 )
 
@@ -114,7 +115,8 @@ def probe(
             progress=bars(progress),
             window=window,
         )
-    print_table(report.rows(), f"probe of {report.run} on {report.cohort}, task {task}: macro AUROC on test")
+    where = f"{report.run} on {report.cohort}, task {task}{through(window)}"
+    print_table(report.rows(), f"probe of {where}: macro AUROC on test")
     if per_class:
         print_table(report.class_rows(), "AUROC per class; auprc, f1, ece and brier of the trained encoder")
     write_json(json_file, {**report.to_json(), **told_of_splits(opened)})
@@ -159,7 +161,8 @@ def zeroshot(
             window=window,
             prompt_set=prompt_set,
         )
-    print_table(report.rows(), f"zero-shot of {report.run} on {report.cohort}, task {task}: macro AUROC on {split}")
+    where = f"{report.run} on {report.cohort}, task {task}{through(window)}"
+    print_table(report.rows(), f"zero-shot of {where}: macro AUROC on {split}")
     if per_class:
         print_table(report.class_rows(), "AUROC per class; auprc and f1 of the trained encoder")
     if sensitivity:

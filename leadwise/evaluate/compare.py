@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from leadwise.data import windows
 from leadwise.data.cohort import Cohort
 from leadwise.evaluate import probe as probing
 from leadwise.evaluate import zeroshot
@@ -152,8 +153,9 @@ def run_compare(
 
     Raises:
         CompareError: the measure is unknown, or the split holds no class with both label values.
-        ProbeError, ZeroShotError, PromptError: as the verbs of that name.
+        ProbeError, ZeroShotError, PromptError, WindowError: as the verbs of that name.
     """
+    windows.check_strict(scored_by.window)
     a, b = (
         scored_by(run, cohort, task, named(progress, f"embed, {side}")) for run, side in zip(runs, ("first", "second"))
     )

@@ -132,6 +132,7 @@ class ProbeReport:
     n_people_seen: int  # people of the test split that the run was pre-trained on: must be 0
     n_recordings: dict[str, int]  # by split
     results: dict[float, dict[str, ProbeResult]]  # fraction -> features -> result
+    window: str | None = None  # which part of longer recordings was seen; None: as the run was promised
 
     def to_json(self) -> dict[str, Any]:
         fractions: dict[str, Any] = {}
@@ -142,8 +143,10 @@ class ProbeReport:
             fractions[f"{fraction:g}"] = cell
         return {
             "command": "probe",
+            "protocol": "strict",
             "cohort": self.cohort,
             "run": self.run,
+            "window": self.window,
             "fingerprints": dict(self.fingerprints),
             "n_people_seen_in_pretraining": self.n_people_seen,
             "task": self.task,
@@ -193,7 +196,8 @@ class ProbeReport:
 
     def long_rows(self) -> list[dict[str, Any]]:
         """A line for each fraction, features, measure and class, with its interval: for other programs to read."""
-        about = {"command": "probe", "cohort": self.cohort, "run": self.run, "task": self.task, "part": self.part}
+        about = {"command": "probe", "protocol": "strict", "cohort": self.cohort, "run": self.run}
+        about |= {"window": self.window, "task": self.task, "part": self.part}
         return [
             line
             for fraction, by_features in self.results.items()
@@ -220,7 +224,9 @@ def run_probe(
 
     Raises:
         ProbeError: a split is empty or shares patients with another, or a fraction leaves nothing to learn from.
+        WindowError: no such window, or MERL's, which belongs to the legacy protocol.
     """
+    windows.check_strict(window)
     rows = cohort.rows(task=task)
     asked = asked_of(cohort, task, rows)
     cache = run.folder / "embeddings" if run.folder else None
@@ -246,6 +252,7 @@ def run_probe(
         classes=asked.classes,
         n_recordings={split: len(asked.rows(split)) for split in ("train", "val", "test")},
         results=results,
+        window=window,
     )
 
 

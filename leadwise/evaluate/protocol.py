@@ -9,7 +9,7 @@ chosen anew in a resampling. Every number but the strict probe's is marked as no
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from leadwise.data.cohort import Cohort
+from leadwise.data import windows
 from leadwise.data.published import PublishedCohort
 from leadwise.evaluate.embed import Features, Progress, embed_cohort, named, seen_in_training
 from leadwise.evaluate.legacy import (
@@ -41,7 +42,6 @@ from leadwise.run import Run
 Protocol = Literal["merl-legacy", "both"]  # the strict one alone is `probe.run_probe`
 Faults = frozenset[Fault]
 NONE: Faults = frozenset()
-MERL_WINDOW = "merl_5s_pad"
 NOT_COMPARABLE = "not comparable"
 
 
@@ -54,6 +54,10 @@ class Legacy:
     part: str = "backbone"
     splits: Path | None = None  # the folder of the published splits; None: the cohort's own
     window: str | None = None  # which part of longer recordings is seen; None: as the run was promised
+
+    def seen(self, faults: Collection[Fault]) -> str | None:
+        """The window under these faults, one of which chooses its own."""
+        return windows.MERL_WINDOW if Fault.FIVE_SECOND_WINDOW in faults else self.window
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,8 @@ class ProtocolReport:
             macro = {"class": "macro", "positives": None, "auroc": line.score.macro, "low": low, "high": high}
             for row in (line.class_rows()[0] | macro, *line.class_rows()):
                 value = {"measure": "auroc", "value": row.pop("auroc")}
-                rows.append({**about, "faults": "+".join(line.faults), **row, **value})
+                of_line = {"window": self.legacy.seen(line.faults), "faults": "+".join(line.faults)}
+                rows.append({**about, **of_line, **row, **value})
         return rows
 
     def to_json(self) -> dict[str, Any]:
@@ -160,6 +165,7 @@ class ProtocolReport:
             "run": self.run,
             "task": self.asked.name,
             "part": self.legacy.part,
+            "window": self.legacy.window,  # but for the lines with the fault five_second_window
             "fingerprints": dict(self.fingerprints),
             "n_people_seen_in_pretraining": self.n_people_seen,
             "classes": list(self.asked.task.classes),
@@ -188,8 +194,10 @@ def run_protocol(
     Raises:
         PublishedError: split files that cannot be used.
         ProbeError: a split is empty, a fraction leaves nothing to learn from, or no epoch can be chosen.
+        WindowError: no such window, or MERL's for the strict probe that "both" holds.
     """
     legacy = legacy or Legacy()
+    (windows.check if protocol == "merl-legacy" else windows.check_strict)(legacy.window)
     asked = ask(cohort, task, legacy.splits)
     bench = _Bench(run, asked, legacy, progress)
     lines: list[Line] = []
@@ -284,7 +292,7 @@ class _Bench:
 
     def _inputs(self, faults: Faults, drawn: np.ndarray) -> Inputs:
         places = {"train": self._at(drawn), **{split: self.asked.task.rows(split) for split in ("val", "test")}}
-        window = MERL_WINDOW if Fault.FIVE_SECOND_WINDOW in faults else self.legacy.window
+        window = self.legacy.seen(faults)
         if Fault.MOVING_BATCHNORM in faults:
             rows = {split: self.asked.rows[at] for split, at in places.items()}
             return Moving(self.run, self.asked.cohort, rows, self.legacy.part, window)
