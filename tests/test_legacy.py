@@ -451,9 +451,36 @@ def test_the_verb_refuses_what_makes_no_sense(monkeypatch: pytest.MonkeyPatch) -
     code, text = probe_verb(monkeypatch, "--protocol", "loose")
     assert code == 2
     assert "say one of strict, merl-legacy, both" in text
-    code, text = probe_verb(monkeypatch, "--faults", "early_lr_drop")
-    assert code == 2
-    assert "belong to the legacy protocol" in text
+    for words, said in (
+        (("--faults", "early_lr_drop"), "--faults belong to the legacy protocol"),
+        (("--epochs", "100"), "--epochs belong to the legacy trainer"),
+        (("--protocol", "merl-legacy", "--seeds", "42"), "--seeds belong to the strict probe"),
+    ):
+        code, text = probe_verb(monkeypatch, *words)
+        assert code == 2
+        assert said in " ".join(text.replace("│", " ").split())
+
+
+def test_the_seeds_that_are_asked_for_are_those_of_the_strict_probe_beside_merls(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cohort = PlantedCohort()
+    told = {}
+    for name, seeds in (("some", ("--seeds", "7,8")), ("usual", ())):
+        files = ("--json", str(tmp_path / "both.json"))
+        code, text = probe_verb(
+            monkeypatch, "--protocol", "both", "--fractions", "0.1", "--epochs", "2", *seeds, *files
+        )
+        assert code == 0, text
+        told[name] = json.loads((tmp_path / "both.json").read_text())
+    alone = run_probe(PlantedRun(), cohort, "finding", fractions=(0.1,), seeds=(7, 8)).results[0.1]["trained"]
+    assert told["some"]["lines"][0]["macro"] == alone.score.macro != told["usual"]["lines"][0]["macro"]
+    assert told["some"]["lines"][1] == told["usual"]["lines"][1]  # MERL's trainer keeps its seed
+    assert (told["some"]["strict_seeds"], told["usual"]["strict_seeds"]) == ([7, 8], [42, 43, 44])
+    legacy = Legacy(trainer=FEW)
+    assert (
+        run_protocol(PlantedRun(), cohort, "finding", (1.0,), "merl-legacy", legacy).to_json()["strict_seeds"] is None
+    )
 
 
 def test_the_strict_probe_takes_the_published_splits_too(cohort_folder: Path, tmp_path: Path) -> None:

@@ -32,30 +32,43 @@ Splits = Annotated[
 FaultNames = Annotated[
     str | None, typer.Option("--faults", help="Of the legacy protocol, joined by commas [all that apply].")
 ]
-EpochsOfLegacy = Annotated[int, typer.Option("--epochs", help="Of the legacy trainer.")]
+EpochsOfLegacy = Annotated[int | None, typer.Option("--epochs", help="Of the legacy trainer [100].")]
+SeedsOfStrict = Annotated[
+    str | None,
+    typer.Option("--seeds", help="One draw of the labels each, three or more to report [42,43,44]; not merl-legacy's."),
+]
 
 
-def legacy(faults: str | None, epochs: int, part: str, splits: Path | None, window: str | None = None) -> Legacy:
-    """The options as the legacy protocol's settings."""
+def legacy(
+    faults: str | None, epochs: int | None, part: str, splits: Path | None, window: str | None, seeds: tuple[int, ...]
+) -> Legacy:
+    """The options as the legacy protocol's settings; `seeds` are those of the strict probe beside it."""
     from leadwise.evaluate.legacy import Fault, Trainer, faults_named
     from leadwise.evaluate.protocol import Legacy
 
     named = (
         tuple(Fault) if faults is None else faults_named([name.strip() for name in faults.split(",") if name.strip()])
     )
-    return Legacy(named, Trainer(epochs=epochs), part, splits, window)
+    trainer = Trainer() if epochs is None else Trainer(epochs=epochs)
+    return Legacy(named, trainer, part, splits, window, seeds)
 
 
-def check_protocol(name: str, faults: str | None) -> None:
-    """Nothing, if there is such a protocol and it has faults to choose from.
+def check_protocol(name: str, faults: str | None, epochs: int | None, seeds: str | None) -> None:
+    """Nothing, if there is such a protocol and the options that were given mean something to it.
 
     Raises:
-        typer.BadParameter: it has not.
+        typer.BadParameter: they do not.
     """
     if name not in PROTOCOLS:
         raise typer.BadParameter(f"--protocol {name}: say one of {', '.join(PROTOCOLS)}")
     if name == "strict" and faults is not None:
         raise typer.BadParameter("--faults belong to the legacy protocol: say --protocol merl-legacy or both")
+    if name == "strict" and epochs is not None:
+        raise typer.BadParameter("--epochs belong to the legacy trainer: say --protocol merl-legacy or both")
+    if name == "merl-legacy" and seeds is not None:
+        raise typer.BadParameter(
+            "--seeds belong to the strict probe, MERL's has seed 42: say --protocol both or strict"
+        )
 
 
 def told_of_splits(cohort: Cohort) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from leadwise.cli.protocol import (
     EpochsOfLegacy,
     FaultNames,
     ProtocolName,
+    SeedsOfStrict,
     Splits,
     check_protocol,
     legacy,
@@ -65,12 +66,12 @@ def probe(
     task: TaskName,
     part: Annotated[str, typer.Option(help="Feature: backbone, shared, specific or both.")] = "backbone",
     fractions: Annotated[str, typer.Option(help="Shares of the training labels.")] = "0.01,0.05,0.1,1",
-    seeds: Annotated[str, typer.Option(help="One draw of the labels each, three or more to report.")] = "42,43,44",
+    seeds: SeedsOfStrict = None,
     window: WindowName = None,
     protocol: ProtocolName = "strict",
     splits: Splits = None,
     faults: FaultNames = None,
-    epochs: EpochsOfLegacy = 100,
+    epochs: EpochsOfLegacy = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Print each class too.")] = False,
     picture: Annotated[
         Path | None, typer.Option(help="Also draw here (.png or .svg) how far the probabilities can be believed.")
@@ -85,19 +86,18 @@ def probe(
     from leadwise.evaluate import probe as probing
     from leadwise.evaluate.legacy_task import with_published
 
-    check_protocol(protocol, faults)
-
+    check_protocol(protocol, faults, epochs, seeds)
     try:
         shares = tuple(float(share) for share in fractions.split(","))
     except ValueError:
         raise typer.BadParameter(f"--fractions {fractions}: say numbers within (0, 1], such as 0.01,0.1,1") from None
-    drawn = read_seeds(seeds)
+    drawn = probing.SEEDS if seeds is None else read_seeds(seeds)
     if picture is not None:
         check_picture(picture)
     if protocol != "strict":
         if picture is not None:
             raise typer.BadParameter("--picture draws the strict probe's probabilities; leave out --protocol")
-        settings = legacy(faults, epochs, part, splits, window)
+        settings = legacy(faults, epochs, part, splits, window, drawn)
         told = probe_legacy(run, cohort, task, shares, protocol, settings, json_file)
         print_table(told.class_rows() if per_class else [], "AUROC per class")
         write_tables(csv_file, latex_file, told, per_class)

@@ -196,7 +196,7 @@ class ProbeReport:
 
     def long_rows(self) -> list[dict[str, Any]]:
         """A line for each fraction, features, measure and class, with its interval: for other programs to read."""
-        about = {"command": "probe", "protocol": "strict", "cohort": self.cohort, "run": self.run}
+        about: dict[str, Any] = {"command": "probe", "protocol": "strict", "cohort": self.cohort, "run": self.run}
         about |= {"window": self.window, "task": self.task, "part": self.part}
         return [
             line

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from leadwise.data.cohort import Cohort
 from leadwise.data import windows
+from leadwise.data.cohort import Cohort
 from leadwise.data.published import PublishedCohort
 from leadwise.evaluate.embed import Features, Progress, embed_cohort, named, seen_in_training
 from leadwise.evaluate.legacy import (
@@ -36,7 +36,7 @@ from leadwise.evaluate.legacy import (
 from leadwise.evaluate.legacy_task import Asked, ask, not_applicable
 from leadwise.evaluate.metrics import Interval, Score, score
 from leadwise.evaluate.moving import Moving, restored
-from leadwise.evaluate.probe import probe, subset
+from leadwise.evaluate.probe import SEEDS, probe, subset
 from leadwise.run import Run
 
 Protocol = Literal["merl-legacy", "both"]  # the strict one alone is `probe.run_probe`
@@ -54,6 +54,7 @@ class Legacy:
     part: str = "backbone"
     splits: Path | None = None  # the folder of the published splits; None: the cohort's own
     window: str | None = None  # which part of longer recordings is seen; None: as the run was promised
+    seeds: tuple[int, ...] = SEEDS  # draws of the strict probe that stands beside it; MERL's trainer has its own seed
 
     def seen(self, faults: Collection[Fault]) -> str | None:
         """The window under these faults, one of which chooses its own."""
@@ -171,6 +172,7 @@ class ProtocolReport:
             "classes": list(self.asked.task.classes),
             **counts,
             "published_records_missing": dict(found.missing) if found else None,
+            "strict_seeds": list(self.legacy.seeds) if self.protocol == "both" else None,
             "trainer": {**vars(self.legacy.trainer), "precision": "float32 (MERL: fp16 autocast)"},
             "faults": dict(described(self.faults)),
             "not_applicable": {fault.value: reason for fault, reason in self.not_applicable.items()},
@@ -197,7 +199,8 @@ def run_protocol(
         WindowError: no such window, or MERL's for the strict probe that "both" holds.
     """
     legacy = legacy or Legacy()
-    (windows.check if protocol == "merl-legacy" else windows.check_strict)(legacy.window)
+    if protocol == "both":
+        windows.check_strict(legacy.window)
     asked = ask(cohort, task, legacy.splits)
     bench = _Bench(run, asked, legacy, progress)
     lines: list[Line] = []
@@ -227,7 +230,7 @@ class _Bench:
 
     def side_by_side(self, fraction: float) -> list[Line]:
         """Strict, no fault, another seed, each fault, all faults."""
-        strict = probe(self._features(self.legacy.window), self.asked.task, fraction)
+        strict = probe(self._features(self.legacy.window), self.asked.task, fraction, self.legacy.seeds)
         first = Line(fraction, "strict probe", strict.score, strict.draws[0].n_train, comparable=True)
         wanted = {"MERL's trainer, no fault": NONE, **{fault.value: frozenset({fault}) for fault in self.faults}}
         if len(self.faults) > 1:

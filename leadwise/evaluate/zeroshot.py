@@ -145,7 +145,7 @@ class ZeroShotReport:
 
     def long_rows(self) -> list[dict[str, Any]]:
         """A line for each encoder, measure and class, with its interval: for other programs to read."""
-        about = {"command": "zeroshot", "protocol": "strict", "cohort": self.cohort, "run": self.run}
+        about: dict[str, Any] = {"command": "zeroshot", "protocol": "strict", "cohort": self.cohort, "run": self.run}
         about |= {"window": self.window, "task": self.task, "split": self.split}
         return [
             line
