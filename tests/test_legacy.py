@@ -16,7 +16,9 @@ from split_files import named, own_splits
 from torch import Tensor, nn
 
 from leadwise.batch import Batch, Signal
-from leadwise.cli.protocol import told_of_splits
+from leadwise.cli.files import write_tables
+from leadwise.cli.protocol import show, told_of_splits
+from leadwise.cli.shown import out
 from leadwise.config import Config, typed
 from leadwise.data.cohort import Cohort
 from leadwise.data.labels import PTBXL
@@ -37,7 +39,7 @@ from leadwise.evaluate.legacy import (
 from leadwise.evaluate.legacy_task import ask, not_applicable, with_published
 from leadwise.evaluate.metrics import auroc
 from leadwise.evaluate.moving import Moving, batchnorms, restored
-from leadwise.evaluate.probe import ProbeError, run_probe
+from leadwise.evaluate.probe import ProbeError, run_probe, subset
 from leadwise.evaluate.protocol import Legacy, run_protocol
 from leadwise.run import create
 
@@ -253,6 +255,39 @@ def test_both_protocols_side_by_side(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_classes_that_a_draw_does_not_show_are_named_and_both_protocols_scored_without_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cohort = PlantedCohort()
+    train, drawn = cohort.rows("train"), subset(144, 0.1, 42)
+    rare = cohort.truth[:, 1]
+    rare[train] = 0
+    rare[train[np.setdiff1d(np.arange(144), np.concatenate([subset(144, 0.1, seed) for seed in (42, 43, 44)]))]] = 1
+    assert not rare[train[drawn]].any()
+    legacy = Legacy((Fault.EARLY_LR_DROP,), Trainer(epochs=3))
+    report = run_protocol(PlantedRun(), cohort, "finding", (0.1, 1.0), legacy=legacy)
+    few, all_labels = report.lines[:4], report.lines[4:]
+    assert [line.unlearnable for line in report.lines] == [("beta",)] + [()] * 7
+    assert few[0].score.per_class["beta"] == 0.5
+    for line in few:
+        others = [line.score.per_class[name] for name in ("alpha", "gamma", "delta")]
+        assert line.learnable_only == pytest.approx(np.mean(others))
+    assert few[0].learnable_only > few[0].score.macro
+    for line in all_labels:
+        assert line.learnable_only == pytest.approx(line.score.macro)
+    row, told = report.rows()[0], report.to_json()["lines"][0]
+    assert (row["unlearnable"], row["learnable only"]) == ("beta", few[0].learnable_only)
+    assert (told["unlearnable"], told["learnable_only"]) == (["beta"], few[0].learnable_only)
+    with out.capture() as printed:
+        show(report)
+    text = " ".join(printed.get().split())
+    assert "0.1 strict probe: unlearnable beta unlearnable: a draw" in text
+    assert f"{few[1].learnable_only:.3f}" in text
+    with out.capture() as printed:
+        show(dataclasses.replace(report, lines=all_labels))
+    assert "learnable" not in printed.get()
+
+
 def test_every_legacy_number_is_marked_wherever_it_goes() -> None:
     report = run_protocol(PlantedRun(), PlantedCohort(), "finding", (1.0,), legacy=Legacy(trainer=FEW))
     told = json.loads(json.dumps(report.to_json(), allow_nan=False))
@@ -288,6 +323,20 @@ def test_merl_legacy_is_one_number_with_all_that_applies_or_with_what_is_asked()
     assert none.probe == "MERL's probe: no fault"
     both = run_protocol(run, cohort, "finding", (1.0,), legacy=Legacy(trainer=FEW)).lines
     assert none.score == both[1].score
+
+
+def test_latex_of_both_protocols_gives_each_number_its_own_interval(tmp_path: Path) -> None:
+    report = run_protocol(PlantedRun(), PlantedCohort(), "finding", (1.0,), legacy=Legacy(trainer=FEW))
+    write_tables(None, tmp_path / "t.tex", report, per_class=False)
+    lines = [line for line in (tmp_path / "t.tex").read_text().splitlines() if line.endswith(r"\\")]
+    header = lines[0].removesuffix(r" \\").split(" & ")
+    assert header == ["fraction", "probe", "n\\_train", "epoch", "macro", "difference", "learnable only", "comparable"]
+    for row, line in zip(report.rows(), lines[1:], strict=True):
+        cells = dict(zip(header, line.removesuffix(r" \\").replace("$-$", "-").split(" & "), strict=True))
+        assert cells["macro"].endswith(f"[{row['low']:.3f}, {row['high']:.3f}]}}")
+        apart = row["difference"]
+        ends = "--" if apart is None else f"[{row['difference_low']:.3f}, {row['difference_high']:.3f}]}}"
+        assert cells["difference"].endswith(ends)
 
 
 def test_the_same_training_with_and_without_a_seed_is_the_same() -> None:
@@ -416,7 +465,6 @@ def probe_verb(monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str]:
 
     from leadwise import run as runs
     from leadwise.cli import app
-    from leadwise.cli.shown import out
     from leadwise.data.cohort import Cohort
 
     monkeypatch.setattr(runs, "load", lambda folder: PlantedRun())

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from leadwise.evaluate.protocol import Legacy, ProtocolReport
 
 PROTOCOLS = ("strict", "merl-legacy", "both")
+UNLEARNABLE = (
+    "unlearnable: a draw of the labels shows the class with one value only; the strict probe counts it 0.5 there, MERL's "
+    "trainer scores it as any other. learnable only: macro AUROC over the other classes."
+)
 
 ProtocolName = Annotated[
     str,
@@ -110,23 +114,28 @@ def show(report: ProtocolReport) -> None:
 
     where = f"{report.run} on {report.asked.cohort.name}, task {report.asked.name}{through(report.legacy.window)}"
     title = f"protocol {report.protocol}: {where}, macro AUROC on test"
-    print_table([_cells(row) for row in report.rows()], title)
+    unlearnable = [line for line in report.lines if line.unlearnable]
+    print_table([_cells(row, bool(unlearnable)) for row in report.rows()], title)
     skipped: dict[str, list[str]] = {}
     for line in report.lines:
         skipped.setdefault(", ".join(line.score.skipped), []).append(f"{line.fraction:g} {line.probe}")
     remarks = [
         f"{'all' if len(skipped) == 1 else '; '.join(of)}: skipped {lost}" for lost, of in skipped.items() if lost
     ]
+    remarks += [f"{line.fraction:g} {line.probe}: unlearnable {', '.join(line.unlearnable)}" for line in unlearnable]
+    if unlearnable:
+        remarks.append(UNLEARNABLE)
     remarks += [f"{fault}: {MEANING[fault]}" for fault in report.faults]
     remarks += [f"{fault} does not apply: {reason}" for fault, reason in report.not_applicable.items()]
     for remark in remarks:
         out.print(remark, highlight=False, markup=False)
 
 
-def _cells(row: dict[str, Any]) -> dict[str, Any]:
+def _cells(row: dict[str, Any], some_unlearnable: bool) -> dict[str, Any]:
     """A row for the screen: the difference and its interval share a cell."""
     apart = "-"
     if row["difference"] is not None:
         apart = f"{row['difference']:+.3f} ({row['difference_low']:+.3f} to {row['difference_high']:+.3f})"
     shown = ("fraction", "probe", "n_train", "epoch", "macro", "low", "high")
-    return {name: row[name] for name in shown} | {"against no fault": apart, " ": row["comparable"]}
+    learnable = {"learnable only": row["learnable only"]} if some_unlearnable else {}
+    return {name: row[name] for name in shown} | {"against no fault": apart, **learnable, " ": row["comparable"]}

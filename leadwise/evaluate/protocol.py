@@ -2,6 +2,9 @@
 
 For each fraction of the labels: the strict probe; MERL's trainer without a fault, and once more with another seed (the
 yardstick: what chance alone changes); the trainer with each fault that applies, one at a time; with all of them.
+A class that a draw of the strict probe shows with one label value only counts 0.5 there, while MERL's trainer scores it as
+any other: with few labels much of the gap between the two comes from that, so each line also has the mean over the classes
+that every draw of the strict probe could learn ("learnable only").
 Differences are to the trainer without a fault, with intervals that resample the same patients for both; the epoch is not
 chosen anew in a resampling. Every number but the strict probe's is marked as not comparable.
 """
@@ -74,6 +77,8 @@ class Line:
     epoch: int | None = None  # the one whose scores these are, from 1
     difference: float | None = None  # to MERL's trainer without a fault
     difference_interval: Interval | None = None
+    unlearnable: tuple[str, ...] = ()  # of the strict probe: classes with one label value only in some draw
+    learnable_only: float | None = None  # macro without the strict probe's unlearnable classes
 
     @property
     def mark(self) -> str:
@@ -94,7 +99,9 @@ class Line:
             "difference": self.difference,
             "difference_low": low,
             "difference_high": high,
+            "learnable only": self.learnable_only,
             "skipped": ", ".join(self.score.skipped),
+            "unlearnable": ", ".join(self.unlearnable),
             "comparable": self.mark,
         }
 
@@ -112,7 +119,8 @@ class Line:
         apart = {"difference": self.difference, "difference_interval": list(self.difference_interval or ()) or None}
         told = {"fraction": self.fraction, "probe": self.probe, "faults": [fault.value for fault in self.faults]}
         marked = {"comparable": self.comparable, "n_train": self.n_train, "epoch": self.epoch}
-        return {**told, **marked, **self.score.to_json(), **apart}
+        learnt = {"unlearnable": list(self.unlearnable), "learnable_only": self.learnable_only}
+        return {**told, **marked, **self.score.to_json(), **apart, **learnt}
 
 
 @dataclass(frozen=True)
@@ -231,14 +239,17 @@ class _Bench:
     def side_by_side(self, fraction: float) -> list[Line]:
         """Strict, no fault, another seed, each fault, all faults."""
         strict = probe(self._features(self.legacy.window), self.asked.task, fraction, self.legacy.seeds)
-        first = Line(fraction, "strict probe", strict.score, strict.draws[0].n_train, comparable=True)
+        lost = tuple(name for name in self.asked.task.classes if any(name in d.unlearnable for d in strict.draws))
+        n_train = strict.draws[0].n_train
+        first = Line(fraction, "strict probe", strict.score, n_train, comparable=True, unlearnable=lost)
         wanted = {"MERL's trainer, no fault": NONE, **{fault.value: frozenset({fault}) for fault in self.faults}}
         if len(self.faults) > 1:
             wanted["all of them"] = frozenset(self.faults)
         base, *others = self._lines(fraction, wanted)
         other_seed = self.legacy.trainer.seed + 1
         again = self._lines(fraction, {f"no fault, seed {other_seed}": NONE}, other_seed)[0]
-        return [_compared(line, base) for line in (first, base, again, *others)]
+        lines = [_compared(line, base) for line in (first, base, again, *others)]
+        return [replace(line, learnable_only=_without(lost, line.score)) for line in lines]
 
     def _lines(self, fraction: float, wanted: dict[str, Faults], seed: int | None = None) -> list[Line]:
         """A line for each set of faults, trained together where they see the same signals."""
@@ -312,6 +323,12 @@ class _Bench:
 
 def _counted(progress: Progress, what: str) -> Any:
     return lambda done, total: progress(what, done, total)
+
+
+def _without(lost: Collection[str], score: Score) -> float | None:
+    """The macro over the scored classes that are not lost; None if there is none."""
+    kept = [value for name, value in score.per_class.items() if value is not None and name not in lost]
+    return float(np.mean(kept)) if kept else None
 
 
 def _compared(line: Line, base: Line) -> Line:
