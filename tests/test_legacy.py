@@ -14,8 +14,10 @@ from conftest import REPORTS, TINY, config_table
 from planted import WORDS, PlantedCohort, PlantedRun, SeeingMethod
 from split_files import named, own_splits
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from leadwise.batch import Batch, Signal
+from leadwise.cli import app
 from leadwise.cli.files import write_tables
 from leadwise.cli.protocol import show, told_of_splits
 from leadwise.cli.shown import out
@@ -461,11 +463,7 @@ def test_faults_go_by_name() -> None:
 
 def probe_verb(monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str]:
     """`leadwise probe` on the planted run and cohort, as typed."""
-    from typer.testing import CliRunner
-
     from leadwise import run as runs
-    from leadwise.cli import app
-    from leadwise.data.cohort import Cohort
 
     monkeypatch.setattr(runs, "load", lambda folder: PlantedRun())
     monkeypatch.setattr(Cohort, "open", lambda folder: PlantedCohort())
@@ -546,6 +544,29 @@ def test_the_strict_probe_takes_the_published_splits_too(cohort_folder: Path, tm
             "records_missing": {"train": 0, "val": 0, "test": 0},
         }
     }
+
+
+def test_zeroshot_takes_the_published_splits_too(
+    monkeypatch: pytest.MonkeyPatch, cohort_folder: Path, tmp_path: Path
+) -> None:
+    from leadwise import run as runs
+
+    cohort = named(cohort_folder)
+    classes = cohort.tasks["csn"] = cohort.tasks["own"]
+    splits = own_splits(tmp_path, cohort)
+    tables = [f'[classes.{name}]\nname = "{name}"\nprompts = ["possible {name}."]' for name in classes]
+    (tmp_path / "mine.toml").write_text("\n".join(['source = "nowhere"\ntask = "csn"', *tables]))
+    monkeypatch.setattr(runs, "load", lambda folder: PlantedRun())
+    monkeypatch.setattr(Cohort, "open", lambda folder: cohort)
+    target = tmp_path / "z.json"
+    words = ["run", "cohort", "--task", "csn", "--prompts", str(tmp_path / "mine.toml"), "--json", str(target)]
+    with out.capture():
+        done = CliRunner().invoke(app, ["zeroshot", *words, "--splits", str(splits)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    told = json.loads(target.read_text())
+    assert told["trained"]["positives"] == {"normal": 2, "afib": 4, "mi": 2}  # of the six that the test file lists
+    assert told["n_records"] == 6
+    assert told["published_splits"]["fingerprint"] == read_published(splits, "csn").fingerprint
 
 
 def test_merls_resnet_moves_and_comes_back(cohort_folder: Path) -> None:

@@ -137,6 +137,7 @@ def zeroshot(
     ] = None,
     split: Annotated[str, typer.Option(help="Recordings to score.")] = "test",
     window: WindowName = None,
+    splits: Splits = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Print each class too.")] = False,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Print each set of prompts too, and each class by set.")
@@ -149,11 +150,13 @@ def zeroshot(
     from leadwise import run as runs
     from leadwise.data.cohort import Cohort
     from leadwise.evaluate import zeroshot as zero
+    from leadwise.evaluate.legacy_task import with_published
 
+    loaded, opened = runs.load(run), with_published(Cohort.open(cohort), task, splits)
     with progress_bars() as progress:
         report = zero.run_zeroshot(
-            runs.load(run),
-            Cohort.open(cohort),
+            loaded,
+            opened,
             task,
             prompts_path=prompts,
             split=split,
@@ -169,5 +172,5 @@ def zeroshot(
         print_table(report.sensitivity.rows(), "macro AUROC by set of prompts (* the one reported)")
         print_table(report.sensitivity.class_rows(), "AUROC per class by set of prompts")
     out.print(report.sensitivity.line(), highlight=False)
-    write_json(json_file, report.to_json())
+    write_json(json_file, {**report.to_json(), **told_of_splits(opened)})
     write_tables(csv_file, latex_file, report, per_class)
