@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -442,6 +443,10 @@ def test_published_splits_stand_in_for_the_cohorts_own(cohort_folder: Path, tmp_
     told = report.to_json()
     assert (told["n_train"], told["n_val"], told["n_test"]) == (30, 4, 6)
     assert told["published_records_missing"] == {"train": 0, "val": 0, "test": 0}
+    assert told["splits"] == "published"
+    with out.capture() as printed:
+        show(report)
+    assert "cohort's own" not in printed.get()
     assert told["fingerprints"]["splits"] == read_published(splits, "csn").fingerprint
     assert "positional_columns" in told["faults"]
     by_probe = {line.probe: line.score.positives for line in report.lines}
@@ -452,6 +457,24 @@ def test_published_splits_stand_in_for_the_cohorts_own(cohort_folder: Path, tmp_
     )
     with pytest.raises(PublishedError, match=r"chapman_train\.csv is missing"):
         ask(cohort, "csn", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("protocol", ["merl-legacy", "both"])
+def test_without_the_published_splits_it_is_said_that_they_are_not_merls(
+    protocol: Literal["merl-legacy", "both"],
+) -> None:
+    for cohort, task, there_are in (
+        (PlantedCohort(), "finding", "MERL published none of this task"),
+        (SubCohort(), "sub", "name the folder of MERL's files by --splits"),
+    ):
+        legacy = Legacy((Fault.EARLY_LR_DROP,), FEW)
+        report = run_protocol(PlantedRun(), cohort, task, (1.0,), protocol, legacy)
+        assert report.to_json()["splits"] == "cohort"
+        with out.capture() as printed:
+            show(report)
+        said = " ".join(printed.get().split())
+        assert said.count("splits and labels are the cohort's own, not MERL's published ones") == 1
+        assert there_are in said
 
 
 def test_faults_go_by_name() -> None:

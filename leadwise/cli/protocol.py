@@ -114,12 +114,13 @@ def show(report: ProtocolReport) -> None:
 
     where = f"{report.run} on {report.asked.cohort.name}, task {report.asked.name}{through(report.legacy.window)}"
     title = f"protocol {report.protocol}: {where}, macro AUROC on test"
+    remarks = [] if report.published else [_own_splits(report.asked.name)]
     unlearnable = [line for line in report.lines if line.unlearnable]
     print_table([_cells(row, bool(unlearnable)) for row in report.rows()], title)
     skipped: dict[str, list[str]] = {}
     for line in report.lines:
         skipped.setdefault(", ".join(line.score.skipped), []).append(f"{line.fraction:g} {line.probe}")
-    remarks = [
+    remarks += [
         f"{'all' if len(skipped) == 1 else '; '.join(of)}: skipped {lost}" for lost, of in skipped.items() if lost
     ]
     remarks += [f"{line.fraction:g} {line.probe}: unlearnable {', '.join(line.unlearnable)}" for line in unlearnable]
@@ -129,6 +130,13 @@ def show(report: ProtocolReport) -> None:
     remarks += [f"{fault} does not apply: {reason}" for fault, reason in report.not_applicable.items()]
     for remark in remarks:
         out.print(remark, highlight=False, markup=False)
+
+
+def _own_splits(task: str) -> str:
+    from leadwise.data.published import tasks
+
+    there_are = "name the folder of MERL's files by --splits" if task in tasks() else "MERL published none of this task"
+    return f"Records, splits and labels are the cohort's own, not MERL's published ones: {there_are}."
 
 
 def _cells(row: dict[str, Any], some_unlearnable: bool) -> dict[str, Any]:

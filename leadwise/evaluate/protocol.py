@@ -137,6 +137,11 @@ class ProtocolReport:
     lines: tuple[Line, ...]
 
     @property
+    def published(self) -> bool:
+        """Whether records, splits and labels are those of MERL's files; else the cohort's own."""
+        return isinstance(self.asked.cohort, PublishedCohort)
+
+    @property
     def faults(self) -> tuple[Fault, ...]:
         """Those that were switched on in any line."""
         return tuple(fault for fault in Fault if any(fault in line.faults for line in self.lines))
@@ -179,6 +184,7 @@ class ProtocolReport:
             "n_people_seen_in_pretraining": self.n_people_seen,
             "classes": list(self.asked.task.classes),
             **counts,
+            "splits": "published" if self.published else "cohort",
             "published_records_missing": dict(found.missing) if found else None,
             "strict_seeds": list(self.legacy.seeds) if self.protocol == "both" else None,
             "trainer": {**vars(self.legacy.trainer), "precision": "float32 (MERL: fp16 autocast)"},
