@@ -27,6 +27,7 @@ from leadwise.data.cohort import Cohort
 from leadwise.data.labels import PTBXL
 from leadwise.data.published import PublishedError, read_published
 from leadwise.evaluate.legacy import (
+    LEFT_OUT,
     MEANING,
     Fault,
     Frozen,
@@ -301,6 +302,12 @@ def test_every_legacy_number_is_marked_wherever_it_goes() -> None:
     assert "fp16" in told["trainer"]["precision"]
     assert told["not_applicable"]["moving_batchnorm"] == "the method has no BatchNorm"
     assert set(told["faults"]) == {"best_test_epoch", "early_lr_drop"}
+    assert told["left_out"] == LEFT_OUT
+    assert not set(LEFT_OUT) & set(Fault)
+    with out.capture() as printed:
+        show(report)
+    said = " ".join(printed.get().split())
+    assert all(f"{what} ({reason})" in said for what, reason in LEFT_OUT.items())
     assert told["lines"][1]["macro"] == report.lines[1].score.macro
     for rows in (report.rows(), report.class_rows(), report.long_rows()):
         for row in rows:

@@ -110,7 +110,7 @@ def probe_legacy(
 
 def show(report: ProtocolReport) -> None:
     """The table, then what the faults are."""
-    from leadwise.evaluate.legacy import MEANING
+    from leadwise.evaluate.legacy import LEFT_OUT, MEANING
 
     where = f"{report.run} on {report.asked.cohort.name}, task {report.asked.name}{through(report.legacy.window)}"
     title = f"protocol {report.protocol}: {where}, macro AUROC on test"
@@ -128,6 +128,7 @@ def show(report: ProtocolReport) -> None:
         remarks.append(UNLEARNABLE)
     remarks += [f"{fault}: {MEANING[fault]}" for fault in report.faults]
     remarks += [f"{fault} does not apply: {reason}" for fault, reason in report.not_applicable.items()]
+    remarks.append("Not done as MERL does: " + "; ".join(f"{what} ({reason})" for what, reason in LEFT_OUT.items()))
     for remark in remarks:
         out.print(remark, highlight=False, markup=False)
 

@@ -24,6 +24,7 @@ from leadwise.data.cohort import Cohort
 from leadwise.data.published import PublishedCohort
 from leadwise.evaluate.embed import Features, Progress, embed_cohort, named, seen_in_training
 from leadwise.evaluate.legacy import (
+    LEFT_OUT,
     Fault,
     Frozen,
     Inputs,
@@ -189,6 +190,7 @@ class ProtocolReport:
             "strict_seeds": list(self.legacy.seeds) if self.protocol == "both" else None,
             "trainer": {**vars(self.legacy.trainer), "precision": "float32 (MERL: fp16 autocast)"},
             "faults": dict(described(self.faults)),
+            "left_out": dict(LEFT_OUT),
             "not_applicable": {fault.value: reason for fault, reason in self.not_applicable.items()},
             "lines": [line.to_json() for line in self.lines],
         }
