@@ -5,8 +5,9 @@ regression is fitted for each class. One strength for all classes is chosen by m
 then the test split is scored, once. A class that the drawn recordings show with one label value only cannot be learnt
 from them: its scores are constant, it counts as 0.5, and it is named ("unlearnable"). Shares below 1 are drawn at
 random several times; figures are means over the draws, and intervals resample patients with all draws scored on the
-same ones. F1's thresholds are fixed on validation. Calibration judges the regressions' own probabilities; a class that
-cannot be learnt is given the share of positives that its draw showed, 0 or 1.
+same ones. F1's thresholds are fixed on validation. Calibration judges the regressions' own probabilities, whose strength was
+chosen by AUROC and not for them: on a small cohort the strongest penalty may win, and all probabilities then lie near the
+prevalence. A class that cannot be learnt is given the share of positives that its draw showed, 0 or 1.
 """
 
 from __future__ import annotations
