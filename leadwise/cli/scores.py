@@ -55,8 +55,8 @@ def embed(
     with progress_bars() as progress:
         features = embedding.embed_cohort(loaded, opened, part, rows, bars(progress), window=window)
     embedding.write_npz(target, features, opened, rows)
-    told = {"command": "embed", "cohort": str(cohort), "run": str(run), "part": part, "file": str(target)}
-    write_json(json_file, {**told, "recordings": features.shape[0], "width": features.shape[1]})
+    told = {"command": "embed", "cohort": str(cohort), "run": str(run), "part": part, "window": window}
+    write_json(json_file, {**told, "file": str(target), "recordings": features.shape[0], "width": features.shape[1]})
     out.print(f"{features.shape[0]} embeddings of {features.shape[1]} numbers in {target}", soft_wrap=True)
 
 

@@ -42,7 +42,7 @@ WindowName = Annotated[
     typer.Option(
         "--window",
         help="Part of longer recordings: first_10s, center_10s or multi_crop_mean [as the run was promised]; "
-        "merl_5s_pad: with --protocol merl-legacy.",
+        "merl_5s_pad is for probe --protocol merl-legacy.",
     ),
 ]
 
