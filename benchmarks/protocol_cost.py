@@ -33,6 +33,7 @@ def row(line: Line) -> dict[str, object]:
         "probe": line.probe,
         "macro AUROC": cell(line.score.macro, *line.score.interval),
         "against no fault": apart,
+        "learnable only": "-" if line.learnable_only is None else f"{100 * line.learnable_only:.1f}",
         "epoch": line.epoch,
         "": line.mark,
     }
@@ -43,6 +44,9 @@ def page(report: ProtocolReport, command: str, note: str, seconds: float) -> str
     counts = {split: len(report.asked.task.rows(split)) for split in ("train", "val", "test")}
     skipped = sorted({name for line in report.lines for name in line.score.skipped})
     trainer = report.legacy.trainer
+    lost_classes = "; ".join(
+        f"{line.fraction:.0%} of labels: {', '.join(line.unlearnable)}" for line in report.lines if line.unlearnable
+    ) or "none here"  # fmt: skip
     missing = report.to_json()["published_records_missing"]
     lost = f"Skipped, for want of positives in the test split: {', '.join(skipped) or 'none'}."
     source = "the cohort's own" if missing is None else f"the published ones, of whose records {missing} are not here"
@@ -56,7 +60,9 @@ Command: `{command}`, {seconds:.0f} s. {describe()}.
 Recordings: {counts}; splits are {source}. People of the test split seen in pre-training: {report.n_people_seen}.
 Macro AUROC x 100 with 95 % intervals from 1,000 bootstraps of patients. Differences are to MERL's trainer without a fault, with
 the same patients drawn for both; the epoch is not chosen anew in a resampling. "Another seed" is the yardstick: it draws other
-labels (below 100 %), another order and other first weights. MERL's trainer: {trainer.epochs} epochs, batches of
+labels (below 100 %), another order and other first weights. "Learnable only": macro AUROC over the classes that every draw of
+the strict probe shows with both label values; it counts the others 0.5 in a draw that does not ({lost_classes}), while MERL's
+trainer scores them as any other. MERL's trainer: {trainer.epochs} epochs, batches of
 {trainer.batch_size}, float32 (MERL's code: fp16 autocast). {lost}
 
 {table([row(line) for line in report.lines])}

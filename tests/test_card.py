@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -74,6 +75,8 @@ def test_the_whole_card_of_a_planted_run(file: Path, tmp_path: Path) -> None:
     told = json.loads(json.dumps(made.to_json(), allow_nan=False))
     assert told["command"] == "card"
     assert [row["how"] for row in told["scores"]] == ["probe", "zero-shot"]
+    words = {"file": "prompts.toml", "set": "own", "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    assert [row["prompts"] for row in told["scores"]] == [None, words]
 
     page(made).write(tmp_path / "card.html")
     html = (tmp_path / "card.html").read_text()
@@ -81,6 +84,7 @@ def test_the_whole_card_of_a_planted_run(file: Path, tmp_path: Path) -> None:
         assert f"<h2>{heading}</h2>" in html
     assert "None of the 30 people of the test split was trained on." in html
     assert "does not know site" in html
+    assert all(f"<td>{value}</td>" in html for value in words.values())
     assert "has no specific part" in html
     assert "not a medical device" in html
     assert not re.search(r'(src|href)="(?!data:)', html)  # it loads nothing

@@ -109,10 +109,11 @@ def test_zeroshot_with_ones_own_prompts(run_folder: Path, cohort_folder: Path, t
 
 
 def test_embed_writes_a_row_for_every_recording(run_folder: Path, cohort_folder: Path, tmp_path: Path) -> None:
-    words = ("embed", run_folder, cohort_folder, "-o", tmp_path / "e.npz", "--part", "shared")
+    words = ("embed", run_folder, cohort_folder, "-o", tmp_path / "e.npz", "--part", "shared", "--window", "center_10s")
     done = call(*words, "--json", tmp_path / "e.json")
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "e.json").read_text())["recordings"] == 60
+    told = json.loads((tmp_path / "e.json").read_text())
+    assert (told["recordings"], told["window"]) == (60, "center_10s")
     with np.load(tmp_path / "e.npz") as file:
         assert file["embedding"].shape == (60, 16)
         assert len(set(file["record"])) == 60

@@ -1,6 +1,7 @@
 """The paired test of two runs: what it finds, what it does not, and whom it refuses."""
 
 import dataclasses
+import hashlib
 import json
 
 import numpy as np
@@ -176,6 +177,10 @@ def test_prompts_are_compared_as_zeroshot_scores_them(prompt_file):
     )
     assert found.macro.a == pytest.approx(report.measures["auprc"].macro)
     assert found.macro.b == pytest.approx(report.measures_untrained["auprc"].macro)
+    told = {"file": "prompts.toml", "set": "own", "sha256": hashlib.sha256(prompt_file.read_bytes()).hexdigest()}
+    assert found.to_json()["prompts"] == told
+    for line in found.long_rows():
+        assert {key: line[f"prompt_{key}"] for key in told} == told
     cohort.index["split"] = "train"
     with pytest.raises(CompareError, match="no recording of task 'finding' in split 'test'"):
         run_compare((run, run), cohort, "finding", Prompted(prompt_file))

@@ -59,6 +59,19 @@ def test_the_best_is_sought_in_the_whole_table_or_along_a_line():
     assert tied[1:] == [r"\textbf{0.500}", r"\textbf{0.500}"]
 
 
+def test_each_number_has_its_own_interval_and_none_that_of_another():
+    score = {"macro": 0.8, "low": 0.7, "high": 0.9}
+    rows = [
+        {**score, "difference": None, "difference_low": None, "difference_high": None},
+        {**score, "difference": -0.1, "difference_low": -0.15, "difference_high": -0.05},
+        {**score, "difference": 0.2},  # whose interval is not known
+    ]
+    header, *lines = cells(export.to_latex(rows))
+    assert header == ["macro", "difference"]
+    assert {line[0] for line in lines} == {r"0.800 {\footnotesize [0.700, 0.900]}"}
+    assert [line[1] for line in lines] == ["--", r"$-$0.100 {\footnotesize [$-$0.150, $-$0.050]}", "0.200"]
+
+
 def test_columns_can_be_hidden_and_unknown_ones_are_refused():
     assert cells(export.to_latex(ROWS, hidden=("n", "ece")))[0] == ["fraction", "features", "macro"]
     with pytest.raises(ExportError, match="no column 'auprc'; it has fraction, features"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,14 +15,19 @@ from conftest import REPORTS, TINY, config_table
 from planted import WORDS, PlantedCohort, PlantedRun, SeeingMethod
 from split_files import named, own_splits
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from leadwise.batch import Batch, Signal
-from leadwise.cli.protocol import told_of_splits
+from leadwise.cli import app
+from leadwise.cli.files import write_tables
+from leadwise.cli.protocol import show, told_of_splits
+from leadwise.cli.shown import out
 from leadwise.config import Config, typed
 from leadwise.data.cohort import Cohort
 from leadwise.data.labels import PTBXL
 from leadwise.data.published import PublishedError, read_published
 from leadwise.evaluate.legacy import (
+    LEFT_OUT,
     MEANING,
     Fault,
     Frozen,
@@ -37,7 +43,7 @@ from leadwise.evaluate.legacy import (
 from leadwise.evaluate.legacy_task import ask, not_applicable, with_published
 from leadwise.evaluate.metrics import auroc
 from leadwise.evaluate.moving import Moving, batchnorms, restored
-from leadwise.evaluate.probe import ProbeError, run_probe
+from leadwise.evaluate.probe import ProbeError, run_probe, subset
 from leadwise.evaluate.protocol import Legacy, run_protocol
 from leadwise.run import create
 
@@ -253,6 +259,39 @@ def test_both_protocols_side_by_side(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_classes_that_a_draw_does_not_show_are_named_and_both_protocols_scored_without_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cohort = PlantedCohort()
+    train, drawn = cohort.rows("train"), subset(144, 0.1, 42)
+    rare = cohort.truth[:, 1]
+    rare[train] = 0
+    rare[train[np.setdiff1d(np.arange(144), np.concatenate([subset(144, 0.1, seed) for seed in (42, 43, 44)]))]] = 1
+    assert not rare[train[drawn]].any()
+    legacy = Legacy((Fault.EARLY_LR_DROP,), Trainer(epochs=3))
+    report = run_protocol(PlantedRun(), cohort, "finding", (0.1, 1.0), legacy=legacy)
+    few, all_labels = report.lines[:4], report.lines[4:]
+    assert [line.unlearnable for line in report.lines] == [("beta",)] + [()] * 7
+    assert few[0].score.per_class["beta"] == 0.5
+    for line in few:
+        others = [line.score.per_class[name] for name in ("alpha", "gamma", "delta")]
+        assert line.learnable_only == pytest.approx(np.mean(others))
+    assert few[0].learnable_only > few[0].score.macro
+    for line in all_labels:
+        assert line.learnable_only == pytest.approx(line.score.macro)
+    row, told = report.rows()[0], report.to_json()["lines"][0]
+    assert (row["unlearnable"], row["learnable only"]) == ("beta", few[0].learnable_only)
+    assert (told["unlearnable"], told["learnable_only"]) == (["beta"], few[0].learnable_only)
+    with out.capture() as printed:
+        show(report)
+    text = " ".join(printed.get().split())
+    assert "0.1 strict probe: unlearnable beta unlearnable: a draw" in text
+    assert f"{few[1].learnable_only:.3f}" in text
+    with out.capture() as printed:
+        show(dataclasses.replace(report, lines=all_labels))
+    assert "learnable" not in printed.get()
+
+
 def test_every_legacy_number_is_marked_wherever_it_goes() -> None:
     report = run_protocol(PlantedRun(), PlantedCohort(), "finding", (1.0,), legacy=Legacy(trainer=FEW))
     told = json.loads(json.dumps(report.to_json(), allow_nan=False))
@@ -263,6 +302,12 @@ def test_every_legacy_number_is_marked_wherever_it_goes() -> None:
     assert "fp16" in told["trainer"]["precision"]
     assert told["not_applicable"]["moving_batchnorm"] == "the method has no BatchNorm"
     assert set(told["faults"]) == {"best_test_epoch", "early_lr_drop"}
+    assert told["left_out"] == LEFT_OUT
+    assert not set(LEFT_OUT) & set(Fault)
+    with out.capture() as printed:
+        show(report)
+    said = " ".join(printed.get().split())
+    assert all(f"{what} ({reason})" in said for what, reason in LEFT_OUT.items())
     assert told["lines"][1]["macro"] == report.lines[1].score.macro
     for rows in (report.rows(), report.class_rows(), report.long_rows()):
         for row in rows:
@@ -288,6 +333,20 @@ def test_merl_legacy_is_one_number_with_all_that_applies_or_with_what_is_asked()
     assert none.probe == "MERL's probe: no fault"
     both = run_protocol(run, cohort, "finding", (1.0,), legacy=Legacy(trainer=FEW)).lines
     assert none.score == both[1].score
+
+
+def test_latex_of_both_protocols_gives_each_number_its_own_interval(tmp_path: Path) -> None:
+    report = run_protocol(PlantedRun(), PlantedCohort(), "finding", (1.0,), legacy=Legacy(trainer=FEW))
+    write_tables(None, tmp_path / "t.tex", report, per_class=False)
+    lines = [line for line in (tmp_path / "t.tex").read_text().splitlines() if line.endswith(r"\\")]
+    header = lines[0].removesuffix(r" \\").split(" & ")
+    assert header == ["fraction", "probe", "n\\_train", "epoch", "macro", "difference", "learnable only", "comparable"]
+    for row, line in zip(report.rows(), lines[1:], strict=True):
+        cells = dict(zip(header, line.removesuffix(r" \\").replace("$-$", "-").split(" & "), strict=True))
+        assert cells["macro"].endswith(f"[{row['low']:.3f}, {row['high']:.3f}]}}")
+        apart = row["difference"]
+        ends = "--" if apart is None else f"[{row['difference_low']:.3f}, {row['difference_high']:.3f}]}}"
+        assert cells["difference"].endswith(ends)
 
 
 def test_the_same_training_with_and_without_a_seed_is_the_same() -> None:
@@ -343,10 +402,14 @@ def test_five_seconds_lose_what_comes_later() -> None:
     run = PlantedRun()
     run.config = dataclasses.replace(run.config, signal=Signal(rate_hz=100, duration_s=8.0))
     legacy = Legacy((Fault.FIVE_SECOND_WINDOW,), FAST)
-    lines = {line.probe: line for line in run_protocol(run, LongCohort(), "finding", (1.0,), legacy=legacy).lines}
+    report = run_protocol(run, LongCohort(), "finding", (1.0,), legacy=legacy)
+    lines = {line.probe: line for line in report.lines}
     assert lines["MERL's trainer, no fault"].score.macro > 0.9
     assert abs(lines["five_second_window"].score.macro - 0.5) < 0.15
     assert "all of them" not in lines  # one fault alone is all of them
+    windows = {row["probe"]: row["window"] for row in report.long_rows()}
+    assert windows == {name: "merl_5s_pad" if name == "five_second_window" else None for name in lines}
+    assert report.to_json()["window"] is None
 
 
 def test_substring_labels_come_from_the_acronyms_or_from_the_files(cohort_folder: Path, tmp_path: Path) -> None:
@@ -387,6 +450,10 @@ def test_published_splits_stand_in_for_the_cohorts_own(cohort_folder: Path, tmp_
     told = report.to_json()
     assert (told["n_train"], told["n_val"], told["n_test"]) == (30, 4, 6)
     assert told["published_records_missing"] == {"train": 0, "val": 0, "test": 0}
+    assert told["splits"] == "published"
+    with out.capture() as printed:
+        show(report)
+    assert "cohort's own" not in printed.get()
     assert told["fingerprints"]["splits"] == read_published(splits, "csn").fingerprint
     assert "positional_columns" in told["faults"]
     by_probe = {line.probe: line.score.positives for line in report.lines}
@@ -399,6 +466,24 @@ def test_published_splits_stand_in_for_the_cohorts_own(cohort_folder: Path, tmp_
         ask(cohort, "csn", tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("protocol", ["merl-legacy", "both"])
+def test_without_the_published_splits_it_is_said_that_they_are_not_merls(
+    protocol: Literal["merl-legacy", "both"],
+) -> None:
+    for cohort, task, there_are in (
+        (PlantedCohort(), "finding", "MERL published none of this task"),
+        (SubCohort(), "sub", "name the folder of MERL's files by --splits"),
+    ):
+        legacy = Legacy((Fault.EARLY_LR_DROP,), FEW)
+        report = run_protocol(PlantedRun(), cohort, task, (1.0,), protocol, legacy)
+        assert report.to_json()["splits"] == "cohort"
+        with out.capture() as printed:
+            show(report)
+        said = " ".join(printed.get().split())
+        assert said.count("splits and labels are the cohort's own, not MERL's published ones") == 1
+        assert there_are in said
+
+
 def test_faults_go_by_name() -> None:
     assert faults_named(["early_lr_drop", "positional_columns"]) == (Fault.POSITIONAL_COLUMNS, Fault.EARLY_LR_DROP)
     with pytest.raises(ProbeError, match="no fault 'late'; choose from positional_columns, best_test_epoch"):
@@ -408,12 +493,7 @@ def test_faults_go_by_name() -> None:
 
 def probe_verb(monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str]:
     """`leadwise probe` on the planted run and cohort, as typed."""
-    from typer.testing import CliRunner
-
     from leadwise import run as runs
-    from leadwise.cli import app
-    from leadwise.cli.shown import out
-    from leadwise.data.cohort import Cohort
 
     monkeypatch.setattr(runs, "load", lambda folder: PlantedRun())
     monkeypatch.setattr(Cohort, "open", lambda folder: PlantedCohort())
@@ -435,15 +515,48 @@ def test_the_verb_shows_both_protocols(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert code == 0, text
     assert "MERL's probe: early_lr_drop" in text
     assert "strict" not in text.replace("protocol strict", "")
+    code, text = probe_verb(monkeypatch, "--protocol", "merl-legacy", "--epochs", "2", "--window", "merl_5s_pad")
+    assert code == 0, text
+    assert "task finding, window merl_5s_pad, macro AUROC" in text
+    code, text = probe_verb(monkeypatch, "--fractions", "1", "--window", "center_10s")
+    assert code == 0, text
+    assert "task finding, window center_10s: macro AUROC" in text
 
 
 def test_the_verb_refuses_what_makes_no_sense(monkeypatch: pytest.MonkeyPatch) -> None:
     code, text = probe_verb(monkeypatch, "--protocol", "loose")
     assert code == 2
     assert "say one of strict, merl-legacy, both" in text
-    code, text = probe_verb(monkeypatch, "--faults", "early_lr_drop")
-    assert code == 2
-    assert "belong to the legacy protocol" in text
+    for words, said in (
+        (("--faults", "early_lr_drop"), "--faults belong to the legacy protocol"),
+        (("--epochs", "100"), "--epochs belong to the legacy trainer"),
+        (("--protocol", "merl-legacy", "--seeds", "42"), "--seeds belong to the strict probe"),
+    ):
+        code, text = probe_verb(monkeypatch, *words)
+        assert code == 2
+        assert said in " ".join(text.replace("│", " ").split())
+
+
+def test_the_seeds_that_are_asked_for_are_those_of_the_strict_probe_beside_merls(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cohort = PlantedCohort()
+    told = {}
+    for name, seeds in (("some", ("--seeds", "7,8")), ("usual", ())):
+        files = ("--json", str(tmp_path / "both.json"))
+        code, text = probe_verb(
+            monkeypatch, "--protocol", "both", "--fractions", "0.1", "--epochs", "2", *seeds, *files
+        )
+        assert code == 0, text
+        told[name] = json.loads((tmp_path / "both.json").read_text())
+    alone = run_probe(PlantedRun(), cohort, "finding", fractions=(0.1,), seeds=(7, 8)).results[0.1]["trained"]
+    assert told["some"]["lines"][0]["macro"] == alone.score.macro != told["usual"]["lines"][0]["macro"]
+    assert told["some"]["lines"][1] == told["usual"]["lines"][1]  # MERL's trainer keeps its seed
+    assert (told["some"]["strict_seeds"], told["usual"]["strict_seeds"]) == ([7, 8], [42, 43, 44])
+    legacy = Legacy(trainer=FEW)
+    assert (
+        run_protocol(PlantedRun(), cohort, "finding", (1.0,), "merl-legacy", legacy).to_json()["strict_seeds"] is None
+    )
 
 
 def test_the_strict_probe_takes_the_published_splits_too(cohort_folder: Path, tmp_path: Path) -> None:
@@ -461,6 +574,29 @@ def test_the_strict_probe_takes_the_published_splits_too(cohort_folder: Path, tm
             "records_missing": {"train": 0, "val": 0, "test": 0},
         }
     }
+
+
+def test_zeroshot_takes_the_published_splits_too(
+    monkeypatch: pytest.MonkeyPatch, cohort_folder: Path, tmp_path: Path
+) -> None:
+    from leadwise import run as runs
+
+    cohort = named(cohort_folder)
+    classes = cohort.tasks["csn"] = cohort.tasks["own"]
+    splits = own_splits(tmp_path, cohort)
+    tables = [f'[classes.{name}]\nname = "{name}"\nprompts = ["possible {name}."]' for name in classes]
+    (tmp_path / "mine.toml").write_text("\n".join(['source = "nowhere"\ntask = "csn"', *tables]))
+    monkeypatch.setattr(runs, "load", lambda folder: PlantedRun())
+    monkeypatch.setattr(Cohort, "open", lambda folder: cohort)
+    target = tmp_path / "z.json"
+    words = ["run", "cohort", "--task", "csn", "--prompts", str(tmp_path / "mine.toml"), "--json", str(target)]
+    with out.capture():
+        done = CliRunner().invoke(app, ["zeroshot", *words, "--splits", str(splits)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    told = json.loads(target.read_text())
+    assert told["trained"]["positives"] == {"normal": 2, "afib": 4, "mi": 2}  # of the six that the test file lists
+    assert told["n_records"] == 6
+    assert told["published_splits"]["fingerprint"] == read_published(splits, "csn").fingerprint
 
 
 def test_merls_resnet_moves_and_comes_back(cohort_folder: Path) -> None:

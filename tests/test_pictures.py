@@ -449,6 +449,9 @@ def test_reliability_draws_each_class_against_the_diagonal() -> None:
     assert len(close.collections) == 1
     many = reliability.draw([{"name": f"class {k}", **curve} for k in range(9)])
     assert len(many.axes) == 9
+    warned = reliability.draw(rows, "probe", "Penalty chosen by AUROC, not for probabilities. " * 2)
+    assert "Penalty chosen by AUROC" in texts(warned)
+    assert warned.get_figheight() > figure.get_figheight()  # room of its own
     with pytest.raises(ValueError, match="no reliability"):
         reliability.draw([])
     with pytest.raises(ValueError, match=r"'rare'.*each bin"):

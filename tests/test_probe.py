@@ -233,7 +233,10 @@ def test_report_sets_three_features_side_by_side(tmp_path):
     assert by_class[4]["handcrafted"] == handcrafted.score.per_class["alpha"]
     assert len(list((tmp_path / "embeddings").iterdir())) == 2  # the untrained twin's are kept too
 
+    assert {(line["protocol"], line["window"]) for line in lines} == {("strict", None)}
+
     told_json = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert (told_json["protocol"], told_json["window"]) == ("strict", None)
     assert (told_json["command"], told_json["cohort"], told_json["run"], told_json["task"]) == (
         "probe",
         "planted",
@@ -247,3 +250,9 @@ def test_report_sets_three_features_side_by_side(tmp_path):
     assert cell["macro"] == report.results[0.1]["trained"].score.macro
     assert cell["measures"]["ece"]["macro"] == report.results[0.1]["trained"].measures["ece"].macro
     assert [draw["seed"] for draw in cell["draws"]] == [42, 43, 44]
+
+
+def test_a_report_says_which_window_was_seen():
+    report = run_probe(PlantedRun(), PlantedCohort(), "finding", fractions=(1.0,), window="center_10s")
+    assert report.to_json()["window"] == "center_10s"
+    assert {line["window"] for line in report.long_rows()} == {"center_10s"}

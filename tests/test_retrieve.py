@@ -230,7 +230,8 @@ def call(*words):
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
-def test_the_verb(cohort_folder, tmp_path):
+def test_the_verb(cohort_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.toml").write_text(tomli_w.dumps(config_table(cohort_folder, steps=2)))
     assert call("pretrain", tmp_path / "tiny.toml", "-o", tmp_path / "run").exit_code == 0
     scored = call("retrieve", tmp_path / "run", cohort_folder, "--split", "train", "--json", tmp_path / "r.json")
@@ -242,7 +243,11 @@ def test_the_verb(cohort_folder, tmp_path):
     found = call(*words, "-o", tmp_path / "page.html", "--json", tmp_path / "s.json")
     assert found.exit_code == 0, found.output
     assert len(json.loads((tmp_path / "s.json").read_text())["found"]) == 2
-    seen = scored.output + found.output + (tmp_path / "page.html").read_text()
+    assert not (tmp_path / "found.html").exists()
+    unasked = call(*words)
+    assert unasked.exit_code == 0, unasked.output
+    assert (tmp_path / "found.html").read_text() == (tmp_path / "page.html").read_text()
+    seen = unasked.output + scored.output + found.output + (tmp_path / "page.html").read_text()
     seen += (tmp_path / "r.json").read_text() + (tmp_path / "s.json").read_text()
     assert not any(report in seen for report in REPORTS)
 
@@ -251,7 +256,7 @@ def test_options_that_do_not_go_together_are_told_before_anything_is_read(tmp_pa
     words = ("retrieve", tmp_path / "run", tmp_path / "cohort")
     for wrong, said in (
         (("-o", tmp_path / "x.html"), "go with a text"),
-        (("a text", "--show-reports"), "say -o page.html too"),
+        (("--show-reports",), "go with a text"),
         (("a text", "-o", tmp_path / "x.pdf"), "ends in .html"),
     ):
         done = call(*words, *wrong)

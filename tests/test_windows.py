@@ -10,8 +10,12 @@ import pytest
 from leadwise.batch import LEADS, Signal
 from leadwise.data.cohort import Cohort, Row, Source, write
 from leadwise.data.windows import WindowError, averaged, crops, windowed
+from leadwise.evaluate.compare import Probed, Prompted, run_compare
 from leadwise.evaluate.embed import embed, embed_cohort
-from tests.planted import PlantedRun
+from leadwise.evaluate.probe import run_probe
+from leadwise.evaluate.protocol import Legacy, run_protocol
+from leadwise.evaluate.zeroshot import run_zeroshot
+from tests.planted import PlantedCohort, PlantedRun
 
 SECONDS = (6, 10, 25, 60)
 PROMISED = Signal(rate_hz=100)
@@ -85,6 +89,22 @@ def test_averages() -> None:
     made = np.array([[1.0], [3.0], [5.0]], dtype=np.float32)
     np.testing.assert_array_equal(averaged(made, np.array([0, 0, 1])), [[2.0], [5.0]])
     assert averaged(made, np.array([0, 1, 2])) is made
+
+
+@pytest.mark.parametrize(("window", "said"), [("merl_5s_pad", "--protocol merl-legacy"), ("last", "no window 'last'")])
+def test_the_strict_protocol_does_not_look_through_merls_window(window: str, said: str) -> None:
+    run, cohort = PlantedRun(), PlantedCohort()
+    for asked in (
+        lambda: run_probe(run, cohort, "finding", window=window),
+        lambda: run_zeroshot(run, cohort, "finding", window=window),
+        lambda: run_compare((run, run), cohort, "finding", Probed(window=window)),
+        lambda: run_compare((run, run), cohort, "finding", Prompted(window=window)),
+        lambda: run_protocol(run, cohort, "finding", (1.0,), "both", Legacy(window=window)),
+    ):
+        with pytest.raises(WindowError, match=said) as told:
+            asked()
+        assert "\n" not in str(told.value)
+    assert run.method.n_embedded == 0
 
 
 def test_an_unknown_window_is_named(cohort: Cohort) -> None:

@@ -159,6 +159,10 @@ def test_json_says_what_was_asked(file):
     assert len(told["prompts"]["sha256"]) == 64
     assert told["gain_over_untrained"]["interval"][0] > 0.1
     assert told["single_prompts"]["min"] <= told["single_prompts"]["max"]
+    assert (told["protocol"], told["window"]) == ("strict", None)
+    report = run_zeroshot(PlantedRun(), PlantedCohort(), "finding", file, window="center_10s")
+    assert report.to_json()["window"] == "center_10s"
+    assert {(line["protocol"], line["window"]) for line in report.long_rows()} == {("strict", "center_10s")}
 
 
 def test_people_of_the_training_part_are_counted_and_warned_of(file, caplog):

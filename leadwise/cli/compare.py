@@ -19,6 +19,7 @@ from leadwise.cli.shown import (
     bars,
     print_table,
     progress_bars,
+    through,
     write_json,
 )
 
@@ -60,7 +61,7 @@ def compare(
         pair = (runs.load(run_a), runs.load(run_b))
         found = comparing.run_compare(pair, Cohort.open(cohort), task, by, measure, resamplings, bars(progress))
     way = "zero-shot" if how == "zeroshot" else f"probe on {fraction:.0%} of labels"
-    title = f"{run_a} (a) against {run_b} (b), {found.about['cohort']}, task {task}, {way}: {measure} on test"
+    title = f"{run_a} (a) against {run_b} (b), {found.about['cohort']}, task {task}{through(window)}, {way}: {measure} on test"
     print_table([_readable(row) for row in found.rows() + found.class_rows()], title)
     write_json(json_file, found.to_json())
     if csv_file is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
-from leadwise.cli.shown import REMARKS
+from leadwise.cli.shown import REMARKS, through
 
 if TYPE_CHECKING:
     from leadwise.evaluate.probe import ProbeReport
@@ -59,6 +59,7 @@ def check_picture(path: Path) -> None:
 
 def draw_reliability(report: ProbeReport, path: Path) -> None:
     """The trained encoder's reliability with the most labels, a panel per class."""
+    from leadwise.evaluate.calibration import CAUTION
     from leadwise.pictures import ink, reliability
 
     fraction = max(report.results)
@@ -69,7 +70,6 @@ def draw_reliability(report: ProbeReport, path: Path) -> None:
         low, high = zip(*curve.interval)
         note = f"ECE {ece:.3f}\n{result.score.positives[name]} positives"
         curves.append({"name": name, "note": note, "low": low, "high": high, **vars(curve)})
-    title = (
-        f"probe of {report.run} on {report.cohort}, task {report.task}, {fraction:.0%} of labels: reliability on test"
-    )
-    ink.save(reliability.draw(curves, title), path, dpi=150)
+    where = f"{report.run} on {report.cohort}, task {report.task}{through(report.window)}"
+    title = f"probe of {where}, {fraction:.0%} of labels: reliability on test"
+    ink.save(reliability.draw(curves, title, CAUTION), path, dpi=150)

@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leadwise.cli.shown import bars, out, print_table, progress_bars, write_json
+from leadwise.cli.shown import bars, out, print_table, progress_bars, through, write_json
 
 if TYPE_CHECKING:
     from leadwise.data.cohort import Cohort
     from leadwise.evaluate.protocol import Legacy, ProtocolReport
 
 PROTOCOLS = ("strict", "merl-legacy", "both")
+UNLEARNABLE = (
+    "unlearnable: a draw of the labels shows the class with one value only; the strict probe counts it 0.5 there, MERL's "
+    "trainer scores it as any other. learnable only: macro AUROC over the other classes."
+)
 
 ProtocolName = Annotated[
     str,
@@ -32,30 +36,43 @@ Splits = Annotated[
 FaultNames = Annotated[
     str | None, typer.Option("--faults", help="Of the legacy protocol, joined by commas [all that apply].")
 ]
-EpochsOfLegacy = Annotated[int, typer.Option("--epochs", help="Of the legacy trainer.")]
+EpochsOfLegacy = Annotated[int | None, typer.Option("--epochs", help="Of the legacy trainer [100].")]
+SeedsOfStrict = Annotated[
+    str | None,
+    typer.Option("--seeds", help="One draw of the labels each, three or more to report [42,43,44]; not merl-legacy's."),
+]
 
 
-def legacy(faults: str | None, epochs: int, part: str, splits: Path | None, window: str | None = None) -> Legacy:
-    """The options as the legacy protocol's settings."""
+def legacy(
+    faults: str | None, epochs: int | None, part: str, splits: Path | None, window: str | None, seeds: tuple[int, ...]
+) -> Legacy:
+    """The options as the legacy protocol's settings; `seeds` are those of the strict probe beside it."""
     from leadwise.evaluate.legacy import Fault, Trainer, faults_named
     from leadwise.evaluate.protocol import Legacy
 
     named = (
         tuple(Fault) if faults is None else faults_named([name.strip() for name in faults.split(",") if name.strip()])
     )
-    return Legacy(named, Trainer(epochs=epochs), part, splits, window)
+    trainer = Trainer() if epochs is None else Trainer(epochs=epochs)
+    return Legacy(named, trainer, part, splits, window, seeds)
 
 
-def check_protocol(name: str, faults: str | None) -> None:
-    """Nothing, if there is such a protocol and it has faults to choose from.
+def check_protocol(name: str, faults: str | None, epochs: int | None, seeds: str | None) -> None:
+    """Nothing, if there is such a protocol and the options that were given mean something to it.
 
     Raises:
-        typer.BadParameter: it has not.
+        typer.BadParameter: they do not.
     """
     if name not in PROTOCOLS:
         raise typer.BadParameter(f"--protocol {name}: say one of {', '.join(PROTOCOLS)}")
     if name == "strict" and faults is not None:
         raise typer.BadParameter("--faults belong to the legacy protocol: say --protocol merl-legacy or both")
+    if name == "strict" and epochs is not None:
+        raise typer.BadParameter("--epochs belong to the legacy trainer: say --protocol merl-legacy or both")
+    if name == "merl-legacy" and seeds is not None:
+        raise typer.BadParameter(
+            "--seeds belong to the strict probe, MERL's has seed 42: say --protocol both or strict"
+        )
 
 
 def told_of_splits(cohort: Cohort) -> dict[str, Any]:
@@ -93,27 +110,41 @@ def probe_legacy(
 
 def show(report: ProtocolReport) -> None:
     """The table, then what the faults are."""
-    from leadwise.evaluate.legacy import MEANING
+    from leadwise.evaluate.legacy import LEFT_OUT, MEANING
 
-    where = f"{report.run} on {report.asked.cohort.name}, task {report.asked.name}"
+    where = f"{report.run} on {report.asked.cohort.name}, task {report.asked.name}{through(report.legacy.window)}"
     title = f"protocol {report.protocol}: {where}, macro AUROC on test"
-    print_table([_cells(row) for row in report.rows()], title)
+    remarks = [] if report.published else [_own_splits(report.asked.name)]
+    unlearnable = [line for line in report.lines if line.unlearnable]
+    print_table([_cells(row, bool(unlearnable)) for row in report.rows()], title)
     skipped: dict[str, list[str]] = {}
     for line in report.lines:
         skipped.setdefault(", ".join(line.score.skipped), []).append(f"{line.fraction:g} {line.probe}")
-    remarks = [
+    remarks += [
         f"{'all' if len(skipped) == 1 else '; '.join(of)}: skipped {lost}" for lost, of in skipped.items() if lost
     ]
+    remarks += [f"{line.fraction:g} {line.probe}: unlearnable {', '.join(line.unlearnable)}" for line in unlearnable]
+    if unlearnable:
+        remarks.append(UNLEARNABLE)
     remarks += [f"{fault}: {MEANING[fault]}" for fault in report.faults]
     remarks += [f"{fault} does not apply: {reason}" for fault, reason in report.not_applicable.items()]
+    remarks.append("Not done as MERL does: " + "; ".join(f"{what} ({reason})" for what, reason in LEFT_OUT.items()))
     for remark in remarks:
         out.print(remark, highlight=False, markup=False)
 
 
-def _cells(row: dict[str, Any]) -> dict[str, Any]:
+def _own_splits(task: str) -> str:
+    from leadwise.data.published import tasks
+
+    there_are = "name the folder of MERL's files by --splits" if task in tasks() else "MERL published none of this task"
+    return f"Records, splits and labels are the cohort's own, not MERL's published ones: {there_are}."
+
+
+def _cells(row: dict[str, Any], some_unlearnable: bool) -> dict[str, Any]:
     """A row for the screen: the difference and its interval share a cell."""
     apart = "-"
     if row["difference"] is not None:
         apart = f"{row['difference']:+.3f} ({row['difference_low']:+.3f} to {row['difference_high']:+.3f})"
     shown = ("fraction", "probe", "n_train", "epoch", "macro", "low", "high")
-    return {name: row[name] for name in shown} | {"against no fault": apart, " ": row["comparable"]}
+    learnable = {"learnable only": row["learnable only"]} if some_unlearnable else {}
+    return {name: row[name] for name in shown} | {"against no fault": apart, **learnable, " ": row["comparable"]}

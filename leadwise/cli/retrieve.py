@@ -10,6 +10,8 @@ from rich.markup import escape
 
 from leadwise.cli.shown import CohortFolder, Json, RunFolder, bars, out, print_table, progress_bars, write_json
 
+PAGE = "found.html"
+
 
 def retrieve(
     run: RunFolder,
@@ -19,7 +21,8 @@ def retrieve(
     ] = None,
     top: Annotated[int, typer.Option(min=1, max=100, help="With a text: how many recordings.")] = 9,
     target: Annotated[
-        Path | None, typer.Option("-o", "--out", help="With a text: HTML page with the ECGs on paper grid.")
+        Path | None,
+        typer.Option("-o", "--out", help=f"With a text: HTML page with the ECGs on paper grid [{PAGE}]."),
     ] = None,
     show_reports: Annotated[
         bool, typer.Option("--show-reports", help="Let that page show the reports too. They are patient data.")
@@ -29,12 +32,11 @@ def retrieve(
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Find the ECGs nearest to a text; without a text, score ECG to report and report to ECG retrieval."""
+    """Find and draw the ECGs nearest to a text; without a text, score ECG to report and report to ECG retrieval."""
     if text is None and (target is not None or show_reports):
         raise typer.BadParameter("-o and --show-reports go with a text to look for")
-    if show_reports and target is None:
-        raise typer.BadParameter("--show-reports is for the page: say -o page.html too")
-    if target is not None and target.suffix not in (".html", ".htm"):
+    target = target or Path(PAGE)
+    if target.suffix.lower() not in (".html", ".htm"):
         raise typer.BadParameter(f"-o {target}: the page ends in .html")
     from leadwise import run as runs
     from leadwise.data.cohort import Cohort
@@ -55,9 +57,8 @@ def retrieve(
     rows = searching.rows(found)
     printed = [{key: escape(at) if isinstance(at, str) else at for key, at in row.items()} for row in rows]
     print_table(printed, f"nearest of {opened.name}")
-    if target is not None:
-        searching.page(found, opened, text, loaded, show_reports).write(target)
-        out.print(f"open {target}", highlight=False, soft_wrap=True)
+    searching.page(found, opened, text, loaded, show_reports).write(target)
+    out.print(f"open {target}", highlight=False, soft_wrap=True)
     told = [{"record": one.record, "split": one.split, "cosine": one.cosine, "labels": one.labels} for one in found]
     write_json(
         json_file, {"command": "retrieve", "run": loaded.name, "cohort": opened.name, "text": text, "found": told}

@@ -12,6 +12,7 @@ from leadwise.cli.protocol import (
     EpochsOfLegacy,
     FaultNames,
     ProtocolName,
+    SeedsOfStrict,
     Splits,
     check_protocol,
     legacy,
@@ -30,6 +31,7 @@ from leadwise.cli.shown import (
     out,
     print_table,
     progress_bars,
+    through,
     write_json,
 )
 
@@ -53,8 +55,8 @@ def embed(
     with progress_bars() as progress:
         features = embedding.embed_cohort(loaded, opened, part, rows, bars(progress), window=window)
     embedding.write_npz(target, features, opened, rows)
-    told = {"command": "embed", "cohort": str(cohort), "run": str(run), "part": part, "file": str(target)}
-    write_json(json_file, {**told, "recordings": features.shape[0], "width": features.shape[1]})
+    told = {"command": "embed", "cohort": str(cohort), "run": str(run), "part": part, "window": window}
+    write_json(json_file, {**told, "file": str(target), "recordings": features.shape[0], "width": features.shape[1]})
     out.print(f"{features.shape[0]} embeddings of {features.shape[1]} numbers in {target}", soft_wrap=True)
 
 
@@ -64,12 +66,12 @@ def probe(
     task: TaskName,
     part: Annotated[str, typer.Option(help="Feature: backbone, shared, specific or both.")] = "backbone",
     fractions: Annotated[str, typer.Option(help="Shares of the training labels.")] = "0.01,0.05,0.1,1",
-    seeds: Annotated[str, typer.Option(help="One draw of the labels each, three or more to report.")] = "42,43,44",
+    seeds: SeedsOfStrict = None,
     window: WindowName = None,
     protocol: ProtocolName = "strict",
     splits: Splits = None,
     faults: FaultNames = None,
-    epochs: EpochsOfLegacy = 100,
+    epochs: EpochsOfLegacy = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Print each class too.")] = False,
     picture: Annotated[
         Path | None, typer.Option(help="Also draw here (.png or .svg) how far the probabilities can be believed.")
@@ -84,19 +86,18 @@ def probe(
     from leadwise.evaluate import probe as probing
     from leadwise.evaluate.legacy_task import with_published
 
-    check_protocol(protocol, faults)
-
+    check_protocol(protocol, faults, epochs, seeds)
     try:
         shares = tuple(float(share) for share in fractions.split(","))
     except ValueError:
         raise typer.BadParameter(f"--fractions {fractions}: say numbers within (0, 1], such as 0.01,0.1,1") from None
-    drawn = read_seeds(seeds)
+    drawn = probing.SEEDS if seeds is None else read_seeds(seeds)
     if picture is not None:
         check_picture(picture)
     if protocol != "strict":
         if picture is not None:
             raise typer.BadParameter("--picture draws the strict probe's probabilities; leave out --protocol")
-        settings = legacy(faults, epochs, part, splits, window)
+        settings = legacy(faults, epochs, part, splits, window, drawn)
         told = probe_legacy(run, cohort, task, shares, protocol, settings, json_file)
         print_table(told.class_rows() if per_class else [], "AUROC per class")
         write_tables(csv_file, latex_file, told, per_class)
@@ -114,7 +115,8 @@ def probe(
             progress=bars(progress),
             window=window,
         )
-    print_table(report.rows(), f"probe of {report.run} on {report.cohort}, task {task}: macro AUROC on test")
+    where = f"{report.run} on {report.cohort}, task {task}{through(window)}"
+    print_table(report.rows(), f"probe of {where}: macro AUROC on test")
     if per_class:
         print_table(report.class_rows(), "AUROC per class; auprc, f1, ece and brier of the trained encoder")
     write_json(json_file, {**report.to_json(), **told_of_splits(opened)})
@@ -135,6 +137,7 @@ def zeroshot(
     ] = None,
     split: Annotated[str, typer.Option(help="Recordings to score.")] = "test",
     window: WindowName = None,
+    splits: Splits = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Print each class too.")] = False,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Print each set of prompts too, and each class by set.")
@@ -147,11 +150,13 @@ def zeroshot(
     from leadwise import run as runs
     from leadwise.data.cohort import Cohort
     from leadwise.evaluate import zeroshot as zero
+    from leadwise.evaluate.legacy_task import with_published
 
+    loaded, opened = runs.load(run), with_published(Cohort.open(cohort), task, splits)
     with progress_bars() as progress:
         report = zero.run_zeroshot(
-            runs.load(run),
-            Cohort.open(cohort),
+            loaded,
+            opened,
             task,
             prompts_path=prompts,
             split=split,
@@ -159,12 +164,13 @@ def zeroshot(
             window=window,
             prompt_set=prompt_set,
         )
-    print_table(report.rows(), f"zero-shot of {report.run} on {report.cohort}, task {task}: macro AUROC on {split}")
+    where = f"{report.run} on {report.cohort}, task {task}{through(window)}"
+    print_table(report.rows(), f"zero-shot of {where}: macro AUROC on {split}")
     if per_class:
         print_table(report.class_rows(), "AUROC per class; auprc and f1 of the trained encoder")
     if sensitivity:
         print_table(report.sensitivity.rows(), "macro AUROC by set of prompts (* the one reported)")
         print_table(report.sensitivity.class_rows(), "AUROC per class by set of prompts")
     out.print(report.sensitivity.line(), highlight=False)
-    write_json(json_file, report.to_json())
+    write_json(json_file, {**report.to_json(), **told_of_splits(opened)})
     write_tables(csv_file, latex_file, report, per_class)

@@ -41,7 +41,8 @@ WindowName = Annotated[
     str | None,
     typer.Option(
         "--window",
-        help="Part of longer recordings: first_10s, center_10s, multi_crop_mean or merl_5s_pad [as the run was promised].",
+        help="Part of longer recordings: first_10s, center_10s or multi_crop_mean [as the run was promised]; "
+        "merl_5s_pad is for probe --protocol merl-legacy.",
     ),
 ]
 
@@ -90,6 +91,11 @@ def bars(progress: Progress) -> Callable[[str, int, int], None]:
 def bar(progress: Progress, what: str) -> Callable[[int, int], None]:
     heard = bars(progress)
     return lambda done, total: heard(what, done, total)
+
+
+def through(window: str | None) -> str:
+    """For a title: the window that was asked for, if one was."""
+    return "" if window is None else f", window {window}"
 
 
 def print_table(rows: list[dict[str, Any]], title: str) -> None:

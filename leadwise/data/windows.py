@@ -25,11 +25,13 @@ from leadwise.data.loader import Recordings
 Window = Literal["first_10s", "center_10s", "multi_crop_mean", "merl_5s_pad"]
 WINDOWS: tuple[str, ...] = get_args(Window)
 
+MERL_WINDOW = "merl_5s_pad"
+
 _MERL_S = 5.0
 
 
 class WindowError(ValueError):
-    """No such window; the message names those there are."""
+    """No such window, or one that this protocol does not allow; the message names those there are."""
 
 
 def check(window: str | None) -> None:
@@ -40,6 +42,21 @@ def check(window: str | None) -> None:
     """
     if window is not None and window not in WINDOWS:
         raise WindowError(f"no window {window!r}; choose from {', '.join(WINDOWS)}")
+
+
+def check_strict(window: str | None) -> None:
+    """Nothing, if the strict protocol may look through this window: any but MERL's, which throws half of a signal away.
+
+    Raises:
+        WindowError: it may not, or there is none.
+    """
+    check(window)
+    if window == MERL_WINDOW:
+        others = ", ".join(name for name in WINDOWS if name != MERL_WINDOW)
+        raise WindowError(
+            f"window {MERL_WINDOW} is a fault of MERL's code and its scores are not comparable: only `leadwise probe` with "
+            f"--protocol merl-legacy takes it; otherwise choose from {others}"
+        )
 
 
 def windowed(
@@ -56,7 +73,7 @@ def windowed(
     each = np.arange(len(rows))
     if window is None:
         return Recordings(cohort, signal, rows), each
-    if window == "merl_5s_pad":
+    if window == MERL_WINDOW:
         return Recordings(cohort, signal, rows, kept_s=_MERL_S), each
     if window != "multi_crop_mean":
         named = dataclasses.replace(signal, window="center" if window == "center_10s" else "first")

@@ -4,6 +4,10 @@ Records are sorted by probability into bins of equal count (of equal mass); reco
 a bin may be larger, and there may be fewer bins. ECE = sum over bins of the bin's share x |mean probability - share of
 positives|. Brier = mean squared difference of probability and label: 0 is perfect, p (1 - p) is what always saying the
 prevalence p costs. Both need probabilities: cosines have neither.
+
+The probe's penalty is chosen for ranking (AUROC), not for probabilities. Where few recordings let a strong penalty win, all
+probabilities lie near the prevalence; ECE and Brier then judge the penalty, not the features: a class that is ranked without a
+fault may have an ECE of 0.4.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from leadwise.evaluate.metrics import (
 )
 
 N_BINS = 15
+CAUTION = "Penalty chosen by AUROC, not for probabilities: from few recordings all may lie near the prevalence."
 
 
 @dataclass(frozen=True)

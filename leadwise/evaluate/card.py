@@ -38,6 +38,7 @@ class Row:
     how: str  # PROBE or WORDS
     trained: Score
     untrained: Score | None  # None: not asked for
+    prompts: dict[str, str] | None = None  # of WORDS: file, sha256 and set
 
     def line(self) -> dict[str, Any]:
         """For a table and for JSON; AUROCs in [0, 1]."""
@@ -78,7 +79,9 @@ class Card:
             "command": "card",
             "quick": self.quick,
             "facts": self.facts,
-            "scores": [{**row.line(), "per_class": dict(row.trained.per_class)} for row in self.scores],
+            "scores": [
+                {**row.line(), "prompts": row.prompts, "per_class": dict(row.trained.per_class)} for row in self.scores
+            ],
             "groups": {task: [group.row() for group in found] for task, found in self.groups.items()},
             "robustness": self.robustness.to_json() if self.robustness else None,
             "disentanglement": self.parts.to_json() if self.parts else None,
@@ -245,7 +248,9 @@ def _rows(asked: _Asked, task: str, readers: list[Reader], scores: dict[str, Flo
             values = own.scores(asked.embed(asked.twin, own.part, test))
             untrained[own.name] = score(labels, values, patients, own.classes)
     return [
-        Row(task, one.name, score(labels, scores[one.name], patients, one.classes), untrained.get(one.name))
+        Row(
+            task, one.name, score(labels, scores[one.name], patients, one.classes), untrained.get(one.name), one.prompts
+        )
         for one in readers
     ]
 

@@ -113,6 +113,9 @@ def _scores(made: Page, card: Card) -> None:
                           "low": line["untrained_low"], "high": line["untrained_high"]})  # fmt: skip
         rows.append({**told, "records": line["records"], "patients": line["patients"], "not scored": line["skipped"]})
     made.table(rows, "macro AUROC")
+    worded = [{"task": row.task, **row.prompts} for row in card.scores if row.prompts]
+    if worded:
+        made.table(worded, "prompts of the zero-shot scores")
     made.figure(bars.draw(drawn, "macro AUROC by task"), "Dashed: guessing.", "dots with intervals by task")
 
 

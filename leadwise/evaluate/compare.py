@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from leadwise.data import windows
 from leadwise.data.cohort import Cohort
 from leadwise.evaluate import probe as probing
-from leadwise.evaluate import zeroshot
+from leadwise.evaluate import prompts, zeroshot
 from leadwise.evaluate.embed import Progress, embed_cohort, named, seen_in_training
 from leadwise.evaluate.metrics import Floats, Interval, interval_of, resample_patients, weighted_auroc
 from leadwise.evaluate.precision import weighted_average_precision
@@ -127,6 +128,7 @@ class Comparison:
         """Macro and classes, with what was compared: for other programs to read."""
         lines = [self._line("macro", self.macro), *self.class_rows()]
         about = {key: value for key, value in self.about.items() if isinstance(value, str | int | float)}
+        about |= {f"prompt_{key}": value for key, value in self.about.get("prompts", {}).items()}
         told = {"command": "compare", **about, "run_a": self.a, "run_b": self.b, "measure": self.measure}
         return [{**told, **line, "n_records": self.n_records, "n_patients": self.n_patients} for line in lines]
 
@@ -152,8 +154,9 @@ def run_compare(
 
     Raises:
         CompareError: the measure is unknown, or the split holds no class with both label values.
-        ProbeError, ZeroShotError, PromptError: as the verbs of that name.
+        ProbeError, ZeroShotError, PromptError, WindowError: as the verbs of that name.
     """
+    windows.check_strict(scored_by.window)
     a, b = (
         scored_by(run, cohort, task, named(progress, f"embed, {side}")) for run, side in zip(runs, ("first", "second"))
     )
@@ -161,7 +164,7 @@ def run_compare(
     about = {
         "cohort": cohort.name,
         "task": task,
-        **{name: str(value) if isinstance(value, Path) else value for name, value in vars(scored_by).items()},
+        **scored_by.about(cohort, task),
         "how": scored_by.how,
         "fingerprints": {"cohort": cohort.fingerprint, "a": runs[0].fingerprint, "b": runs[1].fingerprint},
         "n_people_seen_in_pretraining": {side: seen_in_training(run, cohort, rows) for side, run in zip("ab", runs)},
@@ -186,6 +189,10 @@ class Probed:
         result = probing.probe(features, asked, self.fraction, self.seeds)
         return _scored(run, cohort, task, rows[asked.rows("test")], result.test_scores)
 
+    def about(self, cohort: Cohort, task: str) -> dict[str, Any]:
+        """What a result says of it."""
+        return dict(vars(self))
+
 
 @dataclass(frozen=True)
 class Prompted:
@@ -204,6 +211,11 @@ class Prompted:
         of_class = loaded.of(tuple(cohort.tasks[task]), self.prompt_set or loaded.sets[-1])
         scores = zeroshot.scores_of(run, cohort, rows, of_class, progress, self.window)
         return _scored(run, cohort, task, rows, scores[None])
+
+    def about(self, cohort: Cohort, task: str) -> dict[str, Any]:
+        """What a result says of it: the prompts by file, hash and set."""
+        loaded = prompts.load(self.prompts_path or prompts.find(cohort.source, task))
+        return {"prompts": loaded.told(self.prompt_set), "window": self.window}
 
 
 def _scored(run: Run, cohort: Cohort, task: str, rows: NDArray[np.integer], scores: Floats) -> Scored:

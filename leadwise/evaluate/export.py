@@ -1,7 +1,7 @@
 """Result tables as files for other programs: CSV, and a LaTeX tabular for a paper.
 
-A table is a list of rows, each a dict with the same columns, as reports give them: a score's `low` and `high` are
-its interval, and stand in the score's own cell in LaTeX.
+A table is a list of rows, each a dict with the same columns, as reports give them. In LaTeX a score's interval stands in
+the score's own cell: `low` and `high` are that of the first of SCORED in the row, `NAME_low` and `NAME_high` that of NAME.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from leadwise.files import replacing
 
 Rows = Sequence[Mapping[str, Any]]
 
-SCORED = ("macro", "auroc", "trained", "difference")  # the columns that a row's low and high may belong to
+SCORED = ("macro", "auroc", "trained", "difference")  # the columns that may have an interval
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -74,7 +74,8 @@ def to_latex(
     unknown = [name for name in (*(best or {}), *across, *([within] if within else [])) if name not in named]
     if unknown:
         raise ExportError(f"the table has no column '{unknown[0]}'; it has {', '.join(named)}")
-    names = [name for name in named if name not in (*hidden, "low", "high")]
+    ends = ("low", "high", *(f"{name}_{end}" for name in SCORED for end in ("low", "high")))
+    names = [name for name in named if name not in (*hidden, *ends)]
     bold = _best(rows, best or {}, within, decimals) | _highest(rows, across, decimals)
     sides = "".join("r" if all(_is_number(row.get(name)) for row in rows) else "l" for name in names)
     lines = [rf"\begin{{tabular}}{{{sides}}}", r"\toprule", " & ".join(escape(name) for name in names) + r" \\"]
@@ -142,7 +143,18 @@ def _cell(row: Mapping[str, Any], name: str, bold: bool, decimals: int) -> str:
     text = text.replace("-", r"$-$")
     if bold:
         text = rf"\textbf{{{text}}}"
-    if name in SCORED and row.get("low") is not None and row.get("high") is not None:
-        low, high = (f"{row[end]:.{decimals}f}".replace("-", r"$-$") for end in ("low", "high"))
+    ends = _interval(row, name)
+    if ends:
+        low, high = (f"{end:.{decimals}f}".replace("-", r"$-$") for end in ends)
         text += rf" {{\footnotesize [{low}, {high}]}}"
     return text
+
+
+def _interval(row: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+    """The interval of one column of a row; never that of another column."""
+    if name not in SCORED:
+        return None
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    if low is None and name == next(scored for scored in SCORED if scored in row):
+        low, high = row.get("low"), row.get("high")
+    return None if low is None or high is None else (low, high)

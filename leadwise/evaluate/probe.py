@@ -5,8 +5,9 @@ regression is fitted for each class. One strength for all classes is chosen by m
 then the test split is scored, once. A class that the drawn recordings show with one label value only cannot be learnt
 from them: its scores are constant, it counts as 0.5, and it is named ("unlearnable"). Shares below 1 are drawn at
 random several times; figures are means over the draws, and intervals resample patients with all draws scored on the
-same ones. F1's thresholds are fixed on validation. Calibration judges the regressions' own probabilities; a class that
-cannot be learnt is given the share of positives that its draw showed, 0 or 1.
+same ones. F1's thresholds are fixed on validation. Calibration judges the regressions' own probabilities, whose strength was
+chosen by AUROC and not for them: on a small cohort the strongest penalty may win, and all probabilities then lie near the
+prevalence. A class that cannot be learnt is given the share of positives that its draw showed, 0 or 1.
 """
 
 from __future__ import annotations
@@ -132,6 +133,7 @@ class ProbeReport:
     n_people_seen: int  # people of the test split that the run was pre-trained on: must be 0
     n_recordings: dict[str, int]  # by split
     results: dict[float, dict[str, ProbeResult]]  # fraction -> features -> result
+    window: str | None = None  # which part of longer recordings was seen; None: as the run was promised
 
     def to_json(self) -> dict[str, Any]:
         fractions: dict[str, Any] = {}
@@ -142,8 +144,10 @@ class ProbeReport:
             fractions[f"{fraction:g}"] = cell
         return {
             "command": "probe",
+            "protocol": "strict",
             "cohort": self.cohort,
             "run": self.run,
+            "window": self.window,
             "fingerprints": dict(self.fingerprints),
             "n_people_seen_in_pretraining": self.n_people_seen,
             "task": self.task,
@@ -193,7 +197,8 @@ class ProbeReport:
 
     def long_rows(self) -> list[dict[str, Any]]:
         """A line for each fraction, features, measure and class, with its interval: for other programs to read."""
-        about = {"command": "probe", "cohort": self.cohort, "run": self.run, "task": self.task, "part": self.part}
+        about: dict[str, Any] = {"command": "probe", "protocol": "strict", "cohort": self.cohort, "run": self.run}
+        about |= {"window": self.window, "task": self.task, "part": self.part}
         return [
             line
             for fraction, by_features in self.results.items()
@@ -220,7 +225,9 @@ def run_probe(
 
     Raises:
         ProbeError: a split is empty or shares patients with another, or a fraction leaves nothing to learn from.
+        WindowError: no such window, or MERL's, which belongs to the legacy protocol.
     """
+    windows.check_strict(window)
     rows = cohort.rows(task=task)
     asked = asked_of(cohort, task, rows)
     cache = run.folder / "embeddings" if run.folder else None
@@ -246,6 +253,7 @@ def run_probe(
         classes=asked.classes,
         n_recordings={split: len(asked.rows(split)) for split in ("train", "val", "test")},
         results=results,
+        window=window,
     )
 
 

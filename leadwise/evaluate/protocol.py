@@ -2,6 +2,9 @@
 
 For each fraction of the labels: the strict probe; MERL's trainer without a fault, and once more with another seed (the
 yardstick: what chance alone changes); the trainer with each fault that applies, one at a time; with all of them.
+A class that a draw of the strict probe shows with one label value only counts 0.5 there, while MERL's trainer scores it as
+any other: with few labels much of the gap between the two comes from that, so each line also has the mean over the classes
+that every draw of the strict probe could learn ("learnable only").
 Differences are to the trainer without a fault, with intervals that resample the same patients for both; the epoch is not
 chosen anew in a resampling. Every number but the strict probe's is marked as not comparable.
 """
@@ -9,17 +12,19 @@ chosen anew in a resampling. Every number but the strict probe's is marked as no
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from leadwise.data import windows
 from leadwise.data.cohort import Cohort
 from leadwise.data.published import PublishedCohort
 from leadwise.evaluate.embed import Features, Progress, embed_cohort, named, seen_in_training
 from leadwise.evaluate.legacy import (
+    LEFT_OUT,
     Fault,
     Frozen,
     Inputs,
@@ -35,13 +40,12 @@ from leadwise.evaluate.legacy import (
 from leadwise.evaluate.legacy_task import Asked, ask, not_applicable
 from leadwise.evaluate.metrics import Interval, Score, score
 from leadwise.evaluate.moving import Moving, restored
-from leadwise.evaluate.probe import probe, subset
+from leadwise.evaluate.probe import SEEDS, probe, subset
 from leadwise.run import Run
 
 Protocol = Literal["merl-legacy", "both"]  # the strict one alone is `probe.run_probe`
 Faults = frozenset[Fault]
 NONE: Faults = frozenset()
-MERL_WINDOW = "merl_5s_pad"
 NOT_COMPARABLE = "not comparable"
 
 
@@ -54,6 +58,11 @@ class Legacy:
     part: str = "backbone"
     splits: Path | None = None  # the folder of the published splits; None: the cohort's own
     window: str | None = None  # which part of longer recordings is seen; None: as the run was promised
+    seeds: tuple[int, ...] = SEEDS  # draws of the strict probe that stands beside it; MERL's trainer has its own seed
+
+    def seen(self, faults: Collection[Fault]) -> str | None:
+        """The window under these faults, one of which chooses its own."""
+        return windows.MERL_WINDOW if Fault.FIVE_SECOND_WINDOW in faults else self.window
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,8 @@ class Line:
     epoch: int | None = None  # the one whose scores these are, from 1
     difference: float | None = None  # to MERL's trainer without a fault
     difference_interval: Interval | None = None
+    unlearnable: tuple[str, ...] = ()  # of the strict probe: classes with one label value only in some draw
+    learnable_only: float | None = None  # macro without the strict probe's unlearnable classes
 
     @property
     def mark(self) -> str:
@@ -89,7 +100,9 @@ class Line:
             "difference": self.difference,
             "difference_low": low,
             "difference_high": high,
+            "learnable only": self.learnable_only,
             "skipped": ", ".join(self.score.skipped),
+            "unlearnable": ", ".join(self.unlearnable),
             "comparable": self.mark,
         }
 
@@ -107,7 +120,8 @@ class Line:
         apart = {"difference": self.difference, "difference_interval": list(self.difference_interval or ()) or None}
         told = {"fraction": self.fraction, "probe": self.probe, "faults": [fault.value for fault in self.faults]}
         marked = {"comparable": self.comparable, "n_train": self.n_train, "epoch": self.epoch}
-        return {**told, **marked, **self.score.to_json(), **apart}
+        learnt = {"unlearnable": list(self.unlearnable), "learnable_only": self.learnable_only}
+        return {**told, **marked, **self.score.to_json(), **apart, **learnt}
 
 
 @dataclass(frozen=True)
@@ -122,6 +136,11 @@ class ProtocolReport:
     n_people_seen: int  # people of the test split that the run was pre-trained on: must be 0
     not_applicable: dict[Fault, str]  # of the asked faults, with the reason
     lines: tuple[Line, ...]
+
+    @property
+    def published(self) -> bool:
+        """Whether records, splits and labels are those of MERL's files; else the cohort's own."""
+        return isinstance(self.asked.cohort, PublishedCohort)
 
     @property
     def faults(self) -> tuple[Fault, ...]:
@@ -146,7 +165,8 @@ class ProtocolReport:
             macro = {"class": "macro", "positives": None, "auroc": line.score.macro, "low": low, "high": high}
             for row in (line.class_rows()[0] | macro, *line.class_rows()):
                 value = {"measure": "auroc", "value": row.pop("auroc")}
-                rows.append({**about, "faults": "+".join(line.faults), **row, **value})
+                of_line = {"window": self.legacy.seen(line.faults), "faults": "+".join(line.faults)}
+                rows.append({**about, **of_line, **row, **value})
         return rows
 
     def to_json(self) -> dict[str, Any]:
@@ -160,13 +180,17 @@ class ProtocolReport:
             "run": self.run,
             "task": self.asked.name,
             "part": self.legacy.part,
+            "window": self.legacy.window,  # but for the lines with the fault five_second_window
             "fingerprints": dict(self.fingerprints),
             "n_people_seen_in_pretraining": self.n_people_seen,
             "classes": list(self.asked.task.classes),
             **counts,
+            "splits": "published" if self.published else "cohort",
             "published_records_missing": dict(found.missing) if found else None,
+            "strict_seeds": list(self.legacy.seeds) if self.protocol == "both" else None,
             "trainer": {**vars(self.legacy.trainer), "precision": "float32 (MERL: fp16 autocast)"},
             "faults": dict(described(self.faults)),
+            "left_out": dict(LEFT_OUT),
             "not_applicable": {fault.value: reason for fault, reason in self.not_applicable.items()},
             "lines": [line.to_json() for line in self.lines],
         }
@@ -188,8 +212,11 @@ def run_protocol(
     Raises:
         PublishedError: split files that cannot be used.
         ProbeError: a split is empty, a fraction leaves nothing to learn from, or no epoch can be chosen.
+        WindowError: no such window, or MERL's for the strict probe that "both" holds.
     """
     legacy = legacy or Legacy()
+    if protocol == "both":
+        windows.check_strict(legacy.window)
     asked = ask(cohort, task, legacy.splits)
     bench = _Bench(run, asked, legacy, progress)
     lines: list[Line] = []
@@ -219,15 +246,18 @@ class _Bench:
 
     def side_by_side(self, fraction: float) -> list[Line]:
         """Strict, no fault, another seed, each fault, all faults."""
-        strict = probe(self._features(self.legacy.window), self.asked.task, fraction)
-        first = Line(fraction, "strict probe", strict.score, strict.draws[0].n_train, comparable=True)
+        strict = probe(self._features(self.legacy.window), self.asked.task, fraction, self.legacy.seeds)
+        lost = tuple(name for name in self.asked.task.classes if any(name in d.unlearnable for d in strict.draws))
+        n_train = strict.draws[0].n_train
+        first = Line(fraction, "strict probe", strict.score, n_train, comparable=True, unlearnable=lost)
         wanted = {"MERL's trainer, no fault": NONE, **{fault.value: frozenset({fault}) for fault in self.faults}}
         if len(self.faults) > 1:
             wanted["all of them"] = frozenset(self.faults)
         base, *others = self._lines(fraction, wanted)
         other_seed = self.legacy.trainer.seed + 1
         again = self._lines(fraction, {f"no fault, seed {other_seed}": NONE}, other_seed)[0]
-        return [_compared(line, base) for line in (first, base, again, *others)]
+        lines = [_compared(line, base) for line in (first, base, again, *others)]
+        return [replace(line, learnable_only=_without(lost, line.score)) for line in lines]
 
     def _lines(self, fraction: float, wanted: dict[str, Faults], seed: int | None = None) -> list[Line]:
         """A line for each set of faults, trained together where they see the same signals."""
@@ -284,7 +314,7 @@ class _Bench:
 
     def _inputs(self, faults: Faults, drawn: np.ndarray) -> Inputs:
         places = {"train": self._at(drawn), **{split: self.asked.task.rows(split) for split in ("val", "test")}}
-        window = MERL_WINDOW if Fault.FIVE_SECOND_WINDOW in faults else self.legacy.window
+        window = self.legacy.seen(faults)
         if Fault.MOVING_BATCHNORM in faults:
             rows = {split: self.asked.rows[at] for split, at in places.items()}
             return Moving(self.run, self.asked.cohort, rows, self.legacy.part, window)
@@ -301,6 +331,12 @@ class _Bench:
 
 def _counted(progress: Progress, what: str) -> Any:
     return lambda done, total: progress(what, done, total)
+
+
+def _without(lost: Collection[str], score: Score) -> float | None:
+    """The macro over the scored classes that are not lost; None if there is none."""
+    kept = [value for name, value in score.per_class.items() if value is not None and name not in lost]
+    return float(np.mean(kept)) if kept else None
 
 
 def _compared(line: Line, base: Line) -> Line:

@@ -35,6 +35,7 @@ class Reader:
     classes: tuple[str, ...]
     scores: Callable[[Features], Floats]  # (N, D) -> (N, K): logits, or cosines
     unit: str  # of the scores, in words
+    prompts: dict[str, str] | None = None  # of WORDS: file, sha256 and set
 
 
 def has_part(run: Run, part: str) -> bool:
@@ -116,4 +117,4 @@ def read_words(run: Run, cohort: Cohort, task: str, prompt_file: Path | None = N
     if loaded is None or loaded.task != task:
         loaded = prompts.load(prompts.find(cohort.source, task))
     vectors = [class_vector(texts) for texts in embed_prompts(run, loaded.of(classes))]
-    return Reader(WORDS, "shared", classes, lambda ecg: cosines(ecg, vectors), "cosine")
+    return Reader(WORDS, "shared", classes, lambda ecg: cosines(ecg, vectors), "cosine", loaded.told())

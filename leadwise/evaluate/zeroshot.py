@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from leadwise.data import windows
 from leadwise.data.cohort import Cohort
 from leadwise.evaluate import measures as beside
 from leadwise.evaluate import prompts
@@ -58,6 +59,7 @@ class ZeroShotReport:
     measures_untrained: dict[str, Score]
     shuffled: Control | None  # None: one patient holds over half of the recordings
     sensitivity: Sensitivity  # to the wording: every set of the file, and single prompts
+    window: str | None = None  # which part of longer recordings was seen; None: as the run was promised
 
     @property
     def single_prompts(self) -> tuple[float, ...]:
@@ -68,8 +70,10 @@ class ZeroShotReport:
         above, interval = gain(self.trained, self.untrained)
         return {
             "command": "zeroshot",
+            "protocol": "strict",
             "cohort": self.cohort,
             "run": self.run,
+            "window": self.window,
             "fingerprints": dict(self.fingerprints),
             "n_people_seen_in_pretraining": self.n_people_seen,
             "task": self.task,
@@ -141,7 +145,8 @@ class ZeroShotReport:
 
     def long_rows(self) -> list[dict[str, Any]]:
         """A line for each encoder, measure and class, with its interval: for other programs to read."""
-        about = {"command": "zeroshot", "cohort": self.cohort, "run": self.run, "task": self.task, "split": self.split}
+        about: dict[str, Any] = {"command": "zeroshot", "protocol": "strict", "cohort": self.cohort, "run": self.run}
+        about |= {"window": self.window, "task": self.task, "split": self.split}
         return [
             line
             for name, auc, others in (
@@ -173,8 +178,10 @@ def run_zeroshot(
         ZeroShotError: the run has no text encoder, or the split holds no recording of the task.
         PromptError: the prompt file does not fit the task.
         ScoreError: no class of the task has both label values in the split.
+        WindowError: no such window, or MERL's, which belongs to the legacy protocol.
     """
     _check_words(run)
+    windows.check_strict(window)
     rows = cohort.rows(split, task)
     if not len(rows):
         raise ZeroShotError(f"cohort {cohort.name}: no recording of task '{task}' in split '{split}'")
@@ -220,6 +227,7 @@ def run_zeroshot(
         measures_untrained=others(of_both_untrained),
         shuffled=shuffled_pairs(labels, scores, patients),
         sensitivity=sensitivity,
+        window=window,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,12 +15,13 @@ from leadwise.pictures.ink import GREY, INK, PALE, PALETTE, blank, tidy
 COLUMNS = 4
 
 
-def draw(curves: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
+def draw(curves: Sequence[Mapping[str, Any]], title: str = "", caution: str = "") -> Figure:
     """A figure of `curves`, each with `name` and, for its B bins, `said`, `came` and `count`, optionally `low`, `high`.
 
     `said` is the mean probability of a bin and `came` its share of positives, in [0, 1], with `low` and `high` its
     interval; the area of a dot grows with `count`. Perfect calibration is the dashed diagonal. An optional `note` stands
-    in the panel's corner. Axes reach as far as the class's probabilities and shares do, alike on both.
+    in the panel's corner, an optional `caution` small below the title. Axes reach as far as the class's probabilities and
+    shares do, alike on both.
 
     Raises:
         ValueError: no curves, or one whose bins do not match.
@@ -28,9 +30,14 @@ def draw(curves: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
         raise ValueError(f"no reliability to draw for '{title}'; pass at least one class")
     n_columns = min(COLUMNS, len(curves))
     n_rows = math.ceil(len(curves) / n_columns)
-    height_in = 0.7 + 2.3 * n_rows
-    figure = blank(max(5.0, 0.3 + 2.4 * n_columns), height_in)
+    width_in = max(5.0, 0.3 + 2.4 * n_columns)
+    lines = textwrap.wrap(caution, int(18 * width_in))
+    head_in = 0.62 + 0.14 * len(lines)
+    height_in = head_in + 0.08 + 2.3 * n_rows
+    figure = blank(width_in, height_in)
     figure.text(0.012, 1 - 0.12 / height_in, title, fontsize=10, fontweight="bold", color=INK, va="top",
+                parse_math=False)  # fmt: skip
+    figure.text(0.012, 1 - 0.32 / height_in, "\n".join(lines), fontsize=7.5, color=INK, va="top",
                 parse_math=False)  # fmt: skip
     for position, curve in enumerate(curves):
         if not len(curve["said"]) == len(curve["came"]) == len(curve["count"]) > 0:
@@ -41,7 +48,7 @@ def draw(curves: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
             axes.set_xlabel("probability said", fontsize=8, color=INK)
         if position % n_columns == 0:
             axes.set_ylabel("share of positives", fontsize=8, color=INK)
-    figure.subplots_adjust(left=0.6 / figure.get_figwidth(), right=0.985, top=1 - 0.62 / height_in,
+    figure.subplots_adjust(left=0.6 / figure.get_figwidth(), right=0.985, top=1 - head_in / height_in,
                            bottom=0.45 / height_in, hspace=0.42, wspace=0.32)  # fmt: skip
     return figure
 

@@ -71,6 +71,10 @@ class Prompts:
         """The sets of this file, from the plainest on."""
         return tuple(which for which in SETS if which in self.texts)
 
+    def told(self, which: str | None = None) -> dict[str, str]:
+        """What a result says of its prompts, so that they can be found again: file, sha256 and set (default: as `of`)."""
+        return {"file": self.path.name, "sha256": self.sha256, "set": which or self.sets[-1]}
+
     def of(self, classes: Iterable[str], which: str | None = None) -> list[ClassPrompts]:
         """The prompts of a task's classes, in that order, of one set (default: the last of `sets`, rich or own).
 
