@@ -61,8 +61,8 @@ def ask(cohort: Cohort, task: str, splits: Path | None = None) -> Asked:
     else:
         known = known_columns(cohort.source, task, classes)
         columns = known or {}
-        if task == "csn" and "acronyms" in cohort.index:
-            said = cohort.index["acronyms"].fillna("").to_numpy()[rows]
+        if task == "csn" and "acronyms" in cohort.column_names:
+            said = cohort.column("acronyms", rows).fillna("")
             substring = np.array([[name in text for name in classes] for text in said], dtype=np.int8)
     return Asked(seen, task, rows, asked, columns or None, substring)
 
