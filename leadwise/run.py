@@ -61,9 +61,23 @@ class Run:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What the run learnt from, as data.json says; empty for a run without a folder."""
+        """What the run learnt from, as data.json says; empty for a run without a folder.
+
+        Raises:
+            RunError: data.json is damaged.
+        """
         path = self.folder / "data.json" if self.folder else None
-        return json.loads(path.read_text()) if path and path.is_file() else {}
+        if not path or not path.is_file():
+            return {}
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(
+                f"{path} is damaged ({error}); copy it again: whom the run learnt from stands there"
+            ) from None
+        if not isinstance(told, dict):
+            raise RunError(f"{path} is damaged (no JSON object); copy it again: whom the run learnt from stands there")
+        return told
 
     def learnt_from(self, source: str, patients: Iterable[str]) -> list[str]:
         """Which of these people of a data set stood in the run's training part."""

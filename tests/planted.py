@@ -52,6 +52,13 @@ class PlantedCohort:
     def __len__(self) -> int:
         return len(self.records)
 
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        return tuple(self.index.columns)
+
+    def column(self, name: str, rows: np.ndarray) -> pd.Series:
+        return self.index[name].iloc[rows]
+
     def block(self, row: int) -> np.ndarray:
         return self.steps[row]
 

@@ -157,6 +157,54 @@ def test_a_wrong_task_and_a_cohort_without_test_split_are_refused() -> None:
     assert not issubclass(ScoreError, cards.CardError)
 
 
+def test_a_cohort_of_limb_leads_gets_its_whole_card(file: Path) -> None:
+    cohort = PlantedCohort()
+    cohort.steps[:, 6:] = -32768
+    made = cards.make(CardRun(), cohort, quick=True, prompt_file=file)
+    assert made.robustness.n_left_out == 0
+    assert len(made.maps) == 1
+    assert "None of them has V1, V2, V3, V4, V5, V6." in page(made).html()
+    json.dumps(made.to_json(), allow_nan=False)
+
+
+def test_records_too_short_to_hide_anything_leave_a_remark() -> None:
+    run = CardRun()
+    run.config = replace(run.config, signal=replace(SIGNAL, duration_s=10.0))  # the recordings last two seconds
+    made = cards.make(run, PlantedCohort(), quick=True)
+    assert made.maps == []
+    assert any("No occlusion map of" in one and "too little was observed to hide" in one for one in made.remarks)
+    assert made.robustness is not None
+    assert "too little was observed" in page(made).html()
+
+
+def test_no_record_that_could_be_changed_leaves_a_remark() -> None:
+    cohort = PlantedCohort()
+    for row in cohort.rows("test"):
+        cohort.steps[row, row % 12, 40:] = -32768  # each lacks another lead
+    made = cards.make(CardRun(), cohort, quick=True)
+    assert (made.robustness, made.maps) == (None, [])
+    assert any(
+        one.startswith("Robustness is not shown: cohort planted: no test recording of task finding is")
+        for one in made.remarks
+    )
+
+
+def test_prompts_that_would_not_be_used_are_refused(
+    file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text(file.read_text().replace('task = "finding"', 'task = "rhythm"'))
+    with pytest.raises(
+        cards.CardError, match=r"other\.toml: its prompts are for task 'rhythm', but the card is of finding"
+    ):
+        cards.make(CardRun(), PlantedCohort(), quick=True, prompt_file=other)
+    foreign = tmp_path / "foreign.toml"
+    foreign.write_text(file.read_text().replace('source = "nowhere"', 'source = "ptbxl"'))
+    made = cards.make(CardRun(), PlantedCohort(), quick=True, prompt_file=foreign)
+    assert [row.how for row in made.scores] == ["probe", "zero-shot"]
+    assert "was written for source 'ptbxl', the cohort is of 'nowhere'" in caplog.text
+
+
 def test_the_sentences_follow_the_numbers(file: Path) -> None:
     plain = cards.make(CardRun(), PlantedCohort(), quick=True, prompt_file=file).parts
     assert reading(plain) == []

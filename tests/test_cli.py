@@ -14,6 +14,7 @@ from conftest import config_table, make_batch
 from mimic_tree import write_tree
 
 from leadwise.batch import LEADS
+from leadwise.cli import shown
 from leadwise.data.cohort import Cohort
 
 PROMPTS = """source = "folder"
@@ -44,6 +45,18 @@ def run_folder(cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     assert (home / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "lr = 0.003" in (home / "run" / "config.toml").read_text()
     return home / "run"
+
+
+def test_names_with_brackets_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["ecg[/x]", "P[old]", "[bold]b", ":heart:", "back\\"]
+    shown.print_table([{"record": name, "P[new]": 0.5, "skipped": "Q[red]"} for name in names], "run [a] of [/b]")
+    shown.out.print("written to out[/x]")
+    with shown.progress_bars() as progress:
+        shown.bars(progress)("embed|a[/b]", 1, 1)
+    told = capsys.readouterr()
+    for name in (*names, "P[new]", "Q[red]", "run [a] of [/b]", "out[/x]"):
+        assert name in told.out
+    assert "embed a[/b]" in told.err
 
 
 def test_help_names_every_verb() -> None:

@@ -20,6 +20,7 @@ import pytest
 from leadwise.batch import LEADS
 from leadwise.data import index, packing, record, shard
 from leadwise.data.cohort import Cohort, CohortError, Row, Source, write
+from leadwise.evaluate import groups
 
 RATE_HZ = 250
 SECRET = "patient says something private"
@@ -97,6 +98,20 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert index["sex"].tolist()[1] == "female"
     assert index["label.rhythm.sr"].isna().tolist() == [number == 2 for number in range(7)]
     assert len(set(index["source_sha256"])) == 7
+
+
+def test_a_column_is_read_alone_and_is_that_of_the_index(tmp_path: Path) -> None:
+    write(source(tmp_path / "raw"), tmp_path / "out", shard_records=3)
+    cohort, rows = Cohort.open(tmp_path / "out"), np.array([6, 0, 2, 2])
+    found = {name: cohort.column(name, rows) for name in ("age", "sex", "record", "label.rhythm.sr")}
+    by_group = groups.members(cohort, rows)
+    assert "index" not in cohort.__dict__  # the table as a whole was not read
+    for name, values in found.items():
+        pd.testing.assert_series_equal(values, cohort.index[name].iloc[rows], check_index=False, check_names=False)
+    assert by_group["age"].tolist() == ["40-59", "not known", "40-59", "40-59"]
+    assert set(by_group) == {"age"}  # the sex of none of these rows is known
+    with pytest.raises(CohortError, match="cohort out: its index has no column 'seks'"):
+        cohort.column("seks", rows)
 
 
 def test_sixteen_bit_files_are_stored_as_they_are(tmp_path: Path) -> None:

@@ -119,6 +119,28 @@ def test_rare_classes_are_not_tested_and_undefined_ones_skipped():
     assert found.rows()[0]["untested"] == "a"
 
 
+def test_a_mean_of_classes_with_too_few_patients_is_not_tested():
+    a, b = (scored(s, n=20, noise_seed=n, per_patient=10) for s, n in ((1.5, 1), (0.3, 2)))  # two patients
+    found = compare(a, b, n_replicates=200)
+    assert found.macro.p is None
+    assert found.untested == ("macro", *CLASSES)
+    assert found.macro.interval[0] <= found.macro.difference <= found.macro.interval[1]
+    assert found.n_usable == 200
+    told = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert (told["macro"]["p"], told["untested"][0], told["n_usable_replicates"]) == (None, "macro", 200)
+    assert found.long_rows()[0]["p"] is None
+    few = np.zeros((300, 3), dtype=np.int8)
+    few[:2, 0] = 1  # both of one patient: a third of the resamplings has nobody with the finding
+    rare = compare(
+        *(dataclasses.replace(s, labels=few) for s in (scored(), scored(0.5, noise_seed=2))), n_replicates=200
+    )
+    assert 100 < rare.n_usable < 160
+    assert rare.untested == ("macro", "a")
+    many = compare(scored(), scored(0.5, noise_seed=2), n_replicates=200)
+    assert many.macro.p is not None
+    assert many.untested == ()
+
+
 def test_another_measure():
     a, b = scored(1.5), scored(0.3, noise_seed=2)
     assert compare(a, b, "auprc", 100).macro.a != compare(a, b, "auroc", 100).macro.a

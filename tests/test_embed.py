@@ -56,6 +56,28 @@ def test_the_cache_saves_the_work_and_knows_its_rows(tmp_path):
     assert [path.suffix for path in (tmp_path / "embeddings").iterdir()] == [".npz"]
 
 
+def test_work_that_is_cut_short_is_kept_piece_by_piece(tmp_path, monkeypatch):
+    monkeypatch.setattr(embed, "_PIECE", 6)
+    run, cohort, told = PlantedRun(tmp_path), PlantedCohort(n_patients=10), []
+    embed.embed_cohort(run, cohort, rows=np.array([3, 17]))
+
+    def cut_short(what, done, total):
+        told.append((what, done, total))
+        if done > 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embed.embed_cohort(run, cohort, progress=cut_short)
+    assert told == [("embed backbone", done, 18) for done in (6, 12, 18)]
+    (path,) = (tmp_path / "embeddings").iterdir()
+    with np.load(path) as file:
+        assert file["row"].tolist() == [*range(13), 17]  # two pieces of six, and what was there
+    before = run.method.n_embedded
+    every = embed.embed_cohort(run, cohort)
+    assert run.method.n_embedded == before + 6
+    np.testing.assert_allclose(every, embed.embed(PlantedRun(), Recordings(cohort, SIGNAL)), rtol=1e-6)
+
+
 def test_the_cache_is_of_one_state_cohort_and_part(tmp_path):
     run, cohort = PlantedRun(tmp_path), PlantedCohort(n_patients=10)
     embed.embed_cohort(run, cohort)

@@ -205,6 +205,35 @@ def test_moving_batchnorm_uses_each_batchs_statistics_and_leaves_no_trace() -> N
     assert not batchnorms(SeeingMethod())
 
 
+def test_a_last_batch_of_one_does_not_stop_a_batchnorm_over_recordings() -> None:
+    run, cohort = NormedRun(), PlantedCohort()
+    rows = {split: cohort.rows(split) for split in ("train", "val", "test")}
+    with restored(run.method):
+        inputs = Moving(run, cohort, rows, "backbone", None)
+        inputs.train(torch.arange(16))
+        kept = run.method.norm.running_mean.clone()
+        alone = inputs.train(torch.tensor([3]))
+        assert torch.equal(run.method.norm.running_mean, kept)
+        inputs.train(torch.arange(16))  # and the next batch moves it again
+        assert not torch.equal(run.method.norm.running_mean, kept)
+    assert torch.isfinite(alone).all()
+    assert not run.method.norm._forward_pre_hooks
+    report = run_protocol(run, cohort, "finding", (17 / 144,), legacy=Legacy((Fault.MOVING_BATCHNORM,), FEW))
+    assert {line.n_train % 16 for line in report.lines} == {1}
+
+
+def test_moving_batchnorm_applies_to_a_part_that_runs_one(cohort_folder: Path) -> None:
+    def reason(of: str, part: str) -> str | None:
+        table = config_table(cohort_folder) | {"method": {"name": "merl", **TINY[of]}}
+        run = create(typed(Config, table), REPORTS)
+        return not_applicable(run, ask(cohort, "own"), None, part).get(Fault.MOVING_BATCHNORM)
+
+    cohort = Cohort.open(cohort_folder)
+    assert reason("merl vit", "backbone") == "no BatchNorm has a part in the method's 'backbone' embedding"
+    assert reason("merl vit", "shared") is None
+    assert reason("merl", "backbone") is None
+
+
 def test_the_backbone_comes_back_even_after_an_error() -> None:
     method = NormedMethod()
 

@@ -119,6 +119,9 @@ def test_a_cohort_shows_the_published_rows_in_the_files_order(tmp_path: Path, na
         view.labels("csn", np.array([25])), [[name in ("mi", "afib") for name in view.tasks["csn"]]]
     )
     np.testing.assert_array_equal(view.rows(task="own"), np.arange(60))
+    for task in ("csn", "own", None):
+        with pytest.raises(CohortError, match="no split 'tset'; it is one of train, val, test"):
+            view.rows("tset", task)
     np.testing.assert_array_equal(view.labels("own", view.rows()), named_cohort.labels("own", np.arange(60)))
     assert view.fingerprint == named_cohort.fingerprint  # the same samples: embeddings are shared
     with pytest.raises(CohortError, match="record JS00003 is in no published split of task csn"):

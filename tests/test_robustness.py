@@ -203,10 +203,29 @@ def test_records_that_a_change_would_leave_empty_are_left_out() -> None:
     first = cohort.rows("test")[0]
     cohort.steps[first, 5] = -32768
     run = PlantedRun()
-    kept = robustness.whole_rows(cohort, run.config.signal, cohort.rows("test"))
+    kept, leads = robustness.whole_rows(cohort, run.config.signal, cohort.rows("test"))
+    assert leads == LEADS
     assert sorted({*cohort.rows("test")} - {*kept}) == [first]
     found = robustness.measure(run, cohort, "finding", [planted_probe(run, cohort)], n_records=30, quick=True)
     assert (found.n_records, found.n_left_out) == (30, 1)
+
+
+def test_leads_that_the_cohort_never_recorded_are_not_asked_for() -> None:
+    run, cohort = PlantedRun(), PlantedCohort()
+    cohort.steps[:, 6:] = -32768
+    first = cohort.rows("test")[0]
+    cohort.steps[first, 0] = -32768  # this record lacks a lead that the others have
+    found = robustness.measure(run, cohort, "finding", [planted_probe(run, cohort)], quick=True)
+    assert (found.n_records, found.n_left_out) == (len(cohort.rows("test")) - 1, 1)
+    assert found.not_recorded == LEADS[6:]
+    names = [change.name for change, _ in found.changed]
+    assert [name for name in names if "lead" in name] == ["1 lead: I", "1 lead: II", "2 leads: I, II", "6 leads: all"]
+    cohort.steps[:, [0, 2, 3, 4, 5]] = -32768  # lead II alone
+    _, alone = robustness.whole_rows(cohort, run.config.signal, cohort.rows("test"))
+    assert alone == ("II",)
+    assert "arm electrodes swapped" not in [change.name for change in robustness.changes(SIGNAL, recorded=alone)]
+    cohort.steps[:] = -32768
+    assert [len(found) for found in robustness.whole_rows(cohort, run.config.signal, cohort.rows("test"))] == [0, 0]
 
 
 def test_words_may_be_asked_beside_a_probe(tmp_path) -> None:

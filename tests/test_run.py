@@ -68,6 +68,17 @@ def test_torn_weights_and_missing_files_are_errors(folder: Path, tmp_path: Path)
         runs.load(tmp_path)
 
 
+@pytest.mark.parametrize("text", ['{"people": ["a', "[]", "\udcff"])
+def test_a_damaged_provenance_is_named(folder: Path, text: str) -> None:
+    run = runs.load(folder)
+    assert isinstance(run.provenance, dict)
+    (folder / "data.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(RunError, match=r"data\.json is damaged .*; copy it again"):
+        run.learnt_from("somewhere", ["a"])
+    (folder / "data.json").unlink()
+    assert run.provenance == {}
+
+
 def test_a_folder_that_is_taken_is_not_touched(folder: Path) -> None:
     before = (folder / "config.toml").read_text()
     with pytest.raises(RunError, match="is not empty"):

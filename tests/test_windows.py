@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import REPORTS, config_table
 
 from leadwise.batch import LEADS, Signal
+from leadwise.config import Config, typed
 from leadwise.data.cohort import Cohort, Row, Source, write
+from leadwise.data.loader import Recordings
 from leadwise.data.windows import WindowError, averaged, crops, windowed
 from leadwise.evaluate.compare import Probed, Prompted, run_compare
 from leadwise.evaluate.embed import embed, embed_cohort
 from leadwise.evaluate.probe import run_probe
 from leadwise.evaluate.protocol import Legacy, run_protocol
 from leadwise.evaluate.zeroshot import run_zeroshot
+from leadwise.run import create
 from tests.planted import PlantedCohort, PlantedRun
 
 SECONDS = (6, 10, 25, 60)
@@ -83,6 +88,64 @@ def test_embeddings_of_windows_are_averaged_and_cached_apart(cohort: Cohort, tmp
     assert np.abs(embed_cohort(run, cohort, rows=rows) - whole).max() > 1e-6
     np.testing.assert_array_equal(embed_cohort(run, cohort, rows=rows, window="multi_crop_mean"), whole)
     assert len(list((tmp_path / "embeddings").iterdir())) == 2
+
+
+def gappy(
+    folder: Path, seconds: int, lost: list[tuple[int, int]], name: str = "gappy", leads: tuple[str, ...] = LEADS
+) -> Cohort:
+    """One recording of noise at 100 Hz, of which some leads are lost between some seconds."""
+    signal = np.random.default_rng(0).normal(scale=0.3, size=(100 * seconds, 12))
+    for begin, end in lost:
+        signal[100 * begin : 100 * end, [LEADS.index(lead) for lead in leads]] = np.nan
+    np.save(folder / f"{name}.npy", signal)
+    row = Row(name, folder / f"{name}.npy", "p", "test", leads=LEADS, rate_hz=100, units="mV")
+    write(Source("made", [row]), folder / name, min_report_words=0)
+    return Cohort.open(folder / name)
+
+
+def starts_kept(cohort: Cohort, signal: Signal = PROMISED) -> list[int]:
+    """Where, in seconds, the windows of the first recording begin."""
+    whole = cohort.signal(0)[0][:, LEADS.index(signal.leads[0])]
+    recordings, _ = windowed(cohort, signal, np.array([0]), "multi_crop_mean")
+    found = []
+    for ecg in recordings.batch(range(len(recordings))).ecg[:, 0].numpy():
+        near = [np.abs(np.nan_to_num(whole[at : at + len(ecg)]) - ecg).max() for at in range(0, len(whole), 100)
+                if at + len(ecg) <= len(whole)]  # fmt: skip
+        found.append(int(np.argmin(near)))
+    return found
+
+
+def test_windows_without_an_ecg_are_left_out_of_the_mean(tmp_path: Path) -> None:
+    half = gappy(tmp_path, 60, [(9, 31)])
+    kept = [0, 30, 40, 50]
+    assert starts_kept(half) == kept  # 10-20 and 20-30 were not observed at all
+    run = PlantedRun(tmp_path)
+    run.config = Config(signal=PROMISED)
+    each = embed(run, Recordings(half, PROMISED, np.zeros(4, int), starts_s=np.array(kept)))
+    whole = embed_cohort(run, half, rows=np.array([0]), window="multi_crop_mean")
+    np.testing.assert_allclose(whole[0], each.mean(axis=0), rtol=1e-5)
+    enough, little = (gappy(tmp_path, 60, [lost], f"{lost[0]}") for lost in ((12, 38), (11, 39)))
+    assert starts_kept(enough) == [0, 10, 30, 40, 50]  # two seconds of a window
+    assert starts_kept(little) == [0, 40, 50]
+    part = dataclasses.replace(PROMISED, leads=("V6",), duration_s=20.0)
+    never = gappy(tmp_path, 40, [(0, 40)], "never", leads=("V6",))
+    assert len(windowed(never, part, np.array([0]), "multi_crop_mean")[0]) == 1  # to be refused by name
+    assert len(windowed(never, dataclasses.replace(part, leads=LEADS), np.array([0]), "multi_crop_mean")[0]) == 2
+
+
+def test_a_method_that_needs_a_whole_patch_embeds_a_recording_with_a_long_gap(tmp_path: Path) -> None:
+    cohort = gappy(tmp_path, 20, [(5, 13)])
+    table = config_table(tmp_path / "gappy")
+    run = create(typed(Config, table), REPORTS)
+    run.method.eval()
+    assert np.isfinite(embed_cohort(run, cohort, window="multi_crop_mean")).all()
+
+
+def test_merls_five_seconds_are_the_first_whatever_was_promised(cohort: Cohort) -> None:
+    middle = dataclasses.replace(PROMISED, window="center")
+    recordings, _ = windowed(cohort, middle, np.array([3]), "merl_5s_pad")
+    seen = recordings.batch([0]).ecg[0, 0, :500:100].numpy()
+    assert np.rint(seen * 100).astype(int).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_averages() -> None:

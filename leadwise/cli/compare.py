@@ -17,6 +17,7 @@ from leadwise.cli.shown import (
     TaskName,
     WindowName,
     bars,
+    out,
     print_table,
     progress_bars,
     through,
@@ -63,6 +64,10 @@ def compare(
     way = "zero-shot" if how == "zeroshot" else f"probe on {fraction:.0%} of labels"
     title = f"{run_a} (a) against {run_b} (b), {found.about['cohort']}, task {task}{through(window)}, {way}: {measure} on test"
     print_table([_readable(row) for row in found.rows() + found.class_rows()], title)
+    if found.n_usable < found.n_replicates:
+        out.print(
+            f"{found.n_usable} of {found.n_replicates} resamplings could be used: the others left no class to score"
+        )
     write_json(json_file, found.to_json())
     if csv_file is not None:
         export.write(csv_file, export.to_csv(found.long_rows()))

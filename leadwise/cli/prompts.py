@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from leadwise.cli.shown import Json, bars, out, print_table, progress_bars, write_json
 
@@ -42,7 +41,7 @@ def show(
     for name in chosen:
         entries = loaded.of(loaded.names, name)
         lines = [
-            {"class": code, "name": escape(entry.name), "prompt": escape(text)}
+            {"class": code, "name": entry.name, "prompt": text}
             for code, entry in zip(loaded.names, entries)
             for text in entry.prompts
         ]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from leadwise.cli.shown import CohortFolder, Json, RunFolder, bars, out, print_table, progress_bars, write_json
 
@@ -54,9 +53,7 @@ def retrieve(
         return
     with progress_bars() as progress:
         found = searching.search(loaded, opened, text, split, top, bars(progress))
-    rows = searching.rows(found)
-    printed = [{key: escape(at) if isinstance(at, str) else at for key, at in row.items()} for row in rows]
-    print_table(printed, f"nearest of {opened.name}")
+    print_table(searching.rows(found), f"nearest of {opened.name}")
     searching.page(found, opened, text, loaded, show_reports).write(target)
     out.print(f"open {target}", highlight=False, soft_wrap=True)
     told = [{"record": one.record, "split": one.split, "cosine": one.cosine, "labels": one.labels} for one in found]

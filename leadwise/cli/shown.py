@@ -26,8 +26,11 @@ from rich.text import Text
 
 from leadwise.files import replacing
 
-console = Console(stderr=True)
-out = Console(width=None if sys.stdout.isatty() else 160)  # a file or a pipe has no edge to wrap at
+# names of records, runs and classes are shown as they are: "ecg[/x]" is no markup, ":heart:" no picture
+console = Console(stderr=True, markup=False, emoji=False)
+out = Console(
+    width=None if sys.stdout.isatty() else 160, markup=False, emoji=False
+)  # a file or a pipe has no edge to wrap at
 
 RunFolder = Annotated[Path, typer.Argument(help="Run folder that `leadwise pretrain` left.")]
 CohortFolder = Annotated[Path, typer.Argument(help="Cohort folder that `leadwise prepare` wrote.")]
@@ -57,7 +60,7 @@ def rank() -> int:
 
 def progress_bars(rate: bool = False, shown: bool = True) -> Progress:
     columns = [
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         *([_Rate()] if rate else []),

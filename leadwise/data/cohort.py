@@ -132,6 +132,18 @@ class Cohort:
         """Some columns of the index, at most `n_rows` rows at a time, in index order: no more is in memory."""
         yield from pq.ParquetFile(self._index_file).iter_batches(n_rows, columns=list(names))
 
+    def column(self, name: str, rows: np.ndarray) -> pd.Series:
+        """One column of the index at some rows, in their order, as `index` has it: nothing else is read.
+
+        Raises:
+            CohortError: no such column.
+        """
+        if name not in self.column_names:
+            raise CohortError(f"cohort {self.name}: its index has no column {name!r}; see its column_names")
+        taken = pq.read_table(self._index_file, columns=[name]).take(pa.array(rows, type=pa.int64()))
+        values: pd.Series = taken.to_pandas(types_mapper={pa.int8(): pd.Int8Dtype()}.get)[name]
+        return values
+
     def _column(self, name: str) -> pa.ChunkedArray:
         return pq.read_table(self._index_file, columns=[name])[name]
 

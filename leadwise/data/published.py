@@ -268,8 +268,8 @@ class PublishedCohort(Cohort):
 
     def rows(self, split: str | None = None, task: str | None = None, min_report_words: int = 0) -> np.ndarray:
         """As `Cohort.rows`; of the published task, its records in the order of the files, on which draws depend."""
-        if task != self.published.task:
-            return super().rows(split, task, min_report_words)
+        if task != self.published.task or split not in (None, *SPLITS):
+            return super().rows(split, task, min_report_words)  # which refuses a split that there is not
         chosen = self.found.rows if split is None else self.found.rows[self.found.split == split]
         if not min_report_words:
             return chosen

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from leadwise.data.cohort import Cohort
 from leadwise.evaluate import disentangle, groups, occlusion, prompts, robustness
-from leadwise.evaluate.embed import Features, Progress, embed_cohort, named, seen_in_training
+from leadwise.evaluate.embed import EmbedError, Features, Progress, embed_cohort, named, seen_in_training
 from leadwise.evaluate.metrics import Floats, Score, ScoreError, gain, score
 from leadwise.evaluate.probe import ProbeError
 from leadwise.evaluate.prompts import PromptError
 from leadwise.evaluate.readers import PROBE, WORDS, Reader, fit_probe, read_words, reads_text, task_of
+from leadwise.evaluate.zeroshot import prompts_for
 from leadwise.run import Run
 
 RECORDS = 500  # test records that are judged once more after each change
@@ -136,12 +137,12 @@ def make(
         prompt_file: prompts for the task that it names, in place of those shipped.
 
     Raises:
-        CardError: no test split, or an unknown task.
+        CardError: no test split, an unknown task, or prompts for none of the tasks.
         PromptError: the prompt file cannot be read.
     """
     wanted = _checked_tasks(cohort, tasks)
     if prompt_file is not None:
-        prompts.load(prompt_file)  # a file that was named and cannot be read is an error, not a remark
+        _check_prompts(cohort, prompt_file, wanted)
     asked = _Asked(run, None if quick else run.untrained(), cohort, prompt_file, progress, [])
     facts = describe(run, cohort)
     rows: list[Row] = []
@@ -186,6 +187,17 @@ def _checked_tasks(cohort: Cohort, tasks: Sequence[str] | None) -> tuple[str, ..
     if unknown:
         raise CardError(f"cohort {cohort.name}: no task {unknown[0]!r}; it has {', '.join(cohort.tasks) or 'none'}")
     return tuple(tasks or cohort.tasks)
+
+
+def _check_prompts(cohort: Cohort, path: Path, wanted: Sequence[str]) -> None:
+    """A file that was named and cannot be read, or would not be used, is an error and no remark; another source's warns."""
+    task = prompts.load(path).task
+    if task not in wanted:
+        raise CardError(
+            f"{path}: its prompts are for task '{task}', but the card is of {', '.join(wanted) or 'no task'}; "
+            "give a file for one of these, or name its task by --tasks"
+        )
+    prompts_for(cohort, task, path)
 
 
 def describe(run: Run, cohort: Cohort) -> dict[str, Any]:
@@ -260,7 +272,7 @@ def _robustness(
 ) -> robustness.Robustness | None:
     try:
         return robustness.measure(asked.run, asked.cohort, task, readers, n_records, quick, asked.progress)
-    except ScoreError as error:
+    except (ScoreError, EmbedError) as error:
         asked.remarks.append(f"Robustness is not shown: {error}.")
         return None
 
@@ -270,9 +282,15 @@ def _maps(asked: _Asked, task: str, readers: list[Reader], scores: dict[str, Flo
     run, cohort = asked.run, asked.cohort
     reader = next((one for one in readers if one.name == WORDS), readers[0])
     test = cohort.rows("test", task)
-    whole = np.isin(test, robustness.whole_rows(cohort, run.config.signal, test))
+    whole = np.isin(test, robustness.whole_rows(cohort, run.config.signal, test)[0])
     labels, values, test = cohort.labels(task, test)[whole], scores[reader.name][whole], test[whole]
     picked = occlusion.choose(labels, values, reader.classes, n)
     if not picked:
         asked.remarks.append("There are no occlusion maps: no class has enough positives among whole recordings.")
-    return [occlusion.occlude(run, cohort, int(test[i]), reader, reader.classes[k], asked.progress) for i, k in picked]
+    maps = []
+    for i, k in picked:
+        try:
+            maps.append(occlusion.occlude(run, cohort, int(test[i]), reader, reader.classes[k], asked.progress))
+        except EmbedError as error:
+            asked.remarks.append(f"No occlusion map of {reader.classes[k]}: {error}.")
+    return maps

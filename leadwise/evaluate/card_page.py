@@ -155,13 +155,15 @@ def _groups(made: Page, card: Card) -> None:
 def _robustness(made: Page, found: Robustness) -> None:
     made.heading("What disturbs it")
     left = (
-        f"; {found.n_left_out} test recordings without two seconds of every lead are left out"
+        f"; {found.n_left_out} test recordings without two seconds of every recorded lead are left out"
         if found.n_left_out
         else ""
     )
+    without = f" None of them has {', '.join(found.not_recorded)}." if found.not_recorded else ""
     made.text(
-        f"The same {found.n_records} test recordings of task {found.task}, drawn at random, after each change{left}. Probe and "
-        "prompts stay as they are: only the ECGs to be judged change. Difference: to the unchanged ECGs, paired."
+        f"The same {found.n_records} test recordings of task {found.task}, drawn at random, after each change{left}."
+        f"{without} Probe and prompts stay as they are: only the ECGs to be judged change. Difference: to the unchanged "
+        "ECGs, paired."
     )
     lines = found.rows()
     unchanged = [line for line in lines if not line["kind"]]

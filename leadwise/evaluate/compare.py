@@ -8,7 +8,9 @@ training labels are averaged first: the test tells of other patients, not of oth
 
 A bootstrap knows too little of a class with few patients: with equally good runs, p < 0.05 came in 18 % of simulated
 comparisons with 3 positive patients, 13 % with 4, 9 % with 10 and 5 % with 20 or more. A class with fewer than ten
-positive (or negative) patients is therefore not tested, and named; its interval is shown, and is too narrow.
+positive (or negative) patients is therefore not tested, and named; its interval is shown, and is too narrow. Where that is
+so of every class, neither is their mean. A resampling that leaves every class one label value cannot be used: how many
+could is told.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ class Difference:
     a: float
     b: float
     interval: Interval
-    p: float | None  # None for a class of too few patients
+    p: float | None  # None: too few patients
     p_holm: float | None = None  # of a class: corrected for the number of classes
     positives: int | None = None  # of a class
 
@@ -86,6 +88,7 @@ class Comparison:
     n_records: int
     n_patients: int
     n_replicates: int
+    n_usable: int  # of these resamplings, those with both label values of some class: the macro interval's
     about: dict[str, Any]  # cohort, task, how and so on, as told in files
 
     @property
@@ -95,8 +98,9 @@ class Comparison:
 
     @property
     def untested(self) -> tuple[str, ...]:
-        """Classes with too few patients for a p-value."""
-        return tuple(name for name, found in self.per_class.items() if found is not None and found.p is None)
+        """Classes with too few patients for a p-value; "macro" before them where that is so of all."""
+        each = [("macro", self.macro), *self.per_class.items()]
+        return tuple(name for name, found in each if found is not None and found.p is None)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -112,6 +116,7 @@ class Comparison:
             "n_records": self.n_records,
             "n_patients": self.n_patients,
             "n_replicates": self.n_replicates,
+            "n_usable_replicates": self.n_usable,
         }
 
     def rows(self) -> list[dict[str, Any]]:
@@ -258,7 +263,9 @@ def compare(
     gaps = np.concatenate(pieces)  # (R, K), nan where a resampling left a class with one label value
     usable = gaps[np.isfinite(gaps).any(axis=1)]
     defined = np.isfinite(of_a)
-    macro = Difference(float(of_a[defined].mean()), float(of_b[defined].mean()), *_test(np.nanmean(usable, axis=1)))
+    between, p = _test(np.nanmean(usable, axis=1))
+    enough = any(_patients(a, int(k)) >= MIN_PATIENTS for k in np.flatnonzero(defined))
+    macro = Difference(float(of_a[defined].mean()), float(of_b[defined].mean()), between, p if enough else None)
     return Comparison(
         a=a.run,
         b=b.run,
@@ -268,6 +275,7 @@ def compare(
         n_records=len(a.records),
         n_patients=len(np.unique(a.patients)),
         n_replicates=n_replicates,
+        n_usable=len(usable),
         about=about or {},
     )
 

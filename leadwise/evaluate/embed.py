@@ -1,7 +1,8 @@
 """Recordings in, embeddings out: frozen weights, eval mode, nothing masked, and a cache beside the run.
 
 A cache file belongs to one state of the weights, one promised signal, one cohort and one part; it grows by the rows
-that are asked for, so that tasks sharing recordings share the work. A progress callback is told (what, done, total).
+that are asked for, so that tasks sharing recordings share the work, and it is written every 20,000 recordings, so that
+work that is cut short goes on from there. A progress callback is told (what, done, total).
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 Features = NDArray[np.float32]
 Rows = NDArray[np.integer]
 Progress = Callable[[str, int, int], None]
+
+_PIECE = 20_000  # recordings between two writes of the cache
 
 
 class EmbedError(ValueError):
@@ -139,18 +142,27 @@ def embed_cohort(
     path = cache / f"{part}-{run.fingerprint[:16]}-{cohort.fingerprint[:16]}{seen}.npz"
     held_rows, held = _read_cache(path, len(cohort))
     fresh = np.setdiff1d(wanted, held_rows)
-    if len(fresh):
-        made = _through(run, cohort, part, fresh, progress, window)
+    for begin in range(0, len(fresh), _PIECE):
+        piece = fresh[begin : begin + _PIECE]
+        counted = _from(progress, begin, len(piece), len(fresh))
+        made = _through(run, cohort, part, piece, counted, window)
         if len(held_rows) and made.shape[1] != held.shape[1]:
             log.warning("cache %s is %d wide, not %d: written anew", path, held.shape[1], made.shape[1])
             path.unlink()
             return embed_cohort(run, cohort, part, wanted, progress, cache, window)
-        rows_now = np.concatenate([held_rows, fresh])
+        rows_now = np.concatenate([held_rows, piece])
         order = np.argsort(rows_now)
         held_rows = rows_now[order]
         held = (np.concatenate([held, made]) if len(held) else made)[order]
         _write_cache(path, held_rows, held)
     return held[np.searchsorted(held_rows, wanted)]
+
+
+def _from(progress: Progress | None, begin: int, n: int, total: int) -> Progress | None:
+    """The same callback for a piece of `n` out of `total`: it counts on from `begin`, a recording of several windows once."""
+    if progress is None:
+        return None
+    return lambda what, done, of: progress(what, begin + n * done // of, total)
 
 
 def _through(

@@ -52,9 +52,9 @@ def members(cohort: Cohort, rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """For each of age, sex and site that the index has, the group's name of each row; columns with nothing known are left out."""
     found = {}
     for by in BY:
-        if by not in cohort.index.columns:
+        if by not in cohort.column_names:
             continue
-        column = cohort.index[by].iloc[rows]
+        column = cohort.column(by, rows)
         known = column.notna().to_numpy() & (column.astype(str).str.strip() != "").to_numpy()
         if not known.any():
             continue

@@ -13,7 +13,7 @@ import numpy as np
 from leadwise.data.cohort import Cohort
 from leadwise.data.published import PublishedCohort, read_published, tasks
 from leadwise.evaluate.legacy import Fault, Labels, known_columns
-from leadwise.evaluate.moving import batchnorms
+from leadwise.evaluate.moving import batchnorms, runs_batchnorm
 from leadwise.evaluate.probe import Task
 from leadwise.run import Run
 
@@ -61,14 +61,14 @@ def ask(cohort: Cohort, task: str, splits: Path | None = None) -> Asked:
     else:
         known = known_columns(cohort.source, task, classes)
         columns = known or {}
-        if task == "csn" and "acronyms" in cohort.index:
-            said = cohort.index["acronyms"].fillna("").to_numpy()[rows]
+        if task == "csn" and "acronyms" in cohort.column_names:
+            said = cohort.column("acronyms", rows).fillna("")
             substring = np.array([[name in text for name in classes] for text in said], dtype=np.int8)
     return Asked(seen, task, rows, asked, columns or None, substring)
 
 
-def not_applicable(run: Run, asked: Asked, window: str | None = None) -> dict[Fault, str]:
-    """The faults that cannot happen to this run and task, each with the reason."""
+def not_applicable(run: Run, asked: Asked, window: str | None = None, part: str = "backbone") -> dict[Fault, str]:
+    """The faults that cannot happen to this run, task and part, each with the reason."""
     columns, reasons = asked.columns, {}
     if columns is None and asked.name not in tasks():
         reasons[Fault.POSITIONAL_COLUMNS] = "there are no published files of this task"
@@ -76,6 +76,8 @@ def not_applicable(run: Run, asked: Asked, window: str | None = None) -> dict[Fa
         reasons[Fault.POSITIONAL_COLUMNS] = "the published files of this task order their columns alike"
     if not batchnorms(run.method):
         reasons[Fault.MOVING_BATCHNORM] = "the method has no BatchNorm"
+    elif not runs_batchnorm(run, asked.cohort, int(asked.rows[0]), part, window):
+        reasons[Fault.MOVING_BATCHNORM] = f"no BatchNorm has a part in the method's '{part}' embedding"
     elif window == "multi_crop_mean":
         reasons[Fault.MOVING_BATCHNORM] = "MERL's batches hold one window of a recording, not several"
     if asked.substring is None:

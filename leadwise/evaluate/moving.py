@@ -4,12 +4,15 @@ MERL calls `.train()` on the whole model while its probe learns. Its weights sta
 statistics, and the running ones, by which validation and test are normalised after each epoch, move. Here only the
 BatchNorm is in training mode, so that a method's augmentations and dropout have no part in it. Every epoch is a pass
 through the backbone. Afterwards the method is what it was, bit for bit.
+
+One departure: where a last batch of one recording would give a BatchNorm one value a channel (in a head, not in a ResNet),
+that BatchNorm goes by its running statistics, which stay as they are. MERL's code would stop there.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -43,9 +46,7 @@ class Moving:
         """(B, D) features by the batch's own statistics; the running ones move."""
         batch = self._recordings["train"].batch(positions.numpy()).to(self._device)
         self._run.method.eval()
-        for module in batchnorms(self._run.method):
-            module.train()
-        with torch.no_grad(), as_trained(self._run):
+        with torch.no_grad(), as_trained(self._run), _before(batchnorms(self._run.method), _train_if_it_can):
             pieces = [self._run.method.embed_ecg(batch, name) for name in self._names]
         return torch.cat(pieces, dim=1).float().cpu()
 
@@ -56,6 +57,32 @@ class Moving:
             for split in ("val", "test")
         )
         return val, test
+
+
+def _train_if_it_can(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Training mode where each channel of x (B, D) or (B, D, T) has more than one value, else eval mode."""
+    x = inputs[0]
+    norm.train(x.numel() > x.shape[1])
+
+
+@contextlib.contextmanager
+def _before(norms: Sequence[nn.Module], told: Callable[[nn.Module, tuple[Tensor, ...]], None]) -> Iterator[None]:
+    """In the block, each of these modules tells before it runs: (itself, its inputs)."""
+    hooks = [norm.register_forward_pre_hook(told) for norm in norms]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def runs_batchnorm(run: Run, cohort: Cohort, row: int, part: str, window: str | None) -> bool:
+    """Whether a part of the method is made through a BatchNorm with running statistics: found out on one recording."""
+    ran: list[nn.Module] = []
+    recordings, _ = windowed(cohort, run.config.signal, np.array([row]), window)
+    with _before(batchnorms(run.method), lambda norm, _: ran.append(norm)):
+        embed(run, recordings, part)
+    return bool(ran)
 
 
 @contextlib.contextmanager

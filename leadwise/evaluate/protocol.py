@@ -235,7 +235,7 @@ class _Bench:
 
     def __init__(self, run: Run, asked: Asked, legacy: Legacy, progress: Progress | None) -> None:
         self.run, self.asked, self.legacy, self.progress = run, asked, legacy, progress
-        self.reasons = not_applicable(run, asked, legacy.window)
+        self.reasons = not_applicable(run, asked, legacy.window, legacy.part)
         self.faults = tuple(fault for fault in legacy.faults if fault not in self.reasons)
         self.features: dict[str | None, Features] = {}  # by window
 

@@ -41,7 +41,7 @@ UNITS = {"read 1000 times too large": 1000.0, "read 1000 times too small": 0.001
 
 _RECORDER_HZ = 500  # at which mains hum is added, before it goes through the same filter as the ECG
 _WANDER_HZ = (0.05, 0.5)
-_LEAST_S = 2.0  # every lead of a record must be observed for so long on end, or some change would leave it nothing
+_LEAST_S = 2.0  # every recorded lead of a record must be observed for so long on end, or some change leaves it nothing
 
 
 @dataclass(frozen=True)
@@ -53,22 +53,29 @@ class Change:
     of: Callable[[Batch], Batch]
 
 
-def changes(signal: Signal, quick: bool = False) -> list[Change]:
-    """Every change that makes sense for a promised signal; `quick` leaves out the milder ones."""
+def changes(signal: Signal, quick: bool = False, recorded: Sequence[str] | None = None) -> list[Change]:
+    """Every change that makes sense for a promised signal; `quick` leaves out the milder ones.
+
+    Args:
+        recorded: the promised leads that the ECGs have at all; default: all of them.
+    """
+    there = signal.leads if recorded is None else tuple(recorded)
     found = [
         Change("leads", f"{len(leads)} lead{'s' if len(leads) > 1 else ''}: {_span(leads)}",
                partial(keep_leads, leads=leads, signal=signal))
         for leads in LEAD_SETS
-        if set(leads) < set(signal.leads)
+        if set(leads) < set(there)
     ]  # fmt: skip
-    n = len(signal.leads)
-    found.append(Change("leads", f"{n} leads: all", partial(keep_leads, leads=signal.leads, signal=signal)))
+    n = len(there)
+    found.append(
+        Change("leads", f"{n} lead{'s' if n > 1 else ''}: all", partial(keep_leads, leads=there, signal=signal))
+    )
     for rate_hz in (100, 500) if quick else RATES_HZ:
         found.append(Change("rate", f"recorded at {rate_hz} Hz", partial(from_rate, rate_hz=rate_hz, signal=signal)))
     for what, add in (("white noise", white), ("baseline wander", wander), (f"{MAINS_HZ:g} Hz mains", mains)):
         for snr_db in (10, 0) if quick else NOISE_DB:
             found.append(Change("noise", f"{what}, {snr_db} dB", partial(add, snr_db=snr_db, signal=signal)))
-    if {"I", "II"} <= set(signal.leads):
+    if {"I", "II"} <= set(there):
         found.append(Change("mistake", "arm electrodes swapped", partial(swap_arms, signal=signal)))
     found += [Change("mistake", name, partial(scale, factor=factor)) for name, factor in UNITS.items()]
     return found
@@ -198,17 +205,22 @@ class Changed(Recordings):
         return self.change.of(super().batch(positions))
 
 
-def whole_rows(cohort: Cohort, signal: Signal, rows: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Those of the rows whose every lead is observed for two seconds on end, so that each change leaves them something."""
+def whole_rows(cohort: Cohort, signal: Signal, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Rows (n,) whose every recorded lead is observed for two seconds on end, so that each change leaves them something.
+
+    Beside them the recorded leads: those promised that any of the rows has for so long.
+    """
     recordings = Recordings(cohort, signal, rows)
     width = round(min(_LEAST_S, signal.duration_s / 2) * signal.rate_hz)
     kept = []
     for batch in recordings.batches(64):
         seen = torch.nn.functional.pad(batch.observed.cumsum(-1), (1, 0))
-        kept.append(((seen[..., width:] - seen[..., :-width]) == width).any(-1).all(-1).numpy())
-    whole = np.concatenate(kept) if kept else np.empty(0, dtype=bool)
+        kept.append(((seen[..., width:] - seen[..., :-width]) == width).any(-1).numpy())
+    long = np.concatenate(kept) if kept else np.empty((0, len(signal.leads)), dtype=bool)  # (N, L)
+    recorded: NDArray[np.bool_] = np.asarray(long.any(axis=0))
+    whole = long[:, recorded].all(axis=1) & long.any(axis=1)
     kept_rows: NDArray[np.int64] = np.asarray(rows, dtype=np.int64)[whole]
-    return kept_rows
+    return kept_rows, tuple(lead for lead, there in zip(signal.leads, recorded) if there)
 
 
 @dataclass(frozen=True)
@@ -217,7 +229,8 @@ class Robustness:
 
     task: str
     n_records: int
-    n_left_out: int  # test records without two seconds of every lead
+    n_left_out: int  # test records without two seconds of every lead that is recorded
+    not_recorded: tuple[str, ...]  # promised leads that no test record has: they are in no change
     clean: dict[str, Score]  # by reader
     changed: list[tuple[Change, dict[str, Score] | None]]  # None: an embedding was not finite
 
@@ -231,7 +244,7 @@ class Robustness:
 
     def to_json(self) -> dict[str, Any]:
         told = {"task": self.task, "n_records": self.n_records, "n_left_out": self.n_left_out}
-        return {**told, "rows": self.rows()}
+        return {**told, "not_recorded": list(self.not_recorded), "rows": self.rows()}
 
 
 def _line(kind: str, name: str, reader: str, at: Score | None, clean: Score) -> dict[str, Any]:
@@ -257,9 +270,14 @@ def measure(
 
     Raises:
         ScoreError: no class has both label values among the records drawn.
+        EmbedError: no record has two seconds of every recorded lead, or an unchanged one has no finite embedding.
     """
     test, signal = cohort.rows("test", task), run.config.signal
-    whole = whole_rows(cohort, signal, test)
+    whole, recorded = whole_rows(cohort, signal, test)
+    if not len(whole):
+        raise EmbedError(
+            f"cohort {cohort.name}: no test recording of task {task} is long and whole enough to be changed"
+        )
     drawn = np.sort(np.random.default_rng(0).permutation(whole)[:n_records])
     labels, patients = cohort.labels(task, drawn), cohort.patients.take(drawn)
 
@@ -274,7 +292,7 @@ def measure(
     unchanged = {part: embed(run, Recordings(cohort, signal, drawn), part) for part in parts}
     ends = np.cumsum([features.shape[1] for features in unchanged.values()])[:-1]
 
-    asked = changes(signal, quick)
+    asked = changes(signal, quick, recorded)
     changed: list[tuple[Change, dict[str, Score] | None]] = []
     for done, change in enumerate(asked, start=1):
         try:  # all parts in one pass, so that each ECG is read and changed once
@@ -285,4 +303,5 @@ def measure(
             changed.append((change, judged(dict(zip(parts, np.split(beside, ends, axis=1))))))
         if progress is not None:
             progress(f"robustness|{change.name}", done, len(asked))
-    return Robustness(task, len(drawn), len(test) - len(whole), judged(unchanged), changed)
+    absent = tuple(lead for lead in signal.leads if lead not in recorded)
+    return Robustness(task, len(drawn), len(test) - len(whole), absent, judged(unchanged), changed)
