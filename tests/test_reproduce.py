@@ -206,6 +206,15 @@ def test_fig3_counts_neighbours_and_silhouette(cohort_folder: Path) -> None:
     assert [cohort.tasks["own"][k] for k in labels.argmax(axis=1)] == list(chosen.names)
 
 
+def test_fig3_end_to_end(cohort_folder: Path, tmp_path: Path) -> None:
+    config = config_file(tmp_path, cohort_folder)
+    result = reproduce(Asked("fig3", tmp_path / "out", configs=(config,), budget=budget.Budget(steps=1)))
+    methods = [line["method"] for line in result.lines]
+    assert methods[:2] == ["CG-DMER", "CG-DMER, untrained"]
+    assert len(list(result.folder.glob("figure*.png"))) == len(methods) / 2
+    assert "of own with exactly one of afib, mi, normal." in result.scale
+
+
 def test_lines_of_tables() -> None:
     cells = [cell("CG-DMER", 0.8), cell("CG-DMER", 0.9, seed=1), cell("MERL (ResNet)", 0.7, features="untrained")]
     first, second = tables.per_task(cells)

@@ -53,7 +53,8 @@ def reproduce(
     )
     with progress_bars() as progress:
         result = again.reproduce(asked, bars(progress))
-    print_table(result.lines, f"{target}, macro AUROC x 100")
+    unit = "cosine silhouette and neighbours" if target == "fig3" else "macro AUROC x 100"
+    print_table(result.lines, f"{target}, {unit}")
     out.print(result.scale, highlight=False, soft_wrap=True)
     told = {"command": "reproduce", "target": target, "scale": result.scale, "lines": result.lines}
     write_json(json_file, {**told, "folder": str(result.folder)})

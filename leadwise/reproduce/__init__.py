@@ -37,6 +37,8 @@ __all__ = ["TARGETS", "Asked", "Budget", "Reproduction", "reproduce"]
 
 log = logging.getLogger(__name__)
 
+_FEWEST_DRAWN = 100  # test recordings, for a map that says something
+
 _SCORES: dict[str, Scores] = {
     "table1": Scores(paper.FRACTIONS, zero_shot=False, untrained=True),
     "table2": Scores(untrained=True),
@@ -120,6 +122,11 @@ def _reproduce(asked: Asked, given: Sequence[Config], compared: Sequence[Variant
             found += cells(variant.label, run, cohorts, kept, wanted, heard)
     page = _page(asked, compared, found, placed, pictures)
     scale = _scale(asked, every, cohorts, max([n_seen, *(cell.n_seen for cell in found)]))
+    if chosen is not None:
+        classes = ", ".join(chosen.classes)
+        scale += (
+            f" Drawn are the {len(chosen.rows)} test recordings of {chosen.cohort.name} with exactly one of {classes}."
+        )
     page = dataclasses.replace(page, scale=scale)
     write_result(folder, page, {variant.folder: settings.dumps(variant.config) for variant in every})
     return Reproduction(folder, page.lines, page.scale)
@@ -186,8 +193,9 @@ def _simulated(out: Path, progress: Progress) -> Path:
 
 
 def _chosen(cohorts: Sequence[Cohort]) -> maps.Chosen:
-    """Figure 3's recordings: of CSN where it is given, else of the last cohort's first task."""
-    cohort = next((one for one in cohorts if one.source == "csn"), cohorts[-1])
+    """Figure 3's recordings: of CSN, as in the paper, where enough of it is given; else of the largest test split."""
+    csn = [one for one in cohorts if one.source == "csn" and len(one.rows("test")) >= _FEWEST_DRAWN]
+    cohort = csn[0] if csn else max(cohorts, key=lambda one: len(one.rows("test")))
     return maps.choose(cohort, next(iter(cohort.tasks)))
 
 
