@@ -371,13 +371,13 @@ def _fit_path(train: Floats, labels: NDArray[np.int8], val: Floats, test: Floats
     unfinished = 0
     for strength in STRENGTHS:  # from strong to weak penalty, each from where the last one ended
         val_scores, test_scores = np.zeros((len(val), n_classes)), np.zeros((len(test), n_classes))
-        for k, model in fits.items():
-            # products this small take longer when threads wait for each other
-            with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
-                warnings.simplefilter("ignore", ConvergenceWarning)  # counted here, told once below
+        # products this small take longer when threads wait for each other; to set the limit takes as long as a fit
+        with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
+            warnings.simplefilter("ignore", ConvergenceWarning)  # counted here, told once below
+            for k, model in fits.items():
                 model.set_params(C=strength).fit(train, labels[:, k])
-            unfinished += int(model.n_iter_[0] >= _MAX_ITERATIONS)
-            val_scores[:, k], test_scores[:, k] = model.decision_function(val), model.decision_function(test)
+                unfinished += int(model.n_iter_[0] >= _MAX_ITERATIONS)
+                val_scores[:, k], test_scores[:, k] = model.decision_function(val), model.decision_function(test)
         yield val_scores, test_scores
     if unfinished:
         log.warning("%d of %d fits stopped at %d iterations", unfinished, len(fits) * len(STRENGTHS), _MAX_ITERATIONS)
