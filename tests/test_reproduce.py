@@ -18,7 +18,7 @@ from leadwise.config import Config, ConfigError, typed
 from leadwise.data.cohort import Cohort, CohortError, Row, Source, write
 from leadwise.methods import names
 from leadwise.pictures import lines
-from leadwise.reproduce import TARGETS, Asked, budget, maps, paper, reproduce, tables, trained, variants
+from leadwise.reproduce import TARGETS, Asked, budget, figures, maps, paper, reproduce, tables, trained, variants
 from leadwise.reproduce.score import Cell
 from tests.conftest import REPORTS, config_table
 from tests.planted import PlantedRun
@@ -335,6 +335,24 @@ def test_a_finished_run_needs_no_resume_state(wide: Path, tmp_path: Path) -> Non
     again = trained.trained(tmp_path, variant, lambda what, done, total: told.append(what))
     assert again.fingerprint == first.fingerprint
     assert not told
+
+
+def test_methods_are_drawn_by_task_with_the_paper_beside_them() -> None:
+    cells = [
+        cell(row, 0.7, task=task, features=features, fraction=None, how="zero-shot")
+        for row in ("CG-DMER", "MERL (ViT)")
+        for task in ("super", "sub")
+        for features in ("trained", "untrained")
+    ]
+    ((figure, caption),) = figures.methods(cells)
+    assert caption.startswith("zero-shot.")
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "PTBXL-Super: CG-DMER", "PTBXL-Super: MERL (ViT)", "PTBXL-Sub: CG-DMER", "PTBXL-Sub: MERL (ViT)",
+    ]  # fmt: skip
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["trained", "untrained", "paper"]
 
 
 def test_a_sweep_is_drawn_with_even_steps_and_the_papers_optimum() -> None:

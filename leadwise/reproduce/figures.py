@@ -19,19 +19,27 @@ INTERVALS = "Dots: ours, with 95 % intervals over patients (of several seeds: th
 
 
 def methods(cells: Sequence[Cell]) -> Figures:
-    """For each way of scoring, the methods on each task, the untrained encoders and the paper's numbers."""
+    """For each way of scoring, each method on each task: ours, the same encoder untrained, and the paper's number."""
     figures: Figures = []
     for how in dict.fromkeys(tables.how(cell) for cell in cells):
+        lines = tables.averaged([cell for cell in cells if tables.how(cell) == how])
         rows: list[dict[str, Any]] = []
-        for line in tables.averaged([cell for cell in cells if tables.how(cell) == how]):
-            rows.append(
-                {"name": line.task, "group": line.method, "value": line.ours, "low": line.low, "high": line.high}
-            )
+        for group in ("trained", "untrained"):  # every trained one first, so that its colour comes first
+            for line in (line for line in lines if line.cell.features == group):
+                name = f"{line.task}: {line.cell.row}"
+                rows.append({"name": name, "group": group, "value": line.ours, "low": line.low, "high": line.high})
+        for line in lines:
             printed = tables.printed(line.cell)
-            if printed is not None:
-                rows.append({"name": line.task, "group": f"{line.method}, paper", "value": printed / 100})
-        figures.append((bars.draw(rows, how, unit=UNIT), f"{how}. {INTERVALS}"))
+            if printed is not None and line.cell.features == "trained":
+                rows.append({"name": f"{line.task}: {line.cell.row}", "group": "paper", "value": printed / 100})
+        figures.append((bars.draw(_in_task_order(rows, lines), how, unit=UNIT), f"{how}. {INTERVALS}"))
     return figures
+
+
+def _in_task_order(rows: list[dict[str, Any]], lines: Sequence[tables.Averaged]) -> list[dict[str, Any]]:
+    order = list(dict.fromkeys(line.task for line in lines))
+    groups = ["trained", "untrained", "paper"]
+    return sorted(rows, key=lambda row: (order.index(str(row["name"]).partition(": ")[0]), groups.index(row["group"])))
 
 
 def components(cells: Sequence[Cell], variants: Sequence[Variant]) -> Figures:
