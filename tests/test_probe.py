@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score
 from sklearn.model_selection import train_test_split
 
+from leadwise.evaluate import linear
 from leadwise.evaluate import probe as probing
 from leadwise.evaluate.metrics import auroc
 from leadwise.evaluate.probe import ProbeError, Task, probe, run_probe, subset
@@ -43,7 +44,7 @@ def test_strength_is_the_best_on_validation():
     train, val = task.rows("train"), task.rows("val")
     inputs = (features.astype(float) - features[train].mean(axis=0)) / features[train].std(axis=0)
     macros = []
-    for strength in probing.STRENGTHS:
+    for strength in linear.STRENGTHS:
         scores = [
             LogisticRegression(C=strength, tol=1e-8, max_iter=10_000)
             .fit(inputs[train], task.labels[train, k])
@@ -53,7 +54,7 @@ def test_strength_is_the_best_on_validation():
         macros.append(auroc(task.labels[val], np.stack(scores, axis=1)).mean())
     draw = probe(features, task, 1.0).draws[0]
     assert draw.val_macro == pytest.approx(max(macros), abs=1e-3)
-    assert macros[probing.STRENGTHS.index(draw.strength)] == pytest.approx(max(macros), abs=1e-3)
+    assert macros[linear.STRENGTHS.index(draw.strength)] == pytest.approx(max(macros), abs=1e-3)
 
 
 def test_the_test_split_has_no_say():
@@ -184,7 +185,7 @@ def test_bad_tasks_are_refused():
 
 
 def test_fits_that_do_not_end_are_told_once(monkeypatch, caplog, recwarn):
-    monkeypatch.setattr(probing, "_MAX_ITERATIONS", 2)
+    monkeypatch.setattr(linear, "_MAX_ITERATIONS", 2)
     features, task = make()
     with caplog.at_level(logging.WARNING):
         probe(features, task, 1.0)

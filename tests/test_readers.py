@@ -10,7 +10,7 @@ from test_zeroshot import PROMPTS, write
 from leadwise.evaluate import readers
 from leadwise.evaluate.embed import embed_cohort
 from leadwise.evaluate.metrics import score
-from leadwise.evaluate.probe import ProbeError, probe
+from leadwise.evaluate.probe import ProbeError, asked_of, probe
 from leadwise.evaluate.prompts import PromptError
 from leadwise.evaluate.zeroshot import run_zeroshot
 
@@ -18,7 +18,7 @@ from leadwise.evaluate.zeroshot import run_zeroshot
 def test_a_kept_probe_scores_as_the_probe_does() -> None:
     run, cohort = PlantedRun(), PlantedCohort()
     rows = cohort.rows()
-    task, features = readers.task_of(cohort, "finding", rows), embed_cohort(run, cohort, "backbone", rows)
+    task, features = asked_of(cohort, "finding", rows), embed_cohort(run, cohort, "backbone", rows)
     features = features + np.random.default_rng(0).normal(scale=0.2, size=features.shape).astype(np.float32)
     test = task.rows("test")
     reader = readers.fit_probe(features, task)
@@ -33,12 +33,12 @@ def test_a_class_that_cannot_be_learnt_scores_zero_and_no_class_is_an_error() ->
     rows = cohort.rows()
     features = embed_cohort(run, cohort, "backbone", rows)
     cohort.truth[cohort.rows("train"), 1] = 0
-    reader = readers.fit_probe(features, readers.task_of(cohort, "finding", rows))
+    reader = readers.fit_probe(features, asked_of(cohort, "finding", rows))
     assert not reader.scores(features)[:, 1].any()
     assert reader.scores(features)[:, 0].std() > 0
     cohort.truth[cohort.rows("val")] = 1
     with pytest.raises(ProbeError, match="no strength can be chosen"):
-        readers.fit_probe(features, readers.task_of(cohort, "finding", rows))
+        readers.fit_probe(features, asked_of(cohort, "finding", rows))
 
 
 def test_kept_words_score_as_zeroshot_does(tmp_path) -> None:

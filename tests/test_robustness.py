@@ -13,6 +13,7 @@ from planted import WORDS, PlantedCohort, PlantedRun
 from leadwise.batch import LEADS, Batch, Signal
 from leadwise.evaluate import readers, robustness
 from leadwise.evaluate.embed import embed_cohort
+from leadwise.evaluate.probe import asked_of
 
 AT = {lead: number for number, lead in enumerate(LEADS)}
 
@@ -170,7 +171,7 @@ def test_every_change_that_is_offered_can_be_made() -> None:
 
 def planted_probe(run: PlantedRun, cohort: PlantedCohort) -> readers.Reader:
     rows = cohort.rows(task="finding")
-    return readers.fit_probe(embed_cohort(run, cohort, "backbone", rows), readers.task_of(cohort, "finding", rows))
+    return readers.fit_probe(embed_cohort(run, cohort, "backbone", rows), asked_of(cohort, "finding", rows))
 
 
 def test_findings_in_leads_I_to_aVR_are_lost_with_those_leads_and_nothing_else() -> None:

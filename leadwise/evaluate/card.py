@@ -14,9 +14,9 @@ from leadwise.data.cohort import Cohort
 from leadwise.evaluate import disentangle, groups, occlusion, prompts, robustness
 from leadwise.evaluate.embed import EmbedError, Features, Progress, embed_cohort, named, seen_in_training
 from leadwise.evaluate.metrics import Floats, Score, ScoreError, gain, score
-from leadwise.evaluate.probe import ProbeError
+from leadwise.evaluate.probe import ProbeError, asked_of
 from leadwise.evaluate.prompts import PromptError
-from leadwise.evaluate.readers import PROBE, WORDS, Reader, fit_probe, read_words, reads_text, task_of
+from leadwise.evaluate.readers import PROBE, WORDS, Reader, fit_probe, read_words, reads_text
 from leadwise.evaluate.zeroshot import prompts_for
 from leadwise.run import Run
 
@@ -237,7 +237,7 @@ def _readers(asked: _Asked, run: Run, task: str) -> list[Reader]:
         asked.remarks.append(f"Task {task}: no recording of it in the test split.")
         return found
     try:
-        wanted = task_of(asked.cohort, task, rows)
+        wanted = asked_of(asked.cohort, task, rows)
         found.append(fit_probe(asked.embed(run, "backbone", rows), wanted))
     except ProbeError as error:
         asked.remarks.append(f"Task {task} is not probed: {error}.")

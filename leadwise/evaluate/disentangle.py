@@ -21,7 +21,8 @@ from leadwise.data.loader import Recordings
 from leadwise.evaluate import metrics
 from leadwise.evaluate.embed import Features, Progress, embed_cohort, frozen, named
 from leadwise.evaluate.metrics import Floats, Score, gain, score
-from leadwise.evaluate.readers import fit_probe, has_part, reads_text, task_of
+from leadwise.evaluate.probe import asked_of
+from leadwise.evaluate.readers import fit_probe, has_part, reads_text
 from leadwise.evaluate.retrieve import find_places
 from leadwise.evaluate.words import embed_texts, unit
 from leadwise.run import Run, side_random
@@ -130,7 +131,7 @@ def measure(
         learnt = cohort.rows("train", task)
         left = np.random.default_rng(0).permutation(learnt)[most_train:]
         rows = np.setdiff1d(rows, left)
-    asked = task_of(cohort, task, rows)
+    asked = asked_of(cohort, task, rows)
     train, test = asked.rows("train"), asked.rows("test")
     parts = [part for part in PARTS if has_part(run, part)]
     found = {

@@ -12,9 +12,7 @@ prevalence. A class that cannot be learnt is given the share of positives that i
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,22 +26,15 @@ from leadwise.evaluate import calibration
 from leadwise.evaluate import measures as beside
 from leadwise.evaluate.embed import Progress, embed_cohort, named, seen_in_training
 from leadwise.evaluate.handcrafted import handcrafted
+from leadwise.evaluate.linear import ProbeError as ProbeError
+from leadwise.evaluate.linear import fit
 from leadwise.evaluate.metrics import Floats, Interval, Score, auroc, gain, score
 from leadwise.evaluate.threshold import best_thresholds
 from leadwise.run import Run
 
-log = logging.getLogger(__name__)
-
 FRACTIONS = (0.01, 0.05, 0.1, 1.0)
 SEEDS = (42, 43, 44)
-STRENGTHS = (1e-4, 6e-4, 4e-3, 2.5e-2, 0.16, 1.0)  # C: weight of the summed loss against half the squared norm
 FEATURES = ("trained", "untrained", "handcrafted")
-
-_MAX_ITERATIONS = 1000
-
-
-class ProbeError(ValueError):
-    """A task that cannot be probed; the message names the split or fraction and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -283,10 +274,8 @@ def probe(features: NDArray[np.floating], task: Task, fraction: float, seeds: Se
     probabilities: list[Floats] = []
     for seed in seeds if fraction < 1 else seeds[:1]:
         drawn = train[subset(len(train), fraction, seed)]
-        inputs = _standardised(features, drawn)
-        strength, val_macro, val_scores, scores = _choose(
-            inputs[drawn], task.labels[drawn], inputs[val], task.labels[val], inputs[test]
-        )
+        model = fit(features[drawn], task.labels[drawn], features[val], task.labels[val])
+        val_scores, scores = model.scores(features[val]), model.scores(features[test])
         test_scores.append(scores)
         share = task.labels[drawn].mean(axis=0, dtype=np.float64)
         both = (share > 0) & (share < 1)
@@ -296,8 +285,8 @@ def probe(features: NDArray[np.floating], task: Task, fraction: float, seeds: Se
             Draw(
                 seed=seed,
                 n_train=len(drawn),
-                strength=strength,
-                val_macro=val_macro,
+                strength=model.strength,
+                val_macro=model.val_macro,
                 test_macro=float(np.nanmean(auroc(task.labels[test], scores))),
                 unlearnable=tuple(name for name, learnable in zip(task.classes, both) if not learnable),
                 thresholds={n: None if np.isnan(at) else float(at) for n, at in zip(task.classes, calls)},
@@ -333,51 +322,3 @@ def subset(n: int, fraction: float, seed: int) -> NDArray[np.int64]:
 
     drawn, _ = train_test_split(np.arange(n), train_size=fraction, random_state=seed)
     return np.asarray(drawn, dtype=np.int64)
-
-
-def _standardised(features: NDArray[np.floating], drawn: NDArray[np.int64]) -> Floats:
-    """(N, D) features with mean 0 and spread 1 over the drawn recordings; 0 where those do not vary."""
-    values = np.asarray(features, dtype=np.float64)
-    mean, spread = values[drawn].mean(axis=0), values[drawn].std(axis=0)
-    varies = spread > 1e-6 * np.maximum(1e-6, np.abs(mean))  # beyond rounding
-    return np.where(varies, (values - mean) / np.where(varies, spread, 1.0), 0.0)
-
-
-def _choose(
-    train: Floats, train_labels: NDArray[np.int8], val: Floats, val_labels: NDArray[np.int8], test: Floats
-) -> tuple[float, float, Floats, Floats]:
-    """The strength with the best macro AUROC on validation, that AUROC, and the (N, K) scores it gives on val and test."""
-    macros: list[float] = []
-    both_scores: list[tuple[Floats, Floats]] = []
-    for val_scores, scores in _fit_path(train, train_labels, val, test):
-        each = auroc(val_labels, val_scores)
-        if not np.isfinite(each).any():
-            raise ProbeError("no class has both label values in split 'val', so no strength can be chosen")
-        macros.append(float(np.nanmean(each)))
-        both_scores.append((val_scores, scores))
-    best = int(np.argmax(macros))  # the strongest penalty of equals
-    return STRENGTHS[best], macros[best], *both_scores[best]
-
-
-def _fit_path(train: Floats, labels: NDArray[np.int8], val: Floats, test: Floats) -> Iterator[tuple[Floats, Floats]]:
-    """For each strength in turn the (N, K) logits on val and test; constant for a class with one label value only."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
-
-    n_classes = labels.shape[1]
-    learnable = np.flatnonzero(labels.min(axis=0) < labels.max(axis=0))
-    fits = {k: LogisticRegression(warm_start=True, max_iter=_MAX_ITERATIONS) for k in learnable}
-    unfinished = 0
-    for strength in STRENGTHS:  # from strong to weak penalty, each from where the last one ended
-        val_scores, test_scores = np.zeros((len(val), n_classes)), np.zeros((len(test), n_classes))
-        # products this small take longer when threads wait for each other; to set the limit takes as long as a fit
-        with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
-            warnings.simplefilter("ignore", ConvergenceWarning)  # counted here, told once below
-            for k, model in fits.items():
-                model.set_params(C=strength).fit(train, labels[:, k])
-                unfinished += int(model.n_iter_[0] >= _MAX_ITERATIONS)
-                val_scores[:, k], test_scores[:, k] = model.decision_function(val), model.decision_function(test)
-        yield val_scores, test_scores
-    if unfinished:
-        log.warning("%d of %d fits stopped at %d iterations", unfinished, len(fits) * len(STRENGTHS), _MAX_ITERATIONS)

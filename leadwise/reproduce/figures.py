@@ -23,23 +23,18 @@ def methods(cells: Sequence[Cell]) -> Figures:
     figures: Figures = []
     for how in dict.fromkeys(tables.how(cell) for cell in cells):
         lines = tables.averaged([cell for cell in cells if tables.how(cell) == how])
-        rows: list[dict[str, Any]] = []
-        for group in ("trained", "untrained"):  # every trained one first, so that its colour comes first
-            for line in (line for line in lines if line.cell.features == group):
-                name = f"{line.task}: {line.cell.row}"
-                rows.append({"name": name, "group": group, "value": line.ours, "low": line.low, "high": line.high})
-        for line in lines:
-            printed = tables.printed(line.cell)
-            if printed is not None and line.cell.features == "trained":
-                rows.append({"name": f"{line.task}: {line.cell.row}", "group": "paper", "value": printed / 100})
-        figures.append((bars.draw(_in_task_order(rows, lines), how, unit=UNIT), f"{how}. {INTERVALS}"))
+        rows: dict[str, list[dict[str, Any]]] = {"trained": [], "untrained": [], "paper": []}
+        for task in dict.fromkeys(line.task for line in lines):  # a task's methods stand together
+            for line in (line for line in lines if line.task == task):
+                name, group, printed = f"{task}: {line.cell.row}", line.cell.features, tables.printed(line.cell)
+                rows[group].append(
+                    {"name": name, "group": group, "value": line.ours, "low": line.low, "high": line.high}
+                )
+                if printed is not None and group == "trained":
+                    rows["paper"].append({"name": name, "group": "paper", "value": printed / 100})
+        figure = bars.draw([row for group in rows.values() for row in group], how, unit=UNIT)
+        figures.append((figure, f"{how}. {INTERVALS}"))
     return figures
-
-
-def _in_task_order(rows: list[dict[str, Any]], lines: Sequence[tables.Averaged]) -> list[dict[str, Any]]:
-    order = list(dict.fromkeys(line.task for line in lines))
-    groups = ["trained", "untrained", "paper"]
-    return sorted(rows, key=lambda row: (order.index(str(row["name"]).partition(": ")[0]), groups.index(row["group"])))
 
 
 def components(cells: Sequence[Cell], variants: Sequence[Variant]) -> Figures:

@@ -96,23 +96,13 @@ def check(cohorts: Sequence[Cohort], asked: Scores) -> None:
             n_tasks += 1
             seen = with_published(cohort, task, asked.splits) if task in tasks() else cohort
             if asked.fractions:
-                _labelled(seen, task)
+                probing.asked_of(seen, task, seen.rows(task=task))
             try:
                 prompts.find(cohort.source, task)
             except prompts.PromptError as error:
                 wordless.append(error)
     if not asked.fractions and len(wordless) == n_tasks:
         raise wordless[0]
-
-
-def _labelled(cohort: Cohort, task: str) -> probing.Task:
-    rows = cohort.rows(task=task)
-    return probing.Task(
-        tuple(cohort.tasks[task]),
-        cohort.labels(task, rows),
-        cohort.splits(rows),
-        np.array(cohort.patients.take(rows)),
-    )
 
 
 class _Bench:
@@ -157,7 +147,7 @@ class _Bench:
 
     def _probe_of(self, fraction: float, which: str) -> Callable[[], list[Cell]]:
         def made() -> list[Cell]:
-            result = probing.probe(self._embedded(which), _labelled(self.cohort, self.task), fraction)
+            result = probing.probe(self._embedded(which), probing.asked_of(self.cohort, self.task, self.rows), fraction)
             lost = tuple(sorted({name for draw in result.draws for name in draw.unlearnable}))
             return [self._cell(PROBE, fraction, which, result.score, lost)]
 
