@@ -36,6 +36,14 @@ TINY = {  # a method, and after a space what of it
         "encoder": "vit", "n_patches": 10, "vit_width": 32, "vit_depth": 2, "vit_heads": 4, "text_width": 32,
         "text_depth": 1, "text_heads": 2, "vocab_size": 400, "max_tokens": 48, "shared_width": 16,
     },
+    "simclr": {"resnet_width": 8, "hidden_width": 32, "out_width": 16},
+    "simclr vit": {"encoder": "vit", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16},
+    "simclr lead_time": {
+        "encoder": "lead_time", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16,
+    },
+    "simclr lead_time_conv": {
+        "encoder": "lead_time_conv", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16,
+    },
 }  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from leadwise.nn import text as reports
 from leadwise.nn.batch_norm import BatchNorm
 from leadwise.nn.heads import AttentionPool
 from leadwise.nn.resnet import ResNet18
+from leadwise.nn.views import pair_view
 from leadwise.nn.vit import ViT
 
 ENCODERS = ["merl", "merl vit"]
@@ -175,16 +176,21 @@ def test_views_of_the_ecg_are_of_training_alone() -> None:
     method = build("merl", **views)
     batch = make_batch()
     torch.manual_seed(0)
-    seen = method._view(batch)
+    seen = pair_view(batch, method.config, SIGNAL)
     assert bool((~seen.observed).any())
     assert bool(seen.observed.any(-1).any(-1).all())
     assert seen.report != batch.report
-    assert not torch.equal(method._scaled(batch), method._scaled(batch))
-    assert not bool(method._scaled(seen)[~seen.observed].any())
+    assert not torch.equal(seen.ecg, pair_view(batch, method.config, SIGNAL).ecg)
+    assert not bool(seen.ecg[~seen.observed].any())
+
+    def pairs() -> dict[str, Tensor]:
+        return method.look(batch)[1]
+
     sum(method(batch).values()).backward()
+    assert not torch.equal(pairs()["ecg"], pairs()["ecg"])
     method.eval()
-    assert method._view(batch) is batch
-    assert torch.equal(method._scaled(batch), method._scaled(batch))
+    assert torch.equal(pairs()["ecg"], pairs()["ecg"])
+    assert torch.equal(pairs()["text"], pairs()["text"])
 
 
 @pytest.fixture

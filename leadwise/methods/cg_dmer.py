@@ -37,7 +37,7 @@ Where we depart from the paper's text, and why (the option that restores it in b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -56,12 +56,15 @@ from leadwise.nn.losses import ContrastForm, SameReport
 from leadwise.nn.masking import Masking
 from leadwise.nn.normalize import normalize
 from leadwise.nn.patches import ConvTokenizer, LinearTokenizer, patchify
+from leadwise.nn.report_tower import ReportTower, TextSettings, load_tokenizer, make_tokenizer
 from leadwise.nn.text import Tokenizer, Tokens
 from leadwise.nn.transformer import Block, CausalBlock, CrossBlock
 
+__all__ = ["Config", "Method", "load_tokenizer", "make_tokenizer"]
+
 
 @dataclass(frozen=True)
-class Config:
+class Config(TextSettings):
     # ECG branch (section 2.1)
     n_patches: int = 100  # N, patches per lead; each lasts duration_s / N, and T must be a multiple of it
     mask_ratio: float = 0.75  # r, share of each lead's patches that is hidden
@@ -87,14 +90,8 @@ class Config:
     embed_passes: int = (
         4  # to embed: every patch is seen, in so many parts, whose pooled tokens are averaged; 1 = at once
     )
-    # report branch
-    text_encoder: str = ""  # BERT folder or hub name (the paper: ncbi/MedCPT-Query-Encoder); "" = small, from nothing
-    text_width: int = 256  # of the small BERT
-    text_depth: int = 4
-    text_heads: int = 4
-    vocab_size: int = 4000  # of the small BERT's tokenizer
-    text_frozen_layers: int = 6  # of a pre-trained encoder, with its embeddings
-    text_pooling: Literal["cls", "mean", "pooler"] = "cls"  # tokens -> E^text
+    # report branch (the paper: ncbi/MedCPT-Query-Encoder)
+    text_frozen: Literal["whole", "layers"] = "layers"  # of a borrowed encoder
     max_tokens: int = 128  # longer reports are cut; the share is logged
     text_mask_ratio: float = 0.15
     text_task: Literal["ar", "mlm"] = "ar"  # Eq. 3 by an autoregressive decoder, or in place
@@ -152,18 +149,6 @@ SMALL = {
 }  # fmt: skip
 
 
-def make_tokenizer(config: Config, texts: Iterable[str]) -> Tokenizer:
-    """The text encoder's own tokenizer, or one trained on the cohort's training reports."""
-    if config.text_encoder:
-        return reports.load_tokenizer(config.text_encoder)
-    return reports.train_tokenizer(texts, config.vocab_size)
-
-
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer that a run folder keeps."""
-    return reports.load_tokenizer(folder)
-
-
 class Method(nn.Module):
     parts = ("backbone", "shared", "specific", "both")  # what embed_ecg can return
 
@@ -195,7 +180,7 @@ class Method(nn.Module):
             self.ecg_decoder = LeadTimeDecoder(shape, grid)
 
         # Eq. 3
-        self.text = reports.ReportEncoder(self._bert(kept), c.text_pooling)
+        self.text = ReportTower(c, tokenizer, kept)
         width, n_words = self.text.width, len(tokenizer)
         if c.w_t_rec:
             self.word_bias = nn.Parameter(torch.zeros(n_words))
@@ -226,18 +211,9 @@ class Method(nn.Module):
             self.siglip_log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
             self.siglip_bias = nn.Parameter(torch.tensor(-10.0))
 
-    def _bert(self, kept: Path | None) -> nn.Module:
-        c, n_words = self.config, len(self.tokenizer)
-        if not c.text_encoder:
-            return reports.bert_from_nothing(n_words, c.text_width, c.text_depth, c.text_heads, c.max_tokens)
-        bert = reports.bert_shaped_as(kept) if kept else reports.bert_from(c.text_encoder, n_words)
-        reports.freeze(bert, c.text_frozen_layers)
-        return bert
-
     def keep(self, folder: Path) -> None:
         """Write what a rebuild needs besides settings, tokenizer and weights: the shape of a borrowed text encoder."""
-        if self.config.text_encoder:
-            self.text.bert.config.save_pretrained(folder)  # type: ignore[operator, union-attr]
+        self.text.keep(folder)
 
     @property
     def has_specific(self) -> bool:
@@ -265,7 +241,7 @@ class Method(nn.Module):
     @property
     def pretrained_parameters(self) -> list[nn.Parameter]:
         """Trainable parameters that came with weights and want a lower rate."""
-        return [p for p in self.text.bert.parameters() if p.requires_grad] if self.config.text_encoder else []
+        return self.text.pretrained_parameters
 
     @property
     def compiles(self) -> list[nn.Module]:
@@ -288,7 +264,7 @@ class Method(nn.Module):
         visible = masking.draw_visible(usable, c.mask_ratio, c.masking)
         seen = self.ecg(patches, visible)
         views = self._contrast_views(patches, usable, seen)  # each (B, D)
-        tokens, _ = self._tokenize(list(batch.report))
+        tokens, _ = self.text.tokenize(list(batch.report))
         cloze = self._hide_words(tokens) if c.w_t_rec or c.text_view == "masked" else None
         states = None if cloze is None else self.text(cloze.question)
         e_text = self.text(tokens)[1] if c.text_view == "clean" or states is None else states[1]
@@ -365,7 +341,7 @@ class Method(nn.Module):
 
     def embed_text(self, texts: list[str]) -> Tensor:
         """(K, D) unit vectors of reports or prompts, in the shared space."""
-        tokens, _ = self._tokenize(texts)
+        tokens, _ = self.text.tokenize(texts)
         return F.normalize(self.text_shared(self.text(tokens)[1]), dim=-1)
 
     @torch.no_grad()
@@ -399,7 +375,7 @@ class Method(nn.Module):
         """What a run wants to watch beside its losses, on one held-out batch."""
         patches, usable = self._patches(batch)
         e_ecg = self._whole(patches, usable)
-        tokens, cut = self._tokenize(list(batch.report))
+        tokens, cut = self.text.tokenize(list(batch.report))
         shared, e_text = self.ecg_shared(e_ecg), self.text(tokens)[1]
         out = {
             "effective_rank": losses.effective_rank(F.normalize(shared, dim=-1)),
@@ -514,9 +490,6 @@ class Method(nn.Module):
     def _target(self, patches: Tensor, batch: Batch) -> Tensor:
         level, spread = self._level_and_spread(patches, batch)
         return (patches - level) / spread
-
-    def _tokenize(self, texts: list[str]) -> tuple[Tokens, float]:
-        return reports.tokenize(self.tokenizer, texts, self.config.max_tokens, self.special.device)  # type: ignore[arg-type]
 
     def _hide_words(self, tokens: Tokens) -> reports.Cloze:
         special: Tensor = self.special  # type: ignore[assignment]

@@ -32,10 +32,9 @@ Where paper and released code disagree, and where we depart from both (the optio
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -43,20 +42,23 @@ from torch import Tensor, nn
 
 from leadwise import ranks
 from leadwise.batch import Batch, Signal
-from leadwise.nn import augment, losses
-from leadwise.nn import text as reports
+from leadwise.nn import losses
 from leadwise.nn.batch_norm import BatchNorm
+from leadwise.nn.encoder import check_part, scaled
 from leadwise.nn.heads import AttentionPool
 from leadwise.nn.losses import SameReport
-from leadwise.nn.normalize import normalize
+from leadwise.nn.report_tower import ReportTower, TextSettings, load_tokenizer, make_tokenizer
 from leadwise.nn.resnet import ResNet18
-from leadwise.nn.text import Tokenizer, Tokens
+from leadwise.nn.text import Tokenizer
 from leadwise.nn.transformer import Block
+from leadwise.nn.views import PairViewSettings, pair_view, report_numbers
 from leadwise.nn.vit import ViT
+
+__all__ = ["Config", "Method", "load_tokenizer", "make_tokenizer"]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TextSettings, PairViewSettings):
     # ECG branch
     encoder: Literal["resnet", "vit"] = "resnet"
     resnet_width: int = 64  # channels of the first stage; the feature has eight times as many
@@ -66,16 +68,8 @@ class Config:
     vit_depth: int = 12
     vit_heads: int = 3
     head_norm: Literal["batch", "layer"] = "batch"  # in the ViT's head
-    # report branch
-    text_encoder: str = ""  # BERT folder or hub name (the paper: ncbi/MedCPT-Query-Encoder); "" = small, from nothing
-    text_width: int = 256  # of the small BERT
-    text_depth: int = 4
-    text_heads: int = 4
-    vocab_size: int = 4000  # of the small BERT's tokenizer
-    text_frozen: Literal["whole", "layers"] = "whole"  # of a pre-trained encoder
-    text_frozen_layers: int = 6  # with text_frozen = "layers": so many, and the embeddings
+    # report branch (the paper: ncbi/MedCPT-Query-Encoder, frozen whole in its code)
     text_pooling: Literal["cls", "mean", "pooler"] = "pooler"  # tokens -> the report's vector
-    max_tokens: int = 256  # longer reports are cut; the share is logged
     # alignment
     shared_width: int = 256  # of z_ecg, z_text and the two views
     temperature: float = 0.07  # tau, of both terms
@@ -83,12 +77,6 @@ class Config:
     same_report: SameReport = "negative"  # pairs with word for word the same report, in L_CMA
     w_cma: float = 1.0
     w_uma: float = 1.0  # 0 takes the term and its compute away
-    # views, all off in the paper
-    shift_s: float = 0.0  # move each batch by less than this, either way; what falls off is unobserved
-    gain: float = 0.0  # one random factor exp(N(0, gain)) for all leads of a record
-    noise_mv: float = 0.0  # white noise on what the encoder sees, largest standard deviation (the model's scale)
-    lead_dropout: float = 0.0  # chance of each lead to be taken away, one at least stays
-    statement_dropout: float = 0.0  # chance of each statement of a report to be left out; > 0 also shuffles them
 
     def __post_init__(self) -> None:
         if self.temperature <= 0 or not 0.0 <= self.view_dropout < 1.0:
@@ -117,18 +105,6 @@ SMALL = {
 ALSO_SMALL = ({**SMALL, "encoder": "vit", "n_patches": 50, "vit_width": 96, "vit_depth": 4},)
 
 
-def make_tokenizer(config: Config, texts: Iterable[str]) -> Tokenizer:
-    """The text encoder's own tokenizer, or one trained on the cohort's training reports."""
-    if config.text_encoder:
-        return reports.load_tokenizer(config.text_encoder)
-    return reports.train_tokenizer(texts, config.vocab_size)
-
-
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer that a run folder keeps."""
-    return reports.load_tokenizer(folder)
-
-
 class Method(nn.Module):
     parts = ("backbone", "shared")  # what embed_ecg can return
 
@@ -155,7 +131,7 @@ class Method(nn.Module):
             latent = c.vit_width
 
         # report -> z_text
-        self.text = reports.ReportEncoder(self._bert(kept), c.text_pooling)
+        self.text = ReportTower(c, tokenizer, kept)
         self.text_head = nn.Sequential(nn.Linear(self.text.width, wide), nn.GELU(), nn.Linear(wide, wide))
 
         # L_UMA's two views
@@ -164,33 +140,9 @@ class Method(nn.Module):
             self.view_2 = nn.Linear(latent, wide, bias=False)
             self.dropout = nn.Dropout(c.view_dropout)
 
-    def _bert(self, kept: Path | None) -> nn.Module:
-        c, n_words = self.config, len(self.tokenizer)
-        if not c.text_encoder:
-            return reports.bert_from_nothing(n_words, c.text_width, c.text_depth, c.text_heads, c.max_tokens)
-        bert = reports.bert_shaped_as(kept) if kept else reports.bert_from(c.text_encoder, n_words)
-        if self.text_is_frozen:
-            bert.requires_grad_(False)
-        else:
-            reports.freeze(bert, c.text_frozen_layers)
-        return bert
-
     def keep(self, folder: Path) -> None:
         """Write what a rebuild needs besides settings, tokenizer and weights: the shape of a borrowed text encoder."""
-        if self.config.text_encoder:
-            self.text.bert.config.save_pretrained(folder)  # type: ignore[operator, union-attr]
-
-    @property
-    def text_is_frozen(self) -> bool:
-        """Whether nothing of the text encoder learns."""
-        return bool(self.config.text_encoder) and self.config.text_frozen == "whole"
-
-    def train(self, mode: bool = True) -> Self:
-        """Training mode for what learns; a text encoder that is frozen whole stays as it is, without dropout."""
-        super().train(mode)
-        if self.text_is_frozen:
-            self.text.eval()
-        return self
+        self.text.keep(folder)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -201,7 +153,7 @@ class Method(nn.Module):
     @property
     def pretrained_parameters(self) -> list[nn.Parameter]:
         """Trainable parameters that came with weights and want a lower rate."""
-        return [p for p in self.text.bert.parameters() if p.requires_grad] if self.config.text_encoder else []
+        return self.text.pretrained_parameters
 
     @property
     def compiles(self) -> list[nn.Module]:
@@ -215,13 +167,11 @@ class Method(nn.Module):
 
     def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """No term of a record by itself; and what `contrast` has to know of it, a row a record."""
-        said = batch.report
-        batch = self._view(batch)
-        z_ecg, latent = self._project(self.ecg(self._scaled(batch)))
-        z_text = self.text_head(self._read(self._tokenize(list(batch.report))[0]))
-        # by the whole reports too: two views of one report are still the same report
-        report = torch.stack([reports.numbers(said), reports.numbers(batch.report)], dim=-1)  # (B, 2)
-        pairs = {"ecg": z_ecg, "text": z_text, "report": report.to(z_ecg.device)}
+        # held-out patients are looked at as they are
+        shown = pair_view(batch, self.config, self.signal) if self.training else batch
+        z_ecg, latent = self._project(self.ecg(scaled(shown, self.signal)))
+        z_text = self.text_head(self.text.read(list(shown.report)))
+        pairs = {"ecg": z_ecg, "text": z_text, "report": report_numbers(batch, shown)}
         if self.config.w_uma:
             pairs |= {"view_1": self.dropout(self.view_1(latent)), "view_2": self.dropout(self.view_2(latent))}
         return {}, pairs
@@ -245,23 +195,22 @@ class Method(nn.Module):
         Raises:
             ValueError: an unknown part, or a record of which nothing was observed.
         """
-        if part not in self.parts:
-            raise ValueError(f"no part '{part}' in this run; choose from {', '.join(self.parts)}")
-        features: Tensor = self.ecg(self._scaled(batch))
+        check_part(part, self.parts)
+        features: Tensor = self.ecg(scaled(batch, self.signal))
         if part == "backbone":
             return features.mean(-1) if self.config.encoder == "resnet" else features
         return F.normalize(self._project(features)[0], dim=-1)
 
     def embed_text(self, texts: list[str]) -> Tensor:
         """(K, D) unit vectors of reports or prompts, in the shared space."""
-        return F.normalize(self.text_head(self._read(self._tokenize(texts)[0])), dim=-1)
+        return F.normalize(self.text_head(self.text.read(texts)), dim=-1)
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:
         """What a run wants to watch beside its losses, on one held-out batch."""
-        z_ecg, latent = self._project(self.ecg(self._scaled(batch)))
-        tokens, cut = self._tokenize(list(batch.report))
-        z_text = self.text_head(self._read(tokens))
+        z_ecg, latent = self._project(self.ecg(scaled(batch, self.signal)))
+        tokens, cut = self.text.tokenize(list(batch.report))
+        z_text = self.text_head(self.text(tokens)[1])
         out = {
             "effective_rank": losses.effective_rank(F.normalize(z_ecg, dim=-1)),
             "effective_rank_text": losses.effective_rank(F.normalize(z_text, dim=-1)),
@@ -273,49 +222,12 @@ class Method(nn.Module):
 
     # --- the steps
 
-    def _view(self, batch: Batch) -> Batch:
-        """The training view: our options, all off in the paper; held-out patients are looked at as they are."""
-        c, ecg, observed = self.config, batch.ecg, batch.observed
-        if not self.training:
-            return batch
-        if c.shift_s:
-            ecg, observed = augment.shift(ecg, observed, max(1, round(c.shift_s * self.signal.rate_hz)))
-        if c.gain:
-            ecg = augment.gain(ecg, c.gain)
-        if c.lead_dropout:
-            ecg, observed = augment.drop_leads(ecg, observed, observed.any(-1), c.lead_dropout)
-        report = batch.report
-        if c.statement_dropout:
-            said = batch.statements or tuple(map(reports.split, report))
-            report = tuple(reports.shuffled(statements, c.statement_dropout) for statements in said)
-        return replace(batch, ecg=ecg, observed=observed, report=report)
-
-    def _scaled(self, batch: Batch) -> Tensor:
-        """The ECG (B, L, T) on the model's scale, with the view's noise in training, 0 where nothing was observed."""
-        empty = [name for name, some in zip(batch.record, batch.observed.flatten(1).any(-1).tolist()) if not some]
-        if empty:
-            raise ValueError(f"record {empty[0]}: nothing was observed, so there is nothing to learn or embed")
-        ecg = normalize(batch.ecg, batch.observed, self.signal.normalize)
-        if self.training and self.config.noise_mv:
-            ecg = augment.noise(ecg, self.config.noise_mv) * batch.observed
-        return ecg
-
     def _project(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """z_ecg (B, D), and the latent of the two views (B, D), of the encoder's output."""
         if self.config.encoder == "vit":
             return self.head(features), features
         features = self.down(features)  # (B, D, N)
         return self.pool(features), features.mean(-1)
-
-    def _tokenize(self, texts: list[str]) -> tuple[Tokens, float]:
-        device = self.text_head[0].weight.device
-        return reports.tokenize(self.tokenizer, texts, self.config.max_tokens, device)  # type: ignore[arg-type]
-
-    def _read(self, tokens: Tokens) -> Tensor:
-        """The report's vector (B, D); of an encoder that is frozen whole, without a graph."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.text_is_frozen):
-            out: Tensor = self.text(tokens)[1]
-        return out
 
     def _clip(self, a: Tensor, b: Tensor, report: Tensor, same_report: SameReport) -> Tensor:
         """Both directions' cross-entropies of this process's rows, summed as the paper's code does."""

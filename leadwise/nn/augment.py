@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+ELECTRODES = ("RA", "LA", "LL", "V1", "V2", "V3", "V4", "V5", "V6")
+_WANDER_HZ = (0.05, 0.5)  # of breathing and slow drift
+_HUM_HZ = (50.0, 60.0)
 
 
 def shift(ecg: Tensor, observed: Tensor, largest: int) -> tuple[Tensor, Tensor]:
@@ -35,3 +42,75 @@ def drop_leads(ecg: Tensor, observed: Tensor, whole: Tensor, chance: float) -> t
     spared = draw.masked_fill(~whole, -1.0).argmax(-1, keepdim=True)
     kept = (draw >= chance).scatter(1, spared, True)[..., None]
     return ecg * kept, observed & kept
+
+
+def lead_algebra(leads: Sequence[str]) -> Tensor:
+    """(L, 9): each lead as a sum of the nine electrodes' potentials, in the order of `ELECTRODES`.
+
+    I = LA - RA, II = LL - RA, III = LL - LA; augmented leads against the mean of the other two limbs; Vn against the mean of
+    all three. Whatever is mixed by it keeps Einthoven's and Goldberger's relations.
+    """
+    limbs = {"RA": (1.0, 0.0, 0.0), "LA": (0.0, 1.0, 0.0), "LL": (0.0, 0.0, 1.0)}
+    difference = {"I": ("LA", "RA"), "II": ("LL", "RA"), "III": ("LL", "LA")}
+    rows = torch.zeros(len(leads), len(ELECTRODES))
+    for row, lead in zip(rows, leads):
+        if lead in difference:
+            plus, minus = difference[lead]
+            row[:3] = torch.tensor(limbs[plus]) - torch.tensor(limbs[minus])
+        elif lead.startswith("aV"):
+            own = torch.tensor(limbs[{"R": "RA", "L": "LA", "F": "LL"}[lead[2]]])
+            row[:3] = own - (1 - own) / 2
+        else:
+            row[:3], row[ELECTRODES.index(lead)] = -1 / 3, 1.0
+    return rows
+
+
+def crop(ecg: Tensor, observed: Tensor, n_kept: int, grid: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """A piece of `n_kept` samples of each record, and the sample (B,) at which it begins, a multiple of `grid`.
+
+    A record keeps at least a part of what was observed of it: where nothing was observed at both ends, pieces between.
+    """
+    b, n_leads, n_samples = ecg.shape
+    there = observed.any(1)  # (B, T)
+    first = there.float().argmax(-1)
+    last = n_samples - 1 - there.flip(-1).float().argmax(-1)
+    # whole pieces of what was observed, as far as it reaches
+    earliest = (first // grid).clamp(max=(n_samples - n_kept) // grid)
+    latest = ((last + 1 - n_kept) // grid).clamp(min=0).maximum(earliest)
+    draw = torch.rand(b, device=ecg.device) * (latest - earliest + 1)
+    start = (earliest + draw.long().clamp(max=latest - earliest)) * grid
+    index = (start[:, None] + torch.arange(n_kept, device=ecg.device))[:, None].expand(-1, n_leads, -1)
+    return ecg.gather(2, index), observed.gather(2, index), start
+
+
+def mask_time(ecg: Tensor, observed: Tensor, n_masked: int) -> tuple[Tensor, Tensor]:
+    """`n_masked` samples in a row taken away from all leads of each record, unless nothing would be left."""
+    begin = torch.randint(ecg.shape[-1] - n_masked + 1, (len(ecg), 1, 1), device=ecg.device)
+    time = torch.arange(ecg.shape[-1], device=ecg.device)
+    kept = (time < begin) | (time >= begin + n_masked)  # (B, 1, T)
+    kept = kept | ~(observed & kept).any(dim=(1, 2), keepdim=True)
+    return ecg * kept, observed & kept
+
+
+def wander(shape: tuple[int, int, int], largest: float, rate_hz: float, device: torch.device) -> Tensor:
+    """Slow waves (B, E, T) of 0.05 to 0.5 Hz, each with an amplitude below `largest`."""
+    return _waves(shape, largest, _uniform((shape[0], shape[1], 1), *_WANDER_HZ, device), rate_hz)
+
+
+def powerline(shape: tuple[int, int, int], largest: float, rate_hz: float, device: torch.device) -> Tensor:
+    """Hum (B, E, T) of 50 or 60 Hz, one for a record, its amplitude below `largest`; none that the rate cannot hold."""
+    fifty = torch.rand(shape[0], 1, 1, device=device) < 0.5
+    hertz = torch.where(fifty, _HUM_HZ[0], _HUM_HZ[1]).expand(-1, shape[1], -1)
+    return _waves(shape, largest, hertz, rate_hz) * (hertz < rate_hz / 2)
+
+
+def _waves(shape: tuple[int, int, int], largest: float, hertz: Tensor, rate_hz: float) -> Tensor:
+    device = hertz.device
+    phase = 2 * math.pi * torch.rand(shape[0], shape[1], 1, device=device)
+    level = largest * torch.rand(shape[0], shape[1], 1, device=device)
+    time = torch.arange(shape[2], device=device) / rate_hz
+    return level * torch.sin(2 * math.pi * hertz * time + phase)
+
+
+def _uniform(shape: tuple[int, int, int], low: float, high: float, device: torch.device) -> Tensor:
+    return low + (high - low) * torch.rand(shape, device=device)

@@ -23,8 +23,10 @@ class BatchNorm(nn.BatchNorm1d):
         centred = wide - mean.reshape(along)
         variance = ranks.gather(centred.square().mean(over)[None]).mean(0)  # (D,)
         self._remember(mean.detach(), variance.detach(), ranks.n_ranks() * x.numel() // x.shape[1])
-        scale = self.weight * (variance + self.eps).rsqrt()
-        return (centred * scale.reshape(along) + self.bias.reshape(along)).to(x.dtype)
+        normed = centred * (variance + self.eps).rsqrt().reshape(along)
+        if not self.affine:
+            return normed.to(x.dtype)
+        return (normed * self.weight.reshape(along) + self.bias.reshape(along)).to(x.dtype)
 
     def _remember(self, mean: Tensor, variance: Tensor, n: int) -> None:
         """Move the running statistics, as BatchNorm1d does: towards the unbiased variance of n values."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -19,6 +20,24 @@ class Head(nn.Sequential):
         for _ in range(depth - 1):
             layers += [nn.Linear(width, width), nn.GELU(), BatchNorm(width) if norm == "batch" else nn.LayerNorm(width)]
         super().__init__(*layers, nn.Linear(width, out))
+
+
+class Projector(nn.Sequential):
+    """Linear maps of these widths; batch norm and ReLU between them. `ends` says what comes after the last one.
+
+    Before a norm a linear map has no bias, which the norm would take away. A bare norm neither scales nor shifts.
+    """
+
+    def __init__(self, *widths: int, ends: Literal["linear", "norm", "bare_norm"] = "linear") -> None:
+        layers: list[nn.Module] = []
+        for number, (width, out) in enumerate(pairwise(widths), start=1):
+            last = number == len(widths) - 1
+            layers.append(nn.Linear(width, out, bias=last and ends == "linear"))
+            if not last:
+                layers += [BatchNorm(out), nn.ReLU()]
+            elif ends != "linear":
+                layers.append(BatchNorm(out, affine=ends == "norm"))
+        super().__init__(*layers)
 
 
 class AttentionPool(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from leadwise.nn import masking
-from leadwise.nn.patches import ConvTokenizer, LinearTokenizer, sincos
+from leadwise.nn.patches import ConvTokenizer, LinearTokenizer, NormedTokenizer, sincos
 from leadwise.nn.transformer import CrossBlock, Transformer
 
 Temporal = Literal["learnable", "sincos"]
@@ -44,7 +44,7 @@ class Encoded:
 class LeadTimeEncoder(nn.Module):
     """Visible patches -> tokens with lead and temporal embeddings -> Transformer."""
 
-    def __init__(self, shape: EncoderShape, tokenizer: ConvTokenizer | LinearTokenizer) -> None:
+    def __init__(self, shape: EncoderShape, tokenizer: ConvTokenizer | LinearTokenizer | NormedTokenizer) -> None:
         super().__init__()
         self.shape = shape
         self.tokenizer = tokenizer
@@ -54,13 +54,17 @@ class LeadTimeEncoder(nn.Module):
         self.cls = nn.Parameter(0.02 * torch.randn(shape.width)) if shape.pooling == "cls" else None
         self.transformer = Transformer(shape.width, shape.depth, shape.heads, checkpointing=shape.checkpointing)
 
-    def forward(self, patches: Tensor, visible: Tensor) -> Encoded:
-        """patches: (B, L, N, P); visible: (B, L, N) bool. Hidden patches are neither tokenised nor encoded."""
+    def forward(self, patches: Tensor, visible: Tensor, first: Tensor | None = None) -> Encoded:
+        """patches: (B, L, N, P); visible: (B, L, N) bool. Hidden patches are neither tokenised nor encoded.
+
+        Of a crop, `first` (B,) is the number of its first patch among those of the promised time.
+        """
         b, _, n_patches, _ = patches.shape
         index, real = masking.places(visible.flatten(1))  # (B, V)
         chosen = masking.take(patches.flatten(1, 2), index)  # (B, V, P)
         x = self.tokenizer(chosen)  # (B, V, D)
-        x = x + self.spatial[index // n_patches] + self.temporal[index % n_patches]
+        time = index % n_patches if first is None else index % n_patches + first[:, None]
+        x = x + self.spatial[index // n_patches] + self.temporal[time]
         extra = self._extra_tokens(b, visible)  # (B, E, D), their reality (B, E)
         n_extra = extra[0].shape[1]
         if n_extra:

@@ -71,6 +71,13 @@ class LinearTokenizer(nn.Module):
         return out
 
 
+class NormedTokenizer(nn.Sequential):
+    """Patch (..., P) -> token (..., D) by one linear map between two norms."""
+
+    def __init__(self, patch_samples: int, width: int) -> None:
+        super().__init__(nn.LayerNorm(patch_samples), nn.Linear(patch_samples, width), nn.LayerNorm(width))
+
+
 def sincos(n: int, width: int) -> Tensor:
     """Sine-cosine positions (n, width), with periods from 4 to 4 n positions in geometric steps.
 

@@ -28,8 +28,14 @@ class ViT(nn.Module):
 
     def forward(self, ecg: Tensor) -> Tensor:
         """ecg: (B, L, T) on the model's scale -> (B, D)."""
-        x = self.patch(ecg).transpose(1, 2) + self.position  # (B, N, D)
+        out: Tensor = self.norm(self.tokens(ecg).mean(1))
+        return out
+
+    def tokens(self, ecg: Tensor, first: Tensor | None = None) -> Tensor:
+        """ecg: (B, L, T) -> (B, N, D), before the norm. Of a crop, `first` (B,) is the number of its first patch."""
+        x: Tensor = self.patch(ecg).transpose(1, 2)  # (B, N, D)
+        time = torch.arange(x.shape[1], device=x.device)
+        x = x + (self.position[:, time] if first is None else self.position[0, time + first[:, None]])
         for block in self.blocks:
             x = block(x)
-        out: Tensor = self.norm(x.mean(1))
-        return out
+        return x
