@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 from rich.logging import RichHandler
 
-from leadwise.cli import card, check, compare, data, prompts, reproduce, retrieve, scores, tasks, training
+from leadwise.cli import card, check, compare, data, methods, prompts, reproduce, retrieve, scores, tasks, training
 from leadwise.cli.shown import console, rank
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ VERBS = (
     data.prepare,
     check.check,
     tasks.tasks,
+    methods.methods,
     training.pretrain,
     scores.embed,
     scores.probe,

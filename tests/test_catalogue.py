@@ -1,0 +1,60 @@
+"""What `leadwise methods` says of each method."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from leadwise import catalogue, methods
+from leadwise.cli import app
+
+NAMES = methods.names()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_names_its_paper_and_its_objective(name: str) -> None:
+    (entry,) = catalogue.entries([name])
+    assert len(entry.title) > 5
+    assert re.search(r"arXiv \d{4}\.\d{4,5}|doi|\d{4}", entry.source), entry.source
+    assert "depart" in entry.objective
+    assert any(term in entry.objective for term in _terms(name)), "the docstring names no term of the loss"
+    assert entry.n_small is not None
+    assert 0 < entry.n_small < entry.n_parameters
+
+
+def _terms(name: str) -> list[str]:
+    from test_methods import CASES, build
+
+    return [term for case in CASES if case.split()[0] == name for term in build(case).weights]
+
+
+def test_reports_are_read_by_those_that_answer_words() -> None:
+    for entry in catalogue.entries():
+        assert (entry.reads == "ECG + report") >= entry.zero_shot
+    assert {entry.name for entry in catalogue.entries() if entry.zero_shot} >= {"cg_dmer", "merl"}
+
+
+def test_parameters_are_counted_as_a_built_method_has_them() -> None:
+    module = methods.find("simclr")
+    from leadwise.batch import Signal
+
+    built = module.Method(module.Config(**module.SMALL), Signal())
+    (entry,) = catalogue.entries(["simclr"])
+    assert entry.n_small == sum(p.numel() for p in built.parameters())
+
+
+def test_the_verb_lists_and_shows(tmp_path: Path) -> None:
+    listed = CliRunner().invoke(app, ["methods", "--json", str(tmp_path / "all.json")])
+    assert listed.exit_code == 0, listed.output
+    assert [one["name"] for one in json.loads((tmp_path / "all.json").read_text())["methods"]] == NAMES
+    shown = CliRunner().invoke(app, ["methods", "merl"])
+    assert shown.exit_code == 0, shown.output
+    assert "L_UMA" in shown.output
+    assert "temperature" in shown.output
+    wrong = CliRunner().invoke(app, ["methods", "simcrl"])
+    assert isinstance(wrong.exception, ValueError)
+    assert "did you mean 'simclr'" in str(wrong.exception)
