@@ -63,7 +63,7 @@ def plan(config: Config, n_timed: int = 3) -> Plan:
         "seconds a step": round(per_step, 3),
         "records a second": round(optim.batch_size / per_step, 1),
         "hours in all": round(per_step * optim.steps / 3600, 2),
-        "peak memory, GB": round(_peak_memory() / 1e9, 2),
+        "peak memory, GB": round(peak_memory() / 1e9, 2),
     }
     return Plan(
         config=settings.dumps(config),
@@ -83,7 +83,7 @@ def parameter_table(method: nn.Module) -> list[dict[str, Any]]:
     return [*table, total]
 
 
-def _peak_memory() -> float:
+def peak_memory() -> float:
     """The most memory held so far, in bytes: the card's where there is one, else this process's."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return float(torch.cuda.max_memory_allocated())
