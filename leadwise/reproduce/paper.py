@@ -86,10 +86,20 @@ OURS = {  # method of the house and its settings that tell its rows apart -> the
 }
 
 
+VARIANTS = {"clocs": ("kind", "cmsc"), "st_mem": ("masking", "uniform")}  # the setting that tells rows apart, the paper's row
+
+
 def name(method: Mapping[str, object]) -> str:
-    """What the paper calls a method's row; the file's own name where it has none."""
+    """What the paper calls a method's row; the file's own name where it has none. Other rows of it say which they are."""
     key, encoder = str(method.get("name")), str(method.get("encoder", ""))
-    return OURS.get((key, encoder), OURS.get((key, ""), key))
+    if (key, encoder) in OURS:
+        return OURS[key, encoder]
+    row = OURS.get((key, ""), key)
+    other = [] if encoder in ("", "resnet") else [encoder]
+    setting, usual = VARIANTS.get(key, ("", ""))
+    if method.get(setting, usual) != usual:
+        other.append(str(method[setting]))
+    return f"{row} ({', '.join(other)})" if other else row
 
 
 def tasks_of(source: str, known: tuple[str, ...]) -> tuple[str, ...]:
