@@ -53,7 +53,9 @@ TINY = {  # a method, and after a space what of it
         "paper_encoder": True, "n_future": 4, "context_width": 16, "context_depth": 1, "hidden_width": 32, "out_width": 16,
     },
     "clocs": {"resnet_width": 8},
-    "clocs lead_time": {"encoder": "lead_time", "n_patches": 10, "width": 32, "depth": 1, "heads": 4},
+    "clocs lead_time": {
+        "encoder": "lead_time", "n_patches": 10, "width": 32, "depth": 1, "heads": 4, "project": True, "embedding_width": 16,
+    },
     "clocs cmlc": {"kind": "cmlc", "paper_encoder": True, "embedding_width": 16},
     "clocs cmsmlc": {"kind": "cmsmlc", "encoder": "vit", "n_patches": 10, "width": 32, "depth": 1, "heads": 4},
 }  # fmt: skip

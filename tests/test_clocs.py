@@ -112,11 +112,25 @@ def test_a_lead_that_was_not_observed_is_no_view_and_the_rest_is_averaged() -> N
 def test_a_half_is_embedded_by_how_much_was_observed() -> None:
     method = build("clocs lead_time").eval()
     batch = unobserve(make_batch(2), after=280)  # 200 samples and 80, of which two patches of 40
-    views, seen, amount = method._views(batch)
+    shown, start, seen, amount = method._views(batch)
+    views = method._encode(shown, start).unflatten(0, (2, 2))
+    assert start.tolist() == [0, 200, 0, 200]
     assert bool(seen.all())
     assert amount.tolist() == [[2400, 960]] * 2
     torch.testing.assert_close(method.embed_ecg(batch), (5 * views[:, 0] + 2 * views[:, 1]) / 7)
-    assert method._views(unobserve(batch, after=230))[1].tolist() == [[True, False]] * 2
+    assert method._views(unobserve(batch, after=230))[2].tolist() == [[True, False]] * 2
+
+
+def test_an_embedding_is_of_what_was_recorded_not_of_changed_views() -> None:
+    method = build("clocs lead_time", gain=0.3, noise_mv=0.1, lead_mask=0.5).eval()
+    batch = make_batch(4)
+    torch.testing.assert_close(method.embed_ecg(batch), method.embed_ecg(batch))
+    shown, *_ = method._views(batch)
+    changed = method._changed(shown)
+    kept = changed.observed.any(-1).sum(-1)
+    assert 1 <= int(kept.min()) < 12
+    assert not bool(changed.ecg[~changed.observed].any())
+    assert not torch.equal(method.look(batch)[1]["views"], method.look(batch)[1]["views"])
 
 
 @pytest.mark.parametrize("name", ["clocs lead_time", "clocs cmsmlc"])

@@ -18,6 +18,9 @@ Where paper and released code disagree, and where we depart from both (the optio
   small convolutions and a linear map; they are padded, so that short signals pass].
 - The paper takes frames of 2,500 samples out of longer recordings; here a view is a half of the promised time, or all of it.
 - The paper scales each frame to [0, 1]; here the house's millivolts [signal.normalize = "merl_minmax": each view by itself].
+- The paper's loss compares the embeddings themselves, and changes nothing in a view. On a small cohort that is too easy, and
+  what is learnt tells patients apart and little else: SMALL has a head before the loss and changes views (random lead masking
+  as in later work), all off by default.
 - A record's embedding is the mean of its views' vectors, each weighted by how much of it was observed; the paper embeds a
   frame of a lead. A view of which nothing was observed is no positive and no negative.
 - AdamW and the house's schedule in place of Adam at a constant rate until validation stops to improve.
@@ -34,8 +37,9 @@ from torch import Tensor, nn
 
 from leadwise import ranks
 from leadwise.batch import Batch, Signal
-from leadwise.nn import series_losses
+from leadwise.nn import augment, series_losses
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part, scaled
+from leadwise.nn.heads import Head
 from leadwise.nn.patches import patchify
 from leadwise.nn.small_conv import SmallConv
 from leadwise.nn.text import numbers
@@ -48,11 +52,19 @@ class Config(EncoderSettings):
     kind: Kind = "cmsc"  # what a patient's views are: segments, leads, or segments of leads
     temperature: float = 0.1  # tau
     paper_encoder: bool = False  # the paper's three convolutions and a linear map in place of `encoder`
-    embedding_width: int = 128  # of the paper's encoder; it tries 32 to 320
+    embedding_width: int = 128  # of the paper's encoder, and of what the loss compares; the paper tries 32 to 320
+    project: bool = False  # an MLP between the embedding and the loss, which the paper has not
+    # what befalls each view while it is learnt from; the paper: nothing
+    gain: float = 0.0  # one random factor exp(N(0, gain)) for all leads of a view
+    noise_mv: float = 0.0  # white noise, largest standard deviation
+    lead_mask: float = 0.0  # chance of each lead to be taken away, one at least stays; for cmsc
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be positive; got {self.temperature}")
+        if self.temperature <= 0 or min(self.gain, self.noise_mv) < 0 or not 0 <= self.lead_mask < 1:
+            raise ValueError(
+                "temperature must be positive, gain and noise_mv 0 or more, lead_mask in [0, 1); got "
+                f"{self.temperature}, {self.gain}, {self.noise_mv} and {self.lead_mask}"
+            )
 
     @property
     def whole_batch(self) -> str:
@@ -61,8 +73,10 @@ class Config(EncoderSettings):
 
 
 # A size for two CPU cores.
-SMALL = {"kind": "cmsc", "encoder": "resnet", "resnet_width": 16}
-NEEDS = "patients with several recordings are used as such; one recording of 10 s each is enough"
+SMALL = {
+    "kind": "cmsc", "encoder": "resnet", "resnet_width": 16, "project": True, "gain": 0.2, "noise_mv": 0.05, "lead_mask": 0.5,
+}  # fmt: skip
+NEEDS = "recordings long enough to halve; the better with several of a patient"
 
 
 class Method(nn.Module):
@@ -92,6 +106,9 @@ class Method(nn.Module):
         if config.paper_encoder:
             self.conv = SmallConv(len(self.signal.leads), (4, 16, 32), 7, 3, (0.1, 0.1, 0.1))
             self.out = nn.Linear(self.conv.width * self.conv.n_positions(self.n_kept), config.embedding_width)
+        if config.project:
+            width = config.embedding_width if config.paper_encoder else self.ecg.width
+            self.head = Head(width, config.embedding_width, 2, "layer")
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss, by name."""
@@ -100,7 +117,9 @@ class Method(nn.Module):
 
     def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """No term of a record by itself; and each one's views (B, V, D), which of them were seen, and whose they are."""
-        views, seen, _ = self._views(batch)
+        shown, start, seen, _ = self._views(batch)
+        views = self._encode(self._changed(shown), start).reshape(*seen.shape, -1)
+        views = self.head(views) if self.config.project else views
         return {}, {"views": views, "seen": seen.long(), "patient": numbers(batch.patient).to(views.device)}
 
     def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -118,21 +137,22 @@ class Method(nn.Module):
             ValueError: an unknown part, or a record of which nothing was observed.
         """
         check_part(part, self.parts)
-        views, seen, amount = self._views(batch)
+        shown, start, seen, amount = self._views(batch)
+        views = self._encode(shown, start).reshape(*seen.shape, -1)
         weight = (amount * seen).to(views.dtype)[..., None]  # (B, V, 1)
         return (views * weight).sum(1) / weight.sum(1)
 
     # --- the steps
 
-    def _views(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Vectors (B, V, D) of each record's views; which an encoder can see, (B, V) bool; and observed samples, (B, V)."""
+    def _views(self, batch: Batch) -> tuple[Batch, Tensor, Tensor, Tensor]:
+        """Each record's views, as B V records, and the sample at which each begins, (B V,).
+
+        And which of a record's views an encoder can see, (B, V) bool, and how many samples of each were observed, (B, V).
+        """
         ecg, observed = self._cut(batch.ecg), self._cut(batch.observed)  # (B, V, L', T')
         n, n_views = ecg.shape[:2]
         amount = observed.sum((2, 3))
-        seen = amount > 0
-        if self.whole_patches:
-            whole = patchify(observed.flatten(0, 1), observed.shape[-1] // self.grid).all(-1)
-            seen = whole.flatten(1).any(-1).reshape(n, n_views)
+        seen = self._whole(observed.flatten(0, 1)).any(-1).reshape(n, n_views)
         # another view of the record stands in for one that was not observed: no loss and no embedding asks for it
         first = seen.long().argmax(1, keepdim=True)
         place = torch.where(seen, torch.arange(n_views, device=ecg.device), first)  # (B, V)
@@ -145,7 +165,24 @@ class Method(nn.Module):
                 for name in ("record", "patient", "report")
             },
         )  # fmt: skip
-        return self._encode(shown, start).reshape(n, n_views, -1), seen, amount
+        return shown, start, seen, amount
+
+    def _changed(self, views: Batch) -> Batch:
+        """The views as the loss is shown them."""
+        c, ecg, observed = self.config, views.ecg, views.observed
+        if c.gain:
+            ecg = augment.gain(ecg, c.gain)
+        if c.noise_mv:
+            ecg = augment.noise(ecg, c.noise_mv) * observed
+        if c.lead_mask and c.kind == "cmsc":
+            ecg, observed = augment.drop_leads(ecg, observed, self._whole(observed), c.lead_mask)
+        return replace(views, ecg=ecg, observed=observed)
+
+    def _whole(self, observed: Tensor) -> Tensor:
+        """Leads that an encoder could do with alone, (B, L) bool."""
+        if not self.whole_patches:
+            return observed.any(-1)
+        return patchify(observed, observed.shape[-1] // self.grid).all(-1).any(-1)
 
     def _cut(self, x: Tensor) -> Tensor:
         """(B, L, T) -> (B, V, L', T'): the halves of a recording, its leads, or the halves of its leads."""

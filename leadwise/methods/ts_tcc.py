@@ -21,7 +21,7 @@ Where paper and released code disagree, and where we depart from both (the optio
 - t is drawn for each record, where the code draws one for a batch; of times after which both views have K observed
   positions. A record without such a time adds nothing.
 - Any of four ECG encoders in place of the paper's [paper_encoder = true: three small convolutions]. A Transformer's tokens
-  have seen the whole view, and so to some way have the ResNet's: predicting the future asks less of them.
+  have seen the whole view, and the ResNet's a good part of it: predicting the future asks less of them.
 - The embedding is the sequence's mean; the paper's classifier reads all of the sequence.
 - AdamW and the house's schedule in place of Adam at a constant rate.
 """
@@ -84,7 +84,7 @@ class Config(EncoderSettings):
 
 
 # A size for two CPU cores.
-SMALL = {"encoder": "resnet", "resnet_width": 16}
+SMALL = {"encoder": "resnet", "resnet_width": 12, "context_width": 64, "context_depth": 2}
 NEEDS = ""
 
 
