@@ -77,6 +77,16 @@ def test_views_keep_the_leads_algebra_and_invent_nothing() -> None:
         assert int(view.observed.sum()) == int(batch.observed.sum())
 
 
+def test_a_view_with_masked_leads_keeps_one() -> None:
+    method = build("ts_tcc", lead_mask=0.9)
+    batch = unobserve(make_batch(30), leads=[0, 1, 2])
+    for view in (method._weak(batch), method._strong(batch)):
+        kept = view.observed.any(-1).sum(-1)
+        assert int(kept.min()) == 1
+        assert int(kept.max()) < 9
+        assert not bool(view.ecg[~view.observed].any())
+
+
 def test_a_time_has_something_before_it_and_a_whole_future_in_both_views() -> None:
     method = build("ts_tcc", n_future=3)
     real = torch.ones(4, 10, dtype=torch.bool)
