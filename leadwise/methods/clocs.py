@@ -18,9 +18,9 @@ Where paper and released code disagree, and where we depart from both (the optio
   small convolutions and a linear map; they are padded, so that short signals pass].
 - The paper takes frames of 2,500 samples out of longer recordings; here a view is a half of the promised time, or all of it.
 - The paper scales each frame to [0, 1]; here the house's millivolts [signal.normalize = "merl_minmax": each view by itself].
-- The paper's loss compares the embeddings themselves, and changes nothing in a view. On a small cohort that is too easy, and
-  what is learnt tells patients apart and little else: SMALL has a head before the loss and changes views (random lead masking
-  as in later work), all off by default.
+- The paper's loss compares the embeddings themselves, and changes nothing in a view. SMALL has a head before the loss and
+  changed views (random lead masking, as in later work), off by default: without them, 150 steps on the simulated cohort left
+  features that a probe reads less from than from untrained ones.
 - A record's embedding is the mean of its views' vectors, each weighted by how much of it was observed; the paper embeds a
   frame of a lead. A view of which nothing was observed is no positive and no negative.
 - AdamW and the house's schedule in place of Adam at a constant rate until validation stops to improve.
