@@ -44,6 +44,20 @@ TINY = {  # a method, and after a space what of it
     "simclr lead_time_conv": {
         "encoder": "lead_time_conv", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16,
     },
+    "ts_tcc": {"resnet_width": 8, "n_future": 4, "context_width": 16, "context_depth": 1, "hidden_width": 32, "out_width": 16},
+    "ts_tcc vit": {
+        "encoder": "vit", "n_patches": 10, "width": 32, "depth": 1, "heads": 4, "n_future": 3, "context_width": 16,
+        "context_depth": 1, "hidden_width": 32, "out_width": 16,
+    },
+    "ts_tcc paper": {
+        "paper_encoder": True, "n_future": 4, "context_width": 16, "context_depth": 1, "hidden_width": 32, "out_width": 16,
+    },
+    "clocs": {"resnet_width": 8},
+    "clocs lead_time": {
+        "encoder": "lead_time", "n_patches": 10, "width": 32, "depth": 1, "heads": 4, "project": True, "embedding_width": 16,
+    },
+    "clocs cmlc": {"kind": "cmlc", "paper_encoder": True, "embedding_width": 16},
+    "clocs cmsmlc": {"kind": "cmsmlc", "encoder": "vit", "n_patches": 10, "width": 32, "depth": 1, "heads": 4},
 }  # fmt: skip
 
 
