@@ -9,13 +9,16 @@ import pytest
 import torch
 from conftest import SIGNAL, make_batch, unobserve
 from test_methods import build
+from test_step import gradients
 from torch import Tensor
 
 from leadwise.batch import LEADS
+from leadwise.config import OptimConfig
 from leadwise.methods import astcl
 from leadwise.nn import pair_losses
 from leadwise.nn.filters import band_pass
 from leadwise.nn.reverse import reverse_gradient
+from leadwise.step import Objective, backward, seed_all
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
@@ -177,6 +180,20 @@ def test_no_gradient_reaches_what_is_predicted() -> None:
     assert seen[3].parts.grad is None
     assert bool(seen[0].z.grad.any())
     assert seen[0].parts.shape == (4, 4, 64)
+
+
+@pytest.mark.parametrize("name", ["astcl", "astcl vit"])
+def test_a_step_has_the_gradient_of_the_sum(name: str) -> None:
+    method = build(name)
+    values = backward(Objective(method), [make_batch()], 0, OptimConfig())
+    got = gradients(method)
+    method.zero_grad()
+    seed_all(OptimConfig().seed, 0, 0)
+    terms = method(make_batch())
+    sum(terms.values()).backward()
+    assert values == pytest.approx({name: float(term.detach()) for name, term in terms.items()}, rel=1e-4)
+    for key, slope in gradients(method).items():
+        torch.testing.assert_close(got[key], slope, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(

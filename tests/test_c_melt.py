@@ -9,11 +9,14 @@ import pytest
 import torch
 from conftest import REPORTS, make_batch, unobserve
 from test_methods import build
+from test_step import gradients
 from torch import Tensor
 
+from leadwise.config import OptimConfig
 from leadwise.methods import c_melt
 from leadwise.nn import pair_losses
 from leadwise.nn.fusion import Fusion
+from leadwise.step import Objective, backward, seed_all
 
 
 def sigmoid(x: float) -> float:
@@ -184,6 +187,20 @@ def test_a_weight_of_zero_takes_the_term_and_its_parameters_away(name: str) -> N
     assert set(terms) == set(method.weights) == {"L_MLM", "L_MEM", "L_ETM", "L_ETS"} - {f"L_{name[2:].upper()}"}
     sum(terms.values()).backward()
     assert [n for n, p in method.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("name", ["c_melt", "c_melt learnable"])
+def test_a_step_has_the_gradient_of_the_sum(name: str) -> None:
+    method = build(name)
+    values = backward(Objective(method), [make_batch()], 0, OptimConfig())
+    got = gradients(method)
+    method.zero_grad()
+    seed_all(OptimConfig().seed, 0, 0)
+    terms = method(make_batch())
+    sum(terms.values()).backward()
+    assert values == pytest.approx({name: float(term.detach()) for name, term in terms.items()}, rel=1e-4)
+    for key, slope in gradients(method).items():
+        torch.testing.assert_close(got[key], slope, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(

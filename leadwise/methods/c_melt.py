@@ -113,7 +113,7 @@ class Config(TextSettings, PairViewSettings):
 SMALL = {
     "n_patches": 50, "width": 128, "depth": 4, "heads": 4, "pooling": "mean",
     "text_width": 128, "text_depth": 2, "text_heads": 4, "text_pooling": "mean", "vocab_size": 1200, "max_tokens": 64,
-    "fusion_width": 128, "fusion_depth": 2, "fusion_heads": 4, "mem_layer": 1,
+    "fusion_width": 64, "fusion_depth": 2, "fusion_heads": 2, "mem_layer": 1,
     "decoder_width": 64, "decoder_depth": 1, "decoder_heads": 2, "shared_width": 128, "same_report": "ignore",
     "lead_dropout": 0.0, "shift_s": 0.4, "gain": 0.1, "noise_mv": 0.02, "statement_dropout": 0.3,
 }  # fmt: skip
