@@ -58,6 +58,26 @@ TINY = {  # a method, and after a space what of it
     },
     "clocs cmlc": {"kind": "cmlc", "paper_encoder": True, "embedding_width": 16},
     "clocs cmsmlc": {"kind": "cmsmlc", "encoder": "vit", "n_patches": 10, "width": 32, "depth": 1, "heads": 4},
+    "c_melt": {
+        "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "text_width": 32, "text_depth": 1, "text_heads": 2,
+        "vocab_size": 400, "max_tokens": 48, "fusion_width": 16, "fusion_depth": 2, "fusion_heads": 2, "mem_layer": 1,
+        "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "shared_width": 16,
+    },
+    "c_melt learnable": {
+        "n_patches": 10, "width": 32, "depth": 1, "heads": 4, "pooling": "mean", "text_width": 32, "text_depth": 1,
+        "text_heads": 2, "text_pooling": "mean", "vocab_size": 400, "max_tokens": 48, "fusion_width": 16, "fusion_depth": 1,
+        "fusion_heads": 2, "mem_layer": 0, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "shared_width": 16,
+        "ets": "learnable", "same_report": "ignore",
+    },
+    "astcl": {"resnet_width": 8, "hidden_width": 32, "out_width": 16, "predictor_width": 8, "discriminator_width": 16},
+    "astcl lead_time": {
+        "encoder": "lead_time", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16,
+        "predictor_width": 8, "discriminator_width": 16, "n_ahead": 2,
+    },
+    "astcl vit": {
+        "encoder": "vit", "n_patches": 10, "width": 32, "depth": 1, "heads": 4, "hidden_width": 32, "out_width": 16,
+        "predictor_width": 8, "discriminator_width": 16, "n_ahead": 2,
+    },
 }  # fmt: skip
 
 
