@@ -81,6 +81,8 @@ OURS = {  # method of the house and its settings that tell its rows apart -> the
     ("astcl", ""): "ASTCL",
     ("crt", ""): "CRT",
     ("st_mem", ""): "ST-MEM",
+    ("st_mem", "time"): "MTAE",  # the one-axis variants of ST-MEM's paper; CG-DMER's tables have no row for them
+    ("st_mem", "lead"): "MLAE",
     ("etp", ""): "ETP",
     ("c_melt", ""): "C-MELT",
 }
@@ -88,8 +90,8 @@ OURS = {  # method of the house and its settings that tell its rows apart -> the
 
 def name(method: Mapping[str, object]) -> str:
     """What the paper calls a method's row; the file's own name where it has none."""
-    key, encoder = str(method.get("name")), str(method.get("encoder", ""))
-    return OURS.get((key, encoder), OURS.get((key, ""), key))
+    key, which = str(method.get("name")), str(method.get("encoder", method.get("masking", "")))
+    return OURS.get((key, which), OURS.get((key, ""), key))
 
 
 def tasks_of(source: str, known: tuple[str, ...]) -> tuple[str, ...]:
