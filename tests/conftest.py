@@ -44,6 +44,17 @@ TINY = {  # a method, and after a space what of it
     "simclr lead_time_conv": {
         "encoder": "lead_time_conv", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16,
     },
+    "st_mem": {
+        "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2,
+    },
+    "st_mem time": {
+        "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2,
+        "masking": "time",
+    },
+    "st_mem lead": {
+        "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2,
+        "masking": "lead",
+    },
 }  # fmt: skip
 
 
