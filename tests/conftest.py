@@ -55,6 +55,8 @@ TINY = {  # a method, and after a space what of it
         "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2,
         "masking": "lead",
     },
+    "crt": {"n_patches": 20, "patch_encoder": "linear", "width": 32, "depth": 2, "heads": 4, "decoder_depth": 1},
+    "crt resnet": {"n_patches": 20, "width": 32, "depth": 1, "heads": 4, "decoder_depth": 1},
 }  # fmt: skip
 
 
