@@ -226,7 +226,10 @@ def spectra(ecg: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _Convolved(nn.Module):
-    """Patches (M, L P) -> tokens (M, D): a ResNet18 over their samples, all leads mixed, and the mean over positions."""
+    """Patches (M, L P) -> tokens (M, D): a ResNet18 over their samples, all leads mixed, and the mean over positions.
+
+    Its batch norms weigh processes alike, though where recordings have gaps one may have a few patches more than another.
+    """
 
     def __init__(self, n_leads: int, width: int) -> None:
         super().__init__()
@@ -236,7 +239,7 @@ class _Convolved(nn.Module):
         self.model = ResNet18(n_leads, width // 8)
 
     def forward(self, patches: Tensor) -> Tensor:
-        out: Tensor = self.model(patches.unflatten(1, (self.n_leads, -1))).mean(-1)
+        out: Tensor = self.model(patches.reshape(len(patches), self.n_leads, -1)).mean(-1)
         return out
 
 
