@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -36,9 +37,10 @@ def test_each_row_hides_what_its_name_says() -> None:
     assert (leads.all(-1).sum(-1) == 9).all()
 
 
+@pytest.mark.parametrize("decoder", ["paper", "cross"])
 @pytest.mark.parametrize("name", ROWS)
-def test_hidden_patches_are_asked_for_but_never_read(name: str) -> None:
-    method = build(name).eval()
+def test_hidden_patches_are_asked_for_but_never_read(name: str, decoder: str) -> None:
+    method = build(name, decoder=decoder).eval()
     patches, usable = method.ecg.patches(make_batch(3))
     torch.manual_seed(0)
     predicted, hidden = method._fill_in(patches, usable)
@@ -81,10 +83,11 @@ def test_the_decoder_of_st_mem_fills_in_each_lead_by_itself() -> None:
         assert not bool(same[:, 4].any())
 
 
+@pytest.mark.parametrize("decoder", ["paper", "cross"])
 @pytest.mark.parametrize("name", ROWS)
-def test_a_hidden_patch_teaches_the_encoder(name: str) -> None:
+def test_a_hidden_patch_teaches_the_encoder(name: str, decoder: str) -> None:
     """Of a lead that is hidden as a whole, too: its decoder must see the others."""
-    method = build(name)
+    method = build(name, decoder=decoder)
     method(make_batch())["L_rec"].backward()
     slope = method.ecg.model.transformer.blocks[0].feed[0].weight.grad
     assert float(slope.abs().max()) > 1e-6
@@ -92,8 +95,8 @@ def test_a_hidden_patch_teaches_the_encoder(name: str) -> None:
 
 def test_one_lead_is_still_learnt_from() -> None:
     batch = unobserve(make_batch(4), leads=[i for i in range(12) if i != 1])
-    for name in ROWS:
-        loss = build(name)(batch)["L_rec"]
+    for name, decoder in itertools.product(ROWS, ("paper", "cross")):
+        loss = build(name, decoder=decoder)(batch)["L_rec"]
         assert bool(loss.isfinite())
         assert (float(loss.detach()) == 0) == (name == "st_mem lead")  # nothing is left to hide
 
