@@ -78,6 +78,19 @@ TINY = {  # a method, and after a space what of it
         "encoder": "vit", "n_patches": 10, "width": 32, "depth": 1, "heads": 4, "hidden_width": 32, "out_width": 16,
         "predictor_width": 8, "discriminator_width": 16, "n_ahead": 2,
     },
+    "st_mem": {
+        "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2,
+    },
+    "st_mem time": {
+        "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2,
+        "masking": "time",
+    },
+    "st_mem lead": {
+        "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2,
+        "masking": "lead",
+    },
+    "crt": {"n_patches": 20, "patch_encoder": "linear", "width": 32, "depth": 2, "heads": 4, "decoder_depth": 1},
+    "crt resnet": {"n_patches": 20, "width": 32, "depth": 1, "heads": 4, "decoder_depth": 1},
 }  # fmt: skip
 
 

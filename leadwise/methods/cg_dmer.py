@@ -48,7 +48,7 @@ from torch import Tensor, nn
 
 from leadwise import ranks
 from leadwise.batch import Batch, Signal
-from leadwise.nn import augment, losses, masking
+from leadwise.nn import augment, losses, masking, targets
 from leadwise.nn import text as reports
 from leadwise.nn.heads import Head
 from leadwise.nn.lead_time import DecoderShape, Encoded, EncoderShape, LeadTimeDecoder, LeadTimeEncoder
@@ -57,6 +57,7 @@ from leadwise.nn.masking import Masking
 from leadwise.nn.normalize import normalize
 from leadwise.nn.patches import ConvTokenizer, LinearTokenizer, patchify
 from leadwise.nn.report_tower import ReportTower, TextSettings, load_tokenizer, make_tokenizer
+from leadwise.nn.targets import Target
 from leadwise.nn.text import Tokenizer, Tokens
 from leadwise.nn.transformer import Block, CausalBlock, CrossBlock
 
@@ -85,7 +86,7 @@ class Config(TextSettings):
     decoder_width: int = 256
     decoder_depth: int = 4
     decoder_heads: int = 8
-    target: Literal["patch", "record", "raw"] = "patch"  # scale of Eq. 2's target
+    target: Target = "patch"  # scale of Eq. 2's target
     contrast_view: Literal["masked", "full", "both"] = "masked"  # which pass feeds the heads
     embed_passes: int = (
         4  # to embed: every patch is seen, in so many parts, whose pooled tokens are averaged; 1 = at once
@@ -356,19 +357,14 @@ class Method(nn.Module):
         """
         if not self.config.w_e_rec:
             raise ValueError("this run was trained without L_e_rec: it has no decoder to reconstruct with")
-        if self.signal.normalize != "mv":
-            raise ValueError(
-                f"signal.normalize = '{self.signal.normalize}' has no way back to mV; look at a run with 'mv'"
-            )
+        targets.refuse_other_scales(self.signal.normalize)
         patches, usable = self._patches(batch)
         visible = masking.draw_visible(usable, self.config.mask_ratio, self.config.masking)
         seen = self.ecg(patches, visible)
         predicted = self._reconstruct(seen, usable, visible, self._pool(seen), specific_of)
         level, spread = self._level_and_spread(patches, batch)
-        samples = (predicted * spread + level).flatten(2)  # (B, L, T), the model's scale
-        offset = batch.ecg - normalize(batch.ecg, batch.observed, "mv")  # each lead's median, where it was observed
         hidden = (usable & ~visible).repeat_interleave(patches.shape[-1], dim=-1)
-        return samples + offset, hidden
+        return targets.in_mv(predicted, level, spread, batch), hidden
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:
@@ -476,16 +472,7 @@ class Method(nn.Module):
     def _level_and_spread(self, patches: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """What Eq. 2's target is relative to: (B, L, N, 1) or broadcast."""
         real = patchify(batch.observed, self.config.n_patches)
-        n = real.sum((1, 2, 3), keepdim=True).clamp(min=1)
-        mean = (patches * real).sum((1, 2, 3), keepdim=True) / n
-        record = ((patches - mean).square() * real).sum((1, 2, 3), keepdim=True) / n  # (B, 1, 1, 1) variance
-        if self.config.target == "raw":
-            return torch.zeros_like(mean), torch.ones_like(mean)
-        if self.config.target == "record":
-            return mean, (record + 1e-6).sqrt()
-        own = patches.var(-1, correction=0, keepdim=True)
-        # a tenth of the record's deviation as floor: a silent patch must not ask for its noise
-        return patches.mean(-1, keepdim=True), (own + 0.01 * record + 1e-6).sqrt()
+        return targets.level_and_spread(patches, real, self.config.target)
 
     def _target(self, patches: Tensor, batch: Batch) -> Tensor:
         level, spread = self._level_and_spread(patches, batch)

@@ -82,9 +82,7 @@ class EcgEncoder(nn.Module):
             ValueError: a record of which nothing was observed, or not one whole patch.
         """
         if self.kind in ("lead_time", "lead_time_conv"):
-            ecg = scaled(batch, self.signal)
-            patches = patchify(ecg, ecg.shape[-1] // self.grid)  # (B, L, N, P)
-            usable = self._usable(batch)
+            patches, usable = self.patches(batch)
             assert isinstance(self.model, LeadTimeEncoder)
             out: Tensor = self.norm(self.model(patches, usable, self._first(start)).pooled)
             return out
@@ -120,6 +118,15 @@ class EcgEncoder(nn.Module):
         count = places.scatter_add(1, encoded.index, shown).reshape(usable.shape).sum(1)  # (B, N)
         total = grid.reshape(*usable.shape, self.width).sum(1)
         return self.norm(total / count.clamp(min=1)[..., None]), count > 0
+
+    def patches(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Scaled patches (B, L, N, P), and which were observed from end to end (B, L, N): what lead_time encoders take.
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        ecg = scaled(batch, self.signal)
+        return patchify(ecg, ecg.shape[-1] // self.grid), self._usable(batch)
 
     def _first(self, start: Tensor | None) -> Tensor | None:
         return None if start is None else start // self.grid

@@ -28,8 +28,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, memory: Tensor, real: Tensor | None = None, causal: bool = False) -> Tensor:
         """x: (B, S, D), memory: (B, M, D), real: (B, M) bool, False = not to be attended to."""
         b, s, d = x.shape
-        q = self.query(x).reshape(b, s, self.heads, -1).transpose(1, 2)  # (B, H, S, D/H)
-        k, v = self.key_value(memory).reshape(b, memory.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        each = d // self.heads  # said outright, since of no queries at all it could not be inferred
+        q = self.query(x).reshape(b, s, self.heads, each).transpose(1, 2)  # (B, H, S, D/H)
+        k, v = self.key_value(memory).reshape(b, memory.shape[1], 2, self.heads, each).permute(2, 0, 3, 1, 4)
         mask = None if real is None else real[:, None, None, :]
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         out: Tensor = self.out(mixed.transpose(1, 2).reshape(b, s, d))

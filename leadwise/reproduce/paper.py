@@ -81,24 +81,29 @@ OURS = {  # method of the house and its settings that tell its rows apart -> the
     ("astcl", ""): "ASTCL",
     ("crt", ""): "CRT",
     ("st_mem", ""): "ST-MEM",
+    ("st_mem", "time"): "MTAE",  # the one-axis variants of ST-MEM's paper; CG-DMER's tables have no row for them
+    ("st_mem", "lead"): "MLAE",
     ("etp", ""): "ETP",
     ("c_melt", ""): "C-MELT",
 }
 
 
-VARIANTS = {"clocs": ("kind", "cmsc"), "st_mem": ("masking", "uniform")}  # the setting that tells rows apart, the paper's row
+USUAL = {
+    "encoder": "resnet",
+    "kind": "cmsc",
+    "masking": "uniform",
+}  # settings that tell rows apart, and the paper's row
 
 
 def name(method: Mapping[str, object]) -> str:
     """What the paper calls a method's row; the file's own name where it has none. Other rows of it say which they are."""
-    key, encoder = str(method.get("name")), str(method.get("encoder", ""))
-    if (key, encoder) in OURS:
-        return OURS[key, encoder]
+    key = str(method.get("name"))
+    there = {setting: str(method[setting]) for setting in USUAL if setting in method}
+    for value in there.values():
+        if (key, value) in OURS:
+            return OURS[key, value]
     row = OURS.get((key, ""), key)
-    other = [] if encoder in ("", "resnet") else [encoder]
-    setting, usual = VARIANTS.get(key, ("", ""))
-    if method.get(setting, usual) != usual:
-        other.append(str(method[setting]))
+    other = [value for setting, value in there.items() if value != USUAL[setting]]
     return f"{row} ({', '.join(other)})" if other else row
 
 
