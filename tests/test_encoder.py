@@ -159,3 +159,18 @@ def test_an_unknown_part_is_told_what_there_is() -> None:
 
 def test_only_the_resnet_has_batch_norm() -> None:
     assert [kind for kind in KINDS if EncoderSettings(encoder=kind).whole_batch] == ["resnet"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_bfloat16_is_near(kind: str) -> None:
+    """Records with gaps, whose tokens have fillers beside them, too."""
+    ecg, batch = build(kind), make_batch(3)
+    observed = batch.observed.clone()
+    observed[0, 2:, 160:] = False
+    batch = dataclasses.replace(batch, ecg=batch.ecg * observed, observed=observed)
+    want, (tokens, _) = ecg(batch), ecg.tokens(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        got, (near, _) = ecg(batch), ecg.tokens(batch)
+    for a, b in ((got, want), (near, tokens)):
+        assert float((a.float() - b).norm() / b.norm()) < 0.05

@@ -6,7 +6,7 @@ arXiv 2104.02057 (ICCV 2021).
     q    encoder, projector, predictor of a view; k of a momentum encoder and its projector, which no gradient reaches and
          which follow by m k + (1 - m) q, m from 0.99 to 1 by a half cosine. Cosines; the other records of the batch are
          the negatives, without a queue.
-    The map from patches to tokens stays as it was drawn at random: learning it, a Transformer is unsteady (section 4.1).
+    The map from patches to tokens stays as it was drawn at random: learning it, a Transformer is unsteady (section 4.2).
 
 Where we depart from the paper, and why:
 - ECGs in place of images: one of four ECG encoders, and views that keep the diagnosis (nn/views.py), both drawn in the same

@@ -79,7 +79,7 @@ def crop(ecg: Tensor, observed: Tensor, n_kept: int, grid: int = 1) -> tuple[Ten
     first = there.float().argmax(-1, keepdim=True)
     last = n_samples - 1 - there.flip(-1).float().argmax(-1, keepdim=True)
     begins = torch.arange(0, n_samples - n_kept + 1, grid, device=ecg.device)  # (S,)
-    earliest = (-(-first // grid) * grid).clamp(max=int(begins[-1]))
+    earliest = (-(-first // grid) * grid).clamp(max=(n_samples - n_kept) // grid * grid)
     latest = ((last + 1 - n_kept) // grid * grid).maximum(earliest)
     within = (begins >= earliest) & (begins <= latest)  # (B, S)
 
