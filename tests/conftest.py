@@ -91,6 +91,24 @@ TINY = {  # a method, and after a space what of it
     },
     "crt": {"n_patches": 20, "patch_encoder": "linear", "width": 32, "depth": 2, "heads": 4, "decoder_depth": 1},
     "crt resnet": {"n_patches": 20, "width": 32, "depth": 1, "heads": 4, "decoder_depth": 1},
+    "byol": {"resnet_width": 8, "hidden_width": 32, "out_width": 16},
+    "byol lead_time": {
+        "encoder": "lead_time", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16,
+    },
+    "barlow_twins": {"resnet_width": 8, "hidden_width": 32, "out_width": 16},
+    "barlow_twins vit": {
+        "encoder": "vit", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16,
+    },
+    "moco_v3": {"encoder": "resnet", "resnet_width": 8, "hidden_width": 32, "out_width": 16},
+    "moco_v3 vit": {"n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16},
+    "moco_v3 lead_time_conv": {
+        "encoder": "lead_time_conv", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16,
+    },
+    "simsiam": {"resnet_width": 8, "hidden_width": 32, "out_width": 32, "waist_width": 8},
+    "simsiam vit": {
+        "encoder": "vit", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 32,
+        "waist_width": 8,
+    },
 }  # fmt: skip
 
 

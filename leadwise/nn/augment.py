@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from leadwise.nn.patches import patchify
+
 ELECTRODES = ("RA", "LA", "LL", "V1", "V2", "V3", "V4", "V5", "V6")
 _WANDER_HZ = (0.05, 0.5)  # of breathing and slow drift
 _HUM_HZ = (50.0, 60.0)
@@ -68,24 +70,32 @@ def lead_algebra(leads: Sequence[str]) -> Tensor:
 def crop(ecg: Tensor, observed: Tensor, n_kept: int, grid: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     """A piece of `n_kept` samples of each record, and the sample (B,) at which it begins, a multiple of `grid`.
 
-    A record keeps at least a part of what was observed of it: where nothing was observed at both ends, pieces between.
+    It lies between the first and the last sample observed, where they are far enough apart; and of those that do, only pieces
+    are drawn that have at least half as many whole patches (of `grid` samples, in any lead) as the best: a record with gaps
+    keeps something to look at.
     """
-    b, n_leads, n_samples = ecg.shape
+    n_leads, n_samples = ecg.shape[1:]
     there = observed.any(1)  # (B, T)
-    first = there.float().argmax(-1)
-    last = n_samples - 1 - there.flip(-1).float().argmax(-1)
-    # whole pieces of what was observed, as far as it reaches
-    earliest = (first // grid).clamp(max=(n_samples - n_kept) // grid)
-    latest = ((last + 1 - n_kept) // grid).clamp(min=0).maximum(earliest)
-    draw = torch.rand(b, device=ecg.device) * (latest - earliest + 1)
-    start = (earliest + draw.long().clamp(max=latest - earliest)) * grid
+    first = there.float().argmax(-1, keepdim=True)
+    last = n_samples - 1 - there.flip(-1).float().argmax(-1, keepdim=True)
+    begins = torch.arange(0, n_samples - n_kept + 1, grid, device=ecg.device)  # (S,)
+    earliest = (-(-first // grid) * grid).clamp(max=(n_samples - n_kept) // grid * grid)
+    latest = ((last + 1 - n_kept) // grid * grid).maximum(earliest)
+    within = (begins >= earliest) & (begins <= latest)  # (B, S)
+
+    whole = patchify(observed, n_samples // grid).all(-1).any(1)  # (B, N)
+    so_far = F.pad(whole.long().cumsum(-1), (1, 0))  # whole patches before each place
+    shown = so_far[:, n_kept // grid :] - so_far[:, : len(begins)]  # (B, S)
+    shown = shown.masked_fill(~within, -1)
+    good = within & (2 * shown >= shown.amax(-1, keepdim=True))
+    start = begins[torch.rand(good.shape, device=ecg.device).masked_fill(~good, -1.0).argmax(-1)]  # (B,)
     index = (start[:, None] + torch.arange(n_kept, device=ecg.device))[:, None].expand(-1, n_leads, -1)
     return ecg.gather(2, index), observed.gather(2, index), start
 
 
-def mask_time(ecg: Tensor, observed: Tensor, n_masked: int) -> tuple[Tensor, Tensor]:
-    """`n_masked` samples in a row taken away from all leads of each record, unless nothing would be left."""
-    begin = torch.randint(ecg.shape[-1] - n_masked + 1, (len(ecg), 1, 1), device=ecg.device)
+def mask_time(ecg: Tensor, observed: Tensor, n_masked: int, grid: int = 1) -> tuple[Tensor, Tensor]:
+    """`n_masked` samples in a row, from a multiple of `grid` on, taken away from all leads, unless nothing would be left."""
+    begin = grid * torch.randint((ecg.shape[-1] - n_masked) // grid + 1, (len(ecg), 1, 1), device=ecg.device)
     time = torch.arange(ecg.shape[-1], device=ecg.device)
     kept = (time < begin) | (time >= begin + n_masked)  # (B, 1, T)
     kept = kept | ~(observed & kept).any(dim=(1, 2), keepdim=True)

@@ -75,6 +75,20 @@ class EcgEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(settings.width)
 
+    @property
+    def tokenizer(self) -> nn.Module | None:
+        """What makes a token of a patch's samples; the ResNet has no such part."""
+        if isinstance(self.model, ViT):
+            return self.model.patch
+        return self.model.tokenizer if isinstance(self.model, LeadTimeEncoder) else None
+
+    @property
+    def last_norm(self) -> nn.LayerNorm | None:
+        """The norm that the vector leaves; the ResNet's ends in a ReLU."""
+        if isinstance(self.model, ViT):
+            return self.model.norm
+        return self.norm if isinstance(self.model, LeadTimeEncoder) else None
+
     def forward(self, batch: Batch, start: Tensor | None = None) -> Tensor:
         """(B, D) vectors of ECGs in mV; `start` (B,) is the sample of the promised time at which a crop begins.
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from leadwise.nn.batch_norm import BatchNorm
 from leadwise.nn.transformer import Attention
 
+Ending = Literal["linear", "bare", "norm", "bare_norm"]
+
 
 class Head(nn.Sequential):
     """An MLP of `depth` linear layers; GELU and a norm between them."""
@@ -25,17 +27,18 @@ class Head(nn.Sequential):
 class Projector(nn.Sequential):
     """Linear maps of these widths; batch norm and ReLU between them. `ends` says what comes after the last one.
 
-    Before a norm a linear map has no bias, which the norm would take away. A bare norm neither scales nor shifts.
+    Before a norm a linear map has no bias, which the norm would take away; nor has a "bare" last one, for those that a norm
+    follows elsewhere. A bare norm neither scales nor shifts.
     """
 
-    def __init__(self, *widths: int, ends: Literal["linear", "norm", "bare_norm"] = "linear") -> None:
+    def __init__(self, *widths: int, ends: Ending = "linear") -> None:
         layers: list[nn.Module] = []
         for number, (width, out) in enumerate(pairwise(widths), start=1):
             last = number == len(widths) - 1
             layers.append(nn.Linear(width, out, bias=last and ends == "linear"))
             if not last:
                 layers += [BatchNorm(out), nn.ReLU()]
-            elif ends != "linear":
+            elif ends in ("norm", "bare_norm"):
                 layers.append(BatchNorm(out, affine=ends == "norm"))
         super().__init__(*layers)
 

@@ -25,7 +25,7 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def follow(self, student: nn.Module, momentum: float) -> None:
         """Move every parameter to momentum x itself + (1 - momentum) x the student's."""
-        for own, other in zip(self.model.parameters(), student.parameters()):
+        for own, other in zip(self.model.parameters(), student.parameters(), strict=True):
             own.lerp_(other, 1.0 - momentum)
 
 

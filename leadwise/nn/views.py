@@ -79,7 +79,7 @@ class Views(nn.Module):
         s = self.settings
         n_masked = round(s.view_time_mask * ecg.shape[-1] / self.grid) * self.grid
         if n_masked:
-            _, observed = augment.mask_time(ecg, observed, n_masked)
+            _, observed = augment.mask_time(ecg, observed, n_masked, self.grid)
         if s.view_lead_mask:
             _, observed = augment.drop_leads(ecg, observed, self._whole(observed), s.view_lead_mask)
         return observed
@@ -91,14 +91,15 @@ class Views(nn.Module):
     def _laid_over(self, ecg: Tensor) -> Tensor:
         """Wander, hum and noise (B, L, T) mV, drawn at nine electrodes."""
         s, shape = self.settings, (len(ecg), self.electrodes.shape[1], ecg.shape[-1])
-        laid = torch.zeros(shape, device=ecg.device)
+        laid = ecg.new_zeros(shape)
         if s.view_wander_mv:
             laid = laid + augment.wander(shape, s.view_wander_mv, self.rate_hz, ecg.device)
         if s.view_powerline_mv:
             laid = laid + augment.powerline(shape, s.view_powerline_mv, self.rate_hz, ecg.device)
         if s.view_noise_mv:
             laid = augment.noise(laid, s.view_noise_mv)
-        return torch.einsum("le,bet->blt", self.electrodes, laid)
+        with torch.autocast(ecg.device.type, enabled=False):  # bfloat16 would leave III and II - I microvolts apart
+            return self.electrodes.to(laid) @ laid
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,67 @@
+"""Barlow Twins: Self-Supervised Learning via Redundancy Reduction.
+arXiv 2103.03230 (ICML 2021).
+
+    L_BT = sum_i (1 - C_ii)^2 + lambda sum_{i != j} C_ij^2      Eq. 1
+
+    C_ij   correlation, over the batch, of feature i of one view's z with feature j of the other view's: Eq. 2. Equal features
+           are to agree, different ones to say different things. No negatives, no second network, no stopped gradient.
+
+Where we depart from the paper, and why:
+- ECGs in place of images: one of four ECG encoders, and views that keep the diagnosis (nn/views.py), both drawn in the same
+  way, in place of two different sets of crops and colours.
+- AdamW and the house's schedule in place of LARS with another rate for biases and norms.
+- C is Eq. 2 on the gathered rows of all processes, with the batch's own statistics on held-out patients too; the released
+  code has a batch norm there, which would take the running ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from leadwise import ranks
+from leadwise.batch import Batch, Signal
+from leadwise.nn import view_losses
+from leadwise.nn.two_views import TwoViews, TwoViewSettings
+
+NEEDS = ""
+
+
+@dataclass(frozen=True)
+class Config(TwoViewSettings):
+    hidden_width: int = 8192  # of the projector's first two layers
+    out_width: int = 8192  # of z
+    off_diagonal: float = 5e-3  # lambda
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.off_diagonal < 0:
+            raise ValueError(f"off_diagonal is 0 or more; got {self.off_diagonal}")
+
+
+# A size for two CPU cores.
+SMALL = {"encoder": "resnet", "resnet_width": 16, "hidden_width": 256, "out_width": 256}
+
+
+class Method(TwoViews):
+    def __init__(self, config: Config, signal: Signal, tokenizer: object = None, kept: Path | None = None) -> None:
+        super().__init__(config, signal, config.hidden_width, config.hidden_width, config.out_width, ends="bare")
+        self.config, self.weights = config, {"L_BT": 1.0}
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss, by name."""
+        _, pairs = self.look(batch)
+        return self.contrast(pairs)
+
+    def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """No term of a record by itself; and z of two views of each, (B, D)."""
+        one, other = self.two_views(batch)
+        return {}, {"z_1": self.tower(one), "z_2": self.tower(other)}
+
+    def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The loss of the whole batch, other processes' records too: each process holds the same value."""
+        one, other = (ranks.gather(pairs[name].float()) for name in ("z_1", "z_2"))
+        correlation = view_losses.cross_correlation(one, other)
+        return {"L_BT": view_losses.redundancy(correlation, self.config.off_diagonal)}

@@ -1,0 +1,96 @@
+"""MoCo v3: An Empirical Study of Training Self-Supervised Vision Transformers.
+arXiv 2104.02057 (ICCV 2021).
+
+    L_MoCo = ctr(q_1, k_2) + ctr(q_2, k_1),    ctr(q, k) = -2 tau log [exp(q k+ / tau) / sum_k exp(q k / tau)]      Eq. 1
+
+    q    encoder, projector, predictor of a view; k of a momentum encoder and its projector, which no gradient reaches and
+         which follow by m k + (1 - m) q, m from 0.99 to 1 by a half cosine. Cosines; the other records of the batch are
+         the negatives, without a queue.
+    The map from patches to tokens stays as it was drawn at random: learning it, a Transformer is unsteady (section 4.2).
+
+Where we depart from the paper, and why:
+- ECGs in place of images: one of four ECG encoders, and views that keep the diagnosis (nn/views.py), both drawn in the same
+  way, in place of two different sets of crops and colours.
+- The vector is the mean over the encoder's tokens, not a class token; positions are the encoder's.
+- With encoder = "resnet", too, a projector of three layers and tau = 0.2; the released code then has two layers and tau = 1.
+  A ResNet has no patches, and all of it learns.
+- The momentum encoder moves after the optimiser's step, not before the next look: the same, but for the first step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from leadwise import ranks
+from leadwise.batch import Batch, Signal
+from leadwise.nn import momentum, view_losses
+from leadwise.nn.encoder import Kind
+from leadwise.nn.heads import Projector
+from leadwise.nn.two_views import TwoViews, TwoViewSettings
+
+NEEDS = ""
+
+
+@dataclass(frozen=True)
+class Config(TwoViewSettings):
+    encoder: Kind = "vit"
+    hidden_width: int = 4096  # of projector and predictor
+    out_width: int = 256  # of q and k
+    temperature: float = 0.2  # tau
+    momentum: float = 0.99  # m at the first step, 1 at the last
+    freeze_patches: bool = True  # the map from patches to tokens stays random
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temperature <= 0 or not 0 <= self.momentum <= 1:
+            raise ValueError(
+                f"temperature must be positive and momentum in [0, 1]; got {self.temperature} and {self.momentum}"
+            )
+
+
+# A size for two CPU cores. Hundreds of steps, not hundreds of thousands: the momentum encoder has to follow sooner. A ResNet,
+# as those beside it have; the paper's own kind of encoder, which has learnt nothing yet after fifty steps, comes second.
+SMALL = {"encoder": "resnet", "resnet_width": 16, "hidden_width": 256, "out_width": 128, "momentum": 0.97}
+ALSO_SMALL = (
+    {**SMALL, "encoder": "vit", "n_patches": 50, "width": 128, "depth": 4, "heads": 4},
+)  # fmt: skip
+
+
+class Method(TwoViews):
+    def __init__(self, config: Config, signal: Signal, tokenizer: object = None, kept: Path | None = None) -> None:
+        c = config
+        super().__init__(c, signal, c.hidden_width, c.hidden_width, c.out_width, ends="bare_norm")
+        self.config, self.weights = c, {"L_MoCo": 1.0}
+        if c.freeze_patches and self.tower.ecg.tokenizer is not None:
+            self.tower.ecg.tokenizer.requires_grad_(False)
+        self.predictor = Projector(c.out_width, c.hidden_width, c.out_width, ends="bare_norm")
+        self.teacher = momentum.Teacher(self.tower)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss, by name."""
+        _, pairs = self.look(batch)
+        return self.contrast(pairs)
+
+    def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """No term of a record by itself; and queries and keys of two views of each, (B, D)."""
+        pairs: dict[str, Tensor] = {}
+        for number, view in enumerate(self.two_views(batch), start=1):
+            pairs |= {f"q_{number}": self.predictor(self.tower(view)), f"k_{number}": self.teacher(view)}
+        return {}, pairs
+
+    def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The mean over this process's queries, each among the keys of the whole batch."""
+        one = self._find(pairs["q_1"], pairs["k_2"])
+        other = self._find(pairs["q_2"], pairs["k_1"])
+        return {"L_MoCo": one + other}
+
+    def after_step(self, progress: float) -> None:
+        """The momentum encoder follows."""
+        self.teacher.follow(self.tower, momentum.rising(progress, self.config.momentum))
+
+    def _find(self, query: Tensor, key: Tensor) -> Tensor:
+        keys = ranks.gather(key.detach().float())
+        return view_losses.momentum_nce(query.float(), keys, self.config.temperature, ranks.mine(len(keys)))

@@ -1,0 +1,55 @@
+"""SimSiam: Exploring Simple Siamese Representation Learning.
+arXiv 2011.10566 (CVPR 2021).
+
+    L_SimSiam = D(p_1, stop(z_2)) / 2 + D(p_2, stop(z_1)) / 2,    D(p, z) = -cos(p, z)      Eqs. 1 to 4
+
+    z = g f of a view: encoder and a projector of three layers; p = h(z), h a predictor with a narrow waist
+    stop: no gradient goes to z from there. No negatives, no second network: that stop alone keeps all from one point.
+
+Where we depart from the paper, and why:
+- ECGs in place of images: one of four ECG encoders, and views that keep the diagnosis (nn/views.py) in place of crops and
+  colours.
+- AdamW and the house's schedule in place of SGD, for the predictor too, whose rate the paper keeps constant.
+- The projector's last batch norm neither scales nor shifts, as in the released code; the paper does not say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from leadwise.batch import Batch, Signal
+from leadwise.nn import view_losses
+from leadwise.nn.heads import Projector
+from leadwise.nn.two_views import TwoViews, TwoViewSettings
+
+NEEDS = ""
+
+
+@dataclass(frozen=True)
+class Config(TwoViewSettings):
+    hidden_width: int = 2048  # of the projector
+    out_width: int = 2048  # of z and p
+    waist_width: int = 512  # of the predictor, between z and p
+
+
+# A size for two CPU cores.
+SMALL = {"encoder": "resnet", "resnet_width": 16, "hidden_width": 256, "out_width": 256, "waist_width": 64}
+
+
+class Method(TwoViews):
+    def __init__(self, config: Config, signal: Signal, tokenizer: object = None, kept: Path | None = None) -> None:
+        c = config
+        super().__init__(c, signal, c.hidden_width, c.hidden_width, c.out_width, ends="bare_norm")
+        self.config, self.weights = c, {"L_SimSiam": 1.0}
+        self.predictor = Projector(c.out_width, c.waist_width, c.out_width)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss, by name: each record's own, so that nothing is asked of other processes but the batch norms'."""
+        z_1, z_2 = (self.tower(view) for view in self.two_views(batch))
+        p_1, p_2 = self.predictor(z_1), self.predictor(z_2)
+        one = view_losses.negative_cosine(p_1.float(), z_2.float())
+        other = view_losses.negative_cosine(p_2.float(), z_1.float())
+        return {"L_SimSiam": one / 2 + other / 2}

@@ -1,0 +1,72 @@
+"""What Barlow Twins promises beyond the contract."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import make_batch
+from test_methods import build
+
+from leadwise.methods import barlow_twins
+from leadwise.nn import view_losses
+
+
+@pytest.fixture
+def pair() -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(1)
+    a = torch.randn(9, 4, generator=g) * 3 + 2
+    return a, a + torch.randn(9, 4, generator=g)
+
+
+def test_the_correlation_is_that_of_the_books(pair) -> None:
+    a, b = pair
+    got = view_losses.cross_correlation(a, b)
+    for i in range(4):
+        for j in range(4):
+            want = torch.corrcoef(torch.stack([a[:, i], b[:, j]]))[0, 1]
+            torch.testing.assert_close(got[i, j], want, atol=1e-5, rtol=1e-5)
+
+
+def test_the_loss_equals_the_double_loop(pair) -> None:
+    c = view_losses.cross_correlation(*pair)
+    slow = sum((1 - float(c[i, j])) ** 2 if i == j else 0.2 * float(c[i, j]) ** 2 for i in range(4) for j in range(4))
+    assert float(view_losses.redundancy(c, 0.2)) == pytest.approx(slow, rel=1e-5)
+
+
+def test_features_that_agree_and_differ_from_each_other_are_best() -> None:
+    torch.manual_seed(0)
+    z = torch.randn(8, 4)
+    z, _ = torch.linalg.qr(z - z.mean(0))  # centred columns at right angles
+    assert float(view_losses.redundancy(view_losses.cross_correlation(z, 5 * z + 1), 5e-3)) == pytest.approx(
+        0, abs=1e-5
+    )
+    same = z[:, :1].expand(-1, 4)
+    assert float(view_losses.redundancy(view_losses.cross_correlation(same, same), 5e-3)) == pytest.approx(12 * 5e-3)
+
+
+def test_the_correlation_is_the_whole_batchs(monkeypatch) -> None:
+    """What a process adds to the rows of another is not two small correlations: it gathers before it correlates."""
+    method = build("barlow_twins").eval()
+    with torch.no_grad():
+        _, pairs = method.look(make_batch(8))
+        whole = method.contrast(pairs)["L_BT"]
+        other = {name: z[4:] for name, z in pairs.items()}
+        order = iter(other.values())
+        monkeypatch.setattr(barlow_twins.ranks, "gather", lambda x: torch.cat([x, next(order)]))
+        torch.testing.assert_close(method.contrast({name: z[:4] for name, z in pairs.items()})["L_BT"], whole)
+
+
+def test_held_out_patients_are_judged_by_their_own_statistics() -> None:
+    """The scale of z does not matter, in eval mode either."""
+    method = build("barlow_twins").eval()
+    with torch.no_grad():
+        _, pairs = method.look(make_batch(8))
+        scaled = {name: 7 * z - 2 for name, z in pairs.items()}
+        torch.testing.assert_close(
+            method.contrast(scaled)["L_BT"], method.contrast(pairs)["L_BT"], rtol=1e-4, atol=1e-4
+        )
+
+
+def test_a_negative_weight_is_refused() -> None:
+    with pytest.raises(ValueError, match="off_diagonal is 0 or more"):
+        barlow_twins.Config(off_diagonal=-1.0)
