@@ -104,8 +104,9 @@ class Method(nn.Module):
     def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss over the whole batch, other processes' records too."""
         c = self.config
-        ecg, text, report = (ranks.gather(pairs[name]) for name in ("ecg", "text", "report"))
-        return {"L_align": losses.aligned(ecg, text, report, 1 / c.temperature, c.same_report, ranks.mine(len(report)))}
+        every = {name: ranks.gather(x.float() if x.is_floating_point() else x) for name, x in pairs.items()}
+        mine = ranks.mine(len(every["report"]))
+        return {"L_align": losses.aligned(**every, scale=1 / c.temperature, treat=c.same_report, mine=mine)}
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
         """(B, D) embeddings of ECGs; any subset of leads may be observed.

@@ -164,9 +164,9 @@ class Method(nn.Module):
     def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted L_nce over the whole batch, other processes' records too."""
         c = self.config
-        ecg, text, report = (ranks.gather(pairs[name]) for name in ("ecg", "text", "report"))
-        mine = ranks.mine(len(report))
-        return {"L_nce": c.b * losses.aligned(ecg, text, report, 1 / c.temperature, c.same_report, mine)}
+        every = {name: ranks.gather(x.float() if x.is_floating_point() else x) for name, x in pairs.items()}
+        mine = ranks.mine(len(every["report"]))
+        return {"L_nce": c.b * losses.aligned(**every, scale=1 / c.temperature, treat=c.same_report, mine=mine)}
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
         """(B, D) embeddings of whole, unmasked ECGs; any subset of leads may be observed.
