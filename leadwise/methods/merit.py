@@ -87,9 +87,9 @@ class Config(TextSettings, PairViewSettings):
 
 NEEDS = ""
 # A size for two CPU cores and signals of 1,000 samples; views and report branch are those of the other methods that read
-# reports. Patches are long, since branch 2 pays for all of them.
+# reports. Patches are long and layers few, since branch 2 pays for all patches.
 SMALL = {
-    "n_patches": 10, "mask_ratio": 0.7, "width": 128, "depth": 4, "heads": 4,
+    "n_patches": 10, "mask_ratio": 0.7, "width": 96, "depth": 3, "heads": 4,
     "decoder_width": 64, "decoder_depth": 1, "decoder_heads": 2,
     "text_width": 128, "text_depth": 2, "text_heads": 4, "text_pooling": "mean",
     "vocab_size": 1200, "max_tokens": 64, "shared_width": 128, "same_report": "ignore",
