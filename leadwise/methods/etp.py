@@ -105,8 +105,9 @@ class Method(nn.Module):
         """The loss over the whole batch, other processes' records too."""
         c = self.config
         every = {name: ranks.gather(x.float() if x.is_floating_point() else x) for name, x in pairs.items()}
-        mine = ranks.mine(len(every["report"]))
-        return {"L_align": losses.aligned(**every, scale=1 / c.temperature, treat=c.same_report, mine=mine)}
+        ecg, text, report = every["ecg"], every["text"], every["report"]
+        loss = losses.aligned(ecg, text, report, 1 / c.temperature, c.same_report, ranks.mine(len(report)))
+        return {"L_align": loss}
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
         """(B, D) embeddings of ECGs; any subset of leads may be observed.
