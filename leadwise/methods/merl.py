@@ -180,10 +180,13 @@ class Method(nn.Module):
         """The weighted terms, which need every record of the batch at once, those of other processes too."""
         c = self.config
         every = {name: ranks.gather(x.float() if x.is_floating_point() else x) for name, x in pairs.items()}
-        terms = {"L_CMA": c.w_cma * self._clip(every["ecg"], every["text"], every["report"], c.same_report)}
+        scale, mine = 1 / c.temperature, ranks.mine(len(every["report"]))
+        cma = losses.aligned(every["ecg"], every["text"], every["report"], scale, c.same_report, mine)
+        terms = {"L_CMA": c.w_cma * (2 * cma)}  # both directions' sum, as in the paper's code; `aligned` is their mean
         if c.w_uma:
             itself = torch.arange(len(every["report"]), device=every["report"].device)[:, None]  # only its own view
-            terms["L_UMA"] = c.w_uma * self._clip(every["view_1"], every["view_2"], itself, "negative")
+            uma = losses.aligned(every["view_1"], every["view_2"], itself, scale, "negative", mine)
+            terms["L_UMA"] = c.w_uma * (2 * uma)
         return terms
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
@@ -211,11 +214,7 @@ class Method(nn.Module):
         z_ecg, latent = self._project(self.ecg(scaled(batch, self.signal)))
         tokens, cut = self.text.tokenize(list(batch.report))
         z_text = self.text_head(self.text(tokens)[1])
-        out = {
-            "effective_rank": losses.effective_rank(F.normalize(z_ecg, dim=-1)),
-            "effective_rank_text": losses.effective_rank(F.normalize(z_text, dim=-1)),
-            "reports_cut": cut,
-        }
+        out = losses.effective_ranks(z_ecg, z_text) | {"reports_cut": cut}
         if self.config.w_uma:
             out["cos_views"] = float(F.cosine_similarity(self.view_1(latent), self.view_2(latent), dim=-1).mean())
         return out
@@ -228,12 +227,3 @@ class Method(nn.Module):
             return self.head(features), features
         features = self.down(features)  # (B, D, N)
         return self.pool(features), features.mean(-1)
-
-    def _clip(self, a: Tensor, b: Tensor, report: Tensor, same_report: SameReport) -> Tensor:
-        """Both directions' cross-entropies of this process's rows, summed as the paper's code does."""
-        with torch.autocast(a.device.type, enabled=False):  # logits of 14 want float32's digits
-            unit = (F.normalize(a.float(), dim=-1), F.normalize(b.float(), dim=-1))
-            mean = losses.info_nce(
-                *unit, report, 1 / self.config.temperature, same_report, "standard", ranks.mine(len(a))
-            )
-        return 2 * mean

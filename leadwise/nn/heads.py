@@ -60,3 +60,21 @@ class AttentionPool(nn.Module):
         )  # (B, 1 + N, D)
         out: Tensor = self.project(self.attention(tokens[:, :1], tokens)[:, 0])
         return out
+
+
+class QueryPool(nn.Module):
+    """Tokens to a few: learnable queries, each of which asks all tokens, then a LayerNorm."""
+
+    def __init__(self, width: int, out: int, heads: int, n_queries: int) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(n_queries, out))
+        self.norm_tokens = nn.LayerNorm(width)
+        self.enter = nn.Linear(width, out)
+        self.attention = Attention(out, heads)
+        self.norm = nn.LayerNorm(out)
+
+    def forward(self, tokens: Tensor, real: Tensor | None = None) -> Tensor:
+        """tokens: (B, N, D), of which those that are `real` (B, N) can be asked -> (B, Q, out)."""
+        known = self.enter(self.norm_tokens(tokens))
+        out: Tensor = self.norm(self.attention(self.queries.expand(len(tokens), -1, -1), known, real))
+        return out

@@ -130,6 +130,21 @@ def info_nce(
     return (one_way(ecg, text) + one_way(text, ecg)) / 2
 
 
+def aligned(
+    ecg: Tensor,
+    text: Tensor,
+    report: Tensor,
+    scale: Tensor | float,
+    treat: SameReport,
+    mine: slice = slice(None),
+    form: ContrastForm = "standard",
+) -> Tensor:
+    """`info_nce` of vectors of any length (B, D), by their cosines, in float32 whatever the precision around it."""
+    with torch.autocast(ecg.device.type, enabled=False):  # logits of 14 and more want float32's digits
+        unit = (F.normalize(ecg.float(), dim=-1), F.normalize(text.float(), dim=-1))
+        return info_nce(*unit, report, scale, treat, form, mine)
+
+
 def _relations(report: Tensor, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
     """For each row and column, (b, c) bool: whether they are one record, and whether they have the same report."""
     place = torch.arange(len(report), device=report.device)
@@ -153,3 +168,11 @@ def effective_rank(x: Tensor) -> float:
     s = torch.linalg.svdvals((x - x.mean(0)).float())
     p = s / s.sum().clamp(min=1e-12)
     return float(torch.exp(-(p * p.clamp(min=1e-12).log()).sum()))
+
+
+def effective_ranks(ecg: Tensor, text: Tensor) -> dict[str, float]:
+    """`effective_rank` of both sides of a shared space, (B, D) of any length, as a run logs them."""
+    return {
+        "effective_rank": effective_rank(F.normalize(ecg, dim=-1)),
+        "effective_rank_text": effective_rank(F.normalize(text, dim=-1)),
+    }

@@ -1,0 +1,133 @@
+"""ETP: Learning Transferable ECG Representations via ECG-Text Pre-training.
+arXiv 2309.07145 (ICASSP 2024).
+
+    L_align     cross-entropy of ECG -> report and of report -> ECG over the batch's pairs, cosine / tau; their mean
+
+    ECG         ResNet18 over time -> mean over time -> one linear map = z_ecg
+    report      BioClinicalBERT, frozen -> one linear map = z_text
+
+The abstract, the two encoders, the linear projectors and the symmetric loss are known; no code was released, and the
+paper's settings could not be read. Ours, therefore:
+- tau = 0.07, 256 shared dimensions, the plain CLS state as the report's vector, 256 tokens of it, the mean over time as the
+  ECG's.
+- The ResNet's shape is that of nn/resnet.py, as in MERL, whose first author is this paper's.
+- text_encoder = "" is a small BERT from nothing, which learns: a frozen one would say nothing.
+
+Where we depart from the paper, and why:
+- Reports that are word for word the same are negatives of each other [same_report = "ignore" or "positive"].
+- A lead or time that was not observed is 0 on the model's scale, and no mean is taken over times without any lead.
+- Across processes the gradient is that of the whole batch, and batch norm has the whole batch's statistics.
+- Any of the four ECG encoders can stand in the ResNet's place [encoder].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from leadwise import ranks
+from leadwise.batch import Batch, Signal
+from leadwise.nn import losses
+from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
+from leadwise.nn.losses import SameReport
+from leadwise.nn.report_tower import ReportTower, TextSettings, load_tokenizer, make_tokenizer
+from leadwise.nn.text import Tokenizer
+from leadwise.nn.transformer import Block
+from leadwise.nn.views import PairViewSettings, pair_view, report_numbers
+
+__all__ = ["Config", "Method", "load_tokenizer", "make_tokenizer"]
+
+
+@dataclass(frozen=True)
+class Config(EncoderSettings, TextSettings, PairViewSettings):
+    shared_width: int = 256  # of z_ecg and z_text
+    temperature: float = 0.07  # tau
+    same_report: SameReport = "negative"  # pairs with word for word the same report
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be positive; got {self.temperature}")
+
+
+NEEDS = ""
+# A size for two CPU cores; views and report branch are those of the other methods that read reports.
+SMALL = {
+    "encoder": "resnet", "resnet_width": 16, "text_width": 128, "text_depth": 2, "text_heads": 4, "text_pooling": "mean",
+    "vocab_size": 1200, "max_tokens": 64, "shared_width": 128, "same_report": "ignore",
+    "shift_s": 0.4, "gain": 0.1, "noise_mv": 0.02, "statement_dropout": 0.3,
+}  # fmt: skip
+
+
+class Method(nn.Module):
+    parts = ("backbone", "shared")  # what embed_ecg can return
+
+    def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, kept: Path | None = None) -> None:
+        """`kept` is the folder where `keep` wrote, when weights are to be loaded into this shape."""
+        super().__init__()
+        c = self.config = config
+        self.signal, self.tokenizer, self.weights = signal, tokenizer, {"L_align": 1.0}
+        self.ecg = EcgEncoder(c, signal)
+        self.ecg_head = nn.Linear(self.ecg.width, c.shared_width)
+        self.text = ReportTower(c, tokenizer, kept)
+        self.text_head = nn.Linear(self.text.width, c.shared_width)
+
+    def keep(self, folder: Path) -> None:
+        """Write what a rebuild needs besides settings, tokenizer and weights: the shape of a borrowed text encoder."""
+        self.text.keep(folder)
+
+    @property
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """Trainable parameters that came with weights and want a lower rate."""
+        return self.text.pretrained_parameters
+
+    @property
+    def compiles(self) -> list[nn.Module]:
+        """What torch.compile may take: a Transformer's blocks. A batch norm of several processes talks to the others."""
+        return [part for part in self.modules() if isinstance(part, Block)]
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss, by name."""
+        _, pairs = self.look(batch)
+        return self.contrast(pairs)
+
+    def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """No term of a record by itself; and what `contrast` has to know of it, a row a record."""
+        # held-out patients are looked at as they are
+        shown = pair_view(batch, self.config, self.signal) if self.training else batch
+        z_ecg, z_text = self.ecg_head(self.ecg(shown)), self.text_head(self.text.read(list(shown.report)))
+        return {}, {"ecg": z_ecg, "text": z_text, "report": report_numbers(batch, shown)}
+
+    def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The loss over the whole batch, other processes' records too."""
+        c = self.config
+        every = {name: ranks.gather(x.float() if x.is_floating_point() else x) for name, x in pairs.items()}
+        ecg, text, report = every["ecg"], every["text"], every["report"]
+        loss = losses.aligned(ecg, text, report, 1 / c.temperature, c.same_report, ranks.mine(len(report)))
+        return {"L_align": loss}
+
+    def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
+        """(B, D) embeddings of ECGs; any subset of leads may be observed.
+
+        backbone: the encoder's mean (the probe's feature). shared: unit vectors in the space of `embed_text`.
+
+        Raises:
+            ValueError: an unknown part, or a record of which nothing was observed.
+        """
+        check_part(part, self.parts)
+        feature: Tensor = self.ecg(batch)
+        return feature if part == "backbone" else F.normalize(self.ecg_head(feature), dim=-1)
+
+    def embed_text(self, texts: list[str]) -> Tensor:
+        """(K, D) unit vectors of reports or prompts, in the shared space."""
+        return F.normalize(self.text_head(self.text.read(texts)), dim=-1)
+
+    @torch.no_grad()
+    def measure(self, batch: Batch) -> dict[str, float]:
+        """What a run wants to watch beside its losses, on one held-out batch."""
+        tokens, cut = self.text.tokenize(list(batch.report))
+        z_text = self.text_head(self.text(tokens)[1])
+        return losses.effective_ranks(self.ecg_head(self.ecg(batch)), z_text) | {"reports_cut": cut}

@@ -1,0 +1,184 @@
+"""What MELP promises beyond the contract."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from conftest import REPORTS, make_batch, unobserve
+from test_merl import slow_clip
+from test_methods import build
+from torch import Tensor
+
+from leadwise.methods import melp
+from leadwise.nn import local_alignment as local
+from leadwise.nn import text as reports
+from leadwise.nn.heads import QueryPool
+
+
+def softmax(values: list[float]) -> list[float]:
+    total = sum(math.exp(v) for v in values)
+    return [math.exp(v) / total for v in values]
+
+
+def slow_similarity(statements: Tensor, beats: Tensor) -> float:
+    """One report's statements (M, D) among one ECG's beats (Q, D), one by one."""
+    claims = [softmax([float(s @ b) for s in statements]) for b in beats]  # (Q, M)
+    total = 0.0
+    for m, s in enumerate(statements):
+        looks = softmax([4.0 * claim[m] for claim in claims])
+        context = sum(a * b for a, b in zip(looks, beats))
+        total += math.exp(5.0 * float(s @ context / (s.norm() * context.norm())))
+    return math.log(total)
+
+
+def test_the_local_similarity_is_that_of_a_slow_loop() -> None:
+    torch.manual_seed(0)
+    statements, beats, n_said = torch.randn(4, 3, 5), torch.randn(4, 6, 5), torch.tensor([3, 1, 2, 3])
+    fast = local.local_similarity(statements, n_said, beats)
+    for i in range(4):
+        for j in range(4):
+            slow = slow_similarity(statements[i, : n_said[i]], beats[j])
+            assert float(fast[i, j]) == pytest.approx(slow, rel=1e-4)
+
+
+@pytest.mark.parametrize("treat", ["negative", "ignore", "positive"])
+def test_local_cross_entropies_are_those_of_a_slow_loop(treat: str) -> None:
+    torch.manual_seed(0)
+    similarity, report = torch.randn(4, 4), torch.tensor([[0, 5], [1, 6], [2, 5], [3, 7]])  # 0 and 2 say the same
+    fast = local.local_nce(similarity, report, 2.0, treat)
+    for i in range(4):
+        twin = {0: 2, 2: 0}.get(i)
+        shown = [j for j in range(4) if not (treat == "ignore" and j == twin)]
+        right = [i] if treat != "positive" or twin is None else [i, twin]
+        slow = 0.0
+        for row in (similarity[i], similarity[:, i]):
+            among = math.log(sum(math.exp(2 * float(row[j])) for j in shown))
+            slow += (among - sum(2 * float(row[j]) for j in right) / len(right)) / 2
+        assert float(fast[i]) == pytest.approx(slow, rel=1e-4)
+
+
+def test_groups_cover_each_row_once_whoever_answers_for_it() -> None:
+    assert local.groups(8, 3, slice(None)) == [
+        (slice(0, 3), slice(0, 3)),
+        (slice(3, 6), slice(0, 3)),
+        (slice(6, 8), slice(0, 2)),
+    ]
+    assert local.groups(8, 3, slice(4, 8)) == [(slice(3, 6), slice(1, 3)), (slice(6, 8), slice(0, 2))]
+
+
+def test_shares_of_a_batch_have_the_whole_batchs_local_loss() -> None:
+    method = build("melp", local_group=3).eval()
+    _, pairs = method.look(make_batch(8))
+    whole = method._local(pairs, slice(None))
+    parts = [method._local(pairs, slice(begin, begin + 4)) for begin in (0, 4)]
+    torch.testing.assert_close(torch.stack(parts).mean(), whole)
+
+
+def test_statements_end_at_periods() -> None:
+    tokenizer = reports.train_tokenizer(REPORTS, 400)
+    texts = [REPORTS[2], "no period at the end", "", "one. two. three. four."]
+    tokens, _ = reports.tokenize(tokenizer, texts, 48, torch.device("cpu"))
+    closing, special = local.closing_words(tokenizer), torch.tensor(tokenizer.all_special_ids)
+    number, inside = local.statement_numbers(tokens, closing, special, 3)
+
+    def said(i: int) -> list[str]:
+        chosen = [tokens.ids[i][inside[i] & (number[i] == m)] for m in range(3)]
+        return [tokenizer.decode(ids).strip() for ids in chosen if len(ids)]
+
+    assert said(0) == ["sinus bradycardia.", "left bundle branch block.", "abnormal ecg."]
+    assert said(1) == ["no period at the end"]
+    assert len(said(2)) == 1  # its special tokens: a report without words has one statement, too
+    assert said(3) == ["one.", "two.", "three. four."]
+    states = torch.randn(4, tokens.ids.shape[1], 5)
+    means, n_said = local.statement_means(states, number, inside, 3)
+    assert n_said.tolist() == [3, 1, 1, 3]
+    torch.testing.assert_close(means[0, 1], states[0][inside[0] & (number[0] == 1)].mean(0))
+    assert not bool(means[1, 1:].any())
+
+
+@pytest.mark.parametrize("name", ["melp", "melp resnet"])
+def test_the_rhythm_is_the_beats_mean_and_its_loss_symmetric(name: str) -> None:
+    method = build(name).eval()
+    batch = make_batch(6)
+    _, pairs = method.look(batch)
+    torch.testing.assert_close(pairs["ecg"], pairs["beats"].mean(1))
+    loss = method.contrast(pairs)["L_rhythm"].detach()
+    assert float(loss) == pytest.approx(slow_clip(pairs["ecg"], pairs["text"], 0.07) / 2, rel=1e-4)
+    shared = torch.nn.functional.normalize(pairs["ecg"], dim=-1)
+    torch.testing.assert_close(method.embed_ecg(batch, "shared"), shared)
+
+
+def test_the_decoder_hears_the_ecg_and_no_coming_word() -> None:
+    method = build("melp").eval()
+    batch = make_batch(2)
+    words, _ = method.text.tokenize(list(batch.report))
+    memory = method.token_pool(*method._tokens(batch))
+    heard: list[Tensor] = []
+    method.decoder.register_forward_hook(lambda _m, _i, out: heard.append(out))
+    method._write(words, memory)
+    later = dataclasses.replace(words, ids=words.ids.clone())
+    later.ids[:, 3] = 40
+    method._write(later, memory)
+    method._write(words, memory.flip(0))
+    plain, other_word, other_ecg = heard
+    torch.testing.assert_close(plain[:, :3], other_word[:, :3])
+    assert not torch.allclose(plain[:, 3:], other_word[:, 3:])
+    assert not torch.allclose(plain[:, 0], other_ecg[:, 0])
+
+
+def test_padding_is_not_scored_and_every_real_word_is() -> None:
+    method = build("melp").eval()
+    batch = make_batch(4)
+    words, _ = method.text.tokenize(list(batch.report))
+    errors = method._write(words, method.token_pool(*method._tokens(batch)))
+    assert errors[:, 1].tolist() == (words.real.sum(-1) - 1).tolist()
+
+
+def test_queries_ask_nobody_who_was_not_observed() -> None:
+    torch.manual_seed(0)
+    pool = QueryPool(6, 8, 2, 3)
+    tokens, real = torch.randn(2, 5, 6), torch.tensor([[True] * 5, [True, True, False, False, True]])
+    out = pool(tokens, real)
+    assert out.shape == (2, 3, 8)
+    other = torch.where(real[..., None], tokens, 9.0)
+    torch.testing.assert_close(pool(other, real), out)
+    torch.testing.assert_close(pool(tokens[1:, [0, 1, 4]]), out[1:])
+    method = build("melp resnet").eval()
+    batch = unobserve(make_batch(2), after=200)
+    _, seen = method._tokens(batch)
+    assert seen.sum(-1).tolist() == [13, 13]  # of 25 positions of 16 samples
+
+
+@pytest.mark.parametrize(
+    ("without", "terms"), [("w_beat", {"L_rhythm", "L_token"}), ("w_token", {"L_rhythm", "L_beat"})]
+)
+def test_a_weight_of_zero_takes_the_term_and_its_parts_away(without: str, terms: set[str]) -> None:
+    method = build("melp", **{without: 0.0})
+    found = method(make_batch(4))
+    assert set(found) == set(method.weights) == terms
+    sum(found.values()).backward()
+    assert [n for n, p in method.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_the_learnt_scale_has_a_ceiling() -> None:
+    method = build("melp")
+    assert float(method.log_scale.detach().exp()) == pytest.approx(1 / 0.07)
+    method.log_scale.data.fill_(9.0)
+    method.after_step(0.5)
+    assert method.measure(make_batch())["scale"] == pytest.approx(100.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"local_group": 1}, "local_group >= 2"),
+        ({"w_rhythm": 0.0}, "w_rhythm must be positive"),
+        ({"w_beat": -1.0}, "w_beat"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        melp.Config(**changes)

@@ -1,0 +1,106 @@
+"""What the MERIT-style method promises beyond the contract."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import make_batch, unobserve
+from test_merl import slow_clip
+from test_methods import build
+
+from leadwise.batch import Signal
+from leadwise.methods import merit
+from leadwise.nn import masking
+
+
+def test_branch_2_sees_the_whole_ecg_and_branch_1_what_is_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = build("merit")
+    seen, true = [], method.ecg.forward
+    monkeypatch.setattr(method.ecg, "forward", lambda patches, visible: seen.append(visible) or true(patches, visible))
+    method(make_batch(4))
+    branch_1, branch_2 = seen
+    assert bool(branch_2.all())
+    assert branch_1.sum(-1).unique().tolist() == [2]  # of ten patches in each lead
+
+
+@pytest.mark.parametrize("target", ["patch", "record", "raw"])
+def test_l_mem_is_the_error_on_hidden_patches_alone(target: str) -> None:
+    method = build("merit", target=target).eval()
+    batch = unobserve(make_batch(3), leads=[2], after=330)
+    torch.manual_seed(4)
+    found = float(method(batch)["L_mem"].detach())
+    torch.manual_seed(4)
+    with torch.no_grad():
+        patches, usable = method._patches(batch)
+        visible = masking.draw_visible(usable, 0.75)
+        predicted = method.decoder(method.ecg(patches, visible), usable, None, visible)
+        each = []
+        for i in range(3):
+            samples = patches[i][batch.observed[i].reshape(patches[i].shape)]
+            errors = []
+            for lead, n in (usable[i] & ~visible[i]).nonzero().tolist():
+                patch = patches[i, lead, n]
+                level, spread = {
+                    "raw": (0.0, 1.0),
+                    "record": (samples.mean(), (samples.var(correction=0) + 1e-6).sqrt()),
+                    "patch": (
+                        patch.mean(),
+                        (patch.var(correction=0) + 0.01 * samples.var(correction=0) + 1e-6).sqrt(),
+                    ),
+                }[target]
+                errors.append((predicted[i, lead, n] - (patch - level) / spread).square().mean())
+            each.append(torch.stack(errors).mean())
+    assert found == pytest.approx(float(torch.stack(each).mean()), rel=1e-4)
+
+
+def test_l_nce_is_the_weighted_mean_of_both_directions() -> None:
+    method = build("merit", b=0.5).eval()
+    _, pairs = method.look(make_batch(6))
+    loss = method.contrast(pairs)["L_nce"].detach()
+    assert float(loss) == pytest.approx(0.5 * slow_clip(pairs["ecg"], pairs["text"], 0.07) / 2, rel=1e-4)
+
+
+def test_the_views_noise_is_on_what_is_seen_and_not_on_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = build("merit", noise_mv=0.5)
+    batch = make_batch(3)
+    heard, seen, true = [], [], method.ecg.forward
+    monkeypatch.setattr(merit.losses, "patch_reconstruction", lambda p, t, h: heard.append(t) or p.sum())
+    monkeypatch.setattr(method.ecg, "forward", lambda patches, visible: seen.append(patches) or true(patches, visible))
+    method(batch)
+    method(batch)
+    assert torch.equal(heard[0], heard[1])
+    assert not torch.equal(seen[0], seen[2])
+    assert torch.equal(seen[0], seen[1])  # both branches see one view
+
+
+def test_a_reconstruction_is_in_millivolts_and_says_what_was_hidden() -> None:
+    method = build("merit").eval()
+    batch = unobserve(make_batch(2), leads=[1])
+    samples, hidden = method.reconstruct(batch)
+    assert samples.shape == hidden.shape == batch.ecg.shape
+    assert not bool(hidden[:, 1].any())
+    assert hidden[:, 0].sum(-1).tolist() == [320, 320]
+    assert 0 < method.measure(batch)["mem_mv2"] < 1
+    minmax = build("merit", signal=Signal(rate_hz=100, duration_s=4.0, normalize="merl_minmax")).eval()
+    assert "mem_mv2" not in minmax.measure(batch)
+    with pytest.raises(ValueError, match="no way back to mV"):
+        minmax.reconstruct(batch)
+
+
+def test_to_embed_nothing_is_hidden_and_nothing_random() -> None:
+    method = build("merit").eval()
+    batch = make_batch(2)
+    torch.testing.assert_close(method.embed_ecg(batch), method.embed_ecg(batch), rtol=0, atol=0)
+    other = dataclasses.replace(batch, ecg=batch.ecg.index_add(2, torch.tensor([399]), torch.ones(2, 12, 1)))
+    assert not torch.allclose(method.embed_ecg(batch), method.embed_ecg(other), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"b": 0.0}, "without b no report is read"), ({"mask_ratio": 0.0}, "mask_ratio"), ({"n_patches": 7}, "does not")],
+)
+def test_settings_out_of_range_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build("merit", **changes)
