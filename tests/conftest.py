@@ -108,6 +108,7 @@ TINY = {  # a method, and after a space what of it
     "simsiam vit": {
         "encoder": "vit", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 32,
         "waist_width": 8,
+    },
     "etp": {
         "resnet_width": 8, "text_width": 32, "text_depth": 1, "text_heads": 2, "vocab_size": 400, "max_tokens": 48,
         "shared_width": 16,
