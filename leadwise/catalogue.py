@@ -14,6 +14,9 @@ from leadwise import methods
 from leadwise.batch import Signal
 
 
+_SMALL_SIGNAL = Signal(rate_hz=100, duration_s=10.0)
+
+
 @dataclass(frozen=True)
 class Entry:
     """One method."""
@@ -59,15 +62,15 @@ def _entry(name: str) -> Entry:
         title=" ".join(title.split()).rstrip("."),
         source=source.rstrip("."),
         reads="ECG + report" if reads_reports else "ECG",
-        n_parameters=_count(module, {}),
-        n_small=None if small is None else _count(module, small),
+        n_parameters=_count(module, {}, getattr(module, "SIGNAL", Signal())),
+        n_small=None if small is None else _count(module, small, _SMALL_SIGNAL),
         zero_shot=hasattr(module.Method, "embed_text"),
         needs=getattr(module, "NEEDS", ""),
         objective=rest,
     )
 
 
-def _count(module: Any, table: dict[str, Any]) -> int:
+def _count(module: Any, table: dict[str, Any], signal: Signal) -> int:
     """Parameters of a method, built without memory for them."""
     config = module.Config(**table)
     tokenizer = None
@@ -75,5 +78,5 @@ def _count(module: Any, table: dict[str, Any]) -> int:
         tokenizer = module.make_tokenizer(config, ["normal ecg"])
         tokenizer.add_tokens([f"word {number}" for number in range(config.vocab_size - len(tokenizer))])
     with torch.device("meta"):
-        method = module.Method(config, Signal(), tokenizer, None)
+        method = module.Method(config, signal, tokenizer, None)
     return sum(p.numel() for p in method.parameters())

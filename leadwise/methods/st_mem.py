@@ -68,6 +68,7 @@ class Config:
             )
 
 
+SIGNAL = Signal(rate_hz=250, duration_s=9.0)  # the paper's, which its number of patches divides
 # Sizes for two CPU cores.
 SMALL = {
     "n_patches": 20, "width": 128, "depth": 4, "heads": 4, "decoder_width": 64, "decoder_depth": 1, "decoder_heads": 2,
