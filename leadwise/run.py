@@ -202,7 +202,9 @@ def every_small(name: str) -> list[dict[str, Any]]:
 def resolve(config: Config) -> Config:
     """The config with every setting of its method written out."""
     _, typed = method_config(config)
-    return dataclasses.replace(config, method={"name": config.method["name"], **dataclasses.asdict(typed)})
+    # a TOML file gives lists: what is written and what is read again must be the same, fingerprint and all
+    table = {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(typed).items()}
+    return dataclasses.replace(config, method={"name": config.method["name"], **table})
 
 
 def build(config: Config, tokenizer: Any, kept: Path | None = None) -> nn.Module:

@@ -44,6 +44,11 @@ TINY = {  # a method, and after a space what of it
     "simclr lead_time_conv": {
         "encoder": "lead_time_conv", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16,
     },
+    "supervised": {"resnet_width": 8, "classes": ("normal", "afib", "brady", "tachy")},
+    "supervised lead_time": {
+        "encoder": "lead_time", "n_patches": 10, "width": 32, "depth": 2, "heads": 4,
+        "classes": ("normal", "afib", "brady", "tachy"),
+    },
 }  # fmt: skip
 
 
@@ -53,7 +58,7 @@ def _one_thread() -> None:
 
 
 def make_batch(n: int = 8, seed: int = 0, signal: Signal = SIGNAL) -> Batch:
-    """Records whose beat rate goes with their report."""
+    """Records whose beat rate goes with their report, and a label for each kind of report."""
     g = torch.Generator().manual_seed(seed)
     kind = torch.arange(n) % len(REPORTS)
     t = torch.arange(signal.n_samples) / signal.rate_hz
@@ -64,7 +69,8 @@ def make_batch(n: int = 8, seed: int = 0, signal: Signal = SIGNAL) -> Batch:
     ecg = size * torch.exp(-beat.square() / 2) + 0.02 * torch.randn(n, len(signal.leads), signal.n_samples, generator=g)
     names = tuple(f"r{seed}-{i}" for i in range(n))
     report = tuple(f"{REPORTS[k]} study {i}." if i % 3 else REPORTS[k] for i, k in enumerate(kind.tolist()))
-    return Batch(ecg, torch.ones_like(ecg, dtype=torch.bool), names, names, report)
+    label = torch.nn.functional.one_hot(kind, len(REPORTS)).float()  # (B, K)
+    return Batch(ecg, torch.ones_like(ecg, dtype=torch.bool), names, names, report, label)
 
 
 def unobserve(batch: Batch, leads: list[int] | None = None, after: int | None = None) -> Batch:
