@@ -109,7 +109,7 @@ def with_classes(config: Config, cohort: Cohort) -> Config:
     Raises:
         ConfigError: it names other classes, or classes without a task.
     """
-    if not hasattr(runs.method_config(config)[1], "classes"):
+    if not runs.learns_labels(str(config.method["name"])):
         return config
     task, named = config.data.task, list(config.method.get("classes", ()))
     if not task:

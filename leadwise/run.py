@@ -178,6 +178,13 @@ def method_names() -> list[str]:
     return methods.names()
 
 
+def learns_labels(name: str) -> bool:
+    """Whether a method learns a task's labels: such a run belongs to one task."""
+    return name in methods.names() and any(
+        field.name == "classes" for field in dataclasses.fields(methods.find(name).Config)
+    )
+
+
 def small(name: str) -> dict[str, Any]:
     """A [method] table of a size for two CPU cores: the method's own `SMALL`.
 
