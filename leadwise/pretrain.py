@@ -73,7 +73,7 @@ def open_data(config: Config) -> Data:
                 f"optim.batch_size = {config.optim.batch_size}, but {asked.cohort} has {len(train)} recordings in "
                 f"split '{asked.train_split}' with {kind}"
             )
-    held_out = cohort.rows(asked.val_split, task, words)[: config.log.validate_records]
+    held_out = cohort.rows(split=asked.val_split, task=task, min_report_words=words)[: config.log.validate_records]
     if config.log.validate_every and not len(held_out):
         raise ConfigError(
             f"{asked.cohort} has no recording in split '{asked.val_split}' with {kind}, so a run cannot be watched on people "
