@@ -219,6 +219,11 @@ def test_references_stand_beside_the_methods_and_are_made_once(wide: Path, tmp_p
     rows = rows.within(budget.Budget(steps=2), tmp_path, cohorts)
     assert [base.config.optim.steps for base in rows.bases] == [2, 2]
     assert rows.within(budget.Budget(steps=9), tmp_path, cohorts) == rows  # a budget never adds steps
+    long = rows.bases[0]
+    long = dataclasses.replace(long, config=budget.Budget(steps=600).of(long.config))
+    few = references._learning(long, cohorts[0], "own", 0.05, 42)  # five records in batches of eight
+    assert few.config.optim.steps == 63
+    assert references._learning(long, cohorts[0], "own", 1.0, 42).config.optim.steps == 600
     told: list[str] = []
 
     def made() -> tuple[list[Cell], list[variants.Variant]]:
