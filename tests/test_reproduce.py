@@ -253,6 +253,26 @@ def test_references_stand_beside_the_methods_and_are_made_once(wide: Path, tmp_p
     assert not [what for what in told if not what.startswith("embed")]  # nothing is trained or scored again
 
 
+def test_table1_has_the_references_first(wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "method_names", lambda: ["cg_dmer", "supervised"])
+    vit = {"encoder": "vit", "n_patches": 10, "width": 16, "depth": 1, "heads": 2}
+    paths = [config_file(tmp_path, wide)]
+    for number, settings in enumerate(({"resnet_width": 4}, vit)):
+        paths.append(tmp_path / f"labels{number}.toml")
+        table = config_table(wide) | {"method": {"name": "supervised", **settings}}
+        table["data"] = {"cohort": "elsewhere"}  # references learn from what they are scored on
+        paths[-1].write_text(tomli_w.dumps(table))
+    asked = Asked("table1", tmp_path / "out", configs=tuple(paths), budget=budget.Budget(steps=1))
+    result = reproduce(asked)
+    assert list(dict.fromkeys(line["method"] for line in result.lines)) == [
+        *(one.name for one in references.REFERENCES), "CG-DMER", "CG-DMER, untrained",
+    ]  # fmt: skip
+    assert "References: Supervised (CNN) at most 1 steps of 8 on each draw, last weights" in result.scale
+    kept = {path.name for path in (result.folder / "configs").iterdir()}
+    assert {"cg_dmer-seed0", "supervised_cnn_wide_own_1_draw_42-seed0"} <= {name.removesuffix(".toml") for name in kept}
+    assert len(kept) == 1 + 2 * (3 + 3 + 1)
+
+
 def test_hand_crafted_features_are_the_probes(wide: Path) -> None:
     recordings = Recordings(Cohort.open(wide), Signal(rate_hz=100, duration_s=4.0), np.arange(5))
     run = runs.Run(Config(), handcrafted.Handcrafted(100.0))

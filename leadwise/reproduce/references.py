@@ -53,13 +53,13 @@ _ROWS = "leadwise reproduce table1"
 REFERENCES = (
     Reference("Random Init (CNN)", "ResNet that learnt nothing, probed", _ROWS),
     Reference("Random Init (Trans)", "ViT that learnt nothing, probed", _ROWS),
+    Reference(HANDCRAFTED, "statistics of leads and rhythm, probed", f"{_ROWS}, or leadwise probe"),
     Reference(
         "Supervised (CNN)", "ResNet with the labels from the start, its own scores", f"{_ROWS}, or method {METHOD}"
     ),
     Reference(
         "Supervised (Trans)", "ViT with the labels from the start, its own scores", f"{_ROWS}, or method {METHOD}"
     ),
-    Reference(HANDCRAFTED, "statistics of leads and rhythm, probed", f"{_ROWS}, or leadwise probe"),
 )
 
 

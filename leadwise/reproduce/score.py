@@ -172,7 +172,7 @@ class _Bench:
     def _embedded(self, which: str) -> np.ndarray:
         if which not in self.features:
             one = self.run if which == "trained" else self.run.untrained()
-            cache = self.run.folder / "embeddings" if self.run.folder else None
+            cache = (self.run.folder or self.folder) / "embeddings"  # tasks of a cohort share recordings
             told = named(self.progress, f"{self.row}, {self.task}: embed")
             self.features[which] = embed_cohort(one, self.cohort, "backbone", self.rows, told, cache)
         return self.features[which]
