@@ -32,11 +32,18 @@ class DataConfig:
     train_split: str = "train"  # recordings to learn from
     val_split: str = "val"  # held-out patients for the pre-training criterion
     min_report_words: int = 1  # recordings with fewer words in their report are left out of pre-training
+    task: str = ""  # labels of this task travel with each batch: only recordings that have them, whatever their reports
+    label_fraction: float = 1.0  # share of the task's training recordings that is learnt from, drawn as the probe draws
+    label_seed: int = 42  # of that draw; the probe's are 42, 43 and 44
     workers: int = 0  # threads of each process that prepare coming batches; 0 = the loop does
 
     def __post_init__(self) -> None:
         if self.workers < 0:
             raise ValueError(f"data.workers is a number of threads, 0 or more; got {self.workers}")
+        if not 0 < self.label_fraction <= 1:
+            raise ValueError(f"data.label_fraction lies in (0, 1], 0.01 is one percent; got {self.label_fraction}")
+        if self.label_fraction < 1 and not self.task:
+            raise ValueError("data.label_fraction is a share of a task's labels: name the task in data.task")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from leadwise import ranks
 from leadwise import run as runs
 from leadwise.config import Config
 from leadwise.data.loader import Sampler
-from leadwise.pretrain import make_optimizer, open_data, refuse_unequal_shares
+from leadwise.pretrain import make_optimizer, open_data, refuse_unequal_shares, with_classes
 from leadwise.step import Objective, backward
 
 
@@ -38,7 +38,7 @@ def plan(config: Config, n_timed: int = 3) -> Plan:
     n_ranks = ranks.launched()
     refuse_unequal_shares(config, n_ranks)
     data = open_data(config)
-    run = runs.create(config, data.texts)
+    run = runs.create(with_classes(config, data.train.cohort), data.texts)
     config, method = run.config, run.method.to(runs.choose_device(config.optim.device))
     optim, model = config.optim, Objective(method)
     sampler = Sampler(len(data.train), optim.batch_size, 0, 0, n_ranks)
@@ -53,7 +53,7 @@ def plan(config: Config, n_timed: int = 3) -> Plan:
     per_step = (time.perf_counter() - began) / n_timed
     facts: dict[str, Any] = {
         "training recordings": len(data.train),
-        "left out, report too short": data.n_left_out,
+        f"left out, {'not drawn or without labels' if config.data.task else 'report too short'}": data.n_left_out,
         "held-out recordings watched": len(data.held_out),
         "distinct training reports": len(data.texts),
         **({"processes": n_ranks} if n_ranks > 1 else {}),

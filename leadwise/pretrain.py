@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import logging
 import math
 import time
@@ -21,6 +22,7 @@ from leadwise import ranks
 from leadwise import run as runs
 from leadwise.config import Config, ConfigError, OptimConfig
 from leadwise.data.cohort import Cohort
+from leadwise.data.draw import DrawError, labelled
 from leadwise.data.loader import Recordings, Sampler, batches_ahead
 from leadwise.run import Run, person_hash
 from leadwise.step import Objective, TrainingError, backward, device_of, forward, gradient_norms
@@ -38,7 +40,7 @@ class Data:
     train: Recordings
     held_out: Recordings
     texts: list[str]  # the training reports, one each
-    n_left_out: int  # training recordings whose report is too short
+    n_left_out: int  # training recordings whose report is too short, or whose labels are not learnt from
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -49,32 +51,78 @@ class Data:
 
 
 def open_data(config: Config) -> Data:
-    """The recordings that a config names.
+    """The recordings that a config names: those with a report, or of a task a share of those with its labels.
+
+    A draw of labels may be smaller than a batch, which then holds its recordings more than once.
 
     Raises:
-        ConfigError: no cohort is named, or a split has too few recordings.
+        ConfigError: no cohort is named, it has no such task, or a split has too few recordings.
     """
-    if not config.data.cohort:
+    asked = config.data
+    if not asked.cohort:
         raise ConfigError("setting 'data.cohort' is empty: name a folder that `leadwise prepare` wrote")
-    cohort = Cohort.open(Path(config.data.cohort))
-    words = config.data.min_report_words
-    train = cohort.rows(split=config.data.train_split, min_report_words=words)
-    held_out = cohort.rows(split=config.data.val_split, min_report_words=words)[: config.log.validate_records]
-    if len(train) < config.optim.batch_size:
-        raise ConfigError(
-            f"optim.batch_size = {config.optim.batch_size}, but {config.data.cohort} has {len(train)} recordings in "
-            f"split '{config.data.train_split}' with a report of {words} words or more"
-        )
+    cohort = Cohort.open(Path(asked.cohort))
+    task, words = asked.task or None, 0 if asked.task else asked.min_report_words
+    kind = f"labels of task '{task}'" if task else f"a report of {words} words or more"
+    if task:
+        train = _drawn(cohort, config)
+    else:
+        train = cohort.rows(split=asked.train_split, min_report_words=words)
+        if len(train) < config.optim.batch_size:
+            raise ConfigError(
+                f"optim.batch_size = {config.optim.batch_size}, but {asked.cohort} has {len(train)} recordings in "
+                f"split '{asked.train_split}' with {kind}"
+            )
+    held_out = cohort.rows(split=asked.val_split, task=task, min_report_words=words)[: config.log.validate_records]
     if config.log.validate_every and not len(held_out):
         raise ConfigError(
-            f"{config.data.cohort} has no recording in split '{config.data.val_split}' with a report of {words} words or "
-            "more, so a run cannot be watched on people it does not learn from: split the cohort anew, or set "
-            "log.validate_every=0 and log.keep=last"
+            f"{asked.cohort} has no recording in split '{asked.val_split}' with {kind}, so a run cannot be watched on people "
+            "it does not learn from: split the cohort anew, or set log.validate_every=0 and log.keep=last"
         )
-    n_all = len(cohort.rows(split=config.data.train_split))
+    n_all = len(cohort.rows(split=asked.train_split))
     texts = cohort.reports.distinct(train)
-    learnt = Recordings(cohort, config.signal, train, statements=True)
-    return Data(learnt, Recordings(cohort, config.signal, held_out), texts, n_all - len(train))
+    learnt = Recordings(cohort, config.signal, train, task, statements=True)
+    return Data(learnt, Recordings(cohort, config.signal, held_out, task), texts, n_all - len(train))
+
+
+def _drawn(cohort: Cohort, config: Config) -> np.ndarray:
+    """The rows whose labels are learnt from, the very ones that a probe of this fraction and seed is fitted on."""
+    asked = config.data
+    if asked.task not in cohort.tasks:
+        near = difflib.get_close_matches(asked.task, cohort.tasks, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(cohort.tasks) or 'none'}"
+        raise ConfigError(f"data.task = '{asked.task}' is no task of {asked.cohort}; {hint}")
+    try:
+        rows = labelled(cohort, asked.task, asked.train_split, asked.label_fraction, asked.label_seed)
+    except DrawError as error:
+        raise ConfigError(f"data.label_fraction: {error}") from None
+    if not len(rows):
+        raise ConfigError(
+            f"{asked.cohort} has no recording in split '{asked.train_split}' with labels of '{asked.task}'"
+        )
+    return rows
+
+
+def with_classes(config: Config, cohort: Cohort) -> Config:
+    """The config with the task's classes, where its method learns them: a run knows what its scores are of.
+
+    Raises:
+        ConfigError: it names other classes, or classes without a task.
+    """
+    if not runs.learns_labels(str(config.method["name"])):
+        return config
+    task, named = config.data.task, list(config.method.get("classes", ()))
+    if not task:
+        raise ConfigError(
+            f"method '{config.method['name']}' learns from labels: name a task of {config.data.cohort} in data.task "
+            f"({', '.join(cohort.tasks) or 'it has none'})"
+        )
+    classes = list(cohort.tasks[task])
+    if named and named != classes:
+        raise ConfigError(
+            f"method.classes = {named}, but task '{task}' of {config.data.cohort} has {classes}: leave the setting empty"
+        )
+    return dataclasses.replace(config, method={**config.method, "classes": classes})
 
 
 def learning_rate(step: int, optim: OptimConfig) -> float:
@@ -191,11 +239,11 @@ def _begin(config: Config, folder: Path, resume: bool) -> tuple[Run, Data]:
     """The run of `folder` and what it learns from. Rank 0 makes a new run; the others open what it wrote."""
     refuse_unequal_shares(config, ranks.n_ranks())
     with ranks.together():
-        run = None
-        if resume:
-            run = runs.reopen(folder)
-            run.config = _same_science(run.config, runs.resolve(config))
+        run = runs.reopen(folder) if resume else None
         data = open_data(config)
+        config = with_classes(config, data.train.cohort)
+        if run is not None:
+            run.config = _same_science(run.config, runs.resolve(config))
         if run is None and ranks.rank() == 0:
             run = runs.create(config, data.texts, folder, data.provenance)
         elif run is not None and run.provenance.get("fingerprint") != data.provenance["fingerprint"]:

@@ -178,6 +178,13 @@ def method_names() -> list[str]:
     return methods.names()
 
 
+def learns_labels(name: str) -> bool:
+    """Whether a method learns a task's labels: such a run belongs to one task."""
+    return name in methods.names() and any(
+        field.name == "classes" for field in dataclasses.fields(methods.find(name).Config)
+    )
+
+
 def small(name: str) -> dict[str, Any]:
     """A [method] table of a size for two CPU cores: the method's own `SMALL`.
 
@@ -202,7 +209,9 @@ def every_small(name: str) -> list[dict[str, Any]]:
 def resolve(config: Config) -> Config:
     """The config with every setting of its method written out."""
     _, typed = method_config(config)
-    return dataclasses.replace(config, method={"name": config.method["name"], **dataclasses.asdict(typed)})
+    # a TOML file gives lists: what is written and what is read again must be the same, fingerprint and all
+    table = {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(typed).items()}
+    return dataclasses.replace(config, method={"name": config.method["name"], **table})
 
 
 def build(config: Config, tokenizer: Any, kept: Path | None = None) -> nn.Module:

@@ -126,6 +126,10 @@ TINY = {  # a method, and after a space what of it
         "encoder": "resnet", "resnet_width": 8, "beat_queries": 3, "token_queries": 4, "query_heads": 2,
         "decoder_depth": 1, "decoder_heads": 2, "text_width": 32, "text_depth": 1, "text_heads": 2, "vocab_size": 400,
         "max_tokens": 48, "shared_width": 16, "local_group": 3,
+    "supervised": {"resnet_width": 8, "classes": ("normal", "afib", "brady", "tachy")},
+    "supervised lead_time": {
+        "encoder": "lead_time", "n_patches": 10, "width": 32, "depth": 2, "heads": 4,
+        "classes": ("normal", "afib", "brady", "tachy"),
     },
 }  # fmt: skip
 
@@ -136,7 +140,7 @@ def _one_thread() -> None:
 
 
 def make_batch(n: int = 8, seed: int = 0, signal: Signal = SIGNAL) -> Batch:
-    """Records whose beat rate goes with their report."""
+    """Records whose beat rate goes with their report, and a label for each kind of report."""
     g = torch.Generator().manual_seed(seed)
     kind = torch.arange(n) % len(REPORTS)
     t = torch.arange(signal.n_samples) / signal.rate_hz
@@ -147,7 +151,8 @@ def make_batch(n: int = 8, seed: int = 0, signal: Signal = SIGNAL) -> Batch:
     ecg = size * torch.exp(-beat.square() / 2) + 0.02 * torch.randn(n, len(signal.leads), signal.n_samples, generator=g)
     names = tuple(f"r{seed}-{i}" for i in range(n))
     report = tuple(f"{REPORTS[k]} study {i}." if i % 3 else REPORTS[k] for i, k in enumerate(kind.tolist()))
-    return Batch(ecg, torch.ones_like(ecg, dtype=torch.bool), names, names, report)
+    label = torch.nn.functional.one_hot(kind, len(REPORTS)).float()  # (B, K)
+    return Batch(ecg, torch.ones_like(ecg, dtype=torch.bool), names, names, report, label)
 
 
 def unobserve(batch: Batch, leads: list[int] | None = None, after: int | None = None) -> Batch:

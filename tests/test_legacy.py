@@ -24,6 +24,7 @@ from leadwise.cli.protocol import show, told_of_splits
 from leadwise.cli.shown import out
 from leadwise.config import Config, typed
 from leadwise.data.cohort import Cohort
+from leadwise.data.draw import subset
 from leadwise.data.labels import PTBXL
 from leadwise.data.published import PublishedError, read_published
 from leadwise.evaluate.legacy import (
@@ -43,7 +44,7 @@ from leadwise.evaluate.legacy import (
 from leadwise.evaluate.legacy_task import ask, not_applicable, with_published
 from leadwise.evaluate.metrics import auroc
 from leadwise.evaluate.moving import Moving, batchnorms, restored
-from leadwise.evaluate.probe import ProbeError, run_probe, subset
+from leadwise.evaluate.probe import ProbeError, run_probe
 from leadwise.evaluate.protocol import Legacy, run_protocol
 from leadwise.run import create
 

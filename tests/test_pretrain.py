@@ -21,7 +21,9 @@ from leadwise import pretrain as training
 from leadwise import run as runs
 from leadwise.config import Config, ConfigError, OptimConfig, typed
 from leadwise.data.cohort import Cohort
+from leadwise.data.draw import subset
 from leadwise.data.loader import Sampler, batches_ahead
+from leadwise.evaluate.probe import asked_of
 
 
 def train(cohort: Path, folder: Path, resume: bool = False, **optim: object) -> runs.Run:
@@ -243,6 +245,55 @@ def test_a_resume_state_of_another_version_is_refused(cohort_folder: Path, tmp_p
     torch.save({"step": 5, "model": {}}, tmp_path / "run" / "resume" / "state.pt")
     with pytest.raises(runs.RunError, match="lacks best, optimizer: another version"):
         train(cohort_folder, tmp_path / "run", resume=True, steps=5)
+
+
+def of_labels(cohort: Path, **data: object) -> Config:
+    table = config_table(cohort)
+    table["data"] |= {"task": "own", **data}
+    table["method"] = {"name": "supervised", "resnet_width": 8}
+    return typed(Config, table)
+
+
+def test_labels_that_are_asked_for_are_the_probes_draw(cohort_folder: Path) -> None:
+    data = training.open_data(of_labels(cohort_folder, label_fraction=0.2, label_seed=44))
+    cohort = data.train.cohort
+    asked = asked_of(cohort, "own", cohort.rows(task="own"))
+    places = asked.rows("train")[subset(40, 0.2, 44)]
+    assert data.train.rows.tolist() == cohort.rows(task="own")[places].tolist()
+    assert data.train.batch([3]).label.tolist() == asked.labels[places[3:4]].tolist()
+    assert set(cohort.splits(data.held_out.rows)) == {"val"}
+    assert data.held_out.batch([0]).label.shape == (1, 3)
+    assert data.n_left_out == 32
+    words = of_labels(cohort_folder, min_report_words=99)  # a label needs no report
+    assert len(training.open_data(words).train) == 40
+    assert training.open_data(typed(Config, config_table(cohort_folder))).train.batch([0]).label is None
+
+
+def test_labels_that_cannot_be_had_are_refused(cohort_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.task = 'onw' is no task of .*; did you mean 'own'\?"):
+        training.pretrain(of_labels(cohort_folder, task="onw"), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"method 'supervised' learns from labels: .*data\.task \(own\)"):
+        training.pretrain(of_labels(cohort_folder, task=""), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"label_fraction: fraction 0\.01 of 40 training recordings is none"):
+        training.pretrain(of_labels(cohort_folder, label_fraction=0.01), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"label_fraction lies in \(0, 1\]"):
+        of_labels(cohort_folder, label_fraction=1.5)
+    with pytest.raises(ConfigError, match=r"name the task in data\.task"):
+        of_labels(cohort_folder, task="", label_fraction=0.5)
+    other = of_labels(cohort_folder)
+    other = dataclasses.replace(other, method={**other.method, "classes": ["mi", "normal", "afib"]})
+    with pytest.raises(
+        ConfigError, match=r"but task 'own' of .* has \['normal', 'afib', 'mi'\]: leave the setting empty"
+    ):
+        training.pretrain(other, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_plan_of_labels_names_the_classes(cohort_folder: Path) -> None:
+    plan = planning.plan(of_labels(cohort_folder, label_fraction=0.1), n_timed=1)
+    facts = {row["what"]: row["value"] for row in plan.estimate}
+    assert (facts["training recordings"], facts["left out, not drawn or without labels"]) == ("4", "36")
+    assert 'classes = [\n    "normal",' in plan.config
 
 
 def test_a_batch_larger_than_the_data_is_an_error(cohort_folder: Path, tmp_path: Path) -> None:

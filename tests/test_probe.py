@@ -9,10 +9,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score
 from sklearn.model_selection import train_test_split
 
+from leadwise.data.draw import DrawError, subset
 from leadwise.evaluate import linear
 from leadwise.evaluate import probe as probing
 from leadwise.evaluate.metrics import auroc
-from leadwise.evaluate.probe import ProbeError, Task, probe, run_probe, subset
+from leadwise.evaluate.probe import ProbeError, Task, probe, run_probe
 from leadwise.evaluate.threshold import best_thresholds
 
 
@@ -90,9 +91,9 @@ def test_subsets_follow_the_published_rule():
     assert len(expected) == 170
     assert len(subset(17084, 0.1, 43)) == 1708
     assert subset(5, 1.0, 42).tolist() == [0, 1, 2, 3, 4]
-    with pytest.raises(ProbeError, match=r"0\.01 of 99 training recordings is none"):
+    with pytest.raises(DrawError, match=r"0\.01 of 99 training recordings is none"):
         subset(99, 0.01, 42)
-    with pytest.raises(ProbeError, match="not within"):
+    with pytest.raises(DrawError, match="not within"):
         subset(99, 10, 42)
 
 

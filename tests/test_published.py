@@ -13,10 +13,10 @@ from sklearn.model_selection import train_test_split
 from split_files import NAMES, csn, named, own_splits, ptbxl
 
 from leadwise.data.cohort import Cohort, CohortError
+from leadwise.data.draw import subset
 from leadwise.data.labels import PTBXL
 from leadwise.data.published import PublishedCohort, PublishedError, find, read_published, tasks
 from leadwise.evaluate.metrics import auroc
-from leadwise.evaluate.probe import subset
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 SPLITS = SHARED / "data" / "merl-splits"

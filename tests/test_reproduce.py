@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import tomllib
@@ -13,13 +14,28 @@ import pytest
 import tomli_w
 
 from leadwise import run as runs
-from leadwise.batch import LEADS
+from leadwise.batch import LEADS, Signal
 from leadwise.config import Config, ConfigError, typed
 from leadwise.data.cohort import Cohort, CohortError, Row, Source, write
+from leadwise.data.loader import Recordings
+from leadwise.evaluate import handcrafted
+from leadwise.evaluate.embed import embed
 from leadwise.methods import names
 from leadwise.pictures import lines
-from leadwise.reproduce import TARGETS, Asked, budget, figures, maps, paper, reproduce, tables, trained, variants
-from leadwise.reproduce.score import Cell
+from leadwise.reproduce import (
+    TARGETS,
+    Asked,
+    budget,
+    figures,
+    maps,
+    paper,
+    references,
+    reproduce,
+    tables,
+    trained,
+    variants,
+)
+from leadwise.reproduce.score import Cell, Scores
 from tests.conftest import REPORTS, config_table
 from tests.planted import PlantedRun
 
@@ -72,7 +88,7 @@ def test_the_papers_numbers_are_found_by_name() -> None:
 
 def test_every_method_of_the_house_has_small_settings() -> None:
     configs = variants.base_configs([])
-    assert {config.method["name"] for config in configs.values()} == set(names())
+    assert {config.method["name"] for config in configs.values()} == {n for n in names() if not runs.learns_labels(n)}
     for config in configs.values():
         runs.method_config(config)
 
@@ -189,6 +205,105 @@ def test_a_stopped_run_is_gone_on_with(cohort_folder: Path, tmp_path: Path, monk
     assert steps == list(range(6, 13))  # saved at 5
 
 
+def test_references_stand_beside_the_methods_and_are_made_once(wide: Path, tmp_path: Path) -> None:
+    table = config_table(wide, steps=5)
+    small = typed(Config, table | {"method": {"name": "supervised", "resnet_width": 4, "classes": []}})
+    shared = typed(Config, table)
+    rows = references.References.of([small], shared)
+    assert [base.label for base in rows.bases] == ["Supervised (CNN)", "Supervised (Trans)"]
+    assert [base.config.optim.steps for base in rows.bases] == [5, references.STEPS]
+    assert all(base.config.signal == shared.signal for base in rows.bases)
+    vit = {"name": "supervised", "encoder": "vit", "n_patches": 10, "width": 16, "depth": 1, "heads": 2}
+    rows = references.References.of([small, dataclasses.replace(small, method=vit)], shared)
+    cohorts = [Cohort.open(wide)]
+    rows = rows.within(budget.Budget(steps=2), tmp_path, cohorts)
+    assert [base.config.optim.steps for base in rows.bases] == [2, 2]
+    assert rows.within(budget.Budget(steps=9), tmp_path, cohorts) == rows  # a budget never adds steps
+    long = rows.bases[0]
+    long = dataclasses.replace(long, config=budget.Budget(steps=600).of(long.config))
+    few = references._learning(long, cohorts[0], "own", 0.05, 42)  # five records in batches of eight
+    assert few.config.optim.steps == 63
+    assert references._learning(long, cohorts[0], "own", 1.0, 42).config.optim.steps == 600
+    told: list[str] = []
+
+    def made() -> tuple[list[Cell], list[variants.Variant]]:
+        wanted = Scores((0.05, 1.0), untrained=True)
+        return references.reference_cells(
+            rows, cohorts, tmp_path, wanted, (), lambda what, done, total: told.append(what)
+        )
+
+    cells, behind = made()
+    assert list(dict.fromkeys(cell.row for cell in cells)) == [
+        "Random Init (CNN)", "Random Init (Trans)", references.HANDCRAFTED, "Supervised (CNN)", "Supervised (Trans)",
+    ]  # fmt: skip
+    assert {cell.row for cell in cells} == {one.name for one in references.REFERENCES}
+    assert {(cell.features, cell.n_seen) for cell in cells} == {("reference", 0)}
+    assert {cell.how for cell in cells} == {"probe", "supervised"}
+    assert len(cells) == 10
+    drawn = [(one.config.data.label_fraction, one.config.data.label_seed) for one in behind]
+    assert drawn == 2 * [(0.05, 42), (0.05, 43), (0.05, 44), (1.0, 42)]  # the probe's draws
+    assert len({one.folder for one in behind}) == len(list((tmp_path / "runs").iterdir())) == 8
+    (handcrafted,) = (cell for cell in cells if cell.row == references.HANDCRAFTED and cell.fraction == 1.0)
+    assert handcrafted.macro > 0.9  # the class is one lead's spread
+    assert [title for _, title in figures.methods(cells)] == [
+        f"probe {share}. {figures.INTERVALS}" for share in ("5%", "100%")
+    ]
+    told.clear()
+    assert made() == (cells, behind)
+    assert not [what for what in told if not what.startswith("embed")]  # nothing is trained or scored again
+
+
+def test_table1_has_the_references_first(wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "method_names", lambda: ["cg_dmer", "supervised"])
+    vit = {"encoder": "vit", "n_patches": 10, "width": 16, "depth": 1, "heads": 2}
+    paths = [config_file(tmp_path, wide)]
+    for number, settings in enumerate(({"resnet_width": 4}, vit)):
+        paths.append(tmp_path / f"labels{number}.toml")
+        table = config_table(wide) | {"method": {"name": "supervised", **settings}}
+        table["data"] = {"cohort": "elsewhere"}  # references learn from what they are scored on
+        paths[-1].write_text(tomli_w.dumps(table))
+    asked = Asked("table1", tmp_path / "out", configs=tuple(paths), budget=budget.Budget(steps=1))
+    result = reproduce(asked)
+    assert list(dict.fromkeys(line["method"] for line in result.lines)) == [
+        *(one.name for one in references.REFERENCES), "CG-DMER", "CG-DMER, untrained",
+    ]  # fmt: skip
+    assert "References: Supervised (CNN) at most 1 steps of 8 on each draw, last weights" in result.scale
+    kept = {path.name for path in (result.folder / "configs").iterdir()}
+    assert {"cg_dmer-seed0", "supervised_cnn_wide_own_1_draw_42-seed0"} <= {name.removesuffix(".toml") for name in kept}
+    assert len(kept) == 1 + 2 * (3 + 3 + 1)
+
+
+def test_hand_crafted_features_are_the_probes(wide: Path) -> None:
+    recordings = Recordings(Cohort.open(wide), Signal(rate_hz=100, duration_s=4.0), np.arange(5))
+    run = runs.Run(Config(), handcrafted.Handcrafted(100.0))
+    np.testing.assert_array_equal(embed(run, recordings), handcrafted.handcrafted(recordings))
+
+
+def test_configs_of_labels_are_for_table1(wide: Path, tmp_path: Path) -> None:
+    table = config_table(wide) | {"method": {"name": "supervised", "resnet_width": 4}}
+    (tmp_path / "labels.toml").write_text(tomli_w.dumps(table))
+    with pytest.raises(ConfigError, match="is for the references of table1"):
+        reproduce(Asked("table3", tmp_path / "out", configs=(tmp_path / "labels.toml",)))
+    with pytest.raises(ConfigError, match="is for the references of table1"):
+        reproduce(Asked("table1", tmp_path / "out", configs=(tmp_path / "labels.toml",), references=False))
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_from_before_labels_are_found_again(wide: Path) -> None:
+    """Folders are named by a hash of the settings: new ones that say nothing must not name them anew."""
+    config = typed(Config, config_table(wide))
+    plain = trained._hash(config)
+    data = dataclasses.asdict(config)["data"]
+    assert {"task", "label_fraction", "label_seed"} <= data.keys()
+    before = dataclasses.asdict(config) | {
+        "data": {k: v for k, v in data.items() if k not in ("task", "label_fraction", "label_seed")}
+    }
+    told = tomli_w.dumps(before) + Cohort.open(wide).fingerprint
+    assert plain == hashlib.sha256(told.encode()).hexdigest()[:12]
+    labelled = dataclasses.replace(config, data=dataclasses.replace(config.data, task="own"))
+    assert trained._hash(labelled) != plain
+
+
 def test_fig3_counts_neighbours_and_silhouette(cohort_folder: Path) -> None:
     rng = np.random.default_rng(0)
     of = np.repeat(["a", "b"], [30, 10])
@@ -223,6 +338,10 @@ def test_lines_of_tables() -> None:
         "paper": "84.22", "ours - paper": "+0.78", "records": 90, "not scored": "X", "counted as 0.5": "",
     }  # fmt: skip
     assert (second["method"], second["paper"]) == ("MERL (ResNet), untrained", "70.45")
+    rows = [cell("Random Init (CNN)", 0.7, features="reference"), cell("Supervised (CNN)", 0.9, how="supervised")]
+    assert [(line["method"], line["how"], line["paper"]) for line in tables.per_task(rows)] == [
+        ("Random Init (CNN)", "probe 1%", "70.45"), ("Supervised (CNN)", "supervised 1%", ""),
+    ]  # fmt: skip
     text = tables.markdown([{"a": 1, "b": "", "c": "x|y"}])
     assert text.splitlines() == ["| a | c |", "|---|---|", "| 1 | x/y |"]
 

@@ -38,6 +38,10 @@ def reproduce(
     protocol: Annotated[
         str, typer.Option(help="strict, or both: in table1 also the published protocol's probe, not comparable.")
     ] = "strict",
+    references: Annotated[
+        bool,
+        typer.Option(help="table1: rows of untrained encoders, of labels from the start, of hand-crafted features."),
+    ] = True,
     json_file: Json = None,
 ) -> None:
     """A table or figure of the paper: train what is missing, score it, and put the paper's numbers beside ours."""
@@ -49,7 +53,15 @@ def reproduce(
         raise typer.BadParameter(f"--protocol {protocol}: say strict or both")
     paths = tuple(Path(path.strip()) for path in cohorts.split(",")) if cohorts else ()
     asked = again.Asked(
-        target, folder, paths, tuple(config or ()), budgets.parse(budget), numbers, protocol == "both", splits
+        target,
+        folder,
+        paths,
+        tuple(config or ()),
+        budgets.parse(budget),
+        numbers,
+        protocol == "both",
+        splits,
+        references,
     )
     with progress_bars() as progress:
         result = again.reproduce(asked, bars(progress))

@@ -9,7 +9,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from leadwise.batch import Batch
 from leadwise.data.loader import Recordings
 from leadwise.evaluate.embed import EmbedError, Features, Progress
 
@@ -36,6 +38,20 @@ def handcrafted(recordings: Recordings, batch_size: int = 128, progress: Progres
     if not found:
         raise EmbedError("no recordings to describe; check the split and the task")
     return np.concatenate(found)
+
+
+class Handcrafted(nn.Module):
+    """The same features where a method is wanted: nothing in it learns."""
+
+    parts = ("backbone",)
+
+    def __init__(self, rate_hz: float) -> None:
+        super().__init__()
+        self.rate_hz = rate_hz
+
+    def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
+        """(B, F) features of ECGs."""
+        return torch.from_numpy(describe(batch.ecg, batch.observed, self.rate_hz).astype(np.float32))
 
 
 def describe(ecg: torch.Tensor, observed: torch.Tensor, rate_hz: float) -> Floats:

@@ -22,6 +22,7 @@ from scipy.special import expit
 
 from leadwise.data import windows
 from leadwise.data.cohort import Cohort
+from leadwise.data.draw import subset
 from leadwise.evaluate import calibration
 from leadwise.evaluate import measures as beside
 from leadwise.evaluate.embed import Progress, embed_cohort, named, seen_in_training
@@ -215,7 +216,8 @@ def run_probe(
     `window` is which part of each recording is seen (`data/windows.py`); default: as the run was promised.
 
     Raises:
-        ProbeError: a split is empty or shares patients with another, or a fraction leaves nothing to learn from.
+        ProbeError: a split is empty or shares patients with another.
+        DrawError: a fraction outside (0, 1], or one that leaves nothing to learn from.
         WindowError: no such window, or MERL's, which belongs to the legacy protocol.
     """
     windows.check_strict(window)
@@ -264,7 +266,8 @@ def probe(features: NDArray[np.floating], task: Task, fraction: float, seeds: Se
     With fraction 1 there is nothing to draw, and only the first seed is used.
 
     Raises:
-        ProbeError: a fraction outside (0, 1], or so small that no recording is drawn.
+        ProbeError: features of other recordings than the task's.
+        DrawError: a fraction outside (0, 1], or so small that no recording is drawn.
     """
     if len(features) != len(task.labels):
         raise ProbeError(f"{len(features)} features for {len(task.labels)} recordings")
@@ -308,17 +311,3 @@ def _judged(fraction: float, task: Task, draws: list[Draw], scores: Floats, prob
         reliability=calibration.reliability(labels, probabilities[0], patients, classes),
         test_scores=scores,
     )
-
-
-def subset(n: int, fraction: float, seed: int) -> NDArray[np.int64]:
-    """Which of n training recordings a draw holds: floor(n x fraction) at random, the rule of the published splits."""
-    if not 0 < fraction <= 1:
-        raise ProbeError(f"fraction {fraction} is not within (0, 1]; 0.01 is one percent")
-    if fraction == 1:
-        return np.arange(n)
-    if int(n * fraction) < 1:
-        raise ProbeError(f"fraction {fraction:g} of {n} training recordings is none; ask for a larger fraction")
-    from sklearn.model_selection import train_test_split
-
-    drawn, _ = train_test_split(np.arange(n), train_size=fraction, random_state=seed)
-    return np.asarray(drawn, dtype=np.int64)

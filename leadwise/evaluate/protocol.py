@@ -21,6 +21,7 @@ import numpy as np
 
 from leadwise.data import windows
 from leadwise.data.cohort import Cohort
+from leadwise.data.draw import subset
 from leadwise.data.published import PublishedCohort
 from leadwise.evaluate.embed import Features, Progress, embed_cohort, named, seen_in_training
 from leadwise.evaluate.legacy import (
@@ -40,7 +41,7 @@ from leadwise.evaluate.legacy import (
 from leadwise.evaluate.legacy_task import Asked, ask, not_applicable
 from leadwise.evaluate.metrics import Interval, Score, score
 from leadwise.evaluate.moving import Moving, restored
-from leadwise.evaluate.probe import SEEDS, probe, subset
+from leadwise.evaluate.probe import SEEDS, probe
 from leadwise.run import Run
 
 Protocol = Literal["merl-legacy", "both"]  # the strict one alone is `probe.run_probe`
@@ -211,7 +212,8 @@ def run_protocol(
 
     Raises:
         PublishedError: split files that cannot be used.
-        ProbeError: a split is empty, a fraction leaves nothing to learn from, or no epoch can be chosen.
+        ProbeError: a split is empty, or no epoch can be chosen.
+        DrawError: a fraction leaves nothing to learn from.
         WindowError: no such window, or MERL's for the strict probe that "both" holds.
     """
     legacy = legacy or Legacy()

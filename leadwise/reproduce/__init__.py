@@ -30,10 +30,11 @@ from leadwise.reproduce import figures, maps, paper, tables, variants
 from leadwise.reproduce import trained as training
 from leadwise.reproduce.budget import Budget
 from leadwise.reproduce.pages import Page, write_result
+from leadwise.reproduce.references import REFERENCES, References, reference_cells
 from leadwise.reproduce.score import Cell, Scores, cells, check
 from leadwise.reproduce.variants import TARGETS, Variant
 
-__all__ = ["TARGETS", "Asked", "Budget", "Reproduction", "reproduce"]
+__all__ = ["REFERENCES", "TARGETS", "Asked", "Budget", "Reproduction", "reproduce"]
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Asked:
     seeds: tuple[int, ...] = ()  # none: the config's own
     legacy: bool = False  # table1: the published protocol's numbers too
     splits: Path | None = None  # folder of the published split files, to stand in for the cohorts' own
+    references: bool = True  # table1: untrained, supervised and hand-crafted rows too
 
 
 @dataclass(frozen=True)
@@ -81,18 +83,26 @@ def reproduce(asked: Asked, progress: Progress | None = None) -> Reproduction:
     """
     heard: Progress = progress or (lambda what, done, total: None)
     given = [settings.read(path) for path in asked.configs]
+    of_labels = [config for config in given if variants.is_reference(config)]
+    given = [config for config in given if not variants.is_reference(config)]
     compared = variants.variants(asked.target, variants.base_configs(given))  # refused before anything is written
     if asked.legacy and asked.target != "table1":
         raise ConfigError(f"the published protocol is one of probes: it goes with table1, not with {asked.target}")
+    shared = compared[0].config
+    rows = References.of(of_labels, shared) if asked.references and asked.target == "table1" else None
+    if of_labels and rows is None:
+        raise ConfigError("a config of a method that learns from labels is for the references of table1")
     if ranks.launched() > 1:
         raise ConfigError("reproduce is one process; train on several with `torchrun ... -m leadwise pretrain`")
     folder = asked.out / asked.target
     folder.mkdir(parents=True, exist_ok=True)
     with training.alone_in(asked.out), _logged(folder / "log.txt"):
-        return _reproduce(asked, given, compared, heard)
+        return _reproduce(asked, given, compared, rows, heard)
 
 
-def _reproduce(asked: Asked, given: Sequence[Config], compared: Sequence[Variant], heard: Progress) -> Reproduction:
+def _reproduce(
+    asked: Asked, given: Sequence[Config], compared: Sequence[Variant], rows: References | None, heard: Progress
+) -> Reproduction:
     folder = asked.out / asked.target
     learnt_from, cohorts = _cohorts(asked, given, heard)
     wanted = dataclasses.replace(_SCORES[asked.target], legacy=asked.legacy, splits=asked.splits)
@@ -102,6 +112,9 @@ def _reproduce(asked: Asked, given: Sequence[Config], compared: Sequence[Variant
     compared = [training.on(variant, learnt_from) for variant in compared]
     for variant in compared:
         training.check(variant)
+    if rows:
+        rows.check()
+        rows = rows.within(asked.budget, asked.out, cohorts)
     compared = [training.within(asked.budget, asked.out, variant) for variant in compared]
     every = [one for variant in compared for one in training.seeded(variant, asked.seeds)]
     found: list[Cell] = []
@@ -120,6 +133,11 @@ def _reproduce(asked: Asked, given: Sequence[Config], compared: Sequence[Variant
             assert run.folder is not None
             kept = asked.out / "scores" / run.folder.name / variant.folder
             found += cells(variant.label, run, cohorts, kept, wanted, heard)
+    behind: list[Variant] = []
+    if rows:
+        log.info("references: untrained, hand-crafted and supervised")
+        beside, behind = reference_cells(rows, cohorts, asked.out, wanted, asked.seeds, heard)
+        found = beside + found
     page = _page(asked, compared, found, placed, pictures)
     scale = _scale(asked, every, cohorts, max([n_seen, *(cell.n_seen for cell in found)]))
     if chosen is not None:
@@ -127,8 +145,10 @@ def _reproduce(asked: Asked, given: Sequence[Config], compared: Sequence[Variant
         scale += (
             f" Drawn are the {len(chosen.rows)} test recordings of {chosen.cohort.name} with exactly one of {classes}."
         )
+    if rows:
+        scale += f" References: {rows}."
     page = dataclasses.replace(page, scale=scale)
-    write_result(folder, page, {variant.folder: settings.dumps(variant.config) for variant in every})
+    write_result(folder, page, {variant.folder: settings.dumps(variant.config) for variant in [*every, *behind]})
     return Reproduction(folder, page.lines, page.scale)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 
 from leadwise.pictures import bars, lines
 from leadwise.reproduce import paper, tables
-from leadwise.reproduce.score import Cell
+from leadwise.reproduce.score import PROBE, SUPERVISED, Cell
 from leadwise.reproduce.variants import Variant
 
 Figures = list[tuple[Figure, str]]
@@ -19,22 +20,29 @@ INTERVALS = "Dots: ours, with 95 % intervals over patients (of several seeds: th
 
 
 def methods(cells: Sequence[Cell]) -> Figures:
-    """For each way of scoring, each method on each task: ours, the same encoder untrained, and the paper's number."""
+    """For each way of scoring, each method on each task: ours, the same encoder untrained, and the paper's number.
+
+    What learnt with labels from the start stands among the probes of as many labels.
+    """
     figures: Figures = []
-    for how in dict.fromkeys(tables.how(cell) for cell in cells):
-        lines = tables.averaged([cell for cell in cells if tables.how(cell) == how])
-        rows: dict[str, list[dict[str, Any]]] = {"trained": [], "untrained": [], "paper": []}
+    for how in dict.fromkeys(map(_beside, cells)):
+        lines = tables.averaged([cell for cell in cells if _beside(cell) == how])
+        rows: dict[str, list[dict[str, Any]]] = {"trained": [], "untrained": [], "reference": [], "paper": []}
         for task in dict.fromkeys(line.task for line in lines):  # a task's methods stand together
             for line in (line for line in lines if line.task == task):
                 name, group, printed = f"{task}: {line.cell.row}", line.cell.features, tables.printed(line.cell)
                 rows[group].append(
                     {"name": name, "group": group, "value": line.ours, "low": line.low, "high": line.high}
                 )
-                if printed is not None and group == "trained":
+                if printed is not None and group != "untrained":
                     rows["paper"].append({"name": name, "group": "paper", "value": printed / 100})
         figure = bars.draw([row for group in rows.values() for row in group], how, unit=UNIT)
         figures.append((figure, f"{how}. {INTERVALS}"))
     return figures
+
+
+def _beside(cell: Cell) -> str:
+    return tables.how(dataclasses.replace(cell, how=PROBE) if cell.how == SUPERVISED else cell)
 
 
 def components(cells: Sequence[Cell], variants: Sequence[Variant]) -> Figures:

@@ -67,7 +67,7 @@ BEST_MASK_RATIO = 0.75
 PRETRAINING = "MIMIC-IV-ECG, 779,891 pairs, 50 passes in batches of 512 on each of eight GPUs"
 N_SEEN = 50 * 779_891  # recordings that the paper's run looked at
 
-OURS = {  # method of the house and its settings that tell its rows apart -> the paper's name
+OURS = {  # method of the house and its settings that tell its rows apart -> the paper's name; it prints no supervised row
     ("cg_dmer", ""): "CG-DMER",
     ("merl", "resnet"): "MERL (ResNet)",
     ("merl", "vit"): "MERL (ViT)",
@@ -85,6 +85,8 @@ OURS = {  # method of the house and its settings that tell its rows apart -> the
     ("st_mem", "lead"): "MLAE",
     ("etp", ""): "ETP",
     ("c_melt", ""): "C-MELT",
+    ("supervised", "resnet"): "Supervised (CNN)",
+    ("supervised", "vit"): "Supervised (Trans)",
 }
 
 

@@ -27,7 +27,7 @@ from leadwise.run import Run
 
 log = logging.getLogger(__name__)
 
-ZERO_SHOT, PROBE, LEGACY = "zero-shot", "probe", "merl-legacy probe, not comparable,"
+ZERO_SHOT, PROBE, LEGACY, SUPERVISED = "zero-shot", "probe", "merl-legacy probe, not comparable,", "supervised"
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Cell:
     cohort: str
     source: str
     task: str
-    how: str  # ZERO_SHOT, or PROBE or LEGACY at a fraction of the labels
+    how: str  # ZERO_SHOT, or PROBE, LEGACY or SUPERVISED at a fraction of the labels
     fraction: float | None
-    features: str  # trained or untrained
+    features: str  # trained or untrained; reference: a row that is no pre-trained method
     macro: float
     low: float  # of the 95 % interval over patients
     high: float
@@ -172,7 +172,7 @@ class _Bench:
     def _embedded(self, which: str) -> np.ndarray:
         if which not in self.features:
             one = self.run if which == "trained" else self.run.untrained()
-            cache = self.run.folder / "embeddings" if self.run.folder else None
+            cache = (self.run.folder or self.folder) / "embeddings"  # tasks of a cohort share recordings
             told = named(self.progress, f"{self.row}, {self.task}: embed")
             self.features[which] = embed_cohort(one, self.cohort, "backbone", self.rows, told, cache)
         return self.features[which]
@@ -187,13 +187,16 @@ class _Bench:
         )  # fmt: skip
 
     def _once(self, name: str, made: dict[str, str], make: Callable[[], list[Cell]]) -> list[Cell]:
-        """The cells of that name: kept ones of the same weights, data and prompts, or made now and kept."""
-        path = self.folder / f"{self.cohort.name}-{self.task}-{name}.json"
-        kept = _read(path, made)
-        if kept is None:
-            kept = make()
-            _write(path, made, kept)
-        return kept
+        return once(self.folder / f"{self.cohort.name}-{self.task}-{name}.json", made, make)
+
+
+def once(path: Path, made: dict[str, str], make: Callable[[], list[Cell]]) -> list[Cell]:
+    """The cells of a file: kept ones of the same weights, data and prompts (`made`), or made now and kept."""
+    kept = _read(path, made)
+    if kept is None:
+        kept = make()
+        _write(path, made, kept)
+    return kept
 
 
 def _read(path: Path, made: dict[str, Any]) -> list[Cell] | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from leadwise.reproduce import paper
-from leadwise.reproduce.score import Cell, mean
+from leadwise.reproduce.score import SUPERVISED, Cell, mean
 from leadwise.reproduce.variants import Variant
 
 Line = dict[str, Any]
@@ -39,7 +39,7 @@ def averaged(cells: Sequence[Cell]) -> list[Averaged]:
     found = []
     for group in _groups(cells, lambda c: (c.row, c.features, c.cohort, c.task, c.how, c.fraction)):
         first = group[0]
-        method = first.row if first.features == "trained" else f"{first.row}, untrained"
+        method = f"{first.row}, untrained" if first.features == "untrained" else first.row
         ours, low, high = (mean([getattr(cell, key) for cell in group]) for key in ("macro", "low", "high"))
         lost = tuple(sorted({name for cell in group for name in cell.unlearnable}))
         found.append(
@@ -150,12 +150,14 @@ def how(cell: Cell) -> str:
 
 
 def printed(cell: Cell) -> float | None:
-    """The paper's number for a cell; None where it has none."""
+    """The paper's number for a cell; None where it has none, as for what learnt with labels."""
     if cell.features == "untrained":
-        if cell.fraction is None:
+        kind = "CNN" if "ResNet" in cell.row else "Trans" if "ViT" in cell.row or cell.row == "CG-DMER" else ""
+        if cell.fraction is None or not kind:
             return None
-        kind = "CNN" if "ResNet" in cell.row else "Trans"
         return paper.linear(f"{UNTRAINED} ({kind})", cell.source, cell.task, cell.fraction)
+    if cell.how == SUPERVISED:
+        return None
     if cell.fraction is None:
         return paper.zero_shot(cell.row, cell.source, cell.task)
     return paper.linear(cell.row, cell.source, cell.task, cell.fraction)

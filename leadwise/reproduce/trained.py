@@ -11,9 +11,9 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import tomli_w
 from filelock import FileLock, Timeout
 
-from leadwise import config as settings
 from leadwise import pretrain as training
 from leadwise import run as runs
 from leadwise.config import Config, ConfigError, DataConfig
@@ -125,4 +125,8 @@ def _is_finished(home: Path, config: Config) -> bool:
 def _hash(config: Config) -> str:
     """Of every setting and of the data that they name."""
     data = Cohort.open(Path(config.data.cohort)).fingerprint
-    return hashlib.sha256((settings.dumps(config) + data).encode()).hexdigest()[:12]
+    table = dataclasses.asdict(config)
+    if not config.data.task:  # nothing reads them then: folders of runs from before there were labels stay good
+        for name in ("task", "label_fraction", "label_seed"):
+            table["data"].pop(name)
+    return hashlib.sha256((tomli_w.dumps(table) + data).encode()).hexdigest()[:12]

@@ -34,10 +34,16 @@ class Variant:
         return f"{re.sub(r'[^a-z0-9.]+', '_', self.label.lower()).strip('_')}-seed{self.config.optim.seed}"
 
 
+def is_reference(config: Config) -> bool:
+    """Whether a config learns from labels: it is no row of its own, but says how references are made."""
+    return runs.learns_labels(str(config.method.get("name", "")))
+
+
 def base_configs(given: Sequence[Config]) -> dict[str, Config]:
     """Row -> settings: those given, and for methods without any the small ones that a CPU can train.
 
-    What is small shares data, signal and budget with CG-DMER's config, or the first.
+    Methods that learn from labels are no rows of these: they are references (`references.py`). What is small shares data,
+    signal and budget with CG-DMER's config, or the first.
 
     Raises:
         ConfigError: two configs are for one row, or a method without a config has no small settings.
@@ -50,7 +56,7 @@ def base_configs(given: Sequence[Config]) -> dict[str, Config]:
         configs[row] = config
     shared = configs.get(_OURS, next(iter(configs.values()), CONFIG))
     taken = {config.method["name"] for config in configs.values()}
-    for name in runs.method_names():
+    for name in filter(lambda name: not runs.learns_labels(name), runs.method_names()):
         for method in runs.every_small(name) if name not in taken else ():
             config = runs.resolve(dataclasses.replace(shared, method=method))
             configs[paper.name(config.method)] = config

@@ -1,0 +1,70 @@
+"""Supervised: an encoder and one linear map, from nothing, with the labels of a task from the start. No paper; a reference.
+
+    L_bce       binary cross-entropy of K logits against K labels, mean over recordings and classes
+
+It answers what the labels alone are worth: the encoder, the draw of the labels and the test split are those of a probe of a
+pre-trained encoder (`reproduce/references.py` sets them side by side). All classes weigh alike, rare or not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from leadwise.batch import Batch, Signal
+from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
+from leadwise.nn.views import PairViewSettings, pair_view
+
+
+@dataclass(frozen=True)
+class Config(EncoderSettings, PairViewSettings):
+    classes: tuple[str, ...] = ()  # K names, in the order of the scores; empty: those of data.task
+
+
+# Sizes for two CPU cores, the encoders that MERL's small settings have, and their views.
+_VIEWS = {"shift_s": 0.4, "gain": 0.1, "noise_mv": 0.02}
+SMALL = {"encoder": "resnet", "resnet_width": 16, **_VIEWS}
+ALSO_SMALL = ({"encoder": "vit", "n_patches": 50, "width": 96, "depth": 4, "heads": 3, **_VIEWS},)
+NEEDS = "labels: a task in data.task"
+
+
+class Method(nn.Module):
+    parts = ("backbone", "scores")  # what embed_ecg can return
+
+    def __init__(self, config: Config, signal: Signal, tokenizer: object = None, kept: Path | None = None) -> None:
+        super().__init__()
+        if not config.classes:
+            raise ValueError("classes is empty, so there is nothing to learn: name a task of the cohort in data.task")
+        self.config, self.signal, self.weights = config, signal, {"L_bce": 1.0}
+        self.ecg = EcgEncoder(config, signal)
+        self.scores = nn.Linear(self.ecg.width, len(config.classes))
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss, by name.
+
+        Raises:
+            ValueError: the batch has no labels, or those of another task.
+        """
+        if batch.label is None:
+            raise ValueError("a batch without labels: name a task of the cohort in data.task")
+        if batch.label.shape[1] != len(self.config.classes):
+            raise ValueError(f"labels of {batch.label.shape[1]} classes, but the method has {len(self.config.classes)}")
+        # held-out patients are looked at as they are
+        shown = pair_view(batch, self.config, self.signal) if self.training else batch
+        logits = self.scores(self.ecg(shown)).float()  # (B, K)
+        return {"L_bce": F.binary_cross_entropy_with_logits(logits, batch.label)}
+
+    def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
+        """(B, D) embeddings of ECGs; any subset of leads may be observed.
+
+        backbone: the encoder's vector. scores: (B, K) logits, in the order of `config.classes`.
+
+        Raises:
+            ValueError: an unknown part, or a record of which nothing was observed.
+        """
+        check_part(part, self.parts)
+        out: Tensor = self.ecg(batch)
+        return self.scores(out) if part == "scores" else out
