@@ -13,7 +13,6 @@ import torch
 from leadwise import methods
 from leadwise.batch import Signal
 
-
 _SMALL_SIGNAL = Signal(rate_hz=100, duration_s=10.0)
 
 

@@ -126,6 +126,7 @@ TINY = {  # a method, and after a space what of it
         "encoder": "resnet", "resnet_width": 8, "beat_queries": 3, "token_queries": 4, "query_heads": 2,
         "decoder_depth": 1, "decoder_heads": 2, "text_width": 32, "text_depth": 1, "text_heads": 2, "vocab_size": 400,
         "max_tokens": 48, "shared_width": 16, "local_group": 3,
+    },
     "supervised": {"resnet_width": 8, "classes": ("normal", "afib", "brady", "tachy")},
     "supervised lead_time": {
         "encoder": "lead_time", "n_patches": 10, "width": 32, "depth": 2, "heads": 4,
