@@ -30,20 +30,21 @@ from leadwise import run as runs
 from leadwise.batch import Signal
 from leadwise.config import Config, DataConfig, LogConfig, OptimConfig
 from leadwise.data.cohort import Cohort
-from leadwise.data.loader import Recordings, Sampler
+from leadwise.data.loader import Sampler
 from leadwise.evaluate import probe as probing
 from leadwise.evaluate.embed import embed_cohort
-from leadwise.evaluate.handcrafted import handcrafted
 from leadwise.evaluate.metrics import gain
 from leadwise.evaluate.zeroshot import run_zeroshot
 from leadwise.files import replacing
 from leadwise.plan import peak_memory
 from leadwise.reproduce import paper
+from leadwise.reproduce import references as against
+from leadwise.reproduce.score import Scores
 from leadwise.run import Run
 from leadwise.step import Objective, backward
 
 FRACTIONS = (0.01, 0.1, 1.0)
-HAND = "hand-crafted features"
+UNLEARNT, SUPERVISED = "without learning", "supervised"  # references that are made together
 WARM, TIMED = 4, 10  # steps before the clock runs, and while it does
 Json = dict[str, Any]
 
@@ -57,7 +58,8 @@ def settings_of(asked: argparse.Namespace) -> dict[str, Config]:
         log=LogConfig(every=5, validate_every=0, save_every=10**9),
     )
     rows = {}
-    for name in asked.methods.split(",") if asked.methods else runs.method_names():
+    chosen = asked.methods.split(",") if asked.methods else runs.method_names()
+    for name in filter(lambda name: not runs.learns_labels(name), chosen):
         for method in runs.every_small(name):
             config = runs.resolve(dataclasses.replace(base, method=method))
             rows[paper.name(config.method)] = config
@@ -133,17 +135,27 @@ def scored(run: Run, asked: argparse.Namespace) -> list[Json]:
     return cells
 
 
-def references(asked: argparse.Namespace) -> Json:
-    """Hand-crafted features, which learn nothing."""
+def references(asked: argparse.Namespace, supervised: bool) -> list[Json]:
+    """Random encoders and hand-crafted features, probed; or encoders that have the labels from the start, their own scores."""
     torch.set_num_threads(1)
-    cohort, cells = Cohort.open(asked.cohort), []
-    for task in cohort.tasks:
-        rows = cohort.rows(task=task)
-        features = handcrafted(Recordings(cohort, Signal(rate_hz=100, duration_s=10.0), rows))
-        for fraction in FRACTIONS:
-            found = probing.probe(features, probing.asked_of(cohort, task, rows), fraction)
-            cells.append(_cell(task, f"{fraction:.0%}", "trained", found.score))
-    return {"row": HAND, "reads": "ECG", "cells": cells}
+    signal = Signal(rate_hz=100, duration_s=10.0)
+    shared = Config(signal=signal, optim=OptimConfig(seed=asked.seed, device="cpu"))
+    make = against.supervised_cells if supervised else against.unlearnt_cells
+    wanted, cohort = Scores(fractions=FRACTIONS, zero_shot=False), Cohort.open(asked.cohort)
+    made = make(against.References.of([], shared), [cohort], asked.out, wanted, (asked.seed,), lambda *_: None)
+    rows: dict[str, list[Json]] = {}
+    for cell in made[0] if isinstance(made, tuple) else made:
+        low, macro, high = (100 * value for value in (cell.low, cell.macro, cell.high))
+        told = {
+            "task": cell.task,
+            "how": f"{cell.fraction:.0%}",
+            "features": "trained",
+            "macro": macro,
+            "low": low,
+            "high": high,
+        }
+        rows.setdefault(cell.row, []).append(told)
+    return [{"row": row, "reads": "labels" if supervised else "", "cells": cells} for row, cells in rows.items()]
 
 
 def _cell(task: str, how: str, features: str, found: Any) -> Json:
@@ -182,8 +194,15 @@ def lines(found: list[Json]) -> list[Json]:
 
     texts = sorted((mean(one, "zero-shot") for one in found if mean(one, "zero-shot")), reverse=True)
     table = []
-    for rank, one in enumerate(sorted(found, key=probe, reverse=True), start=1):
-        line: Json = {"rank": rank, "method": one["row"], "reads": one["reads"], "probe, mean": f"{probe(one):.1f}"}
+    rank = 0
+    for one in sorted(found, key=probe, reverse=True):
+        rank += "steps" in one  # references stand where they belong, without a rank
+        line: Json = {
+            "rank": str(rank) if "steps" in one else "",
+            "method": one["row"],
+            "reads": one["reads"],
+            "probe, mean": f"{probe(one):.1f}",
+        }
         for fraction in FRACTIONS:
             before = mean(one, f"{fraction:.0%}", "untrained")
             gain = "" if before is None else f" ({mean(one, f'{fraction:.0%}') - before:+.1f})"
@@ -239,19 +258,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     parser.add_argument("--name", default="learning_ptbxl", help="name of the page in benchmarks/results")
     parser.add_argument("--untrained", action="store_true", help="probe each method's untrained encoder, too")
+    parser.add_argument(
+        "--supervised", action="store_true", help="encoders that have the labels from the start, too: long"
+    )
     parser.add_argument("--note", default="", help="a sentence on what was trained")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     rows = settings_of(asked)
     if asked.only:
-        result = references(asked) if asked.only == HAND else made(asked.only, rows[asked.only], asked)
+        known = {UNLEARNT: lambda: references(asked, False), SUPERVISED: lambda: references(asked, True)}
+        result = known.get(asked.only, lambda: [made(asked.only, rows[asked.only], asked)])()
         with replacing(asked.out / f"{_folder(asked.only)}-seed{asked.seed}.json") as part:
             part.write_text(json.dumps(result, indent=1) + "\n")
         return
 
     asked.out.mkdir(parents=True, exist_ok=True)
 
-    def ask(row: str) -> Json | None:
+    def ask(row: str) -> list[Json] | None:
         path = asked.out / f"{_folder(row)}-seed{asked.seed}.json"
         if not path.exists():
             with (asked.out / f"{_folder(row)}.log").open("w") as log:
@@ -261,12 +284,25 @@ def main() -> None:
             print(f"{row}: {'done' if done.returncode == 0 else f'FAILED, see {log.name}'}", flush=True)
         return json.loads(path.read_text()) if path.exists() else None
 
+    wanted = [*rows, UNLEARNT, *([SUPERVISED] if asked.supervised else [])]
     with ThreadPoolExecutor(asked.at_once) as pool:
-        found = list(pool.map(ask, [*rows, HAND]))
-    failed = [row for row, one in zip([*rows, HAND], found) if one is None]
+        found = list(pool.map(ask, wanted))
+    failed = [row for row, one in zip(wanted, found) if one is None]
     if failed:
         sys.exit(f"failed: {', '.join(failed)}; see the logs in {asked.out}. Nothing was written")
-    page(asked, [one for one in found if one is not None])
+    page(asked, [one for several in found if several is not None for one in several])
+
+
+def _where(ranked: list[Json], row: str) -> str:
+    """Where a row stands, in a sentence."""
+    line = next((line for line in ranked if line["method"] == row), None)
+    if line is None:
+        return ""
+    readers = [other["method"] for other in ranked if other["zero-shot"]]
+    return (
+        f"**{row}: rank {line['rank']} of {len(ranked)} by the mean probe, {readers.index(row) + 1} of {len(readers)} among those "
+        f"that read reports; zero-shot {line['zero-shot']}.**"
+    )
 
 
 def page(asked: argparse.Namespace, found: list[Json]) -> None:
@@ -275,12 +311,7 @@ def page(asked: argparse.Namespace, found: list[Json]) -> None:
     order = [line["method"] for line in ranked]
     cohort = Cohort.open(asked.cohort)
     counts = ", ".join(f"{split} {len(cohort.rows(split=split)):,}" for split in ("train", "val", "test"))
-    ours = next((line for line in ranked if line["method"] == "CG-DMER"), None)
-    where = (
-        ""
-        if ours is None
-        else (f"**CG-DMER: rank {ours['rank']} of {len(ranked)} by probes, zero-shot {ours['zero-shot']}.**")
-    )
+    where = _where([line for line in ranked if line["rank"]], "CG-DMER")
     beside = "In brackets the difference from the same encoder untrained. " if asked.untrained else ""
     text = f"""# Every method under one budget, {asked.cohort.name}
 

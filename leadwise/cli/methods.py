@@ -19,6 +19,7 @@ def methods(
     import dataclasses
 
     from leadwise import catalogue
+    from leadwise.reproduce.references import REFERENCES
 
     chosen = catalogue.entries(None if method is None else [method])
     rows = [
@@ -34,7 +35,9 @@ def methods(
         for one in chosen
     ]
     print_table(rows, "methods; leadwise methods NAME says more" if method is None else chosen[0].title)
-    if method is not None:
+    if method is None:
+        print_table([one._asdict() for one in REFERENCES], "what they are read against")
+    else:
         out.print(chosen[0].objective, highlight=False, markup=False, soft_wrap=True)
         print_table(catalogue.settings(method), f"[method] of a config, name = '{method}'")
     write_json(json_file, {"command": "methods", "methods": [dataclasses.asdict(one) for one in chosen]})

@@ -117,16 +117,31 @@ def reference_cells(
     asked: References, cohorts: Sequence[Cohort], out: Path, wanted: Scores, seeds: Sequence[int], progress: Progress
 ) -> tuple[list[Cell], list[Variant]]:
     """The cells of every reference row, and the supervised runs behind them."""
+    supervised, behind = supervised_cells(asked, cohorts, out, wanted, seeds, progress)
+    return [*unlearnt_cells(asked, cohorts, out, wanted, seeds, progress), *supervised], behind
+
+
+def unlearnt_cells(
+    asked: References, cohorts: Sequence[Cohort], out: Path, wanted: Scores, seeds: Sequence[int], progress: Progress
+) -> list[Cell]:
+    """The cells of the rows that learnt nothing: random encoders and hand-crafted features, probed."""
     wanted = dataclasses.replace(wanted, zero_shot=False, untrained=False, legacy=False)
     found: list[Cell] = []
-    behind: list[Variant] = []
     for base in asked.bases:
         for one in trained.seeded(base, seeds):
             row = base.label.replace("Supervised", "Random Init")
             found += _probed(row, _untrained(one.config), cohorts, out, wanted, progress)
     config = dataclasses.replace(asked.bases[0].config, method={"name": HANDCRAFTED})
     statistics = Run(config, Handcrafted(config.signal.rate_hz))
-    found += _probed(HANDCRAFTED, statistics, cohorts, out, wanted, progress)
+    return found + _probed(HANDCRAFTED, statistics, cohorts, out, wanted, progress)
+
+
+def supervised_cells(
+    asked: References, cohorts: Sequence[Cohort], out: Path, wanted: Scores, seeds: Sequence[int], progress: Progress
+) -> tuple[list[Cell], list[Variant]]:
+    """The cells of encoders that had the labels from the start, and the runs behind them."""
+    found: list[Cell] = []
+    behind: list[Variant] = []
     for base in asked.bases:
         for one in trained.seeded(base, seeds):
             bench = _Supervised(one, out, wanted, progress)
