@@ -300,8 +300,8 @@ def _where(ranked: list[Json], row: str) -> str:
         return ""
     readers = [other["method"] for other in ranked if other["zero-shot"]]
     return (
-        f"**{row}: rank {line['rank']} of {len(ranked)} by the mean probe, {readers.index(row) + 1} of {len(readers)} among those "
-        f"that read reports; zero-shot {line['zero-shot']}.**"
+        f"**{row}: rank {line['rank']} of {len(ranked)} by the mean probe, {readers.index(row) + 1} of {len(readers)} among "
+        f"those that read reports; zero-shot {line['zero-shot']}.**"
     )
 
 
