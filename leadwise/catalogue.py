@@ -53,14 +53,13 @@ def settings(name: str) -> list[dict[str, str]]:
 def _entry(name: str) -> Entry:
     module = methods.find(name)
     first, _, rest = inspect.cleandoc(module.__doc__ or "").partition("\n\n")
-    title, _, source = first.rpartition("\n")
+    title, _, source = first.rpartition("\n") if "\n" in first else (first, "", "")
     small = getattr(module, "SMALL", None)
-    reads_reports = hasattr(module, "make_tokenizer")
     return Entry(
         name=name,
         title=" ".join(title.split()).rstrip("."),
         source=source.rstrip("."),
-        reads="ECG + report" if reads_reports else "ECG",
+        reads=_reads(module),
         n_parameters=_count(module, {}, getattr(module, "SIGNAL", Signal())),
         n_small=None if small is None else _count(module, small, _SMALL_SIGNAL),
         zero_shot=hasattr(module.Method, "embed_text"),
@@ -69,12 +68,19 @@ def _entry(name: str) -> Entry:
     )
 
 
+def _reads(module: Any) -> str:
+    if hasattr(module.Method, "make_tokenizer"):
+        return "ECG + report"
+    return "ECG + labels" if "classes" in module.Config.__dataclass_fields__ else "ECG"
+
+
 def _count(module: Any, table: dict[str, Any], signal: Signal) -> int:
     """Parameters of a method, built without memory for them."""
-    config = module.Config(**table)
+    labels = {"classes": ("a class",)} if "classes" in module.Config.__dataclass_fields__ else {}
+    config = module.Config(**table, **labels)
     tokenizer = None
-    if hasattr(module, "make_tokenizer"):
-        tokenizer = module.make_tokenizer(config, ["normal ecg"])
+    if hasattr(module.Method, "make_tokenizer"):
+        tokenizer = module.Method.make_tokenizer(config, ["normal ecg"])
         tokenizer.add_tokens([f"word {number}" for number in range(config.vocab_size - len(tokenizer))])
     with torch.device("meta"):
         method = module.Method(config, signal, tokenizer, None)

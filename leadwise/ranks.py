@@ -71,6 +71,11 @@ def gather(x: Tensor) -> Tensor:
     return out
 
 
+def gathered(pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What records of every rank show each other: `gather` of each tensor, floating ones as float32."""
+    return {name: gather(x.float() if x.is_floating_point() else x) for name, x in pairs.items()}
+
+
 def mine(n_rows: int) -> slice:
     """Which of `n_rows` gathered rows are this rank's own."""
     share = n_rows // n_ranks()

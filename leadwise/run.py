@@ -178,6 +178,11 @@ def method_names() -> list[str]:
     return methods.names()
 
 
+def answers_words(name: str) -> bool:
+    """Whether a method embeds texts, so that it can be asked zero-shot."""
+    return hasattr(methods.find(name).Method, "embed_text")
+
+
 def learns_labels(name: str) -> bool:
     """Whether a method learns a task's labels: such a run belongs to one task."""
     return name in methods.names() and any(
@@ -241,7 +246,7 @@ def create(
         raise RunError(f"{folder} is not empty; choose another folder, or continue that run with --resume")
     config = resolve(config)
     module, typed = method_config(config)
-    tokenizer = module.make_tokenizer(typed, texts) if hasattr(module, "make_tokenizer") else None
+    tokenizer = module.Method.make_tokenizer(typed, texts) if hasattr(module.Method, "make_tokenizer") else None
     torch.manual_seed(config.optim.seed)
     run = Run(config, build(config, tokenizer), folder)
     if folder is not None:
@@ -269,10 +274,10 @@ def reopen(folder: Path) -> Run:
         raise RunError(f"{path}: {error}") from None
     module, _ = method_config(config)
     tokenizer, kept = None, folder / "tokenizer"
-    if hasattr(module, "load_tokenizer"):
+    if hasattr(module.Method, "load_tokenizer"):
         if not (kept / "tokenizer.json").is_file():
             raise RunError(f"{kept} holds no tokenizer.json; copy the run folder again, whole")
-        tokenizer = module.load_tokenizer(kept)
+        tokenizer = module.Method.load_tokenizer(kept)
     return Run(config, build(config, tokenizer, kept), folder)
 
 

@@ -161,7 +161,7 @@ def test_a_pretrained_bert_folder_is_frozen_by_count_and_travels_with_the_run(tm
     bert.save_pretrained(tmp_path / "bert")
     tokenizer.save_pretrained(tmp_path / "bert")
     config = cg_dmer.Config(**{**TINY["cg_dmer"], "text_encoder": str(tmp_path / "bert"), "text_frozen_layers": 2})
-    own = cg_dmer.make_tokenizer(config, [])
+    own = cg_dmer.Method.make_tokenizer(config, [])
     method = cg_dmer.Method(config, SIGNAL, own)
     sum(method(make_batch()).values()).backward()
     for name, p in method.text.bert.named_parameters():

@@ -49,7 +49,7 @@ def test_a_borrowed_text_encoder_does_not_learn(tmp_path) -> None:
     reports.bert_from_nothing(len(tokenizer), 32, 2, 2, 64).save_pretrained(tmp_path / "bert")
     tokenizer.save_pretrained(tmp_path / "bert")
     config = etp.Config(**{**TINY["etp"], "text_encoder": str(tmp_path / "bert")})
-    method = etp.Method(config, SIGNAL, etp.make_tokenizer(config, []))
+    method = etp.Method(config, SIGNAL, etp.Method.make_tokenizer(config, []))
     sum(method(make_batch()).values()).backward()
     for name, p in method.named_parameters():
         assert (p.grad is None) == name.startswith("text."), name

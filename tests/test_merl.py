@@ -206,7 +206,7 @@ def borrowed(tmp_path):
 
 def with_bert(folder, **changes) -> merl.Method:
     config = merl.Config(**{**TINY["merl"], "text_encoder": str(folder), **changes})
-    return merl.Method(config, SIGNAL, merl.make_tokenizer(config, []))
+    return merl.Method(config, SIGNAL, merl.Method.make_tokenizer(config, []))
 
 
 def test_a_text_encoder_frozen_whole_gets_no_gradient_and_no_dropout(borrowed) -> None:

@@ -21,7 +21,7 @@ def build(name: str, seed: int = 0, signal: Signal = SIGNAL, **changes):
     module = methods.find(name.split()[0])
     config = module.Config(**{**TINY[name], **changes})
     torch.manual_seed(seed)
-    tokenizer = module.make_tokenizer(config, REPORTS) if hasattr(module, "make_tokenizer") else None
+    tokenizer = module.Method.make_tokenizer(config, REPORTS) if hasattr(module.Method, "make_tokenizer") else None
     return module.Method(config, signal, tokenizer)
 
 

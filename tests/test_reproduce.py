@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tomli_w
 
+from leadwise import methods
 from leadwise import run as runs
 from leadwise.batch import LEADS, Signal
 from leadwise.config import Config, ConfigError, typed
@@ -178,7 +179,7 @@ def test_a_stopped_run_is_gone_on_with(cohort_folder: Path, tmp_path: Path, monk
     import leadwise.pretrain as training
 
     config = config_file(tmp_path, cohort_folder, steps=6)
-    asked = Asked("table1", tmp_path / "out", configs=(config,), budget=budget.Budget(steps=12))
+    asked = Asked("table1", tmp_path / "out", configs=(config,), budget=budget.Budget(steps=12), methods=("cg_dmer",))
     genuine = training.backward
 
     def killed(model: object, share: object, step: int, optim: object) -> object:
@@ -323,9 +324,10 @@ def test_fig3_counts_neighbours_and_silhouette(cohort_folder: Path) -> None:
 
 def test_fig3_end_to_end(cohort_folder: Path, tmp_path: Path) -> None:
     config = config_file(tmp_path, cohort_folder)
-    result = reproduce(Asked("fig3", tmp_path / "out", configs=(config,), budget=budget.Budget(steps=1)))
+    asked = Asked("fig3", tmp_path / "out", configs=(config,), budget=budget.Budget(steps=1), methods=("simclr",))
+    result = reproduce(asked)
     methods = [line["method"] for line in result.lines]
-    assert methods[:2] == ["CG-DMER", "CG-DMER, untrained"]
+    assert methods == ["CG-DMER", "CG-DMER, untrained", "SimCLR", "SimCLR, untrained"]
     assert len(list(result.folder.glob("figure*.png"))) == len(methods) / 2
     assert "of own with exactly one of afib, mi, normal." in result.scale
 
@@ -419,10 +421,12 @@ def test_what_cannot_be_done_is_said_before_anything_is_trained(
 ) -> None:
     out = tmp_path / "out"
     halves = config_file(tmp_path, cohort_folder, accumulate=2)
-    with pytest.raises(
-        ConfigError, match=r"method.encoder = 'resnet' needs"
-    ):  # MERL, after CG-DMER would have been trained
-        reproduce(Asked("table1", out, configs=(halves,)))
+    with pytest.raises(ConfigError, match=r"method.encoder = 'resnet' needs"):  # after CG-DMER would have been trained
+        reproduce(Asked("table1", out, configs=(halves,), methods=("merl",)))
+    with pytest.raises(ConfigError, match="table3 takes CG-DMER apart"):
+        reproduce(Asked("table3", out, (wide,), methods=("merl",)))
+    with pytest.raises(ValueError, match="did you mean 'simclr'"):
+        reproduce(Asked("table1", out, (wide,), methods=("simcrl",)))
     odd = config_table(wide)
     odd["signal"] = {"rate_hz": 100, "duration_s": 3.0}
     (tmp_path / "odd.toml").write_text(tomli_w.dumps(odd))
@@ -435,6 +439,15 @@ def test_what_cannot_be_done_is_said_before_anything_is_trained(
     with pytest.raises(ConfigError, match="reproduce is one process"):
         reproduce(Asked("table2", out, configs=(config_file(tmp_path, cohort_folder),)))
     assert not (out / "runs").exists()
+
+
+def test_each_target_compares_what_the_paper_does() -> None:
+    assert set(variants.compared("table2")) == {"cg_dmer", "merl", "etp", "c_melt", "melp", "merit"}
+    assert set(variants.compared("table1")) == set(methods.names()) - {"supervised"}
+    assert set(variants.compared("fig3")) == {"cg_dmer", "merl", "simclr", "st_mem"}
+    rows = variants.base_configs([])
+    assert {"MTAE", "MLAE", "MERL (ViT)", "TS-TCC"} <= set(rows)
+    assert {paper.name(config.method) for config in rows.values()} == set(rows)  # a row is a key: none stands for two
 
 
 def test_two_at_work_in_one_folder_are_refused(wide: Path, tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ def reproduce(
     config: Annotated[
         list[Path] | None, typer.Option(help="Settings of a method (again for each); default: small ones for a CPU.")
     ] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Methods to compare, with commas [all that the target has; `leadwise methods`].")
+    ] = None,
     budget: Annotated[
         str | None, typer.Option(help="Training of each run: steps, such as 400, or minutes, such as 10min.")
     ] = None,
@@ -61,6 +64,7 @@ def reproduce(
         numbers,
         protocol == "both",
         splits,
+        tuple(name.strip() for name in methods.split(",")) if methods else (),
         references,
     )
     with progress_bars() as progress:

@@ -9,8 +9,8 @@ A method file holds `Config` (a frozen dataclass: the paper's values are the def
         def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor     # (B, D), eval mode, nothing masked
         weights: dict[str, float]                               # of each term: raw = weighted / weight
 
-A method that reads reports has `tokenizer`, `embed_text(texts) -> (K, D)` in the space of the part "shared", and beside the class
-`make_tokenizer(config, reports)` and `load_tokenizer(folder)`.
+A method that reads reports has `tokenizer`, `embed_text(texts) -> (K, D)` in the space of the part "shared", and, of the class
+itself, `make_tokenizer(config, reports)` and `load_tokenizer(folder)` (nn/report_tower.py has all but the first).
 Optional: `SMALL` beside the class (settings for two CPU cores, what `leadwise reproduce` takes where no config is given)
 and `ALSO_SMALL` (those of the method's other rows in tables), `NEEDS` (of the data, beside what it reads), `SIGNAL` (the paper's,
 where the default does not fit its settings), `after_step(progress)` (momentum teachers, schedules),

@@ -40,6 +40,7 @@ from leadwise.batch import Batch, Signal
 from leadwise.nn import augment, pair_losses
 from leadwise.nn import text as reports
 from leadwise.nn.batch_norm import BatchNorm
+from leadwise.nn.coupled import Coupled
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part, mean_of, scaled
 from leadwise.nn.filters import band_pass
 from leadwise.nn.heads import Projector
@@ -107,7 +108,7 @@ class _Seen:
     there: Tensor  # (B, K) bool, parts of which anything was observed
 
 
-class Method(nn.Module):
+class Method(Coupled):
     parts = ("backbone",)  # what embed_ecg can return
     electrodes: Tensor
 
@@ -129,11 +130,6 @@ class Method(nn.Module):
         self.discriminator = nn.Sequential(
             nn.Linear(self.ecg.width, c.discriminator_width), nn.LeakyReLU(0.2), nn.Linear(c.discriminator_width, 1)
         )
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The weighted terms of L, by name."""
-        own, pairs = self.look(batch)
-        return self.contrast(pairs) | own
 
     def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """L_st and L_adv, which each record has for itself; and z and its prediction of both halves of both views, (B, D)."""
@@ -157,7 +153,7 @@ class Method(nn.Module):
 
     def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
         """L_pat over the whole batch: a half of a view meets the other half of the other view, of all the patient's records."""
-        every = {name: ranks.gather(x.float() if x.is_floating_point() else x) for name, x in pairs.items()}
+        every = ranks.gathered(pairs)
         patient, mine = every["patient"], ranks.mine(len(every["patient"]))
         terms = [
             pair_losses.patient_agreement(every[f"p_{here}"], every[f"z_{3 - here}"], patient, mine)

@@ -22,9 +22,9 @@ from pathlib import Path
 from torch import Tensor
 
 from leadwise import ranks
-from leadwise.batch import Batch, Signal
+from leadwise.batch import Signal
 from leadwise.nn import view_losses
-from leadwise.nn.two_views import TwoViews, TwoViewSettings
+from leadwise.nn.two_views import TwoViewSettings, TwoViewsInPairs
 
 NEEDS = ""
 
@@ -45,20 +45,10 @@ class Config(TwoViewSettings):
 SMALL = {"encoder": "resnet", "resnet_width": 16, "hidden_width": 256, "out_width": 256}
 
 
-class Method(TwoViews):
+class Method(TwoViewsInPairs):
     def __init__(self, config: Config, signal: Signal, tokenizer: object = None, kept: Path | None = None) -> None:
         super().__init__(config, signal, config.hidden_width, config.hidden_width, config.out_width, ends="bare")
         self.config, self.weights = config, {"L_BT": 1.0}
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, by name."""
-        _, pairs = self.look(batch)
-        return self.contrast(pairs)
-
-    def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """No term of a record by itself; and z of two views of each, (B, D)."""
-        one, other = self.two_views(batch)
-        return {}, {"z_1": self.tower(one), "z_2": self.tower(other)}
 
     def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss of the whole batch, other processes' records too: each process holds the same value."""

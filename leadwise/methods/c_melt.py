@@ -43,18 +43,16 @@ from leadwise import ranks
 from leadwise.batch import Batch, Signal
 from leadwise.nn import losses, masking, pair_losses
 from leadwise.nn import text as reports
+from leadwise.nn.coupled import weighted
 from leadwise.nn.encoder import check_part, mean_of, scaled
-from leadwise.nn.fusion import Fusion, ReadingBlock
+from leadwise.nn.fusion import Fusion
 from leadwise.nn.lead_time import DecoderShape, Encoded, EncoderShape, LeadTimeDecoder, LeadTimeEncoder
 from leadwise.nn.losses import SameReport
 from leadwise.nn.normalize import normalize
 from leadwise.nn.patches import LinearTokenizer, patchify
-from leadwise.nn.report_tower import ReportTower, TextSettings, load_tokenizer, make_tokenizer
+from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextSettings, WithReports
 from leadwise.nn.text import Tokenizer, Tokens
-from leadwise.nn.transformer import Block
-from leadwise.nn.views import PairViewSettings, pair_view, report_numbers
-
-__all__ = ["Config", "Method", "load_tokenizer", "make_tokenizer"]
+from leadwise.nn.views import PairViewSettings, report_numbers
 
 
 @dataclass(frozen=True)
@@ -112,22 +110,19 @@ class Config(TextSettings, PairViewSettings):
 # A size for two CPU cores, and the views that MERL's small settings have.
 SMALL = {
     "n_patches": 50, "width": 128, "depth": 4, "heads": 4, "pooling": "mean",
-    "text_width": 128, "text_depth": 2, "text_heads": 4, "text_pooling": "mean", "vocab_size": 1200, "max_tokens": 64,
     "fusion_width": 64, "fusion_depth": 2, "fusion_heads": 2, "mem_layer": 1,
-    "decoder_width": 64, "decoder_depth": 1, "decoder_heads": 2, "shared_width": 128, "same_report": "ignore",
-    "lead_dropout": 0.0, "shift_s": 0.4, "gain": 0.1, "noise_mv": 0.02, "statement_dropout": 0.3,
+    "decoder_width": 64, "decoder_depth": 1, "decoder_heads": 2, **SMALL_REPORTS, "lead_dropout": 0.0,
 }  # fmt: skip
 
 NEEDS = ""  # of the data, beyond what every method of its kind needs
 
 
-class Method(nn.Module):
-    parts = ("backbone", "shared")  # what embed_ecg can return
-
+class Method(WithReports):
     def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, kept: Path | None = None) -> None:
         """`kept` is the folder where `keep` wrote, when weights are to be loaded into this shape."""
         super().__init__()
         c = self.config = config
+        self.weights = weighted(L_MLM=c.w_mlm, L_MEM=c.w_mem, L_ETM=c.w_etm, L_ETS=c.w_ets)
         self.signal, self.tokenizer = signal, tokenizer
         if signal.n_samples % c.n_patches:
             raise ValueError(f"n_patches = {c.n_patches} does not divide the {signal.n_samples} samples of a lead")
@@ -141,7 +136,7 @@ class Method(nn.Module):
 
         # L_ETS
         self.ecg_shared = nn.Sequential(nn.Linear(c.width, c.shared_width), nn.Tanh())
-        self.text_shared = nn.Sequential(nn.Linear(self.text.width, c.shared_width), nn.Tanh())
+        self.text_head = nn.Sequential(nn.Linear(self.text.width, c.shared_width), nn.Tanh())
         if c.ets == "learnable":
             self.ets_log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
             self.ets_bias = nn.Parameter(torch.tensor(-10.0))
@@ -170,36 +165,9 @@ class Method(nn.Module):
         self.match = nn.Linear(2 * c.fusion_width, 1)
         self.register_buffer("special", torch.tensor(tokenizer.all_special_ids), persistent=False)
 
-    def keep(self, folder: Path) -> None:
-        """Write what a rebuild needs besides settings, tokenizer and weights: the shape of a borrowed text encoder."""
-        self.text.keep(folder)
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """The weight of each term that `forward` returns: raw = weighted / weight."""
-        c = self.config
-        table = {"L_MLM": c.w_mlm, "L_MEM": c.w_mem, "L_ETM": c.w_etm, "L_ETS": c.w_ets}
-        return {name: weight for name, weight in table.items() if weight}
-
-    @property
-    def pretrained_parameters(self) -> list[nn.Parameter]:
-        """Trainable parameters that came with weights and want a lower rate."""
-        return self.text.pretrained_parameters
-
-    @property
-    def compiles(self) -> list[nn.Module]:
-        """What torch.compile may take: the blocks, which draw nothing at random."""
-        return [part for part in self.modules() if isinstance(part, Block | ReadingBlock)]
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The weighted terms of L, by name."""
-        own, pairs = self.look(batch)
-        return own | self.contrast(pairs)
-
     def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The weighted terms that each record has for itself, and what `contrast` has to know of it, a row a record."""
-        # held-out patients are looked at as they are
-        shown = pair_view(batch, self.config, self.signal) if self.training else batch
+        shown = self.shown(batch)
         report = report_numbers(batch, shown)
         patches, usable = self._patches(shown)
         visible = masking.draw_visible(usable, self.config.mask_ratio)
@@ -224,7 +192,7 @@ class Method(nn.Module):
             mixed = fused[self.config.mem_layer][1][: len(shown)]
             terms["L_MEM"] = self._hidden_ecg(shown, replace(seen, tokens=mixed), usable, visible)
         terms["L_ETM"] = pair_losses.matching(own, other, there)
-        pairs = {"ecg": self._pooled(seen, self.ecg_shared), "text": self.text_shared(e_text), "report": report}
+        pairs = {"ecg": self._pooled(seen, self.ecg_shared), "text": self.text_head(e_text), "report": report}
         return {name: self.weights[name] * term for name, term in terms.items()}, pairs
 
     def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -255,15 +223,11 @@ class Method(nn.Module):
             return self._pooled(seen)
         return F.normalize(self._pooled(seen, self.ecg_shared), dim=-1)
 
-    def embed_text(self, texts: list[str]) -> Tensor:
-        """(K, D) unit vectors of reports or prompts, in the shared space."""
-        return F.normalize(self.text_shared(self.text.read(texts)), dim=-1)
-
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:
         """What a run wants to watch beside its losses, on one held-out batch."""
         tokens, cut = self.text.tokenize(list(batch.report))
-        text = F.normalize(self.text_shared(self.text(tokens)[1]), dim=-1)
+        text = F.normalize(self.text_head(self.text(tokens)[1]), dim=-1)
         return {
             "effective_rank": losses.effective_rank(self.embed_ecg(batch, "shared")),
             "effective_rank_text": losses.effective_rank(text),

@@ -50,18 +50,16 @@ from leadwise import ranks
 from leadwise.batch import Batch, Signal
 from leadwise.nn import augment, losses, masking, targets
 from leadwise.nn import text as reports
+from leadwise.nn.coupled import weighted
 from leadwise.nn.heads import Head
 from leadwise.nn.lead_time import DecoderShape, Encoded, EncoderShape, LeadTimeDecoder, LeadTimeEncoder
 from leadwise.nn.losses import ContrastForm, SameReport
 from leadwise.nn.masking import Masking
 from leadwise.nn.normalize import normalize
 from leadwise.nn.patches import ConvTokenizer, LinearTokenizer, patchify
-from leadwise.nn.report_tower import ReportTower, TextSettings, load_tokenizer, make_tokenizer
+from leadwise.nn.report_tower import ReportTower, TextSettings, WithReports
 from leadwise.nn.targets import Target
 from leadwise.nn.text import Tokenizer, Tokens
-from leadwise.nn.transformer import Block, CausalBlock, CrossBlock
-
-__all__ = ["Config", "Method", "load_tokenizer", "make_tokenizer"]
 
 
 @dataclass(frozen=True)
@@ -150,13 +148,16 @@ SMALL = {
 }  # fmt: skip
 
 
-class Method(nn.Module):
+class Method(WithReports):
     parts = ("backbone", "shared", "specific", "both")  # what embed_ecg can return
 
     def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, kept: Path | None = None) -> None:
         """`kept` is the folder where `keep` wrote, when weights are to be loaded into this shape."""
         super().__init__()
         c = self.config = config
+        self.weights = weighted(
+            L_cons=c.w_cons, L_e_rec=c.w_e_rec, L_t_rec=c.w_t_rec, L_orth=c.w_orth, L_siglip=c.w_siglip
+        )
         self.signal, self.tokenizer = signal, tokenizer
         if signal.n_samples % c.n_patches:
             raise ValueError(f"n_patches = {c.n_patches} does not divide the {signal.n_samples} samples of a lead")
@@ -212,10 +213,6 @@ class Method(nn.Module):
             self.siglip_log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
             self.siglip_bias = nn.Parameter(torch.tensor(-10.0))
 
-    def keep(self, folder: Path) -> None:
-        """Write what a rebuild needs besides settings, tokenizer and weights: the shape of a borrowed text encoder."""
-        self.text.keep(folder)
-
     @property
     def has_specific(self) -> bool:
         """Whether the specific heads exist: some term must want them."""
@@ -225,35 +222,6 @@ class Method(nn.Module):
     def decodes_specific(self) -> bool:
         """Whether the ECG decoder is given the specific part, so that exchanging it can change what is drawn."""
         return self.config.specific_task == "recon" and bool(self.config.w_e_rec) and self.signal.normalize == "mv"
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """The weight of each term that `forward` returns: raw = weighted / weight."""
-        c = self.config
-        table = {
-            "L_cons": c.w_cons,
-            "L_e_rec": c.w_e_rec,
-            "L_t_rec": c.w_t_rec,
-            "L_orth": c.w_orth,
-            "L_siglip": c.w_siglip,
-        }
-        return {name: weight for name, weight in table.items() if weight}
-
-    @property
-    def pretrained_parameters(self) -> list[nn.Parameter]:
-        """Trainable parameters that came with weights and want a lower rate."""
-        return self.text.pretrained_parameters
-
-    @property
-    def compiles(self) -> list[nn.Module]:
-        """What torch.compile may take: the blocks, which draw nothing at random."""
-        return [part for part in self.modules() if isinstance(part, Block | CausalBlock | CrossBlock)]
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The weighted terms of Eq. 10, by name."""
-        own, pairs = self.look(batch)
-        terms = own | self.contrast(pairs)
-        return {name: terms[name] for name in self.weights}
 
     def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The weighted terms that each record has for itself, and what `contrast` has to know of it, a row a record."""
@@ -301,7 +269,7 @@ class Method(nn.Module):
     def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms that need every record of the batch at once, those of other processes too."""
         c = self.config
-        every = {name: ranks.gather(x.float() if x.is_floating_point() else x) for name, x in pairs.items()}
+        every = ranks.gathered(pairs)
         mine = ranks.mine(len(next(iter(every.values())))) if every else slice(0)
         ecg = every["ecg"].unbind(1) if "ecg" in every else ()  # the views, (B, D) each
         terms: dict[str, Tensor] = {}

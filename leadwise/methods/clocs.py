@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from leadwise import ranks
 from leadwise.batch import Batch, Signal
 from leadwise.nn import augment, series_losses
+from leadwise.nn.coupled import Coupled
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part, scaled
 from leadwise.nn.heads import Head
 from leadwise.nn.patches import patchify
@@ -79,7 +80,7 @@ SMALL = {
 NEEDS = "recordings long enough to halve; the better with several of a patient"
 
 
-class Method(nn.Module):
+class Method(Coupled):
     parts = ("backbone",)  # what embed_ecg can return
 
     def __init__(self, config: Config, signal: Signal, tokenizer: object = None, kept: Path | None = None) -> None:
@@ -109,11 +110,6 @@ class Method(nn.Module):
         if config.project:
             width = config.embedding_width if config.paper_encoder else self.ecg.width
             self.head = Head(width, config.embedding_width, 2, "layer")
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, by name."""
-        _, pairs = self.look(batch)
-        return self.contrast(pairs)
 
     def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """No term of a record by itself; and each one's views (B, V, D), which of them were seen, and whose they are."""

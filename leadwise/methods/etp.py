@@ -34,12 +34,9 @@ from leadwise.batch import Batch, Signal
 from leadwise.nn import losses
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
 from leadwise.nn.losses import SameReport
-from leadwise.nn.report_tower import ReportTower, TextSettings, load_tokenizer, make_tokenizer
+from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextSettings, WithReports
 from leadwise.nn.text import Tokenizer
-from leadwise.nn.transformer import Block
-from leadwise.nn.views import PairViewSettings, pair_view, report_numbers
-
-__all__ = ["Config", "Method", "load_tokenizer", "make_tokenizer"]
+from leadwise.nn.views import PairViewSettings, report_numbers
 
 
 @dataclass(frozen=True)
@@ -56,15 +53,11 @@ class Config(EncoderSettings, TextSettings, PairViewSettings):
 NEEDS = ""
 # A size for two CPU cores; views and report branch are those of the other methods that read reports.
 SMALL = {
-    "encoder": "resnet", "resnet_width": 16, "text_width": 128, "text_depth": 2, "text_heads": 4, "text_pooling": "mean",
-    "vocab_size": 1200, "max_tokens": 64, "shared_width": 128, "same_report": "ignore",
-    "shift_s": 0.4, "gain": 0.1, "noise_mv": 0.02, "statement_dropout": 0.3,
+    "encoder": "resnet", "resnet_width": 16, **SMALL_REPORTS,
 }  # fmt: skip
 
 
-class Method(nn.Module):
-    parts = ("backbone", "shared")  # what embed_ecg can return
-
+class Method(WithReports):
     def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, kept: Path | None = None) -> None:
         """`kept` is the folder where `keep` wrote, when weights are to be loaded into this shape."""
         super().__init__()
@@ -75,36 +68,16 @@ class Method(nn.Module):
         self.text = ReportTower(c, tokenizer, kept)
         self.text_head = nn.Linear(self.text.width, c.shared_width)
 
-    def keep(self, folder: Path) -> None:
-        """Write what a rebuild needs besides settings, tokenizer and weights: the shape of a borrowed text encoder."""
-        self.text.keep(folder)
-
-    @property
-    def pretrained_parameters(self) -> list[nn.Parameter]:
-        """Trainable parameters that came with weights and want a lower rate."""
-        return self.text.pretrained_parameters
-
-    @property
-    def compiles(self) -> list[nn.Module]:
-        """What torch.compile may take: a Transformer's blocks. A batch norm of several processes talks to the others."""
-        return [part for part in self.modules() if isinstance(part, Block)]
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, by name."""
-        _, pairs = self.look(batch)
-        return self.contrast(pairs)
-
     def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """No term of a record by itself; and what `contrast` has to know of it, a row a record."""
-        # held-out patients are looked at as they are
-        shown = pair_view(batch, self.config, self.signal) if self.training else batch
+        shown = self.shown(batch)
         z_ecg, z_text = self.ecg_head(self.ecg(shown)), self.text_head(self.text.read(list(shown.report)))
         return {}, {"ecg": z_ecg, "text": z_text, "report": report_numbers(batch, shown)}
 
     def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss over the whole batch, other processes' records too."""
         c = self.config
-        every = {name: ranks.gather(x.float() if x.is_floating_point() else x) for name, x in pairs.items()}
+        every = ranks.gathered(pairs)
         ecg, text, report = every["ecg"], every["text"], every["report"]
         loss = losses.aligned(ecg, text, report, 1 / c.temperature, c.same_report, ranks.mine(len(report)))
         return {"L_align": loss}
@@ -120,10 +93,6 @@ class Method(nn.Module):
         check_part(part, self.parts)
         feature: Tensor = self.ecg(batch)
         return feature if part == "backbone" else F.normalize(self.ecg_head(feature), dim=-1)
-
-    def embed_text(self, texts: list[str]) -> Tensor:
-        """(K, D) unit vectors of reports or prompts, in the shared space."""
-        return F.normalize(self.text_head(self.text.read(texts)), dim=-1)
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:

@@ -47,16 +47,14 @@ from torch import Tensor, nn
 from leadwise import ranks
 from leadwise.batch import Batch, Signal
 from leadwise.nn import local_alignment, losses
+from leadwise.nn.coupled import weighted
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, Kind, check_part
 from leadwise.nn.heads import QueryPool
 from leadwise.nn.losses import SameReport
-from leadwise.nn.report_tower import ReportTower, TextSettings, load_tokenizer, make_tokenizer
+from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextSettings, WithReports
 from leadwise.nn.text import ReportDecoder, Tokenizer, Tokens
-from leadwise.nn.transformer import Block, CausalBlock
-from leadwise.nn.views import PairViewSettings, pair_view, report_numbers
+from leadwise.nn.views import PairViewSettings, report_numbers
 from leadwise.nn.vit import ViT
-
-__all__ = ["Config", "Method", "load_tokenizer", "make_tokenizer"]
 
 
 @dataclass(frozen=True)
@@ -102,15 +100,11 @@ NEEDS = "reports of several statements, or its second level is its first"
 # A size for two CPU cores; views and report branch are those of the other methods that read reports.
 SMALL = {
     "encoder": "resnet", "resnet_width": 16, "beat_queries": 10, "token_queries": 16, "query_heads": 4, "decoder_depth": 1,
-    "decoder_heads": 4, "text_width": 128, "text_depth": 2, "text_heads": 4, "text_pooling": "mean",
-    "vocab_size": 1200, "max_tokens": 64, "shared_width": 128, "same_report": "ignore",
-    "shift_s": 0.4, "gain": 0.1, "noise_mv": 0.02, "statement_dropout": 0.3,
+    "decoder_heads": 4, **SMALL_REPORTS,
 }  # fmt: skip
 
 
-class Method(nn.Module):
-    parts = ("backbone", "shared")  # what embed_ecg can return
-
+class Method(WithReports):
     closing: Tensor
     special: Tensor
 
@@ -118,6 +112,7 @@ class Method(nn.Module):
         """`kept` is the folder where `keep` wrote, when weights are to be loaded into this shape."""
         super().__init__()
         c = self.config = config
+        self.weights = weighted(L_rhythm=c.w_rhythm, L_beat=c.w_beat, L_token=c.w_token)
         self.signal, self.tokenizer = signal, tokenizer
         self.ecg = EcgEncoder(c, signal)
         self.text = ReportTower(c, tokenizer, kept)
@@ -140,38 +135,10 @@ class Method(nn.Module):
             self.decoder = ReportDecoder(self.text.width, c.decoder_depth, c.decoder_heads, c.max_tokens)
             self.word_bias = nn.Parameter(torch.zeros(len(tokenizer)))
 
-    def keep(self, folder: Path) -> None:
-        """Write what a rebuild needs besides settings, tokenizer and weights: the shape of a borrowed text encoder."""
-        self.text.keep(folder)
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """The weight of each term that `forward` returns: raw = weighted / weight."""
-        c = self.config
-        table = {"L_rhythm": c.w_rhythm, "L_beat": c.w_beat, "L_token": c.w_token}
-        return {name: weight for name, weight in table.items() if weight}
-
-    @property
-    def pretrained_parameters(self) -> list[nn.Parameter]:
-        """Trainable parameters that came with weights and want a lower rate."""
-        return self.text.pretrained_parameters
-
-    @property
-    def compiles(self) -> list[nn.Module]:
-        """What torch.compile may take: the blocks, which draw nothing at random."""
-        return [part for part in self.modules() if isinstance(part, Block | CausalBlock)]
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The weighted terms of L, by name."""
-        own, pairs = self.look(batch)
-        terms = own | self.contrast(pairs)
-        return {name: terms[name] for name in self.weights}
-
     def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """L_token; and what `contrast` has to know of each record, a row a record."""
         c = self.config
-        # held-out patients are looked at as they are
-        shown = pair_view(batch, c, self.signal) if self.training else batch
+        shown = self.shown(batch)
         found, real = self._tokens(shown)
         words, _ = self.text.tokenize(list(shown.report))
         states, e_text = self.text(words)
@@ -190,7 +157,7 @@ class Method(nn.Module):
     def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms that need every record of the batch at once, those of other processes too."""
         c = self.config
-        every = {name: ranks.gather(x.float() if x.is_floating_point() else x) for name, x in pairs.items()}
+        every = ranks.gathered(pairs)
         mine = ranks.mine(len(every["report"]))
         rhythm = losses.aligned(every["ecg"], every["text"], every["report"], self.log_scale.exp(), c.same_report, mine)
         terms = {"L_rhythm": c.w_rhythm * rhythm}
@@ -215,10 +182,6 @@ class Method(nn.Module):
             out: Tensor = self.ecg(batch)
             return out
         return F.normalize(self._beats(*self._tokens(batch)).mean(1), dim=-1)
-
-    def embed_text(self, texts: list[str]) -> Tensor:
-        """(K, D) unit vectors of reports or prompts, in the shared space."""
-        return F.normalize(self.text_head(self.text.read(texts)), dim=-1)
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:

@@ -43,12 +43,9 @@ from leadwise.nn.losses import SameReport
 from leadwise.nn.masking import Masking
 from leadwise.nn.normalize import normalize
 from leadwise.nn.patches import ConvTokenizer, patchify
-from leadwise.nn.report_tower import ReportTower, TextSettings, load_tokenizer, make_tokenizer
+from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextSettings, WithReports
 from leadwise.nn.text import Tokenizer
-from leadwise.nn.transformer import Block, CrossBlock
 from leadwise.nn.views import PairViewSettings, pair_view, report_numbers
-
-__all__ = ["Config", "Method", "load_tokenizer", "make_tokenizer"]
 
 
 @dataclass(frozen=True)
@@ -91,15 +88,11 @@ NEEDS = ""
 SMALL = {
     "n_patches": 10, "mask_ratio": 0.7, "width": 96, "depth": 3, "heads": 4,
     "decoder_width": 64, "decoder_depth": 1, "decoder_heads": 2,
-    "text_width": 128, "text_depth": 2, "text_heads": 4, "text_pooling": "mean",
-    "vocab_size": 1200, "max_tokens": 64, "shared_width": 128, "same_report": "ignore",
-    "shift_s": 0.4, "gain": 0.1, "noise_mv": 0.02, "statement_dropout": 0.3,
+    **SMALL_REPORTS,
 }  # fmt: skip
 
 
-class Method(nn.Module):
-    parts = ("backbone", "shared")  # what embed_ecg can return
-
+class Method(WithReports):
     def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, kept: Path | None = None) -> None:
         """`kept` is the folder where `keep` wrote, when weights are to be loaded into this shape."""
         super().__init__()
@@ -124,25 +117,6 @@ class Method(nn.Module):
         self.text = ReportTower(c, tokenizer, kept)
         self.text_head = Head(self.text.width, c.shared_width, c.head_depth, "layer")
 
-    def keep(self, folder: Path) -> None:
-        """Write what a rebuild needs besides settings, tokenizer and weights: the shape of a borrowed text encoder."""
-        self.text.keep(folder)
-
-    @property
-    def pretrained_parameters(self) -> list[nn.Parameter]:
-        """Trainable parameters that came with weights and want a lower rate."""
-        return self.text.pretrained_parameters
-
-    @property
-    def compiles(self) -> list[nn.Module]:
-        """What torch.compile may take: the blocks, which draw nothing at random."""
-        return [part for part in self.modules() if isinstance(part, Block | CrossBlock)]
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The weighted terms of L, by name."""
-        own, pairs = self.look(batch)
-        return own | self.contrast(pairs)
-
     def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """L_mem; and what `contrast` has to know of each record, a row a record."""
         c, shown = self.config, batch
@@ -164,7 +138,7 @@ class Method(nn.Module):
     def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted L_nce over the whole batch, other processes' records too."""
         c = self.config
-        every = {name: ranks.gather(x.float() if x.is_floating_point() else x) for name, x in pairs.items()}
+        every = ranks.gathered(pairs)
         ecg, text, report = every["ecg"], every["text"], every["report"]
         loss = losses.aligned(ecg, text, report, 1 / c.temperature, c.same_report, ranks.mine(len(report)))
         return {"L_nce": c.b * loss}
@@ -181,10 +155,6 @@ class Method(nn.Module):
         check_part(part, self.parts)
         feature: Tensor = self.norm(self.ecg(*self._patches(batch)).pooled)
         return feature if part == "backbone" else F.normalize(self.ecg_head(feature), dim=-1)
-
-    def embed_text(self, texts: list[str]) -> Tensor:
-        """(K, D) unit vectors of reports or prompts, in the shared space."""
-        return F.normalize(self.text_head(self.text.read(texts)), dim=-1)
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -44,17 +44,15 @@ from leadwise import ranks
 from leadwise.batch import Batch, Signal
 from leadwise.nn import losses
 from leadwise.nn.batch_norm import BatchNorm
+from leadwise.nn.coupled import weighted
 from leadwise.nn.encoder import check_part, scaled
 from leadwise.nn.heads import AttentionPool
 from leadwise.nn.losses import SameReport
-from leadwise.nn.report_tower import ReportTower, TextSettings, load_tokenizer, make_tokenizer
+from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextSettings, WithReports
 from leadwise.nn.resnet import ResNet18
 from leadwise.nn.text import Tokenizer
-from leadwise.nn.transformer import Block
-from leadwise.nn.views import PairViewSettings, pair_view, report_numbers
+from leadwise.nn.views import PairViewSettings, report_numbers
 from leadwise.nn.vit import ViT
-
-__all__ = ["Config", "Method", "load_tokenizer", "make_tokenizer"]
 
 
 @dataclass(frozen=True)
@@ -98,20 +96,17 @@ class Config(TextSettings, PairViewSettings):
 
 # A size for two CPU cores: a quarter of the paper's width, and the views that CG-DMER's small settings have.
 SMALL = {
-    "encoder": "resnet", "resnet_width": 16, "text_width": 128, "text_depth": 2, "text_heads": 4, "text_pooling": "mean",
-    "vocab_size": 1200, "max_tokens": 64, "shared_width": 128, "same_report": "ignore",
-    "shift_s": 0.4, "gain": 0.1, "noise_mv": 0.02, "statement_dropout": 0.3,
+    "encoder": "resnet", "resnet_width": 16, **SMALL_REPORTS,
 }  # fmt: skip
 ALSO_SMALL = ({**SMALL, "encoder": "vit", "n_patches": 50, "vit_width": 96, "vit_depth": 4},)
 
 
-class Method(nn.Module):
-    parts = ("backbone", "shared")  # what embed_ecg can return
-
+class Method(WithReports):
     def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, kept: Path | None = None) -> None:
         """`kept` is the folder where `keep` wrote, when weights are to be loaded into this shape."""
         super().__init__()
         c = self.config = config
+        self.weights = weighted(L_CMA=c.w_cma, L_UMA=c.w_uma)
         self.signal, self.tokenizer = signal, tokenizer
         n_leads, wide = len(signal.leads), c.shared_width
 
@@ -140,35 +135,9 @@ class Method(nn.Module):
             self.view_2 = nn.Linear(latent, wide, bias=False)
             self.dropout = nn.Dropout(c.view_dropout)
 
-    def keep(self, folder: Path) -> None:
-        """Write what a rebuild needs besides settings, tokenizer and weights: the shape of a borrowed text encoder."""
-        self.text.keep(folder)
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """The weight of each term that `forward` returns: raw = weighted / weight."""
-        table = {"L_CMA": self.config.w_cma, "L_UMA": self.config.w_uma}
-        return {name: weight for name, weight in table.items() if weight}
-
-    @property
-    def pretrained_parameters(self) -> list[nn.Parameter]:
-        """Trainable parameters that came with weights and want a lower rate."""
-        return self.text.pretrained_parameters
-
-    @property
-    def compiles(self) -> list[nn.Module]:
-        """What torch.compile may take: the ViT's blocks. A batch norm of several processes talks to the others."""
-        return [part for part in self.modules() if isinstance(part, Block)]
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The weighted terms of L_total, by name."""
-        _, pairs = self.look(batch)
-        return self.contrast(pairs)
-
     def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """No term of a record by itself; and what `contrast` has to know of it, a row a record."""
-        # held-out patients are looked at as they are
-        shown = pair_view(batch, self.config, self.signal) if self.training else batch
+        shown = self.shown(batch)
         z_ecg, latent = self._project(self.ecg(scaled(shown, self.signal)))
         z_text = self.text_head(self.text.read(list(shown.report)))
         pairs = {"ecg": z_ecg, "text": z_text, "report": report_numbers(batch, shown)}
@@ -179,7 +148,7 @@ class Method(nn.Module):
     def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms, which need every record of the batch at once, those of other processes too."""
         c = self.config
-        every = {name: ranks.gather(x.float() if x.is_floating_point() else x) for name, x in pairs.items()}
+        every = ranks.gathered(pairs)
         scale, mine = 1 / c.temperature, ranks.mine(len(every["report"]))
         cma = losses.aligned(every["ecg"], every["text"], every["report"], scale, c.same_report, mine)
         terms = {"L_CMA": c.w_cma * (2 * cma)}  # both directions' sum, as in the paper's code; `aligned` is their mean
@@ -203,10 +172,6 @@ class Method(nn.Module):
         if part == "backbone":
             return features.mean(-1) if self.config.encoder == "resnet" else features
         return F.normalize(self._project(features)[0], dim=-1)
-
-    def embed_text(self, texts: list[str]) -> Tensor:
-        """(K, D) unit vectors of reports or prompts, in the shared space."""
-        return F.normalize(self.text_head(self.text.read(texts)), dim=-1)
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:

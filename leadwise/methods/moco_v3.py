@@ -29,7 +29,7 @@ from leadwise.batch import Batch, Signal
 from leadwise.nn import momentum, view_losses
 from leadwise.nn.encoder import Kind
 from leadwise.nn.heads import Projector
-from leadwise.nn.two_views import TwoViews, TwoViewSettings
+from leadwise.nn.two_views import TwoViewSettings, TwoViewsInPairs
 
 NEEDS = ""
 
@@ -59,7 +59,7 @@ ALSO_SMALL = (
 )  # fmt: skip
 
 
-class Method(TwoViews):
+class Method(TwoViewsInPairs):
     def __init__(self, config: Config, signal: Signal, tokenizer: object = None, kept: Path | None = None) -> None:
         c = config
         super().__init__(c, signal, c.hidden_width, c.hidden_width, c.out_width, ends="bare_norm")
@@ -68,11 +68,6 @@ class Method(TwoViews):
             self.tower.ecg.tokenizer.requires_grad_(False)
         self.predictor = Projector(c.out_width, c.hidden_width, c.out_width, ends="bare_norm")
         self.teacher = momentum.Teacher(self.tower)
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, by name."""
-        _, pairs = self.look(batch)
-        return self.contrast(pairs)
 
     def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """No term of a record by itself; and queries and keys of two views of each, (B, D)."""

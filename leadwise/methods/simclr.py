@@ -18,9 +18,9 @@ from pathlib import Path
 from torch import Tensor
 
 from leadwise import ranks
-from leadwise.batch import Batch, Signal
+from leadwise.batch import Signal
 from leadwise.nn import view_losses
-from leadwise.nn.two_views import TwoViews, TwoViewSettings
+from leadwise.nn.two_views import TwoViewSettings, TwoViewsInPairs
 
 NEEDS = ""
 
@@ -41,20 +41,10 @@ class Config(TwoViewSettings):
 SMALL = {"encoder": "resnet", "resnet_width": 16, "hidden_width": 256}
 
 
-class Method(TwoViews):
+class Method(TwoViewsInPairs):
     def __init__(self, config: Config, signal: Signal, tokenizer: object = None, kept: Path | None = None) -> None:
         super().__init__(config, signal, config.hidden_width, config.out_width)
         self.config, self.weights = config, {"L_nt_xent": 1.0}
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, by name."""
-        _, pairs = self.look(batch)
-        return self.contrast(pairs)
-
-    def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """No term of a record by itself; and z of two views of each, (B, D)."""
-        one, other = self.two_views(batch)
-        return {}, {"z_1": self.tower(one), "z_2": self.tower(other)}
 
     def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss over the whole batch, other processes' records too."""

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from leadwise import ranks
 from leadwise.batch import Batch, Signal
 from leadwise.nn import augment, series_losses, view_losses
+from leadwise.nn.coupled import Coupled
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part, mean_of, scaled
 from leadwise.nn.heads import Projector
 from leadwise.nn.patches import patchify
@@ -96,7 +97,7 @@ SMALL = {
 NEEDS = ""
 
 
-class Method(nn.Module):
+class Method(Coupled):
     parts = ("backbone",)  # what embed_ecg can return
     electrodes: Tensor
 
@@ -125,11 +126,6 @@ class Method(nn.Module):
         self.ahead = nn.Linear(c.context_width, c.n_future * width)  # W_1 to W_K, side by side
         self.projector = Projector(c.context_width, c.hidden_width, c.out_width)
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The weighted terms of L, by name."""
-        _, pairs = self.look(batch)
-        return self.contrast(pairs)
-
     def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """No term of a record by itself; and of each view what is predicted, what it is to be, and its context."""
         strong, real_s = self._sequence(self._strong(batch))
@@ -148,7 +144,7 @@ class Method(nn.Module):
     def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms over the whole batch, other processes' records too."""
         c = self.config
-        every = {name: ranks.gather(x.float() if x.is_floating_point() else x) for name, x in pairs.items()}
+        every = ranks.gathered(pairs)
         seen = every["seen"].bool()
         mine = ranks.mine(len(seen))
         with torch.autocast(seen.device.type, enabled=False):

@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from leadwise.batch import Batch, Signal
 from leadwise.nn import text as reports
+from leadwise.nn.coupled import Coupled
+from leadwise.nn.fusion import ReadingBlock
 from leadwise.nn.text import ReportEncoder, Tokenizer, Tokens
+from leadwise.nn.transformer import Block, CausalBlock, CrossBlock
+from leadwise.nn.views import pair_view
+
+BLOCKS = (Block, CausalBlock, CrossBlock, ReadingBlock)
 
 
 @dataclass(frozen=True)
@@ -32,18 +40,6 @@ class TextSettings:
     def text_is_frozen(self) -> bool:
         """Whether nothing of the text encoder learns; a small one from nothing always does."""
         return bool(self.text_encoder) and self.text_frozen == "whole"
-
-
-def make_tokenizer(config: TextSettings, texts: Iterable[str]) -> Tokenizer:
-    """The text encoder's own tokenizer, or one trained on the cohort's training reports."""
-    if config.text_encoder:
-        return reports.load_tokenizer(config.text_encoder)
-    return reports.train_tokenizer(texts, config.vocab_size)
-
-
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer that a run folder keeps."""
-    return reports.load_tokenizer(folder)
 
 
 class ReportTower(ReportEncoder):
@@ -93,3 +89,54 @@ def _bert(settings: TextSettings, n_words: int, kept: Path | None) -> nn.Module:
     else:
         reports.freeze(bert, s.text_frozen_layers)
     return bert
+
+
+# What all methods that read reports have in common in their small sizes, so that a table compares methods and nothing else.
+SMALL_REPORTS = {
+    "text_width": 128, "text_depth": 2, "text_heads": 4, "text_pooling": "mean", "vocab_size": 1200, "max_tokens": 64,
+    "shared_width": 128, "same_report": "ignore", "shift_s": 0.4, "gain": 0.1, "noise_mv": 0.02, "statement_dropout": 0.3,
+}  # fmt: skip
+
+
+class WithReports(Coupled):
+    """A method that reads reports, without its objective: `text` reads, `text_head` leads to the space shared with ECGs."""
+
+    parts: tuple[str, ...] = ("backbone", "shared")  # what embed_ecg can return
+    config: Any
+    signal: Signal
+    text: ReportTower
+    text_head: nn.Module
+
+    @staticmethod
+    def make_tokenizer(config: TextSettings, texts: Iterable[str]) -> Tokenizer:
+        """The text encoder's own tokenizer, or one trained on the cohort's training reports."""
+        if config.text_encoder:
+            return reports.load_tokenizer(config.text_encoder)
+        return reports.train_tokenizer(texts, config.vocab_size)
+
+    @staticmethod
+    def load_tokenizer(folder: Path) -> Tokenizer:
+        """The tokenizer that a run folder keeps."""
+        return reports.load_tokenizer(folder)
+
+    def shown(self, batch: Batch) -> Batch:
+        """The training view of a batch; held-out patients are looked at as they are."""
+        return pair_view(batch, self.config, self.signal) if self.training else batch
+
+    def embed_text(self, texts: list[str]) -> Tensor:
+        """(K, D) unit vectors of reports or prompts, in the shared space."""
+        return F.normalize(self.text_head(self.text.read(texts)), dim=-1)
+
+    def keep(self, folder: Path) -> None:
+        """Write what a rebuild needs besides settings, tokenizer and weights: the shape of a borrowed text encoder."""
+        self.text.keep(folder)
+
+    @property
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """Trainable parameters that came with weights and want a lower rate."""
+        return self.text.pretrained_parameters
+
+    @property
+    def compiles(self) -> list[nn.Module]:
+        """What torch.compile may take: blocks, which draw nothing. A batch norm of several processes talks to the others."""
+        return [part for part in self.modules() if isinstance(part, BLOCKS)]

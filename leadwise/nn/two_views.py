@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from leadwise.batch import Batch, Signal
 from leadwise.nn import losses
+from leadwise.nn.coupled import Coupled
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
 from leadwise.nn.heads import Ending, Projector
 from leadwise.nn.views import View, Views, ViewSettings
@@ -72,3 +73,12 @@ class TwoViews(nn.Module):
         """How many directions the projections of whole ECGs use: a collapse shows here, and in the loss it may not."""
         z = self.tower.projector(self.tower.ecg(batch))
         return {"effective_rank": losses.effective_rank(F.normalize(z.float(), dim=-1))}
+
+
+class TwoViewsInPairs(TwoViews, Coupled):
+    """The same, where records are set against each other by their two projections."""
+
+    def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """No term of a record by itself; and z of two views of each, (B, D)."""
+        one, other = self.two_views(batch)
+        return {}, {"z_1": self.tower(one), "z_2": self.tower(other)}

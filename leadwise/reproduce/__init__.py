@@ -61,6 +61,7 @@ class Asked:
     seeds: tuple[int, ...] = ()  # none: the config's own
     legacy: bool = False  # table1: the published protocol's numbers too
     splits: Path | None = None  # folder of the published split files, to stand in for the cohorts' own
+    methods: tuple[str, ...] = ()  # those to compare, beside those of configs; none: what the target has
     references: bool = True  # table1: untrained, supervised and hand-crafted rows too
 
 
@@ -85,7 +86,10 @@ def reproduce(asked: Asked, progress: Progress | None = None) -> Reproduction:
     given = [settings.read(path) for path in asked.configs]
     of_labels = [config for config in given if variants.is_reference(config)]
     given = [config for config in given if not variants.is_reference(config)]
-    compared = variants.variants(asked.target, variants.base_configs(given))  # refused before anything is written
+    names = asked.methods or variants.compared(asked.target)
+    compared = variants.variants(
+        asked.target, variants.base_configs(given, names)
+    )  # refused before anything is written
     if asked.legacy and asked.target != "table1":
         raise ConfigError(f"the published protocol is one of probes: it goes with table1, not with {asked.target}")
     shared = compared[0].config

@@ -64,6 +64,8 @@ BEST_N_PATCHES = 100
 MASK_RATIOS = (0.25, 0.5, 0.6, 0.75, 0.9)  # Figure 2b; the paper prints no values but the optimum
 BEST_MASK_RATIO = 0.75
 
+FIGURE3 = ("simclr", "st_mem", "merl", "cg_dmer")  # the methods whose maps it shows
+
 PRETRAINING = "MIMIC-IV-ECG, 779,891 pairs, 50 passes in batches of 512 on each of eight GPUs"
 N_SEEN = 50 * 779_891  # recordings that the paper's run looked at
 

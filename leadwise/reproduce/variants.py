@@ -39,14 +39,25 @@ def is_reference(config: Config) -> bool:
     return runs.learns_labels(str(config.method.get("name", "")))
 
 
-def base_configs(given: Sequence[Config]) -> dict[str, Config]:
-    """Row -> settings: those given, and for methods without any the small ones that a CPU can train.
+def compared(target: str) -> tuple[str, ...]:
+    """The methods that a target sets side by side: those of the paper's Figure 3, all that answer words, or all.
 
-    Methods that learn from labels are no rows of these: they are references (`references.py`). What is small shares data,
-    signal and budget with CG-DMER's config, or the first.
+    Methods that learn from labels are no rows of these: they are references (`references.py`).
+    """
+    names = tuple(name for name in runs.method_names() if not runs.learns_labels(name))
+    if target == "table2":
+        return tuple(name for name in names if runs.answers_words(name))
+    return paper.FIGURE3 if target == "fig3" else names
+
+
+def base_configs(given: Sequence[Config], names: Sequence[str] | None = None) -> dict[str, Config]:
+    """Row -> settings: those given, and for methods of `names` (all) without any the small ones that a CPU can train.
+
+    What is small shares data, signal and budget with CG-DMER's config, or the first.
 
     Raises:
         ConfigError: two configs are for one row, or a method without a config has no small settings.
+        ValueError: no such method; the message suggests the nearest.
     """
     configs: dict[str, Config] = {}
     for config in map(runs.resolve, given):
@@ -56,7 +67,7 @@ def base_configs(given: Sequence[Config]) -> dict[str, Config]:
         configs[row] = config
     shared = configs.get(_OURS, next(iter(configs.values()), CONFIG))
     taken = {config.method["name"] for config in configs.values()}
-    for name in filter(lambda name: not runs.learns_labels(name), runs.method_names()):
+    for name in compared("") if names is None else names:
         for method in runs.every_small(name) if name not in taken else ():
             config = runs.resolve(dataclasses.replace(shared, method=method))
             configs[paper.name(config.method)] = config
@@ -67,12 +78,14 @@ def variants(target: str, configs: Mapping[str, Config]) -> list[Variant]:
     """What `target` compares, with `configs` as `base_configs` gives them.
 
     Raises:
-        ConfigError: no such target.
+        ConfigError: no such target, or CG-DMER is not among what is asked for, though the target is about it.
     """
     if target not in TARGETS:
         raise ConfigError(f"no target '{target}' to reproduce; choose from {', '.join(TARGETS)}")
     if target in ("table1", "table2", "fig3"):
         return [Variant(row, config) for row, config in sorted(configs.items())]
+    if _OURS not in configs:
+        raise ConfigError(f"{target} takes {_OURS} apart: leave --methods away, or name cg_dmer")
     ours = configs[_OURS]
     if target == "table3":
         weights = [float(ours.method[term]) or 1.0 for term in _TERMS]
