@@ -480,9 +480,7 @@ class Method(WithReports):
     def _contrast(self, ecg: Tensor, text: Tensor, report: Tensor, mine: slice = slice(None)) -> Tensor:
         c = self.config
         scale = self.log_scale.exp() if c.learn_temperature else 1 / c.temperature
-        with torch.autocast(ecg.device.type, enabled=False):  # logits of 14 and more want float32's digits
-            unit = (F.normalize(ecg.float(), dim=-1), F.normalize(text.float(), dim=-1))
-            return losses.info_nce(*unit, report, scale, c.same_report, c.contrast, mine)
+        return losses.aligned(ecg, text, report, scale, c.same_report, mine, c.contrast)
 
     def after_step(self, progress: float) -> None:
         """CLIP's ceiling on a learnt scale: 100."""

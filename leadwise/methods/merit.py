@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from leadwise import ranks
 from leadwise.batch import Batch, Signal
-from leadwise.nn import augment, losses, masking
+from leadwise.nn import augment, losses, masking, targets
 from leadwise.nn.encoder import check_part
 from leadwise.nn.heads import Head
 from leadwise.nn.lead_time import DecoderShape, EncoderShape, LeadTimeDecoder, LeadTimeEncoder
@@ -165,18 +165,13 @@ class Method(WithReports):
         Raises:
             ValueError: a scale that has no way back to mV.
         """
-        if self.signal.normalize != "mv":
-            raise ValueError(
-                f"signal.normalize = '{self.signal.normalize}' has no way back to mV; look at a run with 'mv'"
-            )
+        targets.refuse_other_scales(self.signal.normalize)
         patches, usable = self._patches(batch)
         visible = masking.draw_visible(usable, self.config.mask_ratio, self.config.masking)
         predicted = self.decoder(self.ecg(patches, visible), usable, None, visible)
         level, spread = self._level_and_spread(patches, batch.observed)
-        samples = (predicted * spread + level).flatten(2)  # (B, L, T), the model's scale
-        offset = batch.ecg - normalize(batch.ecg, batch.observed, "mv")  # each lead's median, where it was observed
         hidden = (usable & ~visible).repeat_interleave(patches.shape[-1], dim=-1)
-        return samples + offset, hidden
+        return targets.in_mv(predicted, level, spread, batch), hidden
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:
@@ -209,15 +204,4 @@ class Method(WithReports):
         return patchify(normalize(batch.ecg, batch.observed, self.signal.normalize), n), usable
 
     def _level_and_spread(self, patches: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
-        """What L_mem's target is relative to: (B, L, N, 1) or broadcast."""
-        real = patchify(observed, self.config.n_patches)
-        n = real.sum((1, 2, 3), keepdim=True).clamp(min=1)
-        mean = (patches * real).sum((1, 2, 3), keepdim=True) / n
-        record = ((patches - mean).square() * real).sum((1, 2, 3), keepdim=True) / n  # (B, 1, 1, 1) variance
-        if self.config.target == "raw":
-            return torch.zeros_like(mean), torch.ones_like(mean)
-        if self.config.target == "record":
-            return mean, (record + 1e-6).sqrt()
-        own = patches.var(-1, correction=0, keepdim=True)
-        # a tenth of the record's deviation as floor: a silent patch must not ask for its noise
-        return patches.mean(-1, keepdim=True), (own + 0.01 * record + 1e-6).sqrt()
+        return targets.level_and_spread(patches, patchify(observed, self.config.n_patches), self.config.target)
