@@ -61,7 +61,8 @@ def settings_of(asked: argparse.Namespace) -> dict[str, Config]:
     chosen = asked.methods.split(",") if asked.methods else runs.method_names()
     for name in filter(lambda name: not runs.learns_labels(name), chosen):
         for method in runs.every_small(name):
-            config = runs.resolve(dataclasses.replace(base, method=method))
+            optim = dataclasses.replace(base.optim, **runs.small_optim(name))
+            config = runs.resolve(dataclasses.replace(base, method=method, optim=optim))
             rows[paper.name(config.method)] = config
     return rows
 
@@ -293,6 +294,13 @@ def main() -> None:
     page(asked, [one for several in found if several is not None for one in several])
 
 
+def _others() -> str:
+    """The methods with an [optim] of their own."""
+    found = {name: runs.small_optim(name) for name in runs.method_names()}
+    told = (f"{name} {', '.join(f'{key} {value}' for key, value in own.items())}" for name, own in found.items() if own)
+    return "; ".join(told) or "none"
+
+
 def _where(ranked: list[Json], row: str) -> str:
     """Where a row stands, in a sentence."""
     line = next((line for line in ranked if line["method"] == row), None)
@@ -320,8 +328,8 @@ Command: `python {" ".join(sys.argv)}`. {describe()}.
 
 {where}
 
-Each method: {asked.budget_min:g} minutes of one core (steps counted by processor time), AdamW at {asked.lr:g} with
-cosine, batches of 64 where its own small settings name no other, seed {asked.seed}, small sizes (`SMALL` in its file),
+Each method: {asked.budget_min:g} minutes of one core (steps counted by processor time), AdamW with cosine, seed {asked.seed},
+small sizes (`SMALL` in its file), batches of 64 at {asked.lr:g} unless its file says otherwise (`SMALL_OPTIM`): {_others()}.
 12 leads x 10 s at 100 Hz. Recordings: {counts} ({cohort.source}). Macro AUROC x 100 on the test split, means over
 {len(cohort.tasks)} tasks; below full labels means over three draws. {beside}Peak memory is the whole process's, libraries
 and data included.

@@ -211,6 +211,11 @@ def every_small(name: str) -> list[dict[str, Any]]:
     return [{"name": name, **table} for table in (module.SMALL, *getattr(module, "ALSO_SMALL", ()))]
 
 
+def small_optim(name: str) -> dict[str, Any]:
+    """Settings of [optim] that go with a method's small ones, where it has any (`SMALL_OPTIM`)."""
+    return dict(getattr(methods.find(name), "SMALL_OPTIM", {}))
+
+
 def resolve(config: Config) -> Config:
     """The config with every setting of its method written out."""
     _, typed = method_config(config)
