@@ -11,9 +11,10 @@ A method file holds `Config` (a frozen dataclass: the paper's values are the def
 
 A method that reads reports has `tokenizer`, `embed_text(texts) -> (K, D)` in the space of the part "shared", and, of the class
 itself, `make_tokenizer(config, reports)` and `load_tokenizer(folder)` (nn/report_tower.py has all but the first).
-Optional: `SMALL` beside the class (settings for two CPU cores, what `leadwise reproduce` takes where no config is given)
-and `ALSO_SMALL` (those of the method's other rows in tables), `SMALL_OPTIM` (settings of [optim] that go with them), `NEEDS` (of the data, beside what it reads), `SIGNAL` (the paper's,
-where the default does not fit its settings), `after_step(progress)` (momentum teachers, schedules),
+Optional: `SMALL` beside the class (settings for two CPU cores, what `leadwise reproduce` takes where no config is given),
+`ALSO_SMALL` (those of the method's other rows in tables), `SMALL_OPTIM` (settings of [optim] that go with them), `NEEDS` (of the
+data, beside what it reads), `SIGNAL` (the paper's, where the default does not fit its settings), `after_step(progress)` (momentum
+teachers, schedules),
 `measure(batch) -> dict[str, float]` (what to watch on held-out patients), `pretrained_parameters` (a lower rate),
 `keep(folder)` (what a rebuild needs; the folder comes back as `kept`), `reconstruct(batch)` (for pictures), `compiles` (modules
 that torch.compile may take: those that draw nothing at random), `has_specific` (false where these settings give the part
