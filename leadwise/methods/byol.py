@@ -42,8 +42,8 @@ class Config(TwoViewSettings):
             raise ValueError(f"momentum lies in [0, 1]; got {self.momentum}")
 
 
-# A size for two CPU cores. Hundreds of steps, not hundreds of thousands: the target has to follow sooner. Views are harder than the
-# default, or the features fall below those of the untrained encoder (NOTES.md).
+# A size for two CPU cores. Hundreds of steps, not hundreds of thousands: the target has to follow sooner. Views are harder than
+# the default, or the features fall below those of the untrained encoder (NOTES.md).
 SMALL = {
     "encoder": "resnet", "resnet_width": 16, "hidden_width": 256, "out_width": 128, "momentum": 0.99,
     "view_gain": 0.3, "view_wander_mv": 0.3, "view_noise_mv": 0.06, "view_time_mask": 0.3,
