@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -26,12 +27,14 @@ from leadwise import pretrain as training
 from leadwise.batch import Batch
 from leadwise.config import OptimConfig
 from leadwise.data.loader import Sampler
+from leadwise.nn.views import View, Views
 from leadwise.step import Objective, TrainingError, backward
 
 HOUSE = Path(__file__).resolve().parents[1]
 BATCH_NORM = {"head_norm": "batch", "contrast_view": "both"}
 MERL = ("merl", "merl vit")  # batch norm over features (B, D, T) and over vectors (B, D)
 STILL = {"view_dropout": 0.0}
+OTHERS = ("simclr", "barlow_twins", "moco_v3 vit", "byol", "simsiam vit", "clocs", "etp", "merit", "melp resnet")
 
 
 # ------------------------------------------------------------------------------------------------- the gradient
@@ -58,8 +61,22 @@ def _process(rank: int, home: Path) -> None:
         model = training.ddp(exactly(STILL, name))
         values = backward(model, [split(batch_of(torch.float64), 2)[rank]], 0, OptimConfig())
         found[name] = values, gradients(model.module.method), dict(model.module.method.named_buffers())
+    patch.setattr(Views, "forward", _still)
+    for name in OTHERS:
+        model = training.ddp(exactly({}, name))
+        values = backward(model, [split(batch_of(torch.float64), 2)[rank]], 0, OptimConfig())
+        found[name] = values, gradients(model.module.method)
     torch.save(found, home / f"{rank}.pt")
     dist.destroy_process_group()
+
+
+def _still(views: Views, batch: Batch) -> View:
+    """Views that draw nothing: the earlier and the later half of each record, by turns."""
+    views.turn = 1 - getattr(views, "turn", 1)
+    half = views.n_kept // views.grid * views.grid
+    cut = slice(views.turn * half, (1 + views.turn) * half)
+    shown = dataclasses.replace(batch, ecg=batch.ecg[..., cut], observed=batch.observed[..., cut])
+    return View(shown, torch.full((len(batch),), views.turn * half))
 
 
 def _gathered() -> tuple[list, list]:
@@ -150,6 +167,17 @@ def test_merl_on_two_processes_has_the_gradient_and_the_running_statistics_of_on
         assert kept
         for buffer, x in kept.items():
             torch.testing.assert_close(buffers[buffer], x, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_method_on_two_processes_has_the_gradient_of_one(two, name, monkeypatch) -> None:
+    steady(monkeypatch)
+    exact(monkeypatch)
+    monkeypatch.setattr(Views, "forward", _still)
+    terms, expected = in_one_pass({}, name)
+    for values, slopes in (found[name] for found in two):
+        assert values == pytest.approx(terms, rel=1e-9)
+        agree(slopes, expected)
 
 
 def test_two_processes_draw_what_one_draws_in_two_passes(two) -> None:
