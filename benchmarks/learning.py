@@ -5,7 +5,9 @@
 
 Minutes are turned into steps by the processor time that a few steps take on one thread: so other work on the machine takes no
 steps away. Each method is trained and scored by a process of its own, whose result stays in `--out`; what is there is not made
-again. Methods that are not named with --config have their own small settings (SMALL, ALSO_SMALL).
+again. Each method has its own small settings (SMALL, ALSO_SMALL); --also adds a row with others, as
+
+    --also "etp method.encoder=lead_time_conv method.n_patches=20 optim.batch_size=32"
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Any
 import torch
 from machine import describe, table, write
 
+from leadwise import config as settings
 from leadwise import pretrain as training
 from leadwise import run as runs
 from leadwise.batch import Signal
@@ -64,6 +67,12 @@ def settings_of(asked: argparse.Namespace) -> dict[str, Config]:
             optim = dataclasses.replace(base.optim, **runs.small_optim(name))
             config = runs.resolve(dataclasses.replace(base, method=method, optim=optim))
             rows[paper.name(config.method)] = config
+    for text in asked.also:
+        name, *overrides = text.split()
+        optim = dataclasses.replace(base.optim, **runs.small_optim(name))
+        config = settings.override(dataclasses.replace(base, method=runs.small(name), optim=optim), overrides)
+        config = runs.resolve(config)
+        rows[paper.name(config.method)] = config
     return rows
 
 
@@ -251,6 +260,7 @@ def main() -> None:
         "--budget-min", type=float, required=True, help="minutes of one core for each method's training"
     )
     parser.add_argument("--methods", help="names with commas [all]")
+    parser.add_argument("--also", action="append", default=[], help="a row more: a method, then settings as KEY=VALUE")
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate of all [%(default)s]")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(

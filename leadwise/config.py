@@ -142,6 +142,14 @@ def read(path: Path, overrides: list[str] | None = None) -> Config:
     return typed(Config, table)
 
 
+def override(config: Config, overrides: list[str]) -> Config:
+    """The config with dotted overrides such as `method.mask_ratio=0.6`."""
+    table = dataclasses.asdict(config)
+    for one in overrides:
+        _override(table, one)
+    return typed(Config, table)
+
+
 def _override(table: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
