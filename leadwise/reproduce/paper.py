@@ -89,6 +89,8 @@ OURS = {  # method of the house and its settings that tell its rows apart -> the
     ("c_melt", ""): "C-MELT",
     ("supervised", "resnet"): "Supervised (CNN)",
     ("supervised", "vit"): "Supervised (Trans)",
+    ("merit", ""): "MERIT-style",  # no row of the paper's, as the next
+    ("melp", ""): "MELP",
 }
 
 
