@@ -92,7 +92,8 @@ class Config(EncoderSettings):
 
 # A size for two CPU cores.
 SMALL = {
-    "encoder": "resnet", "resnet_width": 12, "context_width": 64, "context_depth": 2, "gain": 0.2, "lead_mask": 0.5,
+    "encoder": "resnet", "resnet_width": 12, "context_width": 48, "context_depth": 1, "n_future": 5,
+    "gain": 0.2, "lead_mask": 0.5,
 }  # fmt: skip
 NEEDS = ""
 
