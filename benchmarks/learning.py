@@ -331,7 +331,7 @@ def page(asked: argparse.Namespace, found: list[Json]) -> None:
     counts = ", ".join(f"{split} {len(cohort.rows(split=split)):,}" for split in ("train", "val", "test"))
     where = _where([line for line in ranked if line["rank"]], "CG-DMER")
     beside = "In brackets the difference from the same encoder untrained. " if asked.untrained else ""
-    text = f"""# Every method under one budget, {asked.cohort.name}
+    text = f"""# Every method under one budget: {cohort.source}
 
 Command: `python {" ".join(sys.argv)}`. {describe()}.
 {asked.note}
