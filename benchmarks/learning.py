@@ -17,6 +17,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -232,6 +233,7 @@ def lines(found: list[Json]) -> list[Json]:
 def by_task(found: list[Json], order: list[str]) -> list[Json]:
     """Every cell with its interval, a line for each row and way of scoring."""
     table = []
+    any_gains = any("gain" in cell for one in found for cell in one["cells"])
     for how in ("zero-shot", *(f"{fraction:.0%}" for fraction in FRACTIONS)):
         for row in order:
             one = next(one for one in found if one["row"] == row)
@@ -241,6 +243,9 @@ def by_task(found: list[Json], order: list[str]) -> list[Json]:
             line: Json = {"how": how if how == "zero-shot" else f"probe {how}", "method": row}
             line |= {c["task"]: f"{c['macro']:.1f} ({c['low']:.1f}-{c['high']:.1f})" for c in cells}
             gains = [c for c in cells if "gain" in c]
+            if not any_gains:
+                table.append(line)
+                continue
             if gains:
                 lost = [c["task"] for c in gains if c["gain interval"][1] < 0]
                 won = [c["task"] for c in gains if c["gain interval"][0] > 0]
@@ -304,6 +309,15 @@ def main() -> None:
     page(asked, [one for several in found if several is not None for one in several])
 
 
+def _command() -> str:
+    """The command line without its note, which stands below."""
+    words = list(sys.argv)
+    if "--note" in words:
+        at = words.index("--note")
+        del words[at : at + 2]
+    return shlex.join(words)
+
+
 def _others() -> str:
     """The methods with an [optim] of their own."""
     found = {name: runs.small_optim(name) for name in runs.method_names()}
@@ -333,7 +347,8 @@ def page(asked: argparse.Namespace, found: list[Json]) -> None:
     beside = "In brackets the difference from the same encoder untrained. " if asked.untrained else ""
     text = f"""# Every method under one budget: {cohort.source}
 
-Command: `python {" ".join(sys.argv)}`. {describe()}.
+Command: `python {_command()}`. {describe()}.
+
 {asked.note}
 
 {where}
@@ -341,7 +356,7 @@ Command: `python {" ".join(sys.argv)}`. {describe()}.
 Each method: {asked.budget_min:g} minutes of one core (steps counted by processor time), AdamW with cosine, seed {asked.seed},
 small sizes (`SMALL` in its file), batches of 64 at {asked.lr:g} unless its file says otherwise (`SMALL_OPTIM`): {_others()}.
 12 leads x 10 s at 100 Hz. Recordings: {counts} ({cohort.source}). Macro AUROC x 100 on the test split, means over
-{len(cohort.tasks)} tasks; below full labels means over three draws. {beside}Peak memory is the whole process's, libraries
+the tasks ({", ".join(cohort.tasks)}); below full labels means over three draws. {beside}Peak memory is the whole process's, libraries
 and data included.
 
 ## Sorted by the mean probe
