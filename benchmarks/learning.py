@@ -355,9 +355,9 @@ Command: `python {_command()}`. {describe()}.
 
 Each method: {asked.budget_min:g} minutes of one core (steps counted by processor time), AdamW with cosine, seed {asked.seed},
 small sizes (`SMALL` in its file), batches of 64 at {asked.lr:g} unless its file says otherwise (`SMALL_OPTIM`): {_others()}.
-12 leads x 10 s at 100 Hz. Recordings: {counts} ({cohort.source}). Macro AUROC x 100 on the test split, means over
-the tasks ({", ".join(cohort.tasks)}); below full labels means over three draws. {beside}Peak memory is the whole process's, libraries
-and data included.
+12 leads x 10 s at 100 Hz. Recordings: {counts} ({cohort.source}). Macro AUROC x 100 on the test split,
+means over the tasks ({", ".join(cohort.tasks)}); below full labels means over three draws. {beside}Peak memory is the
+whole process's, libraries and data included.
 
 ## Sorted by the mean probe
 {table(ranked)}
