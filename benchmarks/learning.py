@@ -1,6 +1,6 @@
 """Every method under one budget: the same data, batch, schedule and minutes of one core each; one table, sorted.
 
-    python benchmarks/learning.py --cohort cohorts/ptbxl --budget-min 5 --note "..."
+    python benchmarks/learning.py --cohort ptbxl --budget-min 5 --note "..."
     python benchmarks/learning.py --cohort demo/cohort --budget-min 1.5 --name methods_simulated
 
 Minutes are turned into steps by the processor time that a few steps take on one thread: so other work on the machine takes no
@@ -260,7 +260,7 @@ def by_task(found: list[Json], order: list[str]) -> list[Json]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cohort", type=Path, required=True)
+    parser.add_argument("--cohort", type=Path, required=True, help="a folder, or the name of one in cohorts/")
     parser.add_argument(
         "--budget-min", type=float, required=True, help="minutes of one core for each method's training"
     )
@@ -280,6 +280,8 @@ def main() -> None:
     parser.add_argument("--note", default="", help="a sentence on what was trained")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    if not asked.cohort.is_dir():  # by its name alone
+        asked.cohort = Path("cohorts") / asked.cohort
     rows = settings_of(asked)
     if asked.only:
         known = {UNLEARNT: lambda: references(asked, False), SUPERVISED: lambda: references(asked, True)}
