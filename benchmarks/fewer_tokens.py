@@ -22,13 +22,13 @@ from machine import describe, table, write
 from torch import Tensor
 
 from leadwise import run as runs
-from leadwise.data.cohort import Cohort
+from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.loader import Recordings
 from leadwise.evaluate import prompts
 from leadwise.evaluate.embed import embed
-from leadwise.evaluate.metrics import auroc
-from leadwise.evaluate.probe import Task, probe
-from leadwise.evaluate.words import class_vector, cosines, embed_prompts
+from leadwise.evaluate.metrics.auroc import auroc
+from leadwise.evaluate.probe import ProbeTask, probe
+from leadwise.evaluate.text_embeddings import class_vector, cosines, embed_prompts
 
 Keep = Callable[[Tensor], Tensor]  # usable (B, L, N) bool -> those that the encoder sees
 
@@ -99,7 +99,7 @@ def main() -> None:
             at = np.array([place[int(row)] for row in of_task])
             index = cohort.index.iloc[of_task]
             split, patient = (index[key].astype(str).to_numpy() for key in ("split", "patient"))
-            made = Task(tuple(cohort.tasks[task]), cohort.labels(task, of_task), split, patient)
+            made = ProbeTask(tuple(cohort.tasks[task]), cohort.labels(task, of_task), split, patient)
             for fraction, scores in probes.items():
                 found = probe(backbone[at], made, fraction)
                 val = statistics.mean(draw.val_macro for draw in found.draws)

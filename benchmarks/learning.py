@@ -29,23 +29,37 @@ import torch
 from machine import describe, table, write
 
 from leadwise import config as settings
-from leadwise import pretrain as training
 from leadwise import run as runs
 from leadwise.batch import Signal
-from leadwise.config import Config, DataConfig, LogConfig, OptimConfig
-from leadwise.data.cohort import Cohort
+from leadwise.config import (
+    Config,
+    DataConfig,
+    LogConfig,
+    OptimConfig,
+)
+from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.loader import Sampler
 from leadwise.evaluate import probe as probing
 from leadwise.evaluate.embed import embed_cohort
-from leadwise.evaluate.metrics import gain
+from leadwise.evaluate.metrics.auroc import gain
 from leadwise.evaluate.zeroshot import run_zeroshot
 from leadwise.files import replacing
-from leadwise.plan import peak_memory
+from leadwise.methods.catalogue import (
+    all_small_settings,
+    learns_labels,
+    method_names,
+    small_optim_settings,
+    small_settings,
+)
 from leadwise.reproduce import paper
 from leadwise.reproduce import references as against
 from leadwise.reproduce.score import Scores
 from leadwise.run import Run
-from leadwise.step import Objective, backward
+from leadwise.training import inputs
+from leadwise.training import loop as training
+from leadwise.training.dry_run import peak_memory
+from leadwise.training.gradient_step import Objective, backward
+from leadwise.training.optimizer import make_optimizer
 
 FRACTIONS = (0.01, 0.1, 1.0)
 UNLEARNT, SUPERVISED = "without learning", "supervised"  # references that are made together
@@ -62,16 +76,16 @@ def settings_of(asked: argparse.Namespace) -> dict[str, Config]:
         log=LogConfig(every=5, validate_every=0, save_every=10**9),
     )
     rows = {}
-    chosen = asked.methods.split(",") if asked.methods else runs.method_names()
-    for name in filter(lambda name: not runs.learns_labels(name), chosen):
-        for method in runs.every_small(name):
-            optim = dataclasses.replace(base.optim, **runs.small_optim(name))
+    chosen = asked.methods.split(",") if asked.methods else method_names()
+    for name in filter(lambda name: not learns_labels(name), chosen):
+        for method in all_small_settings(name):
+            optim = dataclasses.replace(base.optim, **small_optim_settings(name))
             config = runs.resolve(dataclasses.replace(base, method=method, optim=optim))
             rows[paper.name(config.method)] = config
     for text in asked.also:
         name, *overrides = text.split()
-        optim = dataclasses.replace(base.optim, **runs.small_optim(name))
-        config = settings.override(dataclasses.replace(base, method=runs.small(name), optim=optim), overrides)
+        optim = dataclasses.replace(base.optim, **small_optim_settings(name))
+        config = settings.override(dataclasses.replace(base, method=small_settings(name), optim=optim), overrides)
         config = runs.resolve(config)
         rows[paper.name(config.method)] = config
     return rows
@@ -82,9 +96,9 @@ def settings_of(asked: argparse.Namespace) -> dict[str, Config]:
 
 def steps_in(config: Config, minutes: float) -> tuple[int, float]:
     """How many steps fit into so many minutes of one core, and the seconds that one takes."""
-    data = training.open_data(config)
+    data = inputs.open_data(config)
     run = runs.create(config, data.texts)
-    model, optimizer = Objective(run.method), training.make_optimizer(run.method, config.optim)
+    model, optimizer = Objective(run.method), make_optimizer(run.method, config.optim)
     sampler = Sampler(len(data.train), config.optim.batch_size, 0)
     for step in range(WARM + TIMED):
         if step == WARM:
@@ -322,7 +336,7 @@ def _command() -> str:
 
 def _others() -> str:
     """The methods with an [optim] of their own."""
-    found = {name: runs.small_optim(name) for name in runs.method_names()}
+    found = {name: small_optim_settings(name) for name in method_names()}
     told = (f"{name} {', '.join(f'{key} {value}' for key, value in own.items())}" for name, own in found.items() if own)
     return "; ".join(told) or "none"
 

@@ -24,10 +24,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from leadwise import config as settings
-from leadwise import pretrain as training
 from leadwise import run as runs
 from leadwise.batch import Batch
 from leadwise.nn import masking
+from leadwise.training.optimizer import make_optimizer
 
 REPORTS = (
     "normal sinus rhythm. normal ecg.",
@@ -41,7 +41,7 @@ def profile(path: Path, batch_size: int, rounds: int) -> tuple[list[dict[str, ob
     config = settings.read(path, ["optim.precision=float32"])
     run = runs.create(config, REPORTS)
     method, signal = run.method.train(), run.config.signal
-    optimizer = training.make_optimizer(method, run.config.optim)
+    optimizer = make_optimizer(method, run.config.optim)
     ecg = torch.randn(batch_size, len(signal.leads), signal.n_samples)
     names = tuple(str(i) for i in range(batch_size))
     texts = tuple(f"{REPORTS[i % len(REPORTS)]} study {i}." for i in range(batch_size))

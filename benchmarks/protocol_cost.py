@@ -13,9 +13,14 @@ from pathlib import Path
 from machine import describe, table, write
 
 from leadwise import run as runs
-from leadwise.data.cohort import Cohort
-from leadwise.evaluate.legacy import MEANING, Trainer
-from leadwise.evaluate.protocol import Legacy, Line, ProtocolReport, run_protocol
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.evaluate.merl_legacy.probe_heads import MEANING, Trainer
+from leadwise.evaluate.protocol import (
+    Legacy,
+    Line,
+    ProtocolReport,
+    run_protocol,
+)
 
 
 def cell(value: float, low: float, high: float, sign: str = "") -> str:

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from machine import describe, table, write
 
-from leadwise.data.shard import sha256
+from leadwise.data.cohort.layout import sha256
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from mimic_tree import write_tree
@@ -34,7 +34,7 @@ OPENING = """
 import json, resource, sys, time
 import numpy as np
 from leadwise.batch import Signal
-from leadwise.data.cohort import Cohort
+from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.loader import Recordings, Sampler
 
 def held():

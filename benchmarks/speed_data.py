@@ -20,10 +20,11 @@ from speed_pair import Against, Asked, Build, Case, NotGivenError, Way
 from torch.utils.data import DataLoader, Dataset
 
 from leadwise.batch import LEADS, Signal
-from leadwise.data import cohort as cohorts
-from leadwise.data import workers
-from leadwise.data.cohort import Cohort, Row, Source
+from leadwise.data.cohort import executors
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.cohort.prepare import write
 from leadwise.data.loader import Recordings
+from leadwise.data.sources.source import Row, Source
 
 MIMIC_LEADS = ("I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6")
 IN_ORDER = [MIMIC_LEADS.index(lead) for lead in LEADS]
@@ -86,7 +87,7 @@ def cohort_of(asked: Asked) -> Cohort:
     """The same records as a cohort, in the order of their names."""
     folder = asked.scratch / "cohort"
     if not folder.is_dir():
-        cohorts.write(source_of(wfdb_tree(asked)), folder)
+        write(source_of(wfdb_tree(asked)), folder)
     return Cohort.open(folder)
 
 
@@ -111,10 +112,10 @@ def prepare(asked: Asked) -> Case:
             record = wfdb.rdrecord(str(path))
             np.save(folder / f"{path.name}.npy", record.p_signal.T.astype(np.float32))
 
-    write = partial(cohorts.write, source, shard_records=SHARD_RECORDS)
-    ways = {"ours": Way(lambda: write(fresh()), n)}
-    pool = closing.enter_context(workers.processes(2))
-    ways["ours, 2 processes"] = Way(lambda: write(fresh(), pool=pool), n)
+    write_cohort = partial(write, source, shard_records=SHARD_RECORDS)
+    ways = {"ours": Way(lambda: write_cohort(fresh()), n)}
+    pool = closing.enter_context(executors.processes(2))
+    ways["ours, 2 processes"] = Way(lambda: write_cohort(fresh(), pool=pool), n)
     ways["rdrecord + .npy"] = Way(plain, n)
     return Case(
         what="record",

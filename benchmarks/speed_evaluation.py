@@ -17,10 +17,10 @@ from torch import nn
 
 from leadwise import config as settings
 from leadwise import run as runs
-from leadwise.data.cohort import Cohort
+from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.loader import Recordings
 from leadwise.evaluate.embed import embed, frozen
-from leadwise.evaluate.probe import Task, probe
+from leadwise.evaluate.probe import ProbeTask, probe
 from leadwise.run import Run
 
 EPOCHS = 100  # over which MERL's probe encodes every recording anew
@@ -109,7 +109,7 @@ def linear_probe(asked: Asked) -> Case:
     task_name = "super" if "super" in cohort.tasks else next(iter(cohort.tasks))
     rows = _some_of(cohort.rows(task=task_name), 2 * asked.records)
     table = cohort.index.iloc[rows]
-    task = Task(
+    task = ProbeTask(
         tuple(cohort.tasks[task_name]),
         cohort.labels(task_name, rows),
         table["split"].astype(str).to_numpy(),

@@ -13,7 +13,12 @@ from speed_training import FROZEN_LAYERS, bert_method, ecg_branch, gradient, mak
 from torch import Tensor, nn
 
 from leadwise.evaluate.embed import frozen
-from leadwise.nn.text import Tokens, bert_from_nothing, freeze, tokenize
+from leadwise.nn.text import (
+    Tokens,
+    bert_from_nothing,
+    freeze,
+    tokenize,
+)
 
 JOINT = "joint, 4 blocks"  # the method's default
 DECODERS: dict[str, tuple[str, ...]] = {

@@ -22,8 +22,8 @@ from speed_training import ecg_branch, gradient, make_method, noise
 from torch import Tensor, nn
 
 from leadwise.batch import Batch
-from leadwise.pretrain import make_optimizer
-from leadwise.step import Objective, backward
+from leadwise.training.gradient_step import Objective, backward
+from leadwise.training.optimizer import make_optimizer
 
 BFLOAT16, COMPILED, DEFAULT_ADAMW = "bfloat16 autocast", "torch.compile", "AdamW as it comes"
 

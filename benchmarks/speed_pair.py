@@ -197,7 +197,7 @@ def peak_elsewhere(build: Build, way: str, asked: Asked) -> float | None:
     context = multiprocessing.get_context(
         "forkserver"
     )  # it imports once; a process that has computed must not be forked
-    context.set_forkserver_preload(["leadwise.pretrain", "leadwise.evaluate.probe", "wfdb"])
+    context.set_forkserver_preload(["leadwise.training.loop", "leadwise.evaluate.probe", "wfdb"])
     try:
         with ProcessPoolExecutor(1, mp_context=context) as alone:
             return alone.submit(_peak_of, build, way, asked).result()

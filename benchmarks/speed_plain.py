@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from leadwise.batch import Batch
 from leadwise.nn import masking
 from leadwise.nn.lead_time import Encoded
-from leadwise.nn.losses import patch_reconstruction
+from leadwise.nn.losses.multimodal import patch_reconstruction
 from leadwise.nn.normalize import normalize
 from leadwise.nn.patches import patchify
 

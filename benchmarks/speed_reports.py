@@ -31,7 +31,7 @@ def lengths(cohort: Path | None, n: int, rng: np.random.Generator) -> np.ndarray
     """Words of n reports (n,): drawn from a cohort's own reports, or log-normal about nine where there is none."""
     if cohort is None:
         return np.clip(np.exp(rng.normal(np.log(9.5), 0.62, n)), 4, 60).round().astype(int)
-    from leadwise.data.cohort import Cohort
+    from leadwise.data.cohort.cohort import Cohort
 
     words = np.array([len(report.split()) for report in Cohort.open(cohort).reports if report])
     return rng.choice(words, n)

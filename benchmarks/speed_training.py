@@ -17,7 +17,7 @@ from leadwise import config as settings
 from leadwise import run as runs
 from leadwise.batch import Batch, Signal
 from leadwise.nn.text import freeze
-from leadwise.pretrain import make_optimizer
+from leadwise.training.optimizer import make_optimizer
 
 BERT_BASE = ("method.text_width=768", "method.text_depth=12", "method.text_heads=12", "method.max_tokens=256")
 FROZEN_LAYERS = 6  # as configs/cg_dmer.toml

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from machine import describe, table, write
 
-from leadwise import pretrain as training
 from leadwise.config import DataConfig
-from leadwise.data.cohort import Cohort
+from leadwise.data.cohort.cohort import Cohort
 from leadwise.demo import CONFIG, TASK
 from leadwise.evaluate.probe import run_probe
 from leadwise.evaluate.zeroshot import run_zeroshot
+from leadwise.training import loop as training
 
 BASE = {**CONFIG.method, "w_siglip": 1.0}  # the demo weighs Eq. 6 down, because of what this table found
 VARIANTS: dict[str, dict[str, object]] = {

@@ -13,7 +13,7 @@ from pathlib import Path
 from machine import describe, table, write
 
 from leadwise import run as runs
-from leadwise.data.cohort import Cohort
+from leadwise.data.cohort.cohort import Cohort
 from leadwise.evaluate.probe import run_probe
 from leadwise.evaluate.zeroshot import run_zeroshot
 

@@ -25,14 +25,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertModel
 
 from leadwise import config as settings
-from leadwise import pretrain as training
 from leadwise import run as runs
 from leadwise.batch import Batch, Signal
-from leadwise.data.cohort import Cohort
-from leadwise.data.cohort import write as write_cohort
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.cohort.prepare import write as write_cohort
 from leadwise.data.loader import Recordings, Sampler, batches_ahead
 from leadwise.data.sources import mimic_iv_ecg
 from leadwise.nn.text import train_tokenizer
+from leadwise.training.optimizer import make_optimizer
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from mimic_tree import write_tree
@@ -71,7 +71,7 @@ def measure(path: Path, cohort: Cohort, asked: argparse.Namespace, home: Path) -
     torch.manual_seed(0)
     run = runs.create(config, texts)
     method = run.method.to(device).train()
-    optimizer = training.make_optimizer(method, run.config.optim)
+    optimizer = make_optimizer(method, run.config.optim)
     precision = config.optim.precision
     step_of = torch.compile(method) if asked.compile else method
 

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,31 @@ from typing import Any
 import numpy as np
 import torch
 
-from leadwise import pretrain as training
-from leadwise import run as runs
 from leadwise.batch import Signal
-from leadwise.config import Config, DataConfig, LogConfig, OptimConfig
-from leadwise.data.cohort import Cohort, write
+from leadwise.config import (
+    Config,
+    DataConfig,
+    LogConfig,
+    OptimConfig,
+)
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.cohort.prepare import write
 from leadwise.data.loader import Recordings
 from leadwise.data.sources import simulated
 from leadwise.evaluate.embed import embed_cohort, project
 from leadwise.evaluate.probe import ProbeReport, run_probe
 from leadwise.evaluate.zeroshot import ZeroShotReport, run_zeroshot
-from leadwise.pictures import bars, curves, paper, scatter
-from leadwise.pictures.page import Page
+from leadwise.methods.catalogue import small_settings
+from leadwise.pages.html import Page
+from leadwise.pictures import (
+    bars,
+    curves,
+    paper,
+    scatter,
+)
+from leadwise.progress import Progress
 from leadwise.run import Run, side_random
+from leadwise.training import loop as training
 
 TASK = "findings"
 FRACTIONS = (0.01, 0.1, 1.0)  # of the labels: one fewer than the probe's own, for time
@@ -34,14 +45,13 @@ SHOWN = ("NORM", "AFIB", "CLBBB", "CRBBB", "LVH", "IMI", "PACE")  # what the map
 REMARKS = ("skipped", "unlearnable")  # classes without both label values: on the test split, among the drawn labels
 MARK = "demo.json"  # says that a folder is a demo's, so that it may be replaced
 
-Progress = Callable[[str, int, int], None]
 
 N_RECORDS = 3000
 # wider than the method's own small settings, which are for other tables' minutes; chosen on these hearts: NOTES.md
 WIDER = {"mask_ratio": 0.7, "width": 128, "decoder": "joint", "decoder_width": 64}
 CONFIG = Config(
     signal=Signal(rate_hz=100, duration_s=10.0),
-    method={**runs.small("cg_dmer"), **WIDER},
+    method={**small_settings("cg_dmer"), **WIDER},
     optim=OptimConfig(steps=1600, batch_size=16, lr=6e-4, weight_decay=1e-2),
     log=LogConfig(every=20, validate_every=400, validate_records=128, save_every=400),
 )
@@ -119,10 +129,10 @@ def demo(
         began = time.perf_counter()
 
     n_records = N_RECORDS if n_records is None else n_records
-    simulated.simulate(folder / "ecgs", n_records, seed, lambda done, total: heard("simulate", done, total))
+    simulated.simulate(folder / "ecgs", n_records, seed, heard)
     lap("simulate")
     source = simulated.read_source(folder / "ecgs")
-    write(source, folder / "cohort", progress=lambda done, total: heard("prepare", done, total))
+    write(source, folder / "cohort", progress=heard)
     cohort = Cohort.open(folder / "cohort")
     lap("prepare")
     optim = dataclasses.replace(CONFIG.optim, seed=seed, steps=CONFIG.optim.steps if steps is None else steps)

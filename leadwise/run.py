@@ -26,9 +26,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from leadwise import config as settings
-from leadwise import methods, ranks
+from leadwise import distributed
 from leadwise.config import Config
 from leadwise.files import replacing
+from leadwise.methods.catalogue import find_method
 
 RESUME = {"step", "best", "model", "optimizer"}  # what a resume state holds
 
@@ -165,55 +166,12 @@ def method_config(config: Config) -> tuple[ModuleType, Any]:
     if not isinstance(name, str):
         raise settings.ConfigError("setting 'method.name' is missing: the name of a file in leadwise/methods")
     try:
-        module = methods.find(name)
+        module = find_method(name)
         return module, settings.typed(module.Config, table, "method")
     except settings.ConfigError:
         raise
     except ValueError as error:
         raise settings.ConfigError(f"[method] {error}") from None
-
-
-def method_names() -> list[str]:
-    """Every method in the house."""
-    return methods.names()
-
-
-def answers_words(name: str) -> bool:
-    """Whether a method embeds texts, so that it can be asked zero-shot."""
-    return hasattr(methods.find(name).Method, "embed_text")
-
-
-def learns_labels(name: str) -> bool:
-    """Whether a method learns a task's labels: such a run belongs to one task."""
-    return name in methods.names() and any(
-        field.name == "classes" for field in dataclasses.fields(methods.find(name).Config)
-    )
-
-
-def small(name: str) -> dict[str, Any]:
-    """A [method] table of a size for two CPU cores: the method's own `SMALL`.
-
-    Raises:
-        ConfigError: it has none.
-    """
-    return every_small(name)[0]
-
-
-def every_small(name: str) -> list[dict[str, Any]]:
-    """The same, and those of the method's other rows in tables (`ALSO_SMALL`).
-
-    Raises:
-        ConfigError: it has none.
-    """
-    module = methods.find(name)
-    if not hasattr(module, "SMALL"):
-        raise settings.ConfigError(f"method '{name}' has no SMALL settings; give a config of its own")
-    return [{"name": name, **table} for table in (module.SMALL, *getattr(module, "ALSO_SMALL", ()))]
-
-
-def small_optim(name: str) -> dict[str, Any]:
-    """Settings of [optim] that go with a method's small ones, where it has any (`SMALL_OPTIM`)."""
-    return dict(getattr(methods.find(name), "SMALL_OPTIM", {}))
 
 
 def resolve(config: Config) -> Config:
@@ -305,9 +263,9 @@ def choose_device(name: str = "auto") -> torch.device:
         raise settings.ConfigError(f"setting optim.device = {name!r} is no device: {error}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise settings.ConfigError(f"setting optim.device = {name!r}, but torch sees no GPU here; use 'auto' or 'cpu'")
-    if device.type != "cuda" or ranks.launched() == 1:
+    if device.type != "cuda" or distributed.launched() == 1:
         return device
-    n_cards, number = torch.cuda.device_count(), ranks.local_rank()
+    n_cards, number = torch.cuda.device_count(), distributed.local_rank()
     if device.index is not None:
         raise settings.ConfigError(f"setting optim.device = {name!r}, but each process takes its own GPU; use 'cuda'")
     if number >= n_cards:

@@ -172,7 +172,7 @@ def close(a: float, b: float, rel: float = 1e-5) -> bool:
 @pytest.fixture(scope="session")
 def cohort_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared cohort of 60 recordings of 30 patients with a task 'own' of three classes."""
-    from leadwise.data.cohort import write
+    from leadwise.data.cohort.prepare import write
     from leadwise.data.sources import folder
 
     home = tmp_path_factory.mktemp("own")

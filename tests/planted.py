@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from leadwise.batch import Batch, Signal
 from leadwise.config import Config
-from leadwise.data.cohort import Texts
+from leadwise.data.cohort.cohort import Texts
 
 WORDS = ("alpha", "beta", "gamma", "delta")  # class k plants a wave in lead k
 SIGNAL = Signal(rate_hz=100, duration_s=2.0)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from leadwise.data.cohort import Cohort
-from leadwise.data.labels import PTBXL
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.tasks import PTBXL
 
 NAMES = tuple(PTBXL["super"])
 

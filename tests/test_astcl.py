@@ -15,10 +15,10 @@ from torch import Tensor
 from leadwise.batch import LEADS
 from leadwise.config import OptimConfig
 from leadwise.methods import astcl
-from leadwise.nn import pair_losses
 from leadwise.nn.filters import band_pass
-from leadwise.nn.reverse import reverse_gradient
-from leadwise.step import Objective, backward, seed_all
+from leadwise.nn.gradient_reversal import reverse_gradient
+from leadwise.nn.losses import pairwise
+from leadwise.training.gradient_step import Objective, backward, seed_all
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
@@ -28,7 +28,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
 def test_records_of_a_patient_agree_with_each_other_only() -> None:
     predicted, target = torch.randn(6, 4, requires_grad=True), torch.randn(6, 4, requires_grad=True)
     patient = torch.tensor([3, 5, 3, 7, 5, 3])
-    loss = pair_losses.patient_agreement(predicted, target, patient)
+    loss = pairwise.patient_agreement(predicted, target, patient)
     total = 0.0
     with torch.no_grad():
         for i in range(6):
@@ -38,7 +38,7 @@ def test_records_of_a_patient_agree_with_each_other_only() -> None:
     loss.backward()
     assert target.grad is None  # stop-gradient
     assert bool(predicted.grad.any())
-    shares = [pair_losses.patient_agreement(predicted, target, patient, mine) for mine in (slice(0, 3), slice(3, 6))]
+    shares = [pairwise.patient_agreement(predicted, target, patient, mine) for mine in (slice(0, 3), slice(3, 6))]
     torch.testing.assert_close(sum(shares) / 2, loss)
 
 
@@ -50,15 +50,15 @@ def test_a_forecast_counts_what_was_observed() -> None:
         for i in range(3):
             found = [cosine(predicted[i, k], target[i, k]) for k in range(2) if there[i, k]]
             total -= sum(found) / max(1, len(found)) / 3
-    assert float(pair_losses.forecast(predicted, target, there)) == pytest.approx(total, rel=1e-5)
-    assert not pair_losses.forecast(predicted, target, there).requires_grad
+    assert float(pairwise.forecast(predicted, target, there)) == pytest.approx(total, rel=1e-5)
+    assert not pairwise.forecast(predicted, target, there).requires_grad
 
 
 def test_a_discriminator_is_asked_for_the_kind() -> None:
     first, second = torch.randn(4, 1), torch.randn(4, 1)
     right = [1 / (1 + math.exp(-float(x))) for x in first] + [1 - 1 / (1 + math.exp(-float(x))) for x in second]
     slow = -sum(map(math.log, right)) / 8
-    assert float(pair_losses.told_apart(first, second)) == pytest.approx(slow, rel=1e-5)
+    assert float(pairwise.told_apart(first, second)) == pytest.approx(slow, rel=1e-5)
 
 
 def test_a_reversed_gradient_is_turned_round_on_the_way_back_only() -> None:
@@ -136,7 +136,7 @@ def test_patients_are_known_by_name_and_the_nameless_are_alone(monkeypatch: pyte
     assert numbers[0] == numbers[2]
     assert len(set(numbers)) == 4
     calls = []
-    monkeypatch.setattr(astcl.pair_losses, "patient_agreement", lambda *a: calls.append(a) or torch.tensor(0.0))
+    monkeypatch.setattr(astcl.pairwise, "patient_agreement", lambda *a: calls.append(a) or torch.tensor(0.0))
     method.contrast(pairs)
     assert len(calls) == 4
     for number, (p, z, patient, _) in enumerate(calls):  # the other half of the other view

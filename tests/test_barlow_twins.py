@@ -8,7 +8,7 @@ from conftest import make_batch
 from test_methods import build
 
 from leadwise.methods import barlow_twins
-from leadwise.nn import view_losses
+from leadwise.nn.losses import view_agreement
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def pair() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_the_correlation_is_that_of_the_books(pair) -> None:
     a, b = pair
-    got = view_losses.cross_correlation(a, b)
+    got = view_agreement.cross_correlation(a, b)
     for i in range(4):
         for j in range(4):
             want = torch.corrcoef(torch.stack([a[:, i], b[:, j]]))[0, 1]
@@ -28,20 +28,22 @@ def test_the_correlation_is_that_of_the_books(pair) -> None:
 
 
 def test_the_loss_equals_the_double_loop(pair) -> None:
-    c = view_losses.cross_correlation(*pair)
+    c = view_agreement.cross_correlation(*pair)
     slow = sum((1 - float(c[i, j])) ** 2 if i == j else 0.2 * float(c[i, j]) ** 2 for i in range(4) for j in range(4))
-    assert float(view_losses.redundancy(c, 0.2)) == pytest.approx(slow, rel=1e-5)
+    assert float(view_agreement.redundancy(c, 0.2)) == pytest.approx(slow, rel=1e-5)
 
 
 def test_features_that_agree_and_differ_from_each_other_are_best() -> None:
     torch.manual_seed(0)
     z = torch.randn(8, 4)
     z, _ = torch.linalg.qr(z - z.mean(0))  # centred columns at right angles
-    assert float(view_losses.redundancy(view_losses.cross_correlation(z, 5 * z + 1), 5e-3)) == pytest.approx(
+    assert float(view_agreement.redundancy(view_agreement.cross_correlation(z, 5 * z + 1), 5e-3)) == pytest.approx(
         0, abs=1e-5
     )
     same = z[:, :1].expand(-1, 4)
-    assert float(view_losses.redundancy(view_losses.cross_correlation(same, same), 5e-3)) == pytest.approx(12 * 5e-3)
+    assert float(view_agreement.redundancy(view_agreement.cross_correlation(same, same), 5e-3)) == pytest.approx(
+        12 * 5e-3
+    )
 
 
 def test_the_correlation_is_the_whole_batchs(monkeypatch) -> None:
@@ -52,7 +54,7 @@ def test_the_correlation_is_the_whole_batchs(monkeypatch) -> None:
         whole = method.contrast(pairs)["L_BT"]
         other = {name: z[4:] for name, z in pairs.items()}
         order = iter(other.values())
-        monkeypatch.setattr(barlow_twins.ranks, "gather", lambda x: torch.cat([x, next(order)]))
+        monkeypatch.setattr(barlow_twins.distributed, "gather", lambda x: torch.cat([x, next(order)]))
         torch.testing.assert_close(method.contrast({name: z[:4] for name, z in pairs.items()})["L_BT"], whole)
 
 

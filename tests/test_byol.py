@@ -8,13 +8,13 @@ from conftest import make_batch
 from test_methods import build
 
 from leadwise.methods import byol
-from leadwise.nn import view_losses
+from leadwise.nn.losses import view_agreement
 
 
 def test_the_loss_is_the_squared_distance_of_unit_vectors() -> None:
     torch.manual_seed(0)
     q, z = torch.randn(5, 7, requires_grad=True), torch.randn(5, 7, requires_grad=True)
-    loss = view_losses.bootstrap(q, z)
+    loss = view_agreement.bootstrap(q, z)
     slow = sum(float((a / a.norm() - b / b.norm()).square().sum()) for a, b in zip(q.detach(), z.detach())) / 5
     assert float(loss.detach()) == pytest.approx(slow, rel=1e-5)
     loss.backward()
@@ -30,7 +30,7 @@ def test_both_views_predict_the_targets_of_the_other() -> None:
         torch.manual_seed(1)
         one, other = method.two_views(batch)
         q_1, q_2 = (method.predictor(method.tower(view)) for view in (one, other))
-        want = view_losses.bootstrap(q_1, method.target(other)) + view_losses.bootstrap(q_2, method.target(one))
+        want = view_agreement.bootstrap(q_1, method.target(other)) + view_agreement.bootstrap(q_2, method.target(one))
     torch.testing.assert_close(total, want)
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from leadwise.config import OptimConfig
 from leadwise.methods import c_melt
-from leadwise.nn import pair_losses
 from leadwise.nn.fusion import Fusion
-from leadwise.step import Objective, backward, seed_all
+from leadwise.nn.losses import pairwise
+from leadwise.training.gradient_step import Objective, backward, seed_all
 
 
 def sigmoid(x: float) -> float:
@@ -31,13 +31,13 @@ def test_matching_is_both_cross_entropies() -> None:
         if there[i]:
             loss.append(-math.log(1 - sigmoid(float(other[i]))))
         total += sum(loss) / len(loss) / 5
-    assert float(pair_losses.matching(own, other, there)) == pytest.approx(total, rel=1e-5)
+    assert float(pairwise.matching(own, other, there)) == pytest.approx(total, rel=1e-5)
 
 
 def test_word_overlap_counts_words_once() -> None:
     ids = torch.tensor([[5, 6, 6, 0], [6, 7, 8, 0], [9, 9, 0, 0]])
     counted = ids > 0
-    got = pair_losses.word_overlap(ids, counted, 12)
+    got = pairwise.word_overlap(ids, counted, 12)
     sets = [set(row[mask].tolist()) for row, mask in zip(ids, counted)]
     for i, a in enumerate(sets):
         for j, b in enumerate(sets):
@@ -50,7 +50,7 @@ def test_a_strange_report_is_a_far_one_and_never_the_same() -> None:
     report = torch.stack([torch.arange(n) % 6, torch.arange(n) % 4], dim=-1)
     drawn: dict[int, set[int]] = {i: set() for i in range(n)}
     for _ in range(200):
-        rows, there = pair_losses.strange_rows(closeness, report, 0.5)
+        rows, there = pairwise.strange_rows(closeness, report, 0.5)
         assert bool(there.all())
         for i, j in enumerate(rows.tolist()):
             drawn[i].add(j)
@@ -61,7 +61,7 @@ def test_a_strange_report_is_a_far_one_and_never_the_same() -> None:
 
 
 def test_where_all_reports_are_the_same_there_is_no_strange_one() -> None:
-    _, there = pair_losses.strange_rows(torch.rand(3, 3), torch.zeros(3, 2, dtype=torch.int64), 0.25)
+    _, there = pairwise.strange_rows(torch.rand(3, 3), torch.zeros(3, 2, dtype=torch.int64), 0.25)
     assert not bool(there.any())
     batch = make_batch(4)
     terms = build("c_melt")(dataclasses.replace(batch, report=(REPORTS[0],) * 4))
@@ -95,7 +95,7 @@ def heard(monkeypatch: pytest.MonkeyPatch, where: object, name: str) -> list[tup
 
 def test_hidden_ecg_is_asked_for_where_it_was_observed(monkeypatch: pytest.MonkeyPatch) -> None:
     method = build("c_melt").eval()
-    calls = heard(monkeypatch, c_melt.losses, "patch_reconstruction")
+    calls = heard(monkeypatch, c_melt.multimodal, "patch_reconstruction")
     seen = heard(monkeypatch, method.ecg, "forward")
     batch = unobserve(make_batch(6), leads=[2], after=330)
     method(batch)

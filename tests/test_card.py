@@ -18,13 +18,13 @@ from test_zeroshot import PROMPTS, write
 from leadwise import run as runs
 from leadwise.cli.card import card as verb
 from leadwise.config import Config, typed
-from leadwise.evaluate import card as cards
-from leadwise.evaluate.card_page import page, reading
-from leadwise.evaluate.disentangle import Apart
-from leadwise.evaluate.metrics import ScoreError
+from leadwise.evaluate.card import card as cards
+from leadwise.evaluate.card.disentanglement import Apart
+from leadwise.evaluate.metrics.auroc import ScoreError
 from leadwise.evaluate.probe import run_probe
 from leadwise.evaluate.prompts import PromptError
 from leadwise.evaluate.zeroshot import run_zeroshot
+from leadwise.pages.card import page, reading
 
 
 class CardRun(PlantedRun):

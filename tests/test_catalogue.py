@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from leadwise import catalogue, methods
 from leadwise.cli import app
+from leadwise.methods import catalogue
+from leadwise.methods.catalogue import find_method, method_names
 
-NAMES = methods.names()
+NAMES = method_names()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -41,7 +42,7 @@ def test_reports_are_read_by_those_that_answer_words() -> None:
 
 
 def test_parameters_are_counted_as_a_built_method_has_them() -> None:
-    module = methods.find("simclr")
+    module = find_method("simclr")
     from leadwise.batch import Signal
 
     built = module.Method(module.Config(**module.SMALL), Signal(rate_hz=100, duration_s=10.0))

@@ -10,12 +10,12 @@ from conftest import REPORTS, SIGNAL, TINY, make_batch, unobserve
 from test_methods import build
 from torch import Tensor
 
-from leadwise import pretrain as training
 from leadwise.config import OptimConfig
 from leadwise.methods import cg_dmer
 from leadwise.nn import masking
 from leadwise.nn import text as reports
 from leadwise.nn.patches import patchify
+from leadwise.training.optimizer import make_optimizer
 
 OPTIONS = [
     {"text_task": "mlm"},
@@ -174,23 +174,23 @@ def test_a_pretrained_bert_folder_is_frozen_by_count_and_travels_with_the_run(tm
     twin = cg_dmer.Method(dataclasses.replace(config, text_encoder="gone"), SIGNAL, own, kept=tmp_path / "kept")
     twin.load_state_dict(method.state_dict())
     assert [p.requires_grad for p in twin.parameters()] == [p.requires_grad for p in method.parameters()]
-    saved = training.make_optimizer(method, OptimConfig()).state_dict()
-    training.make_optimizer(twin, OptimConfig()).load_state_dict(saved)
+    saved = make_optimizer(method, OptimConfig()).state_dict()
+    make_optimizer(twin, OptimConfig()).load_state_dict(saved)
 
 
 def test_what_reaches_each_loss(monkeypatch) -> None:
     """The wiring of forward: the right patches, words, pairs and scales."""
-    from leadwise.nn import losses
+    from leadwise.nn.losses import multimodal
 
     heard: dict[str, tuple] = {}
     for name in ("patch_reconstruction", "token_errors", "info_nce", "siglip"):
-        true = getattr(losses, name)
+        true = getattr(multimodal, name)
 
         def spy(*args, _name=name, _true=true):
             heard[_name] = args
             return _true(*args)
 
-        monkeypatch.setattr(losses, name, spy)
+        monkeypatch.setattr(multimodal, name, spy)
     drawn: list[torch.Tensor] = []
     draw = masking.draw_visible
     monkeypatch.setattr(masking, "draw_visible", lambda *a: drawn.append(draw(*a)) or drawn[-1])

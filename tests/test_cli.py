@@ -14,8 +14,8 @@ from conftest import config_table, make_batch
 from mimic_tree import write_tree
 
 from leadwise.batch import LEADS
-from leadwise.cli import shown
-from leadwise.data.cohort import Cohort
+from leadwise.cli import output
+from leadwise.data.cohort.cohort import Cohort
 
 PROMPTS = """source = "folder"
 task = "own"
@@ -49,10 +49,10 @@ def run_folder(cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_names_with_brackets_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     names = ["ecg[/x]", "P[old]", "[bold]b", ":heart:", "back\\"]
-    shown.print_table([{"record": name, "P[new]": 0.5, "skipped": "Q[red]"} for name in names], "run [a] of [/b]")
-    shown.out.print("written to out[/x]")
-    with shown.progress_bars() as progress:
-        shown.bars(progress)("embed|a[/b]", 1, 1)
+    output.print_table([{"record": name, "P[new]": 0.5, "skipped": "Q[red]"} for name in names], "run [a] of [/b]")
+    output.out.print("written to out[/x]")
+    with output.progress_bars() as progress:
+        output.bars(progress)("embed|a[/b]", 1, 1)
     told = capsys.readouterr()
     for name in (*names, "P[new]", "Q[red]", "run [a] of [/b]", "out[/x]"):
         assert name in told.out
@@ -60,9 +60,9 @@ def test_names_with_brackets_are_shown_as_they_are(capsys: pytest.CaptureFixture
 
 
 def test_help_names_every_verb() -> None:
-    shown = call("--help").stdout
+    output = call("--help").stdout
     for verb in ("demo", "simulate", "prepare", "check", "pretrain", "embed", "probe", "zeroshot", "plot"):
-        assert verb in shown
+        assert verb in output
         assert call(verb, "--help").returncode == 0
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from leadwise.batch import Signal
 from leadwise.config import OptimConfig
 from leadwise.methods import clocs
-from leadwise.nn import series_losses
-from leadwise.step import Objective, backward
+from leadwise.nn.losses import series
+from leadwise.training.gradient_step import Objective, backward
 
 
 def slow(views: Tensor, seen: Tensor, patient: list[int], tau: float) -> float:
@@ -52,15 +52,15 @@ def test_the_loss_equals_the_slow_loops_whole_and_shared_out(n_views: int, patie
     seen[:, 3:] = False  # in the whole batch
     args = (views, seen, torch.tensor(patient), 0.1)
     expected = slow(views, seen, patient, 0.1)
-    assert float(series_losses.same_patient(*args)) == pytest.approx(expected, rel=1e-5)
-    shares = [float(series_losses.same_patient(*args, slice(i, i + 2))) for i in (0, 2, 4)]
+    assert float(series.same_patient(*args)) == pytest.approx(expected, rel=1e-5)
+    shares = [float(series.same_patient(*args, slice(i, i + 2))) for i in (0, 2, 4)]
     assert sum(shares) / 3 == pytest.approx(expected, rel=1e-5)
 
 
 def test_nothing_seen_teaches_nothing() -> None:
     views = torch.randn(3, 2, 4, requires_grad=True)
     seen = torch.tensor([[True, False]] * 3)  # no second view in the whole batch
-    loss = series_losses.same_patient(views, seen, torch.arange(3), 0.1)
+    loss = series.same_patient(views, seen, torch.arange(3), 0.1)
     loss.backward()
     assert float(loss.detach()) == 0.0
     assert not views.grad.any()

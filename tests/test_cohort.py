@@ -15,12 +15,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from leadwise.batch import LEADS
-from leadwise.data import index, packing, record, shard
-from leadwise.data.cohort import Cohort, CohortError, Row, Source, write
-from leadwise.evaluate import groups
+from leadwise.data.cohort import index, packing, shard
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.cohort.layout import CohortError, sha256
+from leadwise.data.cohort.prepare import write
+from leadwise.data.formats import reading
+from leadwise.data.recordings import twelve_leads
+from leadwise.data.recordings.recording import Digital, Recording
+from leadwise.data.sources.source import Row, Source
+from leadwise.evaluate.card import subgroups
 
 RATE_HZ = 250
 SECRET = "patient says something private"
@@ -104,7 +112,7 @@ def test_a_column_is_read_alone_and_is_that_of_the_index(tmp_path: Path) -> None
     write(source(tmp_path / "raw"), tmp_path / "out", shard_records=3)
     cohort, rows = Cohort.open(tmp_path / "out"), np.array([6, 0, 2, 2])
     found = {name: cohort.column(name, rows) for name in ("age", "sex", "record", "label.rhythm.sr")}
-    by_group = groups.members(cohort, rows)
+    by_group = subgroups.members(cohort, rows)
     assert "index" not in cohort.__dict__  # the table as a whole was not read
     for name, values in found.items():
         pd.testing.assert_series_equal(values, cohort.index[name].iloc[rows], check_index=False, check_names=False)
@@ -117,9 +125,9 @@ def test_a_column_is_read_alone_and_is_that_of_the_index(tmp_path: Path) -> None
 def test_sixteen_bit_files_are_stored_as_they_are(tmp_path: Path) -> None:
     steps = np.random.default_rng(0).integers(-32767, 32767, (300, 12), dtype=np.int16)
     steps[5, 5] = -32768
-    digital = record.Digital(steps, np.linspace(0.3, 4.9, 12), np.arange(-50_000, 50_000, 8400, dtype=np.int32)[:12])
-    read = record.Recording("a", digital.millivolts(), LEADS, 500.0, digital)
-    packed = shard.pack(record.twelve(read))
+    digital = Digital(steps, np.linspace(0.3, 4.9, 12), np.arange(-50_000, 50_000, 8400, dtype=np.int32)[:12])
+    read = Recording("a", digital.millivolts(), LEADS, 500.0, digital)
+    packed = packing.pack(twelve_leads.twelve(read))
     np.testing.assert_array_equal(packed.samples, steps)
     np.testing.assert_array_equal(packed.uv_per_step, digital.uv_per_step)
     np.testing.assert_array_equal(packed.baseline, digital.baseline)
@@ -130,7 +138,7 @@ def test_sixteen_bit_files_are_stored_as_they_are(tmp_path: Path) -> None:
 def test_floats_and_derived_leads_are_rounded_to_a_microvolt_or_to_a_stated_step() -> None:
     values = signal(0)[:, :3]
     values[10, 2] = 200.0  # 200 mV do not fit int16 at 1 uV
-    packed = shard.pack(record.twelve(record.Recording("a", values, ("I", "II", "V1"), 500.0)))
+    packed = packing.pack(twelve_leads.twelve(Recording("a", values, ("I", "II", "V1"), 500.0)))
     assert packed.uv_per_step.tolist() == [7.0 if lead == "V1" else 1.0 for lead in LEADS]
     found = packing.unpack(packed.samples.T, packed.uv_per_step, packed.baseline)
     assert np.isnan(found[:, 7:]).all()
@@ -328,7 +336,7 @@ def test_a_source_without_rows_is_refused(tmp_path: Path) -> None:
 def test_two_runs_make_the_same_bytes(tmp_path: Path) -> None:
     made = source(tmp_path / "raw")
     seen: list[tuple[int, int]] = []
-    write(made, tmp_path / "one", shard_records=3, progress=lambda done, total: seen.append((done, total)))
+    write(made, tmp_path / "one", shard_records=3, progress=lambda _, done, total: seen.append((done, total)))
     write(made, tmp_path / "two", shard_records=3)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert Cohort.open(tmp_path / "one").fingerprint == Cohort.open(tmp_path / "two").fingerprint
@@ -360,14 +368,14 @@ def test_a_full_disk_keeps_whole_shards_and_the_next_run_goes_on(tmp_path: Path,
     assert not (tmp_path / "out").exists()
     assert sorted(path.name for path in (tmp_path / "out.partial").iterdir()) == ["parts", "samples-00000.npy"]
     n_read = 0
-    read = record.read
+    read = reading.read
 
     def counted(*args, **kwargs):
         nonlocal n_read
         n_read += 1
         return read(*args, **kwargs)
 
-    monkeypatch.setattr(record, "read", counted)
+    monkeypatch.setattr(shard, "read", counted)
     write(made, tmp_path / "out", shard_records=2)
     assert n_read == 5  # the two of the finished shard are not read again
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
@@ -402,7 +410,7 @@ def test_a_disk_full_at_the_index_is_resumed_too(tmp_path: Path, monkeypatch, wh
 def test_a_killed_run_goes_on_and_a_changed_file_or_setting_is_done_anew(tmp_path: Path) -> None:
     made = source(tmp_path / "raw")
 
-    def killed(done: int, _: int) -> None:
+    def killed(_: str, done: int, total: int) -> None:
         if done == 5:
             raise KeyboardInterrupt
 
@@ -520,12 +528,12 @@ def test_a_shard_that_is_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> 
 
 def test_an_index_that_points_outside_its_shard_is_refused(tmp_path: Path) -> None:
     write(source(tmp_path / "raw"), tmp_path / "out")
-    packing_table = shard.pq.read_table(tmp_path / "out" / "index.parquet")
+    packing_table = pq.read_table(tmp_path / "out" / "index.parquet")
     at = packing_table.column_names.index("offset")
-    moved = shard.pa.array([offset + 100 for offset in packing_table["offset"].to_pylist()])
+    moved = pa.array([offset + 100 for offset in packing_table["offset"].to_pylist()])
     shard.write_table(tmp_path / "out" / "index.parquet", packing_table.set_column(at, "offset", moved))
     index = tmp_path / "out" / "index.parquet"
-    facts = {"file": index.name, "size": index.stat().st_size, "sha256": shard.sha256([index])}
+    facts = {"file": index.name, "size": index.stat().st_size, "sha256": sha256([index])}
     changed(tmp_path / "out", lambda description: description.update(index=facts))
     with pytest.raises(CohortError, match="points outside shard 0"):
         Cohort.open(tmp_path / "out")

@@ -11,9 +11,17 @@ from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 from leadwise import run as runs
-from leadwise.data.cohort import Cohort
-from leadwise.evaluate.compare import CompareError, Probed, Prompted, Scored, compare, holm, run_compare
-from leadwise.evaluate.metrics import resample_patients
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.evaluate.compare import (
+    CompareError,
+    Probed,
+    Prompted,
+    Scored,
+    compare,
+    holm,
+    run_compare,
+)
+from leadwise.evaluate.metrics.auroc import resample_patients
 from leadwise.evaluate.probe import run_probe
 from leadwise.evaluate.zeroshot import ZeroShotError, run_zeroshot
 

@@ -17,11 +17,15 @@ from typer.testing import CliRunner
 
 from leadwise.batch import LEADS
 from leadwise.cli import app
-from leadwise.data.cohort import Cohort, CohortError, Row, write
-from leadwise.data.labels import CPSC2018
-from leadwise.data.matfile import struct
-from leadwise.data.record import RecordError, files, read
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.cohort.layout import CohortError
+from leadwise.data.cohort.prepare import write
+from leadwise.data.formats.mat_struct import struct
+from leadwise.data.formats.reading import files, read
+from leadwise.data.recordings.recording import RecordError
 from leadwise.data.sources.cpsc2018 import read_source
+from leadwise.data.sources.source import Row
+from leadwise.data.tasks import CPSC2018
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 HEAD = "Recording,First_label,Second_label,Third_label\n"

@@ -11,7 +11,7 @@ from conftest import make_batch, unobserve
 from test_methods import build
 
 from leadwise.methods import crt
-from leadwise.nn import masked_losses
+from leadwise.nn.losses import masked
 
 
 def test_spectra_are_numpys() -> None:
@@ -102,8 +102,8 @@ def test_the_loss_is_over_dropped_and_shown_numbers_of_three_domains() -> None:
     tokens, index, real = method._tokens(patches, shown)
     encoded = method._encode(tokens, index, real)
     drawn = method._decode(encoded, index, real, torch.cat(usable, 1))
-    torch.testing.assert_close(terms["L_rec"], masked_losses.reconstruction(drawn, target, counts))
-    apart = masked_losses.instance_discrimination(method.before(tokens), method.after(encoded[:, 3:]))
+    torch.testing.assert_close(terms["L_rec"], masked.reconstruction(drawn, target, counts))
+    apart = masked.instance_discrimination(method.before(tokens), method.after(encoded[:, 3:]))
     torch.testing.assert_close(terms["L_idc"], 1e-4 * apart)
 
 

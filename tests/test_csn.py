@@ -14,12 +14,25 @@ from typer.testing import CliRunner
 
 from leadwise.batch import LEADS
 from leadwise.cli import app
-from leadwise.data import wfdb_header
 from leadwise.data.audit import audit
-from leadwise.data.cohort import Cohort, CohortError, Row, write
-from leadwise.data.labels import CSN, CSN_ACRONYMS, CSN_FULL, CSN_MERGED
-from leadwise.data.sources.csn import CHAPMAN, NINGBO, acronyms, read_source
-from leadwise.evaluate import groups
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.cohort.layout import CohortError
+from leadwise.data.cohort.prepare import write
+from leadwise.data.formats import wfdb_header
+from leadwise.data.sources.csn import (
+    CHAPMAN,
+    NINGBO,
+    acronyms,
+    read_source,
+)
+from leadwise.data.sources.source import Row
+from leadwise.data.tasks import (
+    CSN,
+    CSN_ACRONYMS,
+    CSN_FULL,
+    CSN_MERGED,
+)
+from leadwise.evaluate.card import subgroups
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 CODE = {acronym: code for code, acronym in CSN_ACRONYMS.items()}
@@ -177,12 +190,12 @@ def test_prepare_end_to_end(tmp_path: Path) -> None:
 
 def test_the_two_hospitals_are_scored_apart(tmp_path: Path) -> None:
     for first in (1, 20_000):  # enough of either to be scored
-        for number in range(first, first + groups.LEAST_RECORDS):
+        for number in range(first, first + subgroups.LEAST_RECORDS):
             record(tmp_path / "raw", number, dx("SR", "TWC"), with_samples=True)
     write(read_source(tmp_path / "raw"), tmp_path / "cohort")
     cohort = Cohort.open(tmp_path / "cohort")
-    site = groups.members(cohort, np.arange(len(cohort)))["site"]
-    n = groups.LEAST_RECORDS
+    site = subgroups.members(cohort, np.arange(len(cohort)))["site"]
+    n = subgroups.LEAST_RECORDS
     assert dict(zip(cohort.index["record"], site)) == {
         **{f"JS{number:05d}": CHAPMAN for number in range(1, 1 + n)},
         **{f"JS{number:05d}": NINGBO for number in range(20_000, 20_000 + n)},

@@ -22,13 +22,13 @@ from test_step import NAMES, OPTIONS, agree, batch_of, exact, exactly, gradients
 from torch import Tensor
 
 import leadwise
-from leadwise import config, ranks
-from leadwise import pretrain as training
+from leadwise import config, distributed
 from leadwise.batch import Batch
 from leadwise.config import OptimConfig
 from leadwise.data.loader import Sampler
 from leadwise.nn.views import View, Views
-from leadwise.step import Objective, TrainingError, backward
+from leadwise.training import loop as training
+from leadwise.training.gradient_step import Objective, TrainingError, backward
 
 HOUSE = Path(__file__).resolve().parents[1]
 BATCH_NORM = {"head_norm": "batch", "contrast_view": "both"}
@@ -81,10 +81,10 @@ def _still(views: Views, batch: Batch) -> View:
 
 def _gathered() -> tuple[list, list]:
     """Rows of both, and the slope of a loss that weighs them differently on each rank."""
-    x = torch.arange(4.0).reshape(2, 2) + 10 * ranks.rank()
+    x = torch.arange(4.0).reshape(2, 2) + 10 * distributed.rank()
     x.requires_grad_()
-    every = ranks.gather(x)
-    weight = torch.arange(1.0, 9.0).reshape(4, 2) * (1 + ranks.rank())
+    every = distributed.gather(x)
+    weight = torch.arange(1.0, 9.0).reshape(4, 2) * (1 + distributed.rank())
     (every * weight).sum().backward()
     return every.tolist(), x.grad.tolist()
 
@@ -92,7 +92,7 @@ def _gathered() -> tuple[list, list]:
 def _random_gradient() -> dict[str, Tensor]:
     """With masks drawn at random, as in a run."""
     model = training.ddp(build("cg_dmer", noise_mv=0.02, gain=0.1, lead_dropout=0.1, statement_dropout=0.2))
-    backward(model, [split(batch_of(), 2)[ranks.rank()]], 5, OptimConfig())
+    backward(model, [split(batch_of(), 2)[distributed.rank()]], 5, OptimConfig())
     return gradients(model.module.method)
 
 
@@ -102,18 +102,18 @@ def _a_term_not_finite_on_rank_1() -> str:
 
     def broken(batch: Batch) -> tuple[dict, dict]:
         terms, pairs = look(batch)
-        return terms | {"L_orth": terms["L_orth"] * (float("nan") if ranks.rank() else 1.0)}, pairs
+        return terms | {"L_orth": terms["L_orth"] * (float("nan") if distributed.rank() else 1.0)}, pairs
 
     method.look = broken
     with pytest.raises(TrainingError) as told:
-        backward(training.ddp(method), [split(batch_of(), 2)[ranks.rank()]], 7, OptimConfig())
+        backward(training.ddp(method), [split(batch_of(), 2)[distributed.rank()]], 7, OptimConfig())
     return str(told.value)
 
 
 def _an_error_on_rank_1() -> str:
     try:
-        with ranks.together():
-            if ranks.rank():
+        with distributed.together():
+            if distributed.rank():
                 raise RuntimeError("no room left")
     except RuntimeError as error:
         return str(error)
@@ -121,8 +121,13 @@ def _an_error_on_rank_1() -> str:
 
 
 def _by_itself() -> tuple:
-    with ranks.alone():
-        return ranks.rank(), ranks.n_ranks(), ranks.gather(torch.ones(3)).tolist(), ranks.mine(3)
+    with distributed.alone():
+        return (
+            distributed.rank(),
+            distributed.n_ranks(),
+            distributed.gather(torch.ones(3)).tolist(),
+            distributed.mine(3),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -255,14 +260,15 @@ import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from leadwise import config, pretrain
+from leadwise import config
+from leadwise.training import loop
 
 def die(what, done, total):
     if done == 8 and os.environ["RANK"] == "1":
         os.kill(os.getpid(), signal.SIGKILL)
 
 home = Path(sys.argv[1])
-pretrain.pretrain(config.read(home / "config.toml"), home / "torn", progress=die)
+loop.pretrain(config.read(home / "config.toml"), home / "torn", progress=die)
 """
 
 

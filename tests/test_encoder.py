@@ -10,7 +10,13 @@ import torch
 from conftest import SIGNAL, make_batch, unobserve
 
 from leadwise.batch import Batch
-from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part, mean_of, scaled
+from leadwise.nn.encoder import (
+    EcgEncoder,
+    EncoderSettings,
+    check_part,
+    mean_of,
+    scaled,
+)
 from leadwise.nn.resnet import ResNet18
 from leadwise.nn.vit import ViT
 

@@ -12,8 +12,8 @@ from test_methods import build
 from torch import nn
 
 from leadwise.methods import etp
-from leadwise.nn import losses
 from leadwise.nn import text as reports
+from leadwise.nn.losses import multimodal
 
 
 def test_the_loss_is_the_mean_of_both_directions() -> None:
@@ -26,11 +26,11 @@ def test_the_loss_is_the_mean_of_both_directions() -> None:
 def test_aligned_vectors_may_be_of_any_length_and_half_precision_around_them() -> None:
     torch.manual_seed(0)
     a, b, report = torch.randn(6, 4), torch.randn(6, 4), torch.arange(6)[:, None]
-    exact = losses.aligned(a, b, report, 10.0, "negative")
-    torch.testing.assert_close(losses.aligned(3 * a, 0.1 * b, report, 10.0, "negative"), exact)
+    exact = multimodal.aligned(a, b, report, 10.0, "negative")
+    torch.testing.assert_close(multimodal.aligned(3 * a, 0.1 * b, report, 10.0, "negative"), exact)
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(losses.aligned(a, b, report, 10.0, "negative"), exact)
-    rows = [losses.aligned(a, b, report, 10.0, "negative", slice(i, i + 2)) for i in (0, 2, 4)]
+        torch.testing.assert_close(multimodal.aligned(a, b, report, 10.0, "negative"), exact)
+    rows = [multimodal.aligned(a, b, report, 10.0, "negative", slice(i, i + 2)) for i in (0, 2, 4)]
     torch.testing.assert_close(torch.stack(rows).mean(), exact)
 
 

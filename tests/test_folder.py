@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from leadwise.batch import LEADS
-from leadwise.data.cohort import Cohort, CohortError, write
-from leadwise.data.record import RecordError
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.cohort.layout import CohortError
+from leadwise.data.cohort.prepare import write
+from leadwise.data.recordings.recording import RecordError
 from leadwise.data.sources.folder import read_source
 
 SECRET = "acute inferior infarct, chest pain since noon"

@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from leadwise.batch import LEADS, Signal
-from leadwise.data.cohort import Cohort, CohortError, Row, Source, write
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.cohort.layout import CohortError
+from leadwise.data.cohort.prepare import write
 from leadwise.data.loader import Recordings, Sampler
-from leadwise.data.record import conform
+from leadwise.data.recordings.twelve_leads import conform
+from leadwise.data.sources.source import Row, Source
 
 RATES = (250, 500, 250, 100, 500)
 

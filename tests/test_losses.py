@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from leadwise.nn import losses
+from leadwise.nn.losses import multimodal
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def slow_nce(ecg: Tensor, text: Tensor, report: Tensor, tau: float, treat: str, 
 @pytest.mark.parametrize("treat", ["ignore", "negative"])
 def test_info_nce_equals_the_double_loop(pairs, form: str, treat: str) -> None:
     ecg, text, report = pairs
-    got = losses.info_nce(ecg, text, report, 1 / 0.07, treat, form)
+    got = multimodal.info_nce(ecg, text, report, 1 / 0.07, treat, form)
     assert float(got) == pytest.approx(slow_nce(ecg, text, report, 0.07, treat, form), rel=1e-5)
 
 
@@ -57,7 +57,7 @@ def test_info_nce_equals_the_double_loop(pairs, form: str, treat: str) -> None:
 def test_a_batch_of_one_report_teaches_nothing(pairs, form: str) -> None:
     ecg, text, _ = pairs
     ecg = ecg.clone().requires_grad_()
-    got = losses.info_nce(ecg, text, torch.ones(7, 1, dtype=torch.int64), 1 / 0.07, "ignore", form)
+    got = multimodal.info_nce(ecg, text, torch.ones(7, 1, dtype=torch.int64), 1 / 0.07, "ignore", form)
     got.backward()
     assert float(got.detach()) == 0.0
     assert not ecg.grad.any()
@@ -65,7 +65,7 @@ def test_a_batch_of_one_report_teaches_nothing(pairs, form: str) -> None:
 
 def test_info_nce_with_equal_reports_as_positives(pairs) -> None:
     ecg, text, report = pairs
-    got = losses.info_nce(ecg, text, report, 1 / 0.07, "positive", "standard")
+    got = multimodal.info_nce(ecg, text, report, 1 / 0.07, "positive", "standard")
     assert float(got) == pytest.approx(slow_nce(ecg, text, report, 0.07, "positive", "standard"), rel=1e-5)
 
 
@@ -81,7 +81,7 @@ def test_siglip_equals_the_double_loop(pairs, treat: str) -> None:
                 continue
             y = 1 if i == j or (twin and treat == "positive") else -1
             total -= math.log(1 / (1 + math.exp(-y * (9.0 * float(ecg[i] @ text[j]) - 8.0))))
-    got = losses.siglip(ecg, text, report, 9.0, -8.0, treat)
+    got = multimodal.siglip(ecg, text, report, 9.0, -8.0, treat)
     assert float(got) == pytest.approx(total / 7, rel=1e-5)
 
 
@@ -92,12 +92,13 @@ def test_literal_siglip_prefers_collapse_and_the_learnable_start_does_not() -> N
     apart = torch.zeros(b, b)
     apart[:, 0] = 1.0
     literal = [
-        float(losses.siglip(e, t, report, 1.0, 0.0, "negative")) for e, t in ((aligned, aligned), (apart, -apart))
+        float(multimodal.siglip(e, t, report, 1.0, 0.0, "negative")) for e, t in ((aligned, aligned), (apart, -apart))
     ]
     assert literal[0] == pytest.approx(354.5, abs=0.1)
     assert literal[1] == pytest.approx(161.4, abs=0.1)
     start = [
-        float(losses.siglip(e, t, report, 10.0, -10.0, "negative")) for e, t in ((aligned, aligned), (apart, -apart))
+        float(multimodal.siglip(e, t, report, 10.0, -10.0, "negative"))
+        for e, t in ((aligned, aligned), (apart, -apart))
     ]
     assert start[0] == pytest.approx(0.716, abs=0.001)
     assert start[1] == pytest.approx(20.0, abs=0.01)
@@ -125,8 +126,8 @@ def many(n: int, same: str) -> tuple[Tensor, ...]:
 def contrast(pairs: tuple[Tensor, ...], form: str, treat: str, mine: slice = slice(None)) -> Tensor:
     ecg, text, report, scale, bias = pairs
     if form == "siglip":
-        return losses.siglip(ecg, text, report, scale, bias, treat, mine)
-    return losses.info_nce(ecg, text, report, scale, treat, form, mine) + 0.0 * bias
+        return multimodal.siglip(ecg, text, report, scale, bias, treat, mine)
+    return multimodal.info_nce(ecg, text, report, scale, treat, form, mine) + 0.0 * bias
 
 
 @pytest.mark.parametrize(("form", "treat", "same"), FORMS)
@@ -136,7 +137,7 @@ def test_shares_average_to_the_whole_and_blocks_change_nothing(form: str, treat:
     whole = contrast(pairs, form, treat)
     slopes = torch.autograd.grad(whole, inputs)
     shares = [contrast(pairs, form, treat, slice(i, i + 8)) for i in (0, 8, 16)]
-    monkeypatch.setattr(losses, "BLOCK", 5)
+    monkeypatch.setattr(multimodal, "BLOCK", 5)
     blocks = contrast(pairs, form, treat)
     for other in (sum(shares) / 3, blocks):
         torch.testing.assert_close(other, whole, rtol=1e-5, atol=1e-6)
@@ -147,7 +148,7 @@ def test_shares_average_to_the_whole_and_blocks_change_nothing(form: str, treat:
 def test_reports_are_the_same_in_either_reading() -> None:
     """The whole report and the view of it: one agreement is enough."""
     report = torch.tensor([[1, 9], [1, 8], [2, 9], [3, 7]])
-    own, same = losses._relations(report, slice(None), slice(None))
+    own, same = multimodal._relations(report, slice(None), slice(None))
     assert bool((own == torch.eye(4, dtype=torch.bool)).all())
     assert same.nonzero().tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [2, 0], [2, 2], [3, 3]]
 
@@ -167,14 +168,14 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("form", ["siglip", "standard", "literal"])
 def test_no_table_of_all_pairs_is_made_or_kept(form: str) -> None:
     n_rows = 64
-    for n in (2 * losses.BLOCK, 4 * losses.BLOCK):
+    for n in (2 * multimodal.BLOCK, 4 * multimodal.BLOCK):
         kept: list[int] = []
         hooks = torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x.numel()) or x, lambda x: x)
         pairs = many(n, "")
         with hooks, Largest() as largest:
             contrast(pairs, form, "ignore", slice(0, n_rows)).backward()
-        assert largest.numbers == n_rows * losses.BLOCK  # whatever n
-        assert sum(kept) < n_rows * losses.BLOCK  # not even one block outlives its turn
+        assert largest.numbers == n_rows * multimodal.BLOCK  # whatever n
+        assert sum(kept) < n_rows * multimodal.BLOCK  # not even one block outlives its turn
         assert all(bool(x.grad.isfinite().all()) and bool(x.grad.any()) for x in pairs[:2])
 
 
@@ -190,7 +191,7 @@ def test_patch_reconstruction_equals_the_double_loop() -> None:
             sum(float(prediction[j, le, n, p] - target[j, le, n, p]) ** 2 for p in range(5)) / 5 for le, n in patches
         ]
         per_record.append(sum(errors) / len(errors))
-    got = losses.patch_reconstruction(prediction, target, hidden)
+    got = multimodal.patch_reconstruction(prediction, target, hidden)
     assert float(got) == pytest.approx(sum(per_record) / 3, rel=1e-5)
 
 
@@ -202,7 +203,7 @@ def test_token_reconstruction_is_a_mean_per_report() -> None:
     for j in range(2):
         places = [s for s in range(4) if masked[j, s]]
         slow += sum(-math.log(float(logits[j, s].softmax(-1)[tokens[j, s]])) for s in places) / len(places)
-    assert float(losses.token_reconstruction(losses.token_errors(logits, tokens, masked))) == pytest.approx(
+    assert float(multimodal.token_reconstruction(multimodal.token_errors(logits, tokens, masked))) == pytest.approx(
         slow / 2, rel=1e-5
     )
 
@@ -214,25 +215,25 @@ def test_token_reconstruction_over_all_tokens_alike() -> None:
     each = [
         -math.log(float(logits[j, s].softmax(-1)[tokens[j, s]])) for j in range(2) for s in range(4) if masked[j, s]
     ]
-    got = losses.token_reconstruction(losses.token_errors(logits, tokens, masked), "token")
+    got = multimodal.token_reconstruction(multimodal.token_errors(logits, tokens, masked), "token")
     assert float(got) == pytest.approx(sum(each) / 4, rel=1e-5)
 
 
 def test_orthogonality_is_zero_for_right_angles_and_one_for_parallel() -> None:
     a = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
-    assert float(losses.orthogonality(a, a.flip(0))) == pytest.approx(0.0)
-    assert float(losses.orthogonality(a, -3 * a)) == pytest.approx(1.0)
+    assert float(multimodal.orthogonality(a, a.flip(0))) == pytest.approx(0.0)
+    assert float(multimodal.orthogonality(a, -3 * a)) == pytest.approx(1.0)
     g = torch.Generator().manual_seed(3)
     x, y = torch.randn(6, 4, generator=g), torch.randn(6, 4, generator=g)
     slow = sum((float(x[i] @ y[i]) / float(x[i].norm() * y[i].norm())) ** 2 for i in range(6)) / 6
-    assert float(losses.orthogonality(x, y)) == pytest.approx(slow, rel=1e-5)
+    assert float(multimodal.orthogonality(x, y)) == pytest.approx(slow, rel=1e-5)
 
 
 def test_cross_covariance_sees_a_copy_and_not_independence() -> None:
     g = torch.Generator().manual_seed(0)
     x = torch.randn(4000, 3, generator=g)
-    assert float(losses.cross_covariance(x, x)) == pytest.approx(1 / 3, abs=0.02)
-    assert float(losses.cross_covariance(x, torch.randn(4000, 3, generator=g))) < 0.01
+    assert float(multimodal.cross_covariance(x, x)) == pytest.approx(1 / 3, abs=0.02)
+    assert float(multimodal.cross_covariance(x, torch.randn(4000, 3, generator=g))) < 0.01
 
 
 def test_cross_covariance_equals_the_double_loop() -> None:
@@ -247,20 +248,20 @@ def test_cross_covariance_equals_the_double_loop() -> None:
 
     a, b = [standard(c) for c in a], [standard(c) for c in b]
     slow = sum((sum(u * v for u, v in zip(p, q)) / 9) ** 2 for p in a for q in b) / 9
-    assert float(losses.cross_covariance(x, y)) == pytest.approx(slow, rel=1e-3)
+    assert float(multimodal.cross_covariance(x, y)) == pytest.approx(slow, rel=1e-3)
 
 
 def test_effective_rank_counts_directions() -> None:
     x = torch.cat([torch.eye(4), -torch.eye(4)])
-    assert losses.effective_rank(x) == pytest.approx(4.0, rel=1e-4)
-    assert losses.effective_rank(x[:, :1] @ torch.ones(1, 4)) == pytest.approx(1.0, rel=1e-3)
+    assert multimodal.effective_rank(x) == pytest.approx(4.0, rel=1e-4)
+    assert multimodal.effective_rank(x[:, :1] @ torch.ones(1, 4)) == pytest.approx(1.0, rel=1e-3)
 
 
 @pytest.mark.parametrize("form", ["standard", "decoupled", "literal"])
 def test_contrast_has_a_finite_gradient_with_equal_reports(pairs, form: str) -> None:
     ecg, text, report = pairs
     ecg = ecg.clone().requires_grad_()
-    losses.info_nce(ecg, text, report, 1 / 0.07, "ignore", form).backward()
+    multimodal.info_nce(ecg, text, report, 1 / 0.07, "ignore", form).backward()
     assert ecg.grad is not None
     assert ecg.grad.isfinite().all()
     assert ecg.grad.abs().sum() > 0

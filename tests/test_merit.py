@@ -66,7 +66,7 @@ def test_the_views_noise_is_on_what_is_seen_and_not_on_the_target(monkeypatch: p
     method = build("merit", noise_mv=0.5)
     batch = make_batch(3)
     heard, seen, true = [], [], method.ecg.forward
-    monkeypatch.setattr(merit.losses, "patch_reconstruction", lambda p, t, h: heard.append(t) or p.sum())
+    monkeypatch.setattr(merit.multimodal, "patch_reconstruction", lambda p, t, h: heard.append(t) or p.sum())
     monkeypatch.setattr(method.ecg, "forward", lambda patches, visible: seen.append(patches) or true(patches, visible))
     method(batch)
     method(batch)

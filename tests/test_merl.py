@@ -11,17 +11,17 @@ from conftest import REPORTS, SIGNAL, TINY, make_batch
 from test_methods import build
 from torch import Tensor
 
-from leadwise import pretrain as training
 from leadwise.batch import Signal
 from leadwise.config import OptimConfig
 from leadwise.methods import merl
-from leadwise.nn import losses
 from leadwise.nn import text as reports
 from leadwise.nn.batch_norm import BatchNorm
 from leadwise.nn.heads import AttentionPool
+from leadwise.nn.losses import multimodal
 from leadwise.nn.resnet import ResNet18
 from leadwise.nn.views import pair_view
 from leadwise.nn.vit import ViT
+from leadwise.training.optimizer import make_optimizer
 
 ENCODERS = ["merl", "merl vit"]
 
@@ -111,8 +111,8 @@ def test_terms_are_the_sum_of_both_directions(name: str) -> None:
 
 def test_equal_reports_count_in_cma_only(monkeypatch: pytest.MonkeyPatch) -> None:
     heard = []
-    true = losses.info_nce
-    monkeypatch.setattr(losses, "info_nce", lambda *a: heard.append(a) or true(*a))
+    true = multimodal.info_nce
+    monkeypatch.setattr(multimodal, "info_nce", lambda *a: heard.append(a) or true(*a))
     batch = make_batch(8)
     batch = dataclasses.replace(batch, report=(*batch.report[:7], batch.report[0]))
     build("merl", same_report="ignore", statement_dropout=0.5)(batch)
@@ -222,7 +222,7 @@ def test_a_text_encoder_frozen_whole_gets_no_gradient_and_no_dropout(borrowed) -
         assert (p.grad is None) == inside, name
         assert inside or bool(p.grad.any()), name
     assert method.pretrained_parameters == []
-    optimizer = training.make_optimizer(method, OptimConfig())
+    optimizer = make_optimizer(method, OptimConfig())
     optimizer.step()
     assert all(torch.equal(p, before[name]) for name, p in method.text.named_parameters())
 
@@ -237,7 +237,7 @@ def test_frozen_by_layers_the_rest_learns_at_a_lower_rate(borrowed, pooling: str
         assert p.requires_grad != frozen, name
         assert (p.grad is None) == frozen, name
     assert len(method.pretrained_parameters) == 16 + 2 * (pooling == "pooler")
-    scales = {group["scale"] for group in training.make_optimizer(method, OptimConfig()).param_groups}
+    scales = {group["scale"] for group in make_optimizer(method, OptimConfig()).param_groups}
     assert scales == {1.0, OptimConfig().pretrained_lr_scale}
 
 

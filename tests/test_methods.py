@@ -12,13 +12,14 @@ from conftest import REPORTS, SIGNAL, TINY, make_batch, unobserve
 
 from leadwise import methods
 from leadwise.batch import LEADS, Signal
+from leadwise.methods.catalogue import find_method, method_names
 
-NAMES = methods.names()
+NAMES = method_names()
 CASES = list(TINY)
 
 
 def build(name: str, seed: int = 0, signal: Signal = SIGNAL, **changes):
-    module = methods.find(name.split()[0])
+    module = find_method(name.split()[0])
     config = module.Config(**{**TINY[name], **changes})
     torch.manual_seed(seed)
     tokenizer = module.Method.make_tokenizer(config, REPORTS) if hasattr(module.Method, "make_tokenizer") else None
@@ -131,4 +132,4 @@ def test_a_method_imports_no_other_paper_and_no_data(name: str) -> None:
 
 def test_a_wrong_name_suggests_the_nearest() -> None:
     with pytest.raises(ValueError, match="did you mean 'cg_dmer'"):
-        methods.find("cg_dmerr")
+        find_method("cg_dmerr")

@@ -17,9 +17,13 @@ from hypothesis import strategies as some
 from mimic_tree import MIMIC_LEADS, Tree, time_of, write_tables, write_tree
 
 from leadwise.batch import LEADS
-from leadwise.data import record
-from leadwise.data.cohort import Cohort, CohortError, Source, write
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.cohort.layout import CohortError
+from leadwise.data.cohort.prepare import write
+from leadwise.data.formats import reading
+from leadwise.data.recordings import twelve_leads
 from leadwise.data.sources.mimic_iv_ecg import merl_report, read_source
+from leadwise.data.sources.source import Source
 
 SECRET = "patient says something private"
 
@@ -285,13 +289,13 @@ def test_leads_come_by_name_out_of_their_own_order(tmp_path: Path, shared_files:
     tree = write_tree(tmp_path, 20, 1, 1000, n_flawed=1, shared_files=shared_files)
     row = next(row for row in range(1, 20) if all(row not in rows for rows in tree.flaws.values()))
     found = read_source(tmp_path).rows[row]
-    read = record.read(found.path)
+    read = reading.read(found.path)
     assert read.leads == MIMIC_LEADS
     np.testing.assert_allclose(read.signal, wfdb.rdrecord(str(found.path)).p_signal)
     header = found.path.with_name(found.path.name + ".hea").read_text().splitlines()[1].split()
     offset = int(header[1].partition("+")[2] or 0)
     steps = np.fromfile(found.path.with_name(header[0]), "<i2", offset=offset)[: 1000 * 12].reshape(1000, 12)
-    whole = record.twelve(read)
+    whole = twelve_leads.twelve(read)
     assert (whole.lead_order, whole.rate_hz) == ("ok", 500)
     for column, lead in enumerate(LEADS):
         np.testing.assert_allclose(whole.signal[:, column], steps[:, MIMIC_LEADS.index(lead)] / 200)

@@ -10,7 +10,7 @@ from conftest import make_batch
 from test_methods import build
 
 from leadwise.methods import moco_v3
-from leadwise.nn import view_losses
+from leadwise.nn.losses import view_agreement
 
 
 @pytest.fixture
@@ -25,13 +25,13 @@ def test_the_loss_equals_the_double_loop(pair) -> None:
     for i in range(6):
         s = [math.exp(float(q[i] @ k[j]) / 0.2) for j in range(6)]
         total -= math.log(s[i] / sum(s))
-    assert float(view_losses.momentum_nce(*pair, 0.2)) == pytest.approx(0.4 * total / 6, rel=1e-5)
+    assert float(view_agreement.momentum_nce(*pair, 0.2)) == pytest.approx(0.4 * total / 6, rel=1e-5)
 
 
 def test_shares_are_the_whole_and_keys_have_no_gradient(pair) -> None:
     q, k = (x.clone().requires_grad_() for x in pair)
-    shares = [view_losses.momentum_nce(q[mine], k, 0.2, mine) for mine in (slice(0, 3), slice(3, 6))]
-    whole = view_losses.momentum_nce(q, k, 0.2)
+    shares = [view_agreement.momentum_nce(q[mine], k, 0.2, mine) for mine in (slice(0, 3), slice(3, 6))]
+    whole = view_agreement.momentum_nce(q, k, 0.2)
     torch.testing.assert_close(sum(shares) / 2, whole)
     whole.backward()
     assert bool(q.grad.any())
@@ -42,8 +42,8 @@ def test_queries_look_for_the_keys_of_the_other_view() -> None:
     method = build("moco_v3 vit").eval()
     with torch.no_grad():
         _, pairs = method.look(make_batch(4))
-        want = view_losses.momentum_nce(pairs["q_1"], pairs["k_2"], 0.2)
-        want = want + view_losses.momentum_nce(pairs["q_2"], pairs["k_1"], 0.2)
+        want = view_agreement.momentum_nce(pairs["q_1"], pairs["k_2"], 0.2)
+        want = want + view_agreement.momentum_nce(pairs["q_2"], pairs["k_1"], 0.2)
         torch.testing.assert_close(method.contrast(pairs)["L_MoCo"], want)
 
 

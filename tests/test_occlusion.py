@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from leadwise.batch import LEADS, Batch
 from leadwise.config import Config
-from leadwise.evaluate import occlusion
+from leadwise.evaluate.card import occlusion
+from leadwise.evaluate.classifiers import PROBE, Reader
 from leadwise.evaluate.embed import EmbedError
-from leadwise.evaluate.readers import PROBE, Reader
-from leadwise.pictures import heat, paper
+from leadwise.pictures import heat, ink, paper
 
 
 class Watching(nn.Module):
@@ -104,7 +104,7 @@ def test_heat_lies_behind_the_traces_of_its_lead(tmp_path) -> None:
     assert not plain.legends
     with pytest.raises(ValueError, match="heat has shape"):
         paper.draw(ecg, 100, LEADS, heat=warm[:3])
-    paper.save(figure, tmp_path / "heat.png")
+    ink.save(figure, tmp_path / "heat.png")
     assert (tmp_path / "heat.png").stat().st_size > 10_000
 
 

@@ -15,8 +15,15 @@ from matplotlib.image import imread
 
 from leadwise.batch import LEADS
 from leadwise.files import replacing
-from leadwise.pictures import bars, curves, ink, paper, reliability, scatter
-from leadwise.pictures.page import Page
+from leadwise.pages.html import Page
+from leadwise.pictures import (
+    bars,
+    curves,
+    ink,
+    paper,
+    reliability,
+    scatter,
+)
 
 RATE_HZ = 500
 
@@ -93,7 +100,7 @@ def test_grid_lines_are_one_and_five_millimetres_apart() -> None:
 
 def test_png_has_ten_pixels_a_millimetre(tmp_path: Path) -> None:
     figure = paper.draw(heartbeats(), RATE_HZ, LEADS)
-    paper.save(figure, tmp_path / "ecg.png")
+    ink.save(figure, tmp_path / "ecg.png")
     pixels = imread(tmp_path / "ecg.png")
     width_mm, height_mm = figure.get_size_inches() * 25.4
     assert pixels.shape[:2] == (round(height_mm * 10), round(width_mm * 10)) == (2040, 2760)
@@ -281,7 +288,7 @@ def test_what_does_not_fit_is_refused(change: dict, message: str) -> None:
 
 
 def test_svg_keeps_its_text_and_its_size(tmp_path: Path) -> None:
-    paper.save(paper.draw(heartbeats(), RATE_HZ, LEADS, title="a $5_x$ <b> & c"), tmp_path / "ecg.svg")
+    ink.save(paper.draw(heartbeats(), RATE_HZ, LEADS, title="a $5_x$ <b> & c"), tmp_path / "ecg.svg")
     svg = (tmp_path / "ecg.svg").read_text()
     for lead in LEADS:
         assert f">{lead}</text>" in svg
@@ -296,14 +303,14 @@ def test_the_same_picture_twice_is_the_same_file(tmp_path: Path, suffix: str) ->
     hidden[:, 1000:1400] = True
     for name in ("one", "two"):
         figure = paper.draw(heartbeats(), RATE_HZ, LEADS, hidden=hidden, reconstruction=0.9 * heartbeats())
-        paper.save(figure, (tmp_path / name).with_suffix(suffix), dpi=100)
+        ink.save(figure, (tmp_path / name).with_suffix(suffix), dpi=100)
     assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
 
 
 def test_other_suffixes_are_refused_and_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
     figure = paper.draw(heartbeats(), RATE_HZ, LEADS)
     with pytest.raises(ValueError, match=r"'\.pdf' is none of \.png, \.svg"):
-        paper.save(figure, tmp_path / "ecg.pdf")
+        ink.save(figure, tmp_path / "ecg.pdf")
     old = tmp_path / "page.html"
     old.write_text("old")
 
@@ -323,15 +330,15 @@ def test_pictures_never_touch_pyplot_or_the_caller_s_settings(tmp_path: Path) ->
 import sys, matplotlib, numpy as np
 from pathlib import Path
 before = matplotlib.rcParams.copy()  # reading it as a dict would resolve the backend and import pyplot
-from leadwise.pictures import bars, curves, paper, scatter
-from leadwise.pictures.page import Page
+from leadwise.pictures import bars, curves, ink, paper, scatter
+from leadwise.pages.html import Page
 page = Page("p")
 page.figure(curves.draw([{{"step": 0, "split": "train", "loss": 1.0}}]))
 page.figure(scatter.draw(np.zeros((1, 2)), ["a"]))
 page.figure(bars.draw([{{"name": "n", "group": "g", "value": 0.6}}]))
 ecg = paper.draw(np.zeros((1, 100)), 100, ["I"])
 page.figure(ecg)
-paper.save(ecg, Path({str(tmp_path)!r}) / "a.svg")
+ink.save(ecg, Path({str(tmp_path)!r}) / "a.svg")
 page.write(Path({str(tmp_path)!r}) / "p.html")
 assert "matplotlib.pyplot" not in sys.modules, "pyplot was imported"
 assert "torch" not in sys.modules, "torch was imported"

@@ -9,12 +9,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score
 from sklearn.model_selection import train_test_split
 
-from leadwise.data.draw import DrawError, subset
-from leadwise.evaluate import linear
+from leadwise.data.label_subset import DrawError, subset
+from leadwise.evaluate import logistic_regression
 from leadwise.evaluate import probe as probing
-from leadwise.evaluate.metrics import auroc
-from leadwise.evaluate.probe import ProbeError, Task, probe, run_probe
-from leadwise.evaluate.threshold import best_thresholds
+from leadwise.evaluate.logistic_regression import ProbeError
+from leadwise.evaluate.metrics.auroc import auroc
+from leadwise.evaluate.metrics.f1 import best_thresholds
+from leadwise.evaluate.probe import ProbeTask, probe, run_probe
 
 
 def make(n=600, width=20, noise=1.0, seed=0):
@@ -24,7 +25,7 @@ def make(n=600, width=20, noise=1.0, seed=0):
     features = rng.normal(scale=noise, size=(n, width)).astype(np.float32)
     features[:, :3] += labels
     split = np.array(["train", "train", "val", "test"])[np.arange(n) // 2 % 4]
-    return features, Task(("a", "b", "c"), labels, split, (np.arange(n) // 2).astype(str))
+    return features, ProbeTask(("a", "b", "c"), labels, split, (np.arange(n) // 2).astype(str))
 
 
 def test_scores_are_those_of_a_plain_logistic_regression():
@@ -45,7 +46,7 @@ def test_strength_is_the_best_on_validation():
     train, val = task.rows("train"), task.rows("val")
     inputs = (features.astype(float) - features[train].mean(axis=0)) / features[train].std(axis=0)
     macros = []
-    for strength in linear.STRENGTHS:
+    for strength in logistic_regression.STRENGTHS:
         scores = [
             LogisticRegression(C=strength, tol=1e-8, max_iter=10_000)
             .fit(inputs[train], task.labels[train, k])
@@ -55,7 +56,7 @@ def test_strength_is_the_best_on_validation():
         macros.append(auroc(task.labels[val], np.stack(scores, axis=1)).mean())
     draw = probe(features, task, 1.0).draws[0]
     assert draw.val_macro == pytest.approx(max(macros), abs=1e-3)
-    assert macros[linear.STRENGTHS.index(draw.strength)] == pytest.approx(max(macros), abs=1e-3)
+    assert macros[logistic_regression.STRENGTHS.index(draw.strength)] == pytest.approx(max(macros), abs=1e-3)
 
 
 def test_the_test_split_has_no_say():
@@ -186,7 +187,7 @@ def test_bad_tasks_are_refused():
 
 
 def test_fits_that_do_not_end_are_told_once(monkeypatch, caplog, recwarn):
-    monkeypatch.setattr(linear, "_MAX_ITERATIONS", 2)
+    monkeypatch.setattr(logistic_regression, "_MAX_ITERATIONS", 2)
     features, task = make()
     with caplog.at_level(logging.WARNING):
         probe(features, task, 1.0)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from leadwise.data import labels, reports
+from leadwise.data import reports, tasks
 from leadwise.evaluate import prompts
 from leadwise.evaluate.prompts import PromptError
 
@@ -14,7 +14,7 @@ CSN = (
     "AQW UW SR WPW 2AVB AT VB ARS STTC SA STE VPB TWO STTU ALS APB 2AVB1 PRIE CCR CR AF AVB QTIE LBBB VEB SVT RBBB 1AVB "
     "STDD MI AFIB TWC PWC ERV RVH LVH ST JEB"
 )
-SLOTS = {("ptbxl", task): tuple(classes) for task, classes in labels.PTBXL.items()} | {
+SLOTS = {("ptbxl", task): tuple(classes) for task, classes in tasks.PTBXL.items()} | {
     ("cpsc2018", "cpsc2018"): tuple(CPSC2018.split()),
     ("csn", "csn"): tuple(CSN.split()),
 }  # the classes of the published tables

@@ -13,7 +13,15 @@ import pytest
 
 from leadwise.evaluate import prompts
 from leadwise.evaluate.prompts import PromptError
-from leadwise.evaluate.prompts.make import MAX_TRIES, TEMPLATE, Endpoint, MakeError, ask, make, statements
+from leadwise.evaluate.prompts.make import (
+    MAX_TRIES,
+    TEMPLATE,
+    Endpoint,
+    MakeError,
+    ask,
+    make,
+    statements,
+)
 
 NAMES = {"AFIB": "atrial fibrillation", "LBBB": "left bundle branch block"}
 KEY = "sk-very-secret-0123"

@@ -13,9 +13,11 @@ from typer.testing import CliRunner
 
 from leadwise.batch import LEADS
 from leadwise.cli import app
-from leadwise.data.cohort import Cohort, CohortError, write
-from leadwise.data.labels import PTBXL
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.cohort.layout import CohortError
+from leadwise.data.cohort.prepare import write
 from leadwise.data.sources.ptbxl import read_source
+from leadwise.data.tasks import PTBXL
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 STATEMENTS = """,description,diagnostic,form,rhythm,diagnostic_class,diagnostic_subclass

@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leadwise.data.reports import clean, join_modifiers, n_words, statements
+from leadwise.data.reports import (
+    clean,
+    join_modifiers,
+    n_words,
+    statements,
+)
 
 
 @pytest.mark.parametrize(

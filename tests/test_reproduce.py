@@ -13,19 +13,20 @@ import numpy as np
 import pytest
 import tomli_w
 
-from leadwise import methods
 from leadwise import run as runs
 from leadwise.batch import LEADS, Signal
 from leadwise.config import Config, ConfigError, typed
-from leadwise.data.cohort import Cohort, CohortError, Row, Source, write
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.cohort.layout import CohortError
+from leadwise.data.cohort.prepare import write
 from leadwise.data.loader import Recordings
-from leadwise.evaluate import handcrafted
+from leadwise.data.sources.source import Row, Source
+from leadwise.evaluate import export, handcrafted
 from leadwise.evaluate.embed import embed
-from leadwise.methods import names
+from leadwise.methods.catalogue import learns_labels, method_names
 from leadwise.pictures import lines
 from leadwise.reproduce import (
-    TARGETS,
-    Asked,
+    ReproduceRequest,
     budget,
     figures,
     maps,
@@ -37,6 +38,7 @@ from leadwise.reproduce import (
     variants,
 )
 from leadwise.reproduce.score import Cell, Scores
+from leadwise.reproduce.variants import TARGETS
 from tests.conftest import REPORTS, config_table
 from tests.planted import PlantedRun
 
@@ -89,7 +91,7 @@ def test_the_papers_numbers_are_found_by_name() -> None:
 
 def test_every_method_of_the_house_has_small_settings() -> None:
     configs = variants.base_configs([])
-    assert {config.method["name"] for config in configs.values()} == {n for n in names() if not runs.learns_labels(n)}
+    assert {config.method["name"] for config in configs.values()} == {n for n in method_names() if not learns_labels(n)}
     for config in configs.values():
         runs.method_config(config)
 
@@ -145,7 +147,9 @@ def test_a_budget_in_minutes_becomes_steps(cohort_folder: Path) -> None:
 
 
 def test_table3_end_to_end_and_again(wide: Path, tmp_path: Path) -> None:
-    asked = Asked("table3", tmp_path / "out", configs=(config_file(tmp_path, wide),), budget=budget.Budget(steps=2))
+    asked = ReproduceRequest(
+        "table3", tmp_path / "out", configs=(config_file(tmp_path, wide),), budget=budget.Budget(steps=2)
+    )
     told: list[str] = []
     result = reproduce(asked, lambda what, done, total: told.append(what))
     folder = tmp_path / "out" / "table3"
@@ -176,10 +180,12 @@ def test_table3_end_to_end_and_again(wide: Path, tmp_path: Path) -> None:
 
 
 def test_a_stopped_run_is_gone_on_with(cohort_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import leadwise.pretrain as training
+    from leadwise.training import loop as training
 
     config = config_file(tmp_path, cohort_folder, steps=6)
-    asked = Asked("table1", tmp_path / "out", configs=(config,), budget=budget.Budget(steps=12), methods=("cg_dmer",))
+    asked = ReproduceRequest(
+        "table1", tmp_path / "out", configs=(config,), budget=budget.Budget(steps=12), methods=("cg_dmer",)
+    )
     genuine = training.backward
 
     def killed(model: object, share: object, step: int, optim: object) -> object:
@@ -255,7 +261,7 @@ def test_references_stand_beside_the_methods_and_are_made_once(wide: Path, tmp_p
 
 
 def test_table1_has_the_references_first(wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "method_names", lambda: ["cg_dmer", "supervised"])
+    monkeypatch.setattr(variants, "method_names", lambda: ["cg_dmer", "supervised"])
     vit = {"encoder": "vit", "n_patches": 10, "width": 16, "depth": 1, "heads": 2}
     paths = [config_file(tmp_path, wide)]
     for number, settings in enumerate(({"resnet_width": 4}, vit)):
@@ -263,7 +269,7 @@ def test_table1_has_the_references_first(wide: Path, tmp_path: Path, monkeypatch
         table = config_table(wide) | {"method": {"name": "supervised", **settings}}
         table["data"] = {"cohort": "elsewhere"}  # references learn from what they are scored on
         paths[-1].write_text(tomli_w.dumps(table))
-    asked = Asked("table1", tmp_path / "out", configs=tuple(paths), budget=budget.Budget(steps=1))
+    asked = ReproduceRequest("table1", tmp_path / "out", configs=tuple(paths), budget=budget.Budget(steps=1))
     result = reproduce(asked)
     assert list(dict.fromkeys(line["method"] for line in result.lines)) == [
         *(one.name for one in references.REFERENCES), "CG-DMER", "CG-DMER, untrained",
@@ -284,9 +290,9 @@ def test_configs_of_labels_are_for_table1(wide: Path, tmp_path: Path) -> None:
     table = config_table(wide) | {"method": {"name": "supervised", "resnet_width": 4}}
     (tmp_path / "labels.toml").write_text(tomli_w.dumps(table))
     with pytest.raises(ConfigError, match="is for the references of table1"):
-        reproduce(Asked("table3", tmp_path / "out", configs=(tmp_path / "labels.toml",)))
+        reproduce(ReproduceRequest("table3", tmp_path / "out", configs=(tmp_path / "labels.toml",)))
     with pytest.raises(ConfigError, match="is for the references of table1"):
-        reproduce(Asked("table1", tmp_path / "out", configs=(tmp_path / "labels.toml",), references=False))
+        reproduce(ReproduceRequest("table1", tmp_path / "out", configs=(tmp_path / "labels.toml",), references=False))
     assert not (tmp_path / "out").exists()
 
 
@@ -312,8 +318,8 @@ def test_fig3_counts_neighbours_and_silhouette(cohort_folder: Path) -> None:
     assert maps.agreement(apart, of) == pytest.approx((1 + 9 / 10) / 2)  # a b has nine others of its class
     assert maps.silhouette(apart, of) > 0.99
     mixed = rng.normal(size=(400, 8))
-    names = np.repeat(["a", "b"], 200)
-    assert maps.agreement(mixed, names) == pytest.approx(maps.by_chance(names), abs=0.05)
+    method_names = np.repeat(["a", "b"], 200)
+    assert maps.agreement(mixed, method_names) == pytest.approx(maps.by_chance(method_names), abs=0.05)
     assert maps.by_chance(of) == pytest.approx((29 / 39 + 9 / 39) / 2)
     chosen = maps.choose(Cohort.open(cohort_folder), "own")
     cohort = Cohort.open(cohort_folder)
@@ -324,7 +330,9 @@ def test_fig3_counts_neighbours_and_silhouette(cohort_folder: Path) -> None:
 
 def test_fig3_end_to_end(cohort_folder: Path, tmp_path: Path) -> None:
     config = config_file(tmp_path, cohort_folder)
-    asked = Asked("fig3", tmp_path / "out", configs=(config,), budget=budget.Budget(steps=1), methods=("simclr",))
+    asked = ReproduceRequest(
+        "fig3", tmp_path / "out", configs=(config,), budget=budget.Budget(steps=1), methods=("simclr",)
+    )
     result = reproduce(asked)
     methods = [line["method"] for line in result.lines]
     assert methods == ["CG-DMER", "CG-DMER, untrained", "SimCLR", "SimCLR, untrained"]
@@ -344,7 +352,7 @@ def test_lines_of_tables() -> None:
     assert [(line["method"], line["how"], line["paper"]) for line in tables.per_task(rows)] == [
         ("Random Init (CNN)", "probe 1%", "70.45"), ("Supervised (CNN)", "supervised 1%", ""),
     ]  # fmt: skip
-    text = tables.markdown([{"a": 1, "b": "", "c": "x|y"}])
+    text = export.markdown([{"a": 1, "b": "", "c": "x|y"}])
     assert text.splitlines() == ["| a | c |", "|---|---|", "| 1 | x/y |"]
 
 
@@ -367,12 +375,14 @@ def test_cohorts_that_would_be_mixed_up_are_refused(cohort_folder: Path, wide: P
     other = config_table(wide)
     other["method"] = {"name": "merl"}
     (tmp_path / "merl.toml").write_text(tomli_w.dumps(other))
-    asked = Asked("table2", tmp_path / "out", configs=(config_file(tmp_path, cohort_folder), tmp_path / "merl.toml"))
+    asked = ReproduceRequest(
+        "table2", tmp_path / "out", configs=(config_file(tmp_path, cohort_folder), tmp_path / "merl.toml")
+    )
     with pytest.raises(ConfigError, match="the configs learn from different cohorts"):
         reproduce(asked)
     (tmp_path / "wide").symlink_to(wide)
     with pytest.raises(CohortError, match="two of the cohorts have the folder name wide; rename one"):
-        reproduce(Asked("table2", tmp_path / "out", (wide, tmp_path / "wide")))
+        reproduce(ReproduceRequest("table2", tmp_path / "out", (wide, tmp_path / "wide")))
 
 
 def test_cells_are_made_again_when_what_they_rest_on_changes(
@@ -412,7 +422,7 @@ def test_the_published_protocol_stands_beside_and_is_marked(wide: Path, tmp_path
     assert strict["how"] == "probe 100%"
     assert legacy["how"] == "merl-legacy probe, not comparable, 100%"
     with pytest.raises(ConfigError, match="it goes with table1, not with fig2"):
-        reproduce(Asked("fig2", tmp_path / "out", (wide,), legacy=True))
+        reproduce(ReproduceRequest("fig2", tmp_path / "out", (wide,), legacy=True))
     assert not (tmp_path / "out").exists()
 
 
@@ -422,28 +432,28 @@ def test_what_cannot_be_done_is_said_before_anything_is_trained(
     out = tmp_path / "out"
     halves = config_file(tmp_path, cohort_folder, accumulate=2)
     with pytest.raises(ConfigError, match=r"method.encoder = 'resnet' needs"):  # after CG-DMER would have been trained
-        reproduce(Asked("table1", out, configs=(halves,), methods=("merl",)))
+        reproduce(ReproduceRequest("table1", out, configs=(halves,), methods=("merl",)))
     with pytest.raises(ConfigError, match="table3 takes CG-DMER apart"):
-        reproduce(Asked("table3", out, (wide,), methods=("merl",)))
+        reproduce(ReproduceRequest("table3", out, (wide,), methods=("merl",)))
     with pytest.raises(ValueError, match="did you mean 'simclr'"):
-        reproduce(Asked("table1", out, (wide,), methods=("simcrl",)))
+        reproduce(ReproduceRequest("table1", out, (wide,), methods=("simcrl",)))
     odd = config_table(wide)
     odd["signal"] = {"rate_hz": 100, "duration_s": 3.0}
     (tmp_path / "odd.toml").write_text(tomli_w.dumps(odd))
     with pytest.raises(ConfigError, match="n_patches 200: n_patches = 200 does not divide the 300 samples"):
-        reproduce(Asked("fig2", out, configs=(tmp_path / "odd.toml",)))
+        reproduce(ReproduceRequest("fig2", out, configs=(tmp_path / "odd.toml",)))
     with pytest.raises(ValueError, match="no prompts are shipped"):
-        reproduce(Asked("table2", out, configs=(config_file(tmp_path, cohort_folder),)))
+        reproduce(ReproduceRequest("table2", out, configs=(config_file(tmp_path, cohort_folder),)))
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(ConfigError, match="reproduce is one process"):
-        reproduce(Asked("table2", out, configs=(config_file(tmp_path, cohort_folder),)))
+        reproduce(ReproduceRequest("table2", out, configs=(config_file(tmp_path, cohort_folder),)))
     assert not (out / "runs").exists()
 
 
 def test_each_target_compares_what_the_paper_does() -> None:
     assert set(variants.compared("table2")) == {"cg_dmer", "merl", "etp", "c_melt", "melp", "merit"}
-    assert set(variants.compared("table1")) == set(methods.names()) - {"supervised"}
+    assert set(variants.compared("table1")) == set(method_names()) - {"supervised"}
     assert set(variants.compared("fig3")) == {"cg_dmer", "merl", "simclr", "st_mem"}
     rows = variants.base_configs([])
     assert {"MTAE", "MLAE", "MERL (ViT)", "TS-TCC"} <= set(rows)
@@ -452,7 +462,7 @@ def test_each_target_compares_what_the_paper_does() -> None:
 
 def test_two_at_work_in_one_folder_are_refused(wide: Path, tmp_path: Path) -> None:
     with trained.alone_in(tmp_path), pytest.raises(ConfigError, match="another reproduce is at work in"):
-        reproduce(Asked("table3", tmp_path, configs=(config_file(tmp_path, wide),)))
+        reproduce(ReproduceRequest("table3", tmp_path, configs=(config_file(tmp_path, wide),)))
 
 
 def test_a_finished_run_needs_no_resume_state(wide: Path, tmp_path: Path) -> None:
@@ -506,6 +516,6 @@ def test_a_cohort_without_tasks_cannot_be_scored(tmp_path: Path) -> None:
     row = Row("a", tmp_path / "a.npy", "p", "train", leads=LEADS, rate_hz=100, units="mV")
     write(Source("bare", [row]), tmp_path / "bare", min_report_words=0)
     with pytest.raises(CohortError, match=r"none of .*bare has a task to score; add one with --cohorts"):
-        reproduce(Asked("table2", tmp_path / "out", (tmp_path / "bare",)))
+        reproduce(ReproduceRequest("table2", tmp_path / "out", (tmp_path / "bare",)))
     assert set(TARGETS) == {"table1", "table2", "table3", "fig2", "fig3"}
     assert json.dumps(sorted(TARGETS))

@@ -12,11 +12,19 @@ from planted import WORDS, PlantedCohort, PlantedRun, SeeingMethod
 from typer.testing import CliRunner
 
 from leadwise.cli import app
-from leadwise.data.cohort import Texts
-from leadwise.evaluate.metrics import strangers
-from leadwise.evaluate.retrieve import KS, Places, RetrievalError, directions, find_places, run_retrieval
-from leadwise.evaluate.search import SearchError, page, rows, search
-from leadwise.evaluate.words import WordlessError
+from leadwise.data.cohort.cohort import Texts
+from leadwise.evaluate.metrics.auroc import strangers
+from leadwise.evaluate.retrieve import (
+    KS,
+    Places,
+    RetrievalError,
+    directions,
+    find_places,
+    run_retrieval,
+)
+from leadwise.evaluate.search import SearchError, rows, search
+from leadwise.evaluate.text_embeddings import WordlessError
+from leadwise.pages.search import page
 
 
 def slow(scores, right, k):

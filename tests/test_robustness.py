@@ -11,7 +11,8 @@ from conftest import SIGNAL, make_batch, unobserve
 from planted import WORDS, PlantedCohort, PlantedRun
 
 from leadwise.batch import LEADS, Batch, Signal
-from leadwise.evaluate import readers, robustness
+from leadwise.evaluate import classifiers
+from leadwise.evaluate.card import robustness
 from leadwise.evaluate.embed import embed_cohort
 from leadwise.evaluate.probe import asked_of
 
@@ -169,9 +170,9 @@ def test_every_change_that_is_offered_can_be_made() -> None:
         assert changed.record == batch.record
 
 
-def planted_probe(run: PlantedRun, cohort: PlantedCohort) -> readers.Reader:
+def planted_probe(run: PlantedRun, cohort: PlantedCohort) -> classifiers.Reader:
     rows = cohort.rows(task="finding")
-    return readers.fit_probe(embed_cohort(run, cohort, "backbone", rows), asked_of(cohort, "finding", rows))
+    return classifiers.fit_probe(embed_cohort(run, cohort, "backbone", rows), asked_of(cohort, "finding", rows))
 
 
 def test_findings_in_leads_I_to_aVR_are_lost_with_those_leads_and_nothing_else() -> None:
@@ -233,7 +234,7 @@ def test_words_may_be_asked_beside_a_probe(tmp_path) -> None:
     from test_zeroshot import PROMPTS, write
 
     run, cohort = PlantedRun(), PlantedCohort()
-    words = readers.read_words(run, cohort, "finding", write(tmp_path / "p.toml", PROMPTS))
+    words = classifiers.read_words(run, cohort, "finding", write(tmp_path / "p.toml", PROMPTS))
     found = robustness.measure(run, cohort, "finding", [planted_probe(run, cohort), words], quick=True)
     assert set(found.clean) == {"probe", "zero-shot"}
     assert found.clean["zero-shot"].macro > 0.95

@@ -15,17 +15,24 @@ import numpy as np
 import pytest
 from test_cohort import contents, source
 
-from leadwise.data import prepare, shard, workers
-from leadwise.data.cohort import Cohort, CohortError, Pool, write, write_share
-from leadwise.data.estimate import estimate
+from leadwise.data.cohort import (
+    executors,
+    layout,
+    prepare,
+    shard,
+)
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.cohort.estimate import estimate
+from leadwise.data.cohort.layout import CohortError
+from leadwise.data.cohort.prepare import Pool, write, write_share
 
 
 def test_processes_and_threads_write_the_same_bytes(tmp_path: Path) -> None:
     made = source(tmp_path / "raw", n=12)
     write(made, tmp_path / "alone", shard_records=2)
     heard: list[tuple[int, int]] = []
-    with workers.processes(2) as pool:
-        write(made, tmp_path / "two", shard_records=2, pool=pool, progress=lambda done, n: heard.append((done, n)))
+    with executors.processes(2) as pool:
+        write(made, tmp_path / "two", shard_records=2, pool=pool, progress=lambda _, done, n: heard.append((done, n)))
     with ThreadPoolExecutor(3) as threads:
         write(made, tmp_path / "threads", shard_records=2, pool=Pool(threads, 3))
     assert contents(tmp_path / "two") == contents(tmp_path / "threads") == contents(tmp_path / "alone")
@@ -55,11 +62,11 @@ def test_a_local_dask_cluster_writes_the_same_bytes(tmp_path: Path) -> None:
     made = source(tmp_path / "raw", n=8)
     write(made, tmp_path / "alone", shard_records=2)
     options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
-    with distributed.LocalCluster(**options) as cluster, workers.dask(cluster.scheduler_address) as pool:
+    with distributed.LocalCluster(**options) as cluster, executors.dask(cluster.scheduler_address) as pool:
         assert pool.in_flight == 4
         write(made, tmp_path / "many", shard_records=2, pool=pool)
     assert contents(tmp_path / "many") == contents(tmp_path / "alone")
-    nobody = workers.dask("tcp://127.0.0.1:1", seconds=0.5)
+    nobody = executors.dask("tcp://127.0.0.1:1", seconds=0.5)
     with pytest.raises(CohortError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:1"), nobody:
         pass
 
@@ -84,13 +91,13 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_cohort import source
-from leadwise.data import workers
-from leadwise.data.cohort import write
+from leadwise.data.cohort import executors
+from leadwise.data.cohort.prepare import write
 
 if __name__ == "__main__":
     made = source(Path({raw!r}), n=40)
-    with workers.processes(2) as pool:
-        heard = lambda done, n: (print(done, flush=True), time.sleep(0.3))
+    with executors.processes(2) as pool:
+        heard = lambda _, done, n: (print(done, flush=True), time.sleep(0.3))
         write(made, Path({out!r}), shard_records=2, pool=pool, progress=heard)
 """
 
@@ -137,9 +144,9 @@ def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     program = tmp_path / "parent.py"
     program.write_text(
         "import os, time\n"
-        "from leadwise.data import workers\n"
+        "from leadwise.data.cohort import executors\n"
         "if __name__ == '__main__':\n"
-        "    with workers.processes(1) as pool:\n"
+        "    with executors.processes(1) as pool:\n"
         "        print(pool.executor.submit(os.getpid).result(), flush=True)\n"
         "        time.sleep(60)\n"
     )
@@ -165,7 +172,7 @@ def die(work: shard.Work) -> None:
 
 def test_a_killed_worker_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = source(tmp_path / "raw", n=6)
-    with monkeypatch.context() as patch, workers.processes(2) as pool:
+    with monkeypatch.context() as patch, executors.processes(2) as pool:
         patch.setattr(prepare, "do", die)
         with pytest.raises(
             CohortError, match="a worker process was killed, perhaps for want of memory; what is finished"
@@ -206,4 +213,4 @@ def test_statements_stand_beside_the_report(tmp_path: Path) -> None:
         ["patient says something private"],
         ["sinus rhythm", "rate > 90; note. x"],
     ]
-    assert json.loads((tmp_path / "out" / "cohort.json").read_text())["format"] == shard.FORMAT
+    assert json.loads((tmp_path / "out" / "cohort.json").read_text())["format"] == layout.FORMAT

@@ -11,8 +11,8 @@ from test_methods import build
 
 from leadwise.config import OptimConfig
 from leadwise.methods import simclr
-from leadwise.nn import view_losses
-from leadwise.step import Objective, backward, seed_all
+from leadwise.nn.losses import view_agreement
+from leadwise.training.gradient_step import Objective, backward, seed_all
 
 TWO_VIEWS = ["simclr", "byol", "barlow_twins", "moco_v3", "simsiam"]
 
@@ -29,16 +29,16 @@ def test_nt_xent_equals_the_double_loop(pair) -> None:
     for i in range(12):
         s = [math.exp(float(views[i] @ views[k]) / 0.1) for k in range(12)]
         total -= math.log(s[(i + 6) % 12] / (sum(s) - s[i]))
-    assert float(view_losses.nt_xent(*pair, 0.1)) == pytest.approx(total / 12, rel=1e-5)
+    assert float(view_agreement.nt_xent(*pair, 0.1)) == pytest.approx(total / 12, rel=1e-5)
 
 
 def test_shares_of_nt_xent_are_the_whole(pair) -> None:
-    shares = [view_losses.nt_xent(*pair, 0.1, mine) for mine in (slice(0, 3), slice(3, 6))]
-    torch.testing.assert_close(sum(shares) / 2, view_losses.nt_xent(*pair, 0.1))
+    shares = [view_agreement.nt_xent(*pair, 0.1, mine) for mine in (slice(0, 3), slice(3, 6))]
+    torch.testing.assert_close(sum(shares) / 2, view_agreement.nt_xent(*pair, 0.1))
 
 
 def test_views_that_agree_are_better_than_views_that_do_not(pair) -> None:
-    assert float(view_losses.nt_xent(pair[0], pair[0], 0.1)) < float(view_losses.nt_xent(*pair, 0.1))
+    assert float(view_agreement.nt_xent(pair[0], pair[0], 0.1)) < float(view_agreement.nt_xent(*pair, 0.1))
 
 
 def test_a_temperature_of_zero_is_refused() -> None:

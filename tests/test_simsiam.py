@@ -7,14 +7,14 @@ import torch
 from conftest import make_batch
 from test_methods import build
 
-from leadwise.nn import view_losses
 from leadwise.nn.batch_norm import BatchNorm
+from leadwise.nn.losses import view_agreement
 
 
 def test_the_loss_is_the_negative_cosine_and_stops_at_z() -> None:
     torch.manual_seed(0)
     p, z = torch.randn(5, 7, requires_grad=True), torch.randn(5, 7, requires_grad=True)
-    loss = view_losses.negative_cosine(p, z)
+    loss = view_agreement.negative_cosine(p, z)
     slow = -sum(float(a @ b / (a.norm() * b.norm())) for a, b in zip(p.detach(), z.detach())) / 5
     assert float(loss.detach()) == pytest.approx(slow, rel=1e-5)
     loss.backward()

@@ -12,16 +12,34 @@ import wfdb
 
 import leadwise.evaluate
 from leadwise.batch import LEADS
-from leadwise.data import record, reports
-from leadwise.data.cohort import CohortError
-from leadwise.data.rows import check
+from leadwise.data import reports
+from leadwise.data.cohort.layout import CohortError
+from leadwise.data.formats import reading
+from leadwise.data.recordings.twelve_leads import twelve as as_twelve_leads
 from leadwise.data.simulator.acquisition import Device, capture, write_wfdb
 from leadwise.data.simulator.findings import EXCLUDES, FINDINGS, RHYTHMS
-from leadwise.data.simulator.heart import Waves, bounds_ms, render, twelve_leads, waves
-from leadwise.data.simulator.patients import Person, Presentation, populate, present
-from leadwise.data.simulator.reports import HEDGE, OMISSION, PHRASES, write_report
+from leadwise.data.simulator.heart import (
+    Waves,
+    bounds_ms,
+    render,
+    twelve_leads,
+    waves,
+)
+from leadwise.data.simulator.patients import (
+    Person,
+    Presentation,
+    populate,
+    present,
+)
+from leadwise.data.simulator.reports import (
+    HEDGE,
+    OMISSION,
+    PHRASES,
+    write_report,
+)
 from leadwise.data.simulator.tracing import trace
 from leadwise.data.sources.simulated import read_source, simulate
+from leadwise.data.sources.source import check
 
 N = 240
 
@@ -228,7 +246,7 @@ def test_files_come_in_many_habits(truth: pd.DataFrame) -> None:
 
 def test_leadwise_reads_them_as_written(folder: Path, records: pd.DataFrame, truth: pd.DataFrame) -> None:
     for row, said in zip(records.head(60).itertuples(), truth.itertuples()):
-        twelve = record.twelve(record.read(folder / row.path))
+        twelve = as_twelve_leads(reading.read(folder / row.path))
         signal = dict(zip(LEADS, twelve.signal.T))
         lost = said.lead_off.split()
         for lead in LEADS:
@@ -275,7 +293,7 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(CohortError, match="1 or more"):
         simulate(tmp_path / "none", 0, 0)
 
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(task: str, done: int, total: int) -> None:
         if done == 2:
             raise KeyboardInterrupt
 
@@ -286,7 +304,7 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_progress_counts_to_the_end(tmp_path: Path) -> None:
     heard: list[tuple[int, int]] = []
-    simulate(tmp_path / "sim", 7, 1, lambda done, total: heard.append((done, total)))
+    simulate(tmp_path / "sim", 7, 1, lambda _, done, total: heard.append((done, total)))
     assert heard == [(k, 7) for k in range(1, 8)]
 
 
@@ -324,7 +342,7 @@ def test_files_of_one_heart_in_two_habits_read_alike(tmp_path: Path) -> None:
     for name, device in (("plain", plain), ("odd", odd)):
         captured = capture(seen, device, np.random.default_rng(2))
         write_wfdb(tmp_path / name, captured.digital, device)
-        signals.append(record.twelve(record.read(tmp_path / f"{name}.hea")).signal)
+        signals.append(as_twelve_leads(reading.read(tmp_path / f"{name}.hea")).signal)
     np.testing.assert_allclose(signals[0], signals[1], atol=1e-9)
 
 

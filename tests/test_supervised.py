@@ -12,17 +12,19 @@ import torch
 from conftest import TINY, config_table, make_batch
 from test_methods import build
 
-from leadwise import pretrain as training
 from leadwise import run as runs
 from leadwise.batch import LEADS
 from leadwise.config import Config, ConfigError, typed
-from leadwise.data.cohort import Cohort, Row, Source, write
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.cohort.prepare import write
+from leadwise.data.sources.source import Row, Source
 from leadwise.evaluate.embed import embed_cohort
-from leadwise.evaluate.metrics import auroc
+from leadwise.evaluate.metrics.auroc import auroc
 from leadwise.evaluate.probe import asked_of, probe, run_probe
 from leadwise.evaluate.supervised import SupervisedError, score_supervised
 from leadwise.methods import supervised
 from leadwise.run import Run
+from leadwise.training import loop as training
 
 TASK = "own"
 

@@ -11,7 +11,7 @@ from test_methods import build
 
 from leadwise.batch import Signal
 from leadwise.methods import ts_tcc
-from leadwise.nn import series_losses
+from leadwise.nn.losses import series
 from leadwise.nn.permute import permute, piece_order
 from leadwise.nn.small_conv import SmallConv
 
@@ -26,15 +26,15 @@ def test_the_future_is_found_among_the_batch_as_in_slow_loops() -> None:
             likeness = [math.exp(float(predicted[i, k] @ future[j, k])) for j in range(6)]
             among = sum(x for j, x in enumerate(likeness) if seen[j])
             total -= math.log(likeness[i] / among) / 18 if seen[i] else 0.0
-    assert float(series_losses.future_contrast(predicted, future, seen)) == pytest.approx(total, rel=1e-5)
-    shares = [float(series_losses.future_contrast(predicted, future, seen, slice(i, i + 3))) for i in (0, 3)]
+    assert float(series.future_contrast(predicted, future, seen)) == pytest.approx(total, rel=1e-5)
+    shares = [float(series.future_contrast(predicted, future, seen, slice(i, i + 3))) for i in (0, 3)]
     assert sum(shares) / 2 == pytest.approx(total, rel=1e-5)
 
 
 def test_a_record_without_a_future_teaches_nothing() -> None:
     predicted = torch.randn(3, 2, 4, requires_grad=True)
     future = torch.randn(3, 2, 4, requires_grad=True)
-    series_losses.future_contrast(predicted, future, torch.tensor([True, False, True])).backward()
+    series.future_contrast(predicted, future, torch.tensor([True, False, True])).backward()
     assert predicted.grad.flatten(1).any(1).tolist() == [True, False, True]
     assert future.grad.flatten(1).any(1).tolist() == [True, False, True]
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from planted import WORDS, PlantedCohort, PlantedRun, SeeingMethod
 
-from leadwise.evaluate.metrics import ScoreError
+from leadwise.evaluate.metrics.auroc import ScoreError
 from leadwise.evaluate.prompts import PromptError
-from leadwise.evaluate.words import class_vector
+from leadwise.evaluate.text_embeddings import class_vector
 from leadwise.evaluate.zeroshot import ZeroShotError, run_zeroshot
 
 PROMPTS = {word: [f"Sinus rhythm; {word} pattern", f"possible {word}. abnormal ecg."] for word in WORDS}

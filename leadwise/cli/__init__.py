@@ -10,8 +10,20 @@ from pathlib import Path
 import typer
 from rich.logging import RichHandler
 
-from leadwise.cli import card, check, compare, data, methods, prompts, reproduce, retrieve, scores, tasks, training
-from leadwise.cli.shown import console, rank
+from leadwise.cli import (
+    card,
+    check,
+    compare,
+    data,
+    methods,
+    prompts,
+    reproduce,
+    retrieve,
+    scores,
+    tasks,
+    training,
+)
+from leadwise.cli.output import console, rank
 
 app = typer.Typer(
     name="leadwise",

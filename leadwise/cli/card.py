@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from leadwise.cli.shown import CohortFolder, Json, RunFolder, bars, out, print_table, progress_bars, write_json
+from leadwise.cli.output import (
+    CohortFolder,
+    Json,
+    RunFolder,
+    bars,
+    out,
+    print_table,
+    progress_bars,
+    write_json,
+)
 
 
 def card(
@@ -32,9 +41,9 @@ def card(
 ) -> None:
     """Write one offline page that explains a run: training, scores by group, robustness, its parts, where it looks."""
     from leadwise import run as runs
-    from leadwise.data.cohort import Cohort
-    from leadwise.evaluate import card as cards
-    from leadwise.evaluate.card_page import page
+    from leadwise.data.cohort.cohort import Cohort
+    from leadwise.evaluate.card import card as cards
+    from leadwise.pages.card import page
 
     if target.suffix.lower() not in (".html", ".htm"):
         raise typer.BadParameter(f"-o {target}: a card is an HTML page, name it such as card.html")

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from leadwise.cli.shown import CohortFolder, Json, bars, out, print_table, progress_bars, write_json
+from leadwise.cli.output import (
+    CohortFolder,
+    Json,
+    bars,
+    out,
+    print_table,
+    progress_bars,
+    write_json,
+)
 
 
 def check(
@@ -25,9 +33,9 @@ def check(
     json_file: Json = None,
 ) -> None:
     """Audit a cohort: splits, copies, leads, units, rates, classes. Exit code 1 if there is an error, else 0."""
-    from leadwise import check as checks
     from leadwise import run as runs
-    from leadwise.data.cohort import Cohort
+    from leadwise.data.cohort.cohort import Cohort
+    from leadwise.pages import audit as checks
 
     opened = Cohort.open(cohort)
     other = None if against is None else Cohort.open(against)

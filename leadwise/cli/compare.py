@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from leadwise.cli.files import read_seeds
-from leadwise.cli.shown import (
+from leadwise.cli.output import (
     REMARKS,
     CohortFolder,
     Csv,
@@ -23,6 +22,7 @@ from leadwise.cli.shown import (
     through,
     write_json,
 )
+from leadwise.cli.result_files import read_seeds
 
 
 def compare(
@@ -45,7 +45,7 @@ def compare(
 ) -> None:
     """Test whether one run scores higher than another on the same patients, macro and each class."""
     from leadwise import run as runs
-    from leadwise.data.cohort import Cohort
+    from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import compare as comparing
     from leadwise.evaluate import export
 

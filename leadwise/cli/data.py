@@ -10,10 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leadwise.batch import LEADS
-from leadwise.cli.shown import Json, bar, console, out, print_table, progress_bars, write_json
+from leadwise.cli.output import (
+    Json,
+    bars,
+    console,
+    out,
+    print_table,
+    progress_bars,
+    write_json,
+)
+from leadwise.progress import relabel
 
 if TYPE_CHECKING:
-    from leadwise.data.cohort import Pool, Source
+    from leadwise.data.cohort.prepare import Pool
+    from leadwise.data.sources.source import Source
 
 
 def simulate(
@@ -25,7 +35,7 @@ def simulate(
     from leadwise.data.sources import simulated
 
     with progress_bars() as progress:
-        simulated.simulate(folder, records, seed, bar(progress, "simulate"))
+        simulated.simulate(folder, records, seed, bars(progress))
     out.print(
         f"{records} ECGs in {folder}; next: leadwise prepare simulated {folder} -o cohorts/simulated", soft_wrap=True
     )
@@ -79,11 +89,12 @@ def prepare(
     json_file: Json = None,
 ) -> None:
     """Pack a data set into a cohort: leads by name, millivolts, quality and labels in one table, samples beside it."""
-    from leadwise.data import cohort as cohorts
-    from leadwise.data.estimate import estimate
+    from leadwise.data.cohort.cohort import Cohort
+    from leadwise.data.cohort.estimate import estimate
+    from leadwise.data.cohort.prepare import write, write_share
 
     if verify is not None:
-        cohort = cohorts.Cohort.open(verify, verify=True)
+        cohort = Cohort.open(verify, verify=True)
         out.print(f"{verify}: {len(cohort)} recordings, every size and checksum holds", soft_wrap=True)
         told = {"command": "prepare", "cohort": str(verify), "verified": True, "recordings": len(cohort)}
         write_json(json_file, told)
@@ -105,9 +116,9 @@ def prepare(
     if resume and not target.with_name(target.name + ".partial").is_dir():
         console.print(f"nothing to resume at {target}; it begins anew", soft_wrap=True)
     with progress_bars(rate=True) as progress, _pool(workers, dask) as pool:
-        heard = bar(progress, f"prepare {target.name}")
+        heard = relabel(bars(progress), f"prepare {target.name}")
         if shard is not None:
-            n_shards = cohorts.write_share(
+            n_shards = write_share(
                 rows,
                 target,
                 _share(shard),
@@ -117,7 +128,7 @@ def prepare(
                 progress=heard,
             )
         else:
-            ledger = cohorts.write(
+            ledger = write(
                 rows,
                 target,
                 min_report_words=min_words,
@@ -143,7 +154,7 @@ def _pool(workers: int, address: str | None) -> AbstractContextManager[Pool | No
     """Who packs: a cluster, processes, or nobody else."""
     if address is None and workers == 1:
         return nullcontext()
-    from leadwise.data import workers as pools
+    from leadwise.data.cohort import executors as pools
 
     if address is not None and workers > 1:
         raise typer.BadParameter("say --workers or --dask, not both: a cluster has its own workers")
@@ -160,7 +171,14 @@ def _share(text: str) -> tuple[int, int]:
 
 def _source(name: str, path: Path, **told: Any) -> Source:
     """The rows of a data set by the name of its file in data/sources, read with the options that were told."""
-    from leadwise.data.sources import cpsc2018, csn, folder, mimic_iv_ecg, ptbxl, simulated
+    from leadwise.data.sources import (
+        cpsc2018,
+        csn,
+        folder,
+        mimic_iv_ecg,
+        ptbxl,
+        simulated,
+    )
 
     readers: dict[str, tuple[Callable[..., Source], tuple[str, ...]]] = {  # and the options that each takes
         "folder": (folder.read_source, ("leads", "rate_hz", "units")),
@@ -193,14 +211,15 @@ def plot(
     units: Annotated[str | None, typer.Option(help="Unit where the file states none: mV, uV or V.")] = None,
 ) -> None:
     """Draw an ECG on paper grid (25 mm/s, 10 mm/mV), with what was missing or repaired."""
-    from leadwise.data import record
-    from leadwise.pictures import paper
+    from leadwise.data.formats.reading import read
+    from leadwise.data.recordings import twelve_leads
+    from leadwise.pictures import ink, paper
 
     names = tuple(lead.strip() for lead in leads.split(",")) if leads else None
-    recording = record.twelve(record.read(file, leads=names, rate_hz=rate_hz, units=units))
-    ecg, observed = record.repaired(recording)
-    notes = record.remarks(recording)
+    recording = twelve_leads.twelve(read(file, leads=names, rate_hz=rate_hz, units=units))
+    ecg, observed = twelve_leads.repaired(recording)
+    notes = twelve_leads.remarks(recording)
     target = target or Path(f"{file.stem}.png")
     figure = paper.draw(ecg, recording.rate_hz, LEADS, title=recording.name, notes=notes, observed=observed)
-    paper.save(figure, target)
+    ink.save(figure, target)
     out.print(f"drawn to {target}", soft_wrap=True)

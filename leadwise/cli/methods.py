@@ -6,7 +6,12 @@ from typing import Annotated
 
 import typer
 
-from leadwise.cli.shown import Json, out, print_table, write_json
+from leadwise.cli.output import (
+    Json,
+    out,
+    print_table,
+    write_json,
+)
 
 
 def methods(
@@ -18,7 +23,7 @@ def methods(
     """List the methods that can be trained and compared, or one method's equations, departures and settings."""
     import dataclasses
 
-    from leadwise import catalogue
+    from leadwise.methods import catalogue
     from leadwise.reproduce.references import REFERENCES
 
     chosen = catalogue.entries(None if method is None else [method])

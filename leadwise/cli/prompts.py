@@ -8,7 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from leadwise.cli.shown import Json, bars, out, print_table, progress_bars, write_json
+from leadwise.cli.output import (
+    Json,
+    bars,
+    out,
+    print_table,
+    progress_bars,
+    write_json,
+)
 
 app = typer.Typer(
     help="Prompt files: look at ours, check your own, or have a language model write one.", no_args_is_help=True
@@ -62,7 +69,7 @@ def check(
 
     loaded = prompts.load(file)
     if cohort is not None:
-        from leadwise.data.cohort import Cohort
+        from leadwise.data.cohort.cohort import Cohort
 
         opened = Cohort.open(cohort)
         if loaded.task not in opened.tasks:

@@ -7,10 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leadwise.cli.shown import bars, out, print_table, progress_bars, through, write_json
+from leadwise.cli.output import (
+    bars,
+    out,
+    print_table,
+    progress_bars,
+    through,
+    write_json,
+)
 
 if TYPE_CHECKING:
-    from leadwise.data.cohort import Cohort
+    from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate.protocol import Legacy, ProtocolReport
 
 PROTOCOLS = ("strict", "merl-legacy", "both")
@@ -47,7 +54,7 @@ def legacy(
     faults: str | None, epochs: int | None, part: str, splits: Path | None, window: str | None, seeds: tuple[int, ...]
 ) -> Legacy:
     """The options as the legacy protocol's settings; `seeds` are those of the strict probe beside it."""
-    from leadwise.evaluate.legacy import Fault, Trainer, faults_named
+    from leadwise.evaluate.merl_legacy.probe_heads import Fault, Trainer, faults_named
     from leadwise.evaluate.protocol import Legacy
 
     named = (
@@ -77,7 +84,7 @@ def check_protocol(name: str, faults: str | None, epochs: int | None, seeds: str
 
 def told_of_splits(cohort: Cohort) -> dict[str, Any]:
     """What a strict result says of published splits that stood in for the cohort's own; nothing without them."""
-    from leadwise.data.published import PublishedCohort
+    from leadwise.data.published_splits import PublishedCohort
 
     if not isinstance(cohort, PublishedCohort):
         return {}
@@ -96,7 +103,7 @@ def probe_legacy(
 ) -> ProtocolReport:
     """Run, show and write the probe of the legacy protocol, or of both."""
     from leadwise import run as runs
-    from leadwise.data.cohort import Cohort
+    from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate.protocol import run_protocol
 
     with progress_bars() as progress:
@@ -110,7 +117,7 @@ def probe_legacy(
 
 def show(report: ProtocolReport) -> None:
     """The table, then what the faults are."""
-    from leadwise.evaluate.legacy import LEFT_OUT, MEANING
+    from leadwise.evaluate.merl_legacy.probe_heads import LEFT_OUT, MEANING
 
     where = f"{report.run} on {report.asked.cohort.name}, task {report.asked.name}{through(report.legacy.window)}"
     title = f"protocol {report.protocol}: {where}, macro AUROC on test"
@@ -134,7 +141,7 @@ def show(report: ProtocolReport) -> None:
 
 
 def _own_splits(task: str) -> str:
-    from leadwise.data.published import tasks
+    from leadwise.data.published_splits import tasks
 
     there_are = "name the folder of MERL's files by --splits" if task in tasks() else "MERL published none of this task"
     return f"Records, splits and labels are the cohort's own, not MERL's published ones: {there_are}."

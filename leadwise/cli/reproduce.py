@@ -7,8 +7,15 @@ from typing import Annotated
 
 import typer
 
-from leadwise.cli.files import read_seeds
-from leadwise.cli.shown import Json, bars, out, print_table, progress_bars, write_json
+from leadwise.cli.output import (
+    Json,
+    bars,
+    out,
+    print_table,
+    progress_bars,
+    write_json,
+)
+from leadwise.cli.result_files import read_seeds
 
 
 def reproduce(
@@ -55,7 +62,7 @@ def reproduce(
     if protocol not in ("strict", "both"):
         raise typer.BadParameter(f"--protocol {protocol}: say strict or both")
     paths = tuple(Path(path.strip()) for path in cohorts.split(",")) if cohorts else ()
-    asked = again.Asked(
+    asked = again.ReproduceRequest(
         target,
         folder,
         paths,

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from leadwise.cli.shown import CohortFolder, Json, RunFolder, bars, out, print_table, progress_bars, write_json
+from leadwise.cli.output import (
+    CohortFolder,
+    Json,
+    RunFolder,
+    bars,
+    out,
+    print_table,
+    progress_bars,
+    write_json,
+)
 
 PAGE = "found.html"
 
@@ -38,9 +47,10 @@ def retrieve(
     if target.suffix.lower() not in (".html", ".htm"):
         raise typer.BadParameter(f"-o {target}: the page ends in .html")
     from leadwise import run as runs
-    from leadwise.data.cohort import Cohort
+    from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import retrieve as scoring
     from leadwise.evaluate import search as searching
+    from leadwise.pages.search import page
 
     loaded, opened = runs.load(run), Cohort.open(cohort)
     if text is None:
@@ -54,7 +64,7 @@ def retrieve(
     with progress_bars() as progress:
         found = searching.search(loaded, opened, text, split, top, bars(progress))
     print_table(searching.rows(found), f"nearest of {opened.name}")
-    searching.page(found, opened, text, loaded, show_reports).write(target)
+    page(found, opened, text, loaded, show_reports).write(target)
     out.print(f"open {target}", highlight=False, soft_wrap=True)
     told = [{"record": one.record, "split": one.split, "cosine": one.cosine, "labels": one.labels} for one in found]
     write_json(

@@ -7,19 +7,7 @@ from typing import Annotated
 
 import typer
 
-from leadwise.cli.files import check_picture, draw_reliability, read_seeds, write_tables
-from leadwise.cli.protocol import (
-    EpochsOfLegacy,
-    FaultNames,
-    ProtocolName,
-    SeedsOfStrict,
-    Splits,
-    check_protocol,
-    legacy,
-    probe_legacy,
-    told_of_splits,
-)
-from leadwise.cli.shown import (
+from leadwise.cli.output import (
     CohortFolder,
     Csv,
     Json,
@@ -34,6 +22,23 @@ from leadwise.cli.shown import (
     through,
     write_json,
 )
+from leadwise.cli.protocol import (
+    EpochsOfLegacy,
+    FaultNames,
+    ProtocolName,
+    SeedsOfStrict,
+    Splits,
+    check_protocol,
+    legacy,
+    probe_legacy,
+    told_of_splits,
+)
+from leadwise.cli.result_files import (
+    check_picture,
+    draw_reliability,
+    read_seeds,
+    write_tables,
+)
 
 
 def embed(
@@ -47,7 +52,7 @@ def embed(
 ) -> None:
     """Write an embedding for every recording of a cohort."""
     from leadwise import run as runs
-    from leadwise.data.cohort import Cohort
+    from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import embed as embedding
 
     loaded, opened = runs.load(run), Cohort.open(cohort)
@@ -82,9 +87,9 @@ def probe(
 ) -> None:
     """Linear probe: how well frozen features classify, beside the untrained encoder and hand-crafted features."""
     from leadwise import run as runs
-    from leadwise.data.cohort import Cohort
+    from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import probe as probing
-    from leadwise.evaluate.legacy_task import with_published
+    from leadwise.evaluate.merl_legacy.legacy_task import with_published
 
     check_protocol(protocol, faults, epochs, seeds)
     try:
@@ -148,9 +153,9 @@ def zeroshot(
 ) -> None:
     """Classify by prompts alone, no label seen, beside the untrained encoder and a shuffled control."""
     from leadwise import run as runs
-    from leadwise.data.cohort import Cohort
+    from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import zeroshot as zero
-    from leadwise.evaluate.legacy_task import with_published
+    from leadwise.evaluate.merl_legacy.legacy_task import with_published
 
     loaded, opened = runs.load(run), with_published(Cohort.open(cohort), task, splits)
     with progress_bars() as progress:

@@ -6,10 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leadwise.cli.shown import Json, out, print_table, write_json
+from leadwise.cli.output import (
+    Json,
+    out,
+    print_table,
+    write_json,
+)
 
 if TYPE_CHECKING:
-    from leadwise.data.labels import Task
+    from leadwise.data.tasks import Task
 
 
 def tasks(
@@ -17,9 +22,9 @@ def tasks(
     json_file: Json = None,
 ) -> None:
     """List the tasks that data sets are labelled for, or one task's classes with what they mean."""
-    from leadwise.data import labels
+    from leadwise.data import tasks
 
-    chosen = labels.TASKS if task is None else (labels.find(task),)
+    chosen = tasks.TASKS if task is None else (tasks.find(task),)
     if task is None:
         rows = [
             {"source": one.source, "task": one.name, "classes": len(one.classes), "definition": one.definition}

@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from leadwise.cli.shown import Json, bars, out, print_table, progress_bars, rank, write_json
+from leadwise.cli.output import (
+    Json,
+    bars,
+    out,
+    print_table,
+    progress_bars,
+    rank,
+    write_json,
+)
 
 
 def demo(
@@ -50,8 +58,8 @@ def pretrain(
 ) -> None:
     """Train a method on a cohort's ECGs and reports, leaving a run folder."""
     from leadwise import config as settings
-    from leadwise import plan as planning
-    from leadwise import pretrain as training
+    from leadwise.training import dry_run as planning
+    from leadwise.training import loop as training
 
     typed, first = settings.read(config, overrides), rank() == 0
     if dry_run:

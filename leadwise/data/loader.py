@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from leadwise.batch import LEADS, Batch, Signal
-from leadwise.data.cohort import Cohort
-from leadwise.data.packing import scale_into, unpack
-from leadwise.data.record import MISSING, conform
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.cohort.packing import scale_into, unpack
+from leadwise.data.recordings.recording import MISSING
+from leadwise.data.recordings.twelve_leads import conform
 
 
 class Recordings:

@@ -23,13 +23,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from leadwise.data import windows
-from leadwise.data.cohort import Cohort
+from leadwise.data import crops
+from leadwise.data.cohort.cohort import Cohort
 from leadwise.evaluate import probe as probing
 from leadwise.evaluate import prompts, zeroshot
-from leadwise.evaluate.embed import Progress, embed_cohort, named, seen_in_training
-from leadwise.evaluate.metrics import Floats, Interval, interval_of, resample_patients, weighted_auroc
-from leadwise.evaluate.precision import weighted_average_precision
+from leadwise.evaluate.embed import embed_cohort, seen_in_training
+from leadwise.evaluate.metrics.auprc import weighted_average_precision
+from leadwise.evaluate.metrics.auroc import (
+    Floats,
+    Interval,
+    interval_of,
+    resample_patients,
+    weighted_auroc,
+)
+from leadwise.progress import Progress, relabel
 from leadwise.run import Run
 
 N_REPLICATES = 10_000  # p-values of a few dozen classes must be able to survive their correction
@@ -161,9 +168,10 @@ def run_compare(
         CompareError: the measure is unknown, or the split holds no class with both label values.
         ProbeError, ZeroShotError, PromptError, WindowError: as the verbs of that name.
     """
-    windows.check_strict(scored_by.window)
+    crops.check_strict(scored_by.window)
     a, b = (
-        scored_by(run, cohort, task, named(progress, f"embed, {side}")) for run, side in zip(runs, ("first", "second"))
+        scored_by(run, cohort, task, relabel(progress, f"embed, {side}"))
+        for run, side in zip(runs, ("first", "second"))
     )
     rows = cohort.rows("test", task)
     about = {

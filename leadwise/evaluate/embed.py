@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +18,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from leadwise.data import windows
-from leadwise.data.cohort import Cohort
+from leadwise.data import crops
+from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.loader import Recordings
 from leadwise.files import replacing
+from leadwise.progress import Progress, partial_progress
 from leadwise.run import Run
 
 log = logging.getLogger(__name__)
 
 Features = NDArray[np.float32]
 Rows = NDArray[np.integer]
-Progress = Callable[[str, int, int], None]
 
 _PIECE = 20_000  # recordings between two writes of the cache
 
@@ -96,11 +96,6 @@ def as_trained(run: Run) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=run.config.optim.precision == "bfloat16")
 
 
-def named(progress: Progress | None, what: str) -> Progress | None:
-    """The same callback, told `what` whatever the work calls itself."""
-    return None if progress is None else lambda _, done, total: progress(what, done, total)
-
-
 def check_part(run: Run, part: str) -> list[str]:
     """The names in `part`.
 
@@ -131,7 +126,7 @@ def embed_cohort(
         cache: the folder of cache files; default `embeddings` in the run's folder, and none for a run without a folder.
         window: which part of each recording, see `data/windows.py`; default: as the run was promised.
     """
-    windows.check(window)
+    crops.check(window)
     wanted = np.arange(len(cohort)) if rows is None else np.asarray(rows, dtype=np.int64)
     if cache is None and run.folder is not None:
         cache = run.folder / "embeddings"
@@ -144,7 +139,7 @@ def embed_cohort(
     fresh = np.setdiff1d(wanted, held_rows)
     for begin in range(0, len(fresh), _PIECE):
         piece = fresh[begin : begin + _PIECE]
-        counted = _from(progress, begin, len(piece), len(fresh))
+        counted = partial_progress(progress, begin, len(piece), len(fresh))
         made = _through(run, cohort, part, piece, counted, window)
         if len(held_rows) and made.shape[1] != held.shape[1]:
             log.warning("cache %s is %d wide, not %d: written anew", path, held.shape[1], made.shape[1])
@@ -158,19 +153,12 @@ def embed_cohort(
     return held[np.searchsorted(held_rows, wanted)]
 
 
-def _from(progress: Progress | None, begin: int, n: int, total: int) -> Progress | None:
-    """The same callback for a piece of `n` out of `total`: it counts on from `begin`, a recording of several windows once."""
-    if progress is None:
-        return None
-    return lambda what, done, of: progress(what, begin + n * done // of, total)
-
-
 def _through(
     run: Run, cohort: Cohort, part: str, rows: Rows, progress: Progress | None, window: str | None
 ) -> Features:
     """(n, D) embeddings of rows through a window; of several windows of a recording, the mean."""
-    recordings, of_row = windows.windowed(cohort, run.config.signal, rows, window)
-    return windows.averaged(embed(run, recordings, part, progress=progress), of_row)
+    recordings, of_row = crops.windowed(cohort, run.config.signal, rows, window)
+    return crops.averaged(embed(run, recordings, part, progress=progress), of_row)
 
 
 def _read_cache(path: Path, n_rows: int) -> tuple[NDArray[np.int64], Features]:

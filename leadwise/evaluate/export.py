@@ -158,3 +158,15 @@ def _interval(row: Mapping[str, Any], name: str) -> tuple[float, float] | None:
     if low is None and name == next(scored for scored in SCORED if scored in row):
         low, high = row.get("low"), row.get("high")
     return None if low is None or high is None else (low, high)
+
+
+def markdown(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The lines as a Markdown table; columns that stay empty are left out."""
+    heads = [
+        name
+        for name in dict.fromkeys(k for line in lines for k in line)
+        if any(line.get(name, "") != "" for line in lines)
+    ]
+    rows = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    rows += ["| " + " | ".join(str(line.get(name, "")).replace("|", "/") for name in heads) + " |" for line in lines]
+    return "\n".join(rows)

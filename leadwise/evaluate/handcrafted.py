@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from leadwise.batch import Batch
 from leadwise.data.loader import Recordings
-from leadwise.evaluate.embed import EmbedError, Features, Progress
+from leadwise.evaluate.embed import EmbedError, Features
+from leadwise.progress import Progress
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -20,17 +20,25 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from leadwise.data import windows
-from leadwise.data.cohort import Cohort
-from leadwise.data.draw import subset
-from leadwise.evaluate import calibration
-from leadwise.evaluate import measures as beside
-from leadwise.evaluate.embed import Progress, embed_cohort, named, seen_in_training
+from leadwise.data import crops
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.label_subset import subset
+from leadwise.evaluate.embed import embed_cohort, seen_in_training
 from leadwise.evaluate.handcrafted import handcrafted
-from leadwise.evaluate.linear import ProbeError as ProbeError
-from leadwise.evaluate.linear import fit
-from leadwise.evaluate.metrics import Floats, Interval, Score, auroc, gain, score
-from leadwise.evaluate.threshold import best_thresholds
+from leadwise.evaluate.logistic_regression import ProbeError as ProbeError
+from leadwise.evaluate.logistic_regression import fit
+from leadwise.evaluate.metrics import all_metrics as beside
+from leadwise.evaluate.metrics import calibration
+from leadwise.evaluate.metrics.auroc import (
+    Floats,
+    Interval,
+    Score,
+    auroc,
+    gain,
+    score,
+)
+from leadwise.evaluate.metrics.f1 import best_thresholds
+from leadwise.progress import Progress, relabel
 from leadwise.run import Run
 
 FRACTIONS = (0.01, 0.05, 0.1, 1.0)
@@ -39,7 +47,7 @@ FEATURES = ("trained", "untrained", "handcrafted")
 
 
 @dataclass(frozen=True)
-class Task:
+class ProbeTask:
     """What is asked of N recordings: labels of K classes, with the split and the patient of each."""
 
     classes: tuple[str, ...]
@@ -220,16 +228,16 @@ def run_probe(
         DrawError: a fraction outside (0, 1], or one that leaves nothing to learn from.
         WindowError: no such window, or MERL's, which belongs to the legacy protocol.
     """
-    windows.check_strict(window)
+    crops.check_strict(window)
     rows = cohort.rows(task=task)
     asked = asked_of(cohort, task, rows)
     cache = run.folder / "embeddings" if run.folder else None
     twin = run.untrained()
-    recordings, of_row = windows.windowed(cohort, run.config.signal, rows, window)
+    recordings, of_row = crops.windowed(cohort, run.config.signal, rows, window)
     features = {
-        "trained": embed_cohort(run, cohort, part, rows, named(progress, "embed, trained"), cache, window),
-        "untrained": embed_cohort(twin, cohort, part, rows, named(progress, "embed, untrained"), cache, window),
-        "handcrafted": windows.averaged(handcrafted(recordings, progress=progress), of_row),
+        "trained": embed_cohort(run, cohort, part, rows, relabel(progress, "embed, trained"), cache, window),
+        "untrained": embed_cohort(twin, cohort, part, rows, relabel(progress, "embed, untrained"), cache, window),
+        "handcrafted": crops.averaged(handcrafted(recordings, progress=progress), of_row),
     }
     results: dict[float, dict[str, ProbeResult]] = {fraction: {} for fraction in fractions}
     for done, (fraction, name) in enumerate(((f, n) for f in fractions for n in FEATURES), start=1):
@@ -250,9 +258,9 @@ def run_probe(
     )
 
 
-def asked_of(cohort: Cohort, task: str, rows: NDArray[np.integer]) -> Task:
+def asked_of(cohort: Cohort, task: str, rows: NDArray[np.integer]) -> ProbeTask:
     """What a task asks of a cohort's rows."""
-    return Task(
+    return ProbeTask(
         classes=tuple(cohort.tasks[task]),
         labels=cohort.labels(task, rows),
         split=cohort.splits(rows),
@@ -260,7 +268,9 @@ def asked_of(cohort: Cohort, task: str, rows: NDArray[np.integer]) -> Task:
     )
 
 
-def probe(features: NDArray[np.floating], task: Task, fraction: float, seeds: Sequence[int] = SEEDS) -> ProbeResult:
+def probe(
+    features: NDArray[np.floating], task: ProbeTask, fraction: float, seeds: Sequence[int] = SEEDS
+) -> ProbeResult:
     """The test score of logistic regressions on features (N, D), fitted on a fraction of the training recordings.
 
     With fraction 1 there is nothing to draw, and only the first seed is used.
@@ -298,7 +308,7 @@ def probe(features: NDArray[np.floating], task: Task, fraction: float, seeds: Se
     return _judged(fraction, task, draws, np.stack(test_scores), np.stack(probabilities))
 
 
-def _judged(fraction: float, task: Task, draws: list[Draw], scores: Floats, probabilities: Floats) -> ProbeResult:
+def _judged(fraction: float, task: ProbeTask, draws: list[Draw], scores: Floats, probabilities: Floats) -> ProbeResult:
     """Every measure of S draws' test scores (S, N, K) and probabilities (S, N, K)."""
     test = task.rows("test")
     labels, patients, classes = task.labels[test], task.patient[test], task.classes

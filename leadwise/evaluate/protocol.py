@@ -19,12 +19,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from leadwise.data import windows
-from leadwise.data.cohort import Cohort
-from leadwise.data.draw import subset
-from leadwise.data.published import PublishedCohort
-from leadwise.evaluate.embed import Features, Progress, embed_cohort, named, seen_in_training
-from leadwise.evaluate.legacy import (
+from leadwise.data import crops
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.label_subset import subset
+from leadwise.data.published_splits import PublishedCohort
+from leadwise.evaluate.embed import Features, embed_cohort, seen_in_training
+from leadwise.evaluate.merl_legacy.legacy_task import LegacyTask, ask, not_applicable
+from leadwise.evaluate.merl_legacy.probe_heads import (
     LEFT_OUT,
     Fault,
     Frozen,
@@ -38,10 +39,10 @@ from leadwise.evaluate.legacy import (
     described,
     train_heads,
 )
-from leadwise.evaluate.legacy_task import Asked, ask, not_applicable
-from leadwise.evaluate.metrics import Interval, Score, score
-from leadwise.evaluate.moving import Moving, restored
+from leadwise.evaluate.merl_legacy.unfrozen_batchnorm import Moving, restored
+from leadwise.evaluate.metrics.auroc import Interval, Score, score
 from leadwise.evaluate.probe import SEEDS, probe
+from leadwise.progress import Progress, relabel
 from leadwise.run import Run
 
 Protocol = Literal["merl-legacy", "both"]  # the strict one alone is `probe.run_probe`
@@ -63,7 +64,7 @@ class Legacy:
 
     def seen(self, faults: Collection[Fault]) -> str | None:
         """The window under these faults, one of which chooses its own."""
-        return windows.MERL_WINDOW if Fault.FIVE_SECOND_WINDOW in faults else self.window
+        return crops.MERL_WINDOW if Fault.FIVE_SECOND_WINDOW in faults else self.window
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class ProtocolReport:
 
     run: str
     protocol: str
-    asked: Asked
+    asked: LegacyTask
     legacy: Legacy
     fingerprints: dict[str, str]  # of the cohort's data, the run's weights and the split files
     n_people_seen: int  # people of the test split that the run was pre-trained on: must be 0
@@ -218,9 +219,9 @@ def run_protocol(
     """
     legacy = legacy or Legacy()
     if protocol == "both":
-        windows.check_strict(legacy.window)
+        crops.check_strict(legacy.window)
     asked = ask(cohort, task, legacy.splits)
-    bench = _Bench(run, asked, legacy, progress)
+    bench = _ProtocolRunner(run, asked, legacy, progress)
     lines: list[Line] = []
     for fraction in fractions:
         lines += bench.alone(fraction) if protocol == "merl-legacy" else bench.side_by_side(fraction)
@@ -232,10 +233,10 @@ def run_protocol(
     return ProtocolReport(run.name, protocol, asked, legacy, fingerprints, seen, reasons, tuple(lines))
 
 
-class _Bench:
+class _ProtocolRunner:
     """One run and task, trained and judged under any set of faults."""
 
-    def __init__(self, run: Run, asked: Asked, legacy: Legacy, progress: Progress | None) -> None:
+    def __init__(self, run: Run, asked: LegacyTask, legacy: Legacy, progress: Progress | None) -> None:
         self.run, self.asked, self.legacy, self.progress = run, asked, legacy, progress
         self.reasons = not_applicable(run, asked, legacy.window, legacy.part)
         self.faults = tuple(fault for fault in legacy.faults if fault not in self.reasons)
@@ -325,7 +326,7 @@ class _Bench:
 
     def _features(self, window: str | None) -> Features:
         if window not in self.features:
-            told = named(self.progress, f"embed, {window}" if window else "embed")
+            told = relabel(self.progress, f"embed, {window}" if window else "embed")
             cohort, rows = self.asked.cohort, self.asked.rows
             self.features[window] = embed_cohort(self.run, cohort, self.legacy.part, rows, told, window=window)
         return self.features[window]

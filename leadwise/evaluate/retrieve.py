@@ -19,10 +19,17 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 
 from leadwise.data import reports
-from leadwise.data.cohort import Cohort
-from leadwise.evaluate.embed import Features, Progress, embed_cohort, named, seen_in_training
-from leadwise.evaluate.metrics import N_REPLICATES, Floats, Interval, resample_patients, strangers
-from leadwise.evaluate.words import embed_texts, unit
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.evaluate.embed import Features, embed_cohort, seen_in_training
+from leadwise.evaluate.metrics.auroc import (
+    N_REPLICATES,
+    Floats,
+    Interval,
+    resample_patients,
+    strangers,
+)
+from leadwise.evaluate.text_embeddings import embed_texts, unit
+from leadwise.progress import Progress, relabel
 from leadwise.run import Run
 
 KS = (1, 5, 10)
@@ -155,8 +162,8 @@ def run_retrieval(run: Run, cohort: Cohort, split: str = "test", progress: Progr
     twin = run.untrained()
     sides = {}
     for name, one in (("trained", run), ("untrained", twin)):
-        of_texts = embed_texts(one, texts, named(progress, f"read, {name}"))
-        sides[name] = embed_cohort(one, cohort, "shared", rows, named(progress, f"embed, {name}"), cache), of_texts
+        of_texts = embed_texts(one, texts, relabel(progress, f"read, {name}"))
+        sides[name] = embed_cohort(one, cohort, "shared", rows, relabel(progress, f"embed, {name}"), cache), of_texts
     return RetrievalReport(
         cohort=cohort.name,
         run=run.name,

@@ -10,8 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadwise.evaluate.embed import Features
-from leadwise.evaluate.metrics import Score, auroc, gain, score
-from leadwise.evaluate.words import class_vector, cosines, unit
+from leadwise.evaluate.metrics.auroc import (
+    Score,
+    auroc,
+    gain,
+    score,
+)
+from leadwise.evaluate.text_embeddings import class_vector, cosines, unit
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leadwise.data.cohort import Cohort
-from leadwise.data.draw import labelled
-from leadwise.evaluate.embed import Progress, embed_cohort
-from leadwise.evaluate.metrics import Floats, Score, score
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.label_subset import labelled
+from leadwise.evaluate.embed import embed_cohort
+from leadwise.evaluate.metrics.auroc import Floats, Score, score
+from leadwise.progress import Progress
 from leadwise.run import Run
 
 PART = "scores"  # of a method that learns labels: its logits

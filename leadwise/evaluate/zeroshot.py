@@ -17,17 +17,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leadwise.data import windows
-from leadwise.data.cohort import Cohort
-from leadwise.evaluate import measures as beside
+from leadwise.data import crops
+from leadwise.data.cohort.cohort import Cohort
 from leadwise.evaluate import prompts
 from leadwise.evaluate import sensitivity as wording
-from leadwise.evaluate.embed import Progress, embed_cohort, named, seen_in_training
-from leadwise.evaluate.metrics import Control, Floats, Score, gain, score, shuffled_pairs
+from leadwise.evaluate.embed import embed_cohort, seen_in_training
+from leadwise.evaluate.metrics import all_metrics as beside
+from leadwise.evaluate.metrics.auroc import (
+    Control,
+    Floats,
+    Score,
+    gain,
+    score,
+    shuffled_pairs,
+)
+from leadwise.evaluate.metrics.f1 import best_thresholds
 from leadwise.evaluate.prompts import ClassPrompts, Prompts
 from leadwise.evaluate.sensitivity import Sensitivity
-from leadwise.evaluate.threshold import best_thresholds
-from leadwise.evaluate.words import class_vector, cosines, embed_prompts
+from leadwise.evaluate.text_embeddings import class_vector, cosines, embed_prompts
+from leadwise.progress import Progress, relabel
 from leadwise.run import Run
 
 log = logging.getLogger(__name__)
@@ -181,7 +189,7 @@ def run_zeroshot(
         WindowError: no such window, or MERL's, which belongs to the legacy protocol.
     """
     _check_words(run)
-    windows.check_strict(window)
+    crops.check_strict(window)
     rows = cohort.rows(split, task)
     if not len(rows):
         raise ZeroShotError(f"cohort {cohort.name}: no recording of task '{task}' in split '{split}'")
@@ -196,8 +204,8 @@ def run_zeroshot(
     twin = run.untrained()
     val = cohort.rows("val", task) if split != "val" else rows[:0]  # fixes F1's thresholds, and nothing else
     both = np.concatenate([rows, val])
-    ecg = embed_cohort(run, cohort, "shared", both, named(progress, "embed, trained"), cache, window)
-    ecg_untrained = embed_cohort(twin, cohort, "shared", both, named(progress, "embed, untrained"), cache, window)
+    ecg = embed_cohort(run, cohort, "shared", both, relabel(progress, "embed, trained"), cache, window)
+    ecg_untrained = embed_cohort(twin, cohort, "shared", both, relabel(progress, "embed, untrained"), cache, window)
     texts = {which: embed_prompts(run, loaded.of(classes, which)) for which in loaded.sets}
     of_both = cosines(ecg, [class_vector(vectors) for vectors in texts[chosen]])
     of_both_untrained = cosines(ecg_untrained, [class_vector(vectors) for vectors in embed_prompts(twin, of_class)])

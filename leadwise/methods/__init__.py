@@ -36,26 +36,3 @@ names the setting that is against it, '' if none. A method without `look` is tak
 """
 
 from __future__ import annotations
-
-import difflib
-import importlib
-import pkgutil
-from types import ModuleType
-
-
-def names() -> list[str]:
-    """Every method in the house, by file name."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
-
-
-def find(name: str) -> ModuleType:
-    """The module `methods/<name>.py`.
-
-    Raises:
-        ValueError: no such method; the message suggests the nearest.
-    """
-    if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names())}"
-        raise ValueError(f"no method '{name}'; {hint}")
-    return importlib.import_module(f"{__name__}.{name}")

@@ -35,17 +35,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leadwise import ranks
+from leadwise import distributed
 from leadwise.batch import Batch, Signal
-from leadwise.nn import augment, pair_losses
+from leadwise.nn import augment
 from leadwise.nn import text as reports
 from leadwise.nn.batch_norm import BatchNorm
-from leadwise.nn.coupled import Coupled
-from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part, mean_of, scaled
+from leadwise.nn.contrastive_method import Coupled
+from leadwise.nn.encoder import (
+    EcgEncoder,
+    EncoderSettings,
+    check_part,
+    mean_of,
+    scaled,
+)
 from leadwise.nn.filters import band_pass
+from leadwise.nn.gradient_reversal import reverse_gradient
 from leadwise.nn.heads import Projector
+from leadwise.nn.losses import pairwise
 from leadwise.nn.patches import patchify
-from leadwise.nn.reverse import reverse_gradient
 from leadwise.nn.vit import ViT
 
 
@@ -143,7 +150,7 @@ class Method(Coupled):
             for one, other in zip(early, late)
         )
         own = {"L_st": self.config.w_st * (st[0] + st[1]) / 2}
-        own["L_adv"] = self.config.w_adv * pair_losses.told_apart(noisy, calm)
+        own["L_adv"] = self.config.w_adv * pairwise.told_apart(noisy, calm)
         predicted = self.predictor(torch.cat([half.z for half in seen])).chunk(len(seen))
         pairs = {f"z_{number}": half.z for number, half in enumerate(seen)}
         pairs |= {f"p_{number}": p for number, p in enumerate(predicted)}
@@ -153,11 +160,10 @@ class Method(Coupled):
 
     def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
         """L_pat over the whole batch: a half of a view meets the other half of the other view, of all the patient's records."""
-        every = ranks.gathered(pairs)
-        patient, mine = every["patient"], ranks.mine(len(every["patient"]))
+        every = distributed.gathered(pairs)
+        patient, mine = every["patient"], distributed.mine(len(every["patient"]))
         terms = [
-            pair_losses.patient_agreement(every[f"p_{here}"], every[f"z_{3 - here}"], patient, mine)
-            for here in range(4)
+            pairwise.patient_agreement(every[f"p_{here}"], every[f"z_{3 - here}"], patient, mine) for here in range(4)
         ]
         return {"L_pat": self.config.w_pat * torch.stack(terms).mean()}
 
@@ -232,4 +238,4 @@ class Method(Coupled):
         """L_st of one view's earlier half and the other's later one."""
         target = self.part_norm(late.parts.detach().transpose(1, 2)).transpose(1, 2)  # (B, K, D)
         predicted = self.forecaster(early.z).reshape(target.shape)
-        return pair_losses.forecast(predicted, target, late.there)
+        return pairwise.forecast(predicted, target, late.there)

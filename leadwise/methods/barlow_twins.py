@@ -21,9 +21,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from leadwise import ranks
+from leadwise import distributed
 from leadwise.batch import Signal
-from leadwise.nn import view_losses
+from leadwise.nn.losses import view_agreement
 from leadwise.nn.two_views import TwoViewSettings, TwoViewsInPairs
 
 NEEDS = ""
@@ -52,6 +52,6 @@ class Method(TwoViewsInPairs):
 
     def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss of the whole batch, other processes' records too: each process holds the same value."""
-        one, other = (ranks.gather(pairs[name].float()) for name in ("z_1", "z_2"))
-        correlation = view_losses.cross_correlation(one, other)
-        return {"L_BT": view_losses.redundancy(correlation, self.config.off_diagonal)}
+        one, other = (distributed.gather(pairs[name].float()) for name in ("z_1", "z_2"))
+        correlation = view_agreement.cross_correlation(one, other)
+        return {"L_BT": view_agreement.redundancy(correlation, self.config.off_diagonal)}

@@ -22,8 +22,9 @@ from pathlib import Path
 from torch import Tensor
 
 from leadwise.batch import Batch, Signal
-from leadwise.nn import momentum, view_losses
+from leadwise.nn import momentum
 from leadwise.nn.heads import Projector
+from leadwise.nn.losses import view_agreement
 from leadwise.nn.two_views import TwoViews, TwoViewSettings
 from leadwise.nn.views import View
 
@@ -68,4 +69,4 @@ class Method(TwoViews):
 
     def _predict(self, seen: View, other: View) -> Tensor:
         prediction = self.predictor(self.tower(seen))
-        return view_losses.bootstrap(prediction.float(), self.target(other).float())
+        return view_agreement.bootstrap(prediction.float(), self.target(other).float())

@@ -39,18 +39,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leadwise import ranks
+from leadwise import distributed
 from leadwise.batch import Batch, Signal
-from leadwise.nn import losses, masking, pair_losses
+from leadwise.nn import masking
 from leadwise.nn import text as reports
-from leadwise.nn.coupled import weighted
+from leadwise.nn.contrastive_method import weighted
 from leadwise.nn.encoder import check_part, mean_of, scaled
 from leadwise.nn.fusion import Fusion
-from leadwise.nn.lead_time import DecoderShape, Encoded, EncoderShape, LeadTimeDecoder, LeadTimeEncoder
-from leadwise.nn.losses import SameReport
+from leadwise.nn.lead_time import (
+    DecoderShape,
+    Encoded,
+    EncoderShape,
+    LeadTimeDecoder,
+    LeadTimeEncoder,
+)
+from leadwise.nn.losses import multimodal, pairwise
+from leadwise.nn.losses.multimodal import SameReport
 from leadwise.nn.normalize import normalize
 from leadwise.nn.patches import LinearTokenizer, patchify
-from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextSettings, WithReports
+from leadwise.nn.report_tower import (
+    SMALL_REPORTS,
+    ReportTower,
+    TextSettings,
+    WithReports,
+)
 from leadwise.nn.text import Tokenizer, Tokens
 from leadwise.nn.views import PairViewSettings, report_numbers
 
@@ -191,22 +203,22 @@ class Method(WithReports):
         if self.config.w_mem:
             mixed = fused[self.config.mem_layer][1][: len(shown)]
             terms["L_MEM"] = self._hidden_ecg(shown, replace(seen, tokens=mixed), usable, visible)
-        terms["L_ETM"] = pair_losses.matching(own, other, there)
+        terms["L_ETM"] = pairwise.matching(own, other, there)
         pairs = {"ecg": self._pooled(seen, self.ecg_shared), "text": self.text_head(e_text), "report": report}
         return {name: self.weights[name] * term for name, term in terms.items()}, pairs
 
     def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
         """L_ETS, weighted, which needs every record of the batch at once, those of other processes too."""
         c = self.config
-        ecg, text = (ranks.gather(pairs[name].float()) for name in ("ecg", "text"))
-        report = ranks.gather(pairs["report"])
+        ecg, text = (distributed.gather(pairs[name].float()) for name in ("ecg", "text"))
+        report = distributed.gather(pairs["report"])
         scale: Tensor | float = 1.0
         bias: Tensor | float = 0.0
         with torch.autocast(ecg.device.type, enabled=False):
             if c.ets == "learnable":
                 ecg, text = F.normalize(ecg, dim=-1), F.normalize(text, dim=-1)
                 scale, bias = self.ets_log_scale.exp(), self.ets_bias
-            loss = losses.siglip(ecg, text, report, scale, bias, c.same_report, ranks.mine(len(ecg)))
+            loss = multimodal.siglip(ecg, text, report, scale, bias, c.same_report, distributed.mine(len(ecg)))
         return {"L_ETS": c.w_ets * loss}
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
@@ -229,8 +241,8 @@ class Method(WithReports):
         tokens, cut = self.text.tokenize(list(batch.report))
         text = F.normalize(self.text_head(self.text(tokens)[1]), dim=-1)
         return {
-            "effective_rank": losses.effective_rank(self.embed_ecg(batch, "shared")),
-            "effective_rank_text": losses.effective_rank(text),
+            "effective_rank": multimodal.effective_rank(self.embed_ecg(batch, "shared")),
+            "effective_rank_text": multimodal.effective_rank(text),
             "reports_cut": cut,
         }
 
@@ -256,8 +268,8 @@ class Method(WithReports):
         """For each record another one of this pass with a report far from its own, and whether there is any."""
         special: Tensor = self.special  # type: ignore[assignment]
         counted = tokens.real & ~torch.isin(tokens.ids, special)
-        close = pair_losses.word_overlap(tokens.ids, counted, len(self.tokenizer))
-        return pair_losses.strange_rows(close, report, self.config.far_share)
+        close = pairwise.word_overlap(tokens.ids, counted, len(self.tokenizer))
+        return pairwise.strange_rows(close, report, self.config.far_share)
 
     def _match(self, text: Tensor, ecg: Tensor, text_real: Tensor, ecg_real: Tensor | None) -> Tensor:
         """(B,) logits of whether two fused sequences belong together."""
@@ -271,8 +283,8 @@ class Method(WithReports):
         index, _ = masking.places(cloze.scored)  # only hidden words pay for the vocabulary
         words = self.text.words[: len(self.word_bias)]
         logits = self.word_transform(masking.take(states, index)) @ words.T + self.word_bias  # (B, A, V)
-        errors = losses.token_errors(logits, cloze.answer.gather(1, index), cloze.scored.gather(1, index))
-        return losses.token_reconstruction(errors)
+        errors = multimodal.token_errors(logits, cloze.answer.gather(1, index), cloze.scored.gather(1, index))
+        return multimodal.token_reconstruction(errors)
 
     def _hidden_ecg(self, batch: Batch, mixed: Encoded, usable: Tensor, visible: Tensor) -> Tensor:
         """L_MEM from the ECG's tokens, half fused."""
@@ -280,4 +292,4 @@ class Method(WithReports):
         target = patchify(normalize(batch.ecg, batch.observed, "lead_zscore"), n)  # (B, L, N, P)
         predicted = self.decoder(mixed, usable)[:, 0].reshape(len(batch), n, target.shape[1], -1).transpose(1, 2)
         hidden = (usable & ~visible) & patchify(batch.observed, n).all(-1)  # (B, L, N)
-        return losses.patch_reconstruction(predicted, target, hidden)
+        return multimodal.patch_reconstruction(predicted, target, hidden)

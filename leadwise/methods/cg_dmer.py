@@ -46,18 +46,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leadwise import ranks
+from leadwise import distributed
 from leadwise.batch import Batch, Signal
-from leadwise.nn import augment, losses, masking, targets
+from leadwise.nn import augment, masking, targets
 from leadwise.nn import text as reports
-from leadwise.nn.coupled import weighted
+from leadwise.nn.contrastive_method import weighted
 from leadwise.nn.heads import Head
-from leadwise.nn.lead_time import DecoderShape, Encoded, EncoderShape, LeadTimeDecoder, LeadTimeEncoder
-from leadwise.nn.losses import ContrastForm, SameReport
+from leadwise.nn.lead_time import (
+    DecoderShape,
+    Encoded,
+    EncoderShape,
+    LeadTimeDecoder,
+    LeadTimeEncoder,
+)
+from leadwise.nn.losses import multimodal
+from leadwise.nn.losses.multimodal import ContrastForm, SameReport
 from leadwise.nn.masking import Masking
 from leadwise.nn.normalize import normalize
 from leadwise.nn.patches import ConvTokenizer, LinearTokenizer, patchify
-from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextSettings, WithReports
+from leadwise.nn.report_tower import (
+    SMALL_REPORTS,
+    ReportTower,
+    TextSettings,
+    WithReports,
+)
 from leadwise.nn.targets import Target
 from leadwise.nn.text import Tokenizer, Tokens
 
@@ -249,29 +261,29 @@ class Method(WithReports):
         if c.w_e_rec:
             predicted = self._reconstruct(seen, usable, visible, self._pool(seen))
             target = self._target(clean, batch)
-            terms["L_e_rec"] = losses.patch_reconstruction(predicted, target, usable & ~visible)
+            terms["L_e_rec"] = multimodal.patch_reconstruction(predicted, target, usable & ~visible)
         if c.w_t_rec and cloze is not None and states is not None:
             errors = self._fill_in(cloze, *states)
             if c.text_mean == "token":
                 pairs["words"] = errors
             else:
-                terms["L_t_rec"] = losses.token_reconstruction(errors)
+                terms["L_t_rec"] = multimodal.token_reconstruction(errors)
         if c.w_orth:
             text_sp, ecg_sp = self.text_specific(e_text), [self.ecg_specific(e) for e in views]
             if c.orthogonality == "covariance":
                 shared = {"text": text_sh, "ecg": torch.stack(ecg_sh, dim=1)}
                 pairs |= {**shared, "text_specific": text_sp, "ecg_specific": torch.stack(ecg_sp, dim=1)}
             else:
-                terms["L_orth"] = _apart(losses.orthogonality, text_sp, text_sh) + _mean(
-                    [_apart(losses.orthogonality, sp, sh) for sp, sh in zip(ecg_sp, ecg_sh)]
+                terms["L_orth"] = _apart(multimodal.orthogonality, text_sp, text_sh) + _mean(
+                    [_apart(multimodal.orthogonality, sp, sh) for sp, sh in zip(ecg_sp, ecg_sh)]
                 )
         return {name: self.weights[name] * term for name, term in terms.items()}, pairs
 
     def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms that need every record of the batch at once, those of other processes too."""
         c = self.config
-        every = ranks.gathered(pairs)
-        mine = ranks.mine(len(next(iter(every.values())))) if every else slice(0)
+        every = distributed.gathered(pairs)
+        mine = distributed.mine(len(next(iter(every.values())))) if every else slice(0)
         ecg = every["ecg"].unbind(1) if "ecg" in every else ()  # the views, (B, D) each
         terms: dict[str, Tensor] = {}
         if c.w_cons:
@@ -279,10 +291,10 @@ class Method(WithReports):
         if c.w_siglip:
             terms["L_siglip"] = _mean([self._siglip(e, every["text"], every["report"], mine) for e in ecg])
         if "words" in every:
-            terms["L_t_rec"] = losses.token_reconstruction(every["words"], "token")
+            terms["L_t_rec"] = multimodal.token_reconstruction(every["words"], "token")
         if "text_specific" in every:
-            terms["L_orth"] = _apart(losses.cross_covariance, every["text_specific"], every["text"]) + _mean(
-                [_apart(losses.cross_covariance, sp, sh) for sp, sh in zip(every["ecg_specific"].unbind(1), ecg)]
+            terms["L_orth"] = _apart(multimodal.cross_covariance, every["text_specific"], every["text"]) + _mean(
+                [_apart(multimodal.cross_covariance, sp, sh) for sp, sh in zip(every["ecg_specific"].unbind(1), ecg)]
             )
         return {name: self.weights[name] * term for name, term in terms.items()}
 
@@ -343,8 +355,8 @@ class Method(WithReports):
         tokens, cut = self.text.tokenize(list(batch.report))
         shared, e_text = self.ecg_shared(e_ecg), self.text(tokens)[1]
         out = {
-            "effective_rank": losses.effective_rank(F.normalize(shared, dim=-1)),
-            "effective_rank_text": losses.effective_rank(F.normalize(self.text_shared(e_text), dim=-1)),
+            "effective_rank": multimodal.effective_rank(F.normalize(shared, dim=-1)),
+            "effective_rank_text": multimodal.effective_rank(F.normalize(self.text_shared(e_text), dim=-1)),
             "reports_cut": cut,
         }
         if self.has_specific:
@@ -476,12 +488,12 @@ class Method(WithReports):
             states = self.text_decoder(F.embedding(cloze.prompt, words), memory, real)
             answer, scored = cloze.answer, cloze.scored
         logits = states @ words[: len(self.word_bias)].T + self.word_bias  # (B, A, V)
-        return losses.token_errors(logits, answer, scored)
+        return multimodal.token_errors(logits, answer, scored)
 
     def _contrast(self, ecg: Tensor, text: Tensor, report: Tensor, mine: slice = slice(None)) -> Tensor:
         c = self.config
         scale = self.log_scale.exp() if c.learn_temperature else 1 / c.temperature
-        return losses.aligned(ecg, text, report, scale, c.same_report, mine, c.contrast)
+        return multimodal.aligned(ecg, text, report, scale, c.same_report, mine, c.contrast)
 
     def after_step(self, progress: float) -> None:
         """CLIP's ceiling on a learnt scale: 100."""
@@ -495,7 +507,7 @@ class Method(WithReports):
             ecg, text = ecg.float(), text.float()
             if c.siglip != "unnormalised":
                 ecg, text = F.normalize(ecg, dim=-1), F.normalize(text, dim=-1)
-            loss = losses.siglip(ecg, text, report, scale, bias, c.same_report, mine)
+            loss = multimodal.siglip(ecg, text, report, scale, bias, c.same_report, mine)
         return loss / len(ecg) if c.siglip_mean else loss
 
 

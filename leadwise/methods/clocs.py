@@ -35,12 +35,18 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from leadwise import ranks
+from leadwise import distributed
 from leadwise.batch import Batch, Signal
-from leadwise.nn import augment, series_losses
-from leadwise.nn.coupled import Coupled
-from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part, scaled
+from leadwise.nn import augment
+from leadwise.nn.contrastive_method import Coupled
+from leadwise.nn.encoder import (
+    EcgEncoder,
+    EncoderSettings,
+    check_part,
+    scaled,
+)
 from leadwise.nn.heads import Head
+from leadwise.nn.losses import series
 from leadwise.nn.patches import patchify
 from leadwise.nn.small_conv import SmallConv
 from leadwise.nn.text import numbers
@@ -120,10 +126,10 @@ class Method(Coupled):
 
     def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss over the whole batch, other processes' records too."""
-        views, seen, patient = (ranks.gather(pairs[name]) for name in ("views", "seen", "patient"))
+        views, seen, patient = (distributed.gather(pairs[name]) for name in ("views", "seen", "patient"))
         with torch.autocast(views.device.type, enabled=False):  # logits of 10 want float32's digits
-            mine = ranks.mine(len(patient))
-            loss = series_losses.same_patient(views.float(), seen.bool(), patient, self.config.temperature, mine)
+            mine = distributed.mine(len(patient))
+            loss = series.same_patient(views.float(), seen.bool(), patient, self.config.temperature, mine)
         return {"L_clocs": loss}
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:

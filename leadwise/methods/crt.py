@@ -37,9 +37,10 @@ import torch
 from torch import Tensor, nn
 
 from leadwise.batch import Batch, Signal
-from leadwise.nn import masked_losses, masking
+from leadwise.nn import masking
 from leadwise.nn.encoder import check_part, scaled
 from leadwise.nn.lead_time import lead_embeddings, positions
+from leadwise.nn.losses import masked
 from leadwise.nn.patches import patchify
 from leadwise.nn.resnet import ResNet18
 from leadwise.nn.transformer import Transformer
@@ -133,10 +134,10 @@ class Method(nn.Module):
         encoded = self._encode(tokens, index, real)
         drawn = self._decode(encoded, index, real, torch.cat(usable, dim=1))
         n_cls = len(DOMAINS)
-        apart = masked_losses.instance_discrimination(self.before(tokens), self.after(encoded[:, n_cls:]), real)
+        apart = masked.instance_discrimination(self.before(tokens), self.after(encoded[:, n_cls:]), real)
         target, counts = self._targets(patches, batch)
         return {
-            "L_rec": masked_losses.reconstruction(drawn, target, counts),
+            "L_rec": masked.reconstruction(drawn, target, counts),
             "L_idc": self.config.w_idc * apart,
         }
 

@@ -29,12 +29,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leadwise import ranks
+from leadwise import distributed
 from leadwise.batch import Batch, Signal
-from leadwise.nn import losses
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
-from leadwise.nn.losses import SameReport
-from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextSettings, WithReports
+from leadwise.nn.losses import multimodal
+from leadwise.nn.losses.multimodal import SameReport
+from leadwise.nn.report_tower import (
+    SMALL_REPORTS,
+    ReportTower,
+    TextSettings,
+    WithReports,
+)
 from leadwise.nn.text import Tokenizer
 from leadwise.nn.views import PairViewSettings, report_numbers
 
@@ -77,9 +82,9 @@ class Method(WithReports):
     def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss over the whole batch, other processes' records too."""
         c = self.config
-        every = ranks.gathered(pairs)
+        every = distributed.gathered(pairs)
         ecg, text, report = every["ecg"], every["text"], every["report"]
-        loss = losses.aligned(ecg, text, report, 1 / c.temperature, c.same_report, ranks.mine(len(report)))
+        loss = multimodal.aligned(ecg, text, report, 1 / c.temperature, c.same_report, distributed.mine(len(report)))
         return {"L_align": loss}
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
@@ -99,4 +104,4 @@ class Method(WithReports):
         """What a run wants to watch beside its losses, on one held-out batch."""
         tokens, cut = self.text.tokenize(list(batch.report))
         z_text = self.text_head(self.text(tokens)[1])
-        return losses.effective_ranks(self.ecg_head(self.ecg(batch)), z_text) | {"reports_cut": cut}
+        return multimodal.effective_ranks(self.ecg_head(self.ecg(batch)), z_text) | {"reports_cut": cut}

@@ -44,14 +44,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leadwise import ranks
+from leadwise import distributed
 from leadwise.batch import Batch, Signal
-from leadwise.nn import local_alignment, losses
-from leadwise.nn.coupled import weighted
-from leadwise.nn.encoder import EcgEncoder, EncoderSettings, Kind, check_part
+from leadwise.nn import local_alignment
+from leadwise.nn.contrastive_method import weighted
+from leadwise.nn.encoder import (
+    EcgEncoder,
+    EncoderSettings,
+    Kind,
+    check_part,
+)
 from leadwise.nn.heads import QueryPool
-from leadwise.nn.losses import SameReport
-from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextSettings, WithReports
+from leadwise.nn.losses import multimodal
+from leadwise.nn.losses.multimodal import SameReport
+from leadwise.nn.report_tower import (
+    SMALL_REPORTS,
+    ReportTower,
+    TextSettings,
+    WithReports,
+)
 from leadwise.nn.text import ReportDecoder, Tokenizer, Tokens
 from leadwise.nn.views import PairViewSettings, report_numbers
 from leadwise.nn.vit import ViT
@@ -151,15 +162,17 @@ class Method(WithReports):
             pairs |= {"beats": beats, "statements": self.statement_map(means), "n_said": n_said}
         if c.w_token:
             errors = self._write(words, self.token_pool(found, real))
-            terms["L_token"] = c.w_token * losses.token_reconstruction(errors)
+            terms["L_token"] = c.w_token * multimodal.token_reconstruction(errors)
         return terms, pairs
 
     def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms that need every record of the batch at once, those of other processes too."""
         c = self.config
-        every = ranks.gathered(pairs)
-        mine = ranks.mine(len(every["report"]))
-        rhythm = losses.aligned(every["ecg"], every["text"], every["report"], self.log_scale.exp(), c.same_report, mine)
+        every = distributed.gathered(pairs)
+        mine = distributed.mine(len(every["report"]))
+        rhythm = multimodal.aligned(
+            every["ecg"], every["text"], every["report"], self.log_scale.exp(), c.same_report, mine
+        )
         terms = {"L_rhythm": c.w_rhythm * rhythm}
         if c.w_beat:
             terms["L_beat"] = c.w_beat * self._local(every, mine)
@@ -187,7 +200,7 @@ class Method(WithReports):
     def measure(self, batch: Batch) -> dict[str, float]:
         """What a run wants to watch beside its losses, on one held-out batch."""
         words, cut = self.text.tokenize(list(batch.report))
-        out = losses.effective_ranks(self.embed_ecg(batch, "shared"), self.text_head(self.text(words)[1]))
+        out = multimodal.effective_ranks(self.embed_ecg(batch, "shared"), self.text_head(self.text(words)[1]))
         return out | {"reports_cut": cut, "scale": float(self.log_scale.exp())}
 
     # --- the steps
@@ -208,7 +221,7 @@ class Method(WithReports):
         table = self.text.words
         states = self.decoder(F.embedding(words.ids[:, :-1], table), memory, None)
         logits = states @ table[: len(self.word_bias)].T + self.word_bias  # (B, S - 1, V)
-        return losses.token_errors(logits, words.ids[:, 1:], words.real[:, 1:])
+        return multimodal.token_errors(logits, words.ids[:, 1:], words.real[:, 1:])
 
     def _local(self, every: dict[str, Tensor], mine: slice) -> Tensor:
         """L_beat: the mean over this process's rows, each within its group."""

@@ -33,17 +33,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leadwise import ranks
+from leadwise import distributed
 from leadwise.batch import Batch, Signal
-from leadwise.nn import augment, losses, masking, targets
+from leadwise.nn import augment, masking, targets
 from leadwise.nn.encoder import check_part
 from leadwise.nn.heads import Head
-from leadwise.nn.lead_time import DecoderShape, EncoderShape, LeadTimeDecoder, LeadTimeEncoder
-from leadwise.nn.losses import SameReport
+from leadwise.nn.lead_time import (
+    DecoderShape,
+    EncoderShape,
+    LeadTimeDecoder,
+    LeadTimeEncoder,
+)
+from leadwise.nn.losses import multimodal
+from leadwise.nn.losses.multimodal import SameReport
 from leadwise.nn.masking import Masking
 from leadwise.nn.normalize import normalize
 from leadwise.nn.patches import ConvTokenizer, patchify
-from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextSettings, WithReports
+from leadwise.nn.report_tower import (
+    SMALL_REPORTS,
+    ReportTower,
+    TextSettings,
+    WithReports,
+)
 from leadwise.nn.text import Tokenizer
 from leadwise.nn.views import PairViewSettings, pair_view, report_numbers
 
@@ -129,7 +140,7 @@ class Method(WithReports):
         visible = masking.draw_visible(usable, c.mask_ratio, c.masking)
         predicted = self.decoder(self.ecg(patches, visible), usable, None, visible)
         level, spread = self._level_and_spread(clean, shown.observed)
-        l_mem = losses.patch_reconstruction(predicted, (clean - level) / spread, usable & ~visible)
+        l_mem = multimodal.patch_reconstruction(predicted, (clean - level) / spread, usable & ~visible)
 
         z_ecg = self.ecg_head(self.norm(self.ecg(patches, usable).pooled))
         z_text = self.text_head(self.text.read(list(shown.report)))
@@ -138,9 +149,9 @@ class Method(WithReports):
     def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted L_nce over the whole batch, other processes' records too."""
         c = self.config
-        every = ranks.gathered(pairs)
+        every = distributed.gathered(pairs)
         ecg, text, report = every["ecg"], every["text"], every["report"]
-        loss = losses.aligned(ecg, text, report, 1 / c.temperature, c.same_report, ranks.mine(len(report)))
+        loss = multimodal.aligned(ecg, text, report, 1 / c.temperature, c.same_report, distributed.mine(len(report)))
         return {"L_nce": c.b * loss}
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
@@ -177,7 +188,7 @@ class Method(WithReports):
     def measure(self, batch: Batch) -> dict[str, float]:
         """What a run wants to watch beside its losses, on one held-out batch."""
         tokens, cut = self.text.tokenize(list(batch.report))
-        out = losses.effective_ranks(self.embed_ecg(batch, "shared"), self.text_head(self.text(tokens)[1]))
+        out = multimodal.effective_ranks(self.embed_ecg(batch, "shared"), self.text_head(self.text(tokens)[1]))
         out["reports_cut"] = cut
         if self.signal.normalize == "mv":
             samples, hidden = self.reconstruct(batch)

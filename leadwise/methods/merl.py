@@ -40,15 +40,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leadwise import ranks
+from leadwise import distributed
 from leadwise.batch import Batch, Signal
-from leadwise.nn import losses
 from leadwise.nn.batch_norm import BatchNorm
-from leadwise.nn.coupled import weighted
+from leadwise.nn.contrastive_method import weighted
 from leadwise.nn.encoder import check_part, scaled
 from leadwise.nn.heads import AttentionPool
-from leadwise.nn.losses import SameReport
-from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextSettings, WithReports
+from leadwise.nn.losses import multimodal
+from leadwise.nn.losses.multimodal import SameReport
+from leadwise.nn.report_tower import (
+    SMALL_REPORTS,
+    ReportTower,
+    TextSettings,
+    WithReports,
+)
 from leadwise.nn.resnet import ResNet18
 from leadwise.nn.text import Tokenizer
 from leadwise.nn.views import PairViewSettings, report_numbers
@@ -148,13 +153,13 @@ class Method(WithReports):
     def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms, which need every record of the batch at once, those of other processes too."""
         c = self.config
-        every = ranks.gathered(pairs)
-        scale, mine = 1 / c.temperature, ranks.mine(len(every["report"]))
-        cma = losses.aligned(every["ecg"], every["text"], every["report"], scale, c.same_report, mine)
+        every = distributed.gathered(pairs)
+        scale, mine = 1 / c.temperature, distributed.mine(len(every["report"]))
+        cma = multimodal.aligned(every["ecg"], every["text"], every["report"], scale, c.same_report, mine)
         terms = {"L_CMA": c.w_cma * (2 * cma)}  # both directions' sum, as in the paper's code; `aligned` is their mean
         if c.w_uma:
             itself = torch.arange(len(every["report"]), device=every["report"].device)[:, None]  # only its own view
-            uma = losses.aligned(every["view_1"], every["view_2"], itself, scale, "negative", mine)
+            uma = multimodal.aligned(every["view_1"], every["view_2"], itself, scale, "negative", mine)
             terms["L_UMA"] = c.w_uma * (2 * uma)
         return terms
 
@@ -179,7 +184,7 @@ class Method(WithReports):
         z_ecg, latent = self._project(self.ecg(scaled(batch, self.signal)))
         tokens, cut = self.text.tokenize(list(batch.report))
         z_text = self.text_head(self.text(tokens)[1])
-        out = losses.effective_ranks(z_ecg, z_text) | {"reports_cut": cut}
+        out = multimodal.effective_ranks(z_ecg, z_text) | {"reports_cut": cut}
         if self.config.w_uma:
             out["cos_views"] = float(F.cosine_similarity(self.view_1(latent), self.view_2(latent), dim=-1).mean())
         return out

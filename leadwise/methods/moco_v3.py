@@ -24,11 +24,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from leadwise import ranks
+from leadwise import distributed
 from leadwise.batch import Batch, Signal
-from leadwise.nn import momentum, view_losses
+from leadwise.nn import momentum
 from leadwise.nn.encoder import Kind
 from leadwise.nn.heads import Projector
+from leadwise.nn.losses import view_agreement
 from leadwise.nn.two_views import TwoViewSettings, TwoViewsInPairs
 
 NEEDS = ""
@@ -84,5 +85,5 @@ class Method(TwoViewsInPairs):
         self.teacher.follow(self.tower, momentum.rising(progress, self.config.momentum))
 
     def _find(self, query: Tensor, key: Tensor) -> Tensor:
-        keys = ranks.gather(key.detach().float())
-        return view_losses.momentum_nce(query.float(), keys, self.config.temperature, ranks.mine(len(keys)))
+        keys = distributed.gather(key.detach().float())
+        return view_agreement.momentum_nce(query.float(), keys, self.config.temperature, distributed.mine(len(keys)))

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from leadwise import ranks
+from leadwise import distributed
 from leadwise.batch import Signal
-from leadwise.nn import view_losses
+from leadwise.nn.losses import view_agreement
 from leadwise.nn.two_views import TwoViewSettings, TwoViewsInPairs
 
 NEEDS = ""
@@ -48,6 +48,6 @@ class Method(TwoViewsInPairs):
 
     def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss over the whole batch, other processes' records too."""
-        one, other = (ranks.gather(pairs[name].float()) for name in ("z_1", "z_2"))
-        mine = ranks.mine(len(one))
-        return {"L_nt_xent": view_losses.nt_xent(one, other, self.config.temperature, mine)}
+        one, other = (distributed.gather(pairs[name].float()) for name in ("z_1", "z_2"))
+        mine = distributed.mine(len(one))
+        return {"L_nt_xent": view_agreement.nt_xent(one, other, self.config.temperature, mine)}

@@ -21,8 +21,8 @@ from pathlib import Path
 from torch import Tensor
 
 from leadwise.batch import Batch, Signal
-from leadwise.nn import view_losses
 from leadwise.nn.heads import Projector
+from leadwise.nn.losses import view_agreement
 from leadwise.nn.two_views import TwoViews, TwoViewSettings
 
 NEEDS = ""
@@ -54,6 +54,6 @@ class Method(TwoViews):
         """The loss, by name: each record's own, so that nothing is asked of other processes but the batch norms'."""
         z_1, z_2 = (self.tower(view) for view in self.two_views(batch))
         p_1, p_2 = self.predictor(z_1), self.predictor(z_2)
-        one = view_losses.negative_cosine(p_1.float(), z_2.float())
-        other = view_losses.negative_cosine(p_2.float(), z_1.float())
+        one = view_agreement.negative_cosine(p_1.float(), z_2.float())
+        other = view_agreement.negative_cosine(p_2.float(), z_1.float())
         return {"L_SimSiam": one / 2 + other / 2}

@@ -38,9 +38,10 @@ import torch
 from torch import Tensor, nn
 
 from leadwise.batch import Batch, Signal
-from leadwise.nn import augment, losses, masking, targets
+from leadwise.nn import augment, masking, targets
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
 from leadwise.nn.lead_time import DecoderShape, LeadTimeDecoder, LeadTimeEncoder
+from leadwise.nn.losses import multimodal
 from leadwise.nn.patches import patchify
 from leadwise.nn.transformer import Block
 
@@ -108,7 +109,7 @@ class Method(nn.Module):
         patches, usable = self.ecg.patches(batch)
         level, spread = self._level_and_spread(patches, batch)
         predicted, hidden = self._fill_in(patches, usable)
-        return {"L_rec": losses.patch_reconstruction(predicted, (patches - level) / spread, hidden)}
+        return {"L_rec": multimodal.patch_reconstruction(predicted, (patches - level) / spread, hidden)}
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
         """(B, D) embeddings of whole, unmasked ECGs, the normed mean of their tokens; any subset of leads may be observed.

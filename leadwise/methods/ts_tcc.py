@@ -37,12 +37,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leadwise import ranks
+from leadwise import distributed
 from leadwise.batch import Batch, Signal
-from leadwise.nn import augment, series_losses, view_losses
-from leadwise.nn.coupled import Coupled
-from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part, mean_of, scaled
+from leadwise.nn import augment
+from leadwise.nn.contrastive_method import Coupled
+from leadwise.nn.encoder import (
+    EcgEncoder,
+    EncoderSettings,
+    check_part,
+    mean_of,
+    scaled,
+)
 from leadwise.nn.heads import Projector
+from leadwise.nn.losses import series, view_agreement
 from leadwise.nn.patches import patchify
 from leadwise.nn.permute import permute
 from leadwise.nn.resnet import ResNet18
@@ -145,13 +152,13 @@ class Method(Coupled):
     def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms over the whole batch, other processes' records too."""
         c = self.config
-        every = ranks.gathered(pairs)
+        every = distributed.gathered(pairs)
         seen = every["seen"].bool()
-        mine = ranks.mine(len(seen))
+        mine = distributed.mine(len(seen))
         with torch.autocast(seen.device.type, enabled=False):
-            to_weak = series_losses.future_contrast(every["predicted_s"], every["future_w"], seen, mine)
-            to_strong = series_losses.future_contrast(every["predicted_w"], every["future_s"], seen, mine)
-            alike = view_losses.nt_xent(every["context_s"], every["context_w"], c.temperature, mine)
+            to_weak = series.future_contrast(every["predicted_s"], every["future_w"], seen, mine)
+            to_strong = series.future_contrast(every["predicted_w"], every["future_s"], seen, mine)
+            alike = view_agreement.nt_xent(every["context_s"], every["context_w"], c.temperature, mine)
         return {"L_TC_s": c.w_tc * to_weak, "L_TC_w": c.w_tc * to_strong, "L_CC": c.w_cc * alike}
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:

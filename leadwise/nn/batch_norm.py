@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from leadwise import ranks
+from leadwise import distributed
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -16,13 +16,15 @@ class BatchNorm(nn.BatchNorm1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, D) or (B, D, T) -> the same shape; in eval mode by the running statistics, which then stay as they are."""
-        if not self.training or ranks.n_ranks() == 1:
+        if not self.training or distributed.n_ranks() == 1:
             return super().forward(x)
         wide, over, along = x.float(), (0, *range(2, x.ndim)), (-1,) + (1,) * (x.ndim - 2)
-        mean = ranks.gather(wide.mean(over)[None]).mean(0)  # (D,): shares are equal, so a mean of means is the mean
+        mean = distributed.gather(wide.mean(over)[None]).mean(
+            0
+        )  # (D,): shares are equal, so a mean of means is the mean
         centred = wide - mean.reshape(along)
-        variance = ranks.gather(centred.square().mean(over)[None]).mean(0)  # (D,)
-        self._remember(mean.detach(), variance.detach(), ranks.n_ranks() * x.numel() // x.shape[1])
+        variance = distributed.gather(centred.square().mean(over)[None]).mean(0)  # (D,)
+        self._remember(mean.detach(), variance.detach(), distributed.n_ranks() * x.numel() // x.shape[1])
         normed = centred * (variance + self.eps).rsqrt().reshape(along)
         if not self.affine:
             return normed.to(x.dtype)

@@ -9,7 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from leadwise.nn import masking
-from leadwise.nn.patches import ConvTokenizer, LinearTokenizer, NormedTokenizer, sincos
+from leadwise.nn.patches import (
+    ConvTokenizer,
+    LinearTokenizer,
+    NormedTokenizer,
+    sincos,
+)
 from leadwise.nn.transformer import CrossBlock, Transformer
 
 Temporal = Literal["learnable", "sincos"]

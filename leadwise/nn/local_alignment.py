@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from leadwise.nn.losses import NEVER, SameReport
+from leadwise.nn.losses.logits import MASKED_LOGIT
+from leadwise.nn.losses.multimodal import SameReport
 from leadwise.nn.text import Tokenizer, Tokens
 
 LEAST = 1e-6  # of a squared length that is divided by
@@ -54,14 +55,14 @@ def local_similarity(
     """
     there = torch.arange(statements.shape[1], device=statements.device) < n_said[:, None]  # (G, M)
     dots = torch.einsum("imd,jqd->ijmq", statements, beats)
-    claimed = dots.masked_fill(~there[:, None, :, None], NEVER).softmax(2)
+    claimed = dots.masked_fill(~there[:, None, :, None], MASKED_LOGIT).softmax(2)
     looks = (attend * claimed).softmax(3)  # (G, G, M, Q)
     # cos(s_m, c_m) by the beats' products with each other: c_m itself, D wide for every pair, is never held
     together = torch.einsum("jqd,jrd->jqr", beats, beats)
     length = torch.einsum("ijmq,jqr,ijmr->ijm", looks, together, looks).clamp(min=LEAST).sqrt()
     own = statements.square().sum(-1).clamp(min=LEAST).sqrt()  # (G, M)
     cosine = (looks * dots).sum(3) / (length * own[:, None])
-    return (matter * cosine).masked_fill(~there[:, None], NEVER).logsumexp(2)
+    return (matter * cosine).masked_fill(~there[:, None], MASKED_LOGIT).logsumexp(2)
 
 
 def local_nce(similarity: Tensor, report: Tensor, scale: float, treat: SameReport) -> Tensor:
@@ -73,7 +74,7 @@ def local_nce(similarity: Tensor, report: Tensor, scale: float, treat: SameRepor
     same = (report[:, None] == report[None]).any(-1) | own
     logits = scale * similarity
     if treat == "ignore":
-        logits = logits.masked_fill(same & ~own, NEVER)
+        logits = logits.masked_fill(same & ~own, MASKED_LOGIT)
     target = same if treat == "positive" else own
 
     def one_way(x: Tensor) -> Tensor:

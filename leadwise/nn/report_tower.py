@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from leadwise.batch import Batch, Signal
 from leadwise.nn import text as reports
-from leadwise.nn.coupled import Coupled
+from leadwise.nn.contrastive_method import Coupled
 from leadwise.nn.fusion import ReadingBlock
 from leadwise.nn.text import ReportEncoder, Tokenizer, Tokens
 from leadwise.nn.transformer import Block, CausalBlock, CrossBlock

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leadwise.batch import Batch, Signal
-from leadwise.nn import losses
-from leadwise.nn.coupled import Coupled
+from leadwise.nn.contrastive_method import Coupled
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
 from leadwise.nn.heads import Ending, Projector
+from leadwise.nn.losses import multimodal
 from leadwise.nn.views import View, Views, ViewSettings
 
 
@@ -72,7 +72,7 @@ class TwoViews(nn.Module):
     def measure(self, batch: Batch) -> dict[str, float]:
         """How many directions the projections of whole ECGs use: a collapse shows here, and in the loss it may not."""
         z = self.tower.projector(self.tower.ecg(batch))
-        return {"effective_rank": losses.effective_rank(F.normalize(z.float(), dim=-1))}
+        return {"effective_rank": multimodal.effective_rank(F.normalize(z.float(), dim=-1))}
 
 
 class TwoViewsInPairs(TwoViews, Coupled):

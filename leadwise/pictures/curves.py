@@ -11,7 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from leadwise.pictures.ink import GREY, INK, PALE, PALETTE, blank, tidy
+from leadwise.pictures.ink import (
+    GREY,
+    INK,
+    PALE,
+    PALETTE,
+    blank,
+    tidy,
+)
 
 COLUMNS = 3
 LOG_RANGE = 50.0  # a positive curve that spans more than this factor is drawn on a logarithmic axis

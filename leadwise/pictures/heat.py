@@ -16,7 +16,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from leadwise.pictures.ink import GREY, INK, PALE, blank, tidy
+from leadwise.pictures.ink import (
+    GREY,
+    INK,
+    PALE,
+    blank,
+    tidy,
+)
 
 FOR, AGAINST = "#D55E00", "#0072B2"
 COLOURS = LinearSegmentedColormap.from_list("heat", [AGAINST, "#a9cfe6", "#ffffff", "#f6c9a3", FOR])

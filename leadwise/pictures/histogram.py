@@ -13,7 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 from numpy.typing import NDArray
 
-from leadwise.pictures.ink import GREY, INK, PALE, PALETTE, blank, tidy
+from leadwise.pictures.ink import (
+    GREY,
+    INK,
+    PALE,
+    PALETTE,
+    blank,
+    tidy,
+)
 
 ACROSS = 2  # panels in a row
 N_BINS = 60

@@ -7,7 +7,14 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from leadwise.pictures.ink import GREY, INK, PALE, PALETTE, blank, tidy
+from leadwise.pictures.ink import (
+    GREY,
+    INK,
+    PALE,
+    PALETTE,
+    blank,
+    tidy,
+)
 
 MARKERS = "osD^vPX"
 

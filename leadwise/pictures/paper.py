@@ -24,9 +24,7 @@ from numpy.typing import NDArray
 
 from leadwise.batch import LEADS
 from leadwise.pictures import heat as hue
-from leadwise.pictures.ink import GREY, INK, blank, save
-
-__all__ = ["draw", "save"]
+from leadwise.pictures.ink import GREY, INK, blank
 
 SPEED_MM_PER_S = 25.0
 GAIN_MM_PER_MV = 10.0

@@ -10,7 +10,14 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from leadwise.pictures.ink import GREY, INK, PALE, PALETTE, blank, tidy
+from leadwise.pictures.ink import (
+    GREY,
+    INK,
+    PALE,
+    PALETTE,
+    blank,
+    tidy,
+)
 
 COLUMNS = 4
 

@@ -10,7 +10,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from leadwise.pictures.ink import INK, PALE, PALETTE, blank, tidy
+from leadwise.pictures.ink import (
+    INK,
+    PALE,
+    PALETTE,
+    blank,
+    tidy,
+)
 
 MARKERS = "o^sDvPX"  # after the last colour the hues begin again with another shape
 OTHER = "#c3c3ca"

@@ -20,21 +20,33 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from leadwise import config as settings
-from leadwise import ranks
+from leadwise import distributed
 from leadwise.config import Config, ConfigError
-from leadwise.data.cohort import Cohort, CohortError, write
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.cohort.layout import CohortError
+from leadwise.data.cohort.prepare import write
 from leadwise.data.sources import simulated
 from leadwise.demo import N_RECORDS
-from leadwise.evaluate.embed import Progress, seen_in_training
-from leadwise.reproduce import figures, maps, paper, tables, variants
+from leadwise.evaluate.embed import seen_in_training
+from leadwise.pages.reproduction import ReproductionPage, write_result
+from leadwise.progress import Progress
+from leadwise.reproduce import (
+    figures,
+    maps,
+    paper,
+    tables,
+    variants,
+)
 from leadwise.reproduce import trained as training
 from leadwise.reproduce.budget import Budget
-from leadwise.reproduce.pages import Page, write_result
-from leadwise.reproduce.references import REFERENCES, References, reference_cells
-from leadwise.reproduce.score import Cell, Scores, cells, check
-from leadwise.reproduce.variants import TARGETS, Variant
-
-__all__ = ["REFERENCES", "TARGETS", "Asked", "Budget", "Reproduction", "reproduce"]
+from leadwise.reproduce.references import References, reference_cells
+from leadwise.reproduce.score import (
+    Cell,
+    Scores,
+    cells,
+    check,
+)
+from leadwise.reproduce.variants import Variant
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +62,7 @@ _SCORES: dict[str, Scores] = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReproduceRequest:
     """What to reproduce, on what, and how long."""
 
     target: str  # one of TARGETS
@@ -74,7 +86,7 @@ class Reproduction:
     scale: str  # which data and budget it was, in a sentence
 
 
-def reproduce(asked: Asked, progress: Progress | None = None) -> Reproduction:
+def reproduce(asked: ReproduceRequest, progress: Progress | None = None) -> Reproduction:
     """Train and score what `asked.target` compares, and write its table, figures and configs.
 
     Raises:
@@ -96,7 +108,7 @@ def reproduce(asked: Asked, progress: Progress | None = None) -> Reproduction:
     rows = References.of(of_labels, shared) if asked.references and asked.target == "table1" else None
     if of_labels and rows is None:
         raise ConfigError("a config of a method that learns from labels is for the references of table1")
-    if ranks.launched() > 1:
+    if distributed.launched() > 1:
         raise ConfigError("reproduce is one process; train on several with `torchrun ... -m leadwise pretrain`")
     folder = asked.out / asked.target
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +117,11 @@ def reproduce(asked: Asked, progress: Progress | None = None) -> Reproduction:
 
 
 def _reproduce(
-    asked: Asked, given: Sequence[Config], compared: Sequence[Variant], rows: References | None, heard: Progress
+    asked: ReproduceRequest,
+    given: Sequence[Config],
+    compared: Sequence[Variant],
+    rows: References | None,
+    heard: Progress,
 ) -> Reproduction:
     folder = asked.out / asked.target
     learnt_from, cohorts = _cohorts(asked, given, heard)
@@ -157,28 +173,28 @@ def _reproduce(
 
 
 def _page(
-    asked: Asked,
+    asked: ReproduceRequest,
     compared: Sequence[Variant],
     found: Sequence[Cell],
     placed: list[dict[str, Any]],
     pictures: list[tuple[Figure, str]],
-) -> Page:
+) -> ReproductionPage:
     """The target's table and figures."""
     each = tables.per_task(found)
     title = f"{asked.target} of CG-DMER (arXiv 2602.21154)"
     if asked.target == "table3":
-        return Page(title, tables.table3(found, compared), each, figures.components(found, compared))
+        return ReproductionPage(title, tables.table3(found, compared), each, figures.components(found, compared))
     if asked.target == "fig2":
-        return Page(title, tables.fig2(found, compared), each, figures.sweeps(found, compared))
+        return ReproductionPage(title, tables.fig2(found, compared), each, figures.sweeps(found, compared))
     if asked.target == "fig3":
-        return Page(title, placed, [], pictures)
-    return Page(title, each, [], figures.methods(found))
+        return ReproductionPage(title, placed, [], pictures)
+    return ReproductionPage(title, each, [], figures.methods(found))
 
 
 # ------------------------------------------------------------------------------------------------------- data
 
 
-def _cohorts(asked: Asked, given: Sequence[Config], progress: Progress) -> tuple[Path, list[Cohort]]:
+def _cohorts(asked: ReproduceRequest, given: Sequence[Config], progress: Progress) -> tuple[Path, list[Cohort]]:
     """The cohort to learn from, and those to be scored on."""
     named = list(dict.fromkeys(config.data.cohort for config in given if config.data.cohort))
     if len(named) > 1:
@@ -210,8 +226,8 @@ def _simulated(out: Path, progress: Progress) -> Path:
     if not (folder / "cohort.json").is_file():
         ecgs = out / "ecgs"
         shutil.rmtree(ecgs, ignore_errors=True)
-        simulated.simulate(ecgs, N_RECORDS, 0, lambda done, total: progress("simulate", done, total))
-        write(simulated.read_source(ecgs), folder, progress=lambda done, total: progress("prepare", done, total))
+        simulated.simulate(ecgs, N_RECORDS, 0, progress)
+        write(simulated.read_source(ecgs), folder, progress=progress)
         shutil.rmtree(ecgs)
     return folder
 
@@ -226,7 +242,7 @@ def _chosen(cohorts: Sequence[Cohort]) -> maps.Chosen:
 # ------------------------------------------------------------------------------------------------------- words
 
 
-def _scale(asked: Asked, compared: Sequence[Variant], cohorts: Sequence[Cohort], n_seen: int) -> str:
+def _scale(asked: ReproduceRequest, compared: Sequence[Variant], cohorts: Sequence[Cohort], n_seen: int) -> str:
     """Plainly which data and budget it was, and what of the paper's that is; first of all, whether a test split leaked."""
     first = compared[0].config
     cohort = Cohort.open(Path(first.data.cohort))
@@ -258,7 +274,7 @@ def _scale(asked: Asked, compared: Sequence[Variant], cohorts: Sequence[Cohort],
     )
 
 
-def _tested(cohort: Cohort, asked: Asked) -> str:
+def _tested(cohort: Cohort, asked: ReproduceRequest) -> str:
     if asked.splits is not None:
         return "see the table for its"
     return f"{len(cohort.rows(split='test')):,}"

@@ -6,8 +6,8 @@ import dataclasses
 import re
 from dataclasses import dataclass
 
-from leadwise import plan as planning
 from leadwise.config import Config, ConfigError
+from leadwise.training import dry_run as planning
 
 _FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(steps?|min(?:utes?)?)?")
 

@@ -10,9 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from leadwise.data.cohort import Cohort, CohortError
-from leadwise.evaluate.embed import Progress, embed_cohort, named, project
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.cohort.layout import CohortError
+from leadwise.evaluate.embed import embed_cohort, project
 from leadwise.pictures import scatter
+from leadwise.progress import Progress, relabel
 from leadwise.run import Run
 
 N_CLASSES = 5
@@ -60,7 +62,7 @@ def look(row: str, run: Run, chosen: Chosen, progress: Progress | None = None) -
     lines, figure = [], None
     for which, one in (("trained", run), ("untrained", run.untrained())):
         cache = run.folder / "embeddings" if run.folder else None
-        told = named(progress, f"{row}, {which}: embed")
+        told = relabel(progress, f"{row}, {which}: embed")
         vectors = embed_cohort(one, chosen.cohort, "backbone", chosen.rows, told, cache)
         lines.append(
             {

@@ -22,15 +22,23 @@ from typing import NamedTuple
 
 from leadwise import run as runs
 from leadwise.config import Config, LogConfig, OptimConfig
-from leadwise.data.cohort import Cohort
-from leadwise.data.published import tasks as published_tasks
-from leadwise.evaluate.embed import Progress, seen_in_training
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.published_splits import tasks as published_tasks
+from leadwise.evaluate.embed import seen_in_training
 from leadwise.evaluate.handcrafted import Handcrafted
 from leadwise.evaluate.probe import SEEDS
 from leadwise.evaluate.supervised import score_supervised
+from leadwise.methods.catalogue import all_small_settings
+from leadwise.progress import Progress
 from leadwise.reproduce import paper, trained
 from leadwise.reproduce.budget import Budget
-from leadwise.reproduce.score import SUPERVISED, Cell, Scores, cells, once
+from leadwise.reproduce.score import (
+    SUPERVISED,
+    Cell,
+    Scores,
+    cells,
+    once,
+)
 from leadwise.reproduce.variants import Variant
 from leadwise.run import Run
 
@@ -77,7 +85,7 @@ class References:
             steps=STEPS, batch_size=64, lr=1e-3, weight_decay=0.01, device=shared.optim.device, seed=shared.optim.seed
         )
         often = LogConfig(every=20, validate_every=25, save_every=100, keep="best")
-        for method in runs.every_small(METHOD):
+        for method in all_small_settings(METHOD):
             small = runs.resolve(Config(signal=shared.signal, method=method, optim=few, log=often))
             found.setdefault(paper.name(small.method), small)
         return References(tuple(Variant(row, config) for row, config in sorted(found.items())))

@@ -12,16 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from leadwise.data.cohort import Cohort
-from leadwise.data.published import PublishedCohort, tasks
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.published_splits import PublishedCohort, tasks
 from leadwise.evaluate import probe as probing
 from leadwise.evaluate import prompts
-from leadwise.evaluate.embed import Progress, embed_cohort, named, seen_in_training
-from leadwise.evaluate.legacy_task import with_published
-from leadwise.evaluate.metrics import Score
+from leadwise.evaluate.embed import embed_cohort, seen_in_training
+from leadwise.evaluate.merl_legacy.legacy_task import with_published
+from leadwise.evaluate.metrics.auroc import Score
 from leadwise.evaluate.protocol import Legacy, run_protocol
 from leadwise.evaluate.zeroshot import run_zeroshot
 from leadwise.files import replacing
+from leadwise.progress import Progress, relabel
 from leadwise.reproduce import paper
 from leadwise.run import Run
 
@@ -77,7 +78,7 @@ def cells(
     for cohort in cohorts:
         for task in paper.tasks_of(cohort.source, tuple(cohort.tasks)):
             seen = with_published(cohort, task, asked.splits) if task in tasks() else cohort
-            found += _Bench(row, run, seen, task, folder, progress).cells(asked)
+            found += _CellScorer(row, run, seen, task, folder, progress).cells(asked)
     return found
 
 
@@ -105,7 +106,7 @@ def check(cohorts: Sequence[Cohort], asked: Scores) -> None:
         raise wordless[0]
 
 
-class _Bench:
+class _CellScorer:
     """One run and one task."""
 
     def __init__(self, row: str, run: Run, cohort: Cohort, task: str, folder: Path, progress: Progress | None) -> None:
@@ -157,14 +158,14 @@ class _Bench:
         def made() -> list[Cell]:
             published = isinstance(self.cohort, PublishedCohort)
             settings = Legacy(splits=splits if published else None)
-            told = named(self.progress, f"{self.row}, {self.task}: merl-legacy {fraction:.0%}")
+            told = relabel(self.progress, f"{self.row}, {self.task}: merl-legacy {fraction:.0%}")
             report = run_protocol(self.run, self.cohort, self.task, (fraction,), "merl-legacy", settings, progress=told)
             return [self._cell(LEGACY, fraction, "trained", report.lines[0].score)]
 
         return made
 
     def _zero_shot(self) -> list[Cell]:
-        told = named(self.progress, f"{self.row}, {self.task}: zero-shot")
+        told = relabel(self.progress, f"{self.row}, {self.task}: zero-shot")
         report = run_zeroshot(self.run, self.cohort, self.task, progress=told)
         scored = (("trained", report.trained), ("untrained", report.untrained))
         return [self._cell(ZERO_SHOT, None, which, score) for which, score in scored]
@@ -173,7 +174,7 @@ class _Bench:
         if which not in self.features:
             one = self.run if which == "trained" else self.run.untrained()
             cache = (self.run.folder or self.folder) / "embeddings"  # tasks of a cohort share recordings
-            told = named(self.progress, f"{self.row}, {self.task}: embed")
+            told = relabel(self.progress, f"{self.row}, {self.task}: embed")
             self.features[which] = embed_cohort(one, self.cohort, "backbone", self.rows, told, cache)
         return self.features[which]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,15 +173,3 @@ def _groups(cells: Iterable[Cell], key: Callable[[Cell], Any]) -> list[list[Cell
     for cell in cells:
         groups.setdefault(key(cell), []).append(cell)
     return list(groups.values())
-
-
-def markdown(lines: Sequence[Mapping[str, Any]]) -> str:
-    """The lines as a Markdown table; columns that stay empty are left out."""
-    heads = [
-        name
-        for name in dict.fromkeys(k for line in lines for k in line)
-        if any(line.get(name, "") != "" for line in lines)
-    ]
-    rows = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    rows += ["| " + " | ".join(str(line.get(name, "")).replace("|", "/") for name in heads) + " |" for line in lines]
-    return "\n".join(rows)

@@ -14,15 +14,16 @@ from pathlib import Path
 import tomli_w
 from filelock import FileLock, Timeout
 
-from leadwise import pretrain as training
 from leadwise import run as runs
 from leadwise.config import Config, ConfigError, DataConfig
-from leadwise.data.cohort import Cohort
-from leadwise.evaluate.embed import Progress
+from leadwise.data.cohort.cohort import Cohort
 from leadwise.files import replacing
+from leadwise.progress import Progress
 from leadwise.reproduce.budget import Budget
 from leadwise.reproduce.variants import Variant
 from leadwise.run import Run
+from leadwise.training import inputs
+from leadwise.training import loop as training
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def check(variant: Variant) -> None:
         ConfigError: a setting that its method cannot use.
     """
     config = variant.config
-    training.refuse_unequal_shares(config, 1)
+    inputs.refuse_unequal_shares(config, 1)
     n_patches = config.method.get("n_patches")
     if n_patches and config.signal.n_samples % int(n_patches):
         raise ConfigError(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from leadwise import run as runs
 from leadwise.config import Config, ConfigError
 from leadwise.demo import CONFIG
+from leadwise.methods.catalogue import all_small_settings, embeds_text, learns_labels, method_names
 from leadwise.reproduce import paper
 
 TARGETS = ("table1", "table2", "table3", "fig2", "fig3")
@@ -36,7 +37,7 @@ class Variant:
 
 def is_reference(config: Config) -> bool:
     """Whether a config learns from labels: it is no row of its own, but says how references are made."""
-    return runs.learns_labels(str(config.method.get("name", "")))
+    return learns_labels(str(config.method.get("name", "")))
 
 
 def compared(target: str) -> tuple[str, ...]:
@@ -44,9 +45,9 @@ def compared(target: str) -> tuple[str, ...]:
 
     Methods that learn from labels are no rows of these: they are references (`references.py`).
     """
-    names = tuple(name for name in runs.method_names() if not runs.learns_labels(name))
+    names = tuple(name for name in method_names() if not learns_labels(name))
     if target == "table2":
-        return tuple(name for name in names if runs.answers_words(name))
+        return tuple(name for name in names if embeds_text(name))
     return paper.FIGURE3 if target == "fig3" else names
 
 
@@ -68,7 +69,7 @@ def base_configs(given: Sequence[Config], names: Sequence[str] | None = None) ->
     shared = configs.get(_OURS, next(iter(configs.values()), CONFIG))
     taken = {config.method["name"] for config in configs.values()}
     for name in compared("") if names is None else names:
-        for method in runs.every_small(name) if name not in taken else ():
+        for method in all_small_settings(name) if name not in taken else ():
             config = runs.resolve(dataclasses.replace(shared, method=method))
             configs[paper.name(config.method)] = config
     return configs

@@ -10,14 +10,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leadwise.data.audit import classes, leads, people, signals, verdicts
+from leadwise.data.audit import (
+    classes,
+    leads,
+    people,
+    signal_checks,
+    signals,
+)
 from leadwise.data.audit.classes import ClassCount
-from leadwise.data.audit.finding import Example, Finding, Progress, column_codes, worst_first
+from leadwise.data.audit.finding import Finding, column_codes, worst_first
 from leadwise.data.audit.signals import Measures
-from leadwise.data.cohort import Cohort
-from leadwise.data.rows import CohortError
-
-__all__ = ["N_SAMPLED", "Audit", "ClassCount", "Example", "Finding", "Measures", "Progress", "audit"]
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.cohort.layout import CohortError
+from leadwise.progress import Progress
 
 N_SAMPLED = 2000  # recordings whose samples are looked at; some 3 ms each
 
@@ -63,13 +68,13 @@ def audit(
     heard("read the index", 2, 2)
     rows = _drawn(cohort, n_sampled)
     measures = signals.measure(cohort, rows, lambda done, total: heard("look at samples", done, total))
-    found += verdicts.judge(cohort, measures, table.order[rows])
-    found += verdicts.near_copies(cohort, measures, column_codes(cohort, "samples_sha256"))
+    found += signal_checks.judge(cohort, measures, table.order[rows])
+    found += signal_checks.near_copies(cohort, measures, column_codes(cohort, "samples_sha256"))
     if against is not None:
         found += people.overlap(cohort, against)
         what = f"look at {against.name}"
         theirs = signals.measure(against, _drawn(against, n_sampled), lambda done, total: heard(what, done, total))
-        found += verdicts.near_overlap(cohort, measures, against, theirs)
+        found += signal_checks.near_overlap(cohort, measures, against, theirs)
     return Audit(worst_first(found), tuple(counts), measures, table.rate_hz, table.duration_s)
 
 

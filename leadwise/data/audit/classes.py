@@ -10,10 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from leadwise.data.audit.finding import Finding, Severity, examples, split_codes
-from leadwise.data.cohort import Cohort
-from leadwise.data.rows import SPLITS, listed, shown
-from leadwise.data.shard import label_column
+from leadwise.data.audit.finding import (
+    Finding,
+    Severity,
+    examples,
+    split_codes,
+)
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.cohort.layout import SPLITS, label_column
+from leadwise.data.messages import first_few, short_cell
 
 FEW = 10  # positives (or negatives) in a split; with fewer, an interval is too wide to rank methods by
 OLDEST_YEARS = 120
@@ -80,7 +85,7 @@ def _rare(task: str, counts: list[ClassCount]) -> list[Finding]:
         few = [f"{c.name} {c.positive[k]}" for c in counts if 0 < c.positive[k] < FEW and c.negative[k]]
         if lone:
             so = "nothing can be learnt" if k == 0 else "no AUROC is defined there"
-            said = f"Only positives or only negatives in {split}, so {so}: {listed(lone, 12)}."
+            said = f"Only positives or only negatives in {split}, so {so}: {first_few(lone, 12)}."
             found.append(
                 _of_classes(
                     f"task {task}, cannot be {'learnt from' if k == 0 else 'scored in'} {split}",
@@ -92,7 +97,7 @@ def _rare(task: str, counts: list[ClassCount]) -> list[Finding]:
             )
         if few:
             so = "they will hardly be learnt" if k == 0 else "their intervals will be wide"
-            said = f"Fewer than {FEW} positives in {split}: {so} ({listed(few, 12)})."
+            said = f"Fewer than {FEW} positives in {split}: {so} ({first_few(few, 12)})."
             found.append(_of_classes(f"task {task}, few positives in {split}", "note", few, counts, said))
     return found
 
@@ -154,7 +159,7 @@ def _same(task: str, names: tuple[str, ...], values: np.ndarray) -> list[Finding
                 pairs.append(f"{names[one]} = {names[other]}")
     if not pairs:
         return []
-    said = f"The labels are equal in every recording: {listed(pairs, 8)}. Was a column taken twice?"
+    said = f"The labels are equal in every recording: {first_few(pairs, 8)}. Was a column taken twice?"
     return [Finding(f"task {task}, equal classes", "warning", len(pairs), 0, "pairs", said)]
 
 
@@ -180,11 +185,13 @@ def _one_site(
         elsewhere = (has.sum() - has) / np.maximum(size.sum() - size, 1)  # share of positives at all other sites
         without = np.flatnonzero((has == 0) & (size * elsewhere >= FEW))
         if len(without) and has.max() >= FEW:
-            none = listed((f"{size[k]} at site {shown(sites[k], most=64)}" for k in without), 3)
-            found.append(f"{name} ({has.max()} at site {shown(sites[int(has.argmax())], most=64)}, none of {none})")
+            none = first_few((f"{size[k]} at site {short_cell(sites[k], most=64)}" for k in without), 3)
+            found.append(
+                f"{name} ({has.max()} at site {short_cell(sites[int(has.argmax())], most=64)}, none of {none})"
+            )
     if not found:
         return []
-    said = f"A score for them may tell the site, not the heart: {listed(found, 12)}."
+    said = f"A score for them may tell the site, not the heart: {first_few(found, 12)}."
     return [Finding(f"task {task}, classes of some sites alone", "warning", len(found), len(names), "classes", said)]
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from leadwise.data.cohort import Cohort
-from leadwise.data.rows import SPLITS, shown
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.cohort.layout import SPLITS
+from leadwise.data.messages import short_cell
 
 Severity = Literal["error", "warning", "note"]
-Progress = Callable[[str, int, int], None]
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")  # worst first
 MOST_EXAMPLES = 8
@@ -70,12 +70,12 @@ def examples(cohort: Cohort, rows: Iterable[int], details: Iterable[str] = ()) -
 
 def name(cohort: Cohort, row: int) -> str:
     """The name of a recording, for a message; columns of a table may have been swapped, and it a report."""
-    return shown(cohort.records[int(row)], most=64)
+    return short_cell(cohort.records[int(row)], most=64)
 
 
 def patient(cohort: Cohort, row: int) -> str:
     """The name of a recording's patient, for a message."""
-    return shown(cohort.patients[int(row)], most=64)
+    return short_cell(cohort.patients[int(row)], most=64)
 
 
 def codes(column: pa.Array | pa.ChunkedArray) -> np.ndarray:

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from leadwise.batch import LEADS
-from leadwise.data import lead_order
 from leadwise.data.audit.finding import Finding, Severity, examples
-from leadwise.data.cohort import Cohort
-from leadwise.data.rows import listed
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.messages import first_few
+from leadwise.data.recordings import lead_algebra
 
 LARGEST_MV = 10.0  # no heart's deflection is larger; an offset, a spike or a wrong unit is
 LENGTHS_S = (5.0, 120.0)  # shorter is mostly padding in a window of 10 s, longer is no resting ECG
@@ -74,14 +74,14 @@ def leads(cohort: Cohort, table: Table) -> list[Finding]:
             shown = examples(cohort, rows, details)
             found.append(Finding(check, severity, len(rows), n, "recordings", said, shown))
 
-    wrong = np.flatnonzero((table.order != lead_order.OK) & (table.order != lead_order.UNCHECKED))
+    wrong = np.flatnonzero((table.order != lead_algebra.OK) & (table.order != lead_algebra.UNCHECKED))
     kinds = Counter(table.order[wrong].tolist())
     said = (
         "III = II - I and its kin do not hold: leads are named wrongly, or were processed apart. "
-        f"Verdicts: {listed((f'{kind} {count}' for kind, count in kinds.most_common()), 6)}."
+        f"Verdicts: {first_few((f'{kind} {count}' for kind, count in kinds.most_common()), 6)}."
     )
     add("lead order", wrong, table.order[wrong].tolist(), said)
-    unchecked = np.flatnonzero(table.order == lead_order.UNCHECKED)
+    unchecked = np.flatnonzero(table.order == lead_algebra.UNCHECKED)
     add("lead order not checked", unchecked, [], "Too few limb leads are recorded to check their names.", "note")
 
     flat = table.flat & table.recorded
@@ -126,7 +126,7 @@ def lengths(cohort: Cohort, table: Table) -> list[Finding]:
             )
         kinds = Counter(np.round(values, 2).tolist()).most_common()
         if len(kinds) > 1:
-            said = f"{len(kinds)} {check}s, most often {listed((f'{v:g} {unit} {c}' for v, c in kinds), 5)}."
+            said = f"{len(kinds)} {check}s, most often {first_few((f'{v:g} {unit} {c}' for v, c in kinds), 5)}."
             found.append(Finding(f"mixed {check}s", "note", n - kinds[0][1], n, "recordings", said))
     return found
 

@@ -22,8 +22,9 @@ from leadwise.data.audit.finding import (
     patient,
     split_codes,
 )
-from leadwise.data.cohort import Cohort
-from leadwise.data.rows import SPLITS, listed
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.cohort.layout import SPLITS
+from leadwise.data.messages import first_few
 
 _CROWDED = 0.2  # of all reports one and the same: contrast then mostly tells equals apart
 
@@ -82,7 +83,7 @@ def judge_copies(
         if not chosen:
             continue
         partners = (
-            listed((f"{name(cohort, row)} in {SPLITS[split[row]]}" for row in group[1:]), 2) for group in chosen
+            first_few((f"{name(cohort, row)} in {SPLITS[split[row]]}" for row in group[1:]), 2) for group in chosen
         )
         details = (f"{SPLITS[split[group[0]]]}, like {others}" for group, others in zip(chosen, partners))
         shown = examples(cohort, (group[0] for group in chosen), details)

@@ -14,12 +14,12 @@ import numpy as np
 from scipy.signal import welch
 
 from leadwise.batch import LEADS
-from leadwise.data import lead_order
-from leadwise.data.audit.likeness import Sketcher, centred
-from leadwise.data.cohort import Cohort
-from leadwise.data.packing import unpack
-from leadwise.data.quality import FLAT_MV
-from leadwise.data.recording import MISSING
+from leadwise.data.audit.near_duplicates import Sketcher, centred
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.cohort.packing import unpack
+from leadwise.data.recordings import lead_algebra
+from leadwise.data.recordings.quality import FLAT_MV
+from leadwise.data.recordings.recording import MISSING
 
 MAINS_HZ = (50.0, 60.0)
 LOOKED_AT_S = 30.0  # of a recording, at most
@@ -78,7 +78,7 @@ def _measure(cohort: Cohort, row: int, recorded: np.ndarray, sketcher: Sketcher)
     uv_per_step, baseline, rate_hz = cohort.scale(row)
     n = min(block.shape[1], int(LOOKED_AT_S * rate_hz))
     ecg = unpack(block[:, :n], uv_per_step, baseline).T  # (12, T) mV, NaN = missing
-    order = lead_order.audit({lead: trace for lead, trace, own in zip(LEADS, ecg, recorded) if own})
+    order = lead_algebra.audit({lead: trace for lead, trace, own in zip(LEADS, ecg, recorded) if own})
     heart = centred(ecg)
     moving = recorded & (heart.std(axis=1) >= FLAT_MV)
     sketch = sketcher.sketch(heart, rate_hz)

@@ -11,7 +11,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from leadwise.data.simulator.heart import Array, Waves, axis_deg, bounds_ms, twelve_leads, waves
+from leadwise.data.simulator.heart import (
+    Array,
+    Waves,
+    axis_deg,
+    bounds_ms,
+    twelve_leads,
+    waves,
+)
 from leadwise.data.simulator.patients import Person, Presentation
 
 Rows = dict[str, tuple[float, ...]]  # at, rise, fall, hold (ms), x left, y down, z back (mV)

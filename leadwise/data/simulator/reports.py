@@ -179,7 +179,7 @@ _BORDERLINE = frozenset({"SR", "LAD", "RAD", "LPR", "PAC"})
 
 
 @dataclass(frozen=True)
-class Report:
+class SimulatedReport:
     """A report and what became of each finding in it."""
 
     text: str
@@ -187,7 +187,7 @@ class Report:
     omitted: tuple[str, ...]  # codes of findings it leaves out
 
 
-def write_report(shown: Presentation, rate_bpm: float, rng: np.random.Generator) -> Report:
+def write_report(shown: Presentation, rate_bpm: float, rng: np.random.Generator) -> SimulatedReport:
     """The machine's report of what an ECG shows."""
     found = shown.findings
     rhythm = next((code for code in ("SBRAD", "STACH") if code in found), shown.rhythm)
@@ -212,7 +212,7 @@ def write_report(shown: Presentation, rate_bpm: float, rng: np.random.Generator)
     if "NORM" in found:
         stated.append("NORM")
     statements.append(_verdict(found, rng))
-    return Report(". ".join(statements) + ".", tuple(stated), tuple(omitted))
+    return SimulatedReport(". ".join(statements) + ".", tuple(stated), tuple(omitted))
 
 
 def _rhythm_statement(code: str, rate_bpm: float, rng: np.random.Generator) -> str:

@@ -6,8 +6,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from leadwise.data.simulator.beats import Beat, between, conducted_beat, ectopic_beat, p_wave, spike
-from leadwise.data.simulator.heart import Array, Waves, render, twelve_leads
+from leadwise.data.simulator.beats import (
+    Beat,
+    between,
+    conducted_beat,
+    ectopic_beat,
+    p_wave,
+    spike,
+)
+from leadwise.data.simulator.heart import (
+    Array,
+    Waves,
+    render,
+    twelve_leads,
+)
 from leadwise.data.simulator.patients import Person, Presentation, present
 from leadwise.data.simulator.rhythm import Rhythm, make_rhythm, restlessness
 

@@ -16,10 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from leadwise.batch import LEADS
-from leadwise.data import matfile, wfdb_header
-from leadwise.data.labels import CPSC2018, CPSC2018_SNOMED, classes_of
-from leadwise.data.recording import RecordError
-from leadwise.data.rows import CohortError, Row, Source, dealt, listed, quoted
+from leadwise.data.cohort.layout import CohortError
+from leadwise.data.formats import mat_struct, wfdb_header
+from leadwise.data.messages import first_few, quoted_cell
+from leadwise.data.recordings.recording import RecordError
+from leadwise.data.sources.source import Row, Source, dealt
+from leadwise.data.tasks import CPSC2018, CPSC2018_SNOMED, classes_of
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ def read_source(folder: Path) -> Source:
     references = sorted(folder.rglob(_REFERENCE))
     if len(references) > 1:
         raise CohortError(
-            f"{folder} holds {len(references)} tables {_REFERENCE} ({listed(map(str, references))}); give the folder of one"
+            f"{folder} holds {len(references)} tables {_REFERENCE} ({first_few(map(str, references))}); give the folder of one"
         )
     rows = _by_reference(folder, references[0]) if references else _by_headers(folder)
     return Source("cpsc2018", rows, classes_of("cpsc2018"))
@@ -59,7 +61,7 @@ def _by_reference(folder: Path, reference: Path) -> list[Row]:
     unlisted = [name for name in found if name not in labels]
     if unlisted:
         log.warning(
-            "%s lists not %d of the recordings, which are left out: %s", reference, len(unlisted), listed(unlisted)
+            "%s lists not %d of the recordings, which are left out: %s", reference, len(unlisted), first_few(unlisted)
         )
     log.info("%s: age and sex are read from %d files", folder, len(found))
     return [
@@ -74,7 +76,7 @@ def _original(name: str, path: Path, classes: Sequence[str]) -> Row:
         return _row(name, header, classes, said)
     age, sex = "", ""
     try:
-        held = matfile.struct(path)
+        held = mat_struct.struct(path)
         age, sex = held.age, held.sex
     except RecordError:
         pass  # preparation opens the file again, and says what is wrong with it
@@ -96,7 +98,7 @@ def _by_headers(folder: Path) -> list[Row]:
         rows.append(_row(name, path, classes, wfdb_header.person(said)))
     if silent:
         log.warning(
-            "%s: %d headers say no #Dx and are not in the task: %s", folder, len(silent), listed(silent, most=10)
+            "%s: %d headers say no #Dx and are not in the task: %s", folder, len(silent), first_few(silent, most=10)
         )
     return rows
 
@@ -129,12 +131,12 @@ def _reference(path: Path) -> dict[str, list[str]]:
         raise CohortError(f"{path} is not a CSV table in UTF-8 ({type(error).__name__}); fetch it again") from None
     missing = [name for name in _COLUMNS if name not in columns]
     if missing:
-        raise CohortError(f"{path}: it has no column {listed(missing)}; fetch it again")
+        raise CohortError(f"{path}: it has no column {first_few(missing)}; fetch it again")
     labels: dict[str, list[str]] = {}
     for line in lines:
         cells = {name.strip(): (cell or "").strip() for name, cell in line.items() if isinstance(cell, str)}
         record = cells.get("Recording", "")
-        where = f"{path.name}: record {quoted(record)}"
+        where = f"{path.name}: record {quoted_cell(record)}"
         if not _NAME.fullmatch(record) or record in labels:
             raise CohortError(f"{where} is not A0001 ... A6877, or stands there twice; fetch it again")
         numbers = [cells[column] for column in _COLUMNS[1:] if cells.get(column)]
@@ -146,7 +148,7 @@ def _reference(path: Path) -> dict[str, list[str]]:
 
 def _class(code: str, known: dict[str, str], where: str) -> str:
     if code not in known:
-        raise CohortError(f"{where} says {quoted(code)}, which is none of the nine classes: {', '.join(known)}")
+        raise CohortError(f"{where} says {quoted_cell(code)}, which is none of the nine classes: {', '.join(known)}")
     return known[code]
 
 

@@ -16,9 +16,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from leadwise.data import wfdb_header
-from leadwise.data.labels import CSN_ACRONYMS, CSN_MERGES, classes_of
-from leadwise.data.rows import CohortError, Row, Source, dealt, listed
+from leadwise.data.cohort.layout import CohortError
+from leadwise.data.formats import wfdb_header
+from leadwise.data.messages import first_few
+from leadwise.data.sources.source import Row, Source, dealt
+from leadwise.data.tasks import CSN_ACRONYMS, CSN_MERGES, classes_of
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +57,12 @@ def read_source(folder: Path) -> Source:
             "--allow-unreadable",
             folder,
             len(malformed),
-            listed(malformed, most=10),
+            first_few(malformed, most=10),
             next(iter(malformed.values())),
         )
     silent = [row.record for row in rows if not row.extra["acronyms"] and not row.extra["unmapped"]]
     if silent:
-        log.warning("%s: %d headers say no #Dx and are in no task: %s", folder, len(silent), listed(silent, most=10))
+        log.warning("%s: %d headers say no #Dx and are in no task: %s", folder, len(silent), first_few(silent, most=10))
     _warn_of_one_site(rows)
     return Source("csn", rows, tasks)
 
@@ -122,6 +124,6 @@ def _warn_of_one_site(rows: Sequence[Row]) -> None:
     if alone:
         log.warning(
             "csn: only one of its two sites has %s: a score for them may tell the hospital, not the heart%s",
-            listed(sorted(alone.values()), most=60),
+            first_few(sorted(alone.values()), most=60),
             "; task csn_merged takes fibrillation and flutter as one" if CSN_MERGES.keys() & set(alone) else "",
         )

@@ -15,8 +15,10 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from leadwise.data.record import check_told_leads
-from leadwise.data.rows import SPLITS, CohortError, Row, Source, inside, listed, quoted, shown
+from leadwise.data.cohort.layout import SPLITS, CohortError, inside
+from leadwise.data.formats.reading import check_told_leads
+from leadwise.data.messages import first_few, quoted_cell, short_cell
+from leadwise.data.sources.source import Row, Source
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +78,7 @@ def _row(path: Path, number: int, line: dict[str, str], tasks: dict[str, dict[st
     patient = line.get("patient", "").strip() or record
     split = line["split"].strip() if "split" in line else _dealt(patient)
     if split not in SPLITS:
-        raise CohortError(f"{where}: split is {quoted(split)}; it takes {', '.join(SPLITS)}")
+        raise CohortError(f"{where}: split is {quoted_cell(split)}; it takes {', '.join(SPLITS)}")
     labels: dict[str, dict[str, int]] = {}
     for task, classes in tasks.items():
         for column, name in classes.items():
@@ -100,7 +102,7 @@ def _without(place: str) -> str:
 def _label(where: str, column: str, cell: str) -> int | None:
     known = {"": None, "0": 0, "1": 1, "0.0": 0, "1.0": 1}
     if cell not in known:
-        raise CohortError(f"{where}: {shown(column, 64)} is {quoted(cell)}; a label is 0, 1 or empty")
+        raise CohortError(f"{where}: {short_cell(column, 64)} is {quoted_cell(cell)}; a label is 0, 1 or empty")
     return known[cell]
 
 
@@ -112,7 +114,7 @@ def _age(where: str, cell: str) -> float | None:
     except ValueError:
         age = -1.0
     if not 0 <= age <= 150:
-        raise CohortError(f"{where}: age is {quoted(cell)}; it takes years or an empty cell")
+        raise CohortError(f"{where}: age is {quoted_cell(cell)}; it takes years or an empty cell")
     return age
 
 
@@ -146,7 +148,7 @@ def _manifest(path: Path) -> Path:
         return path
     tables = sorted(file for file in path.iterdir() if file.suffix.lower() == ".csv")
     if len(tables) != 1:
-        found = f"{len(tables)} CSV files ({listed(table.name for table in tables)})" if tables else "no CSV file"
+        found = f"{len(tables)} CSV files ({first_few(table.name for table in tables)})" if tables else "no CSV file"
         raise CohortError(f"{path} holds {found}; name the table itself")
     return tables[0]
 
@@ -174,7 +176,7 @@ def _lines(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
 def _check_header(path: Path, header: list[str]) -> None:
     for name in header:
         if name not in _COLUMNS and not name.startswith(_LABEL):
-            if shown(name, 24) != name:
+            if short_cell(name, 24) != name:
                 raise CohortError(
                     f"{path}: its first row holds a longer text; it names the columns, such as path, report"
                 )

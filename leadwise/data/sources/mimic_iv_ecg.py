@@ -20,7 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
-from leadwise.data.rows import CohortError, Row, Source, listed, quoted, shown
+from leadwise.data.cohort.layout import CohortError
+from leadwise.data.messages import first_few, quoted_cell, short_cell
+from leadwise.data.sources.source import Row, Source
 
 _LIST, _MEASUREMENTS = "record_list.csv", "machine_measurements.csv"
 _IDS = ("subject_id", "study_id")
@@ -221,7 +223,7 @@ def _ids(path: Path, batch: pa.RecordBatch, n_before: int) -> np.ndarray:
         whole = pc.fill_null(pc.match_substring_regex(batch[name], _WHOLE_NUMBER), False)
         bad = pc.index(whole, False).as_py()
         if bad >= 0:
-            cell = quoted(batch[name][bad].as_py() or "")
+            cell = quoted_cell(batch[name][bad].as_py() or "")
             raise CohortError(
                 f"{path.name} row {_row_number(n_before, bad)}: {name} is {cell}, not a whole number; fetch it again"
             )
@@ -237,7 +239,7 @@ def _check_paths(path: Path, cells: pa.Array, n_before: int) -> None:
         if not cell:
             raise CohortError(f"{where}: it has no path; fetch it again")
         raise CohortError(
-            f"{where}: the path {shown(cell, 128)} leaves {path.parent}, or has a space; give one that stays inside it"
+            f"{where}: the path {short_cell(cell, 128)} leaves {path.parent}, or has a space; give one that stays inside it"
         )
 
 
@@ -260,10 +262,10 @@ def _columns(path: Path, needed: Sequence[str]) -> list[str]:
         raise CohortError(f"{path} is not a CSV table in UTF-8 ({type(error).__name__}); fetch it again") from None
     missing = [name for name in needed if name not in names]
     if missing:
-        raise CohortError(f"{path}: it has no column {listed(missing)}; fetch it again")
+        raise CohortError(f"{path}: it has no column {first_few(missing)}; fetch it again")
     doubled = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if doubled:
-        raise CohortError(f"{path}: column {shown(doubled[0], 24)} stands there twice; fetch it again")
+        raise CohortError(f"{path}: column {short_cell(doubled[0], 24)} stands there twice; fetch it again")
     return names
 
 
@@ -306,6 +308,6 @@ def _matched(studies: _Ids, measured: _Ids) -> np.ndarray:
 def _refuse(ids: _Ids, studies: np.ndarray, complaint: str) -> None:
     if len(studies):
         raise CohortError(
-            f"{ids.table}: {len(studies)} studies {complaint} (study_id {listed(map(str, studies.tolist()))}); use the two "
+            f"{ids.table}: {len(studies)} studies {complaint} (study_id {first_few(map(str, studies.tolist()))}); use the two "
             "files of one release as they were downloaded"
         )

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from leadwise.data.labels import PTBXL, classes_of
+from leadwise.data.cohort.layout import CohortError, inside
+from leadwise.data.messages import first_few, quoted_cell
 from leadwise.data.reports import join_modifiers
-from leadwise.data.rows import CohortError, Row, Source, inside, listed, quoted
+from leadwise.data.sources.source import Row, Source
+from leadwise.data.tasks import PTBXL, classes_of
 
 _FILE_COLUMN = {100: "filename_lr", 500: "filename_hr"}
 _NEEDED = ("ecg_id", "patient_id", "age", "sex", "site", "report", "scp_codes", "strat_fold", *_FILE_COLUMN.values())
@@ -65,7 +67,7 @@ def _row(
     fold = _number(line["strat_fold"])
     if fold is None or fold not in range(1, 11):
         raise CohortError(
-            f"{where}: strat_fold is {quoted(line['strat_fold'])}, not 1 ... 10; fetch ptbxl_database.csv again"
+            f"{where}: strat_fold is {quoted_cell(line['strat_fold'])}, not 1 ... 10; fetch ptbxl_database.csv again"
         )
     patient = _number(line["patient_id"])
     if patient is None:
@@ -150,7 +152,7 @@ def _report_texts(path: Path) -> dict[int, str]:
     table = _table(path, ("ecg_id", "text"))
     unknown = [name for name in table.columns if name not in _REPORT_COLUMNS]
     if unknown:
-        raise CohortError(f"{path}: unknown columns {listed(unknown)}; it takes ecg_id and text")
+        raise CohortError(f"{path}: unknown columns {first_few(unknown)}; it takes ecg_id and text")
     if table["ecg_id"].duplicated().any():
         raise CohortError(f"{path}: ecg_id {table['ecg_id'][table['ecg_id'].duplicated()].iloc[0]} stands there twice")
     return {int(number): join_modifiers(_text(text)) for number, text in zip(table["ecg_id"], table["text"])}
@@ -170,7 +172,7 @@ def _table(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
         raise CohortError(f"{path} is not a CSV table in UTF-8 ({type(error).__name__}); fetch it again") from None
     missing = [name for name in needed if name not in table.columns]
     if missing:
-        raise CohortError(f"{path}: it has no column {listed(missing)}; fetch it again")
+        raise CohortError(f"{path}: it has no column {first_few(missing)}; fetch it again")
     if "ecg_id" in needed and not pd.api.types.is_integer_dtype(table["ecg_id"]):
         raise CohortError(f"{path}: ecg_id is not a whole number in every row; fetch it again")
     return table

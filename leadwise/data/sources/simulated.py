@@ -25,20 +25,21 @@ import csv
 import logging
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from leadwise.batch import LEADS
-from leadwise.data.rows import CohortError, Source
+from leadwise.data.cohort.layout import CohortError
 from leadwise.data.simulator.acquisition import capture, draw_device, write_wfdb
 from leadwise.data.simulator.findings import FINDINGS
 from leadwise.data.simulator.patients import Person, populate
 from leadwise.data.simulator.reports import write_report
 from leadwise.data.simulator.tracing import stream, trace
 from leadwise.data.sources.folder import read_source as read_table
+from leadwise.data.sources.source import Source
+from leadwise.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ _PATIENTS_PER_FOLDER = 100
 _Row = dict[str, str | int | float]
 
 
-def simulate(folder: Path, n_records: int, seed: int, progress: Callable[[int, int], None] | None = None) -> Path:
+def simulate(folder: Path, n_records: int, seed: int, progress: Progress | None = None) -> Path:
     """The new folder with `n_records` simulated ECGs, the same for the same seed; `progress` hears (done, in all).
 
     Raises:
@@ -68,7 +69,7 @@ def simulate(folder: Path, n_records: int, seed: int, progress: Callable[[int, i
                 records.append(row)
                 truths.append(truth)
                 if progress is not None:
-                    progress(len(records), n_records)
+                    progress("simulate", len(records), n_records)
         _write_table(partial / "truth.csv", truths)
         _write_table(partial / "records.csv", records)
         partial.rename(folder)

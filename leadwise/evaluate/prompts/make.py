@@ -22,7 +22,12 @@ import requests
 import tomli_w
 
 from leadwise.data import reports
-from leadwise.evaluate.prompts import PromptError, Prompts, fault, load
+from leadwise.evaluate.prompts import (
+    PromptError,
+    Prompts,
+    fault,
+    load,
+)
 from leadwise.files import replacing
 
 log = logging.getLogger(__name__)

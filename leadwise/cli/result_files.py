@@ -1,0 +1,75 @@
+"""What the scoring verbs write and read beside their tables: CSV, LaTeX, the reliability picture, lists of seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import typer
+
+from leadwise.cli.output import REMARKS, through
+
+if TYPE_CHECKING:
+    from leadwise.evaluate.probe import ProbeReport
+
+
+class ScoreReport(Protocol):
+    """What a scoring verb found."""
+
+    def rows(self) -> list[dict[str, Any]]: ...
+    def class_rows(self) -> list[dict[str, Any]]: ...
+    def long_rows(self) -> list[dict[str, Any]]: ...
+
+
+def read_seeds(text: str) -> tuple[int, ...]:
+    """The whole numbers of "42,43,44", each once."""
+    try:
+        seeds = tuple(int(seed) for seed in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"--seeds {text}: say whole numbers, such as 42,43,44") from None
+    if len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise typer.BadParameter(f"--seeds {text}: say each number once, none below 0")
+    return seeds
+
+
+def write_tables(csv_file: Path | None, latex_file: Path | None, report: ScoreReport, per_class: bool) -> None:
+    """The report's every figure as CSV, and the tables that were printed as LaTeX, the best of a fraction in bold."""
+    from leadwise.evaluate import export
+    from leadwise.evaluate.metrics.all_metrics import HIGHER_IS_BETTER
+
+    if csv_file is not None:
+        export.write(csv_file, export.to_csv(report.long_rows()))
+    if latex_file is not None:
+        rows = [row for row in report.rows() if row.get("features") != "shuffled pairs"]  # a control cannot be best
+        best = {name: up for name, up in {"macro": True, **HIGHER_IS_BETTER}.items() if name in rows[0]}
+        best = {} if "comparable" in rows[0] else best  # of numbers that cannot be compared none is best
+        within = "fraction" if "fraction" in rows[0] else None
+        text = export.to_latex(rows, best, within, hidden=REMARKS)
+        if per_class:
+            classes = report.class_rows()
+            text += "\n" + export.to_latex(classes, within="fraction" if "fraction" in classes[0] else None)
+        export.write(latex_file, text)
+
+
+def check_picture(path: Path) -> None:
+    """Before the work, not after it."""
+    if path.suffix.lower() not in (".png", ".svg"):
+        raise typer.BadParameter(f"--picture {path}: the name must end in .png or .svg")
+
+
+def draw_reliability(report: ProbeReport, path: Path) -> None:
+    """The trained encoder's reliability with the most labels, a panel per class."""
+    from leadwise.evaluate.metrics.calibration import CAUTION
+    from leadwise.pictures import ink, reliability
+
+    fraction = max(report.results)
+    result = report.results[fraction]["trained"]
+    curves = []
+    for name, curve in result.reliability.items():
+        ece = result.measures["ece"].per_class[name]
+        low, high = zip(*curve.interval)
+        note = f"ECE {ece:.3f}\n{result.score.positives[name]} positives"
+        curves.append({"name": name, "note": note, "low": low, "high": high, **vars(curve)})
+    where = f"{report.run} on {report.cohort}, task {report.task}{through(report.window)}"
+    title = f"probe of {where}, {fraction:.0%} of labels: reliability on test"
+    ink.save(reliability.draw(curves, title, CAUTION), path, dpi=150)

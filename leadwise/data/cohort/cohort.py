@@ -1,0 +1,284 @@
+"""A prepared data set on disk: an index table (one row per recording) beside packed samples.
+
+    index.parquet        record, patient, split, report, labels by name, rate, quality per lead, checksums
+    samples-00000.npy    int16, each recording lead-major (12, T0) at its native rate, -32768 = missing
+    dropped.csv          what was left out, and why
+    cohort.json          source, tasks, ledger, sizes and checksums; written last
+
+`write` (in `prepare.py`) makes one; `Cohort.open` reads it and checks that it is what was written. Of the index, only
+what a batch needs is held in memory, as Arrow columns: no Python object per recording, and the rest when it is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from leadwise.batch import LEADS
+from leadwise.data.cohort.layout import (
+    FORMAT,
+    SPLITS,
+    CohortError,
+    Ledger,
+    inside,
+    label_column,
+    sha256,
+)
+from leadwise.data.cohort.packing import unpack
+
+
+class Texts(Sequence[str]):
+    """A column of texts, a few bytes beyond its letters each; a text becomes a Python string when it is read."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self.column: pa.Array = column.combine_chunks()
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def __getitem__(self, row: Any) -> Any:  # an int gives a str, a slice a list
+        if isinstance(row, slice):
+            return self.column[row].to_pylist()
+        return self.column[int(row)].as_py()
+
+    def __iter__(self) -> Iterator[str]:
+        for begin in range(0, len(self), 4096):
+            yield from self.column.slice(begin, 4096).to_pylist()
+
+    def take(self, rows: np.ndarray) -> list[str]:
+        """The texts of some rows, in their order."""
+        texts: list[str] = self.column.take(pa.array(rows)).to_pylist()
+        return texts
+
+    def distinct(self, rows: np.ndarray) -> list[str]:
+        """Each text of some rows once, by first appearance."""
+        texts: list[str] = pc.unique(self.column.take(pa.array(rows))).to_pylist()
+        return texts
+
+
+class Cohort:
+    """A cohort that `write` made, opened for reading; samples come by memory map."""
+
+    def __init__(self, folder: Path, description: dict[str, Any]) -> None:
+        """Use `Cohort.open`, which checks before it trusts."""
+        self.folder = folder
+        self.name = folder.resolve().name
+        self.source: str = description["source"]
+        self.tasks: dict[str, tuple[str, ...]] = {task: tuple(names) for task, names in description["tasks"].items()}
+        self.ledger = Ledger(**description["ledger"])
+        self.fingerprint: str = description["index"]["sha256"][:16]  # the index holds the checksum of every recording
+        self._index_file = folder / description["index"]["file"]
+        self._files: dict[int, str] = {shard["number"]: shard["file"] for shard in description["shards"]}
+        self._maps: dict[int, np.ndarray] = {}
+        self._labels: dict[str, list[pa.ChunkedArray]] = {}  # by task, read when asked for
+        # column by column, so that only one is in memory twice
+        self.records, self.patients, self.reports = (
+            Texts(self._column(key)) for key in ("record", "patient", "report")
+        )
+        self._split = self._column("split").combine_chunks().dictionary_encode()
+        # what a sample is found by, as plain arrays: no table is touched when a signal is read
+        self._report_words = self._column("report_words").to_numpy()
+        self._shard, self._offset = self._column("shard").to_numpy(), self._column("offset").to_numpy()
+        self._n_samples, self._rate_hz = self._column("n_samples").to_numpy(), self._column("rate_hz").to_numpy()
+        self._uv_per_step, self._baseline = _matrix(self._column("uv_per_step")), _matrix(self._column("baseline"))
+
+    @classmethod
+    def open(cls, folder: Path, verify: bool = False) -> Cohort:
+        """The cohort in a folder, its sizes and the checksum of its index checked; with `verify`, every recording's too.
+
+        Raises:
+            CohortError: not a cohort, of another format, incomplete or changed since it was written.
+        """
+        folder = Path(folder)
+        description = _description(folder)
+        try:
+            _check_file(folder, description["index"], verify=True)
+            for shard in description["shards"]:
+                _check_file(folder, shard, verify=False)
+            cohort = cls(folder, description)
+        except (KeyError, TypeError, pa.ArrowException) as error:
+            raise CohortError(
+                f"cohort {folder}: cohort.json or its index is damaged ({error!r}); prepare it again"
+            ) from None
+        cohort._check_places({shard["number"]: shard["size"] for shard in description["shards"]})
+        if verify:
+            cohort._check_samples()
+        return cohort
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_maps": {}}  # a worker process maps the shards itself
+
+    @cached_property
+    def index(self) -> pd.DataFrame:
+        """The whole index table: one row per recording; labels are Int8, <NA> where a recording is not in the task."""
+        table: pd.DataFrame = pq.read_table(self._index_file).to_pandas(types_mapper={pa.int8(): pd.Int8Dtype()}.get)
+        return table
+
+    @cached_property
+    def column_names(self) -> tuple[str, ...]:
+        """The columns of the index."""
+        return tuple(pq.read_schema(self._index_file).names)
+
+    def columns(self, names: Sequence[str], n_rows: int = 65_536) -> Iterator[pa.RecordBatch]:
+        """Some columns of the index, at most `n_rows` rows at a time, in index order: no more is in memory."""
+        yield from pq.ParquetFile(self._index_file).iter_batches(n_rows, columns=list(names))
+
+    def column(self, name: str, rows: np.ndarray) -> pd.Series:
+        """One column of the index at some rows, in their order, as `index` has it: nothing else is read.
+
+        Raises:
+            CohortError: no such column.
+        """
+        if name not in self.column_names:
+            raise CohortError(f"cohort {self.name}: its index has no column {name!r}; see its column_names")
+        taken = pq.read_table(self._index_file, columns=[name]).take(pa.array(rows, type=pa.int64()))
+        values: pd.Series = taken.to_pandas(types_mapper={pa.int8(): pd.Int8Dtype()}.get)[name]
+        return values
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        return pq.read_table(self._index_file, columns=[name])[name]
+
+    @cached_property
+    def _statements(self) -> pa.ListArray:
+        return self._column("statements").combine_chunks()
+
+    def statements(self, rows: np.ndarray) -> list[list[str]]:
+        """The statements of some rows' reports, as the source listed them or as they were told apart."""
+        said: list[list[str]] = self._statements.take(pa.array(rows)).to_pylist()
+        return said
+
+    def block(self, row: int) -> np.ndarray:
+        """One recording's samples (12, T0) int16 as they were written, -32768 = missing; a view of the mapped shard."""
+        number, begin = int(self._shard[row]), int(self._offset[row])
+        shard = self._maps.get(number)
+        if shard is None:
+            mapped = np.load(self.folder / self._files[number], mmap_mode="r", allow_pickle=False)
+            if mapped.dtype != np.dtype("<i2") or mapped.ndim != 1:
+                raise CohortError(f"cohort {self.folder}: {self._files[number]} has changed; prepare it again")
+            shard = self._maps[number] = mapped.view(np.ndarray)  # a plain array: slicing a memmap costs ten times more
+        return shard[begin : begin + len(LEADS) * int(self._n_samples[row])].reshape(len(LEADS), -1)
+
+    def scale(self, row: int) -> tuple[np.ndarray, np.ndarray, float]:
+        """What makes mV of a block: uV per step (12,), baseline (12,), and its rate in Hz."""
+        return self._uv_per_step[row], self._baseline[row], float(self._rate_hz[row])
+
+    def duration_s(self, row: int) -> float:
+        """How long a recording is."""
+        return float(self._n_samples[row] / self._rate_hz[row])
+
+    def signal(self, row: int) -> tuple[np.ndarray, float]:
+        """One recording as (T0, 12) float32 mV in LEADS order, NaN = missing, and its rate in Hz."""
+        uv_per_step, baseline, rate_hz = self.scale(row)
+        return unpack(self.block(row), uv_per_step, baseline), rate_hz
+
+    def rows(self, split: str | None = None, task: str | None = None, min_report_words: int = 0) -> np.ndarray:
+        """Row numbers in index order: of a split, with every label of a task known, with so many words of report."""
+        chosen = np.ones(len(self), dtype=bool)
+        if split is not None:
+            if split not in SPLITS:
+                raise CohortError(f"cohort {self.name}: no split {split!r}; it is one of {', '.join(SPLITS)}")
+            chosen &= pc.equal(self._split, split).to_numpy(zero_copy_only=False)
+        if task is not None:
+            for column in self._label_table(task):
+                chosen &= ~column.is_null().to_numpy()
+        if min_report_words > 0:
+            chosen &= self._report_words >= min_report_words
+        return np.flatnonzero(chosen)
+
+    def splits(self, rows: np.ndarray) -> np.ndarray:
+        """The split of each of some rows, as text (n,)."""
+        return np.array(self._split.take(pa.array(rows)).to_pylist(), dtype=np.str_)
+
+    def labels(self, task: str, rows: np.ndarray) -> np.ndarray:
+        """Labels (n, K) int8 in {0, 1} of the given rows, classes in the order of `tasks[task]`.
+
+        Raises:
+            CohortError: no such task, or a row that is not in it.
+        """
+        filled = [column.fill_null(-1).to_numpy()[rows] for column in self._label_table(task)]
+        table: np.ndarray = np.stack(filled, axis=1).astype(np.int8)
+        outside = np.flatnonzero((table < 0).any(axis=1))
+        if len(outside):
+            name = self.records[int(np.asarray(rows)[outside[0]])]
+            raise CohortError(
+                f"cohort {self.name}: {len(outside)} rows are not in task {task} (first: record {name}); "
+                f"take those of rows(task={task!r})"
+            )
+        return table
+
+    def _label_table(self, task: str) -> list[pa.ChunkedArray]:
+        if task not in self.tasks:
+            known = ", ".join(self.tasks) or "none"
+            raise CohortError(f"cohort {self.name}: no task {task!r}; it has {known}")
+        if task not in self._labels:
+            self._labels[task] = [self._column(label_column(task, name)) for name in self.tasks[task]]
+        return self._labels[task]
+
+    def _check_places(self, sizes: dict[int, int]) -> None:
+        """Every recording must lie inside its shard, so that a wrong index cannot read beside it."""
+        n_bytes = 2 * len(LEADS) * self._n_samples
+        numbers, places = np.unique(self._shard, return_inverse=True)
+        room = np.array([sizes.get(int(number), 0) for number in numbers])[places]
+        wrong = (n_bytes <= 0) | (self._offset < 0) | (n_bytes + 2 * self._offset > room)
+        if wrong.any():
+            number = int(self._shard[np.flatnonzero(wrong)[0]])
+            raise CohortError(f"cohort {self.folder}: its index points outside shard {number}; prepare it again")
+
+    def _check_samples(self) -> None:
+        checksums = Texts(self._column("samples_sha256"))
+        for row, checksum in enumerate(checksums):
+            if hashlib.sha256(self.block(row).tobytes()).hexdigest() != checksum:
+                file = self._files[int(self._shard[row])]
+                raise CohortError(
+                    f"cohort {self.folder}: {file} has changed at record {self.records[row]} (checksum differs); prepare it "
+                    "again"
+                )
+
+
+def _matrix(column: pa.ChunkedArray) -> np.ndarray:
+    """A list column as an array (n, 12)."""
+    values: np.ndarray = column.combine_chunks().flatten().to_numpy()
+    return values.reshape(-1, len(LEADS))
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    path = folder / "cohort.json"
+    if not path.is_file():
+        unfinished = folder.with_name(folder.name + ".partial").is_dir()
+        advice = (
+            "preparing it was not finished: run the same `leadwise prepare` again"
+            if unfinished
+            else "see `leadwise prepare`"
+        )
+        raise CohortError(f"no cohort at {folder}; {advice}")
+    try:
+        description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CohortError(f"cohort {folder}: cohort.json is damaged ({error}); prepare it again") from None
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise CohortError(f"cohort {folder}: not of format {FORMAT}, which this version reads; prepare it again")
+    return description
+
+
+def _check_file(folder: Path, facts: dict[str, Any], verify: bool) -> None:
+    path = inside(folder, facts["file"], f"cohort {folder}")
+    if not path.is_file():
+        raise CohortError(f"cohort {folder}: {facts['file']} is missing; prepare it again")
+    size = path.stat().st_size
+    if size != facts["size"]:
+        raise CohortError(f"cohort {folder}: {facts['file']} has {size} bytes, not {facts['size']}; prepare it again")
+    if verify and sha256([path]) != facts["sha256"]:
+        raise CohortError(f"cohort {folder}: {facts['file']} has changed (checksum differs); prepare it again")

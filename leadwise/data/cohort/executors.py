@@ -1,0 +1,64 @@
+"""Who packs shards: processes of this machine, or a Dask cluster. Anything else that is an Executor does as well."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+
+from leadwise.data.cohort.layout import CohortError
+from leadwise.data.cohort.prepare import Pool
+
+
+@contextmanager
+def processes(n: int) -> Iterator[Pool]:
+    """`n` processes of this machine; they end with this one, however it ends."""
+    context = multiprocessing.get_context("spawn")  # a fork would copy the progress bar's thread and its locks
+    executor = ProcessPoolExecutor(n, mp_context=context, initializer=_end_with, initargs=(os.getpid(),))
+    try:
+        yield Pool(executor, in_flight=n + 1)  # one shard waits, so that no process does
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def dask(address: str, seconds: float = 30.0) -> Iterator[Pool]:
+    """The workers of the Dask cluster whose scheduler listens at `address`; they must see the same files.
+
+    `seconds` is how long the scheduler may take to answer.
+
+    Raises:
+        CohortError: Dask is not installed, or nobody answers there.
+    """
+    try:
+        from distributed import Client
+    except ImportError:
+        raise CohortError("--dask wants Dask: pip install 'leadwise[cluster]'") from None
+    try:
+        client = Client(address, timeout=seconds, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise CohortError(
+            f"no Dask scheduler answers at {address} ({error}); start one, or check the address"
+        ) from None
+    with client:
+        n_threads = sum(client.nthreads().values())
+        if not n_threads:
+            raise CohortError(
+                f"the Dask cluster at {address} has no worker yet; start some with `dask worker {address}`"
+            )
+        yield Pool(client.get_executor(pure=False), in_flight=2 * n_threads)
+
+
+def _end_with(parent: int) -> None:
+    """Let this process end when the one that started it is gone: after kill -9 nobody tells it to."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

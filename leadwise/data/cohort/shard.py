@@ -1,0 +1,276 @@
+"""Rows -> shards: packed samples and one table line per recording.
+
+A shard is a flat int16 `.npy`; a recording in it is lead-major (12, T0) at its native rate, -32768 = missing. A
+shard is done when its marker stands in `parts/`; a crash leaves whole shards only. Shards do not know of each other, so
+that any process on any machine may pack one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from leadwise.data import reports
+from leadwise.data.cohort.layout import FORMAT, label_column
+from leadwise.data.cohort.packing import fault, pack
+from leadwise.data.formats.reading import files as files_of
+from leadwise.data.formats.reading import read
+from leadwise.data.recordings import twelve_leads
+from leadwise.data.recordings.recording import RecordError
+from leadwise.data.sources.source import Row
+from leadwise.files import replacing
+
+_SAID = pa.schema(
+    [
+        ("record", pa.string()),
+        ("patient", pa.string()),
+        ("split", pa.string()),
+        ("report", pa.string()),
+        ("report_words", pa.int32()),
+        ("statements", pa.list_(pa.string())),
+    ]
+)
+_FIELDS = pa.schema(
+    [
+        ("rate_hz", pa.float64()),
+        ("n_samples", pa.int64()),
+        ("shard", pa.int32()),
+        ("offset", pa.int64()),
+        ("uv_per_step", pa.list_(pa.float64())),
+        ("baseline", pa.list_(pa.int32())),
+        ("lead_origin", pa.list_(pa.string())),
+        ("lead_missing", pa.list_(pa.int64())),
+        ("n_short_gaps", pa.list_(pa.int32())),
+        ("n_long_gaps", pa.list_(pa.int32())),
+        ("lead_flat", pa.list_(pa.bool_())),
+        ("lead_max_mv", pa.list_(pa.float32())),
+        ("lead_order", pa.string()),
+        ("source_sha256", pa.string()),
+        ("samples_sha256", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A recording that is left out, and why."""
+
+    record: str
+    reason: str  # a field of the ledger
+    detail: str = ""  # never report text
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A finished shard."""
+
+    number: int
+    n_records: int
+    size: int  # bytes
+    dropped: tuple[Dropped, ...]
+
+    @property
+    def file(self) -> str:
+        """Its name in the cohort's folder."""
+        return f"samples-{self.number:05d}.npy"
+
+
+@dataclass(frozen=True)
+class Work:
+    """One shard to pack: all that another process needs to know."""
+
+    folder: Path
+    number: int
+    rows: list[Row]
+    min_report_words: int
+    extra: dict[str, bool]  # extra column -> whether it holds text
+    tasks: dict[str, tuple[str, ...]]
+
+
+def do(work: Work, progress: Callable[[int], None] | None = None) -> Shard:
+    """The shard of some rows: that of an earlier run where it is finished and still true, else written now.
+
+    `progress` hears how many of the rows are done.
+    """
+    files = [files_of(row.path) for row in work.rows]
+    plan = _plan(work, files)
+    return _finished(work, plan) or _write(work, files, plan, progress)
+
+
+def _finished(work: Work, plan: str) -> Shard | None:
+    """The shard that an earlier run finished under the same plan, if there is one."""
+    marker = part_file(work.folder, work.number, "json")
+    try:
+        said = json.loads(marker.read_text(encoding="utf-8"))
+        if said.pop("plan") != plan:
+            return None
+        shard = Shard(**{**said, "dropped": tuple(Dropped(**entry) for entry in said["dropped"])})
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        return None  # written by another version: done anew
+    path = work.folder / shard.file
+    if not path.is_file() or path.stat().st_size != shard.size:
+        return None
+    return shard if part_file(work.folder, work.number).is_file() else None
+
+
+def _plan(work: Work, files: list[tuple[Path, ...]]) -> str:
+    """A hash of everything that decides a shard: what is said of its rows, and size and time of their files."""
+    columns = [*_SAID.names, *work.extra.items(), *_FIELDS.names]  # a shard of another version has other columns
+    digest = hashlib.sha256(json.dumps([FORMAT, columns, work.min_report_words, work.tasks]).encode())
+    for row, paths in zip(work.rows, files):
+        stats = []
+        for path in paths:
+            try:
+                stat = path.stat()
+                stats.append((stat.st_size, stat.st_mtime_ns))
+            except OSError:
+                stats.append((-1, -1))
+        said = (row.record, str(row.path), row.patient, row.split, row.report, row.statements, row.labels, row.extra)
+        digest.update(json.dumps((*said, row.leads, row.rate_hz, row.units, stats)).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def part_file(folder: Path, number: int, kind: str = "parquet") -> Path:
+    """A shard's table, or with "json" its marker."""
+    return folder / "parts" / f"part-{number:05d}.{kind}"
+
+
+def _write(work: Work, files: list[tuple[Path, ...]], plan: str, progress: Callable[[int], None] | None) -> Shard:
+    """The shard, written whole; memory stays at one recording and the table's lines."""
+    lines: list[dict[str, Any]] = []
+    dropped: list[Dropped] = []
+    path = work.folder / Shard(work.number, 0, 0, ()).file
+    with replacing(path) as part, part.open("w+b") as out:
+        n_written = 0
+        _write_header(out, 0)
+        for n_done, (row, paths) in enumerate(zip(work.rows, files)):
+            if progress is not None:
+                progress(n_done)
+            found = _line(row, paths, work.min_report_words)
+            if isinstance(found, Dropped):
+                dropped.append(found)
+                continue
+            line, samples = found
+            lines.append({**line, "shard": work.number, "offset": n_written})
+            _append(out, samples)
+            n_written += len(samples) // 2
+        out.seek(0)
+        _write_header(out, n_written)  # of constant length, whatever the count
+        out.flush()
+        os.fsync(out.fileno())
+    shard = Shard(work.number, len(lines), path.stat().st_size, tuple(dropped))
+    write_table(part_file(work.folder, work.number), _table(work, lines))
+    marker = {"plan": plan, **dataclasses.asdict(shard)}
+    write_text(part_file(work.folder, work.number, "json"), json.dumps(marker))
+    return shard
+
+
+def _line(row: Row, files: tuple[Path, ...], min_report_words: int) -> tuple[dict[str, Any], bytes] | Dropped:
+    """A recording's line of the table and its samples as little-endian int16, or why it is dropped."""
+    said = reports.statements(row.report) if row.statements is None else list(row.statements)
+    text = reports.joined(said) if row.statements is None else row.report
+    n_words = len(text.split())
+    if n_words < min_report_words:
+        return Dropped(row.record, "short_report", f"{n_words} words") if n_words else Dropped(row.record, "no_report")
+    try:
+        recording = read(row.path, leads=row.leads, rate_hz=row.rate_hz, units=row.units)
+        twelve = twelve_leads.twelve(dataclasses.replace(recording, name=row.record))
+        checksum = recording.sha256
+    except (RecordError, OSError) as error:
+        if isinstance(error, OSError) and is_disk_full(error):
+            raise
+        absent = [path for path in files if not path.is_file()]
+        if absent:
+            return Dropped(row.record, "missing_file", str(absent[0]))
+        return Dropped(row.record, "unreadable", str(error))
+    found = fault(twelve)
+    if found is not None:
+        return Dropped(row.record, *found)
+    packed = pack(twelve)
+    samples = packed.samples.T.astype("<i2", copy=False).tobytes()
+    line = {
+        "record": row.record,
+        "patient": row.patient,
+        "split": row.split,
+        "report": text,
+        "report_words": n_words,
+        "statements": said,
+        **row.extra,
+        "rate_hz": twelve.rate_hz,
+        "n_samples": twelve.n_samples,
+        "uv_per_step": packed.uv_per_step,
+        "baseline": packed.baseline,
+        "lead_origin": [quality.origin for quality in twelve.quality],
+        "lead_missing": [quality.n_missing for quality in twelve.quality],
+        "n_short_gaps": [quality.n_short_gaps for quality in twelve.quality],
+        "n_long_gaps": [quality.n_long_gaps for quality in twelve.quality],
+        "lead_flat": [quality.flat for quality in twelve.quality],
+        "lead_max_mv": [quality.max_abs_mv for quality in twelve.quality],
+        "lead_order": twelve.lead_order,
+        "source_sha256": checksum,
+        "samples_sha256": hashlib.sha256(samples).hexdigest(),
+        "labels": row.labels,
+    }
+    return line, samples
+
+
+def _table(work: Work, lines: list[dict[str, Any]]) -> pa.Table:
+    """The lines as the index will have them: what the source said, what the files said, labels by name."""
+    extra = [(name, pa.string() if is_text else pa.float64()) for name, is_text in work.extra.items()]
+    fields = [*_SAID, *pa.schema(extra), *_FIELDS]
+    columns = {
+        field.name: pa.array([_cell(line.get(field.name), field.type) for line in lines], field.type)
+        for field in fields
+    }
+    for task, classes in work.tasks.items():
+        for name in classes:
+            values = [line["labels"].get(task, {}).get(name) for line in lines]
+            columns[label_column(task, name)] = pa.array(values, pa.int8())
+    return pa.table(columns)
+
+
+def _cell(value: Any, kind: pa.DataType) -> Any:
+    """A text column takes numbers as text: a source may have both."""
+    return str(value) if value is not None and kind == pa.string() else value
+
+
+# ------------------------------------------------------------------------------------------------------------ files
+
+
+def write_text(path: Path, text: str) -> None:
+    """The text in a file, written whole."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """The table in a parquet file, written whole; the same table makes the same bytes."""
+    with replacing(path) as part:
+        pq.write_table(table.combine_chunks(), part, compression="zstd")
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether an operation failed for want of room."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _append(out: BinaryIO, samples: bytes) -> None:
+    out.write(samples)
+
+
+def _write_header(out: BinaryIO, n_samples: int) -> None:
+    header = {"descr": "<i2", "fortran_order": False, "shape": (n_samples,)}
+    np.lib.format.write_array_header_1_0(out, header)

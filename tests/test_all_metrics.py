@@ -1,0 +1,275 @@
+"""AUPRC, F1 and calibration: against scikit-learn, against slow plain versions, and against what they must not do."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, brier_score_loss, f1_score
+
+from leadwise.evaluate.metrics import (
+    all_metrics,
+    auprc,
+    auroc,
+    calibration,
+    f1,
+)
+from leadwise.evaluate.metrics.auroc import ScoreError
+
+
+def make(n=300, k=4, seed=0, decimals=None):
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((n, k)) < [0.1, 0.3, 0.5, 0.7][:k]).astype(int)
+    scores = rng.normal(size=(n, k)) + 0.7 * labels
+    return labels, scores if decimals is None else scores.round(decimals)
+
+
+def chances(scores):
+    return 1 / (1 + np.exp(-scores))
+
+
+def repeated(weights, function):
+    """The plain meaning of a weight: the record stands that often."""
+    return np.stack([function(np.repeat(np.arange(len(counts)), counts)) for counts in weights])
+
+
+# ---- average precision ----
+
+
+@pytest.mark.parametrize("decimals", [None, 1, 0], ids=["no ties", "some ties", "many ties"])
+def test_average_precision_is_sklearns(decimals):
+    labels, scores = make(decimals=decimals)
+    expected = [average_precision_score(labels[:, k], scores[:, k]) for k in range(4)]
+    np.testing.assert_allclose(auprc.average_precision(labels, scores), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("decimals", [None, 0], ids=["no ties", "many ties"])
+def test_weighted_average_precision_repeats_rows(decimals):
+    labels, scores = make(n=60, decimals=decimals)
+    weights = np.random.default_rng(1).integers(0, 4, size=(20, 60))
+    expected = repeated(weights, lambda rows: auprc.average_precision(labels[rows], scores[rows]))
+    np.testing.assert_allclose(auprc.weighted_average_precision(labels, scores, weights), expected, rtol=1e-12)
+
+
+def test_average_precision_by_hand():
+    labels = np.array([1, 0, 1, 0, 0])[:, None]
+    found = auprc.average_precision(labels, np.array([5.0, 4, 3, 2, 1])[:, None])
+    assert found[0] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    assert auprc.average_precision(labels, np.zeros((5, 1)))[0] == pytest.approx(2 / 5)  # ties: the prevalence
+
+
+def test_one_label_value_has_no_average_precision():
+    labels, scores = make()
+    labels[:, 0], labels[:, 1] = 0, 1
+    assert np.isnan(auprc.average_precision(labels, scores)).tolist() == [True, True, False, False]
+    weights = np.ones((2, 300), dtype=int)
+    weights[0, labels[:, 2] > 0] = 0  # the first resampling has no positive of class 2, and none negative of class 3
+    weights[0, labels[:, 3] == 0] = 0
+    assert np.isnan(auprc.weighted_average_precision(labels, scores, weights)).tolist() == [
+        [True, True, True, True],
+        [True, True, False, False],
+    ]
+
+
+def test_a_thousand_resamplings_are_counted_in_a_moment():
+    labels, scores = make(n=2000)
+    weights = auroc.resample_patients(np.arange(2000).astype(str), 1000, 0)
+    began = time.perf_counter()
+    auroc.weighted_auroc(labels, scores, weights)
+    known = time.perf_counter() - began
+    began = time.perf_counter()
+    auprc.weighted_average_precision(labels, scores, weights)
+    assert time.perf_counter() - began < 5 * known + 1.0
+
+
+# ---- thresholds and F1 ----
+
+
+@pytest.mark.parametrize("decimals", [None, 1, 0], ids=["no ties", "some ties", "many ties"])
+def test_thresholds_are_the_best_of_all(decimals):
+    labels, scores = make(n=120, decimals=decimals)
+    found = f1.best_thresholds(labels, scores)
+    for k in range(4):
+        each = {at: f1_score(labels[:, k], scores[:, k] >= at) for at in np.unique(scores[:, k])}
+        best = max(each.values())
+        assert each[found[k]] == pytest.approx(best)
+        assert found[k] == max(at for at, value in each.items() if value > best - 1e-12)
+
+
+def test_f1_is_sklearns_on_records_that_had_no_say():
+    val, test = make(seed=1), make(seed=2)
+    at = f1.best_thresholds(*val)
+    expected = [f1_score(test[0][:, k], test[1][:, k] >= at[k]) for k in range(4)]
+    np.testing.assert_allclose(f1.f1(*test, at), expected, rtol=1e-12)
+
+
+def test_weighted_f1_repeats_rows():
+    labels, scores = make(n=60)
+    at = np.array([0.5, np.nan, -1.0, 9.0])  # the last one calls nobody: F1 is 0, not undefined
+    weights = np.random.default_rng(1).integers(0, 4, size=(7, 60))
+    found = f1.weighted_f1(labels, scores, at, weights)
+    assert np.isnan(found[:, 1]).all()
+    assert (found[:, 3] == 0).all()
+    for k in (0, 2):
+        expected = repeated(weights, lambda rows, k=k: f1_score(labels[rows, k], scores[rows, k] >= at[k]))
+        np.testing.assert_allclose(found[:, k], expected, rtol=1e-12)
+
+
+def test_a_class_without_positives_in_validation_has_no_threshold():
+    labels, scores = make()
+    labels[:, 1] = 0
+    assert np.isnan(f1.best_thresholds(labels, scores)).tolist() == [False, True, False, False]
+    scores[3, 2] = np.nan
+    with pytest.raises(ScoreError, match="not finite"):
+        f1.best_thresholds(labels, scores)
+    with pytest.raises(ScoreError, match="not finite"):
+        f1.f1(labels, scores, np.zeros(4))
+
+
+# ---- calibration ----
+
+
+def plain_calibration_error(truth, said, n_bins):
+    """Records in order of probability, cut into parts; equals go where the first of them goes."""
+    order = sorted(range(len(said)), key=lambda n: said[n])
+    of_bin = {}
+    for place, n in enumerate(order):
+        first = next(p for p in range(place + 1) if said[order[p]] == said[n])
+        of_bin.setdefault(first * n_bins // len(said), []).append(n)
+    gaps = [abs(sum(said[n] for n in part) - sum(truth[n] for n in part)) for part in of_bin.values()]
+    return sum(gaps) / len(said)
+
+
+@pytest.mark.parametrize("decimals", [None, 1, 0], ids=["no ties", "some ties", "many ties"])
+def test_calibration_error_is_the_plain_one(decimals):
+    labels, scores = make(n=150, decimals=decimals)
+    said = chances(scores)
+    for n_bins in (1, 7, 15):
+        expected = [plain_calibration_error(labels[:, k], said[:, k], n_bins) for k in range(4)]
+        np.testing.assert_allclose(calibration.calibration_error(labels, said, n_bins), expected, rtol=1e-9)
+
+
+def test_brier_is_sklearns_and_repeats_rows():
+    labels, scores = make(n=60)
+    said = chances(scores)
+    expected = [brier_score_loss(labels[:, k], said[:, k]) for k in range(4)]
+    np.testing.assert_allclose(calibration.brier(labels, said), expected, rtol=1e-12)
+    weights = np.random.default_rng(1).integers(0, 4, size=(7, 60))
+    each = repeated(weights, lambda rows: calibration.brier(labels[rows], said[rows]))
+    np.testing.assert_allclose(calibration.weighted_brier(labels, said, weights), each, rtol=1e-12)
+
+
+def test_weighted_calibration_error_keeps_its_bins():
+    labels, scores = make(n=40, k=1)
+    said = chances(scores)
+    weights = np.random.default_rng(1).integers(0, 4, size=(7, 40))
+    part = np.argsort(np.argsort(said[:, 0])) * 5 // 40
+    for counts, found in zip(weights, calibration.weighted_calibration_error(labels, said, weights, 5)[:, 0]):
+        gaps = [abs(sum(counts[n] * (said[n, 0] - labels[n, 0]) for n in np.flatnonzero(part == b))) for b in range(5)]
+        assert found == pytest.approx(sum(gaps) / counts.sum())
+
+
+def test_honest_probabilities_are_calibrated_and_boastful_ones_are_not():
+    rng = np.random.default_rng(0)
+    said = rng.random((20_000, 1))
+    labels = (rng.random((20_000, 1)) < said).astype(int)
+    boast = chances(3 * np.log(said / (1 - said)))
+    assert calibration.calibration_error(labels, said)[0] < 0.02
+    assert calibration.calibration_error(labels, boast)[0] > 0.1
+    assert calibration.brier(labels, said)[0] == pytest.approx(1 / 6, abs=0.01)  # the mean of p (1 - p)
+
+
+def test_logits_are_no_probabilities():
+    labels, scores = make()
+    with pytest.raises(ScoreError, match="logits and cosines are not probabilities"):
+        calibration.calibration_error(labels, scores)
+    with pytest.raises(ScoreError, match="outside"):
+        calibration.brier(labels, scores)
+
+
+def test_the_reliability_curve_holds_every_record_once():
+    labels, scores = make()
+    labels[:, 1] = 0
+    said = chances(scores)
+    curves = calibration.reliability(labels, said, (np.arange(300) // 2).astype(str), list("abcd"), n_bins=6)
+    assert list(curves) == ["a", "c", "d"]
+    curve = curves["c"]
+    assert curve.count == (50,) * 6
+    assert list(curve.said) == sorted(curve.said)
+    assert np.dot(curve.said, curve.count) / 300 == pytest.approx(said[:, 2].mean())
+    assert np.dot(curve.came, curve.count) == pytest.approx(labels[:, 2].sum())
+    for came, (low, high) in zip(curve.came, curve.interval):
+        assert low <= came <= high
+        assert high - low < 0.5
+    gap = sum(n * abs(s - c) for s, c, n in zip(curve.said, curve.came, curve.count)) / 300
+    assert calibration.calibration_error(labels, said, 6)[2] == pytest.approx(gap)
+    assert len(json.loads(json.dumps(curve.to_json()))["bins"]) == 6
+
+
+# ---- together ----
+
+
+def test_measures_are_there_as_far_as_they_can_be():
+    labels, scores = make()
+    labels[:, 3] = 1
+    patients, classes = (np.arange(300) // 2).astype(str), list("abcd")
+    said = chances(scores)[None]
+    at = np.array([[0.5, np.nan, 0.2, 0.1]])
+    alone = all_metrics.measures(labels, scores[None], patients, classes, n_replicates=50)
+    assert list(alone) == ["auprc"]
+    found = all_metrics.measures(labels, scores[None], patients, classes, at, said, n_replicates=200)
+    assert tuple(found) == all_metrics.MEASURES
+    assert found["auprc"].macro == pytest.approx(np.mean(auprc.average_precision(labels[:, :3], scores[:, :3])))
+    assert {name: score.skipped for name, score in found.items()} == {
+        "auprc": ("d",), "f1": ("b", "d"), "ece": ("d",), "brier": ("d",)
+    }  # fmt: skip
+    for score in found.values():
+        assert score.interval[0] <= score.macro <= score.interval[1]
+        assert score.n_patients == 150
+        for name in set("abc") - set(score.skipped):
+            low, high = score.class_interval[name]
+            assert low <= score.per_class[name] <= high
+    shares = labels[:, :3].mean(axis=0)
+    told = json.loads(json.dumps(all_metrics.to_json(found), allow_nan=False))
+    assert told["auprc"]["chance"]["macro"] == pytest.approx(shares.mean())
+    assert told["auprc"]["chance"]["per_class"] == pytest.approx(dict(zip("abc", shares)))
+    assert all_metrics.cells(found)["chance"] == pytest.approx(shares.mean())
+    assert all_metrics.cells(alone)["f1"] is None
+    assert all_metrics.class_cells(found, "b")["f1"] is None
+    lines = all_metrics.long_rows(found, {"run": "mine"})
+    assert len(lines) == 4 * 5
+    assert lines[0] == {
+        "run": "mine", "measure": "auprc", "class": "macro", "positives": None, "value": found["auprc"].macro,
+        "low": found["auprc"].interval[0], "high": found["auprc"].interval[1], "chance": pytest.approx(shares.mean()),
+        "n_records": 300, "n_patients": 150,
+    }  # fmt: skip
+
+
+def test_measures_of_several_draws_are_means_over_them():
+    (labels, scores), other = make(), make(seed=5)[1]
+    patients, classes = np.arange(300).astype(str), list("abcd")
+
+    def of(*draws):
+        at = np.stack([f1.best_thresholds(labels, draw) for draw in draws])
+        return all_metrics.measures(
+            labels, np.stack(draws), patients, classes, at, chances(np.stack(draws)), n_replicates=50
+        )
+
+    both, one, two = of(scores, other), of(scores), of(other)
+    for name in all_metrics.MEASURES:
+        assert both[name].macro == pytest.approx((one[name].macro + two[name].macro) / 2)
+
+
+def test_the_interval_of_average_precision_holds_what_it_promises():
+    """Of 100 samples, the 95 % interval holds the value of a very large one in about 95."""
+    rng = np.random.default_rng(99)
+    many = (np.arange(200_000) < 80_000).astype(int)[:, None]
+    true = auprc.average_precision(many, rng.normal(size=many.shape) + many)[0]
+    held = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        labels = (np.arange(200) < 80).astype(int)[:, None]
+        scores = rng.normal(size=(200, 1)) + labels
+        found = all_metrics.measures(labels, scores[None], np.arange(200).astype(str), ["a"], n_replicates=300)
+        held += found["auprc"].interval[0] <= true <= found["auprc"].interval[1]
+    assert 86 <= held <= 100

@@ -1,0 +1,566 @@
+"""Files -> Recording -> twelve leads -> the promised array: the same heart whatever the file; a bad file, one error."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import wfdb
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from leadwise.batch import LEADS, Signal
+from leadwise.data.formats.reading import files, read
+from leadwise.data.recordings.lead_algebra import EINTHOVEN
+from leadwise.data.recordings.recording import RecordError, Recording
+from leadwise.data.recordings.twelve_leads import conform, remarks, twelve
+
+REAL = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+def heart(rate_hz: float, duration_s: float = 10.0, seed: int = 0) -> np.ndarray:
+    """A smooth made-up heart (T, 12) in mV that obeys the limb-lead algebra: waves of a fixed shape, any rate."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(round(rate_hz * duration_s)) / rate_hz
+    signal = np.zeros((len(time), 12))
+    waves = [(0.0, 0.012, 1.2), (-0.16, 0.03, 0.15), (0.28, 0.05, 0.35), (0.045, 0.012, -0.3)]
+    gains = rng.uniform(0.3, 1.2, (len(waves), 12)) * np.sign(rng.normal(size=12))
+    for beat in np.arange(0.5, duration_s, 0.83):
+        for (delay, width, size), gain in zip(waves, gains):
+            wave = size * np.exp(-0.5 * ((time - beat - delay) / width) ** 2)
+            signal += wave[:, None] * gain
+    for lead, (of_i, of_ii) in EINTHOVEN.items():
+        signal[:, LEADS.index(lead)] = of_i * signal[:, 0] + of_ii * signal[:, 1]
+    return signal
+
+
+def write_wfdb(
+    folder: Path,
+    name: str,
+    signal_mv: np.ndarray,
+    rate_hz: float,
+    leads: list[str],
+    unit: str = "mV",
+    gain: float = 1000,
+) -> Path:
+    """A WFDB record, format 16; `gain` is steps per `unit`."""
+    per_mv = {"mV": 1.0, "uV": 1000.0, "V": 0.001}[unit]
+    steps = np.where(np.isnan(signal_mv), -32768, np.rint(np.nan_to_num(signal_mv) * per_mv * gain)).astype(np.int64)
+    n = len(leads)
+    wfdb.wrsamp(
+        name, fs=rate_hz, units=[unit] * n, sig_name=leads, d_signal=steps, fmt=["16"] * n, adc_gain=[gain] * n,
+        baseline=[0] * n, write_dir=str(folder),
+    )  # fmt: skip
+    return folder / name
+
+
+def rewrite(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------------------------- read
+
+
+def test_wfdb_is_read_with_or_without_suffix_and_keeps_its_integers(tmp_path: Path) -> None:
+    signal = heart(500)
+    path = write_wfdb(tmp_path, "a1", signal, 500, [lead.upper() for lead in LEADS])
+    for given_path in (path, path.with_suffix(".hea"), path.with_suffix(".dat")):
+        recording = read(given_path)
+        assert recording.leads == LEADS
+        assert recording.rate_hz == 500
+        assert recording.digital is not None
+        np.testing.assert_array_equal(recording.digital.samples, np.rint(signal * 1000))
+        np.testing.assert_allclose(recording.signal, signal, atol=0.0005001)
+
+
+@pytest.mark.parametrize(("unit", "gain"), [("mV", 1000), ("uV", 1), ("V", 1_000_000), ("mV", 200)])
+def test_units_and_gains_become_millivolts(tmp_path: Path, unit: str, gain: float) -> None:
+    signal = heart(250, 2.0)
+    path = write_wfdb(tmp_path, "a1", signal, 250, list(LEADS), unit, gain)
+    np.testing.assert_allclose(read(path).signal, signal, atol=0.51 * (1 if gain != 200 else 5) / 1000)
+
+
+@pytest.mark.parametrize(("spelling", "encoding"), [("\u00b5V", "utf-8"), ("\u00b5V", "latin-1"), ("\u03bcV", "utf-8")])
+def test_both_micro_signs_mean_microvolts(tmp_path: Path, spelling: str, encoding: str) -> None:
+    signal = heart(250, 2.0)
+    header = write_wfdb(tmp_path, "a1", signal, 250, list(LEADS), "uV", 1).with_suffix(".hea")
+    text = header.read_text().replace("/uV", f"/{spelling}")
+    header.write_bytes(text.encode(encoding))
+    np.testing.assert_allclose(read(header).signal, signal, atol=0.00051)
+
+
+def test_an_unknown_or_absent_unit_is_an_error_unless_told(tmp_path: Path) -> None:
+    header = write_wfdb(tmp_path, "a1", heart(250, 2.0), 250, list(LEADS)).with_suffix(".hea")
+    known = read(header).signal
+    rewrite(header, "/mV", "/furlong")
+    with pytest.raises(RecordError, match=r"a1\.hea.*'furlong' is not known.*units="):
+        read(header)
+    np.testing.assert_array_equal(read(header, units="mV").signal, known)
+    np.testing.assert_allclose(read(header, units="uV").signal, known / 1000)
+    rewrite(header, "/furlong", "")
+    with pytest.raises(RecordError, match="no unit is given"):
+        read(header)
+    np.testing.assert_array_equal(read(header, units="mV").signal, known)
+
+
+def test_the_headers_own_unit_stands_over_what_is_told(tmp_path: Path) -> None:
+    path = write_wfdb(tmp_path, "a1", heart(250, 2.0), 250, list(LEADS))
+    np.testing.assert_array_equal(read(path, units="V", rate_hz=77).signal, read(path).signal)
+    assert read(path, rate_hz=77).rate_hz == 250
+
+
+def test_a_header_without_a_rate_takes_the_told_one(tmp_path: Path) -> None:
+    path = write_wfdb(tmp_path, "a1", heart(500, 2.0), 500, list(LEADS))
+    known = read(path).signal
+    rewrite(path.with_suffix(".hea"), "a1 12 500 1000", "a1 12")
+    found = read(path, rate_hz=500)
+    assert found.rate_hz == 500
+    np.testing.assert_array_equal(found.signal, known)
+
+
+def test_invalid_samples_are_nan(tmp_path: Path) -> None:
+    signal = heart(250, 2.0)
+    signal[10:20, 3] = np.nan
+    found = read(write_wfdb(tmp_path, "a1", signal, 250, list(LEADS))).signal
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(signal))
+
+
+def test_invalid_samples_of_packed_formats_are_nan(tmp_path: Path) -> None:
+    steps = np.rint(heart(250, 2.0) * 200).astype(np.int64)
+    steps[10:20, 3] = -2048  # what format 212 reserves
+    wfdb.wrsamp(
+        "a1", fs=250, units=["mV"] * 12, sig_name=list(LEADS), d_signal=steps, fmt=["212"] * 12, adc_gain=[200] * 12,
+        baseline=[0] * 12, write_dir=str(tmp_path),
+    )  # fmt: skip
+    recording = read(tmp_path / "a1")
+    np.testing.assert_array_equal(np.isnan(recording.signal), steps == -2048)
+    assert recording.digital is not None
+    np.testing.assert_array_equal(recording.digital.samples, np.where(steps == -2048, -32768, steps))
+
+
+def test_a_matlab_file_as_the_challenges_hand_them_out(tmp_path: Path) -> None:
+    """CinC: a MATLAB 4 matrix 'val' (12, T) of int16 behind 24 bytes, which its header calls format 16+24."""
+    steps = np.rint(heart(500) * 1000).astype("<i2")
+    head = np.array([30, 12, len(steps), 0, 4], dtype="<i4").tobytes() + b"val\0"
+    (tmp_path / "a1.mat").write_bytes(head + steps.tobytes())
+    lines = [f"a1 12 500 {len(steps)}"]
+    for k, lead in enumerate(LEADS):
+        checksum = int(steps[:, k].astype(np.int64).sum()) % 65536
+        checksum -= 65536 * (checksum > 32767)  # written signed
+        lines.append(f"a1.mat 16+24 1000/mV 16 0 {steps[0, k]} {checksum} 0 {lead}")
+    (tmp_path / "a1.hea").write_text("\n".join(lines) + "\n#Age: 50\n")
+    recording = read(tmp_path / "a1.mat")
+    assert recording.leads == LEADS
+    np.testing.assert_allclose(recording.signal, steps / 1000, atol=1e-9)
+
+
+def _truncate(path: Path) -> None:
+    data = path.with_suffix(".dat")
+    data.write_bytes(data.read_bytes()[:-100])
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.with_suffix(".dat").read_bytes())
+    data[1000] ^= 4
+    path.with_suffix(".dat").write_bytes(data)
+
+
+def _edit(old: str, new: str):
+    return lambda path: rewrite(path.with_suffix(".hea"), old, new)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_truncate, r"a1\.dat is truncated: 11900 bytes where its header promises 12000"),
+        (_flip, "checksum"),
+        (lambda path: path.with_suffix(".dat").unlink(), r"a1\.dat is missing"),
+        (lambda path: path.with_suffix(".hea").unlink(), "no such file"),
+        (lambda path: path.with_suffix(".hea").write_text(""), "header is empty"),
+        (lambda path: path.with_suffix(".hea").write_text("\x00\x01 what"), "line 1"),
+        (_edit("a1 12 250 500", "a1 13 250 500"), "promises 13 signals and describes 12"),
+        (_edit("a1 12 250 500", "a1 12 250 0"), "no sample"),
+        (_edit("a1 12 250 500", "a1 12 0 500"), "rate 0 Hz"),
+        (_edit("a1 12 250 500", "a1 12"), "does not say its sampling rate; say rate_hz="),
+        (_edit("a1 12 250 500", "a1 12 250 999999999999"), "implausible"),
+        (_edit("a1 12 250 500", "a1/3 12 250 500"), "multi-segment"),
+        (_edit("a1.dat", "../a1.dat"), "outside the header's folder"),
+        (_edit("1000(0)/mV", "nan(0)/mV"), "gain nan"),
+        (_edit("1000(0)/mV", "1e999(0)/mV"), "gain inf"),
+        (_edit("1000(0)/mV", "0(0)/mV"), r"gain 0"),
+        (_edit("V6", "V5"), "lead 'V5' appears twice"),
+    ],
+)
+def test_damaged_wfdb_is_one_clear_error(tmp_path: Path, damage, message: str) -> None:
+    path = write_wfdb(tmp_path, "a1", heart(250, 2.0), 250, list(LEADS))
+    assert len(read(path).signal) == 500
+    damage(path)
+    with pytest.raises(RecordError, match=message) as caught:
+        read(path)
+    assert "a1" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.int32])
+def test_npy_either_way_round(tmp_path: Path, dtype: type, turned: bool) -> None:
+    microvolts = np.rint(heart(250, 2.0) * 1000).astype(dtype)
+    np.save(tmp_path / "a.npy", microvolts.T if turned else microvolts)
+    recording = read(tmp_path / "a.npy", leads=LEADS, rate_hz=250, units="uV")
+    np.testing.assert_allclose(recording.signal, microvolts / 1000.0, atol=1e-9)
+    assert (recording.digital is not None) == (np.dtype(dtype).kind == "i")
+
+
+def test_npy_faults(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    told = {"leads": LEADS, "rate_hz": 250, "units": "mV"}
+    np.save(path, np.zeros((12, 12)))
+    with pytest.raises(RecordError, match="either way round"):
+        read(path, **told)
+    np.save(path, np.zeros((100, 7)))
+    with pytest.raises(RecordError, match="no side of 12 leads"):
+        read(path, **told)
+    np.save(path, np.zeros((0, 12)))
+    with pytest.raises(RecordError, match=r"readable|no sample"):
+        read(path, **told)
+    np.save(path, np.array([["a"] * 12] * 3))
+    with pytest.raises(RecordError, match="takes numbers"):
+        read(path, **told)
+    np.save(path, np.array([[{}] * 12] * 3), allow_pickle=True)
+    with pytest.raises(RecordError, match=r"a\.npy: not a readable"):
+        read(path, **told)
+    np.save(path, np.zeros((100, 12)))
+    for missing in told:
+        with pytest.raises(RecordError, match=f"say {missing}="):
+            read(path, **{name: value for name, value in told.items() if name != missing})
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(RecordError, match="not a readable"):
+        read(path, **told)
+
+
+def test_csv_names_its_leads_or_is_told(tmp_path: Path) -> None:
+    signal = np.round(heart(250, 1.0), 4)[:, :3]
+    path = tmp_path / "a.csv"
+    np.savetxt(path, signal, delimiter=",", header="I,ii,III", comments="", fmt="%.4f")
+    recording = read(path, rate_hz=250, units="mV")
+    assert recording.leads == ("I", "II", "III")
+    np.testing.assert_allclose(recording.signal, signal)
+    np.savetxt(path, signal, delimiter=",", fmt="%.4f")
+    np.testing.assert_allclose(read(path, leads=["V1", "V2", "V3"], rate_hz=250, units="mV").signal, signal)
+    with pytest.raises(RecordError, match="no lead names"):
+        read(path, rate_hz=250, units="mV")
+    path.write_text("I,II\n0.1,\n0.2,0.3\n")
+    assert np.isnan(read(path, rate_hz=250, units="mV").signal[0, 1])
+    path.write_text("I,II\n0.1,oops\n")
+    with pytest.raises(RecordError, match="sample 1 is not 2 numbers"):
+        read(path, rate_hz=250, units="mV")
+    path.write_bytes("I,II\n0.1,0.2\n\xff".encode("latin-1"))
+    with pytest.raises(RecordError, match="UTF-8"):
+        read(path, rate_hz=250, units="mV")
+
+
+def test_a_csv_header_names_the_leads_whatever_order_is_told(tmp_path: Path) -> None:
+    signal = np.round(heart(250, 1.0), 4)[:, :3]
+    path = tmp_path / "a.csv"
+    np.savetxt(path, signal, delimiter=",", header="II,i,V1", comments="", fmt="%.4f")
+    found = read(path, leads=["I", "II", "V1"], rate_hz=250, units="mV")
+    assert found.leads == ("II", "I", "V1")
+    np.testing.assert_allclose(found.signal, signal)
+    for told in (["I", "II", "V2"], ["I", "II"]):
+        with pytest.raises(RecordError, match=r"a\.csv: its first row names II, I, V1, leads= says I, II"):
+            read(path, leads=told, rate_hz=250, units="mV")
+
+
+def test_a_told_lead_that_is_none_of_the_twelve_is_an_error(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", heart(250, 1.0)[:, :2])
+    with pytest.raises(RecordError, match=r"a\.npy: the lead 'aVFF' in leads= is none of .*nearest: 'aVF'"):
+        read(tmp_path / "a.npy", leads=["I", "aVFF"], rate_hz=250, units="mV")
+
+
+@pytest.mark.parametrize("suffix", [".NPY", ".Csv"])
+def test_a_suffix_in_capitals_means_the_same(tmp_path: Path, suffix: str) -> None:
+    signal = np.round(heart(250, 1.0), 4)
+    path = tmp_path / f"a{suffix}"
+    with path.open("wb") as out:
+        if suffix == ".NPY":
+            np.save(out, signal)
+        else:
+            np.savetxt(out, signal, delimiter=",", fmt="%.4f")
+    np.testing.assert_allclose(read(path, leads=LEADS, rate_hz=250, units="mV").signal, signal)
+    assert files(path) == (path,)
+
+
+# ----------------------------------------------------------------------------------------------------------- twelve
+
+
+def recording(signal: np.ndarray, leads: tuple[str, ...] = LEADS, rate_hz: float = 500) -> Recording:
+    return Recording("a1", signal, leads, rate_hz)
+
+
+def test_limb_leads_are_derived_and_chest_leads_never_invented() -> None:
+    signal = heart(500)
+    keep = [0, 1, 6, 9]
+    found = twelve(recording(signal[:, keep], tuple(LEADS[k] for k in keep)))
+    for lead, name in enumerate(LEADS):
+        origin = found.quality[lead].origin
+        if lead in keep:
+            assert origin == "recorded"
+            np.testing.assert_array_equal(found.signal[:, lead], signal[:, lead])
+        elif name in EINTHOVEN:
+            assert origin == "derived"
+            np.testing.assert_allclose(found.signal[:, lead], signal[:, lead], atol=1e-12)
+        else:
+            assert origin == "missing"
+            assert np.isnan(found.signal[:, lead]).all()
+            assert not found.quality[lead].flat
+    assert found.lead_order == "unchecked"
+
+
+def test_a_header_with_a_lead_missing_is_read_without_inventing_it(tmp_path: Path) -> None:
+    signal = heart(500)
+    keep = [k for k in range(12) if LEADS[k] not in ("aVL", "V4")]
+    path = write_wfdb(tmp_path, "a1", signal[:, keep], 500, [LEADS[k] for k in keep])
+    found = twelve(read(path))
+    assert [quality.origin for quality in found.quality].count("recorded") == 10
+    assert found.quality[LEADS.index("aVL")].origin == "derived"
+    assert found.quality[LEADS.index("V4")].origin == "missing"
+    ecg, observed = conform(found.signal, 500, Signal())
+    assert not observed[LEADS.index("V4")].any()
+    assert not ecg[LEADS.index("V4")].any()
+    assert observed[LEADS.index("aVL")].all()
+
+
+def test_a_limb_lead_recorded_as_nothing_is_derived() -> None:
+    signal = heart(500)
+    known = signal[:, 2].copy()
+    signal[:, 2] = np.nan
+    found = twelve(recording(signal))
+    assert found.quality[2].origin == "derived"
+    np.testing.assert_allclose(found.signal[:, 2], known, atol=1e-12)
+
+
+def test_no_limb_lead_is_derived_from_one_alone() -> None:
+    found = twelve(recording(heart(500)[:, [0, 7]], ("I", "V2")))
+    assert [quality.origin for quality in found.quality].count("missing") == 10
+
+
+def test_a_file_without_any_of_the_twelve_is_an_error() -> None:
+    with pytest.raises(RecordError, match="it has EEG, resp"):
+        twelve(recording(heart(500)[:, :2], ("EEG", "resp")))
+
+
+def test_leads_beside_the_twelve_are_named_once_for_all_files(caplog: pytest.LogCaptureFixture) -> None:
+    leads = ("I", "C1", "II", "C2")
+    for order in ([0, 1, 2, 3], [0, 2, 3, 1]):
+        found = twelve(recording(heart(500)[:, order], tuple(leads[k] for k in order)))
+        assert f"not used: {', '.join(found.unused)}" in remarks(found)
+        assert set(found.unused) == {"C1", "C2"}
+    assert caplog.text.count("not used: C1, C2") == 1
+    assert twelve(recording(heart(500))).unused == ()
+
+
+@pytest.mark.parametrize(("factor", "doubted"), [(1000.0, True), (0.001, True), (1.0, False)])
+def test_a_signal_a_thousand_times_off_is_questioned(caplog, factor: float, doubted: bool) -> None:
+    signal = heart(500) * factor
+    signal[:, 8] = 0.0
+    signal[2000:2010] += 32.7  # a lone spike in every lead decides nothing
+    found = twelve(recording(signal))
+    said = [line for line in (*remarks(found), caplog.text) if "is the unit right?" in line]
+    assert len(said) == (2 if doubted else 0)
+    assert bool(found.unit_doubt) == doubted
+    assert ("record a1: its leads range over" in caplog.text) == doubted
+    assert (found.typical_range_mv > 20) == (factor > 1)
+
+
+def test_a_recording_without_any_movement_raises_no_question_of_units() -> None:
+    assert twelve(recording(np.full((500, 12), 0.3))).unit_doubt == ""
+    assert twelve(recording(heart(500) * ([1.0] + [0.0] * 11))).unit_doubt == ""
+
+
+def test_quality_counts_gaps_and_flags_flat_leads() -> None:
+    signal = heart(500)
+    signal[100:120, 2] = np.nan  # 40 ms: bridged
+    signal[200:221, 2] = np.nan  # 42 ms: not
+    signal[-5:, 2] = np.nan  # at the end: nothing to bridge to
+    signal[:, 8] = 0.7
+    quality = twelve(recording(signal)).quality
+    assert (quality[2].n_missing, quality[2].n_short_gaps, quality[2].n_long_gaps) == (46, 1, 2)
+    assert [found.flat for found in quality] == [lead == 8 for lead in range(12)]
+    assert quality[0].max_abs_mv == np.abs(signal[:, 0]).max()
+
+
+@pytest.mark.parametrize(("first", "second"), [("aVL", "aVF"), ("I", "II"), ("III", "aVR")])
+def test_swapped_rows_are_found_by_algebra_and_named(caplog, first: str, second: str) -> None:
+    names = list(LEADS)
+    at, to = LEADS.index(first), LEADS.index(second)
+    names[at], names[to] = second, first
+    with caplog.at_level(logging.WARNING):
+        found = twelve(recording(heart(500), tuple(names)))
+    assert found.lead_order == f"{first}/{second} swapped"
+    assert "a1" in caplog.text
+    assert f"{first}/{second} swapped" in caplog.text
+
+
+def test_an_inverted_lead_is_named_and_noise_or_a_spike_is_forgiven(caplog) -> None:
+    signal = heart(500)
+    rng = np.random.default_rng(0)
+    assert twelve(recording(signal + rng.normal(0, 0.01, signal.shape))).lead_order == "ok"
+    spiked = signal.copy()
+    spiked[1000:1010, 3] += 30.0
+    assert twelve(recording(spiked)).lead_order == "ok"
+    assert not caplog.text
+    signal[:, 3] *= -1
+    assert twelve(recording(signal)).lead_order == "aVR inverted"
+    signal[:, 5] = rng.normal(size=len(signal))
+    assert twelve(recording(signal)).lead_order == "inconsistent"
+
+
+def test_three_limb_leads_are_enough_to_doubt_one() -> None:
+    signal = heart(500)
+    assert twelve(recording(signal[:, :3], LEADS[:3])).lead_order == "ok"
+    assert twelve(recording(signal[:, [1, 0, 2]], LEADS[:3])).lead_order == "inconsistent"
+    assert twelve(recording(signal[:, [0, 1, 7]], ("I", "II", "V2"))).lead_order == "unchecked"
+
+
+# ---------------------------------------------------------------------------------------------------------- conform
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    order=st.permutations(range(12)),
+    rate_hz=st.sampled_from([250, 500, 1000]),
+    unit=st.sampled_from(["mV", "uV", "V"]),
+    seed=st.integers(0, 50),
+)
+def test_the_same_heart_in_any_order_rate_and_unit_conforms_to_one_array(
+    tmp_path_factory, order: list[int], rate_hz: int, unit: str, seed: int
+) -> None:
+    gain = {"mV": 4000, "uV": 4, "V": 4_000_000}[unit]
+    folder = tmp_path_factory.mktemp("heart")
+    path = write_wfdb(
+        folder, "a1", heart(rate_hz, seed=seed)[:, order], rate_hz, [LEADS[k].lower() for k in order], unit, gain
+    )
+    promised = Signal(rate_hz=500, duration_s=10.0)
+    recording = twelve(read(path))
+    ecg, observed = conform(recording.signal, recording.rate_hz, promised)
+    assert ecg.dtype == np.float32
+    assert observed.all()
+    expected = heart(500, seed=seed).T
+    np.testing.assert_allclose(ecg[:, :-20], expected[:, :-20], atol=0.003)
+    np.testing.assert_allclose(ecg[:, -20:], expected[:, -20:], atol=0.03)  # past the last sample of a slower file
+    assert recording.lead_order == "ok"
+
+
+def test_the_promised_rate_is_passed_through_exactly() -> None:
+    signal = heart(500)
+    ecg, observed = conform(signal, 500, Signal())
+    np.testing.assert_array_equal(ecg, signal.T.astype(np.float32))
+    assert observed.all()
+
+
+@pytest.mark.parametrize("rate_hz", [100, 128, 257, 360, 999.8])
+def test_awkward_rates(rate_hz: float) -> None:
+    ecg, observed = conform(heart(rate_hz), rate_hz, Signal(rate_hz=500))
+    assert ecg.shape == (12, 5000)
+    assert observed.mean() > 0.997
+    inside = slice(100, 4900)
+    np.testing.assert_allclose(ecg[:, inside], heart(500).T[:, inside], atol=0.003)
+
+
+def test_resampling_does_not_ring_at_the_ends_of_an_offset_record() -> None:
+    ecg, _ = conform(np.full((2570, 12), 3.0), 257, Signal())
+    np.testing.assert_allclose(ecg, 3.0, atol=1e-3)
+    slope = np.linspace(-2, 5, 5000)[:, None].repeat(12, axis=1)
+    ecg, _ = conform(slope, 500, Signal(rate_hz=100))
+    np.testing.assert_allclose(ecg[0], slope[::5, 0], atol=2e-3)
+
+
+def test_a_short_record_is_padded_and_marked() -> None:
+    signal = heart(500, 3.0)
+    ecg, observed = conform(signal, 500, Signal())
+    assert ecg.shape == (12, 5000)
+    np.testing.assert_array_equal(ecg[:, :1500], signal.T.astype(np.float32))
+    assert observed[:, :1500].all()
+    assert not observed[:, 1500:].any()
+    assert not ecg[:, 1500:].any()
+
+
+@pytest.mark.parametrize("rate_hz", [500, 257, 1000])
+def test_a_long_record_is_windowed_as_if_the_whole_had_been_resampled(rate_hz: int) -> None:
+    signal = heart(rate_hz, 31.0)
+    whole, _ = conform(signal, rate_hz, Signal(duration_s=31.0))
+    first, _ = conform(signal, rate_hz, Signal())
+    centre, observed = conform(signal, rate_hz, Signal(window="center"))
+    np.testing.assert_allclose(first, whole[:, :5000], atol=1e-5)
+    np.testing.assert_allclose(centre, whole[:, 5250:10250], atol=1e-5)
+    assert observed.all()
+    with pytest.raises(ValueError, match=r"signal\.window is 'first' or 'center'; got 'random'"):
+        Signal(window="random")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rate_hz", [500, 1000, 257])
+def test_short_gaps_are_bridged_and_long_ones_marked_on_that_lead_alone(rate_hz: int) -> None:
+    whole = heart(rate_hz)
+    signal = whole.copy()
+    at = round(2.62 * rate_hz)
+    n_short = int(0.040 * rate_hz)
+    signal[at : at + n_short, 3] = np.nan
+    signal[5 * rate_hz : 6 * rate_hz, 4] = np.nan
+    signal[:, 9] = np.nan
+    ecg, observed = conform(signal, rate_hz, Signal())
+    expected, _ = conform(whole, rate_hz, Signal())
+    assert observed[3].all()
+    assert np.abs(ecg[3] - expected[3]).max() < 0.02
+    assert not observed[4, 2501:3000].any()
+    assert observed[4, :2495].all()
+    assert observed[4, 3005:].all()
+    assert not ecg[4, 2501:3000].any()
+    assert not observed[9].any()
+    assert not ecg[9].any()
+    for lead in (0, 1, 2, 5, 6, 7, 8, 10, 11):
+        assert observed[lead].all()
+        np.testing.assert_array_equal(ecg[lead], expected[lead])
+
+
+def test_bridging_is_a_straight_line() -> None:
+    signal = heart(500)
+    signal[1000:1020, 0] = np.nan
+    ecg, observed = conform(signal, 500, Signal())
+    line = np.linspace(signal[999, 0], signal[1020, 0], 22)
+    np.testing.assert_allclose(ecg[0, 999:1021], line, atol=1e-6)
+    assert observed[0].all()
+    signal[1000:1021, 0] = np.nan  # one sample more than 40 ms
+    ecg, observed = conform(signal, 500, Signal())
+    assert not observed[0, 1000:1021].any()
+    assert observed[0].sum() == 5000 - 21
+
+
+def test_leads_come_in_the_promised_order() -> None:
+    signal = heart(500)
+    ecg, observed = conform(signal, 500, Signal(leads=("V5", "II")))
+    np.testing.assert_array_equal(ecg, signal[:, [10, 1]].T.astype(np.float32))
+    assert observed.shape == (2, 5000)
+
+
+# ------------------------------------------------------------------------------------------------------------- real
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real ECGs do not lie beside this checkout")
+def test_real_records_conform_and_their_limb_leads_agree() -> None:
+    flat_chest = set()
+    for folder, every in (("chapman", 1), ("cpsc_2018", 2), ("ptb-xl/records500", 3), ("ptb-xl/records100", 60)):
+        for header in sorted((REAL / folder).rglob("*.hea"))[::every]:
+            found = twelve(read(header))
+            assert found.lead_order == "ok", header
+            assert found.unit_doubt == "", header
+            ecg, observed = conform(found.signal, found.rate_hz, Signal())
+            assert np.isfinite(ecg).all()
+            assert observed[:, : min(5000, round(len(found.signal) * 500 / found.rate_hz) - 5)].all()
+            if any(quality.flat for quality in found.quality):
+                flat_chest.add(header.stem)
+    assert flat_chest == {"JS11438", "JS20004", "JS20008", "JS45542", "JS45544", "JS45551"}
