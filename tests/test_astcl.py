@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 from conftest import SIGNAL, make_batch, unobserve
+from test_gradient_step import gradients
 from test_methods import build
-from test_step import gradients
 from torch import Tensor
 
 from leadwise.batch import LEADS

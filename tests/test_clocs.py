@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import make_batch, unobserve
+from test_gradient_step import agree, exact, exactly, gradients
+from test_gradient_step import split as shared_out
 from test_methods import build
-from test_step import agree, exact, exactly, gradients
-from test_step import split as shared_out
 from torch import Tensor
 
 from leadwise.batch import Signal

@@ -17,8 +17,8 @@ import tomli_w
 import torch
 import torch.distributed as dist
 from conftest import config_table
+from test_gradient_step import NAMES, OPTIONS, agree, batch_of, exact, exactly, gradients, in_one_pass, split, steady
 from test_methods import build
-from test_step import NAMES, OPTIONS, agree, batch_of, exact, exactly, gradients, in_one_pass, split, steady
 from torch import Tensor
 
 import leadwise
