@@ -14,6 +14,7 @@ import leadwise
 from leadwise import run as runs
 from leadwise.config import Config, ConfigError, typed
 from leadwise.files import replacing
+from leadwise.methods.catalogue import with_defaults
 from leadwise.run import RunError
 
 
@@ -109,9 +110,9 @@ def test_fingerprint_changes_with_weights_and_with_preprocessing(folder: Path) -
 def test_a_method_setting_that_does_not_exist_is_an_error() -> None:
     config = typed(Config, {"method": {"name": "cg_dmer", "mask_ration": 0.5}})
     with pytest.raises(ConfigError, match=r"unknown setting 'method\.mask_ration'; did you mean 'mask_ratio'"):
-        runs.resolve(config)
+        with_defaults(config)
     with pytest.raises(ConfigError, match="did you mean 'cg_dmer'"):
-        runs.resolve(typed(Config, {"method": {"name": "cgdmer"}}))
+        with_defaults(typed(Config, {"method": {"name": "cgdmer"}}))
 
 
 def test_replacing_leaves_the_old_file_when_the_write_fails(tmp_path: Path) -> None:

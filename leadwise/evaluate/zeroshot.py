@@ -258,7 +258,7 @@ def scores_of(
 
 
 def _check_words(run: Run) -> None:
-    if not hasattr(run.method, "embed_text"):
+    if not run.method.embeds_text:
         raise ZeroShotError(f"run {run.name} learnt from ECGs alone (no embed_text), so it has no words to classify by")
 
 

@@ -48,9 +48,9 @@ from torch import Tensor, nn
 
 from leadwise import distributed
 from leadwise.batch import Batch, Signal
+from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
 from leadwise.nn import augment, masking, targets
 from leadwise.nn import text as reports
-from leadwise.nn.contrastive_method import weighted
 from leadwise.nn.heads import Head
 from leadwise.nn.lead_time import (
     DecoderShape,
@@ -75,7 +75,7 @@ from leadwise.nn.text import Tokenizer, Tokens
 
 
 @dataclass(frozen=True)
-class Config(TextSettings):
+class Config(TextSettings, MethodConfig):
     # ECG branch (section 2.1)
     n_patches: int = 100  # N, patches per lead; each lasts duration_s / N, and T must be a multiple of it
     mask_ratio: float = 0.75  # r, share of each lead's patches that is hidden
@@ -159,19 +159,27 @@ SMALL = {
     "w_t_rec": 0.1, "w_siglip": 0.2,
 }  # fmt: skip
 SMALL_OPTIM = {"batch_size": 32, "lr": 2e-3}
+# The smallest settings, for the contract tests.
+TINY = {
+    "": {
+        "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2,
+        "text_width": 32, "text_depth": 1, "text_heads": 2, "text_decoder_depth": 1, "vocab_size": 400, "max_tokens": 48,
+        "shared_width": 16,
+    },
+}  # fmt: skip
 
 
-class Method(WithReports):
-    parts = ("backbone", "shared", "specific", "both")  # what embed_ecg can return
+class Method(WithReports, PretrainingMethod):
+    config: Config
+    parts: tuple[str, ...] = ("backbone", "shared", "specific", "both")
 
-    def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, kept: Path | None = None) -> None:
-        """`kept` is the folder where `keep` wrote, when weights are to be loaded into this shape."""
-        super().__init__()
-        c = self.config = config
-        self.weights = weighted(
+    def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, saved_folder: Path | None = None) -> None:
+        """`saved_folder` is the folder to which `save_extra` wrote, when the weights of a saved run will be loaded."""
+        super().__init__(config, signal, tokenizer)
+        c = config
+        self.weights = nonzero_weights(
             L_cons=c.w_cons, L_e_rec=c.w_e_rec, L_t_rec=c.w_t_rec, L_orth=c.w_orth, L_siglip=c.w_siglip
         )
-        self.signal, self.tokenizer = signal, tokenizer
         if signal.n_samples % c.n_patches:
             raise ValueError(f"n_patches = {c.n_patches} does not divide the {signal.n_samples} samples of a lead")
 
@@ -195,7 +203,7 @@ class Method(WithReports):
             self.ecg_decoder = LeadTimeDecoder(shape, grid)
 
         # Eq. 3
-        self.text = ReportTower(c, tokenizer, kept)
+        self.text = ReportTower(c, tokenizer, saved_folder)
         width, n_words = self.text.width, len(tokenizer)
         if c.w_t_rec:
             self.word_bias = nn.Parameter(torch.zeros(n_words))
@@ -213,6 +221,8 @@ class Method(WithReports):
         if self.has_specific:
             self.ecg_specific = Head(c.width, c.shared_width, c.head_depth, c.head_norm)
             self.text_specific = Head(width, c.shared_width, c.head_depth, c.head_norm)
+        else:
+            self.parts = ("backbone", "shared")
         if c.specific_task == "recon":
             if c.w_e_rec:
                 self.ecg_condition = nn.Linear(2 * c.shared_width, c.decoder_width)
@@ -236,8 +246,8 @@ class Method(WithReports):
         """Whether the ECG decoder is given the specific part, so that exchanging it can change what is drawn."""
         return self.config.specific_task == "recon" and bool(self.config.w_e_rec) and self.signal.normalize == "mv"
 
-    def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The weighted terms that each record has for itself, and what `contrast` has to know of it, a row a record."""
+    def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The weighted terms that each record has for itself, and what `batch_terms` compares, one row per record."""
         c, said = self.config, batch.report
         batch = self._view(batch)
         clean, usable = self._patches(batch)
@@ -253,11 +263,11 @@ class Method(WithReports):
         text_sh, ecg_sh = self.text_shared(e_text), [self.ecg_shared(e) for e in views]
 
         terms: dict[str, Tensor] = {}
-        pairs: dict[str, Tensor] = {}
+        features: dict[str, Tensor] = {}
         if c.w_cons or c.w_siglip:
             # by the whole reports too: two views of one report are still the same report
             report = torch.stack([reports.numbers(said), reports.numbers(batch.report)], dim=-1)  # (B, 2)
-            pairs |= {"ecg": torch.stack(ecg_sh, dim=1), "text": text_sh, "report": report.to(text_sh.device)}
+            features |= {"ecg": torch.stack(ecg_sh, dim=1), "text": text_sh, "report": report.to(text_sh.device)}
         if c.w_e_rec:
             predicted = self._reconstruct(seen, usable, visible, self._pool(seen))
             target = self._target(clean, batch)
@@ -265,31 +275,31 @@ class Method(WithReports):
         if c.w_t_rec and cloze is not None and states is not None:
             errors = self._fill_in(cloze, *states)
             if c.text_mean == "token":
-                pairs["words"] = errors
+                features["words"] = errors
             else:
                 terms["L_t_rec"] = multimodal.token_reconstruction(errors)
         if c.w_orth:
             text_sp, ecg_sp = self.text_specific(e_text), [self.ecg_specific(e) for e in views]
             if c.orthogonality == "covariance":
                 shared = {"text": text_sh, "ecg": torch.stack(ecg_sh, dim=1)}
-                pairs |= {**shared, "text_specific": text_sp, "ecg_specific": torch.stack(ecg_sp, dim=1)}
+                features |= {**shared, "text_specific": text_sp, "ecg_specific": torch.stack(ecg_sp, dim=1)}
             else:
                 terms["L_orth"] = _apart(multimodal.orthogonality, text_sp, text_sh) + _mean(
                     [_apart(multimodal.orthogonality, sp, sh) for sp, sh in zip(ecg_sp, ecg_sh)]
                 )
-        return {name: self.weights[name] * term for name, term in terms.items()}, pairs
+        return {name: self.weights[name] * term for name, term in terms.items()}, features
 
-    def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms that need every record of the batch at once, those of other processes too."""
         c = self.config
-        every = distributed.gathered(pairs)
-        mine = distributed.mine(len(next(iter(every.values())))) if every else slice(0)
+        every = distributed.gathered(features)
+        local_rows = distributed.local_rows(len(next(iter(every.values())))) if every else slice(0)
         ecg = every["ecg"].unbind(1) if "ecg" in every else ()  # the views, (B, D) each
         terms: dict[str, Tensor] = {}
         if c.w_cons:
-            terms["L_cons"] = _mean([self._contrast(e, every["text"], every["report"], mine) for e in ecg])
+            terms["L_cons"] = _mean([self._contrast(e, every["text"], every["report"], local_rows) for e in ecg])
         if c.w_siglip:
-            terms["L_siglip"] = _mean([self._siglip(e, every["text"], every["report"], mine) for e in ecg])
+            terms["L_siglip"] = _mean([self._siglip(e, every["text"], every["report"], local_rows) for e in ecg])
         if "words" in every:
             terms["L_t_rec"] = multimodal.token_reconstruction(every["words"], "token")
         if "text_specific" in every:
@@ -312,9 +322,8 @@ class Method(WithReports):
         e_ecg = self._whole(patches, usable)
         if part == "backbone":
             return e_ecg
-        if part not in self.parts or (part in ("specific", "both") and not self.has_specific):
-            have = self.parts if self.has_specific else self.parts[:2]
-            raise ValueError(f"no part '{part}' in this run; choose from {', '.join(have)}")
+        if part not in self.parts:
+            raise ValueError(f"no part '{part}' in this run; choose from {', '.join(self.parts)}")
         shared = F.normalize(self.ecg_shared(e_ecg), dim=-1)
         if part == "shared":
             return shared
@@ -346,6 +355,10 @@ class Method(WithReports):
         level, spread = self._level_and_spread(patches, batch)
         hidden = (usable & ~visible).repeat_interleave(patches.shape[-1], dim=-1)
         return targets.in_mv(predicted, level, spread, batch), hidden
+
+    def reconstruct_with_specific(self, batch: Batch, specific_of: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same as `reconstruct`, with the specific part of the records `specific_of` (B,) of the batch."""
+        return self.reconstruct(batch, specific_of)
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:
@@ -490,24 +503,24 @@ class Method(WithReports):
         logits = states @ words[: len(self.word_bias)].T + self.word_bias  # (B, A, V)
         return multimodal.token_errors(logits, answer, scored)
 
-    def _contrast(self, ecg: Tensor, text: Tensor, report: Tensor, mine: slice = slice(None)) -> Tensor:
+    def _contrast(self, ecg: Tensor, text: Tensor, report: Tensor, local_rows: slice = slice(None)) -> Tensor:
         c = self.config
         scale = self.log_scale.exp() if c.learn_temperature else 1 / c.temperature
-        return multimodal.aligned(ecg, text, report, scale, c.same_report, mine, c.contrast)
+        return multimodal.aligned(ecg, text, report, scale, c.same_report, local_rows, c.contrast)
 
     def after_step(self, progress: float) -> None:
         """CLIP's ceiling on a learnt scale: 100."""
         if self.config.learn_temperature:
             self.log_scale.data.clamp_(max=math.log(100.0))
 
-    def _siglip(self, ecg: Tensor, text: Tensor, report: Tensor, mine: slice = slice(None)) -> Tensor:
+    def _siglip(self, ecg: Tensor, text: Tensor, report: Tensor, local_rows: slice = slice(None)) -> Tensor:
         c = self.config
         scale, bias = (self.siglip_log_scale.exp(), self.siglip_bias) if c.siglip == "learnable" else (1.0, 0.0)
         with torch.autocast(ecg.device.type, enabled=False):
             ecg, text = ecg.float(), text.float()
             if c.siglip != "unnormalised":
                 ecg, text = F.normalize(ecg, dim=-1), F.normalize(text, dim=-1)
-            loss = multimodal.siglip(ecg, text, report, scale, bias, c.same_report, mine)
+            loss = multimodal.siglip(ecg, text, report, scale, bias, c.same_report, local_rows)
         return loss / len(ecg) if c.siglip_mean else loss
 
 

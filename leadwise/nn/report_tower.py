@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from leadwise.batch import Batch, Signal
 from leadwise.nn import text as reports
-from leadwise.nn.contrastive_method import Coupled
 from leadwise.nn.fusion import ReadingBlock
 from leadwise.nn.text import ReportEncoder, Tokenizer, Tokens
 from leadwise.nn.transformer import Block, CausalBlock, CrossBlock
@@ -45,9 +44,9 @@ class TextSettings:
 class ReportTower(ReportEncoder):
     """A ReportEncoder with its tokenizer. One that is frozen whole has no graph and no dropout."""
 
-    def __init__(self, settings: TextSettings, tokenizer: Tokenizer, kept: Path | None = None) -> None:
-        """`kept` is the folder where `keep` wrote, when weights are to be loaded into this shape."""
-        super().__init__(_bert(settings, len(tokenizer), kept), settings.text_pooling)
+    def __init__(self, settings: TextSettings, tokenizer: Tokenizer, saved_folder: Path | None = None) -> None:
+        """`saved_folder` is the folder to which `save_extra` wrote, when the weights of a saved run will be loaded."""
+        super().__init__(_bert(settings, len(tokenizer), saved_folder), settings.text_pooling)
         self.settings, self.tokenizer = settings, tokenizer
 
     def forward(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
@@ -68,7 +67,7 @@ class ReportTower(ReportEncoder):
         out: Tensor = self(self.tokenize(texts)[0])[1]
         return out
 
-    def keep(self, folder: Path) -> None:
+    def save_extra(self, folder: Path) -> None:
         """Write the shape of a borrowed text encoder, which a rebuild needs."""
         if self.settings.text_encoder:
             self.bert.config.save_pretrained(folder)  # type: ignore[operator, union-attr]
@@ -79,11 +78,11 @@ class ReportTower(ReportEncoder):
         return [p for p in self.bert.parameters() if p.requires_grad] if self.settings.text_encoder else []
 
 
-def _bert(settings: TextSettings, n_words: int, kept: Path | None) -> nn.Module:
+def _bert(settings: TextSettings, n_words: int, saved_folder: Path | None) -> nn.Module:
     s = settings
     if not s.text_encoder:
         return reports.bert_from_nothing(n_words, s.text_width, s.text_depth, s.text_heads, s.max_tokens)
-    bert = reports.bert_shaped_as(kept) if kept else reports.bert_from(s.text_encoder, n_words)
+    bert = reports.bert_shaped_as(saved_folder) if saved_folder else reports.bert_from(s.text_encoder, n_words)
     if s.text_is_frozen:
         bert.requires_grad_(False)
     else:
@@ -98,12 +97,16 @@ SMALL_REPORTS = {
 }  # fmt: skip
 
 
-class WithReports(Coupled):
+class WithReports(nn.Module):
     """A method that reads reports, without its objective: `text` reads, `text_head` leads to the space shared with ECGs."""
 
+    reads_reports: ClassVar[bool] = True
+    embeds_text: ClassVar[bool] = True
+    compares_records: ClassVar[bool] = True
     parts: tuple[str, ...] = ("backbone", "shared")  # what embed_ecg can return
     config: Any
     signal: Signal
+    tokenizer: Tokenizer
     text: ReportTower
     text_head: nn.Module
 
@@ -127,9 +130,9 @@ class WithReports(Coupled):
         """(K, D) unit vectors of reports or prompts, in the shared space."""
         return F.normalize(self.text_head(self.text.read(texts)), dim=-1)
 
-    def keep(self, folder: Path) -> None:
+    def save_extra(self, folder: Path) -> None:
         """Write what a rebuild needs besides settings, tokenizer and weights: the shape of a borrowed text encoder."""
-        self.text.keep(folder)
+        self.text.save_extra(folder)
 
     @property
     def pretrained_parameters(self) -> list[nn.Parameter]:
@@ -137,6 +140,6 @@ class WithReports(Coupled):
         return self.text.pretrained_parameters
 
     @property
-    def compiles(self) -> list[nn.Module]:
+    def compilable_modules(self) -> list[nn.Module]:
         """What torch.compile may take: blocks, which draw nothing. A batch norm of several processes talks to the others."""
         return [part for part in self.modules() if isinstance(part, BLOCKS)]

@@ -28,7 +28,7 @@ from leadwise.evaluate.embed import seen_in_training
 from leadwise.evaluate.handcrafted import Handcrafted
 from leadwise.evaluate.probe import SEEDS
 from leadwise.evaluate.supervised import score_supervised
-from leadwise.methods.catalogue import all_small_settings
+from leadwise.methods.catalogue import all_small_settings, with_defaults
 from leadwise.progress import Progress
 from leadwise.reproduce import paper, trained
 from leadwise.reproduce.budget import Budget
@@ -80,13 +80,13 @@ class References:
     @staticmethod
     def of(given: Sequence[Config], shared: Config) -> References:
         """Bases from configs of method `supervised`, and small ones that share signal and device where none is given."""
-        found = {paper.name(config.method): config for config in map(runs.resolve, given)}
+        found = {paper.name(config.method): config for config in map(with_defaults, given)}
         few = OptimConfig(
             steps=STEPS, batch_size=64, lr=1e-3, weight_decay=0.01, device=shared.optim.device, seed=shared.optim.seed
         )
         often = LogConfig(every=20, validate_every=25, save_every=100, keep="best")
         for method in all_small_settings(METHOD):
-            small = runs.resolve(Config(signal=shared.signal, method=method, optim=few, log=often))
+            small = with_defaults(Config(signal=shared.signal, method=method, optim=few, log=often))
             found.setdefault(paper.name(small.method), small)
         return References(tuple(Variant(row, config) for row, config in sorted(found.items())))
 
@@ -140,7 +140,7 @@ def unlearnt_cells(
             row = base.label.replace("Supervised", "Random Init")
             found += _probed(row, _untrained(one.config), cohorts, out, wanted, progress)
     config = dataclasses.replace(asked.bases[0].config, method={"name": HANDCRAFTED})
-    statistics = Run(config, Handcrafted(config.signal.rate_hz))
+    statistics = Run(config, Handcrafted(config.signal))
     return found + _probed(HANDCRAFTED, statistics, cohorts, out, wanted, progress)
 
 

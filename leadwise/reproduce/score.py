@@ -134,7 +134,7 @@ class _CellScorer:
                 found += self._once(f"{PROBE}-{fraction:g}-{name}", self.made, self._probe_of(fraction, name))
             if asked.legacy:
                 found += self._once(f"merl-legacy-{fraction:g}", self.made, self._legacy_of(fraction, asked.splits))
-        if asked.zero_shot and hasattr(self.run.method, "embed_text"):
+        if asked.zero_shot and self.run.method.embeds_text:
             found += [cell for cell in self._words() if cell.features in which]
         return found
 

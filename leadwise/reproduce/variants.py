@@ -7,10 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from leadwise import run as runs
 from leadwise.config import Config, ConfigError
 from leadwise.demo import CONFIG
-from leadwise.methods.catalogue import all_small_settings, embeds_text, learns_labels, method_names
+from leadwise.methods.catalogue import all_small_settings, embeds_text, learns_labels, method_names, with_defaults
 from leadwise.reproduce import paper
 
 TARGETS = ("table1", "table2", "table3", "fig2", "fig3")
@@ -61,7 +60,7 @@ def base_configs(given: Sequence[Config], names: Sequence[str] | None = None) ->
         ValueError: no such method; the message suggests the nearest.
     """
     configs: dict[str, Config] = {}
-    for config in map(runs.resolve, given):
+    for config in map(with_defaults, given):
         row = paper.name(config.method)
         if row in configs:
             raise ConfigError(f"two configs are for '{row}'; give one of each")
@@ -70,7 +69,7 @@ def base_configs(given: Sequence[Config], names: Sequence[str] | None = None) ->
     taken = {config.method["name"] for config in configs.values()}
     for name in compared("") if names is None else names:
         for method in all_small_settings(name) if name not in taken else ():
-            config = runs.resolve(dataclasses.replace(shared, method=method))
+            config = with_defaults(dataclasses.replace(shared, method=method))
             configs[paper.name(config.method)] = config
     return configs
 
