@@ -37,7 +37,7 @@ from leadwise.reproduce import (
     trained,
     variants,
 )
-from leadwise.reproduce.score import Cell, Scores
+from leadwise.reproduce.score import Cell, ScoringOptions
 from leadwise.reproduce.variants import TARGETS
 from tests.conftest import REPORTS, config_table
 from tests.planted import PlantedRun
@@ -75,17 +75,17 @@ def cell(row: str, macro: float, **changes: object) -> Cell:
 
 
 def test_the_papers_numbers_are_found_by_name() -> None:
-    assert paper.linear("CG-DMER", "csn", "csn", 1.0) == 93.55
-    assert paper.linear("CG-DMER", "ptbxl", "sub", 0.01) == 69.60
-    assert paper.linear("MERL (ResNet)", "cpsc2018", "cpsc2018", 0.1) == 85.32
+    assert paper.linear_probe("CG-DMER", "csn", "csn", 1.0) == 93.55
+    assert paper.linear_probe("CG-DMER", "ptbxl", "sub", 0.01) == 69.60
+    assert paper.linear_probe("MERL (ResNet)", "cpsc2018", "cpsc2018", 0.1) == 85.32
     assert paper.zero_shot("C-MELT", "ptbxl", "rhythm") == 79.87
-    assert paper.linear("CG-DMER", "ptbxl", "super", 0.05) is None
+    assert paper.linear_probe("CG-DMER", "ptbxl", "super", 0.05) is None
     assert paper.zero_shot("SimCLR", "ptbxl", "super") is None
-    assert paper.linear("CG-DMER", "folder", "own", 0.01) is None
+    assert paper.linear_probe("CG-DMER", "folder", "own", 0.01) is None
     # Table 3's last row and Table 2's mean are means of the rows above: a slip in copying would break them
     ours = [paper.zero_shot("CG-DMER", *key) for key in paper.TASKS]
     assert np.mean([value for value in ours if value]) == pytest.approx(paper.TABLE3["+ L_siglip"][1], abs=0.005)
-    first = [paper.linear("CG-DMER", *key, 0.01) for key in paper.TASKS]
+    first = [paper.linear_probe("CG-DMER", *key, 0.01) for key in paper.TASKS]
     assert np.mean([value for value in first if value]) == pytest.approx(70.157, abs=0.005)  # the paper prints 70.15
 
 
@@ -100,12 +100,12 @@ def test_table3_adds_the_terms_one_by_one() -> None:
     small = variants.base_configs([])
     weights = [
         [variant.config.method[term] for term in ("w_e_rec", "w_t_rec", "w_orth", "w_siglip")]
-        for variant in variants.variants("table3", small)
+        for variant in variants.make_variants("table3", small)
     ]
     full = weights[-1]
     assert all(full)
     assert weights == [[w if k < n else 0.0 for k, w in enumerate(full)] for n in range(5)]
-    assert [variant.label for variant in variants.variants("table3", small)] == list(paper.TABLE3)
+    assert [variant.label for variant in variants.make_variants("table3", small)] == list(paper.TABLE3)
 
 
 def test_fig2_sweeps_one_setting_at_a_time() -> None:
@@ -113,13 +113,13 @@ def test_fig2_sweeps_one_setting_at_a_time() -> None:
     ours = small["CG-DMER"].method
     points = [
         (v.axis, v.value, v.config.method["n_patches"], v.config.method["mask_ratio"])
-        for v in variants.variants("fig2", small)
+        for v in variants.make_variants("fig2", small)
     ]
     assert points == [
         *[("n_patches", n, n, ours["mask_ratio"]) for n in (25, 50, 100, 200)],
         *[("mask_ratio", r, ours["n_patches"], r) for r in (0.25, 0.5, 0.6, 0.75, 0.9)],
     ]
-    assert len({v.folder for v in variants.variants("fig2", small)}) == 9
+    assert len({v.folder for v in variants.make_variants("fig2", small)}) == 9
 
 
 def test_two_configs_of_one_method_and_unknown_targets_are_refused(cohort_folder: Path) -> None:
@@ -127,7 +127,7 @@ def test_two_configs_of_one_method_and_unknown_targets_are_refused(cohort_folder
     with pytest.raises(ConfigError, match="two configs are for 'CG-DMER'; give one of each"):
         variants.base_configs([config, config])
     with pytest.raises(ConfigError, match="no target 'table4' to reproduce; choose from table1, table2"):
-        variants.variants("table4", variants.base_configs([]))
+        variants.make_variants("table4", variants.base_configs([]))
 
 
 def test_budgets() -> None:
@@ -228,13 +228,13 @@ def test_references_stand_beside_the_methods_and_are_made_once(wide: Path, tmp_p
     assert rows.within(budget.Budget(steps=9), tmp_path, cohorts) == rows  # a budget never adds steps
     long = rows.bases[0]
     long = dataclasses.replace(long, config=budget.Budget(steps=600).of(long.config))
-    few = references._learning(long, cohorts[0], "own", 0.05, 42)  # five records in batches of eight
+    few = references._draw_variant(long, cohorts[0], "own", 0.05, 42)  # five records in batches of eight
     assert few.config.optim.steps == 63
-    assert references._learning(long, cohorts[0], "own", 1.0, 42).config.optim.steps == 600
+    assert references._draw_variant(long, cohorts[0], "own", 1.0, 42).config.optim.steps == 600
     told: list[str] = []
 
     def made() -> tuple[list[Cell], list[variants.Variant]]:
-        wanted = Scores((0.05, 1.0), untrained=True)
+        wanted = ScoringOptions((0.05, 1.0), untrained=True)
         return references.reference_cells(
             rows, cohorts, tmp_path, wanted, (), lambda what, done, total: told.append(what)
         )
@@ -252,7 +252,7 @@ def test_references_stand_beside_the_methods_and_are_made_once(wide: Path, tmp_p
     assert len({one.folder for one in behind}) == len(list((tmp_path / "runs").iterdir())) == 8
     (handcrafted,) = (cell for cell in cells if cell.row == references.HANDCRAFTED and cell.fraction == 1.0)
     assert handcrafted.macro > 0.9  # the class is one lead's spread
-    assert [title for _, title in figures.methods(cells)] == [
+    assert [title for _, title in figures.method_figures(cells)] == [
         f"probe {share}. {figures.INTERVALS}" for share in ("5%", "100%")
     ]
     told.clear()
@@ -299,7 +299,7 @@ def test_configs_of_labels_are_for_table1(wide: Path, tmp_path: Path) -> None:
 def test_runs_from_before_labels_are_found_again(wide: Path) -> None:
     """Folders are named by a hash of the settings: new ones that say nothing must not name them anew."""
     config = typed(Config, config_table(wide))
-    plain = trained._hash(config)
+    plain = trained._config_hash(config)
     data = dataclasses.asdict(config)["data"]
     assert {"task", "label_fraction", "label_seed"} <= data.keys()
     before = dataclasses.asdict(config) | {
@@ -308,20 +308,20 @@ def test_runs_from_before_labels_are_found_again(wide: Path) -> None:
     told = tomli_w.dumps(before) + Cohort.open(wide).fingerprint
     assert plain == hashlib.sha256(told.encode()).hexdigest()[:12]
     labelled = dataclasses.replace(config, data=dataclasses.replace(config.data, task="own"))
-    assert trained._hash(labelled) != plain
+    assert trained._config_hash(labelled) != plain
 
 
 def test_fig3_counts_neighbours_and_silhouette(cohort_folder: Path) -> None:
     rng = np.random.default_rng(0)
     of = np.repeat(["a", "b"], [30, 10])
     apart = np.where(of == "a", 1.0, -1.0)[:, None] * np.ones(4) + 0.01 * rng.normal(size=(40, 4))
-    assert maps.agreement(apart, of) == pytest.approx((1 + 9 / 10) / 2)  # a b has nine others of its class
+    assert maps.neighbour_agreement(apart, of) == pytest.approx((1 + 9 / 10) / 2)  # a b has nine others of its class
     assert maps.silhouette(apart, of) > 0.99
     mixed = rng.normal(size=(400, 8))
     method_names = np.repeat(["a", "b"], 200)
-    assert maps.agreement(mixed, method_names) == pytest.approx(maps.by_chance(method_names), abs=0.05)
-    assert maps.by_chance(of) == pytest.approx((29 / 39 + 9 / 39) / 2)
-    chosen = maps.choose(Cohort.open(cohort_folder), "own")
+    assert maps.neighbour_agreement(mixed, method_names) == pytest.approx(maps.chance_agreement(method_names), abs=0.05)
+    assert maps.chance_agreement(of) == pytest.approx((29 / 39 + 9 / 39) / 2)
+    chosen = maps.choose_recordings(Cohort.open(cohort_folder), "own")
     cohort = Cohort.open(cohort_folder)
     labels = cohort.labels("own", chosen.rows)
     assert (labels.sum(axis=1) == 1).all()
@@ -452,16 +452,16 @@ def test_what_cannot_be_done_is_said_before_anything_is_trained(
 
 
 def test_each_target_compares_what_the_paper_does() -> None:
-    assert set(variants.compared("table2")) == {"cg_dmer", "merl", "etp", "c_melt", "melp", "merit"}
-    assert set(variants.compared("table1")) == set(method_names()) - {"supervised"}
-    assert set(variants.compared("fig3")) == {"cg_dmer", "merl", "simclr", "st_mem"}
+    assert set(variants.compared_methods("table2")) == {"cg_dmer", "merl", "etp", "c_melt", "melp", "merit"}
+    assert set(variants.compared_methods("table1")) == set(method_names()) - {"supervised"}
+    assert set(variants.compared_methods("fig3")) == {"cg_dmer", "merl", "simclr", "st_mem"}
     rows = variants.base_configs([])
     assert {"MTAE", "MLAE", "MERL (ViT)", "TS-TCC"} <= set(rows)
-    assert {paper.name(config.method) for config in rows.values()} == set(rows)  # a row is a key: none stands for two
+    assert {paper.row_name(config.method) for config in rows.values()} == set(rows)  # a row is a key: none stands for two
 
 
 def test_two_at_work_in_one_folder_are_refused(wide: Path, tmp_path: Path) -> None:
-    with trained.alone_in(tmp_path), pytest.raises(ConfigError, match="another reproduce is at work in"):
+    with trained.locked_folder(tmp_path), pytest.raises(ConfigError, match="another reproduce is at work in"):
         reproduce(ReproduceRequest("table3", tmp_path, configs=(config_file(tmp_path, wide),)))
 
 
@@ -469,12 +469,12 @@ def test_a_finished_run_needs_no_resume_state(wide: Path, tmp_path: Path) -> Non
     config = runs.resolve(typed(Config, config_table(wide, steps=2)))
     variant = variants.Variant("one", config)
     told: list[str] = []
-    first = trained.trained(tmp_path, variant, lambda what, done, total: told.append(what))
+    first = trained.load_or_train(tmp_path, variant, lambda what, done, total: told.append(what))
     assert told
     assert first.folder is not None
     shutil.rmtree(first.folder / "resume")
     told.clear()
-    again = trained.trained(tmp_path, variant, lambda what, done, total: told.append(what))
+    again = trained.load_or_train(tmp_path, variant, lambda what, done, total: told.append(what))
     assert again.fingerprint == first.fingerprint
     assert not told
 
@@ -486,7 +486,7 @@ def test_methods_are_drawn_by_task_with_the_paper_beside_them() -> None:
         for task in ("super", "sub")
         for features in ("trained", "untrained")
     ]
-    ((figure, caption),) = figures.methods(cells)
+    ((figure, caption),) = figures.method_figures(cells)
     assert caption.startswith("zero-shot.")
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == [

@@ -42,9 +42,9 @@ from leadwise.reproduce.budget import Budget
 from leadwise.reproduce.references import References, reference_cells
 from leadwise.reproduce.score import (
     Cell,
-    Scores,
-    cells,
-    check,
+    ScoringOptions,
+    score_run,
+    check_scoring,
 )
 from leadwise.reproduce.variants import Variant
 
@@ -52,12 +52,12 @@ log = logging.getLogger(__name__)
 
 _FEWEST_DRAWN = 100  # test recordings, for a map that says something
 
-_SCORES: dict[str, Scores] = {
-    "table1": Scores(paper.FRACTIONS, zero_shot=False, untrained=True),
-    "table2": Scores(untrained=True),
-    "table3": Scores((0.01,)),
-    "fig2": Scores((0.01, 1.0)),
-    "fig3": Scores(),
+_SCORES: dict[str, ScoringOptions] = {
+    "table1": ScoringOptions(paper.FRACTIONS, zero_shot=False, untrained=True),
+    "table2": ScoringOptions(untrained=True),
+    "table3": ScoringOptions((0.01,)),
+    "fig2": ScoringOptions((0.01, 1.0)),
+    "fig3": ScoringOptions(),
 }
 
 
@@ -98,8 +98,8 @@ def reproduce(asked: ReproduceRequest, progress: Progress | None = None) -> Repr
     given = [settings.read(path) for path in asked.configs]
     of_labels = [config for config in given if variants.is_reference(config)]
     given = [config for config in given if not variants.is_reference(config)]
-    names = asked.methods or variants.compared(asked.target)
-    compared = variants.variants(
+    names = asked.methods or variants.compared_methods(asked.target)
+    compared = variants.make_variants(
         asked.target, variants.base_configs(given, names)
     )  # refused before anything is written
     if asked.legacy and asked.target != "table1":
@@ -112,7 +112,7 @@ def reproduce(asked: ReproduceRequest, progress: Progress | None = None) -> Repr
         raise ConfigError("reproduce is one process; train on several with `torchrun ... -m leadwise pretrain`")
     folder = asked.out / asked.target
     folder.mkdir(parents=True, exist_ok=True)
-    with training.alone_in(asked.out), _logged(folder / "log.txt"):
+    with training.locked_folder(asked.out), _logged(folder / "log.txt"):
         return _reproduce(asked, given, compared, rows, heard)
 
 
@@ -128,31 +128,31 @@ def _reproduce(
     wanted = dataclasses.replace(_SCORES[asked.target], legacy=asked.legacy, splits=asked.splits)
     chosen = _chosen(cohorts) if asked.target == "fig3" else None
     if chosen is None:
-        check(cohorts, wanted)  # what cannot be scored is said before anything is trained
-    compared = [training.on(variant, learnt_from) for variant in compared]
+        check_scoring(cohorts, wanted)  # what cannot be scored is said before anything is trained
+    compared = [training.with_cohort(variant, learnt_from) for variant in compared]
     for variant in compared:
-        training.check(variant)
+        training.check_variant(variant)
     if rows:
         rows.check()
         rows = rows.within(asked.budget, asked.out, cohorts)
-    compared = [training.within(asked.budget, asked.out, variant) for variant in compared]
-    every = [one for variant in compared for one in training.seeded(variant, asked.seeds)]
+    compared = [training.with_budget(asked.budget, asked.out, variant) for variant in compared]
+    every = [one for variant in compared for one in training.with_seeds(variant, asked.seeds)]
     found: list[Cell] = []
     pictures: list[tuple[Figure, str]] = []
     placed: list[dict[str, Any]] = []
     n_seen = 0
     for number, variant in enumerate(every, start=1):
         log.info("%s, seed %d (%d of %d)", variant.label, variant.config.optim.seed, number, len(every))
-        run = training.trained(asked.out / "runs", variant, heard)
+        run = training.load_or_train(asked.out / "runs", variant, heard)
         if chosen is not None:
-            figure, lines = maps.look(variant.label, run, chosen, heard)
+            figure, lines = maps.draw_map(variant.label, run, chosen, heard)
             pictures.append((figure, f"t-SNE of {variant.label}, seed {variant.config.optim.seed}"))
             placed += lines
             n_seen = max(n_seen, seen_in_training(run, chosen.cohort, chosen.rows))
         else:
             assert run.folder is not None
             kept = asked.out / "scores" / run.folder.name / variant.folder
-            found += cells(variant.label, run, cohorts, kept, wanted, heard)
+            found += score_run(variant.label, run, cohorts, kept, wanted, heard)
     behind: list[Variant] = []
     if rows:
         log.info("references: untrained, hand-crafted and supervised")
@@ -183,12 +183,12 @@ def _page(
     each = tables.per_task(found)
     title = f"{asked.target} of CG-DMER (arXiv 2602.21154)"
     if asked.target == "table3":
-        return ReproductionPage(title, tables.table3(found, compared), each, figures.components(found, compared))
+        return ReproductionPage(title, tables.table3(found, compared), each, figures.component_figures(found, compared))
     if asked.target == "fig2":
-        return ReproductionPage(title, tables.fig2(found, compared), each, figures.sweeps(found, compared))
+        return ReproductionPage(title, tables.fig2(found, compared), each, figures.sweep_figures(found, compared))
     if asked.target == "fig3":
         return ReproductionPage(title, placed, [], pictures)
-    return ReproductionPage(title, each, [], figures.methods(found))
+    return ReproductionPage(title, each, [], figures.method_figures(found))
 
 
 # ------------------------------------------------------------------------------------------------------- data
@@ -232,11 +232,11 @@ def _simulated(out: Path, progress: Progress) -> Path:
     return folder
 
 
-def _chosen(cohorts: Sequence[Cohort]) -> maps.Chosen:
+def _chosen(cohorts: Sequence[Cohort]) -> maps.MapRecordings:
     """Figure 3's recordings: of CSN, as in the paper, where enough of it is given; else of the largest test split."""
     csn = [one for one in cohorts if one.source == "csn" and len(one.rows("test")) >= _FEWEST_DRAWN]
     cohort = csn[0] if csn else max(cohorts, key=lambda one: len(one.rows("test")))
-    return maps.choose(cohort, next(iter(cohort.tasks)))
+    return maps.choose_recordings(cohort, next(iter(cohort.tasks)))
 
 
 # ------------------------------------------------------------------------------------------------------- words
@@ -249,7 +249,7 @@ def _scale(asked: ReproduceRequest, compared: Sequence[Variant], cohorts: Sequen
     n_train = len(cohort.rows(split="train", min_report_words=first.data.min_report_words))
     seen = {variant.config.optim.steps * variant.config.optim.batch_size for variant in compared}
     steps = _span([variant.config.optim.steps for variant in compared])
-    least, most = min(seen) / paper.N_SEEN, max(seen) / paper.N_SEEN
+    least, most = min(seen) / paper.N_RECORDINGS_TRAINED, max(seen) / paper.N_RECORDINGS_TRAINED
     share = f"{least:.2%}" if least == most else f"{least:.2%} to {most:.2%}"
     full = cohort.source == "mimic_iv_ecg" and n_train > 700_000 and least > 0.9
     tested = ", ".join(f"{one.name} ({_tested(one, asked)} test recordings)" for one in cohorts)

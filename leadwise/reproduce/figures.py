@@ -19,18 +19,18 @@ UNIT = "macro AUROC"
 INTERVALS = "Dots: ours, with 95 % intervals over patients (of several seeds: their means)."
 
 
-def methods(cells: Sequence[Cell]) -> Figures:
+def method_figures(cells: Sequence[Cell]) -> Figures:
     """For each way of scoring, each method on each task: ours, the same encoder untrained, and the paper's number.
 
     What learnt with labels from the start stands among the probes of as many labels.
     """
     figures: Figures = []
     for how in dict.fromkeys(map(_beside, cells)):
-        lines = tables.averaged([cell for cell in cells if _beside(cell) == how])
+        lines = tables.average_seeds([cell for cell in cells if _beside(cell) == how])
         rows: dict[str, list[dict[str, Any]]] = {"trained": [], "untrained": [], "reference": [], "paper": []}
         for task in dict.fromkeys(line.task for line in lines):  # a task's methods stand together
             for line in (line for line in lines if line.task == task):
-                name, group, printed = f"{task}: {line.cell.row}", line.cell.features, tables.printed(line.cell)
+                name, group, printed = f"{task}: {line.cell.row}", line.cell.features, tables.paper_value(line.cell)
                 rows[group].append(
                     {"name": name, "group": group, "value": line.ours, "low": line.low, "high": line.high}
                 )
@@ -42,15 +42,15 @@ def methods(cells: Sequence[Cell]) -> Figures:
 
 
 def _beside(cell: Cell) -> str:
-    return tables.how(dataclasses.replace(cell, how=PROBE) if cell.how == SUPERVISED else cell)
+    return tables.scoring_label(dataclasses.replace(cell, how=PROBE) if cell.how == SUPERVISED else cell)
 
 
-def components(cells: Sequence[Cell], variants: Sequence[Variant]) -> Figures:
+def component_figures(cells: Sequence[Cell], variants: Sequence[Variant]) -> Figures:
     """Table 3 as dots: each variant's mean over the tasks, ours with the range of the seeds, and the paper's."""
     rows: list[dict[str, Any]] = []
     for variant in variants:
         for how, printed in zip(("probe 1%", "zero-shot"), paper.TABLE3[variant.label]):
-            values = [value / 100 for value in tables.by_seed(cells, variant.label, how)]
+            values = [value / 100 for value in tables.seed_means(cells, variant.label, how)]
             if values:
                 value = sum(values) / len(values)
                 rows.append(
@@ -61,10 +61,10 @@ def components(cells: Sequence[Cell], variants: Sequence[Variant]) -> Figures:
     return [(figure, "Bars: the range over seeds. The paper averages six tasks; ours are the tasks that were scored.")]
 
 
-def sweeps(cells: Sequence[Cell], variants: Sequence[Variant]) -> Figures:
+def sweep_figures(cells: Sequence[Cell], variants: Sequence[Variant]) -> Figures:
     """Figure 2: score over the number of patches and over the mask ratio."""
     names = {"n_patches": "patches a lead", "mask_ratio": "mask ratio"}
-    panels = {name: tables.points(cells, variants, axis) for axis, name in names.items()}
+    panels = {name: tables.sweep_points(cells, variants, axis) for axis, name in names.items()}
     marked = {names["n_patches"]: float(paper.BEST_N_PATCHES), names["mask_ratio"]: paper.BEST_MASK_RATIO}
     figure = lines.draw(panels, marked, "Patch number and mask ratio, mean over the tasks")
     return [(figure, "Dashed: what the paper finds best. Bars: the range over seeds.")]

@@ -23,7 +23,7 @@ MOST_RECORDS = 2000  # t-SNE and the silhouette grow with their square
 
 
 @dataclass(frozen=True)
-class Chosen:
+class MapRecordings:
     """The recordings of Figure 3: those of the test split with exactly one of the five classes."""
 
     cohort: Cohort
@@ -36,7 +36,7 @@ class Chosen:
         return tuple(dict.fromkeys(sorted(self.names)))
 
 
-def choose(cohort: Cohort, task: str, seed: int = 0) -> Chosen:
+def choose_recordings(cohort: Cohort, task: str, seed: int = 0) -> MapRecordings:
     """The five classes with most training positives (the paper does not name its five), and whom they belong to.
 
     Raises:
@@ -54,10 +54,10 @@ def choose(cohort: Cohort, task: str, seed: int = 0) -> Chosen:
         raise CohortError(
             f"cohort {cohort.name}: task {task} has fewer than two classes to draw apart on its test split"
         )
-    return Chosen(cohort, task, test[alone], names)
+    return MapRecordings(cohort, task, test[alone], names)
 
 
-def look(row: str, run: Run, chosen: Chosen, progress: Progress | None = None) -> tuple[Figure, list[dict[str, Any]]]:
+def draw_map(row: str, run: Run, chosen: MapRecordings, progress: Progress | None = None) -> tuple[Figure, list[dict[str, Any]]]:
     """The map of a run, and a line for the trained and one for the untrained encoder: silhouette and neighbours."""
     lines, figure = [], None
     for which, one in (("trained", run), ("untrained", run.untrained())):
@@ -68,8 +68,8 @@ def look(row: str, run: Run, chosen: Chosen, progress: Progress | None = None) -
             {
                 "method": row if which == "trained" else f"{row}, untrained",
                 "silhouette": round(silhouette(vectors, chosen.names), 3),
-                f"{N_NEIGHBOURS} nearest agree": f"{100 * agreement(vectors, chosen.names):.1f}%",
-                "by chance": f"{100 * by_chance(chosen.names):.1f}%",
+                f"{N_NEIGHBOURS} nearest agree": f"{100 * neighbour_agreement(vectors, chosen.names):.1f}%",
+                "by chance": f"{100 * chance_agreement(chosen.names):.1f}%",
                 "recordings": len(chosen.rows),
             }
         )
@@ -86,7 +86,7 @@ def silhouette(vectors: NDArray[np.floating], names: Sequence[str]) -> float:
     return float(silhouette_score(_unit(vectors), np.asarray(names), metric="cosine"))
 
 
-def agreement(vectors: NDArray[np.floating], names: Sequence[str], n: int = N_NEIGHBOURS) -> float:
+def neighbour_agreement(vectors: NDArray[np.floating], names: Sequence[str], n: int = N_NEIGHBOURS) -> float:
     """How many of a recording's n nearest others (cosine) have its class, 0 to 1; the mean over classes, so that a
     frequent one does not decide."""
     unit, of = _unit(vectors), np.asarray(names)
@@ -98,7 +98,7 @@ def agreement(vectors: NDArray[np.floating], names: Sequence[str], n: int = N_NE
     return float(np.mean([same[of == name].mean() for name in np.unique(of)]))
 
 
-def by_chance(names: Sequence[str]) -> float:
+def chance_agreement(names: Sequence[str]) -> float:
     """What `agreement` would be if neighbours were drawn at random."""
     counts = np.unique(np.asarray(names), return_counts=True)[1]
     return float(np.mean((counts - 1) / (len(names) - 1)))

@@ -18,7 +18,7 @@ TASKS = {  # (source, task) of a cohort -> what the paper calls it, in the paper
     ("cpsc2018", "cpsc2018"): "CPSC2018",
     ("csn", "csn"): "CSN",
 }
-BESIDE = {("csn", "csn_full")}  # scored beside the paper's: the published classes leave sinus bradycardia out
+NOT_IN_PAPER = {("csn", "csn_full")}  # scored beside the paper's: the published classes leave sinus bradycardia out
 FRACTIONS = (0.01, 0.1, 1.0)
 
 # 1, 10, 100 % of each task in turn
@@ -67,9 +67,9 @@ BEST_MASK_RATIO = 0.75
 FIGURE3 = ("simclr", "st_mem", "merl", "cg_dmer")  # the methods whose maps it shows
 
 PRETRAINING = "MIMIC-IV-ECG, 779,891 pairs, 50 passes in batches of 512 on each of eight GPUs"
-N_SEEN = 50 * 779_891  # recordings that the paper's run looked at
+N_RECORDINGS_TRAINED = 50 * 779_891  # recordings that the paper's run looked at
 
-OURS = {  # method of the house and its settings that tell its rows apart -> the paper's name; it prints no supervised row
+ROW_NAMES = {  # method of the house and its settings that tell its rows apart -> the paper's name; it prints no supervised row
     ("cg_dmer", ""): "CG-DMER",
     ("merl", "resnet"): "MERL (ResNet)",
     ("merl", "vit"): "MERL (ViT)",
@@ -94,46 +94,46 @@ OURS = {  # method of the house and its settings that tell its rows apart -> the
 }
 
 
-USUAL = {
+DEFAULT_SETTINGS = {
     "encoder": "resnet",
     "kind": "cmsc",
     "masking": "uniform",
 }  # settings that tell rows apart, and the paper's row
 
 
-def name(method: Mapping[str, object]) -> str:
+def row_name(method: Mapping[str, object]) -> str:
     """What the paper calls a method's row; the file's own name where it has none. Other rows of it say which they are."""
     key = str(method.get("name"))
-    there = {setting: str(method[setting]) for setting in USUAL if setting in method}
+    there = {setting: str(method[setting]) for setting in DEFAULT_SETTINGS if setting in method}
     for value in there.values():
-        if (key, value) in OURS:
-            return OURS[key, value]
-    row = OURS.get((key, ""), key)
-    other = [value for setting, value in there.items() if value != USUAL[setting]]
+        if (key, value) in ROW_NAMES:
+            return ROW_NAMES[key, value]
+    row = ROW_NAMES.get((key, ""), key)
+    other = [value for setting, value in there.items() if value != DEFAULT_SETTINGS[setting]]
     return f"{row} ({', '.join(other)})" if other else row
 
 
-def tasks_of(source: str, known: tuple[str, ...]) -> tuple[str, ...]:
+def scored_tasks(source: str, known: tuple[str, ...]) -> tuple[str, ...]:
     """The tasks of a data set that are scored: the paper's and those in `BESIDE`; all, of a data set that it has not."""
-    return tuple(task for task in known if (source, task) in TASKS or (source, task) in BESIDE) or known
+    return tuple(task for task in known if (source, task) in TASKS or (source, task) in NOT_IN_PAPER) or known
 
 
-def counts(source: str, task: str) -> bool:
+def counts_in_mean(source: str, task: str) -> bool:
     """Whether a task enters means over tasks: the paper's do, and all of a data set that it has not."""
-    return (source, task) not in BESIDE
+    return (source, task) not in NOT_IN_PAPER
 
 
-def mean_of_ours(how: str, tasks: Sequence[tuple[str, str]]) -> float | None:
+def mean_of_cg_dmer(how: str, tasks: Sequence[tuple[str, str]]) -> float | None:
     """The paper's mean of its own method over some of its tasks; None where one of them is not the paper's."""
     cells = [
-        zero_shot(OURS["cg_dmer", ""], *key) if how == "zero-shot" else linear(OURS["cg_dmer", ""], *key, 0.01)
+        zero_shot(ROW_NAMES["cg_dmer", ""], *key) if how == "zero-shot" else linear_probe(ROW_NAMES["cg_dmer", ""], *key, 0.01)
         for key in tasks
     ]
     there = [cell for cell in cells if cell is not None]
     return sum(there) / len(there) if there and len(there) == len(cells) else None
 
 
-def linear(row: str, source: str, task: str, fraction: float) -> float | None:
+def linear_probe(row: str, source: str, task: str, fraction: float) -> float | None:
     """A cell of Table 1; None where the paper has none."""
     place, printed = _place(source, task), _parsed(_TABLE1)
     if row not in printed or place is None or fraction not in FRACTIONS:

@@ -35,9 +35,9 @@ from leadwise.reproduce.budget import Budget
 from leadwise.reproduce.score import (
     SUPERVISED,
     Cell,
-    Scores,
-    cells,
-    once,
+    ScoringOptions,
+    score_run,
+    load_or_compute,
 )
 from leadwise.reproduce.variants import Variant
 from leadwise.run import Run
@@ -80,14 +80,14 @@ class References:
     @staticmethod
     def of(given: Sequence[Config], shared: Config) -> References:
         """Bases from configs of method `supervised`, and small ones that share signal and device where none is given."""
-        found = {paper.name(config.method): config for config in map(runs.resolve, given)}
+        found = {paper.row_name(config.method): config for config in map(runs.resolve, given)}
         few = OptimConfig(
             steps=STEPS, batch_size=64, lr=1e-3, weight_decay=0.01, device=shared.optim.device, seed=shared.optim.seed
         )
         often = LogConfig(every=20, validate_every=25, save_every=100, keep="best")
         for method in all_small_settings(METHOD):
             small = runs.resolve(Config(signal=shared.signal, method=method, optim=few, log=often))
-            found.setdefault(paper.name(small.method), small)
+            found.setdefault(paper.row_name(small.method), small)
         return References(tuple(Variant(row, config) for row, config in sorted(found.items())))
 
     def __str__(self) -> str:
@@ -105,7 +105,7 @@ class References:
             ConfigError: a setting that the encoder cannot use.
         """
         for base in self.bases:
-            trained.check(base)
+            trained.check_variant(base)
 
     def within(self, budget: Budget, out: Path, cohorts: Sequence[Cohort]) -> References:
         """The same with no more steps than the budget has; minutes are timed on the first task."""
@@ -114,66 +114,66 @@ class References:
         cohort = cohorts[0]
         bases = []
         for base in self.bases:
-            one = _learning(base, cohort, next(iter(cohort.tasks)), 1.0, SEEDS[0])
-            optim = trained.within(budget, out, one).config.optim
+            one = _draw_variant(base, cohort, next(iter(cohort.tasks)), 1.0, SEEDS[0])
+            optim = trained.with_budget(budget, out, one).config.optim
             steps = min(base.config.optim.steps, optim.steps)
             bases.append(dataclasses.replace(base, config=Budget(steps=steps).of(base.config)))
         return References(tuple(bases))
 
 
 def reference_cells(
-    asked: References, cohorts: Sequence[Cohort], out: Path, wanted: Scores, seeds: Sequence[int], progress: Progress
+    asked: References, cohorts: Sequence[Cohort], out: Path, wanted: ScoringOptions, seeds: Sequence[int], progress: Progress
 ) -> tuple[list[Cell], list[Variant]]:
     """The cells of every reference row, and the supervised runs behind them."""
     supervised, behind = supervised_cells(asked, cohorts, out, wanted, seeds, progress)
-    return [*unlearnt_cells(asked, cohorts, out, wanted, seeds, progress), *supervised], behind
+    return [*untrained_cells(asked, cohorts, out, wanted, seeds, progress), *supervised], behind
 
 
-def unlearnt_cells(
-    asked: References, cohorts: Sequence[Cohort], out: Path, wanted: Scores, seeds: Sequence[int], progress: Progress
+def untrained_cells(
+    asked: References, cohorts: Sequence[Cohort], out: Path, wanted: ScoringOptions, seeds: Sequence[int], progress: Progress
 ) -> list[Cell]:
     """The cells of the rows that learnt nothing: random encoders and hand-crafted features, probed."""
     wanted = dataclasses.replace(wanted, zero_shot=False, untrained=False, legacy=False)
     found: list[Cell] = []
     for base in asked.bases:
-        for one in trained.seeded(base, seeds):
+        for one in trained.with_seeds(base, seeds):
             row = base.label.replace("Supervised", "Random Init")
-            found += _probed(row, _untrained(one.config), cohorts, out, wanted, progress)
+            found += _probe_cells(row, _random_run(one.config), cohorts, out, wanted, progress)
     config = dataclasses.replace(asked.bases[0].config, method={"name": HANDCRAFTED})
     statistics = Run(config, Handcrafted(config.signal.rate_hz))
-    return found + _probed(HANDCRAFTED, statistics, cohorts, out, wanted, progress)
+    return found + _probe_cells(HANDCRAFTED, statistics, cohorts, out, wanted, progress)
 
 
 def supervised_cells(
-    asked: References, cohorts: Sequence[Cohort], out: Path, wanted: Scores, seeds: Sequence[int], progress: Progress
+    asked: References, cohorts: Sequence[Cohort], out: Path, wanted: ScoringOptions, seeds: Sequence[int], progress: Progress
 ) -> tuple[list[Cell], list[Variant]]:
     """The cells of encoders that had the labels from the start, and the runs behind them."""
     found: list[Cell] = []
     behind: list[Variant] = []
     for base in asked.bases:
-        for one in trained.seeded(base, seeds):
-            bench = _Supervised(one, out, wanted, progress)
+        for one in trained.with_seeds(base, seeds):
+            bench = _SupervisedScorer(one, out, wanted, progress)
             for cohort in cohorts:
-                for task in paper.tasks_of(cohort.source, tuple(cohort.tasks)):
+                for task in paper.scored_tasks(cohort.source, tuple(cohort.tasks)):
                     found += bench.cells(cohort, task)
             behind += bench.variants
     return found, behind
 
 
-def _probed(row: str, run: Run, cohorts: Sequence[Cohort], out: Path, wanted: Scores, progress: Progress) -> list[Cell]:
+def _probe_cells(row: str, run: Run, cohorts: Sequence[Cohort], out: Path, wanted: ScoringOptions, progress: Progress) -> list[Cell]:
     kept = out / "scores" / "references" / Variant(row, run.config).folder
-    found = cells(row, run, cohorts, kept, wanted, progress)
+    found = score_run(row, run, cohorts, kept, wanted, progress)
     return [dataclasses.replace(cell, features="reference") for cell in found]
 
 
-def _untrained(config: Config) -> Run:
+def _random_run(config: Config) -> Run:
     """A supervised run's encoder as it begins; its head is of no task, and no probe reads it."""
     run = runs.create(dataclasses.replace(config, method={**config.method, "classes": ["none"]}), [])
     run.method.to(runs.choose_device(config.optim.device)).eval()
     return run
 
 
-def _learning(base: Variant, cohort: Cohort, task: str, fraction: float, seed: int) -> Variant:
+def _draw_variant(base: Variant, cohort: Cohort, task: str, fraction: float, seed: int) -> Variant:
     """The run of a base on a draw of a task's labels."""
     config = base.config
     data = dataclasses.replace(
@@ -188,10 +188,10 @@ def _learning(base: Variant, cohort: Cohort, task: str, fraction: float, seed: i
     return Variant(label, dataclasses.replace(config, data=data, method=method))
 
 
-class _Supervised:
+class _SupervisedScorer:
     """One encoder and seed, trained and scored on task after task."""
 
-    def __init__(self, base: Variant, out: Path, wanted: Scores, progress: Progress) -> None:
+    def __init__(self, base: Variant, out: Path, wanted: ScoringOptions, progress: Progress) -> None:
         self.base, self.out, self.wanted, self.progress = base, out, wanted, progress
         self.variants: list[Variant] = []
 
@@ -208,13 +208,13 @@ class _Supervised:
                 log.warning("%s: no run on %.0f%% of %s: too few train", self.base.label, 100 * fraction, task)
                 continue
             seeds = SEEDS if fraction < 1 else SEEDS[:1]
-            variants = [_learning(self.base, cohort, task, fraction, seed) for seed in seeds]
+            variants = [_draw_variant(self.base, cohort, task, fraction, seed) for seed in seeds]
             self.variants += variants
-            learnt = [trained.trained(self.out / "runs", one, self.progress) for one in variants]
+            learnt = [trained.load_or_train(self.out / "runs", one, self.progress) for one in variants]
             name = f"{cohort.name}-{task}-{SUPERVISED}-{fraction:g}"
             path = self.out / "scores" / "references" / self.base.folder / f"{name}.json"
             made = {"runs": " ".join(run.fingerprint for run in learnt), "cohort": cohort.fingerprint}
-            found += once(path, made, self._scored(learnt, cohort, task, fraction))
+            found += load_or_compute(path, made, self._scored(learnt, cohort, task, fraction))
         return found
 
     def _scored(self, learnt: Sequence[Run], cohort: Cohort, task: str, fraction: float) -> Callable[[], list[Cell]]:

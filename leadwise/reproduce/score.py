@@ -53,7 +53,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Scores:
+class ScoringOptions:
     """Which cells are wanted."""
 
     fractions: tuple[float, ...] = ()  # of the training labels; none: no probe
@@ -65,24 +65,24 @@ class Scores:
     )
 
 
-def cells(
+def score_run(
     row: str,
     run: Run,
     cohorts: Sequence[Cohort],
     folder: Path,
-    asked: Scores,
+    asked: ScoringOptions,
     progress: Progress | None = None,
 ) -> list[Cell]:
     """Every cell of a run on the test splits; what `folder` holds of the same weights and data is not made again."""
     found: list[Cell] = []
     for cohort in cohorts:
-        for task in paper.tasks_of(cohort.source, tuple(cohort.tasks)):
+        for task in paper.scored_tasks(cohort.source, tuple(cohort.tasks)):
             seen = with_published(cohort, task, asked.splits) if task in tasks() else cohort
             found += _CellScorer(row, run, seen, task, folder, progress).cells(asked)
     return found
 
 
-def check(cohorts: Sequence[Cohort], asked: Scores) -> None:
+def check_scoring(cohorts: Sequence[Cohort], asked: ScoringOptions) -> None:
     """Nothing, if every cell that is asked for can be made, as far as can be told without a run.
 
     Raises:
@@ -93,7 +93,7 @@ def check(cohorts: Sequence[Cohort], asked: Scores) -> None:
     wordless: list[prompts.PromptError] = []
     n_tasks = 0
     for cohort in cohorts:
-        for task in paper.tasks_of(cohort.source, tuple(cohort.tasks)):
+        for task in paper.scored_tasks(cohort.source, tuple(cohort.tasks)):
             n_tasks += 1
             seen = with_published(cohort, task, asked.splits) if task in tasks() else cohort
             if asked.fractions:
@@ -120,7 +120,7 @@ class _CellScorer:
             self.made["splits"] = cohort.published.fingerprint
         self.features: dict[str, np.ndarray] = {}
 
-    def cells(self, asked: Scores) -> list[Cell]:
+    def cells(self, asked: ScoringOptions) -> list[Cell]:
         """What is asked, in the order of the paper's columns."""
         found: list[Cell] = []
         which = ("trained", "untrained") if asked.untrained else ("trained",)
@@ -188,10 +188,10 @@ class _CellScorer:
         )  # fmt: skip
 
     def _once(self, name: str, made: dict[str, str], make: Callable[[], list[Cell]]) -> list[Cell]:
-        return once(self.folder / f"{self.cohort.name}-{self.task}-{name}.json", made, make)
+        return load_or_compute(self.folder / f"{self.cohort.name}-{self.task}-{name}.json", made, make)
 
 
-def once(path: Path, made: dict[str, str], make: Callable[[], list[Cell]]) -> list[Cell]:
+def load_or_compute(path: Path, made: dict[str, str], make: Callable[[], list[Cell]]) -> list[Cell]:
     """The cells of a file: kept ones of the same weights, data and prompts (`made`), or made now and kept."""
     kept = _read(path, made)
     if kept is None:

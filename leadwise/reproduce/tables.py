@@ -21,7 +21,7 @@ def task_name(cell: Cell) -> str:
 
 
 @dataclass(frozen=True)
-class Averaged:
+class SeedMean:
     """A cell over its seeds: the mean, the mean of the intervals, the range; in [0, 1]."""
 
     cell: Cell  # the first
@@ -34,7 +34,7 @@ class Averaged:
     unlearnable: tuple[str, ...]  # for any of the seeds
 
 
-def averaged(cells: Sequence[Cell]) -> list[Averaged]:
+def average_seeds(cells: Sequence[Cell]) -> list[SeedMean]:
     """Cells of the same run, task and way of scoring as one."""
     found = []
     for group in _groups(cells, lambda c: (c.row, c.features, c.cohort, c.task, c.how, c.fraction)):
@@ -43,7 +43,7 @@ def averaged(cells: Sequence[Cell]) -> list[Averaged]:
         ours, low, high = (mean([getattr(cell, key) for cell in group]) for key in ("macro", "low", "high"))
         lost = tuple(sorted({name for cell in group for name in cell.unlearnable}))
         found.append(
-            Averaged(first, method, task_name(first), ours, low, high, tuple(cell.macro for cell in group), lost)
+            SeedMean(first, method, task_name(first), ours, low, high, tuple(cell.macro for cell in group), lost)
         )
     return found
 
@@ -51,12 +51,12 @@ def averaged(cells: Sequence[Cell]) -> list[Averaged]:
 def per_task(cells: Sequence[Cell]) -> list[Line]:
     """A line for each run, task and way of scoring."""
     lines = []
-    for one in averaged(cells):
-        theirs = printed(one.cell)
+    for one in average_seeds(cells):
+        theirs = paper_value(one.cell)
         line = {
             "method": one.method,
             "task": one.task,
-            "how": how(one.cell),
+            "how": scoring_label(one.cell),
             "ours": f"{100 * one.ours:.2f} ({100 * one.low:.1f}-{100 * one.high:.1f})",
             "seeds": _range([100 * macro for macro in one.seeds]),
             "paper": "" if theirs is None else f"{theirs:.2f}",
@@ -77,14 +77,14 @@ def table3(cells: Sequence[Cell], variants: Sequence[Variant]) -> list[Line]:
     """
     lines: list[Line] = []
     before: dict[str, float] = {}
-    scored = list(dict.fromkeys((cell.source, cell.task) for cell in cells if paper.counts(cell.source, cell.task)))
+    scored = list(dict.fromkeys((cell.source, cell.task) for cell in cells if paper.counts_in_mean(cell.source, cell.task)))
     same = set(scored) == set(paper.TASKS)
     for variant in variants:
         line: Line = {"objective": variant.label}
         for column, way, of_six in zip(
             ("linear 1%", "zero-shot"), ("probe 1%", "zero-shot"), paper.TABLE3[variant.label]
         ):
-            seeds = by_seed(cells, variant.label, way)
+            seeds = seed_means(cells, variant.label, way)
             if not seeds:
                 continue
             ours = mean(seeds)
@@ -94,7 +94,7 @@ def table3(cells: Sequence[Cell], variants: Sequence[Variant]) -> list[Line]:
                 f"{column}, step": f"{ours - before[column]:+.2f}" if column in before else "",
                 f"{column}, paper (six tasks)": f"{of_six:.2f}",
             }
-            theirs = of_six if same else paper.mean_of_ours(way, scored) if variant is variants[-1] else None
+            theirs = of_six if same else paper.mean_of_cg_dmer(way, scored) if variant is variants[-1] else None
             if theirs is not None:
                 line |= {f"{column}, paper (these tasks)": f"{theirs:.2f}"} if not same else {}
                 line |= {f"{column}, ours - paper": f"{ours - theirs:+.2f}"}
@@ -109,7 +109,7 @@ def fig2(cells: Sequence[Cell], variants: Sequence[Variant]) -> list[Line]:
     for variant in variants:
         line: Line = {"setting": variant.axis, "value": variant.value}
         for way in _ways(cells):
-            seeds = by_seed(cells, variant.label, way)
+            seeds = seed_means(cells, variant.label, way)
             line |= {way: f"{mean(seeds):.2f}", f"{way}, seeds": _range(seeds)} if seeds else {}
         best = {"n_patches": paper.BEST_N_PATCHES, "mask_ratio": paper.BEST_MASK_RATIO}[variant.axis]
         line["paper"] = "best" if variant.value == best else ""
@@ -117,12 +117,12 @@ def fig2(cells: Sequence[Cell], variants: Sequence[Variant]) -> list[Line]:
     return lines
 
 
-def points(cells: Sequence[Cell], variants: Sequence[Variant], axis: str) -> list[dict[str, Any]]:
+def sweep_points(cells: Sequence[Cell], variants: Sequence[Variant], axis: str) -> list[dict[str, Any]]:
     """What the curves of Figure 2 are drawn from: x, y and the range over the seeds, by way of scoring."""
     drawn = []
     for variant in (variant for variant in variants if variant.axis == axis):
         for way in _ways(cells):
-            seeds = by_seed(cells, variant.label, way)
+            seeds = seed_means(cells, variant.label, way)
             if seeds:
                 drawn.append(
                     {"x": variant.value, "group": way, "y": mean(seeds), "low": min(seeds), "high": max(seeds)}
@@ -130,37 +130,37 @@ def points(cells: Sequence[Cell], variants: Sequence[Variant], axis: str) -> lis
     return drawn
 
 
-def by_seed(cells: Sequence[Cell], row: str, way: str) -> list[float]:
+def seed_means(cells: Sequence[Cell], row: str, way: str) -> list[float]:
     """A run's mean over the tasks, x 100, for each of its seeds."""
     mine = [
         cell
         for cell in cells
-        if cell.row == row and cell.features == "trained" and how(cell) == way and paper.counts(cell.source, cell.task)
+        if cell.row == row and cell.features == "trained" and scoring_label(cell) == way and paper.counts_in_mean(cell.source, cell.task)
     ]
     return [100 * mean([cell.macro for cell in group]) for group in _groups(mine, lambda c: c.seed)]
 
 
 def _ways(cells: Iterable[Cell]) -> list[str]:
-    return list(dict.fromkeys(how(cell) for cell in cells))
+    return list(dict.fromkeys(scoring_label(cell) for cell in cells))
 
 
-def how(cell: Cell) -> str:
+def scoring_label(cell: Cell) -> str:
     """The way of scoring, as tables call it."""
     return cell.how if cell.fraction is None else f"{cell.how} {cell.fraction:.0%}"
 
 
-def printed(cell: Cell) -> float | None:
+def paper_value(cell: Cell) -> float | None:
     """The paper's number for a cell; None where it has none, as for what learnt with labels."""
     if cell.features == "untrained":
         kind = "CNN" if "ResNet" in cell.row else "Trans" if "ViT" in cell.row or cell.row == "CG-DMER" else ""
         if cell.fraction is None or not kind:
             return None
-        return paper.linear(f"{UNTRAINED} ({kind})", cell.source, cell.task, cell.fraction)
+        return paper.linear_probe(f"{UNTRAINED} ({kind})", cell.source, cell.task, cell.fraction)
     if cell.how == SUPERVISED:
         return None
     if cell.fraction is None:
         return paper.zero_shot(cell.row, cell.source, cell.task)
-    return paper.linear(cell.row, cell.source, cell.task, cell.fraction)
+    return paper.linear_probe(cell.row, cell.source, cell.task, cell.fraction)
 
 
 def _range(values: Sequence[float]) -> str:

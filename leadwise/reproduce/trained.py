@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def alone_in(out: Path) -> Iterator[None]:
+def locked_folder(out: Path) -> Iterator[None]:
     """A block that is the only one of all processes to work in `out`: two would train and delete the same runs.
 
     Raises:
@@ -42,26 +42,26 @@ def alone_in(out: Path) -> Iterator[None]:
         raise ConfigError(f"another reproduce is at work in {out}; wait for it, or choose another --out") from None
 
 
-def on(variant: Variant, cohort: Path) -> Variant:
+def with_cohort(variant: Variant, cohort: Path) -> Variant:
     """The variant, learning from this cohort."""
     data: DataConfig = dataclasses.replace(variant.config.data, cohort=str(cohort))
     return dataclasses.replace(variant, config=dataclasses.replace(variant.config, data=data))
 
 
-def seeded(variant: Variant, seeds: Sequence[int]) -> list[Variant]:
+def with_seeds(variant: Variant, seeds: Sequence[int]) -> list[Variant]:
     """The variant with each seed; without any, with its own."""
     every = [dataclasses.replace(variant.config.optim, seed=seed) for seed in seeds] or [variant.config.optim]
     configs = [dataclasses.replace(variant.config, optim=optim) for optim in every]
     return [dataclasses.replace(variant, config=config) for config in configs]
 
 
-def within(budget: Budget, out: Path, variant: Variant) -> Variant:
+def with_budget(budget: Budget, out: Path, variant: Variant) -> Variant:
     """The variant with the steps of the budget. Minutes are timed once: another time would be another run."""
     if budget.minutes is None:
         return dataclasses.replace(variant, config=budget.of(variant.config))
     path = out / "budget.json"
     known: dict[str, int] = json.loads(path.read_text()) if path.is_file() else {}
-    key = f"{_hash(variant.config)} {budget}"
+    key = f"{_config_hash(variant.config)} {budget}"
     if key not in known:
         known[key] = budget.of(variant.config).optim.steps
         with replacing(path) as part:
@@ -70,7 +70,7 @@ def within(budget: Budget, out: Path, variant: Variant) -> Variant:
     return dataclasses.replace(variant, config=Budget(steps=known[key]).of(variant.config))
 
 
-def check(variant: Variant) -> None:
+def check_variant(variant: Variant) -> None:
     """Nothing, if the variant can be trained as far as can be told without training.
 
     Raises:
@@ -86,10 +86,10 @@ def check(variant: Variant) -> None:
         )
 
 
-def trained(folder: Path, variant: Variant, progress: Progress) -> Run:
+def load_or_train(folder: Path, variant: Variant, progress: Progress) -> Run:
     """The run of a variant, in a folder of `folder` that is named by a hash of its config and data."""
     config = variant.config
-    home = folder / f"{config.method['name']}-{_hash(config)}"
+    home = folder / f"{config.method['name']}-{_config_hash(config)}"
     if _is_finished(home, config):
         return runs.load(home, config.optim.device)
     what = f"{variant.label}, seed {config.optim.seed}"
@@ -123,7 +123,7 @@ def _is_finished(home: Path, config: Config) -> bool:
     return not state.is_file() or int(runs.reopen(home).load_resume()["step"]) == config.optim.steps
 
 
-def _hash(config: Config) -> str:
+def _config_hash(config: Config) -> str:
     """Of every setting and of the data that they name."""
     data = Cohort.open(Path(config.data.cohort)).fingerprint
     table = dataclasses.asdict(config)

@@ -40,7 +40,7 @@ def is_reference(config: Config) -> bool:
     return learns_labels(str(config.method.get("name", "")))
 
 
-def compared(target: str) -> tuple[str, ...]:
+def compared_methods(target: str) -> tuple[str, ...]:
     """The methods that a target sets side by side: those of the paper's Figure 3, all that answer words, or all.
 
     Methods that learn from labels are no rows of these: they are references (`references.py`).
@@ -62,20 +62,20 @@ def base_configs(given: Sequence[Config], names: Sequence[str] | None = None) ->
     """
     configs: dict[str, Config] = {}
     for config in map(runs.resolve, given):
-        row = paper.name(config.method)
+        row = paper.row_name(config.method)
         if row in configs:
             raise ConfigError(f"two configs are for '{row}'; give one of each")
         configs[row] = config
     shared = configs.get(_OURS, next(iter(configs.values()), CONFIG))
     taken = {config.method["name"] for config in configs.values()}
-    for name in compared("") if names is None else names:
+    for name in compared_methods("") if names is None else names:
         for method in all_small_settings(name) if name not in taken else ():
             config = runs.resolve(dataclasses.replace(shared, method=method))
-            configs[paper.name(config.method)] = config
+            configs[paper.row_name(config.method)] = config
     return configs
 
 
-def variants(target: str, configs: Mapping[str, Config]) -> list[Variant]:
+def make_variants(target: str, configs: Mapping[str, Config]) -> list[Variant]:
     """What `target` compares, with `configs` as `base_configs` gives them.
 
     Raises:
