@@ -21,13 +21,8 @@ from scipy.special import gammaln
 from leadwise.data import reports
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.evaluate.embed import Features, count_training_patients, embed_cohort
-from leadwise.evaluate.metrics.auroc import (
-    N_REPLICATES,
-    Floats,
-    Interval,
-    resample_patients,
-    strangers,
-)
+from leadwise.evaluate.metrics.bootstrap import N_REPLICATES, permute_across_patients, resample_patients
+from leadwise.evaluate.metrics.score import Floats, Interval
 from leadwise.evaluate.text_embeddings import embed_texts, unit
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
@@ -144,7 +139,7 @@ def run_retrieval(run: Run, cohort: Cohort, split: str = "test", progress: Progr
     """Retrieval scores in both directions, with untrained twin, shuffled control and chance level.
 
     Raises:
-        WordlessError: the run has no text encoder.
+        NoTextEncoderError: the run has no text encoder.
         RetrievalError: fewer than two distinct reports in the split.
     """
     every = cohort.rows(split)
@@ -192,7 +187,7 @@ def score_directions(
     shuffles = []
     if 2 * int(np.bincount(of_patient).max()) <= len(n):
         rng = np.random.default_rng(0)
-        shuffles = [report_of[strangers(of_patient, rng)] for _ in range(N_SHUFFLES)]
+        shuffles = [report_of[permute_across_patients(of_patient, rng)] for _ in range(N_SHUFFLES)]
     counts = np.bincount(report_of)
     by_record: Floats = resample_patients(patients, N_REPLICATES, seed=0).astype(np.float64)  # (R, N)
     by_report: Floats = np.stack(  # (R, U)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from leadwise.data import reports
 from leadwise.evaluate.embed import Features, frozen, training_precision
-from leadwise.evaluate.metrics.auroc import Floats
+from leadwise.evaluate.metrics.score import Floats
 from leadwise.evaluate.prompts import ClassPrompts
 from leadwise.progress import Progress
 from leadwise.run import Run
@@ -26,7 +26,7 @@ def embed_texts(run: Run, texts: Sequence[str], progress: Progress | None = None
     """(P, D) shared embeddings of P texts, cleaned as reports are.
 
     Raises:
-        WordlessError: the run has no text encoder.
+        NoTextEncoderError: the run has no text encoder.
     """
     if not hasattr(run.method, "embed_text"):
         raise NoTextEncoderError(f"run {run.name} learnt from ECGs alone (no embed_text), so it reads no words")
