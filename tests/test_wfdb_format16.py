@@ -219,8 +219,8 @@ def test_a_plain_record_is_read_and_judged_without_importing_wfdb(tmp_path: Path
     path = write(tmp_path, samples, "a1 12 500 700", "{file} 16 1000(0)/mV")
     program = (
         "import sys; from pathlib import Path; from leadwise.batch import LEADS; from leadwise.data.formats.reading import read; "
-        "from leadwise.data.recordings.twelve_leads import twelve; "
-        f"twelve(read(Path({str(path)!r}), leads=LEADS)); print('wfdb' in sys.modules)"
+        "from leadwise.data.recordings.twelve_leads import to_twelve_leads; "
+        f"to_twelve_leads(read(Path({str(path)!r}), leads=LEADS)); print('wfdb' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
