@@ -100,7 +100,7 @@ def reproduce(request: ReproduceRequest, progress: Progress | None = None) -> Re
     references = References.from_configs(reference_configs, compared[0].config) if use_references else None
     if reference_configs and references is None:
         raise ConfigError("a config of a method that is trained on labels is for the references of table1")
-    if distributed.launched() > 1:
+    if distributed.n_launched() > 1:
         raise ConfigError("reproduce is one process; train on several with `torchrun ... -m leadwise pretrain`")
 
     folder = request.out / request.target
