@@ -166,7 +166,9 @@ class LeadTimeDecoder(nn.Module):
         known = self.enter(encoded.tokens).to(self.mask.dtype)  # (B, V, D')
         if self.shape.attention == "cross":
             if visible is None:
-                raise ValueError("decoder 'cross' predicts hidden patches only: pass visible=, the patches that were encoded")
+                raise ValueError(
+                    "decoder 'cross' predicts hidden patches only: pass visible=, the patches that were encoded"
+                )
             return self._cross(known, encoded, usable & ~visible, condition)
         return self._grid(known, encoded, usable, condition)
 

@@ -23,7 +23,10 @@ from leadwise.nn.transformer import CausalBlock
 Tokenizer = Any  # a transformers fast tokenizer; the library has no types
 
 N_SENTINELS = 32
-MAX_GROUPS, MIN_GROUP_SIZE = 8, 16  # groups of reports encoded together; with 64 reports, eight were no faster than four
+MAX_GROUPS, MIN_GROUP_SIZE = (
+    8,
+    16,
+)  # groups of reports encoded together; with 64 reports, eight were no faster than four
 SENTINELS = [f"<hidden{i}>" for i in range(N_SENTINELS)]
 
 
@@ -287,6 +290,6 @@ def shuffled(statements: Sequence[str], drop: float, generator: torch.Generator 
     return ". ".join(chosen) + "."
 
 
-def drop_statements(reports: Sequence[str], statements: Sequence[Sequence[str]], drop: float) -> tuple[str, ...]:
+def drop_statements(reports: Sequence[str], statements: Sequence[Sequence[str]] | None, drop: float) -> tuple[str, ...]:
     """Each report `shuffled`: by the statements that the source lists, or else by its sentences."""
     return tuple(shuffled(one, drop) for one in statements or map(split, reports))
