@@ -21,10 +21,10 @@ from leadwise.data.crops import (
 )
 from leadwise.data.loader import Recordings
 from leadwise.data.sources.source import Row, Source
-from leadwise.evaluate.compare import Probed, Prompted, run_compare
+from leadwise.evaluate.compare import ProbeScorer, ZeroShotScorer, run_compare
 from leadwise.evaluate.embed import embed, embed_cohort
 from leadwise.evaluate.probe import run_probe
-from leadwise.evaluate.protocol import Legacy, run_protocol
+from leadwise.evaluate.protocol import LegacySettings, run_protocol
 from leadwise.evaluate.zeroshot import run_zeroshot
 from leadwise.run import create
 from tests.planted import PlantedCohort, PlantedRun
@@ -167,9 +167,9 @@ def test_the_strict_protocol_does_not_look_through_merls_window(window: str, sai
     for asked in (
         lambda: run_probe(run, cohort, "finding", window=window),
         lambda: run_zeroshot(run, cohort, "finding", window=window),
-        lambda: run_compare((run, run), cohort, "finding", Probed(window=window)),
-        lambda: run_compare((run, run), cohort, "finding", Prompted(window=window)),
-        lambda: run_protocol(run, cohort, "finding", (1.0,), "both", Legacy(window=window)),
+        lambda: run_compare((run, run), cohort, "finding", ProbeScorer(window=window)),
+        lambda: run_compare((run, run), cohort, "finding", ZeroShotScorer(window=window)),
+        lambda: run_protocol(run, cohort, "finding", (1.0,), "both", LegacySettings(window=window)),
     ):
         with pytest.raises(WindowError, match=said) as told:
             asked()

@@ -26,7 +26,7 @@ from leadwise.config import (
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.label_subset import subset
 from leadwise.data.loader import Sampler, batches_ahead
-from leadwise.evaluate.probe import asked_of
+from leadwise.evaluate.probe import make_probe_task
 from leadwise.training import dry_run as planning
 from leadwise.training import inputs
 from leadwise.training import loop as training
@@ -266,7 +266,7 @@ def of_labels(cohort: Path, **data: object) -> Config:
 def test_labels_that_are_asked_for_are_the_probes_draw(cohort_folder: Path) -> None:
     data = inputs.open_data(of_labels(cohort_folder, label_fraction=0.2, label_seed=44))
     cohort = data.train.cohort
-    asked = asked_of(cohort, "own", cohort.rows(task="own"))
+    asked = make_probe_task(cohort, "own", cohort.rows(task="own"))
     places = asked.rows("train")[subset(40, 0.2, 44)]
     assert data.train.rows.tolist() == cohort.rows(task="own")[places].tolist()
     assert data.train.batch([3]).label.tolist() == asked.labels[places[3:4]].tolist()

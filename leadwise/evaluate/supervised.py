@@ -47,7 +47,7 @@ def score_supervised(
     if not runs:
         raise SupervisedError(f"no run to score on task '{task}' of {cohort.name}")
     rows = cohort.rows(split="test", task=task)
-    drawn = [_scored(run, cohort, task, rows, progress) for run in runs]
+    drawn = [_logits(run, cohort, task, rows, progress) for run in runs]
     patients = np.array(cohort.patients.take(rows))
     found = auroc_score(
         cohort.labels(task, rows), np.stack([scores for scores, _ in drawn]), patients, cohort.tasks[task]
@@ -55,7 +55,7 @@ def score_supervised(
     return SupervisedResult(found, tuple(sorted({name for _, lost in drawn for name in lost})))
 
 
-def _scored(
+def _logits(
     run: Run, cohort: Cohort, task: str, rows: np.ndarray, progress: Progress | None
 ) -> tuple[Floats, list[str]]:
     """A run's logits (N, K) of rows, and the classes that it could not learn."""
