@@ -52,8 +52,13 @@ def steady(patch: pytest.MonkeyPatch) -> None:
         ordinary = tokens.real & ~torch.isin(tokens.ids, special)
         return ordinary & (tokens.ids * 7919 % 100 < 30)  # the share differs from report to report
 
+    def mask_in_place(tokens: reports.Tokens, masked: Tensor, mask_id: int, n_words: int) -> reports.Cloze:
+        ids = torch.where(masked, mask_id, tokens.ids)
+        return reports.Cloze(reports.Tokens(ids, tokens.real), ids, tokens.ids, masked)
+
     patch.setattr(masking, "draw_visible", draw_visible)
     patch.setattr(reports, "choose_masked", choose_masked)
+    patch.setattr(reports, "mask_in_place", mask_in_place)
 
 
 def exact(patch: pytest.MonkeyPatch) -> None:
