@@ -228,11 +228,11 @@ def run_probe(
     asked = make_probe_task(cohort, task, rows)
     cache = run.folder / "embeddings" if run.folder else None
     twin = run.untrained()
-    recordings, of_row = crops.windowed(cohort, run.config.signal, rows, window)
+    recordings, of_row = crops.crop_recordings(cohort, run.config.signal, rows, window)
     features = {
         "trained": embed_cohort(run, cohort, part, rows, relabel(progress, "embed, trained"), cache, window),
         "untrained": embed_cohort(twin, cohort, part, rows, relabel(progress, "embed, untrained"), cache, window),
-        "handcrafted": crops.averaged(handcrafted_features(recordings, progress=progress), of_row),
+        "handcrafted": crops.average_crops(handcrafted_features(recordings, progress=progress), of_row),
     }
     results: dict[float, dict[str, ProbeResult]] = {fraction: {} for fraction in fractions}
     for done, (fraction, name) in enumerate(((f, n) for f in fractions for n in FEATURES), start=1):

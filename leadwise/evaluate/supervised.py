@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.data.label_subset import labelled
+from leadwise.data.label_subset import labelled_rows
 from leadwise.evaluate.embed import embed_cohort
 from leadwise.evaluate.metrics.auroc import auroc_score
 from leadwise.evaluate.metrics.score import Floats, Score
@@ -68,7 +68,9 @@ def _logits(
         raise SupervisedError(
             f"run {run.name} learnt another cohort's labels than those of {cohort.name}: train it anew"
         )
-    taught = cohort.labels(task, labelled(cohort, task, learnt.train_split, learnt.label_fraction, learnt.label_seed))
+    taught = cohort.labels(
+        task, labelled_rows(cohort, task, learnt.train_split, learnt.label_fraction, learnt.label_seed)
+    )
     lost = taught.min(axis=0) == taught.max(axis=0)  # (K,)
     scores = np.where(lost, 0.0, embed_cohort(run, cohort, PART, rows, progress).astype(np.float64))
     return scores, [name for name, gone in zip(classes, lost) if gone]
