@@ -11,7 +11,7 @@ arXiv 2602.21154 (ICASSP 2026).
     L_siglip  sigmoid loss over all ECG-report pairs of shared embeddings                           (Eq. 6)
     L_cons    symmetric InfoNCE of shared embeddings, tau = 0.07                                    (Eqs. 7-9)
 
-Departures from the paper's text and their reasons (in brackets: the setting that restores the paper's text):
+This implementation departs from the paper's text as follows (in brackets: the setting that restores the paper's text):
 - Eq. 10 as printed has no ECG reconstruction, but Table 3 ablates it: it is included, with its own weight [w_e_rec = 0].
 - Eqs. 7-8 omit the positive from the denominator and Eq. 9 sums over all pairs, so that every negative is also a positive.
   Here: standard symmetric InfoNCE on i = j [contrast = "decoupled" or "literal"].
