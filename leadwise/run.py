@@ -49,9 +49,14 @@ class Run:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of weights, preprocessing and the method's settings: equal for equal embeddings."""
+        """A hash of weights, preprocessing and the method's settings: equal for equal embeddings.
+
+        Removed settings count with the value that they have now, so that the hash of a run of an earlier version, and with
+        it the name of its embedding cache, stays the same.
+        """
         c = self.config
-        digest = hashlib.sha256(repr((c.signal, sorted(c.method.items()), c.optim.precision)).encode())
+        table = catalogue.removed_settings(c) | c.method
+        digest = hashlib.sha256(repr((c.signal, sorted(table.items()), c.optim.precision)).encode())
         for name, tensor in self.method.state_dict().items():
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -191,9 +196,10 @@ def reopen(folder: Path) -> Run:
         raise RunError(f"{folder} is not a run folder: it has no config.toml; `leadwise pretrain` makes one")
     try:
         config = settings.typed(Config, tomllib.loads(path.read_text()))
+        file, _ = catalogue.method_settings(config)
     except (tomllib.TOMLDecodeError, settings.ConfigError) as error:
         raise RunError(f"{path}: {error}") from None
-    file, _ = catalogue.method_settings(config)
+    config = dataclasses.replace(config, method=settings.drop_removed(config.method, file.removed))
     saved_folder = folder / "tokenizer"
     if file.method_class.reads_reports and not (saved_folder / "tokenizer.json").is_file():
         raise RunError(f"{saved_folder} holds no tokenizer.json; copy the run folder again, whole")

@@ -21,7 +21,7 @@ import torch
 
 from leadwise import methods
 from leadwise.batch import Signal
-from leadwise.config import Config, ConfigError, typed
+from leadwise.config import Config, ConfigError, drop_removed, typed
 from leadwise.methods.contract import MethodConfig, PretrainingMethod
 
 _NOT_METHODS = ("catalogue", "contract")  # modules of this folder that are no method
@@ -47,9 +47,12 @@ class MethodFile:
     needs: str = ""  # NEEDS: of the data, besides ECGs, reports or labels
     signal: Signal = field(default_factory=Signal)  # SIGNAL: the paper's
     tiny: Mapping[str, Settings] = field(default_factory=dict)  # TINY: variant -> settings of the contract tests
+    removed: Settings = field(
+        default_factory=dict
+    )  # REMOVED: settings of earlier versions -> the value that each has now
 
 
-_CONSTANTS = {"SMALL", "ALSO_SMALL", "SMALL_OPTIM", "NEEDS", "SIGNAL", "TINY"}
+_CONSTANTS = {"SMALL", "ALSO_SMALL", "SMALL_OPTIM", "NEEDS", "SIGNAL", "TINY", "REMOVED"}
 
 
 def method_names() -> list[str]:
@@ -100,7 +103,7 @@ def method_settings(config: Config) -> tuple[MethodFile, MethodConfig]:
     """Return the method file that a config names, and the method's settings as its own dataclass.
 
     Raises:
-        ConfigError: no such method, or a setting that the method does not have.
+        ConfigError: no such method, a setting that the method does not have, or a removed setting with another value.
     """
     table = dict(config.method)
     name = table.pop("name", None)
@@ -108,11 +111,17 @@ def method_settings(config: Config) -> tuple[MethodFile, MethodConfig]:
         raise ConfigError("setting 'method.name' is missing; set it to the name of a file in leadwise/methods")
     try:
         file = find_method(name)
-        return file, typed(file.config_class, table, "method")
+        return file, typed(file.config_class, drop_removed(table, file.removed), "method")
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError(f"[method] {error}") from None
+
+
+def removed_settings(config: Config) -> Settings:
+    """Return the settings that the config's method had in earlier versions, with the value that each has now."""
+    name = config.method.get("name")
+    return dict(find_method(name).removed) if name in method_names() else {}
 
 
 def with_defaults(config: Config) -> Config:

@@ -12,6 +12,7 @@ and may define these constants (`catalogue.MethodFile` has their defaults):
     SMALL_OPTIM  dict: settings of [optim] that go with SMALL
     NEEDS        str: what the method needs of the data besides ECGs, reports or labels
     SIGNAL       Signal: the paper's signal, where the default signal does not fit the paper's settings
+    REMOVED      dict: settings that earlier versions had, with the value that each has now
     TINY         dict of variant name -> settings: the smallest settings, on which the contract tests run; {"": {...}} for one
 
 The module's docstring has the title, then the source (arXiv id, venue), a blank line, and the loss with the paper's equation

@@ -132,9 +132,9 @@ class Method(WithReports, PretrainingMethod):
 
         # branch 2
         self.norm = nn.LayerNorm(c.width)
-        self.ecg_head = Head(c.width, c.shared_width, c.head_depth, "layer")
+        self.ecg_head = Head(c.width, c.shared_width, c.head_depth)
         self.text = ReportTower(c, tokenizer, saved_folder)
-        self.text_head = Head(self.text.width, c.shared_width, c.head_depth, "layer")
+        self.text_head = Head(self.text.width, c.shared_width, c.head_depth)
 
     def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """L_mem; and what `batch_terms` compares, one row per record."""
