@@ -9,6 +9,7 @@ resume/state.pt      model, optimiser, step and best loss: enough to go on to th
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
