@@ -27,7 +27,7 @@ from leadwise.data.cohort.layout import CohortError
 from leadwise.data.cohort.prepare import write
 from leadwise.data.sources import simulated
 from leadwise.demo import N_RECORDS
-from leadwise.evaluate.embed import count_training_patients
+from leadwise.evaluate.embed import count_leaked_patients
 from leadwise.pages.reproduction import ReproductionPage, write_result
 from leadwise.progress import Progress
 from leadwise.reproduce import (
@@ -148,7 +148,7 @@ def _reproduce(
             figure, lines = maps.look(variant.label, run, chosen, heard)
             pictures.append((figure, f"t-SNE of {variant.label}, seed {variant.config.optim.seed}"))
             placed += lines
-            n_seen = max(n_seen, count_training_patients(run, chosen.cohort, chosen.rows))
+            n_seen = max(n_seen, count_leaked_patients(run, chosen.cohort, chosen.rows))
         else:
             assert run.folder is not None
             kept = asked.out / "scores" / run.folder.name / variant.folder

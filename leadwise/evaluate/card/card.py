@@ -29,7 +29,7 @@ from leadwise.evaluate.classifiers import (
 from leadwise.evaluate.embed import (
     EmbedError,
     Features,
-    count_training_patients,
+    count_leaked_patients,
     embed_cohort,
 )
 from leadwise.evaluate.logistic_regression import ProbeError
@@ -249,7 +249,7 @@ def describe(run: Run, cohort: Cohort) -> dict[str, Any]:
         "cohort": {"name": cohort.name, "source": cohort.source, "fingerprint": cohort.fingerprint,
                    "recordings": {split: len(cohort.rows(split)) for split in ("train", "val", "test")}},
         "n_people_tested": len(cohort.patients.distinct(test)),
-        "n_people_tested_and_trained_on": count_training_patients(run, cohort, test) if "people" in learnt else None,
+        "n_people_tested_and_trained_on": count_leaked_patients(run, cohort, test) if "people" in learnt else None,
     }  # fmt: skip
 
 
