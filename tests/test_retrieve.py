@@ -12,7 +12,7 @@ from planted import WORDS, PlantedCohort, PlantedRun, SeeingMethod
 from typer.testing import CliRunner
 
 from leadwise.cli import app
-from leadwise.data.cohort.cohort import Texts
+from leadwise.data.cohort.cohort import TextColumn
 from leadwise.evaluate.metrics.bootstrap import permute_across_patients
 from leadwise.evaluate.retrieve import (
     KS,
@@ -157,7 +157,7 @@ class ReadCohort(PlantedCohort):
         for row, planted in enumerate(self.truth):
             words = [f"Possible {word}" for word, present in zip(WORDS, planted) if present]
             texts.append("" if row % 20 == 19 else "; ".join(words or ["nothing of note"]) + (" **" if row % 2 else ""))
-        self.reports = Texts(pa.chunked_array([texts]))
+        self.reports = TextColumn(pa.chunked_array([texts]))
 
     def signal(self, row):
         return self.steps[row].T.astype(np.float32) / 1000, 100.0

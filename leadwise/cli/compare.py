@@ -39,7 +39,7 @@ def compare(
     window: WindowName = None,
     measure: Annotated[str, typer.Option(help="auroc or auprc.")] = "auroc",
     resamplings: Annotated[
-        int, typer.Option(min=100, help="Resamplings of patients; the smallest p-value is 2 / (this + 1).")
+        int, typer.Option(min=100, help="Patient resamplings R; the smallest p-value is 2/(R+1).")
     ] = 10_000,
     json_file: Json = None,
     csv_file: Csv = None,

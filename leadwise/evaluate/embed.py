@@ -163,8 +163,8 @@ def _embed_windows(
     run: Run, cohort: Cohort, part: str, rows: Rows, progress: Progress | None, window: str | None
 ) -> Features:
     """Return embeddings (n, D) of one window of each row; with several windows per recording, their mean."""
-    recordings, of_row = crops.windowed(cohort, run.config.signal, rows, window)
-    return crops.averaged(embed(run, recordings, part, progress=progress), of_row)
+    recordings, of_row = crops.crop_recordings(cohort, run.config.signal, rows, window)
+    return crops.average_crops(embed(run, recordings, part, progress=progress), of_row)
 
 
 def _read_cache(path: Path, n_rows: int) -> tuple[NDArray[np.int64], Features]:

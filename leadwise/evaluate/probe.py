@@ -236,11 +236,11 @@ def run_probe(
     # embed each recording once; all fractions and draws use these features
     cache = run.folder / "embeddings" if run.folder else None
     untrained = run.untrained()
-    recordings, of_row = crops.windowed(cohort, run.config.signal, rows, window)
+    recordings, of_row = crops.crop_recordings(cohort, run.config.signal, rows, window)
     features = {
         "trained": embed_cohort(run, cohort, part, rows, relabel(progress, "embed, trained"), cache, window),
         "untrained": embed_cohort(untrained, cohort, part, rows, relabel(progress, "embed, untrained"), cache, window),
-        "handcrafted": crops.averaged(handcrafted_features(recordings, progress=progress), of_row),
+        "handcrafted": crops.average_crops(handcrafted_features(recordings, progress=progress), of_row),
     }
 
     # fit and score every fraction and kind of features

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.data.label_subset import labelled
+from leadwise.data.label_subset import labelled_rows
 from leadwise.evaluate.embed import embed_cohort
 from leadwise.evaluate.metrics.auroc import auroc_score
 from leadwise.evaluate.metrics.score import Floats, Score
@@ -70,7 +70,7 @@ def _logits(
         )
 
     # a class with a single label value among the training labels gets constant scores
-    train_rows = labelled(cohort, task, data.train_split, data.label_fraction, data.label_seed)
+    train_rows = labelled_rows(cohort, task, data.train_split, data.label_fraction, data.label_seed)
     train_labels = cohort.labels(task, train_rows)
     unlearnable = train_labels.min(axis=0) == train_labels.max(axis=0)  # (K,)
     logits = embed_cohort(run, cohort, PART, rows, progress).astype(np.float64)

@@ -108,7 +108,7 @@ def reproduce(asked: ReproduceRequest, progress: Progress | None = None) -> Repr
     rows = References.of(of_labels, shared) if asked.references and asked.target == "table1" else None
     if of_labels and rows is None:
         raise ConfigError("a config of a method that learns from labels is for the references of table1")
-    if distributed.launched() > 1:
+    if distributed.n_launched() > 1:
         raise ConfigError("reproduce is one process; train on several with `torchrun ... -m leadwise pretrain`")
     folder = asked.out / asked.target
     folder.mkdir(parents=True, exist_ok=True)

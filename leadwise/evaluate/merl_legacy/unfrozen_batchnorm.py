@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.data.crops import windowed
+from leadwise.data.crops import crop_recordings
 from leadwise.evaluate.embed import embed, split_parts, training_precision
 from leadwise.run import Run
 
@@ -39,7 +39,9 @@ class Moving:
         """`rows` are the cohort's row numbers of the drawn training recordings ("train"), of "val" and of "test"."""
         self._run, self._part, self._names = run, part, split_parts(run, part)
         self._device = next((weight.device for weight in run.method.parameters()), torch.device("cpu"))
-        self._recordings = {split: windowed(cohort, run.config.signal, at, window)[0] for split, at in rows.items()}
+        self._recordings = {
+            split: crop_recordings(cohort, run.config.signal, at, window)[0] for split, at in rows.items()
+        }
         self.n_train = len(rows["train"])
 
     def train(self, positions: Tensor) -> Tensor:
@@ -79,7 +81,7 @@ def _before(norms: Sequence[nn.Module], told: Callable[[nn.Module, tuple[Tensor,
 def runs_batchnorm(run: Run, cohort: Cohort, row: int, part: str, window: str | None) -> bool:
     """Whether a part of the method is made through a BatchNorm with running statistics: found out on one recording."""
     ran: list[nn.Module] = []
-    recordings, _ = windowed(cohort, run.config.signal, np.array([row]), window)
+    recordings, _ = crop_recordings(cohort, run.config.signal, np.array([row]), window)
     with _before(batchnorms(run.method), lambda norm, _: ran.append(norm)):
         embed(run, recordings, part)
     return bool(ran)
