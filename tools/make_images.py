@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.demo import draw_map, draw_reconstruction
+from leadwise.demo import TASK
+from leadwise.pages.demo import draw_map, draw_reconstruction
 from leadwise.pictures import ink
 from leadwise.run import load
 
@@ -26,7 +27,10 @@ def main(run_folder: str, cohort_folder: str, target: str = str(IMAGES)) -> None
     """Write both pictures into the target folder."""
     run, cohort = load(run_folder, "cpu"), Cohort.open(Path(cohort_folder))
     Path(target).mkdir(parents=True, exist_ok=True)
-    for name, figure in (("reconstruction", draw_reconstruction(run, cohort)), ("embeddings", draw_map(run, cohort))):
+    for name, figure in (
+        ("reconstruction", draw_reconstruction(run, cohort)),
+        ("embeddings", draw_map(run, cohort, TASK)),
+    ):
         ink.save(figure, Path(target) / f"{name}.png", dpi=127)  # five pixels a millimetre
         print(f"{Path(target) / name}.png")
 
