@@ -222,9 +222,7 @@ def test_zeroshot_scores_equal_those_of_run_zeroshot(prompt_file):
 
 def test_a_method_without_text_encoder_is_refused(prompt_file):
     class NoTextEncoder(SeeingMethod):
-        @property
-        def embed_text(self):
-            raise AttributeError
+        embeds_text = False
 
     run = PlantedRun()
     run.method = NoTextEncoder()

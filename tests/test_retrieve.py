@@ -180,9 +180,7 @@ def test_a_trained_run_retrieves_and_an_untrained_one_does_not():
 
 def test_unusable_runs_cohorts_and_texts_are_refused():
     class NoTextEncoder(SeeingMethod):
-        @property
-        def embed_text(self):
-            raise AttributeError
+        embeds_text = False
 
     run = PlantedRun()
     with pytest.raises(RetrievalError, match="0 distinct reports"):

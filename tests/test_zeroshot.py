@@ -136,9 +136,7 @@ def test_a_last_batch_of_one_record(file):
 
 def test_a_method_without_text_encoder_is_refused(file):
     class NoTextEncoder(SeeingMethod):
-        @property
-        def embed_text(self):
-            raise AttributeError
+        embeds_text = False
 
     run = PlantedRun()
     run.method = NoTextEncoder()

@@ -37,15 +37,13 @@ class Classifier:
 
 
 def has_part(run: Run, part: str) -> bool:
-    """Return whether the run can embed this part: the method defines it and the run's settings include its head."""
-    return part in run.method.parts and (
-        part not in ("specific", "both") or bool(getattr(run.method, "has_specific", True))
-    )
+    """Return whether the run can embed this part: its method, with the run's settings, has it."""
+    return part in run.method.parts
 
 
 def has_text_encoder(run: Run) -> bool:
     """Return whether the run has a text encoder, so that texts and ECGs can be compared."""
-    return hasattr(run.method, "embed_text")
+    return run.method.embeds_text
 
 
 def probe_classifier(features: NDArray[np.floating], task: ProbeTask, part: str = "backbone") -> Classifier:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from leadwise.data import crops
 from leadwise.data.cohort.cohort import Cohort
@@ -59,7 +59,7 @@ def embed(
     with frozen(run.method), training_precision(run):
         for batch in recordings.batches(batch_size):
             on_device = batch.to(device)
-            part_embeddings = [_embed_ecg(run.method, on_device, name) for name in parts]
+            part_embeddings = [run.method.embed_ecg(on_device, name) for name in parts]
             embedding = torch.cat(part_embeddings, dim=1).float().cpu().numpy()
             invalid = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
             if len(invalid):
@@ -73,11 +73,6 @@ def embed(
     if not batches:
         raise EmbedError("no recordings to embed; check the split and the task")
     return np.concatenate(batches)
-
-
-def _embed_ecg(method: nn.Module, batch: object, part: str) -> Tensor:
-    embedding: Tensor = method.embed_ecg(batch, part)  # type: ignore[operator]
-    return embedding
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from leadwise.data import reports
 from leadwise.evaluate.embed import Features, frozen, training_precision
@@ -28,7 +27,7 @@ def embed_texts(run: Run, texts: Sequence[str], progress: Progress | None = None
     Raises:
         NoTextEncoderError: the run has no text encoder.
     """
-    if not hasattr(run.method, "embed_text"):
+    if not run.method.embeds_text:
         raise NoTextEncoderError(
             f"run {run.name} was trained on ECGs alone: its method has no text encoder (embed_text)"
         )
@@ -36,7 +35,7 @@ def embed_texts(run: Run, texts: Sequence[str], progress: Progress | None = None
     batches: list[NDArray[np.float32]] = []
     with frozen(run.method), training_precision(run):
         for start in range(0, len(cleaned), _TEXTS_AT_ONCE):
-            vectors: Tensor = run.method.embed_text(cleaned[start : start + _TEXTS_AT_ONCE])
+            vectors = run.method.embed_text(cleaned[start : start + _TEXTS_AT_ONCE])
             batches.append(vectors.float().cpu().numpy())
             if progress is not None:
                 progress("embed texts", min(start + _TEXTS_AT_ONCE, len(cleaned)), len(cleaned))

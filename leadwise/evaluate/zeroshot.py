@@ -262,7 +262,7 @@ def zeroshot_scores(
 
 def _check_text_encoder(run: Run) -> None:
     """Raise ZeroShotError if the run has no text encoder."""
-    if not hasattr(run.method, "embed_text"):
+    if not run.method.embeds_text:
         raise ZeroShotError(
             f"run {run.name} was trained on ECGs alone: its method has no text encoder (embed_text) for prompts"
         )
