@@ -12,7 +12,7 @@ from leadwise.evaluate.card.card import Card
 from leadwise.evaluate.card.disentanglement import Disentanglement, probe_gain
 from leadwise.evaluate.card.robustness import Robustness
 from leadwise.evaluate.card.subgroups import LEAST_LABELS, LEAST_RECORDS
-from leadwise.evaluate.classifiers import WORDS
+from leadwise.evaluate.classifiers import ZERO_SHOT
 from leadwise.pages.html import Page
 from leadwise.pictures import bars, heat, paper
 
@@ -315,7 +315,7 @@ def _add_maps(page: Page, card: Card) -> None:
         return
     page.heading("Important regions of the ECG")
     first, signal = card.maps[0], card.run.config.signal
-    score = "cosine to the class's prompts" if first.reader == WORDS else "logit of the probe"
+    score = "cosine to the class's prompts" if first.reader == ZERO_SHOT else "logit of the probe"
     page.text(
         f"The colour is how far the {score} falls when a window of {first.window_s:g} s of one lead is hidden (marked as not "
         "observed). The maps are of the classes with the best scores, each of the positive recording with the highest score: "

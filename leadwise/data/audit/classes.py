@@ -96,11 +96,13 @@ def _check_rare_classes(task: str, counts: list[ClassCount]) -> list[Finding]:
         rare = [f"{c.name} {c.positive[k]}" for c in counts if 0 < c.positive[k] < FEW and c.negative[k]]
         if constant:
             effect = "a probe cannot learn them" if k == 0 else "their AUROC is undefined"
-            message = f"All labels of these classes are equal in split {split}, so {effect}: {first_few(constant, 12)}."
+            message = (
+                f"All labels of these classes are equal in split {split}, so {effect} ({first_few(constant, 12)})."
+            )
             add(f"cannot be {'learned' if k == 0 else 'scored'} in {split}", "warning", constant, message)
         if rare:
             effect = "a probe can hardly learn them" if k == 0 else "their confidence intervals will be wide"
-            message = f"Fewer than {FEW} positives in split {split}; {effect}: {first_few(rare, 12)}."
+            message = f"Fewer than {FEW} positives in split {split}: {effect} ({first_few(rare, 12)})."
             add(f"few positives in {split}", "note", rare, message)
     return findings
 
@@ -157,7 +159,7 @@ def _check_equal_classes(task: str, names: tuple[str, ...], values: np.ndarray) 
                 pairs.append(f"{names[first]} = {names[second]}")
     if not pairs:
         return []
-    message = f"These classes have equal labels in every recording: {first_few(pairs, 8)}. Check whether a column was read twice."
+    message = f"These classes have equal labels in every recording ({first_few(pairs, 8)}). Check whether a column was read twice."
     return [Finding(f"task {task}, equal classes", "warning", len(pairs), 0, "pairs", message)]
 
 

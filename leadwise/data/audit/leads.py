@@ -139,7 +139,7 @@ def check_lengths(cohort: Cohort, table: LeadTable) -> list[Finding]:
         # different values in one cohort
         kinds = Counter(np.round(values, 2).tolist()).most_common()
         if len(kinds) > 1:
-            most_frequent = first_few((f"{value:g} {unit} ({count})" for value, count in kinds), 5)
+            most_frequent = first_few((f"{value:g} {unit} in {count}" for value, count in kinds), 5)
             message = f"{len(kinds)} different {check}s, most frequent first: {most_frequent}."
             findings.append(Finding(f"mixed {check}s", "note", n - kinds[0][1], n, "recordings", message))
     return findings

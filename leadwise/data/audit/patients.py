@@ -137,7 +137,7 @@ def check_reports(cohort: Cohort) -> list[Finding]:
             f"Of {len(test_rows)} reports in test, {n_in_train} also occur in train, word for word."
         )
         severity: Severity = "warning" if n >= 50 and largest / n > _CROWDED else "note"
-        details = (f"same report as {len(group) - 1} others" for group in groups)
+        details = (f"{len(group)} recordings with this report" for group in groups)
         examples = first_examples(cohort, (group[0] for group in groups), details)
         findings.append(Finding("duplicate reports", severity, n_shared, n, "recordings", message, examples))
     return findings

@@ -80,7 +80,9 @@ def _measure(cohort: Cohort, row: int, recorded: np.ndarray, sketcher: Sketcher)
     uv_per_step, baseline, rate_hz = cohort.scale(row)
     n = min(block.shape[1], int(MEASURED_S * rate_hz))
     ecg = unpack(block[:, :n], uv_per_step, baseline).T  # (12, T) mV, NaN = missing
-    order = lead_algebra.audit({lead: trace for lead, trace, present in zip(LEADS, ecg, recorded) if present})
+    order = lead_algebra.check_limb_leads(
+        {lead: trace for lead, trace, present in zip(LEADS, ecg, recorded) if present}
+    )
     centred_ecg = centred(ecg)
     moving = recorded & (centred_ecg.std(axis=1) >= FLAT_MV)
     sketch = sketcher.sketch(centred_ecg, rate_hz)
