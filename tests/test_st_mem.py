@@ -110,7 +110,7 @@ def test_a_picture_is_in_millivolts() -> None:
     torch.manual_seed(0)
     b, _ = method.reconstruct(lifted)
     torch.testing.assert_close(b[hidden], a[hidden] + 2.0, atol=1e-4, rtol=1e-4)
-    with pytest.raises(ValueError, match="no way back to mV"):
+    with pytest.raises(ValueError, match="cannot be converted back to mV"):
         build("st_mem", signal=dataclasses.replace(SIGNAL, normalize="record_zscore")).reconstruct(batch)
 
 
