@@ -159,7 +159,7 @@ def _check_equal_classes(task: str, names: tuple[str, ...], values: np.ndarray) 
                 pairs.append(f"{names[first]} = {names[second]}")
     if not pairs:
         return []
-    message = f"These classes have equal labels in every recording ({first_few(pairs, 8)}). Check whether a column was read twice."
+    message = f"These classes have equal labels in every recording ({first_few(pairs, 8)}). Was a column read twice?"
     return [Finding(f"task {task}, equal classes", "warning", len(pairs), 0, "pairs", message)]
 
 
