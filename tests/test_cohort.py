@@ -112,7 +112,7 @@ def test_a_column_is_read_alone_and_is_that_of_the_index(tmp_path: Path) -> None
     write(source(tmp_path / "raw"), tmp_path / "out", shard_records=3)
     cohort, rows = Cohort.open(tmp_path / "out"), np.array([6, 0, 2, 2])
     found = {name: cohort.column(name, rows) for name in ("age", "sex", "record", "label.rhythm.sr")}
-    by_group = subgroups.members(cohort, rows)
+    by_group = subgroups.group_names(cohort, rows)
     assert "index" not in cohort.__dict__  # the table as a whole was not read
     for name, values in found.items():
         pd.testing.assert_series_equal(values, cohort.index[name].iloc[rows], check_index=False, check_names=False)

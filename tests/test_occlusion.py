@@ -82,9 +82,9 @@ def test_examples_are_the_best_of_the_best_told_classes() -> None:
     labels[:6, 0], labels[5:11, 1], labels[:2, 2] = 1, 1, 1
     scores = labels + np.linspace(0, 0.1, 20)[:, None]
     scores[0, 1] = 5  # class 1 is told less well
-    assert occlusion.choose(labels, scores, ("a", "b", "c"), 3) == [(5, 0), (10, 1)]  # c has too few positives
-    assert occlusion.choose(labels, scores, ("a", "b", "c"), 1) == [(5, 0)]
-    assert occlusion.choose(labels[:0], scores[:0], ("a", "b", "c"), 2) == []
+    assert occlusion.choose_examples(labels, scores, ("a", "b", "c"), 3) == [(5, 0), (10, 1)]  # c has too few positives
+    assert occlusion.choose_examples(labels, scores, ("a", "b", "c"), 1) == [(5, 0)]
+    assert occlusion.choose_examples(labels[:0], scores[:0], ("a", "b", "c"), 2) == []
 
 
 def test_heat_lies_behind_the_traces_of_its_lead(tmp_path) -> None:

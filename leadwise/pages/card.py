@@ -11,7 +11,7 @@ from leadwise.data.loader import Recordings
 from leadwise.evaluate.card.card import Card
 from leadwise.evaluate.card.disentanglement import Disentanglement, probe_gain
 from leadwise.evaluate.card.robustness import Robustness
-from leadwise.evaluate.card.subgroups import LEAST_LABELS, LEAST_RECORDS
+from leadwise.evaluate.card.subgroups import MIN_LABELS, MIN_RECORDS
 from leadwise.evaluate.classifiers import ZERO_SHOT
 from leadwise.pages.html import Page
 from leadwise.pictures import bars, heat, paper
@@ -137,8 +137,8 @@ def _add_groups(page: Page, card: Card) -> None:
         return
     page.heading("Scores by patient group")
     page.text(
-        f"A class is scored in a group that has at least {LEAST_LABELS} recordings with it and {LEAST_LABELS} without it. A "
-        f"group with fewer than {LEAST_RECORDS} recordings, or without such a class, is too small to score. A group may be "
+        f"A class is scored in a group that has at least {MIN_LABELS} recordings with it and {MIN_LABELS} without it. A "
+        f"group with fewer than {MIN_RECORDS} recordings, or without such a class, is too small to score. A group may be "
         "scored on fewer classes than the whole test split, so the last column gives the score of all patients on the same "
         "classes. Compare a group with that column, not with other groups."
     )
