@@ -24,7 +24,7 @@ from leadwise.evaluate.retrieve import (
 )
 from leadwise.evaluate.search import SearchError, rows, search
 from leadwise.evaluate.text_embeddings import NoTextEncoderError
-from leadwise.pages.search import page
+from leadwise.pages.search import build_page
 
 
 def slow(scores, right, k):
@@ -221,7 +221,7 @@ def test_the_page_contains_reports_only_on_request():
     cohort, run = TaskCohort(), PlantedRun()
     hits = search(run, cohort, "possible alpha <b>", top=2)
     assert len(rows(hits)) == 2
-    without, with_reports = (page(hits, cohort, "alpha <b>", run, show).html() for show in (False, True))
+    without, with_reports = (build_page(hits, cohort, "alpha <b>", run, show).html() for show in (False, True))
     for html in (without, with_reports):
         assert html.count("data:image/png;base64,") == 2
         assert "alpha &lt;b&gt;" in html

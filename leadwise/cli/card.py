@@ -43,7 +43,7 @@ def card(
     from leadwise import run as runs
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate.card import card as cards
-    from leadwise.pages.card import page
+    from leadwise.pages.card import build_page
 
     if target.suffix.lower() not in (".html", ".htm"):
         raise typer.BadParameter(f"-o {target}: a card is an HTML page; use a name such as card.html")
@@ -51,7 +51,7 @@ def card(
     with progress_bars() as progress:
         result = cards.make_card(runs.load(run), Cohort.open(cohort), names, records, quick, prompts, bars(progress))
     target.parent.mkdir(parents=True, exist_ok=True)
-    page(result).write(target)
+    build_page(result).write(target)
     columns = ("task", "how", "macro", "low", "high", "untrained", "skipped")
     lines = [{key: value for key, value in row.line().items() if key in columns} for row in result.scores]
     print_table(lines, f"{result.run.name} on {result.cohort.name}: macro AUROC on test")

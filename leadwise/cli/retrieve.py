@@ -51,7 +51,7 @@ def retrieve(
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import retrieve as scoring
     from leadwise.evaluate.search import rows, search
-    from leadwise.pages.search import page
+    from leadwise.pages.search import build_page
 
     # without a text: score the run and print the table
     loaded, opened = runs.load(run), Cohort.open(cohort)
@@ -68,7 +68,7 @@ def retrieve(
     with progress_bars() as progress:
         hits = search(loaded, opened, text, split, top, bars(progress))
     print_table(rows(hits), f"nearest recordings of {opened.name}")
-    page(hits, opened, text, loaded, show_reports).write(target)
+    build_page(hits, opened, text, loaded, show_reports).write(target)
     out.print(f"open {target}", highlight=False, soft_wrap=True)
     found_rows = [
         {"record": hit.record, "split": hit.split, "cosine": hit.cosine, "labels": hit.labels} for hit in hits
