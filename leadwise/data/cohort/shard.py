@@ -181,7 +181,7 @@ def _write(work: Work, files: list[tuple[Path, ...]], plan: str, progress: Calla
 def _line(row: Row, files: tuple[Path, ...], min_report_words: int) -> tuple[dict[str, Any], bytes] | Dropped:
     """A recording's line of the table and its samples as little-endian int16, or why it is dropped."""
     said = reports.statements(row.report) if row.statements is None else list(row.statements)
-    text = reports.joined(said) if row.statements is None else row.report
+    text = reports.join_statements(said) if row.statements is None else row.report
     n_words = len(text.split())
     if n_words < min_report_words:
         return Dropped(row.record, "short_report", f"{n_words} words") if n_words else Dropped(row.record, "no_report")
