@@ -41,7 +41,7 @@ from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.loader import Sampler
 from leadwise.evaluate import probe as probing
 from leadwise.evaluate.embed import embed_cohort
-from leadwise.evaluate.metrics.auroc import gain
+from leadwise.evaluate.metrics.bootstrap import gain
 from leadwise.evaluate.zeroshot import run_zeroshot
 from leadwise.files import replacing
 from leadwise.methods.catalogue import (

@@ -20,7 +20,7 @@ from leadwise.cli.card import card as verb
 from leadwise.config import Config, typed
 from leadwise.evaluate.card import card as cards
 from leadwise.evaluate.card.disentanglement import Apart
-from leadwise.evaluate.metrics.auroc import ScoreError
+from leadwise.evaluate.metrics.score import ScoreError
 from leadwise.evaluate.probe import run_probe
 from leadwise.evaluate.prompts import PromptError
 from leadwise.evaluate.zeroshot import run_zeroshot

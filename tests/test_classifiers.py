@@ -10,7 +10,7 @@ from test_zeroshot import PROMPTS, write
 from leadwise.evaluate import classifiers
 from leadwise.evaluate.embed import embed_cohort
 from leadwise.evaluate.logistic_regression import ProbeError
-from leadwise.evaluate.metrics.auroc import score
+from leadwise.evaluate.metrics.auroc import auroc_score
 from leadwise.evaluate.probe import asked_of, probe
 from leadwise.evaluate.prompts import PromptError
 from leadwise.evaluate.zeroshot import run_zeroshot
@@ -23,7 +23,7 @@ def test_a_kept_probe_scores_as_the_probe_does() -> None:
     features = features + np.random.default_rng(0).normal(scale=0.2, size=features.shape).astype(np.float32)
     test = task.rows("test")
     reader = classifiers.fit_probe(features, task)
-    here = score(task.labels[test], reader.scores(features[test]), task.patient[test], task.classes)
+    here = auroc_score(task.labels[test], reader.scores(features[test]), task.patient[test], task.classes)
     there = probe(features, task, 1.0).score
     assert here.per_class == pytest.approx(there.per_class, abs=1e-9)
     assert here.interval == pytest.approx(there.interval, abs=1e-9)
@@ -48,7 +48,7 @@ def test_kept_words_score_as_zeroshot_does(tmp_path) -> None:
     rows = cohort.rows("test")
     reader = classifiers.read_words(run, cohort, "finding", file)
     values = reader.scores(embed_cohort(run, cohort, "shared", rows))
-    here = score(cohort.labels("finding", rows), values, cohort.patients.take(rows), reader.classes)
+    here = auroc_score(cohort.labels("finding", rows), values, cohort.patients.take(rows), reader.classes)
     assert here == run_zeroshot(run, cohort, "finding", file).trained
 
 

@@ -21,7 +21,7 @@ from leadwise.evaluate.compare import (
     holm,
     run_compare,
 )
-from leadwise.evaluate.metrics.auroc import resample_patients
+from leadwise.evaluate.metrics.bootstrap import resample_patients
 from leadwise.evaluate.probe import run_probe
 from leadwise.evaluate.zeroshot import ZeroShotError, run_zeroshot
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from leadwise.batch import LEADS
 from leadwise.cli import app
-from leadwise.data.audit import audit
+from leadwise.data.audit.audit import audit
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.layout import CohortError
 from leadwise.data.cohort.prepare import write

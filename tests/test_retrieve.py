@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from leadwise.cli import app
 from leadwise.data.cohort.cohort import Texts
-from leadwise.evaluate.metrics.auroc import strangers
+from leadwise.evaluate.metrics.bootstrap import permute_across_patients
 from leadwise.evaluate.retrieve import (
     KS,
     Places,
@@ -138,7 +138,7 @@ def test_intervals_resample_patients_not_records():
 def test_strangers_are_other_peoples_records_each_once():
     of_record = np.array([0, 0, 0, 1, 1, 2, 3, 3])
     for seed in range(20):
-        partner = strangers(of_record, np.random.default_rng(seed))
+        partner = permute_across_patients(of_record, np.random.default_rng(seed))
         assert sorted(partner) == list(range(8))
         assert (of_record[partner] != of_record).all()
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from planted import WORDS, PlantedCohort, PlantedRun, SeeingMethod
 
-from leadwise.evaluate.metrics.auroc import ScoreError
+from leadwise.evaluate.metrics.score import ScoreError
 from leadwise.evaluate.prompts import PromptError
 from leadwise.evaluate.text_embeddings import class_vector
 from leadwise.evaluate.zeroshot import ZeroShotError, run_zeroshot

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.evaluate import logistic_regression, prompts
 from leadwise.evaluate.embed import Features
-from leadwise.evaluate.metrics.auroc import Floats
+from leadwise.evaluate.metrics.score import Floats
 from leadwise.evaluate.probe import ProbeTask
 from leadwise.evaluate.text_embeddings import class_vector, cosines, embed_prompts
 from leadwise.run import Run

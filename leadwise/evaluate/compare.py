@@ -29,13 +29,9 @@ from leadwise.evaluate import probe as probing
 from leadwise.evaluate import prompts, zeroshot
 from leadwise.evaluate.embed import embed_cohort, seen_in_training
 from leadwise.evaluate.metrics.auprc import weighted_average_precision
-from leadwise.evaluate.metrics.auroc import (
-    Floats,
-    Interval,
-    interval_of,
-    resample_patients,
-    weighted_auroc,
-)
+from leadwise.evaluate.metrics.auroc import weighted_auroc
+from leadwise.evaluate.metrics.bootstrap import percentile_interval, resample_patients
+from leadwise.evaluate.metrics.score import Floats, Interval
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
 
@@ -330,7 +326,7 @@ def holm(p_values: Floats) -> Floats:
 def _test(gaps: Floats) -> tuple[Interval, float]:
     """The interval and the two-sided p-value of resampled differences (R,)."""
     rarer = min(int((gaps <= 0).sum()), int((gaps >= 0).sum()))
-    return interval_of(gaps), min(1.0, 2 * (rarer + 1) / (len(gaps) + 1))
+    return percentile_interval(gaps), min(1.0, 2 * (rarer + 1) / (len(gaps) + 1))
 
 
 def _check(a: Scored, b: Scored, measure: str) -> None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from leadwise.evaluate.metrics.auroc import Floats, auroc
+from leadwise.evaluate.metrics.auroc import auroc
+from leadwise.evaluate.metrics.score import Floats
 
 log = logging.getLogger(__name__)
 

@@ -29,15 +29,10 @@ from leadwise.evaluate.logistic_regression import ProbeError as ProbeError
 from leadwise.evaluate.logistic_regression import fit
 from leadwise.evaluate.metrics import all_metrics as beside
 from leadwise.evaluate.metrics import calibration
-from leadwise.evaluate.metrics.auroc import (
-    Floats,
-    Interval,
-    Score,
-    auroc,
-    gain,
-    score,
-)
+from leadwise.evaluate.metrics.auroc import auroc, auroc_score
+from leadwise.evaluate.metrics.bootstrap import gain
 from leadwise.evaluate.metrics.f1 import best_thresholds
+from leadwise.evaluate.metrics.score import Floats, Interval, Score
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
 
@@ -172,7 +167,7 @@ class ProbeReport:
                 "low": result.score.interval[0],
                 "high": result.score.interval[1],
                 "spread": result.spread,
-                **beside.cells(result.measures),
+                **beside.table_cells(result.measures),
                 "skipped": ", ".join(result.score.skipped),
                 "unlearnable": ", ".join(sorted({lost for draw in result.draws for lost in draw.unlearnable})),
                 "no threshold": ", ".join(n for n in result.without_threshold if n not in result.score.skipped),
@@ -315,9 +310,9 @@ def _judged(fraction: float, task: ProbeTask, draws: list[Draw], scores: Floats,
     thresholds = np.array([[np.nan if (at := d.thresholds[name]) is None else at for name in classes] for d in draws])
     return ProbeResult(
         fraction,
-        score=score(labels, scores, patients, classes),
+        score=auroc_score(labels, scores, patients, classes),
         draws=tuple(draws),
-        measures=beside.measures(labels, scores, patients, classes, thresholds, probabilities),
+        measures=beside.compute_metrics(labels, scores, patients, classes, thresholds, probabilities),
         reliability=calibration.reliability(labels, probabilities[0], patients, classes),
         test_scores=scores,
     )

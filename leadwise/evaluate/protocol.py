@@ -40,7 +40,8 @@ from leadwise.evaluate.merl_legacy.probe_heads import (
     train_heads,
 )
 from leadwise.evaluate.merl_legacy.unfrozen_batchnorm import Moving, restored
-from leadwise.evaluate.metrics.auroc import Interval, Score, score
+from leadwise.evaluate.metrics.auroc import auroc_score
+from leadwise.evaluate.metrics.score import Interval, Score
 from leadwise.evaluate.probe import SEEDS, probe
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
@@ -297,7 +298,7 @@ class _ProtocolRunner:
         task, labels = self.asked.task, self._labels(faults)
         val, test = (self._scored_against(labels[task.rows(split)], split, faults) for split in ("val", "test"))
         epoch = best_epoch(trace, val, test, Fault.BEST_TEST_EPOCH in faults)
-        measured = score(test, trace.test[epoch], task.patient[task.rows("test")], task.classes)
+        measured = auroc_score(test, trace.test[epoch], task.patient[task.rows("test")], task.classes)
         ordered = tuple(fault for fault in Fault if fault in faults)
         return Line(fraction, name, measured, n_train, ordered, epoch=epoch + 1)
 

@@ -21,13 +21,8 @@ from scipy.special import gammaln
 from leadwise.data import reports
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.evaluate.embed import Features, embed_cohort, seen_in_training
-from leadwise.evaluate.metrics.auroc import (
-    N_REPLICATES,
-    Floats,
-    Interval,
-    resample_patients,
-    strangers,
-)
+from leadwise.evaluate.metrics.bootstrap import N_REPLICATES, permute_across_patients, resample_patients
+from leadwise.evaluate.metrics.score import Floats, Interval
 from leadwise.evaluate.text_embeddings import embed_texts, unit
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
@@ -192,7 +187,7 @@ def directions(
     shuffles = []
     if 2 * int(np.bincount(of_patient).max()) <= len(n):
         rng = np.random.default_rng(0)
-        shuffles = [report_of[strangers(of_patient, rng)] for _ in range(N_SHUFFLES)]
+        shuffles = [report_of[permute_across_patients(of_patient, rng)] for _ in range(N_SHUFFLES)]
     counts = np.bincount(report_of)
     by_record: Floats = resample_patients(patients, N_REPLICATES, seed=0).astype(np.float64)  # (R, N)
     by_report: Floats = np.stack(  # (R, U)

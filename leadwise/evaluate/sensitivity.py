@@ -10,12 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadwise.evaluate.embed import Features
-from leadwise.evaluate.metrics.auroc import (
-    Score,
-    auroc,
-    gain,
-    score,
-)
+from leadwise.evaluate.metrics.auroc import auroc, auroc_score
+from leadwise.evaluate.metrics.bootstrap import gain
+from leadwise.evaluate.metrics.score import Score
 from leadwise.evaluate.text_embeddings import class_vector, cosines, unit
 
 
@@ -112,7 +109,7 @@ def measure(
     """
     of_set = {
         which: SetScore(
-            score(labels, cosines(ecg, [class_vector(vectors) for vectors in of_class]), patients, classes),
+            auroc_score(labels, cosines(ecg, [class_vector(vectors) for vectors in of_class]), patients, classes),
             single_prompts(labels, ecg, of_class),
             sum(len(vectors) for vectors in of_class),
         )

@@ -16,7 +16,8 @@ import numpy as np
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.label_subset import labelled
 from leadwise.evaluate.embed import embed_cohort
-from leadwise.evaluate.metrics.auroc import Floats, Score, score
+from leadwise.evaluate.metrics.auroc import auroc_score
+from leadwise.evaluate.metrics.score import Floats, Score
 from leadwise.progress import Progress
 from leadwise.run import Run
 
@@ -48,7 +49,9 @@ def score_supervised(
     rows = cohort.rows(split="test", task=task)
     drawn = [_scored(run, cohort, task, rows, progress) for run in runs]
     patients = np.array(cohort.patients.take(rows))
-    found = score(cohort.labels(task, rows), np.stack([scores for scores, _ in drawn]), patients, cohort.tasks[task])
+    found = auroc_score(
+        cohort.labels(task, rows), np.stack([scores for scores, _ in drawn]), patients, cohort.tasks[task]
+    )
     return SupervisedResult(found, tuple(sorted({name for _, lost in drawn for name in lost})))
 
 

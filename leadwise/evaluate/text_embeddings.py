@@ -10,7 +10,7 @@ from torch import Tensor
 
 from leadwise.data import reports
 from leadwise.evaluate.embed import Features, as_trained, frozen
-from leadwise.evaluate.metrics.auroc import Floats
+from leadwise.evaluate.metrics.score import Floats
 from leadwise.evaluate.prompts import ClassPrompts
 from leadwise.progress import Progress
 from leadwise.run import Run

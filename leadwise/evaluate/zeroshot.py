@@ -23,15 +23,10 @@ from leadwise.evaluate import prompts
 from leadwise.evaluate import sensitivity as wording
 from leadwise.evaluate.embed import embed_cohort, seen_in_training
 from leadwise.evaluate.metrics import all_metrics as beside
-from leadwise.evaluate.metrics.auroc import (
-    Control,
-    Floats,
-    Score,
-    gain,
-    score,
-    shuffled_pairs,
-)
+from leadwise.evaluate.metrics.auroc import Control, auroc_score, shuffled_pairs
+from leadwise.evaluate.metrics.bootstrap import gain
 from leadwise.evaluate.metrics.f1 import best_thresholds
+from leadwise.evaluate.metrics.score import Floats, Score
 from leadwise.evaluate.prompts import ClassPrompts, Prompts
 from leadwise.evaluate.sensitivity import Sensitivity
 from leadwise.evaluate.text_embeddings import class_vector, cosines, embed_prompts
@@ -121,7 +116,7 @@ class ZeroShotReport:
         others = {"trained": self.measures, "untrained": self.measures_untrained}
         return [
             {"features": name, "macro": macro, "low": low, "high": high}
-            | beside.cells(others.get(name, {}), ("auprc", "f1"))
+            | beside.table_cells(others.get(name, {}), ("auprc", "f1"))
             | {"skipped": skipped, "no threshold": self._without_threshold()}
             for name, macro, (low, high) in lines
         ]
@@ -214,7 +209,7 @@ def run_zeroshot(
 
     def others(values: Floats) -> dict[str, Score]:
         calls = best_thresholds(cohort.labels(task, val), values[len(rows) :])[None] if len(val) else None
-        return beside.measures(labels, values[None, : len(rows)], patients, classes, calls)
+        return beside.compute_metrics(labels, values[None, : len(rows)], patients, classes, calls)
 
     return ZeroShotReport(
         cohort=cohort.name,
@@ -230,7 +225,7 @@ def run_zeroshot(
         prompt_set=chosen,
         n_prompts=sum(len(entry.prompts) for entry in of_class),
         trained=sensitivity.of_set[chosen].score,
-        untrained=score(labels, scores_untrained, patients, classes),
+        untrained=auroc_score(labels, scores_untrained, patients, classes),
         measures=others(of_both),
         measures_untrained=others(of_both_untrained),
         shuffled=shuffled_pairs(labels, scores, patients),

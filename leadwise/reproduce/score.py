@@ -18,7 +18,7 @@ from leadwise.evaluate import probe as probing
 from leadwise.evaluate import prompts
 from leadwise.evaluate.embed import embed_cohort, seen_in_training
 from leadwise.evaluate.merl_legacy.legacy_task import with_published
-from leadwise.evaluate.metrics.auroc import Score
+from leadwise.evaluate.metrics.score import Score
 from leadwise.evaluate.protocol import Legacy, run_protocol
 from leadwise.evaluate.zeroshot import run_zeroshot
 from leadwise.files import replacing

@@ -33,13 +33,9 @@ from leadwise.evaluate.embed import (
     seen_in_training,
 )
 from leadwise.evaluate.logistic_regression import ProbeError
-from leadwise.evaluate.metrics.auroc import (
-    Floats,
-    Score,
-    ScoreError,
-    gain,
-    score,
-)
+from leadwise.evaluate.metrics.auroc import auroc_score
+from leadwise.evaluate.metrics.bootstrap import gain
+from leadwise.evaluate.metrics.score import Floats, Score, ScoreError
 from leadwise.evaluate.probe import asked_of
 from leadwise.evaluate.prompts import PromptError
 from leadwise.evaluate.zeroshot import prompts_for
@@ -286,10 +282,14 @@ def _rows(asked: _Asked, task: str, readers: list[Reader], scores: dict[str, Flo
     if asked.twin is not None:
         for own in _readers(asked, asked.twin, task):
             values = own.scores(asked.embed(asked.twin, own.part, test))
-            untrained[own.name] = score(labels, values, patients, own.classes)
+            untrained[own.name] = auroc_score(labels, values, patients, own.classes)
     return [
         CardRow(
-            task, one.name, score(labels, scores[one.name], patients, one.classes), untrained.get(one.name), one.prompts
+            task,
+            one.name,
+            auroc_score(labels, scores[one.name], patients, one.classes),
+            untrained.get(one.name),
+            one.prompts,
         )
         for one in readers
     ]

@@ -20,13 +20,9 @@ from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.loader import Recordings
 from leadwise.evaluate.classifiers import fit_probe, has_part, reads_text
 from leadwise.evaluate.embed import Features, embed_cohort, frozen
-from leadwise.evaluate.metrics import auroc
-from leadwise.evaluate.metrics.auroc import (
-    Floats,
-    Score,
-    gain,
-    score,
-)
+from leadwise.evaluate.metrics.auroc import auroc_score
+from leadwise.evaluate.metrics.bootstrap import gain, permute_across_patients
+from leadwise.evaluate.metrics.score import Floats, Score
 from leadwise.evaluate.probe import asked_of
 from leadwise.evaluate.retrieve import find_places
 from leadwise.evaluate.text_embeddings import embed_texts, unit
@@ -151,7 +147,7 @@ def measure(
     for done, part in enumerate(parts, start=1):
         reader = fit_probe(found[part], asked, part)
         scores = reader.scores(found[part][test])
-        probes[part] = score(asked.labels[test], scores, asked.patient[test], asked.classes)
+        probes[part] = auroc_score(asked.labels[test], scores, asked.patient[test], asked.classes)
         if progress is not None:
             progress("probe of each part", done, len(parts))
     apart = Apart.of(found["shared"], found["specific"], train, test) if "specific" in found else None
@@ -243,7 +239,7 @@ def strangers(patients: Sequence[str] | NDArray[Any], seed: int = 0) -> NDArray[
     of_record = np.unique(np.asarray(patients), return_inverse=True)[1]
     if 2 * int(np.bincount(of_record).max()) > len(of_record):
         return None
-    return auroc.strangers(of_record, np.random.default_rng(seed))
+    return permute_across_patients(of_record, np.random.default_rng(seed))
 
 
 def _retrieval(

@@ -23,7 +23,8 @@ from leadwise.evaluate.embed import (
     as_trained,
     frozen,
 )
-from leadwise.evaluate.metrics.auroc import Floats, auroc
+from leadwise.evaluate.metrics.auroc import auroc
+from leadwise.evaluate.metrics.score import Floats
 from leadwise.progress import Progress
 from leadwise.run import Run
 

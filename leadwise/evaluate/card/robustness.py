@@ -23,7 +23,9 @@ from leadwise.data.loader import Recordings
 from leadwise.data.recordings.twelve_leads import conform
 from leadwise.evaluate.classifiers import Reader
 from leadwise.evaluate.embed import EmbedError, Features, embed
-from leadwise.evaluate.metrics.auroc import Score, gain, score
+from leadwise.evaluate.metrics.auroc import auroc_score
+from leadwise.evaluate.metrics.bootstrap import gain
+from leadwise.evaluate.metrics.score import Score
 from leadwise.progress import Progress
 from leadwise.run import Run
 
@@ -286,7 +288,7 @@ def measure(
 
     def judged(found: dict[str, Features]) -> dict[str, Score]:
         return {
-            reader.name: score(labels, reader.scores(found[reader.part]), patients, reader.classes)
+            reader.name: auroc_score(labels, reader.scores(found[reader.part]), patients, reader.classes)
             for reader in readers
         }
 

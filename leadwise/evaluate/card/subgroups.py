@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.evaluate.metrics.auroc import Floats, auroc, score
+from leadwise.evaluate.metrics.auroc import auroc, auroc_score
+from leadwise.evaluate.metrics.score import Floats
 
 BY = ("age", "sex", "site")  # index columns
 AGE_BANDS = ((0, 40, "< 40"), (40, 60, "40-59"), (60, 80, "60-79"), (80, 1000, "80+"))
@@ -107,7 +108,7 @@ def measure(
             for reader, values in scores.items():
                 macro = interval = everybody = None
                 if len(counted):
-                    at = score(labels[inside][:, counted], values[inside][:, counted], people[inside], told)
+                    at = auroc_score(labels[inside][:, counted], values[inside][:, counted], people[inside], told)
                     macro, interval = at.macro, at.interval
                     everybody = float(np.mean(auroc(labels[:, counted], values[:, counted])))
                 size = int(inside.sum()), len(np.unique(people[inside]))
