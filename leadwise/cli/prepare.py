@@ -1,15 +1,14 @@
-"""Verbs that make and look at recordings: simulate, prepare and plot."""
+"""The command `prepare`: a data set into a cohort. The options of a data set are those of its file in data/sources."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from leadwise.batch import LEADS
 from leadwise.cli.output import (
     Json,
     bars,
@@ -25,65 +24,84 @@ if TYPE_CHECKING:
     from leadwise.data.cohort.prepare import Pool
     from leadwise.data.sources.source import Source
 
+_ARGUMENTS = "leadwise.prepare.arguments"
 
-def simulate(
-    folder: Annotated[Path, typer.Option("-o", "--out", help="New folder for WFDB files and records.csv.")],
-    records: Annotated[int, typer.Option(help="How many ECGs.")] = 1500,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
-) -> None:
-    """Write simulated 12-lead ECGs with reports and labels: WFDB files and a table, as a hospital might hand them over."""
-    from leadwise.data.sources import simulated
 
-    with progress_bars() as progress:
-        simulated.simulate(folder, records, seed, bars(progress))
-    out.print(
-        f"{records} ECGs in {folder}; next: leadwise prepare simulated {folder} -o cohorts/simulated", soft_wrap=True
-    )
+class PrepareCommand(TyperCommand):
+    """`prepare`, whose help has the options of the data set that is named beside --help."""
+
+    # `ctx` and `formatter` are of click, which recent versions of typer contain and older ones import
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Store the words of the command line: --help is processed before the arguments are."""
+        ctx.meta[_ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options of the data set, or without one the names of all data sets, and then the common options."""
+        from leadwise.data.sources import catalogue
+
+        names = catalogue.source_names()
+        name = next((word for word in ctx.meta.get(_ARGUMENTS, ()) if word in names), None)
+        if name is None:
+            with formatter.section("Data sets"):
+                formatter.write_text(f"{', '.join(names)}. `leadwise prepare NAME --help` shows the options of one.")
+        else:
+            with formatter.section(name):
+                formatter.write_text(catalogue.title(name))
+            rows = catalogue.option_rows(name)
+            with formatter.section(f"Options of {name}, each given as key=value after PATH"):
+                if rows:
+                    formatter.write_dl([(f"{row['key']}=", _option_help(row)) for row in rows])
+                else:
+                    formatter.write_text("none")
+        super().format_options(ctx, formatter)
 
 
 def prepare(
     source: Annotated[
-        str | None,
-        typer.Argument(help="folder (your own CSV of ECGs), ptbxl, cpsc2018, csn, mimic_iv_ecg or simulated."),
+        str | None, typer.Argument(help="Name of the data set, such as ptbxl; folder: your own CSV table of ECGs.")
     ] = None,
-    path: Annotated[Path | None, typer.Argument(help="Folder of the data set, or your CSV.")] = None,
+    path: Annotated[Path | None, typer.Argument(help="Folder of the data set, or your CSV table.")] = None,
+    options: Annotated[
+        list[str] | None, typer.Argument(help="Options of the data set: min_likelihood=50", metavar="KEY=VALUE")
+    ] = None,
     target: Annotated[Path | None, typer.Option("-o", "--out", help="Cohort folder to write.")] = None,
-    reports: Annotated[
-        Path | None, typer.Option(help="ptbxl: CSV with ecg_id and text in place of its own reports.")
-    ] = None,
-    leads: Annotated[str | None, typer.Option(help="folder: lead names of .npy/.csv columns, such as I,II,V1.")] = None,
-    rate_hz: Annotated[float | None, typer.Option(help="folder: rate of .npy/.csv files; ptbxl: 100 or 500.")] = None,
-    units: Annotated[str | None, typer.Option(help="folder: unit where files state none: mV, uV or V.")] = None,
-    min_likelihood: Annotated[
-        float | None,
-        typer.Option(min=0, max=100, help="ptbxl: the least likelihood at which a diagnosis counts (super, sub) [0]."),
-    ] = None,
+    reports: Annotated[str | None, typer.Option(help="The same as reports=", hidden=True)] = None,
+    leads: Annotated[str | None, typer.Option(help="The same as leads=", hidden=True)] = None,
+    rate_hz: Annotated[str | None, typer.Option(help="The same as rate_hz=", hidden=True)] = None,
+    units: Annotated[str | None, typer.Option(help="The same as units=", hidden=True)] = None,
+    min_likelihood: Annotated[str | None, typer.Option(help="The same as min_likelihood=", hidden=True)] = None,
     min_words: Annotated[
         int | None,
-        typer.Option(min=0, help="Leave out recordings whose report has fewer words [mimic_iv_ecg: 4, else 0]."),
+        typer.Option(
+            min=0, help="Leave out recordings whose report has fewer words [default: as the data set defines]."
+        ),
     ] = None,
-    allow_missing: Annotated[bool, typer.Option(help="Leave out recordings whose file is not there.")] = False,
+    allow_missing: Annotated[bool, typer.Option(help="Leave out recordings whose file is missing.")] = False,
     allow_unreadable: Annotated[bool, typer.Option(help="Leave out recordings that cannot be read.")] = False,
     allow_copies: Annotated[
         bool, typer.Option(help="Leave out recordings that have the same samples as another patient's.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace a cohort that is there already.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that pack; 1 = this one.")] = 1,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing cohort.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes that pack; 1 = this one.")] = 1,
     dask: Annotated[
         str | None, typer.Option(help="Address of a Dask scheduler whose workers pack, such as tcp://head:8786.")
     ] = None,
     shard: Annotated[
         str | None,
         typer.Option(
-            help="Pack only the i-th of n shares, as i/n: for a job array. The same call without makes the cohort."
+            help="Pack only the i-th of n shares, as i/n: for a job array. The same call without it writes the cohort."
         ),
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on where a killed run stopped. Finished shards are kept without it too."),
+        typer.Option(
+            "--resume", help="Continue where a killed run stopped. Finished shards are used again without it too."
+        ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Pack a sample, print time and size for all, keep nothing.")
+        bool, typer.Option("--dry-run", help="Pack a sample, print time and size for all recordings, write nothing.")
     ] = False,
     verify: Annotated[Path | None, typer.Option(help="Check every checksum of this cohort instead.")] = None,
     json_file: Json = None,
@@ -93,30 +111,42 @@ def prepare(
     from leadwise.data.cohort.estimate import estimate
     from leadwise.data.cohort.prepare import write, write_share
 
+    # check an existing cohort instead
     if verify is not None:
         cohort = Cohort.open(verify, verify=True)
-        out.print(f"{verify}: {len(cohort)} recordings, every size and checksum holds", soft_wrap=True)
-        told = {"command": "prepare", "cohort": str(verify), "verified": True, "recordings": len(cohort)}
-        write_json(json_file, told)
+        out.print(f"{verify}: {len(cohort)} recordings, every size and checksum is right", soft_wrap=True)
+        result = {"command": "prepare", "cohort": str(verify), "verified": True, "recordings": len(cohort)}
+        write_json(json_file, result)
         return
+
+    # the rows of the data set; no recording is opened yet
     if source is None or path is None or target is None:
         raise typer.BadParameter(
-            "say SOURCE, PATH and -o OUT, such as: leadwise prepare folder manifest.csv -o cohorts/mine"
+            "give SOURCE, PATH and -o OUT, such as: leadwise prepare folder manifest.csv -o cohorts/mine"
         )
-    rows = _source(
-        source, path, reports=reports, leads=leads, rate_hz=rate_hz, units=units, min_likelihood=min_likelihood
-    )
-    told = {"command": "prepare", "cohort": str(target), "source": source}
+    flags = {
+        "reports": reports,
+        "leads": leads,
+        "rate_hz": rate_hz,
+        "units": units,
+        "min_likelihood": min_likelihood,
+    }
+    rows = _read_source(source, path, flags, options or [])
+    result = {"command": "prepare", "cohort": str(target), "source": source}
+
+    # print an estimate and stop
     if dry_run:
-        sizes = (800_035,) if source == "mimic_iv_ecg" else ()  # the whole of release 1.0, seen from a part of it
+        sizes = () if rows.n_published is None else (rows.n_published,)  # the folder may contain a part of the data set
         table = estimate(rows, target, min_words).table(workers, sizes)
-        print_table(table, f"what preparing {target} will take")
-        write_json(json_file, {**told, "dry_run": True, "estimate": {row["what"]: row["value"] for row in table}})
+        print_table(table, f"time and size of {target}")
+        write_json(json_file, {**result, "dry_run": True, "estimate": {row["what"]: row["value"] for row in table}})
         return
+
+    # pack one share of the shards, or all of them
     if resume and not target.with_name(target.name + ".partial").is_dir():
-        console.print(f"nothing to resume at {target}; it begins anew", soft_wrap=True)
+        console.print(f"nothing to resume at {target}; starting from the beginning", soft_wrap=True)
     with progress_bars(rate=True) as progress, _pool(workers, dask) as pool:
-        heard = relabel(bars(progress), f"prepare {target.name}")
+        callback = relabel(bars(progress), f"prepare {target.name}")
         if shard is not None:
             n_shards = write_share(
                 rows,
@@ -125,7 +155,7 @@ def prepare(
                 min_report_words=min_words,
                 allow_missing=allow_missing,
                 pool=pool,
-                progress=heard,
+                progress=callback,
             )
         else:
             ledger = write(
@@ -137,27 +167,29 @@ def prepare(
                 allow_copies=allow_copies,
                 overwrite=overwrite,
                 pool=pool,
-                progress=heard,
+                progress=callback,
             )
+
+    # report what was written
     if shard is not None:
-        write_json(json_file, {**told, "share": shard, "shards": n_shards})
+        write_json(json_file, {**result, "share": shard, "shards": n_shards})
         out.print(
             f"{n_shards} shards of {shard} are packed; when all shares are, run it without --shard", soft_wrap=True
         )
         return
     counts = vars(ledger)
     print_table([{"what": name.replace("_", " "), "count": n} for name, n in counts.items()], f"ledger of {target}")
-    write_json(json_file, {**told, "ledger": counts})
+    write_json(json_file, {**result, "ledger": counts})
 
 
 def _pool(workers: int, address: str | None) -> AbstractContextManager[Pool | None]:
-    """Who packs: a cluster, processes, or nobody else."""
+    """The pool that packs shards: a Dask cluster, processes, or None for this process."""
     if address is None and workers == 1:
         return nullcontext()
     from leadwise.data.cohort import executors as pools
 
     if address is not None and workers > 1:
-        raise typer.BadParameter("say --workers or --dask, not both: a cluster has its own workers")
+        raise typer.BadParameter("give --workers or --dask, not both: a cluster has its own workers")
     return pools.dask(address) if address is not None else pools.processes(workers)
 
 
@@ -165,61 +197,40 @@ def _share(text: str) -> tuple[int, int]:
     """'3/8' as (3, 8)."""
     which, slash, n = text.partition("/")
     if not slash or not which.isdecimal() or not n.isdecimal():
-        raise typer.BadParameter(f"--shard {text}: say i/n, such as 3/8")
+        raise typer.BadParameter(f"--shard {text}: it must be i/n, such as 3/8")
     return int(which), int(n)
 
 
-def _source(name: str, path: Path, **told: Any) -> Source:
-    """The rows of a data set by the name of its file in data/sources, read with the options that were told."""
-    from leadwise.data.sources import (
-        cpsc2018,
-        csn,
-        folder,
-        mimic_iv_ecg,
-        ptbxl,
-        simulated,
-    )
+def _read_source(name: str, path: Path, flags: dict[str, str | None], options: list[str]) -> Source:
+    """The rows of a data set, with its options from flags such as --rate-hz 500 and words such as rate_hz=500."""
+    from leadwise.data.cohort.layout import CohortError
+    from leadwise.data.recordings.recording import RecordError
+    from leadwise.data.sources import catalogue
 
-    readers: dict[str, tuple[Callable[..., Source], tuple[str, ...]]] = {  # and the options that each takes
-        "folder": (folder.read_source, ("leads", "rate_hz", "units")),
-        "ptbxl": (ptbxl.read_source, ("reports", "rate_hz", "min_likelihood")),
-        "cpsc2018": (cpsc2018.read_source, ()),
-        "csn": (csn.read_source, ()),
-        "mimic_iv_ecg": (mimic_iv_ecg.read_source, ()),
-        "simulated": (simulated.read_source, ()),
-    }
-    if name not in readers:
-        known = ", ".join(other for other in readers if other != "folder")
-        raise typer.BadParameter(f"no source '{name}'; choose folder (your own ECGs), {known}")
-    read, takes = readers[name]
-    told = {option: value for option, value in told.items() if value is not None}
-    idle = [option.replace("_", "-") for option in told if option not in takes]
-    if idle:
-        raise typer.BadParameter(f"source '{name}' does not take --{', --'.join(idle)}")
-    if "leads" in told:
-        told["leads"] = tuple(lead.strip() for lead in told["leads"].split(","))
-    return read(path, **told)
+    pairs = [(key, value) for key, value in flags.items() if value is not None]
+    for word in options:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise typer.BadParameter(
+                f"{word!r} is not key=value; give SOURCE, PATH and options of the data set, such as {_example(name)}"
+            )
+        pairs.append((key.strip().replace("-", "_"), value))
+    try:
+        typed = catalogue.parse_options(name, pairs)
+    except (CohortError, RecordError) as error:
+        raise typer.BadParameter(str(error)) from None
+    return catalogue.find_source(name).read_source(path, typed)
 
 
-def plot(
-    file: Annotated[Path, typer.Argument(help="A WFDB record (.hea, or its name without ending), .npy or .csv.")],
-    target: Annotated[
-        Path | None, typer.Option("-o", "--out", help=".png or .svg; default: FILE's name + .png.")
-    ] = None,
-    leads: Annotated[str | None, typer.Option(help="Lead names of an .npy/.csv file, such as I,II,V1.")] = None,
-    rate_hz: Annotated[float | None, typer.Option(help="Rate of an .npy/.csv file.")] = None,
-    units: Annotated[str | None, typer.Option(help="Unit where the file states none: mV, uV or V.")] = None,
-) -> None:
-    """Draw an ECG on paper grid (25 mm/s, 10 mm/mV), with what was missing or repaired."""
-    from leadwise.data.formats.reading import read
-    from leadwise.data.recordings import twelve_leads
-    from leadwise.pictures import ink, paper
+def _example(name: str) -> str:
+    """An option of a data set, for a message; one of PTB-XL if it has none."""
+    from leadwise.data.sources import catalogue
 
-    names = tuple(lead.strip() for lead in leads.split(",")) if leads else None
-    recording = twelve_leads.twelve(read(file, leads=names, rate_hz=rate_hz, units=units))
-    ecg, observed = twelve_leads.repaired(recording)
-    notes = twelve_leads.remarks(recording)
-    target = target or Path(f"{file.stem}.png")
-    figure = paper.draw(ecg, recording.rate_hz, LEADS, title=recording.name, notes=notes, observed=observed)
-    ink.save(figure, target)
-    out.print(f"drawn to {target}", soft_wrap=True)
+    rows = catalogue.option_rows(name) if name in catalogue.source_names() else []
+    return f"{rows[0]['key']}=..." if rows else "min_likelihood=50"
+
+
+def _option_help(row: dict[str, Any]) -> str:
+    """One line of help of a data set's option."""
+    default = f" [default: {row['default']}]" if row["default"] else ""
+    return f"{row['help']} ({row['values']}){default}"

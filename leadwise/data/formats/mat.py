@@ -59,13 +59,9 @@ def read_struct(path: Path) -> Struct:
     try:
         variables = loadmat(BytesIO(raw), simplify_cells=True)  # type: ignore[arg-type]  # its stubs know names only
     except NotImplementedError:  # HDF5
-        raise RecordError(
-            f"record {path}: a .mat of MATLAB 7.3, which is not supported; save it with -v7"
-        ) from None
+        raise RecordError(f"record {path}: a .mat of MATLAB 7.3, which is not supported; save it with -v7") from None
     except Exception as error:  # for a damaged byte scipy raises any error, UnboundLocalError too
-        raise RecordError(
-            f"record {path}: a damaged or truncated .mat file ({error}); download it again"
-        ) from error
+        raise RecordError(f"record {path}: a damaged or truncated .mat file ({error}); download it again") from error
 
     # the only layout that is read: a struct with an array in the field `data`
     content = variables.get(_STRUCT)

@@ -71,7 +71,11 @@ def option_rows(name: str) -> list[dict[str, str]]:
         {
             "key": one.name,
             "values": _describe(hints[one.name]),
-            "default": "" if one.default is None else str(one.default),
+            "default": ""
+            if one.default is None
+            else f"{one.default:g}"
+            if isinstance(one.default, float)
+            else str(one.default),
             "help": one.metadata.get("help", ""),
         }
         for one in dataclasses.fields(options)
@@ -100,9 +104,9 @@ def parse_options(name: str, pairs: Sequence[tuple[str, str]]) -> Any:
         try:
             values[key] = _value(hints[key], text)
         except ValueError:
+            help_text = next(one.metadata.get("help", "") for one in dataclasses.fields(options) if one.name == key)
             raise CohortError(
-                f"source {name}: option {key} is {text!r}; it must be {_describe(hints[key])}, such as "
-                f"{key}={_example(hints[key])}"
+                f"source {name}: option {key} is {text!r}; it must be {_describe(hints[key])}: {help_text}"
             ) from None
     return options(**values)
 
@@ -136,19 +140,11 @@ def _describe(kind: Any) -> str:
     """The values that a type takes, for a message."""
     kind = _without_none(kind)
     if typing.get_origin(kind) is tuple:
-        return f"{_describe(typing.get_args(kind)[0])} or several, with commas between"
+        several = {str: "texts", Path: "paths", int: "whole numbers", float: "numbers"}
+        return f"{several[typing.get_args(kind)[0]]} with commas between"
     if typing.get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, typing.get_args(kind)))
     return {str: "a text", Path: "a path", int: "a whole number", float: "a number", bool: "true or false"}[kind]
-
-
-def _example(kind: Any) -> str:
-    kind = _without_none(kind)
-    if typing.get_origin(kind) is tuple:
-        return ",".join([_example(typing.get_args(kind)[0])] * 2)
-    if typing.get_origin(kind) is Literal:
-        return str(typing.get_args(kind)[0])
-    return {str: "text", Path: "folder/file", int: "1", float: "0.5", bool: "true"}[kind]
 
 
 def _without_none(kind: Any) -> Any:

@@ -90,7 +90,7 @@ def read_source(folder: Path, options: Options | None = None) -> Source:
     references = sorted(folder.rglob(_REFERENCE))
     if len(references) > 1:
         raise CohortError(
-            f"{folder} contains {len(references)} tables {_REFERENCE} ({first_few(map(str, references))}); give the folder that has only one"
+            f"{folder} contains {len(references)} tables {_REFERENCE} ({first_few(map(str, references))}); give the folder of one"
         )
     rows = _by_reference(folder, references[0]) if references else _by_headers(folder)
     return Source("cpsc2018", rows, class_names(TASKS))
@@ -103,7 +103,10 @@ def _by_reference(folder: Path, reference: Path) -> list[Row]:
     unlisted = [name for name in paths if name not in labels]
     if unlisted:
         log.warning(
-            "%s does not list %d of the recordings; they are left out: %s", reference, len(unlisted), first_few(unlisted)
+            "%s does not list %d of the recordings; they are left out: %s",
+            reference,
+            len(unlisted),
+            first_few(unlisted),
         )
     log.info("%s: age and sex are read from %d files", folder, len(paths))
     return [
@@ -161,7 +164,9 @@ def _files(folder: Path, suffix: str) -> dict[str, Path]:
         if not _NAME.fullmatch(path.stem):
             continue
         if path.stem in paths:
-            raise CohortError(f"record {path.stem} appears twice ({paths[path.stem]}, {path}); give the folder of one copy")
+            raise CohortError(
+                f"record {path.stem} appears twice ({paths[path.stem]}, {path}); give the folder of one copy"
+            )
         paths[path.stem] = path
     return paths
 
@@ -189,7 +194,9 @@ def _read_reference(path: Path) -> dict[str, list[str]]:
         if not _NAME.fullmatch(record) or record in labels:
             raise CohortError(f"{where} is not A0001 ... A6877, or appears twice; download it again")
         numbers = [cells[column] for column in _COLUMNS[1:] if cells.get(column)]
-        labels[record] = [_class(number.removesuffix(".0"), _CLASS_OF_NUMBER, f"{where}: a label") for number in numbers]
+        labels[record] = [
+            _class(number.removesuffix(".0"), _CLASS_OF_NUMBER, f"{where}: a label") for number in numbers
+        ]
         if not labels[record]:
             raise CohortError(f"{where} has no label; download it again")
     return labels

@@ -232,7 +232,9 @@ def _headers(folder: Path) -> dict[str, Path]:
         if not _NAME.fullmatch(path.stem):
             continue
         if path.stem in paths:
-            raise CohortError(f"record {path.stem} appears twice ({paths[path.stem]}, {path}); give the folder of one copy")
+            raise CohortError(
+                f"record {path.stem} appears twice ({paths[path.stem]}, {path}); give the folder of one copy"
+            )
         paths[path.stem] = path
     if not paths:
         raise CohortError(

@@ -49,7 +49,8 @@ class Options:
     """
 
     val_share: float = field(
-        default=0.02, metadata={"help": "share of the subjects in the split val, from 0 to below 1; the others are train"}
+        default=0.02,
+        metadata={"help": "share of the subjects in the split val, from 0 to below 1; the others are train"},
     )
 
     def __post_init__(self) -> None:

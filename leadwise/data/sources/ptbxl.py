@@ -234,7 +234,9 @@ def _read_statements(path: Path) -> dict[str, dict[str, str]]:
         classes = {task: name.strip("_") for task, name in classes.items()}  # NST_ is NST, _AVB is AVB
         for task, name in classes.items():
             if name not in PTBXL[task]:
-                raise CohortError(f"{path}: code {code!r} gives class {name!r}, which is not in task {task}; download it again")
+                raise CohortError(
+                    f"{path}: code {code!r} gives class {name!r}, which is not in task {task}; download it again"
+                )
         classes_of[code] = classes
     return classes_of
 
