@@ -144,7 +144,7 @@ def scored(run: Run, asked: argparse.Namespace) -> list[Json]:
     twin = run.untrained(seed=run.config.optim.seed)
     for task in cohort.tasks:
         rows = cohort.rows(task=task)
-        asks = probing.asked_of(cohort, task, rows)
+        asks = probing.make_probe_task(cohort, task, rows)
         features = {"trained": embed_cohort(run, cohort, "backbone", rows, None, None)}
         if asked.untrained:
             features["untrained"] = embed_cohort(twin, cohort, "backbone", rows, None, None)

@@ -263,7 +263,7 @@ def choose_device(name: str = "auto") -> torch.device:
         raise settings.ConfigError(f"setting optim.device = {name!r} is no device: {error}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise settings.ConfigError(f"setting optim.device = {name!r}, but torch sees no GPU here; use 'auto' or 'cpu'")
-    if device.type != "cuda" or distributed.launched() == 1:
+    if device.type != "cuda" or distributed.n_launched() == 1:
         return device
     n_cards, number = torch.cuda.device_count(), distributed.local_rank()
     if device.index is not None:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from leadwise.batch import Batch, Signal
 from leadwise.config import Config
-from leadwise.data.cohort.cohort import Texts
+from leadwise.data.cohort.cohort import TextColumn
 
 WORDS = ("alpha", "beta", "gamma", "delta")  # class k plants a wave in lead k
 SIGNAL = Signal(rate_hz=100, duration_s=2.0)
@@ -33,9 +33,9 @@ class PlantedCohort:
             Path("planted"),
         )
         self.tasks = {"finding": WORDS}
-        self.patients = Texts(pa.chunked_array([[f"p{row // 2:03d}" for row in range(n)]]))
-        self.records = Texts(pa.chunked_array([[f"r{row:03d}" for row in range(n)]]))
-        self.reports = Texts(pa.chunked_array([[""] * n]))
+        self.patients = TextColumn(pa.chunked_array([[f"p{row // 2:03d}" for row in range(n)]]))
+        self.records = TextColumn(pa.chunked_array([[f"r{row:03d}" for row in range(n)]]))
+        self.reports = TextColumn(pa.chunked_array([[""] * n]))
         planted = (rng.random((n, len(WORDS))) < 0.35).astype(np.int8)
         time_s = np.arange(200) / 100
         wave = np.sin(2 * np.pi * 5 * time_s + rng.uniform(0, 6, size=(n, 1)))  # (n, T)

@@ -112,7 +112,7 @@ def _a_term_not_finite_on_rank_1() -> str:
 
 def _an_error_on_rank_1() -> str:
     try:
-        with distributed.together():
+        with distributed.all_ranks_or_none():
             if distributed.rank():
                 raise RuntimeError("no room left")
     except RuntimeError as error:
@@ -121,7 +121,7 @@ def _an_error_on_rank_1() -> str:
 
 
 def _by_itself() -> tuple:
-    with distributed.alone():
+    with distributed.single_process():
         return (
             distributed.rank(),
             distributed.n_ranks(),

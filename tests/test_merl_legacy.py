@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from leadwise.batch import Batch, Signal
 from leadwise.cli import app
 from leadwise.cli.output import out
-from leadwise.cli.protocol import show, told_of_splits
+from leadwise.cli.protocol import print_report, published_splits_json
 from leadwise.cli.result_files import write_tables
 from leadwise.config import Config, typed
 from leadwise.data.cohort.cohort import Cohort
@@ -46,7 +46,7 @@ from leadwise.evaluate.merl_legacy.probe_heads import (
 from leadwise.evaluate.merl_legacy.unfrozen_batchnorm import Moving, batchnorms, restored
 from leadwise.evaluate.metrics.auroc import auroc
 from leadwise.evaluate.probe import run_probe
-from leadwise.evaluate.protocol import Legacy, run_protocol
+from leadwise.evaluate.protocol import LegacySettings, run_protocol
 from leadwise.run import create
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
@@ -220,7 +220,7 @@ def test_a_last_batch_of_one_does_not_stop_a_batchnorm_over_recordings() -> None
         assert not torch.equal(run.method.norm.running_mean, kept)
     assert torch.isfinite(alone).all()
     assert not run.method.norm._forward_pre_hooks
-    report = run_protocol(run, cohort, "finding", (17 / 144,), legacy=Legacy((Fault.MOVING_BATCHNORM,), FEW))
+    report = run_protocol(run, cohort, "finding", (17 / 144,), legacy=LegacySettings((Fault.MOVING_BATCHNORM,), FEW))
     assert {line.n_train % 16 for line in report.lines} == {1}
 
 
@@ -258,7 +258,7 @@ def test_both_protocols_side_by_side(tmp_path: Path) -> None:
         cohort,
         "finding",
         (0.5, 1.0),
-        legacy=Legacy(trainer=Trainer(epochs=4)),
+        legacy=LegacySettings(trainer=Trainer(epochs=4)),
         progress=lambda *at: told.append(at),
     )
     applied = ["best_test_epoch", "moving_batchnorm", "early_lr_drop"]
@@ -299,7 +299,7 @@ def test_classes_that_a_draw_does_not_show_are_named_and_both_protocols_scored_w
     rare[train] = 0
     rare[train[np.setdiff1d(np.arange(144), np.concatenate([subset(144, 0.1, seed) for seed in (42, 43, 44)]))]] = 1
     assert not rare[train[drawn]].any()
-    legacy = Legacy((Fault.EARLY_LR_DROP,), Trainer(epochs=3))
+    legacy = LegacySettings((Fault.EARLY_LR_DROP,), Trainer(epochs=3))
     report = run_protocol(PlantedRun(), cohort, "finding", (0.1, 1.0), legacy=legacy)
     few, all_labels = report.lines[:4], report.lines[4:]
     assert [line.unlearnable for line in report.lines] == [("beta",)] + [()] * 7
@@ -314,17 +314,17 @@ def test_classes_that_a_draw_does_not_show_are_named_and_both_protocols_scored_w
     assert (row["unlearnable"], row["learnable only"]) == ("beta", few[0].learnable_only)
     assert (told["unlearnable"], told["learnable_only"]) == (["beta"], few[0].learnable_only)
     with out.capture() as printed:
-        show(report)
+        print_report(report)
     text = " ".join(printed.get().split())
     assert "0.1 strict probe: unlearnable beta unlearnable: a draw" in text
     assert f"{few[1].learnable_only:.3f}" in text
     with out.capture() as printed:
-        show(dataclasses.replace(report, lines=all_labels))
+        print_report(dataclasses.replace(report, lines=all_labels))
     assert "learnable" not in printed.get()
 
 
 def test_every_legacy_number_is_marked_wherever_it_goes() -> None:
-    report = run_protocol(PlantedRun(), PlantedCohort(), "finding", (1.0,), legacy=Legacy(trainer=FEW))
+    report = run_protocol(PlantedRun(), PlantedCohort(), "finding", (1.0,), legacy=LegacySettings(trainer=FEW))
     told = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert (told["command"], told["protocol"], told["comparable"]) == ("probe", "both", False)
     assert [line["comparable"] for line in told["lines"]] == [line["probe"] == "strict probe" for line in told["lines"]]
@@ -336,7 +336,7 @@ def test_every_legacy_number_is_marked_wherever_it_goes() -> None:
     assert told["left_out"] == LEFT_OUT
     assert not set(LEFT_OUT) & set(Fault)
     with out.capture() as printed:
-        show(report)
+        print_report(report)
     said = " ".join(printed.get().split())
     assert all(f"{what} ({reason})" in said for what, reason in LEFT_OUT.items())
     assert told["lines"][1]["macro"] == report.lines[1].score.macro
@@ -352,22 +352,22 @@ def test_every_legacy_number_is_marked_wherever_it_goes() -> None:
 
 def test_merl_legacy_is_one_number_with_all_that_applies_or_with_what_is_asked() -> None:
     run, cohort = PlantedRun(), PlantedCohort()
-    report = run_protocol(run, cohort, "finding", (0.1, 1.0), "merl-legacy", Legacy(trainer=FEW))
+    report = run_protocol(run, cohort, "finding", (0.1, 1.0), "merl-legacy", LegacySettings(trainer=FEW))
     assert [line.probe for line in report.lines] == ["MERL's probe: best_test_epoch + early_lr_drop"] * 2
     assert [line.n_train for line in report.lines] == [14, 144]
     assert not any(line.comparable for line in report.lines)
     [line] = run_protocol(
-        run, cohort, "finding", (1.0,), "merl-legacy", Legacy((Fault.EARLY_LR_DROP,), trainer=FEW)
+        run, cohort, "finding", (1.0,), "merl-legacy", LegacySettings((Fault.EARLY_LR_DROP,), trainer=FEW)
     ).lines
     assert line.faults == (Fault.EARLY_LR_DROP,)
-    [none] = run_protocol(run, cohort, "finding", (1.0,), "merl-legacy", Legacy((), trainer=FEW)).lines
+    [none] = run_protocol(run, cohort, "finding", (1.0,), "merl-legacy", LegacySettings((), trainer=FEW)).lines
     assert none.probe == "MERL's probe: no fault"
-    both = run_protocol(run, cohort, "finding", (1.0,), legacy=Legacy(trainer=FEW)).lines
+    both = run_protocol(run, cohort, "finding", (1.0,), legacy=LegacySettings(trainer=FEW)).lines
     assert none.score == both[1].score
 
 
 def test_latex_of_both_protocols_gives_each_number_its_own_interval(tmp_path: Path) -> None:
-    report = run_protocol(PlantedRun(), PlantedCohort(), "finding", (1.0,), legacy=Legacy(trainer=FEW))
+    report = run_protocol(PlantedRun(), PlantedCohort(), "finding", (1.0,), legacy=LegacySettings(trainer=FEW))
     write_tables(None, tmp_path / "t.tex", report, per_class=False)
     lines = [line for line in (tmp_path / "t.tex").read_text().splitlines() if line.endswith(r"\\")]
     header = lines[0].removesuffix(r" \\").split(" & ")
@@ -383,7 +383,7 @@ def test_latex_of_both_protocols_gives_each_number_its_own_interval(tmp_path: Pa
 def test_the_same_training_with_and_without_a_seed_is_the_same() -> None:
     first, second = (
         run_protocol(
-            NormedRun(), PlantedCohort(), "finding", (0.2,), legacy=Legacy(trainer=Trainer(epochs=3))
+            NormedRun(), PlantedCohort(), "finding", (0.2,), legacy=LegacySettings(trainer=Trainer(epochs=3))
         ).to_json()
         for _ in range(2)
     )
@@ -404,7 +404,7 @@ class SubCohort(PlantedCohort):
 
 
 def test_positional_columns_score_three_classes_against_others_without_any_file() -> None:
-    report = run_protocol(PlantedRun(), SubCohort(), "sub", (1.0,), legacy=Legacy(trainer=FAST))
+    report = run_protocol(PlantedRun(), SubCohort(), "sub", (1.0,), legacy=LegacySettings(trainer=FAST))
     lines = {line.probe: line for line in report.lines}
     honest = lines["MERL's trainer, no fault"].score.per_class
     wrong = lines["positional_columns"].score.per_class
@@ -432,7 +432,7 @@ class LongCohort(PlantedCohort):
 def test_five_seconds_lose_what_comes_later() -> None:
     run = PlantedRun()
     run.config = dataclasses.replace(run.config, signal=Signal(rate_hz=100, duration_s=8.0))
-    legacy = Legacy((Fault.FIVE_SECOND_WINDOW,), FAST)
+    legacy = LegacySettings((Fault.FIVE_SECOND_WINDOW,), FAST)
     report = run_protocol(run, LongCohort(), "finding", (1.0,), legacy=legacy)
     lines = {line.probe: line for line in report.lines}
     assert lines["MERL's trainer, no fault"].score.macro > 0.9
@@ -456,7 +456,7 @@ def test_substring_labels_come_from_the_acronyms_or_from_the_files(cohort_folder
     expected[:, 0] |= cohort.truth[:, 1]  # "alpha" is in "alphabet"
     np.testing.assert_array_equal(asked.substring, expected)
     assert Fault.SUBSTRING_LABELS not in not_applicable(PlantedRun(), asked)
-    legacy = Legacy((Fault.SUBSTRING_LABELS,), FEW)
+    legacy = LegacySettings((Fault.SUBSTRING_LABELS,), FEW)
     lines = run_protocol(PlantedRun(), cohort, "csn", (1.0,), legacy=legacy).lines
     test = cohort.rows("test")
     assert lines[1].score.positives["alpha"] == cohort.truth[test, 0].sum()
@@ -477,13 +477,13 @@ def test_published_splits_stand_in_for_the_cohorts_own(cohort_folder: Path, tmp_
     path = splits / "chapman" / "chapman_test.csv"
     table = pd.read_csv(path)
     table[[*table.columns[:3], *table.columns[:2:-1]]].to_csv(path, index=False)  # classes in another order
-    report = run_protocol(PlantedRun(), cohort, "csn", (1.0,), legacy=Legacy(trainer=FEW, splits=splits))
+    report = run_protocol(PlantedRun(), cohort, "csn", (1.0,), legacy=LegacySettings(trainer=FEW, splits=splits))
     told = report.to_json()
     assert (told["n_train"], told["n_val"], told["n_test"]) == (30, 4, 6)
     assert told["published_records_missing"] == {"train": 0, "val": 0, "test": 0}
     assert told["splits"] == "published"
     with out.capture() as printed:
-        show(report)
+        print_report(report)
     assert "cohort's own" not in printed.get()
     assert told["fingerprints"]["splits"] == read_published(splits, "csn").fingerprint
     assert "positional_columns" in told["faults"]
@@ -505,11 +505,11 @@ def test_without_the_published_splits_it_is_said_that_they_are_not_merls(
         (PlantedCohort(), "finding", "MERL published none of this task"),
         (SubCohort(), "sub", "name the folder of MERL's files by --splits"),
     ):
-        legacy = Legacy((Fault.EARLY_LR_DROP,), FEW)
+        legacy = LegacySettings((Fault.EARLY_LR_DROP,), FEW)
         report = run_protocol(PlantedRun(), cohort, task, (1.0,), protocol, legacy)
         assert report.to_json()["splits"] == "cohort"
         with out.capture() as printed:
-            show(report)
+            print_report(report)
         said = " ".join(printed.get().split())
         assert said.count("splits and labels are the cohort's own, not MERL's published ones") == 1
         assert there_are in said
@@ -584,7 +584,7 @@ def test_the_seeds_that_are_asked_for_are_those_of_the_strict_probe_beside_merls
     assert told["some"]["lines"][0]["macro"] == alone.score.macro != told["usual"]["lines"][0]["macro"]
     assert told["some"]["lines"][1] == told["usual"]["lines"][1]  # MERL's trainer keeps its seed
     assert (told["some"]["strict_seeds"], told["usual"]["strict_seeds"]) == ([7, 8], [42, 43, 44])
-    legacy = Legacy(trainer=FEW)
+    legacy = LegacySettings(trainer=FEW)
     assert (
         run_protocol(PlantedRun(), cohort, "finding", (1.0,), "merl-legacy", legacy).to_json()["strict_seeds"] is None
     )
@@ -598,8 +598,8 @@ def test_the_strict_probe_takes_the_published_splits_too(cohort_folder: Path, tm
     assert report.n_recordings == {"train": 30, "val": 4, "test": 6}
     assert report.results[1.0]["trained"].score.positives == {"normal": 2, "afib": 4, "mi": 2}
     assert with_published(cohort, "csn", None) is cohort
-    assert told_of_splits(cohort) == {}
-    assert told_of_splits(with_published(cohort, "csn", splits)) == {
+    assert published_splits_json(cohort) == {}
+    assert published_splits_json(with_published(cohort, "csn", splits)) == {
         "published_splits": {
             "fingerprint": read_published(splits, "csn").fingerprint,
             "records_missing": {"train": 0, "val": 0, "test": 0},
@@ -635,7 +635,7 @@ def test_merls_resnet_moves_and_comes_back(cohort_folder: Path) -> None:
     run = create(typed(Config, table), REPORTS)
     run.method.eval()
     before = run.fingerprint
-    legacy = Legacy((Fault.MOVING_BATCHNORM,), Trainer(epochs=2))
+    legacy = LegacySettings((Fault.MOVING_BATCHNORM,), Trainer(epochs=2))
     report = run_protocol(run, Cohort.open(cohort_folder), "own", (1.0,), legacy=legacy)
     base, moved = report.lines[1], report.lines[-1]
     assert (base.probe, moved.probe) == ("MERL's trainer, no fault", "moving_batchnorm")
@@ -645,7 +645,7 @@ def test_merls_resnet_moves_and_comes_back(cohort_folder: Path) -> None:
 
 
 def test_the_best_epoch_on_test_is_reported_only_with_the_fault() -> None:
-    legacy = Legacy((Fault.BEST_TEST_EPOCH,), Trainer(epochs=8, lr=0.01))
+    legacy = LegacySettings((Fault.BEST_TEST_EPOCH,), Trainer(epochs=8, lr=0.01))
     _, base, _, best = run_protocol(PlantedRun(), PlantedCohort(), "finding", (0.05,), legacy=legacy).lines
     assert best.epoch != base.epoch
     assert best.score.macro > base.score.macro

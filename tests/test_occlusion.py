@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from leadwise.batch import LEADS, Batch
 from leadwise.config import Config
 from leadwise.evaluate.card import occlusion
-from leadwise.evaluate.classifiers import PROBE, Reader
+from leadwise.evaluate.classifiers import PROBE, Classifier
 from leadwise.evaluate.embed import EmbedError
 from leadwise.pictures import heat, ink, paper
 
@@ -38,7 +38,7 @@ def watching(n_patches: int | None = None) -> PlantedRun:
     return run
 
 
-READER = Reader(PROBE, "backbone", ("other", "seen"), lambda features: np.hstack([-features, features]), "logit")
+READER = Classifier(PROBE, "backbone", ("other", "seen"), lambda features: np.hstack([-features, features]), "logit")
 
 
 def test_what_counts_is_found_in_its_lead_and_its_time() -> None:

@@ -283,7 +283,7 @@ def test_table1_has_the_references_first(wide: Path, tmp_path: Path, monkeypatch
 def test_hand_crafted_features_are_the_probes(wide: Path) -> None:
     recordings = Recordings(Cohort.open(wide), Signal(rate_hz=100, duration_s=4.0), np.arange(5))
     run = runs.Run(Config(), handcrafted.Handcrafted(100.0))
-    np.testing.assert_array_equal(embed(run, recordings), handcrafted.handcrafted(recordings))
+    np.testing.assert_array_equal(embed(run, recordings), handcrafted.handcrafted_features(recordings))
 
 
 def test_configs_of_labels_are_for_table1(wide: Path, tmp_path: Path) -> None:

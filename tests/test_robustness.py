@@ -14,7 +14,7 @@ from leadwise.batch import LEADS, Batch, Signal
 from leadwise.evaluate import classifiers
 from leadwise.evaluate.card import robustness
 from leadwise.evaluate.embed import embed_cohort
-from leadwise.evaluate.probe import asked_of
+from leadwise.evaluate.probe import make_probe_task
 
 AT = {lead: number for number, lead in enumerate(LEADS)}
 
@@ -170,9 +170,11 @@ def test_every_change_that_is_offered_can_be_made() -> None:
         assert changed.record == batch.record
 
 
-def planted_probe(run: PlantedRun, cohort: PlantedCohort) -> classifiers.Reader:
+def planted_probe(run: PlantedRun, cohort: PlantedCohort) -> classifiers.Classifier:
     rows = cohort.rows(task="finding")
-    return classifiers.fit_probe(embed_cohort(run, cohort, "backbone", rows), asked_of(cohort, "finding", rows))
+    return classifiers.probe_classifier(
+        embed_cohort(run, cohort, "backbone", rows), make_probe_task(cohort, "finding", rows)
+    )
 
 
 def test_findings_in_leads_I_to_aVR_are_lost_with_those_leads_and_nothing_else() -> None:
@@ -234,7 +236,7 @@ def test_words_may_be_asked_beside_a_probe(tmp_path) -> None:
     from test_zeroshot import PROMPTS, write
 
     run, cohort = PlantedRun(), PlantedCohort()
-    words = classifiers.read_words(run, cohort, "finding", write(tmp_path / "p.toml", PROMPTS))
+    words = classifiers.zeroshot_classifier(run, cohort, "finding", write(tmp_path / "p.toml", PROMPTS))
     found = robustness.measure(run, cohort, "finding", [planted_probe(run, cohort), words], quick=True)
     assert set(found.clean) == {"probe", "zero-shot"}
     assert found.clean["zero-shot"].macro > 0.95

@@ -167,7 +167,7 @@ def test_json_says_what_was_asked(file):
 
 def test_people_of_the_training_part_are_counted_and_warned_of(file, caplog):
     cohort, run = PlantedCohort(), PlantedRun()
-    assert run_zeroshot(run, cohort, "finding", file).n_people_seen == 0
+    assert run_zeroshot(run, cohort, "finding", file).n_training_patients == 0
     assert not caplog.records
     run.known = {cohort.patients[cohort.rows("test")[0]], cohort.patients[cohort.rows("train")[0]]}
     leaked = run_zeroshot(run, cohort, "finding", file)

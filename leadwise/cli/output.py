@@ -97,7 +97,7 @@ def bars(progress: Progress | ProgressLog) -> Callable[[str, int, int], None]:
     return heard
 
 
-def through(window: str | None) -> str:
+def window_suffix(window: str | None) -> str:
     """For a title: the window that was asked for, if one was."""
     return "" if window is None else f", window {window}"
 

@@ -29,8 +29,8 @@ def plot(
     from leadwise.pictures import ink, paper
 
     names = tuple(lead.strip() for lead in leads.split(",")) if leads else None
-    recording = twelve_leads.twelve(read(file, leads=names, rate_hz=rate_hz, units=units))
-    ecg, observed = twelve_leads.repaired(recording)
+    recording = twelve_leads.to_twelve_leads(read(file, leads=names, rate_hz=rate_hz, units=units))
+    ecg, observed = twelve_leads.bridge_short_gaps(recording)
     notes = twelve_leads.remarks(recording)
     target = target or Path(f"{file.stem}.png")
     figure = paper.draw(ecg, recording.rate_hz, LEADS, title=recording.name, notes=notes, observed=observed)

@@ -21,7 +21,7 @@ from leadwise.cli.output import (
 from leadwise.progress import relabel
 
 if TYPE_CHECKING:
-    from leadwise.data.cohort.prepare import Pool
+    from leadwise.data.cohort.prepare import WorkerPool
     from leadwise.data.sources.source import Source
 
 _ARGUMENTS = "leadwise.prepare.arguments"
@@ -182,7 +182,7 @@ def prepare(
     write_json(json_file, {**result, "ledger": counts})
 
 
-def _pool(workers: int, address: str | None) -> AbstractContextManager[Pool | None]:
+def _pool(workers: int, address: str | None) -> AbstractContextManager[WorkerPool | None]:
     """The pool that packs shards: a Dask cluster, processes, or None for this process."""
     if address is None and workers == 1:
         return nullcontext()

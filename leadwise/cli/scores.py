@@ -19,7 +19,7 @@ from leadwise.cli.output import (
     out,
     print_table,
     progress_bars,
-    through,
+    window_suffix,
     write_json,
 )
 from leadwise.cli.protocol import (
@@ -29,9 +29,9 @@ from leadwise.cli.protocol import (
     SeedsOfStrict,
     Splits,
     check_protocol,
-    legacy,
-    probe_legacy,
-    told_of_splits,
+    legacy_settings,
+    published_splits_json,
+    run_legacy_probe,
 )
 from leadwise.cli.result_files import (
     check_picture,
@@ -102,8 +102,8 @@ def probe(
     if protocol != "strict":
         if picture is not None:
             raise typer.BadParameter("--picture draws the strict probe's probabilities; leave out --protocol")
-        settings = legacy(faults, epochs, part, splits, window, drawn)
-        told = probe_legacy(run, cohort, task, shares, protocol, settings, json_file)
+        settings = legacy_settings(faults, epochs, part, splits, window, drawn)
+        told = run_legacy_probe(run, cohort, task, shares, protocol, settings, json_file)
         print_table(told.class_rows() if per_class else [], "AUROC per class")
         write_tables(csv_file, latex_file, told, per_class)
         return
@@ -120,11 +120,11 @@ def probe(
             progress=bars(progress),
             window=window,
         )
-    where = f"{report.run} on {report.cohort}, task {task}{through(window)}"
+    where = f"{report.run} on {report.cohort}, task {task}{window_suffix(window)}"
     print_table(report.rows(), f"probe of {where}: macro AUROC on test")
     if per_class:
         print_table(report.class_rows(), "AUROC per class; auprc, f1, ece and brier of the trained encoder")
-    write_json(json_file, {**report.to_json(), **told_of_splits(opened)})
+    write_json(json_file, {**report.to_json(), **published_splits_json(opened)})
     write_tables(csv_file, latex_file, report, per_class)
     if picture is not None:
         draw_reliability(report, picture)
@@ -169,7 +169,7 @@ def zeroshot(
             window=window,
             prompt_set=prompt_set,
         )
-    where = f"{report.run} on {report.cohort}, task {task}{through(window)}"
+    where = f"{report.run} on {report.cohort}, task {task}{window_suffix(window)}"
     print_table(report.rows(), f"zero-shot of {where}: macro AUROC on {split}")
     if per_class:
         print_table(report.class_rows(), "AUROC per class; auprc and f1 of the trained encoder")
@@ -177,5 +177,5 @@ def zeroshot(
         print_table(report.sensitivity.rows(), "macro AUROC by set of prompts (* the one reported)")
         print_table(report.sensitivity.class_rows(), "AUROC per class by set of prompts")
     out.print(report.sensitivity.line(), highlight=False)
-    write_json(json_file, {**report.to_json(), **told_of_splits(opened)})
+    write_json(json_file, {**report.to_json(), **published_splits_json(opened)})
     write_tables(csv_file, latex_file, report, per_class)

@@ -27,7 +27,7 @@ from leadwise.data.cohort.layout import CohortError
 from leadwise.data.cohort.prepare import write
 from leadwise.data.sources import simulated
 from leadwise.demo import N_RECORDS
-from leadwise.evaluate.embed import seen_in_training
+from leadwise.evaluate.embed import count_training_patients
 from leadwise.pages.reproduction import ReproductionPage, write_result
 from leadwise.progress import Progress
 from leadwise.reproduce import (
@@ -108,7 +108,7 @@ def reproduce(asked: ReproduceRequest, progress: Progress | None = None) -> Repr
     rows = References.of(of_labels, shared) if asked.references and asked.target == "table1" else None
     if of_labels and rows is None:
         raise ConfigError("a config of a method that learns from labels is for the references of table1")
-    if distributed.launched() > 1:
+    if distributed.n_launched() > 1:
         raise ConfigError("reproduce is one process; train on several with `torchrun ... -m leadwise pretrain`")
     folder = asked.out / asked.target
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ def _reproduce(
             figure, lines = maps.look(variant.label, run, chosen, heard)
             pictures.append((figure, f"t-SNE of {variant.label}, seed {variant.config.optim.seed}"))
             placed += lines
-            n_seen = max(n_seen, seen_in_training(run, chosen.cohort, chosen.rows))
+            n_seen = max(n_seen, count_training_patients(run, chosen.cohort, chosen.rows))
         else:
             assert run.folder is not None
             kept = asked.out / "scores" / run.folder.name / variant.folder

@@ -24,7 +24,7 @@ from leadwise import run as runs
 from leadwise.config import Config, LogConfig, OptimConfig
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.published_splits import tasks as published_tasks
-from leadwise.evaluate.embed import seen_in_training
+from leadwise.evaluate.embed import count_training_patients
 from leadwise.evaluate.handcrafted import Handcrafted
 from leadwise.evaluate.probe import SEEDS
 from leadwise.evaluate.supervised import score_supervised
@@ -225,7 +225,7 @@ class _Supervised:
             cell = Cell(
                 self.base.label, self.base.config.optim.seed, cohort.name, cohort.source, task, SUPERVISED, fraction,
                 "reference", result.score.macro, low, high, result.score.n_records, result.score.skipped,
-                result.unlearnable, max(seen_in_training(run, cohort, test) for run in learnt),
+                result.unlearnable, max(count_training_patients(run, cohort, test) for run in learnt),
             )  # fmt: skip
             return [cell]
 

@@ -16,10 +16,10 @@ from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.published_splits import PublishedCohort, tasks
 from leadwise.evaluate import probe as probing
 from leadwise.evaluate import prompts
-from leadwise.evaluate.embed import embed_cohort, seen_in_training
+from leadwise.evaluate.embed import count_training_patients, embed_cohort
 from leadwise.evaluate.merl_legacy.legacy_task import with_published
 from leadwise.evaluate.metrics.score import Score
-from leadwise.evaluate.protocol import Legacy, run_protocol
+from leadwise.evaluate.protocol import LegacySettings, run_protocol
 from leadwise.evaluate.zeroshot import run_zeroshot
 from leadwise.files import replacing
 from leadwise.progress import Progress, relabel
@@ -97,7 +97,7 @@ def check(cohorts: Sequence[Cohort], asked: Scores) -> None:
             n_tasks += 1
             seen = with_published(cohort, task, asked.splits) if task in tasks() else cohort
             if asked.fractions:
-                probing.asked_of(seen, task, seen.rows(task=task))
+                probing.make_probe_task(seen, task, seen.rows(task=task))
             try:
                 prompts.find(cohort.source, task)
             except prompts.PromptError as error:
@@ -114,7 +114,7 @@ class _CellScorer:
         self.folder, self.progress = folder, progress
         self.rows = cohort.rows(task=task)
         test = self.rows[cohort.splits(self.rows) == "test"]
-        self.n_seen = seen_in_training(run, cohort, test)  # a leak is a warning
+        self.n_seen = count_training_patients(run, cohort, test)  # a leak is a warning
         self.made = {"run": run.fingerprint, "cohort": cohort.fingerprint}
         if isinstance(cohort, PublishedCohort):
             self.made["splits"] = cohort.published.fingerprint
@@ -148,7 +148,9 @@ class _CellScorer:
 
     def _probe_of(self, fraction: float, which: str) -> Callable[[], list[Cell]]:
         def made() -> list[Cell]:
-            result = probing.probe(self._embedded(which), probing.asked_of(self.cohort, self.task, self.rows), fraction)
+            result = probing.probe(
+                self._embedded(which), probing.make_probe_task(self.cohort, self.task, self.rows), fraction
+            )
             lost = tuple(sorted({name for draw in result.draws for name in draw.unlearnable}))
             return [self._cell(PROBE, fraction, which, result.score, lost)]
 
@@ -157,7 +159,7 @@ class _CellScorer:
     def _legacy_of(self, fraction: float, splits: Path | None) -> Callable[[], list[Cell]]:
         def made() -> list[Cell]:
             published = isinstance(self.cohort, PublishedCohort)
-            settings = Legacy(splits=splits if published else None)
+            settings = LegacySettings(splits=splits if published else None)
             told = relabel(self.progress, f"{self.row}, {self.task}: merl-legacy {fraction:.0%}")
             report = run_protocol(self.run, self.cohort, self.task, (fraction,), "merl-legacy", settings, progress=told)
             return [self._cell(LEGACY, fraction, "trained", report.lines[0].score)]

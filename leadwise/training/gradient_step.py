@@ -172,7 +172,7 @@ def gradient_norms(method: nn.Module, batch: Batch, precision: str) -> dict[str,
     parameters = [p for p in method.parameters() if p.requires_grad]
     buffers = [(buffer, buffer.clone()) for buffer in method.buffers()]  # running statistics are not to move
     out = {}
-    with runs.side_random(), distributed.alone():
+    with runs.side_random(), distributed.single_process():
         with autocast(method, precision):
             terms: Terms = method(batch.to(device_of(method)))
         for name, term in terms.items():

@@ -13,7 +13,7 @@ import numpy as np
 from leadwise import run as runs
 from leadwise.config import Config, ConfigError
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.data.label_subset import DrawError, labelled
+from leadwise.data.label_subset import DrawError, labelled_rows
 from leadwise.data.loader import Recordings
 from leadwise.methods.catalogue import learns_labels
 from leadwise.run import person_hash
@@ -79,7 +79,7 @@ def _labelled_rows(cohort: Cohort, config: Config) -> np.ndarray:
         hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(cohort.tasks) or 'none'}"
         raise ConfigError(f"data.task = '{asked.task}' is no task of {asked.cohort}; {hint}")
     try:
-        rows = labelled(cohort, asked.task, asked.train_split, asked.label_fraction, asked.label_seed)
+        rows = labelled_rows(cohort, asked.task, asked.train_split, asked.label_fraction, asked.label_seed)
     except DrawError as error:
         raise ConfigError(f"data.label_fraction: {error}") from None
     if not len(rows):

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from leadwise import distributed
 from leadwise import run as runs
 from leadwise.config import Config, ConfigError, OptimConfig
-from leadwise.data.loader import Recordings, Sampler, batches_ahead
+from leadwise.data.loader import Recordings, Sampler, prefetch_batches
 from leadwise.progress import Progress
 from leadwise.run import Run
 from leadwise.training.gradient_step import (
@@ -52,7 +52,7 @@ def pretrain(config: Config, folder: Path, resume: bool = False, progress: Progr
         RunError: the folder is taken, or there is nothing to resume.
     """
     device = runs.choose_device(config.optim.device)
-    with distributed.joined(device):
+    with distributed.process_group(device):
         run, data = _begin(config, folder, resume)
         config, first = run.config, distributed.rank() == 0
         optim, method = config.optim, run.method.to(device)
@@ -60,14 +60,14 @@ def pretrain(config: Config, folder: Path, resume: bool = False, progress: Progr
         optimizer = make_optimizer(method, optim)
         start, best = 0, math.inf
         if resume:
-            with distributed.together():
+            with distributed.all_ranks_or_none():
                 start, best = _restore(run, optimizer)
             log.info("resumed %s at step %d of %d", folder, start, optim.steps)
         if optim.compile:
             _compile(method)
         model = ddp(method)
         sampler = Sampler(len(data.train), optim.batch_size, optim.seed, distributed.rank(), distributed.n_ranks())
-        ahead = batches_ahead(data.train, sampler, start, optim.steps, config.data.workers, optim.accumulate)
+        ahead = prefetch_batches(data.train, sampler, start, optim.steps, config.data.workers, optim.accumulate)
         if first:
             run.forget_after(start)
         began, counted, step = time.perf_counter(), start, start
@@ -117,7 +117,7 @@ def pretrain(config: Config, folder: Path, resume: bool = False, progress: Progr
                 if first and (last or done % config.log.save_every == 0):
                     state = {"model": method.state_dict(), "optimizer": optimizer.state_dict()}
                     run.save_resume({"step": done, "best": best, **state})
-        with distributed.together():  # rank 0 has written what it had to
+        with distributed.all_ranks_or_none():  # rank 0 has written what it had to
             method.eval()
         return runs.load(folder, optim.device) if config.log.keep == "best" else run
 
@@ -125,7 +125,7 @@ def pretrain(config: Config, folder: Path, resume: bool = False, progress: Progr
 def _begin(config: Config, folder: Path, resume: bool) -> tuple[Run, TrainingData]:
     """The run of `folder` and what it learns from. Rank 0 makes a new run; the others open what it wrote."""
     refuse_unequal_shares(config, distributed.n_ranks())
-    with distributed.together():
+    with distributed.all_ranks_or_none():
         run = runs.reopen(folder) if resume else None
         data = open_data(config)
         config = with_classes(config, data.train.cohort)
@@ -138,7 +138,7 @@ def _begin(config: Config, folder: Path, resume: bool) -> tuple[Run, TrainingDat
                 f"{config.data.cohort} is not the cohort that {folder} began with: its contents changed. Prepare the old one "
                 "again, or begin a new run"
             )
-    with distributed.together():
+    with distributed.all_ranks_or_none():
         return run or runs.reopen(folder), data
 
 
@@ -165,7 +165,7 @@ def _told_where(step: Callable[[], int]) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        why = distributed.lost(error)
+        why = distributed.describe_lost_peer(error)
         if not why:
             raise
         raise TrainingError(
@@ -224,7 +224,7 @@ def validate(method: nn.Module, held_out: Recordings, optim: OptimConfig, n_at_o
     sums: dict[str, float] = {}
     n = 0
     method.eval()
-    with torch.inference_mode(), runs.side_random(), distributed.alone():
+    with torch.inference_mode(), runs.side_random(), distributed.single_process():
         torch.manual_seed(optim.seed)
         for begin in range(0, len(held_out), optim.batch_size):
             size = min(optim.batch_size, len(held_out) - begin)

@@ -20,25 +20,25 @@ from leadwise.evaluate.card import (
 )
 from leadwise.evaluate.classifiers import (
     PROBE,
-    WORDS,
-    Reader,
-    fit_probe,
-    read_words,
-    reads_text,
+    ZERO_SHOT,
+    Classifier,
+    has_text_encoder,
+    probe_classifier,
+    zeroshot_classifier,
 )
 from leadwise.evaluate.embed import (
     EmbedError,
     Features,
+    count_training_patients,
     embed_cohort,
-    seen_in_training,
 )
 from leadwise.evaluate.logistic_regression import ProbeError
 from leadwise.evaluate.metrics.auroc import auroc_score
 from leadwise.evaluate.metrics.bootstrap import gain
 from leadwise.evaluate.metrics.score import Floats, Score, ScoreError
-from leadwise.evaluate.probe import asked_of
+from leadwise.evaluate.probe import make_probe_task
 from leadwise.evaluate.prompts import PromptError
-from leadwise.evaluate.zeroshot import prompts_for
+from leadwise.evaluate.zeroshot import load_prompts
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
 
@@ -169,7 +169,7 @@ def make(
     facts = describe(run, cohort)
     rows: list[CardRow] = []
     by_group: dict[str, list[subgroups.Group]] = {}
-    first: tuple[str, list[Reader], dict[str, Floats]] | None = None
+    first: tuple[str, list[Classifier], dict[str, Floats]] | None = None
     for task in wanted:
         readers, test = _readers(asked, run, task), cohort.rows("test", task)
         if not readers:
@@ -221,7 +221,7 @@ def _check_prompts(cohort: Cohort, path: Path, wanted: Sequence[str]) -> None:
             f"{path}: its prompts are for task '{task}', but the card is of {', '.join(wanted) or 'no task'}; "
             "give a file for one of these, or name its task by --tasks"
         )
-    prompts_for(cohort, task, path)
+    load_prompts(cohort, task, path)
 
 
 def describe(run: Run, cohort: Cohort) -> dict[str, Any]:
@@ -249,33 +249,33 @@ def describe(run: Run, cohort: Cohort) -> dict[str, Any]:
         "cohort": {"name": cohort.name, "source": cohort.source, "fingerprint": cohort.fingerprint,
                    "recordings": {split: len(cohort.rows(split)) for split in ("train", "val", "test")}},
         "n_people_tested": len(cohort.patients.distinct(test)),
-        "n_people_tested_and_trained_on": seen_in_training(run, cohort, test) if "people" in learnt else None,
+        "n_people_tested_and_trained_on": count_training_patients(run, cohort, test) if "people" in learnt else None,
     }  # fmt: skip
 
 
-def _readers(asked: _Asked, run: Run, task: str) -> list[Reader]:
+def _readers(asked: _Asked, run: Run, task: str) -> list[Classifier]:
     """What can read the task out of the run or its twin; a remark for what cannot."""
-    found: list[Reader] = []
+    found: list[Classifier] = []
     rows = asked.cohort.rows(task=task)
     if not len(asked.cohort.rows("test", task)):
         asked.remarks.append(f"Task {task}: no recording of it in the test split.")
         return found
     try:
-        wanted = asked_of(asked.cohort, task, rows)
-        found.append(fit_probe(asked.embed(run, "backbone", rows), wanted))
+        wanted = make_probe_task(asked.cohort, task, rows)
+        found.append(probe_classifier(asked.embed(run, "backbone", rows), wanted))
     except ProbeError as error:
         asked.remarks.append(f"Task {task} is not probed: {error}.")
-    if not reads_text(run):
+    if not has_text_encoder(run):
         asked.remarks.append("There are no zero-shot scores: the run learnt from ECGs alone, it reads no words.")
         return found
     try:
-        found.append(read_words(run, asked.cohort, task, asked.prompt_file))
+        found.append(zeroshot_classifier(run, asked.cohort, task, asked.prompt_file))
     except PromptError as error:
         asked.remarks.append(f"Task {task} has no zero-shot score: {error}.")
     return found
 
 
-def _rows(asked: _Asked, task: str, readers: list[Reader], scores: dict[str, Floats]) -> list[CardRow]:
+def _rows(asked: _Asked, task: str, readers: list[Classifier], scores: dict[str, Floats]) -> list[CardRow]:
     test = asked.cohort.rows("test", task)
     labels, patients = asked.cohort.labels(task, test), asked.cohort.patients.take(test)
     untrained: dict[str, Score] = {}
@@ -296,7 +296,7 @@ def _rows(asked: _Asked, task: str, readers: list[Reader], scores: dict[str, Flo
 
 
 def _robustness(
-    asked: _Asked, task: str, readers: list[Reader], n_records: int, quick: bool
+    asked: _Asked, task: str, readers: list[Classifier], n_records: int, quick: bool
 ) -> robustness.Robustness | None:
     try:
         return robustness.measure(asked.run, asked.cohort, task, readers, n_records, quick, asked.progress)
@@ -305,10 +305,12 @@ def _robustness(
         return None
 
 
-def _maps(asked: _Asked, task: str, readers: list[Reader], scores: dict[str, Floats], n: int) -> list[occlusion.Map]:
+def _maps(
+    asked: _Asked, task: str, readers: list[Classifier], scores: dict[str, Floats], n: int
+) -> list[occlusion.Map]:
     """Maps of a few records that are classified well, by words where the run reads them."""
     run, cohort = asked.run, asked.cohort
-    reader = next((one for one in readers if one.name == WORDS), readers[0])
+    reader = next((one for one in readers if one.name == ZERO_SHOT), readers[0])
     test = cohort.rows("test", task)
     whole = np.isin(test, robustness.whole_rows(cohort, run.config.signal, test)[0])
     labels, values, test = cohort.labels(task, test)[whole], scores[reader.name][whole], test[whole]

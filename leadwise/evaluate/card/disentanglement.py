@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.loader import Recordings
-from leadwise.evaluate.classifiers import fit_probe, has_part, reads_text
+from leadwise.evaluate.classifiers import has_part, has_text_encoder, probe_classifier
 from leadwise.evaluate.embed import Features, embed_cohort, frozen
 from leadwise.evaluate.metrics.auroc import auroc_score
 from leadwise.evaluate.metrics.bootstrap import gain, permute_across_patients
 from leadwise.evaluate.metrics.score import Floats, Score
-from leadwise.evaluate.probe import asked_of
-from leadwise.evaluate.retrieve import find_places
+from leadwise.evaluate.probe import make_probe_task
+from leadwise.evaluate.retrieve import rank_matches
 from leadwise.evaluate.text_embeddings import embed_texts, unit
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run, side_random
@@ -133,7 +133,7 @@ def measure(
         learnt = cohort.rows("train", task)
         left = np.random.default_rng(0).permutation(learnt)[most_train:]
         rows = np.setdiff1d(rows, left)
-    asked = asked_of(cohort, task, rows)
+    asked = make_probe_task(cohort, task, rows)
     train, test = asked.rows("train"), asked.rows("test")
     parts = [part for part in PARTS if has_part(run, part)]
     found = {
@@ -145,14 +145,14 @@ def measure(
         found["both"] = np.hstack([found["shared"], found["specific"]])  # what it is, without another pass
     probes = {}
     for done, part in enumerate(parts, start=1):
-        reader = fit_probe(found[part], asked, part)
+        reader = probe_classifier(found[part], asked, part)
         scores = reader.scores(found[part][test])
         probes[part] = auroc_score(asked.labels[test], scores, asked.patient[test], asked.classes)
         if progress is not None:
             progress("probe of each part", done, len(parts))
     apart = Apart.of(found["shared"], found["specific"], train, test) if "specific" in found else None
     retrieval: list[Retrieval] = []
-    if reads_text(run) and "shared" in found:
+    if has_text_encoder(run) and "shared" in found:
         retrieval = _retrieval(run, cohort, rows, train, test, found, progress)
     reconstruction = {} if "specific" not in found else reconstruct_swapped(run, cohort, rows[test])
     return Disentanglement(
@@ -230,7 +230,7 @@ def explained_variance(predicted: Floats, true: NDArray[np.floating], mean: NDAr
 def recall(way: str, queries: NDArray[np.floating], gallery: NDArray[np.floating], own: NDArray[Any]) -> Retrieval:
     """How well queries (N, D) find their own row (N,) of a gallery (M, D) by cosine; ties are broken by chance."""
     n = np.arange(len(own), dtype=np.int64)
-    found = find_places(queries, gallery, [(n, own.astype(np.int64))])[0]
+    found = rank_matches(queries, gallery, [(n, own.astype(np.int64))])[0]
     return Retrieval(way, {k: float(found.hits(k).mean()) for k in AT}, float(np.median(found.ranks())), len(gallery))
 
 

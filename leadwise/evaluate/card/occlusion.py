@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from leadwise.batch import Batch, Signal
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.loader import Recordings
-from leadwise.evaluate.classifiers import Reader
+from leadwise.evaluate.classifiers import Classifier
 from leadwise.evaluate.embed import (
     EmbedError,
     Features,
-    as_trained,
     frozen,
+    training_precision,
 )
 from leadwise.evaluate.metrics.auroc import auroc
 from leadwise.evaluate.metrics.score import Floats
@@ -83,7 +83,7 @@ def choose(
     return chosen
 
 
-def occlude(run: Run, cohort: Cohort, row: int, reader: Reader, name: str, progress: Progress | None = None) -> Map:
+def occlude(run: Run, cohort: Cohort, row: int, reader: Classifier, name: str, progress: Progress | None = None) -> Map:
     """The map of one record and class.
 
     Raises:
@@ -168,6 +168,6 @@ def _hidden(one: Batch, kept: list[torch.Tensor]) -> Batch:
 
 def _embed(run: Run, batch: Batch, part: str) -> Features:
     device = next((weight.device for weight in run.method.parameters()), torch.device("cpu"))
-    with frozen(run.method), as_trained(run):
+    with frozen(run.method), training_precision(run):
         embedding: torch.Tensor = run.method.embed_ecg(batch.to(device), part)
     return embedding.float().cpu().numpy()

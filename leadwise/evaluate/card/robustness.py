@@ -21,7 +21,7 @@ from leadwise.batch import LEADS, Batch, Signal
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.loader import Recordings
 from leadwise.data.recordings.twelve_leads import conform
-from leadwise.evaluate.classifiers import Reader
+from leadwise.evaluate.classifiers import Classifier
 from leadwise.evaluate.embed import EmbedError, Features, embed
 from leadwise.evaluate.metrics.auroc import auroc_score
 from leadwise.evaluate.metrics.bootstrap import gain
@@ -264,7 +264,7 @@ def measure(
     run: Run,
     cohort: Cohort,
     task: str,
-    readers: Sequence[Reader],
+    readers: Sequence[Classifier],
     n_records: int = 500,
     quick: bool = False,
     progress: Progress | None = None,

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.data.crops import windowed
-from leadwise.evaluate.embed import as_trained, check_part, embed
+from leadwise.data.crops import crop_recordings
+from leadwise.evaluate.embed import embed, split_parts, training_precision
 from leadwise.run import Run
 
 _HELD_OUT_BATCH = 256
@@ -37,16 +37,18 @@ class Moving:
 
     def __init__(self, run: Run, cohort: Cohort, rows: dict[str, np.ndarray], part: str, window: str | None) -> None:
         """`rows` are the cohort's row numbers of the drawn training recordings ("train"), of "val" and of "test"."""
-        self._run, self._part, self._names = run, part, check_part(run, part)
+        self._run, self._part, self._names = run, part, split_parts(run, part)
         self._device = next((weight.device for weight in run.method.parameters()), torch.device("cpu"))
-        self._recordings = {split: windowed(cohort, run.config.signal, at, window)[0] for split, at in rows.items()}
+        self._recordings = {
+            split: crop_recordings(cohort, run.config.signal, at, window)[0] for split, at in rows.items()
+        }
         self.n_train = len(rows["train"])
 
     def train(self, positions: Tensor) -> Tensor:
         """(B, D) features by the batch's own statistics; the running ones move."""
         batch = self._recordings["train"].batch(positions.numpy()).to(self._device)
         self._run.method.eval()
-        with torch.no_grad(), as_trained(self._run), _before(batchnorms(self._run.method), _train_if_it_can):
+        with torch.no_grad(), training_precision(self._run), _before(batchnorms(self._run.method), _train_if_it_can):
             pieces = [self._run.method.embed_ecg(batch, name) for name in self._names]
         return torch.cat(pieces, dim=1).float().cpu()
 
@@ -79,7 +81,7 @@ def _before(norms: Sequence[nn.Module], told: Callable[[nn.Module, tuple[Tensor,
 def runs_batchnorm(run: Run, cohort: Cohort, row: int, part: str, window: str | None) -> bool:
     """Whether a part of the method is made through a BatchNorm with running statistics: found out on one recording."""
     ran: list[nn.Module] = []
-    recordings, _ = windowed(cohort, run.config.signal, np.array([row]), window)
+    recordings, _ = crop_recordings(cohort, run.config.signal, np.array([row]), window)
     with _before(batchnorms(run.method), lambda norm, _: ran.append(norm)):
         embed(run, recordings, part)
     return bool(ran)
