@@ -51,9 +51,9 @@ from leadwise.methods.catalogue import (
     small_optim_settings,
     small_settings,
 )
-from leadwise.reproduce import paper
+from leadwise.reproduce import paper_numbers
 from leadwise.reproduce import references as against
-from leadwise.reproduce.score import Scores
+from leadwise.reproduce.cells import ScoringOptions
 from leadwise.run import Run
 from leadwise.training import inputs
 from leadwise.training import loop as training
@@ -81,13 +81,13 @@ def settings_of(asked: argparse.Namespace) -> dict[str, Config]:
         for method in all_small_settings(name):
             optim = dataclasses.replace(base.optim, **small_optim_settings(name))
             config = runs.resolve(dataclasses.replace(base, method=method, optim=optim))
-            rows[paper.name(config.method)] = config
+            rows[paper_numbers.row_name(config.method)] = config
     for text in asked.also:
         name, *overrides = text.split()
         optim = dataclasses.replace(base.optim, **small_optim_settings(name))
         config = settings.override(dataclasses.replace(base, method=small_settings(name), optim=optim), overrides)
         config = runs.resolve(config)
-        rows[paper.name(config.method)] = config
+        rows[paper_numbers.row_name(config.method)] = config
     return rows
 
 
@@ -165,9 +165,11 @@ def references(asked: argparse.Namespace, supervised: bool) -> list[Json]:
     torch.set_num_threads(1)
     signal = Signal(rate_hz=100, duration_s=10.0)
     shared = Config(signal=signal, optim=OptimConfig(seed=asked.seed, device="cpu"))
-    make = against.supervised_cells if supervised else against.unlearnt_cells
-    wanted, cohort = Scores(fractions=FRACTIONS, zero_shot=False), Cohort.open(asked.cohort)
-    made = make(against.References.of([], shared), [cohort], asked.out, wanted, (asked.seed,), lambda *_: None)
+    make = against.supervised_cells if supervised else against.untrained_cells
+    wanted, cohort = ScoringOptions(fractions=FRACTIONS, zero_shot=False), Cohort.open(asked.cohort)
+    made = make(
+        against.References.from_configs([], shared), [cohort], asked.out, wanted, (asked.seed,), lambda *_: None
+    )
     rows: dict[str, list[Json]] = {}
     for cell in made[0] if isinstance(made, tuple) else made:
         low, macro, high = (100 * value for value in (cell.low, cell.macro, cell.high))

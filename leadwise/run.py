@@ -52,9 +52,14 @@ class Run:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of weights, preprocessing and the method's settings: equal for equal embeddings."""
+        """A hash of weights, preprocessing and the method's settings: equal for equal embeddings.
+
+        Removed settings count with the value that they have now, so that the hash of a run of an earlier version, and with
+        it the name of its embedding cache, stays the same.
+        """
         c = self.config
-        digest = hashlib.sha256(repr((c.signal, sorted(c.method.items()), c.optim.precision)).encode())
+        table = removed_settings(c) | c.method
+        digest = hashlib.sha256(repr((c.signal, sorted(table.items()), c.optim.precision)).encode())
         for name, tensor in self.method.state_dict().items():
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -155,11 +160,16 @@ def _step_of(line: str) -> float:
         return math.inf  # torn by the crash
 
 
+def removed_settings(config: Config) -> dict[str, Any]:
+    """Settings of earlier versions that the config's method no longer has, with their values now (`REMOVED` of its module)."""
+    return dict(getattr(find_method(str(config.method.get("name"))), "REMOVED", {}))
+
+
 def method_config(config: Config) -> tuple[ModuleType, Any]:
     """The method's module and its typed settings.
 
     Raises:
-        ConfigError: no such method, or a setting that the method does not know.
+        ConfigError: no such method, a setting that the method does not have, or a removed one at another value than now.
     """
     table = dict(config.method)
     name = table.pop("name", None)
@@ -167,6 +177,7 @@ def method_config(config: Config) -> tuple[ModuleType, Any]:
         raise settings.ConfigError("setting 'method.name' is missing: the name of a file in leadwise/methods")
     try:
         module = find_method(name)
+        table = settings.drop_removed(table, removed_settings(config))
         return module, settings.typed(module.Config, table, "method")
     except settings.ConfigError:
         raise
@@ -233,9 +244,10 @@ def reopen(folder: Path) -> Run:
         raise RunError(f"{folder} is not a run folder: it has no config.toml; `leadwise pretrain` makes one")
     try:
         config = settings.typed(Config, tomllib.loads(path.read_text()))
+        module, _ = method_config(config)
     except (tomllib.TOMLDecodeError, settings.ConfigError) as error:
         raise RunError(f"{path}: {error}") from None
-    module, _ = method_config(config)
+    config = dataclasses.replace(config, method=settings.drop_removed(config.method, removed_settings(config)))
     tokenizer, kept = None, folder / "tokenizer"
     if hasattr(module.Method, "load_tokenizer"):
         if not (kept / "tokenizer.json").is_file():

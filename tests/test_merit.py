@@ -85,7 +85,7 @@ def test_a_reconstruction_is_in_millivolts_and_says_what_was_hidden() -> None:
     assert 0 < method.measure(batch)["mem_mv2"] < 1
     minmax = build("merit", signal=Signal(rate_hz=100, duration_s=4.0, normalize="merl_minmax")).eval()
     assert "mem_mv2" not in minmax.measure(batch)
-    with pytest.raises(ValueError, match="no way back to mV"):
+    with pytest.raises(ValueError, match="cannot be converted back to mV"):
         minmax.reconstruct(batch)
 
 

@@ -39,7 +39,7 @@ def train(cohort: Path, folder: Path, resume: bool = False, **optim: object) -> 
 
 
 def test_ten_steps_kill_9_and_resume_equal_twenty_to_the_bit(cohort_folder: Path, tmp_path: Path) -> None:
-    views = {"shift": True, "gain": 0.1, "noise_mv": 0.02, "lead_dropout": 0.2, "statement_dropout": 0.3}
+    views = {"shift": True, "gain": 0.1, "noise_mv": 0.02, "statement_dropout": 0.3}
     table = config_table(cohort_folder, steps=20)
     table["method"] |= views
     (tmp_path / "config.toml").write_text(tomli_w.dumps(table))

@@ -115,7 +115,7 @@ class Method(Coupled):
             self.out = nn.Linear(self.conv.width * self.conv.n_positions(self.n_kept), config.embedding_width)
         if config.project:
             width = config.embedding_width if config.paper_encoder else self.ecg.width
-            self.head = Head(width, config.embedding_width, 2, "layer")
+            self.head = Head(width, config.embedding_width)
 
     def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """No term of a record by itself; and each one's views (B, V, D), which of them were seen, and whose they are."""

@@ -124,9 +124,9 @@ class Method(WithReports):
 
         # branch 2
         self.norm = nn.LayerNorm(c.width)
-        self.ecg_head = Head(c.width, c.shared_width, c.head_depth, "layer")
+        self.ecg_head = Head(c.width, c.shared_width, c.head_depth)
         self.text = ReportTower(c, tokenizer, kept)
-        self.text_head = Head(self.text.width, c.shared_width, c.head_depth, "layer")
+        self.text_head = Head(self.text.width, c.shared_width, c.head_depth)
 
     def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """L_mem; and what `contrast` has to know of each record, a row a record."""

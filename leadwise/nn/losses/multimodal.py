@@ -43,26 +43,17 @@ def token_errors(logits: Tensor, tokens: Tensor, masked: Tensor) -> Tensor:
     return torch.stack([(loss * masked).sum(-1), masked.sum(-1).float()], dim=-1)
 
 
-def token_reconstruction(errors: Tensor, over: Literal["report", "token"] = "report") -> Tensor:
-    """Eq. 3 from `token_errors` (B, 2): mean over each report's masked tokens, then over reports; or over all tokens alike.
+def token_reconstruction(errors: Tensor) -> Tensor:
+    """Eq. 3 from `token_errors` (B, 2): mean over each report's masked tokens, then over reports.
 
-    A report with nothing masked adds nothing, and counts as a report.
+    A report without a masked token adds 0 to the sum and counts as a report.
     """
-    if over == "token":
-        return errors[:, 0].sum() / errors[:, 1].sum().clamp(min=1)
     return (errors[:, 0] / errors[:, 1].clamp(min=1)).mean()
 
 
 def orthogonality(specific: Tensor, shared: Tensor) -> Tensor:
     """Eq. 5, one modality: squared cosine between a sample's specific and shared parts, (B, D) each, mean over B."""
     return F.cosine_similarity(specific, shared, dim=-1).square().mean()
-
-
-def cross_covariance(specific: Tensor, shared: Tensor) -> Tensor:
-    """Eq. 5 over the batch instead of per sample: mean squared correlation of every specific with every shared feature."""
-    a = (specific - specific.mean(0)) / (specific.std(0, correction=0) + 1e-4)
-    b = (shared - shared.mean(0)) / (shared.std(0, correction=0) + 1e-4)
-    return (a.T @ b / len(a)).square().mean()
 
 
 def siglip(
