@@ -214,7 +214,7 @@ def test_options_are_checked(val_share: float) -> None:
         ({"measured": [(20, 3, SECRET, "", "")]}, r"measurements\.csv is not a CSV .*\(a row of 5 cells under 4 columns\)"),
         ({"columns": ("subject_id", "study_id", "report", "x")}, r"measurements\.csv: it has no column report_0"),
         ({"columns": ("subject_id", "study_id", "report_0", "report_0")}, r"column report_0 appears twice"),
-        ({"columns": ("study", "subject", "report_0", "report_1")}, r"it has no column subject_id, study_id; fetch it again"),
+        ({"columns": ("study", "subject", "report_0", "report_1")}, r"it has no column subject_id, study_id; download it again"),
     ],
 )  # fmt: skip
 def test_a_bad_table_is_named(tmp_path: Path, changes: dict[str, Sequence], message: str) -> None:

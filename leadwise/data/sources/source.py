@@ -125,7 +125,7 @@ def _check_row(source: Source, row: Row) -> None:
     if row.split not in SPLITS:
         raise CohortError(f"{where}: split {quoted_cell(row.split)} is not one of {', '.join(SPLITS)}")
     if not row.patient:
-        raise CohortError(f"{where}: it names no patient; without one, splits cannot be separated by patient")
+        raise CohortError(f"{where}: no patient is named; give the name of the record where patients are not known")
     for task, classes in row.labels.items():
         known = source.tasks.get(task)
         if known is None:
