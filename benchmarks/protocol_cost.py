@@ -14,7 +14,7 @@ from machine import describe, table, write
 
 from leadwise import run as runs
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.evaluate.merl_legacy.probe_heads import MEANING, Trainer
+from leadwise.evaluate.merl_legacy.probe_heads import FAULT_DESCRIPTIONS, TrainerSettings
 from leadwise.evaluate.protocol import (
     LegacySettings,
     ProtocolLine,
@@ -56,7 +56,7 @@ def page(report: ProtocolReport, command: str, note: str, seconds: float) -> str
     missing = report.to_json()["published_records_missing"]
     lost = f"Skipped, for want of positives in the test split: {', '.join(skipped) or 'none'}."
     source = "the cohort's own" if missing is None else f"the published ones, of whose records {missing} are not here"
-    faults = "\n".join(f"- `{fault}`: {MEANING[fault]}" for fault in report.faults)
+    faults = "\n".join(f"- `{fault}`: {FAULT_DESCRIPTIONS[fault]}" for fault in report.faults)
     without = "\n".join(f"- `{fault}` does not apply: {reason}." for fault, reason in report.not_applicable.items())
     return f"""# What the published protocol's faults are worth: {report.run} on {task.cohort.name}, {task.name}
 
@@ -84,13 +84,13 @@ def main() -> None:
     parser.add_argument("cohort", type=Path)
     parser.add_argument("--task", default="sub")
     parser.add_argument("--splits", type=Path, help="folder of the published split files")
-    parser.add_argument("--epochs", type=int, default=Trainer.epochs)
+    parser.add_argument("--epochs", type=int, default=TrainerSettings.epochs)
     parser.add_argument("--fractions", default="0.01,0.1,1")
     parser.add_argument("--name", default="protocol_cost", help="name of the page in benchmarks/results")
     parser.add_argument("--note", default="", help="a sentence on the training")
     asked = parser.parse_args()
     fractions = tuple(float(share) for share in asked.fractions.split(","))
-    legacy = LegacySettings(trainer=Trainer(epochs=asked.epochs), splits=asked.splits)
+    legacy = LegacySettings(trainer=TrainerSettings(epochs=asked.epochs), splits=asked.splits)
     began = time.perf_counter()
     told: dict[str, int] = {}
 

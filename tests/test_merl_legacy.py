@@ -28,22 +28,22 @@ from leadwise.data.label_subset import subset
 from leadwise.data.published_splits import PublishedError, read_published
 from leadwise.data.sources.ptbxl import PTBXL
 from leadwise.evaluate.logistic_regression import ProbeError
-from leadwise.evaluate.merl_legacy.legacy_task import ask, not_applicable, with_published
+from leadwise.evaluate.merl_legacy.legacy_task import inapplicable_faults, load_legacy_task, with_published_splits
 from leadwise.evaluate.merl_legacy.probe_heads import (
-    LEFT_OUT,
-    MEANING,
+    FAULT_DESCRIPTIONS,
+    NOT_REPRODUCED,
+    EpochLogits,
     Fault,
-    Frozen,
-    Lesson,
-    Trace,
-    Trainer,
+    FrozenFeatures,
+    HeadSettings,
+    TrainerSettings,
     best_epoch,
-    by_position,
-    faults_named,
-    known_columns,
+    known_column_orders,
+    labels_by_position,
+    parse_faults,
     train_heads,
 )
-from leadwise.evaluate.merl_legacy.unfrozen_batchnorm import Moving, batchnorms, restored
+from leadwise.evaluate.merl_legacy.unfrozen_batchnorm import UnfrozenFeatures, find_batchnorms, restored_state
 from leadwise.evaluate.metrics.auroc import auroc
 from leadwise.evaluate.probe import run_probe
 from leadwise.evaluate.protocol import LegacySettings, run_protocol
@@ -51,8 +51,8 @@ from leadwise.run import create
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 SPLITS = SHARED / "data" / "merl-splits"
-FEW = Trainer(epochs=8)
-FAST = Trainer(epochs=40, lr=0.05)  # features of a few tenths of a mV learn slowly at MERL's rate
+FEW = TrainerSettings(epochs=8)
+FAST = TrainerSettings(epochs=40, lr=0.05)  # features of a few tenths of a mV learn slowly at MERL's rate
 
 
 class NormedMethod(SeeingMethod):
@@ -80,7 +80,9 @@ def features(n: int = 90, width: int = 7, seed: int = 0) -> tuple[np.ndarray, np
     return made, labels
 
 
-def plainly(train: np.ndarray, labels: np.ndarray, test: np.ndarray, trainer: Trainer, early: bool) -> np.ndarray:
+def plainly(
+    train: np.ndarray, labels: np.ndarray, test: np.ndarray, trainer: TrainerSettings, early: bool
+) -> np.ndarray:
     """(E, n_test, K) by torch's own layer, loss, optimiser and schedule."""
     torch.manual_seed(trainer.seed)
     layer = nn.Linear(train.shape[1], labels.shape[1])
@@ -106,15 +108,15 @@ def plainly(train: np.ndarray, labels: np.ndarray, test: np.ndarray, trainer: Tr
 def test_the_trainer_gives_what_torchs_own_parts_give(early: bool) -> None:
     train, labels = features()
     val, test = features(20, seed=1)[0], features(30, seed=2)[0]
-    trainer = Trainer(epochs=45)
-    [trace] = train_heads(Frozen(train, val, test), [Lesson(labels, early)], trainer)
+    trainer = TrainerSettings(epochs=45)
+    [trace] = train_heads(FrozenFeatures(train, val, test), [HeadSettings(labels, early)], trainer)
     assert (trace.val.shape, trace.test.shape) == ((45, 20, 3), (45, 30, 3))
     np.testing.assert_allclose(trace.test, plainly(train, labels, test, trainer, early), atol=2e-5)
     np.testing.assert_allclose(trace.val, plainly(train, labels, val, trainer, early), atol=2e-5)
 
 
 def test_the_rate_drops_after_forty_epochs_or_with_the_fault_after_forty_steps_of_the_schedule() -> None:
-    trainer = Trainer()
+    trainer = TrainerSettings()
     assert [trainer.rate(epoch, 5, 100, False) for epoch in (0, 39, 40)] == pytest.approx([1e-3, 1e-3, 1e-4])
     assert [trainer.rate(0, batch, 100, True) for batch in (0, 39, 40)] == pytest.approx([1e-3, 1e-3, 1e-4])
     # with one batch an epoch the schedule is stepped twice an epoch
@@ -123,25 +125,25 @@ def test_the_rate_drops_after_forty_epochs_or_with_the_fault_after_forty_steps_o
 
 def test_heads_taught_together_are_those_taught_alone() -> None:
     train, labels = features()
-    inputs = Frozen(train, train[:20], train[20:50])
-    lessons = [Lesson(labels), Lesson(labels, True), Lesson(1 - labels)]
-    together = train_heads(inputs, lessons, Trainer(epochs=15))
+    inputs = FrozenFeatures(train, train[:20], train[20:50])
+    lessons = [HeadSettings(labels), HeadSettings(labels, True), HeadSettings(1 - labels)]
+    together = train_heads(inputs, lessons, TrainerSettings(epochs=15))
     for lesson, trace in zip(lessons, together):
-        [alone] = train_heads(inputs, [lesson], Trainer(epochs=15))
+        [alone] = train_heads(inputs, [lesson], TrainerSettings(epochs=15))
         np.testing.assert_array_equal(alone.test, trace.test)
     assert np.abs(together[0].test - together[1].test).max() > 1e-3
-    [other] = train_heads(inputs, lessons[:1], Trainer(epochs=15, seed=43))
+    [other] = train_heads(inputs, lessons[:1], TrainerSettings(epochs=15, seed=43))
     assert np.abs(together[0].test - other.test).max() > 1e-3
     with pytest.raises(ProbeError, match="labels for other than the 90 training recordings"):
-        train_heads(inputs, [Lesson(labels[1:])], FEW)
+        train_heads(inputs, [HeadSettings(labels[1:])], FEW)
     with pytest.raises(ProbeError, match="0 epochs teach nothing"):
-        Trainer(epochs=0)
+        TrainerSettings(epochs=0)
 
 
 def test_the_epoch_is_chosen_on_validation_or_with_the_fault_on_test() -> None:
     val = test = np.array([[0], [0], [1], [1]], dtype=np.int8)
     good, fair, bad = ([0.0, 1, 2, 3], [0.0, 2, 1, 3], [3.0, 2, 1, 0])
-    trace = Trace(
+    trace = EpochLogits(
         np.array([fair, good, bad, good], np.float32)[..., None],
         np.array([good, fair, bad, bad], np.float32)[..., None],
     )
@@ -154,26 +156,26 @@ def test_the_epoch_is_chosen_on_validation_or_with_the_fault_on_test() -> None:
 
 def test_positions_hold_a_class_against_the_one_that_stands_in_its_place() -> None:
     labels = np.eye(4, dtype=np.int8)
-    moved = by_position(labels, ("a", "b", "c", "d"), learnt=("b", "a", "c", "d"), scored=("b", "c", "d", "a"))
+    moved = labels_by_position(labels, ("a", "b", "c", "d"), learnt=("b", "a", "c", "d"), scored=("b", "c", "d", "a"))
     # b is b; a stands where c stands in the scored file, c where d, d where a
     np.testing.assert_array_equal(moved, labels[:, [2, 1, 3, 0]])
-    assert known_columns("ptbxl", "super", tuple(PTBXL["super"])) is None
-    assert known_columns("csn", "sub", tuple(PTBXL["sub"])) is None
+    assert known_column_orders("ptbxl", "super", tuple(PTBXL["super"])) is None
+    assert known_column_orders("csn", "sub", tuple(PTBXL["sub"])) is None
 
 
 @pytest.mark.real
 @pytest.mark.skipif(not SPLITS.is_dir(), reason="the published splits do not lie beside this checkout")
 def test_a_perfect_classifier_under_positional_columns() -> None:
     published = read_published(SPLITS, "sub")
-    known = known_columns("ptbxl", "sub", published.classes)
+    known = known_column_orders("ptbxl", "sub", published.classes)
     assert known is not None
     for split, expected in (("test", 93.37), ("val", 93.44)):
         truth = published.splits[split].labels
         columns = published.columns
-        moved = by_position(truth, published.classes, columns["train"], columns[split])
+        moved = labels_by_position(truth, published.classes, columns["train"], columns[split])
         assert 100 * auroc(moved, truth).mean() == pytest.approx(expected, abs=0.005)
         # without the files the same classes are held against each other
-        np.testing.assert_array_equal(moved, by_position(truth, published.classes, known["train"], known[split]))
+        np.testing.assert_array_equal(moved, labels_by_position(truth, published.classes, known["train"], known[split]))
 
 
 def test_moving_batchnorm_uses_each_batchs_statistics_and_leaves_no_trace() -> None:
@@ -185,8 +187,8 @@ def test_moving_batchnorm_uses_each_batchs_statistics_and_leaves_no_trace() -> N
     before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
     modes = [module.training for module in method.modules()]
     rows = {"train": cohort.rows("train"), "val": cohort.rows("val"), "test": cohort.rows("test")}
-    with restored(method):
-        inputs = Moving(run, cohort, rows, "backbone", None)
+    with restored_state(method):
+        inputs = UnfrozenFeatures(run, cohort, rows, "backbone", None)
         positions = torch.tensor([3, 1, 40, 7])
         made = inputs.train(positions)
         signal = cohort.steps[rows["train"][positions.numpy()], : len(WORDS)].astype(np.float32) / 1000
@@ -203,15 +205,15 @@ def test_moving_batchnorm_uses_each_batchs_statistics_and_leaves_no_trace() -> N
     assert [module.training for module in method.modules()] == modes
     for name, tensor in method.state_dict().items():
         assert torch.equal(tensor, before[name]), name
-    assert batchnorms(method) == [method.norm]
-    assert not batchnorms(SeeingMethod())
+    assert find_batchnorms(method) == [method.norm]
+    assert not find_batchnorms(SeeingMethod())
 
 
 def test_a_last_batch_of_one_does_not_stop_a_batchnorm_over_recordings() -> None:
     run, cohort = NormedRun(), PlantedCohort()
     rows = {split: cohort.rows(split) for split in ("train", "val", "test")}
-    with restored(run.method):
-        inputs = Moving(run, cohort, rows, "backbone", None)
+    with restored_state(run.method):
+        inputs = UnfrozenFeatures(run, cohort, rows, "backbone", None)
         inputs.train(torch.arange(16))
         kept = run.method.norm.running_mean.clone()
         alone = inputs.train(torch.tensor([3]))
@@ -228,7 +230,7 @@ def test_moving_batchnorm_applies_to_a_part_that_runs_one(cohort_folder: Path) -
     def reason(of: str, part: str) -> str | None:
         table = config_table(cohort_folder) | {"method": {"name": "merl", **TINY[of]}}
         run = create(typed(Config, table), REPORTS)
-        return not_applicable(run, ask(cohort, "own"), None, part).get(Fault.MOVING_BATCHNORM)
+        return inapplicable_faults(run, load_legacy_task(cohort, "own"), None, part).get(Fault.MOVING_BATCHNORM)
 
     cohort = Cohort.open(cohort_folder)
     assert reason("merl vit", "backbone") == "no BatchNorm has a part in the method's 'backbone' embedding"
@@ -240,7 +242,7 @@ def test_the_backbone_comes_back_even_after_an_error() -> None:
     method = NormedMethod()
 
     def cut_short() -> None:
-        with restored(method):
+        with restored_state(method):
             method.norm.running_mean.fill_(7.0)
             raise RuntimeError("power cut")
 
@@ -258,7 +260,7 @@ def test_both_protocols_side_by_side(tmp_path: Path) -> None:
         cohort,
         "finding",
         (0.5, 1.0),
-        legacy=LegacySettings(trainer=Trainer(epochs=4)),
+        legacy=LegacySettings(trainer=TrainerSettings(epochs=4)),
         progress=lambda *at: told.append(at),
     )
     applied = ["best_test_epoch", "moving_batchnorm", "early_lr_drop"]
@@ -299,7 +301,7 @@ def test_classes_that_a_draw_does_not_show_are_named_and_both_protocols_scored_w
     rare[train] = 0
     rare[train[np.setdiff1d(np.arange(144), np.concatenate([subset(144, 0.1, seed) for seed in (42, 43, 44)]))]] = 1
     assert not rare[train[drawn]].any()
-    legacy = LegacySettings((Fault.EARLY_LR_DROP,), Trainer(epochs=3))
+    legacy = LegacySettings((Fault.EARLY_LR_DROP,), TrainerSettings(epochs=3))
     report = run_protocol(PlantedRun(), cohort, "finding", (0.1, 1.0), legacy=legacy)
     few, all_labels = report.lines[:4], report.lines[4:]
     assert [line.unlearnable for line in report.lines] == [("beta",)] + [()] * 7
@@ -333,12 +335,12 @@ def test_every_legacy_number_is_marked_wherever_it_goes() -> None:
     assert "fp16" in told["trainer"]["precision"]
     assert told["not_applicable"]["moving_batchnorm"] == "the method has no BatchNorm"
     assert set(told["faults"]) == {"best_test_epoch", "early_lr_drop"}
-    assert told["left_out"] == LEFT_OUT
-    assert not set(LEFT_OUT) & set(Fault)
+    assert told["left_out"] == NOT_REPRODUCED
+    assert not set(NOT_REPRODUCED) & set(Fault)
     with out.capture() as printed:
         print_report(report)
     said = " ".join(printed.get().split())
-    assert all(f"{what} ({reason})" in said for what, reason in LEFT_OUT.items())
+    assert all(f"{what} ({reason})" in said for what, reason in NOT_REPRODUCED.items())
     assert told["lines"][1]["macro"] == report.lines[1].score.macro
     for rows in (report.rows(), report.class_rows(), report.long_rows()):
         for row in rows:
@@ -383,7 +385,7 @@ def test_latex_of_both_protocols_gives_each_number_its_own_interval(tmp_path: Pa
 def test_the_same_training_with_and_without_a_seed_is_the_same() -> None:
     first, second = (
         run_protocol(
-            NormedRun(), PlantedCohort(), "finding", (0.2,), legacy=LegacySettings(trainer=Trainer(epochs=3))
+            NormedRun(), PlantedCohort(), "finding", (0.2,), legacy=LegacySettings(trainer=TrainerSettings(epochs=3))
         ).to_json()
         for _ in range(2)
     )
@@ -447,15 +449,15 @@ def test_substring_labels_come_from_the_acronyms_or_from_the_files(cohort_folder
     cohort = PlantedCohort()
     cohort.tasks, cohort.source = {"csn": ("alpha", "alphabet", "beta", "gamma")}, "csn"
     cohort.rows = lambda split=None, task=None, min_report_words=0: PlantedCohort.rows(cohort, split)
-    assert ask(cohort, "csn").substring is None
-    assert "acronyms" in not_applicable(PlantedRun(), ask(cohort, "csn"))[Fault.SUBSTRING_LABELS]
+    assert load_legacy_task(cohort, "csn").substring is None
+    assert "acronyms" in inapplicable_faults(PlantedRun(), load_legacy_task(cohort, "csn"))[Fault.SUBSTRING_LABELS]
     names = np.array(cohort.tasks["csn"])
     cohort.index["acronyms"] = [",".join(names[row.astype(bool)]) or None for row in cohort.truth]
-    asked = ask(cohort, "csn")
+    asked = load_legacy_task(cohort, "csn")
     expected = cohort.truth.copy()
     expected[:, 0] |= cohort.truth[:, 1]  # "alpha" is in "alphabet"
     np.testing.assert_array_equal(asked.substring, expected)
-    assert Fault.SUBSTRING_LABELS not in not_applicable(PlantedRun(), asked)
+    assert Fault.SUBSTRING_LABELS not in inapplicable_faults(PlantedRun(), asked)
     legacy = LegacySettings((Fault.SUBSTRING_LABELS,), FEW)
     lines = run_protocol(PlantedRun(), cohort, "csn", (1.0,), legacy=legacy).lines
     test = cohort.rows("test")
@@ -464,10 +466,10 @@ def test_substring_labels_come_from_the_acronyms_or_from_the_files(cohort_folder
 
     real = named(cohort_folder)
     real.tasks["csn"] = real.tasks["own"]
-    from_files = ask(real, "csn", own_splits(tmp_path, real))
+    from_files = load_legacy_task(real, "csn", own_splits(tmp_path, real))
     np.testing.assert_array_equal(from_files.substring, from_files.task.labels)  # no name of these is in another
     assert from_files.task.rows("test").tolist() == list(range(34, 40))
-    assert Fault.POSITIONAL_COLUMNS in not_applicable(PlantedRun(), from_files)
+    assert Fault.POSITIONAL_COLUMNS in inapplicable_faults(PlantedRun(), from_files)
 
 
 def test_published_splits_stand_in_for_the_cohorts_own(cohort_folder: Path, tmp_path: Path) -> None:
@@ -494,7 +496,7 @@ def test_published_splits_stand_in_for_the_cohorts_own(cohort_folder: Path, tmp_
         zip(classes, [2 * (c in ("normal", "mi")) + 4 * (c == "afib") for c in classes])
     )
     with pytest.raises(PublishedError, match=r"chapman_train\.csv is missing"):
-        ask(cohort, "csn", tmp_path / "nowhere")
+        load_legacy_task(cohort, "csn", tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("protocol", ["merl-legacy", "both"])
@@ -516,10 +518,10 @@ def test_without_the_published_splits_it_is_said_that_they_are_not_merls(
 
 
 def test_faults_go_by_name() -> None:
-    assert faults_named(["early_lr_drop", "positional_columns"]) == (Fault.POSITIONAL_COLUMNS, Fault.EARLY_LR_DROP)
+    assert parse_faults(["early_lr_drop", "positional_columns"]) == (Fault.POSITIONAL_COLUMNS, Fault.EARLY_LR_DROP)
     with pytest.raises(ProbeError, match="no fault 'late'; choose from positional_columns, best_test_epoch"):
-        faults_named(["late"])
-    assert set(MEANING) == set(Fault)
+        parse_faults(["late"])
+    assert set(FAULT_DESCRIPTIONS) == set(Fault)
 
 
 def probe_verb(monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str]:
@@ -594,12 +596,12 @@ def test_the_strict_probe_takes_the_published_splits_too(cohort_folder: Path, tm
     cohort = named(cohort_folder)
     cohort.tasks["csn"] = cohort.tasks["own"]
     splits = own_splits(tmp_path, cohort)
-    report = run_probe(PlantedRun(), with_published(cohort, "csn", splits), "csn", fractions=(1.0,))
+    report = run_probe(PlantedRun(), with_published_splits(cohort, "csn", splits), "csn", fractions=(1.0,))
     assert report.n_recordings == {"train": 30, "val": 4, "test": 6}
     assert report.results[1.0]["trained"].score.positives == {"normal": 2, "afib": 4, "mi": 2}
-    assert with_published(cohort, "csn", None) is cohort
+    assert with_published_splits(cohort, "csn", None) is cohort
     assert published_splits_json(cohort) == {}
-    assert published_splits_json(with_published(cohort, "csn", splits)) == {
+    assert published_splits_json(with_published_splits(cohort, "csn", splits)) == {
         "published_splits": {
             "fingerprint": read_published(splits, "csn").fingerprint,
             "records_missing": {"train": 0, "val": 0, "test": 0},
@@ -635,7 +637,7 @@ def test_merls_resnet_moves_and_comes_back(cohort_folder: Path) -> None:
     run = create(typed(Config, table), REPORTS)
     run.method.eval()
     before = run.fingerprint
-    legacy = LegacySettings((Fault.MOVING_BATCHNORM,), Trainer(epochs=2))
+    legacy = LegacySettings((Fault.MOVING_BATCHNORM,), TrainerSettings(epochs=2))
     report = run_protocol(run, Cohort.open(cohort_folder), "own", (1.0,), legacy=legacy)
     base, moved = report.lines[1], report.lines[-1]
     assert (base.probe, moved.probe) == ("MERL's trainer, no fault", "moving_batchnorm")
@@ -645,7 +647,7 @@ def test_merls_resnet_moves_and_comes_back(cohort_folder: Path) -> None:
 
 
 def test_the_best_epoch_on_test_is_reported_only_with_the_fault() -> None:
-    legacy = LegacySettings((Fault.BEST_TEST_EPOCH,), Trainer(epochs=8, lr=0.01))
+    legacy = LegacySettings((Fault.BEST_TEST_EPOCH,), TrainerSettings(epochs=8, lr=0.01))
     _, base, _, best = run_protocol(PlantedRun(), PlantedCohort(), "finding", (0.05,), legacy=legacy).lines
     assert best.epoch != base.epoch
     assert best.score.macro > base.score.macro

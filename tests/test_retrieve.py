@@ -24,7 +24,7 @@ from leadwise.evaluate.retrieve import (
 )
 from leadwise.evaluate.search import SearchError, rows, search
 from leadwise.evaluate.text_embeddings import NoTextEncoderError
-from leadwise.pages.search import page
+from leadwise.pages.search import build_page
 
 
 def slow(scores, right, k):
@@ -180,9 +180,7 @@ def test_a_seeing_run_retrieves_and_its_blind_twin_does_not():
 
 def test_what_cannot_be_scored_or_searched_is_told():
     class Wordless(SeeingMethod):
-        @property
-        def embed_text(self):
-            raise AttributeError
+        embeds_text = False
 
     run = PlantedRun()
     with pytest.raises(RetrievalError, match="0 distinct reports"):
@@ -223,7 +221,7 @@ def test_the_page_shows_reports_only_when_asked():
     cohort, run = TaskCohort(), PlantedRun()
     found = search(run, cohort, "possible alpha <b>", top=2)
     assert len(rows(found)) == 2
-    shy, open_ = (page(found, cohort, "alpha <b>", run, show).html() for show in (False, True))
+    shy, open_ = (build_page(found, cohort, "alpha <b>", run, show).html() for show in (False, True))
     for html in (shy, open_):
         assert html.count("data:image/png;base64,") == 2
         assert "alpha &lt;b&gt;" in html

@@ -43,15 +43,15 @@ def card(
     from leadwise import run as runs
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate.card import card as cards
-    from leadwise.pages.card import page
+    from leadwise.pages.card import build_page
 
     if target.suffix.lower() not in (".html", ".htm"):
         raise typer.BadParameter(f"-o {target}: a card is an HTML page, name it such as card.html")
     names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
     with progress_bars() as progress:
-        made = cards.make(runs.load(run), Cohort.open(cohort), names, records, quick, prompts, bars(progress))
+        made = cards.make_card(runs.load(run), Cohort.open(cohort), names, records, quick, prompts, bars(progress))
     target.parent.mkdir(parents=True, exist_ok=True)
-    page(made).write(target)
+    build_page(made).write(target)
     shown = ("task", "how", "macro", "low", "high", "untrained", "skipped")
     lines = [{key: value for key, value in row.line().items() if key in shown} for row in made.scores]
     print_table(lines, f"{made.run.name} on {made.cohort.name}: macro AUROC on test")

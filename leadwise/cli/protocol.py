@@ -54,13 +54,13 @@ def legacy_settings(
     faults: str | None, epochs: int | None, part: str, splits: Path | None, window: str | None, seeds: tuple[int, ...]
 ) -> LegacySettings:
     """The options as the legacy protocol's settings; `seeds` are those of the strict probe beside it."""
-    from leadwise.evaluate.merl_legacy.probe_heads import Fault, Trainer, faults_named
+    from leadwise.evaluate.merl_legacy.probe_heads import Fault, TrainerSettings, parse_faults
     from leadwise.evaluate.protocol import LegacySettings
 
     named = (
-        tuple(Fault) if faults is None else faults_named([name.strip() for name in faults.split(",") if name.strip()])
+        tuple(Fault) if faults is None else parse_faults([name.strip() for name in faults.split(",") if name.strip()])
     )
-    trainer = Trainer() if epochs is None else Trainer(epochs=epochs)
+    trainer = TrainerSettings() if epochs is None else TrainerSettings(epochs=epochs)
     return LegacySettings(named, trainer, part, splits, window, seeds)
 
 
@@ -117,7 +117,7 @@ def run_legacy_probe(
 
 def print_report(report: ProtocolReport) -> None:
     """The table, then what the faults are."""
-    from leadwise.evaluate.merl_legacy.probe_heads import LEFT_OUT, MEANING
+    from leadwise.evaluate.merl_legacy.probe_heads import FAULT_DESCRIPTIONS, NOT_REPRODUCED
 
     task = report.legacy_task
     where = f"{report.run} on {task.cohort.name}, task {task.name}{window_suffix(report.legacy.window)}"
@@ -134,9 +134,11 @@ def print_report(report: ProtocolReport) -> None:
     remarks += [f"{line.fraction:g} {line.probe}: unlearnable {', '.join(line.unlearnable)}" for line in unlearnable]
     if unlearnable:
         remarks.append(UNLEARNABLE)
-    remarks += [f"{fault}: {MEANING[fault]}" for fault in report.faults]
+    remarks += [f"{fault}: {FAULT_DESCRIPTIONS[fault]}" for fault in report.faults]
     remarks += [f"{fault} does not apply: {reason}" for fault, reason in report.not_applicable.items()]
-    remarks.append("Not done as MERL does: " + "; ".join(f"{what} ({reason})" for what, reason in LEFT_OUT.items()))
+    remarks.append(
+        "Not done as MERL does: " + "; ".join(f"{what} ({reason})" for what, reason in NOT_REPRODUCED.items())
+    )
     for remark in remarks:
         out.print(remark, highlight=False, markup=False)
 

@@ -50,7 +50,7 @@ def retrieve(
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import retrieve as scoring
     from leadwise.evaluate import search as searching
-    from leadwise.pages.search import page
+    from leadwise.pages.search import build_page
 
     loaded, opened = runs.load(run), Cohort.open(cohort)
     if text is None:
@@ -64,7 +64,7 @@ def retrieve(
     with progress_bars() as progress:
         found = searching.search(loaded, opened, text, split, top, bars(progress))
     print_table(searching.rows(found), f"nearest of {opened.name}")
-    page(found, opened, text, loaded, show_reports).write(target)
+    build_page(found, opened, text, loaded, show_reports).write(target)
     out.print(f"open {target}", highlight=False, soft_wrap=True)
     told = [{"record": one.record, "split": one.split, "cosine": one.cosine, "labels": one.labels} for one in found]
     write_json(

@@ -89,7 +89,7 @@ def probe(
     from leadwise import run as runs
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import probe as probing
-    from leadwise.evaluate.merl_legacy.legacy_task import with_published
+    from leadwise.evaluate.merl_legacy.legacy_task import with_published_splits
 
     check_protocol(protocol, faults, epochs, seeds)
     try:
@@ -108,7 +108,7 @@ def probe(
         write_tables(csv_file, latex_file, told, per_class)
         return
     loaded = runs.load(run)
-    opened = with_published(Cohort.open(cohort), task, splits)
+    opened = with_published_splits(Cohort.open(cohort), task, splits)
     with progress_bars() as progress:
         report = probing.run_probe(
             loaded,
@@ -155,9 +155,9 @@ def zeroshot(
     from leadwise import run as runs
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import zeroshot as zero
-    from leadwise.evaluate.merl_legacy.legacy_task import with_published
+    from leadwise.evaluate.merl_legacy.legacy_task import with_published_splits
 
-    loaded, opened = runs.load(run), with_published(Cohort.open(cohort), task, splits)
+    loaded, opened = runs.load(run), with_published_splits(Cohort.open(cohort), task, splits)
     with progress_bars() as progress:
         report = zero.run_zeroshot(
             loaded,

@@ -24,22 +24,22 @@ from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.label_subset import subset
 from leadwise.data.published_splits import PublishedCohort
 from leadwise.evaluate.embed import Features, count_training_patients, embed_cohort
-from leadwise.evaluate.merl_legacy.legacy_task import LegacyTask, ask, not_applicable
+from leadwise.evaluate.merl_legacy.legacy_task import LegacyTask, inapplicable_faults, load_legacy_task
 from leadwise.evaluate.merl_legacy.probe_heads import (
-    LEFT_OUT,
+    NOT_REPRODUCED,
+    EpochLogits,
     Fault,
-    Frozen,
-    Inputs,
+    FeatureSource,
+    FrozenFeatures,
+    HeadSettings,
     Labels,
-    Lesson,
-    Trace,
-    Trainer,
+    TrainerSettings,
     best_epoch,
-    by_position,
-    described,
+    describe_faults,
+    labels_by_position,
     train_heads,
 )
-from leadwise.evaluate.merl_legacy.unfrozen_batchnorm import Moving, restored
+from leadwise.evaluate.merl_legacy.unfrozen_batchnorm import UnfrozenFeatures, restored_state
 from leadwise.evaluate.metrics.auroc import auroc_score
 from leadwise.evaluate.metrics.score import Interval, Score
 from leadwise.evaluate.probe import SEEDS, probe
@@ -57,7 +57,7 @@ class LegacySettings:
     """What is asked of the legacy protocol."""
 
     faults: tuple[Fault, ...] = tuple(Fault)
-    trainer: Trainer = field(default_factory=Trainer)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
     part: str = "backbone"
     splits: Path | None = None  # the folder of the published splits; None: the cohort's own
     window: str | None = None  # which part of longer recordings is seen; None: as the run was promised
@@ -192,8 +192,8 @@ class ProtocolReport:
             "published_records_missing": dict(found.missing) if found else None,
             "strict_seeds": list(self.legacy.seeds) if self.protocol == "both" else None,
             "trainer": {**vars(self.legacy.trainer), "precision": "float32 (MERL: fp16 autocast)"},
-            "faults": dict(described(self.faults)),
-            "left_out": dict(LEFT_OUT),
+            "faults": dict(describe_faults(self.faults)),
+            "left_out": dict(NOT_REPRODUCED),
             "not_applicable": {fault.value: reason for fault, reason in self.not_applicable.items()},
             "lines": [line.to_json() for line in self.lines],
         }
@@ -221,7 +221,7 @@ def run_protocol(
     legacy = legacy or LegacySettings()
     if protocol == "both":
         crops.check_strict(legacy.window)
-    asked = ask(cohort, task, legacy.splits)
+    asked = load_legacy_task(cohort, task, legacy.splits)
     bench = _ProtocolRunner(run, asked, legacy, progress)
     lines: list[ProtocolLine] = []
     for fraction in fractions:
@@ -239,7 +239,7 @@ class _ProtocolRunner:
 
     def __init__(self, run: Run, asked: LegacyTask, legacy: LegacySettings, progress: Progress | None) -> None:
         self.run, self.legacy_task, self.legacy, self.progress = run, asked, legacy, progress
-        self.reasons = not_applicable(run, asked, legacy.window, legacy.part)
+        self.reasons = inapplicable_faults(run, asked, legacy.window, legacy.part)
         self.faults = tuple(fault for fault in legacy.faults if fault not in self.reasons)
         self.features: dict[str | None, Features] = {}  # by window
 
@@ -271,16 +271,19 @@ class _ProtocolRunner:
         return [self._judged(fraction, name, faults, traces[faults], len(drawn)) for name, faults in wanted.items()]
 
     def _traces(
-        self, fraction: float, wanted: Iterable[Faults], drawn: np.ndarray, trainer: Trainer
-    ) -> dict[Faults, Trace]:
-        trained: dict[Faults, Trace] = {}  # by the faults that change the training: the others only judge it otherwise
+        self, fraction: float, wanted: Iterable[Faults], drawn: np.ndarray, trainer: TrainerSettings
+    ) -> dict[Faults, EpochLogits]:
+        trained: dict[
+            Faults, EpochLogits
+        ] = {}  # by the faults that change the training: the others only judge it otherwise
         judging = {Fault.POSITIONAL_COLUMNS, Fault.BEST_TEST_EPOCH}
         signals = {Fault.MOVING_BATCHNORM, Fault.FIVE_SECOND_WINDOW}
         needed = list(dict.fromkeys(faults - judging for faults in wanted))
         for seen in dict.fromkeys(faults & signals for faults in needed):
             together = [faults for faults in needed if faults & signals == seen]
             lessons = [
-                Lesson(self._labels(faults)[self._at(drawn)], Fault.EARLY_LR_DROP in faults) for faults in together
+                HeadSettings(self._labels(faults)[self._at(drawn)], Fault.EARLY_LR_DROP in faults)
+                for faults in together
             ]
             what = f"{fraction:g} of the labels{', moving BatchNorm' if Fault.MOVING_BATCHNORM in seen else ''}"
             told = (
@@ -289,11 +292,11 @@ class _ProtocolRunner:
                 else _counted(self.progress, f"MERL's trainer, {what}, seed {trainer.seed}")
             )
             moving = Fault.MOVING_BATCHNORM in seen
-            with restored(self.run.method) if moving else contextlib.nullcontext():
+            with restored_state(self.run.method) if moving else contextlib.nullcontext():
                 trained.update(zip(together, train_heads(self._inputs(seen, drawn), lessons, trainer, told)))
         return {faults: trained[faults - judging] for faults in wanted}
 
-    def _judged(self, fraction: float, name: str, faults: Faults, trace: Trace, n_train: int) -> ProtocolLine:
+    def _judged(self, fraction: float, name: str, faults: Faults, trace: EpochLogits, n_train: int) -> ProtocolLine:
         """A training's line: its score on test after the epoch that is chosen."""
         task, labels = self.legacy_task.task, self._labels(faults)
         val, test = (self._scored_against(labels[task.rows(split)], split, faults) for split in ("val", "test"))
@@ -305,7 +308,7 @@ class _ProtocolRunner:
     def _scored_against(self, labels: Labels, split: str, faults: Faults) -> Labels:
         if Fault.POSITIONAL_COLUMNS not in faults or self.legacy_task.columns is None:
             return labels
-        return by_position(
+        return labels_by_position(
             labels, self.legacy_task.task.classes, self.legacy_task.columns["train"], self.legacy_task.columns[split]
         )
 
@@ -318,14 +321,14 @@ class _ProtocolRunner:
         at: np.ndarray = self.legacy_task.task.rows("train")[drawn]
         return at
 
-    def _inputs(self, faults: Faults, drawn: np.ndarray) -> Inputs:
+    def _inputs(self, faults: Faults, drawn: np.ndarray) -> FeatureSource:
         places = {"train": self._at(drawn), **{split: self.legacy_task.task.rows(split) for split in ("val", "test")}}
         window = self.legacy.window_for(faults)
         if Fault.MOVING_BATCHNORM in faults:
             rows = {split: self.legacy_task.rows[at] for split, at in places.items()}
-            return Moving(self.run, self.legacy_task.cohort, rows, self.legacy.part, window)
+            return UnfrozenFeatures(self.run, self.legacy_task.cohort, rows, self.legacy.part, window)
         features = self._features(window)
-        return Frozen(features[places["train"]], features[places["val"]], features[places["test"]])
+        return FrozenFeatures(features[places["train"]], features[places["val"]], features[places["test"]])
 
     def _features(self, window: str | None) -> Features:
         if window not in self.features:

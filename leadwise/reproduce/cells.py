@@ -17,7 +17,7 @@ from leadwise.data.published_splits import PublishedCohort, tasks
 from leadwise.evaluate import probe as probing
 from leadwise.evaluate import prompts
 from leadwise.evaluate.embed import count_training_patients, embed_cohort
-from leadwise.evaluate.merl_legacy.legacy_task import with_published
+from leadwise.evaluate.merl_legacy.legacy_task import with_published_splits
 from leadwise.evaluate.metrics.score import Score
 from leadwise.evaluate.protocol import LegacySettings, run_protocol
 from leadwise.evaluate.zeroshot import run_zeroshot
@@ -108,7 +108,7 @@ def check_scoring(cohorts: Sequence[Cohort], options: ScoringOptions) -> None:
 
 def _with_splits(cohort: Cohort, task: str, options: ScoringOptions) -> Cohort:
     """Return the cohort with the published splits of a task, if there are any and `options` names their folder."""
-    return with_published(cohort, task, options.splits) if task in tasks() else cohort
+    return with_published_splits(cohort, task, options.splits) if task in tasks() else cohort
 
 
 class _CellScorer:
@@ -144,7 +144,7 @@ class _CellScorer:
                 cells += self._stored(f"merl-legacy-{fraction:g}", self.inputs, legacy)
 
         # Zero-shot, if the method embeds text.
-        if options.zero_shot and hasattr(self.run.method, "embed_text"):
+        if options.zero_shot and self.run.method.embeds_text:
             cells += [cell for cell in self._zero_shot_cells() if cell.features in encoders]
         return cells
 
