@@ -104,7 +104,7 @@ def main() -> None:
                 found = probe(backbone[at], made, fraction)
                 val = statistics.mean(draw.val_macro for draw in found.draws)
                 scores.append(val if asked.split == "val" else found.score.macro)
-            classes = prompts.load(prompts.find(cohort.source, task)).of(tuple(cohort.tasks[task]))
+            classes = prompts.load(prompts.find(cohort.source, task)).for_classes(tuple(cohort.tasks[task]))
             vectors = [class_vector(texts) for texts in embed_prompts(run, classes)]
             here = made.rows(asked.split)
             zeros.append(float(np.nanmean(auroc(made.labels[here], cosines(shared[at][here], vectors)))))

@@ -41,7 +41,7 @@ from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.loader import Sampler
 from leadwise.evaluate import probe as probing
 from leadwise.evaluate.embed import embed_cohort
-from leadwise.evaluate.metrics.auroc import gain
+from leadwise.evaluate.metrics.bootstrap import gain
 from leadwise.evaluate.zeroshot import run_zeroshot
 from leadwise.files import replacing
 from leadwise.methods.catalogue import (
@@ -50,10 +50,11 @@ from leadwise.methods.catalogue import (
     method_names,
     small_optim_settings,
     small_settings,
+    with_defaults,
 )
-from leadwise.reproduce import paper
+from leadwise.reproduce import paper_numbers
 from leadwise.reproduce import references as against
-from leadwise.reproduce.score import Scores
+from leadwise.reproduce.cells import ScoringOptions
 from leadwise.run import Run
 from leadwise.training import inputs
 from leadwise.training import loop as training
@@ -80,14 +81,14 @@ def settings_of(asked: argparse.Namespace) -> dict[str, Config]:
     for name in filter(lambda name: not learns_labels(name), chosen):
         for method in all_small_settings(name):
             optim = dataclasses.replace(base.optim, **small_optim_settings(name))
-            config = runs.resolve(dataclasses.replace(base, method=method, optim=optim))
-            rows[paper.name(config.method)] = config
+            config = with_defaults(dataclasses.replace(base, method=method, optim=optim))
+            rows[paper_numbers.row_name(config.method)] = config
     for text in asked.also:
         name, *overrides = text.split()
         optim = dataclasses.replace(base.optim, **small_optim_settings(name))
         config = settings.override(dataclasses.replace(base, method=small_settings(name), optim=optim), overrides)
-        config = runs.resolve(config)
-        rows[paper.name(config.method)] = config
+        config = with_defaults(config)
+        rows[paper_numbers.row_name(config.method)] = config
     return rows
 
 
@@ -123,16 +124,16 @@ def made(row: str, config: Config, asked: argparse.Namespace) -> Json:
         run = training.pretrain(config, folder)
     memory = peak_memory() / 1e6
     loss = [line["loss"] for line in map(json.loads, (folder / "metrics.jsonl").open()) if line["split"] == "train"]
-    encoder = sum(p.numel() for p in run.method.ecg.parameters()) if hasattr(run.method, "ecg") else None
+    encoder = dict(run.method.named_children()).get("ecg")
     return {
         "row": row,
-        "reads": "ECG + report" if hasattr(run.method, "embed_text") else "ECG",
+        "reads": "ECG + report" if run.method.reads_reports else "ECG",
         "steps": steps,
         "seconds a step": seconds,
         "records/s": config.optim.batch_size / seconds,
         "peak memory, MB": memory,
         "parameters": sum(p.numel() for p in run.method.parameters()),
-        "ecg parameters": encoder,
+        "ecg parameters": None if encoder is None else sum(p.numel() for p in encoder.parameters()),
         "loss": [_mean(loss[:3]), _mean(loss[-3:])],
         "cells": scored(run, asked),
     }
@@ -144,7 +145,7 @@ def scored(run: Run, asked: argparse.Namespace) -> list[Json]:
     twin = run.untrained(seed=run.config.optim.seed)
     for task in cohort.tasks:
         rows = cohort.rows(task=task)
-        asks = probing.asked_of(cohort, task, rows)
+        asks = probing.make_probe_task(cohort, task, rows)
         features = {"trained": embed_cohort(run, cohort, "backbone", rows, None, None)}
         if asked.untrained:
             features["untrained"] = embed_cohort(twin, cohort, "backbone", rows, None, None)
@@ -154,7 +155,7 @@ def scored(run: Run, asked: argparse.Namespace) -> list[Json]:
             if "untrained" in found:
                 above, interval = gain(found["trained"].score, found["untrained"].score)
                 cells[-2] |= {"gain": 100 * above, "gain interval": [100 * edge for edge in interval]}
-        if hasattr(run.method, "embed_text"):
+        if run.method.embeds_text:
             zero = run_zeroshot(run, cohort, task)
             cells.append(_cell(task, "zero-shot", "trained", zero.trained))
     return cells
@@ -165,9 +166,11 @@ def references(asked: argparse.Namespace, supervised: bool) -> list[Json]:
     torch.set_num_threads(1)
     signal = Signal(rate_hz=100, duration_s=10.0)
     shared = Config(signal=signal, optim=OptimConfig(seed=asked.seed, device="cpu"))
-    make = against.supervised_cells if supervised else against.unlearnt_cells
-    wanted, cohort = Scores(fractions=FRACTIONS, zero_shot=False), Cohort.open(asked.cohort)
-    made = make(against.References.of([], shared), [cohort], asked.out, wanted, (asked.seed,), lambda *_: None)
+    make = against.supervised_cells if supervised else against.untrained_cells
+    wanted, cohort = ScoringOptions(fractions=FRACTIONS, zero_shot=False), Cohort.open(asked.cohort)
+    made = make(
+        against.References.from_configs([], shared), [cohort], asked.out, wanted, (asked.seed,), lambda *_: None
+    )
     rows: dict[str, list[Json]] = {}
     for cell in made[0] if isinstance(made, tuple) else made:
         low, macro, high = (100 * value for value in (cell.low, cell.macro, cell.high))

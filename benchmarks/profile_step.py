@@ -55,7 +55,7 @@ def profile(path: Path, batch_size: int, rounds: int) -> tuple[list[dict[str, ob
         tokens = method.ecg.tokenizer(chosen)
         seen = method.ecg(patches, visible)
         seen = replace(seen, tokens=seen.tokens.requires_grad_())  # its gradient goes on to the encoder
-        words, _ = method._tokenize(list(texts))
+        words, _ = method.text.tokenize(list(texts))
         cloze = method._hide_words(words)
         e_text = method.text(words)[1]
         memory = method.text(cloze.question)[0]
@@ -65,7 +65,7 @@ def profile(path: Path, batch_size: int, rounds: int) -> tuple[list[dict[str, ob
     def heads() -> Tensor:
         e, t = method.ecg_shared(e_ecg), method.text_shared(e_text)
         apart = method.ecg_specific(e_ecg).square().mean() + method.text_specific(e_text).square().mean()
-        total: Tensor = method._contrast(e, t, own) + method._siglip(e, t, own) + apart
+        total: Tensor = method._info_nce(e, t, own) + method._siglip(e, t, own) + apart
         return total
 
     @torch.no_grad()
@@ -77,7 +77,7 @@ def profile(path: Path, batch_size: int, rounds: int) -> tuple[list[dict[str, ob
         return method._target(clean, viewed)
 
     def hide() -> Tensor:
-        return method._hide_words(method._tokenize(list(texts))[0]).answer
+        return method._hide_words(method.text.tokenize(list(texts))[0]).answer
 
     parts: dict[str, Callable[[], Tensor]] = {
         "views, scaling, masks, target": prepare,

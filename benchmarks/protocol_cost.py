@@ -14,10 +14,10 @@ from machine import describe, table, write
 
 from leadwise import run as runs
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.evaluate.merl_legacy.probe_heads import MEANING, Trainer
+from leadwise.evaluate.merl_legacy.probe_heads import FAULT_DESCRIPTIONS, TrainerSettings
 from leadwise.evaluate.protocol import (
-    Legacy,
-    Line,
+    LegacySettings,
+    ProtocolLine,
     ProtocolReport,
     run_protocol,
 )
@@ -28,7 +28,7 @@ def cell(value: float, low: float, high: float, sign: str = "") -> str:
     return f"{100 * value:{sign}.1f} ({100 * low:{sign}.1f} to {100 * high:{sign}.1f})"
 
 
-def row(line: Line) -> dict[str, object]:
+def row(line: ProtocolLine) -> dict[str, object]:
     """A line of the page."""
     apart = "-"
     if line.difference is not None and line.difference_interval is not None:
@@ -40,13 +40,14 @@ def row(line: Line) -> dict[str, object]:
         "against no fault": apart,
         "learnable only": "-" if line.learnable_only is None else f"{100 * line.learnable_only:.1f}",
         "epoch": line.epoch,
-        "": line.mark,
+        "": line.comparability,
     }
 
 
 def page(report: ProtocolReport, command: str, note: str, seconds: float) -> str:
     """The result in Markdown."""
-    counts = {split: len(report.asked.task.rows(split)) for split in ("train", "val", "test")}
+    task = report.legacy_task
+    counts = {split: len(task.task.rows(split)) for split in ("train", "val", "test")}
     skipped = sorted({name for line in report.lines for name in line.score.skipped})
     trainer = report.legacy.trainer
     lost_classes = "; ".join(
@@ -55,14 +56,14 @@ def page(report: ProtocolReport, command: str, note: str, seconds: float) -> str
     missing = report.to_json()["published_records_missing"]
     lost = f"Skipped, for want of positives in the test split: {', '.join(skipped) or 'none'}."
     source = "the cohort's own" if missing is None else f"the published ones, of whose records {missing} are not here"
-    faults = "\n".join(f"- `{fault}`: {MEANING[fault]}" for fault in report.faults)
+    faults = "\n".join(f"- `{fault}`: {FAULT_DESCRIPTIONS[fault]}" for fault in report.faults)
     without = "\n".join(f"- `{fault}` does not apply: {reason}." for fault, reason in report.not_applicable.items())
-    return f"""# What the published protocol's faults are worth: {report.run} on {report.asked.cohort.name}, {report.asked.name}
+    return f"""# What the published protocol's faults are worth: {report.run} on {task.cohort.name}, {task.name}
 
 Command: `{command}`, {seconds:.0f} s. {describe()}.
 {note}
 
-Recordings: {counts}; splits are {source}. People of the test split seen in pre-training: {report.n_people_seen}.
+Recordings: {counts}; splits are {source}. People of the test split seen in pre-training: {report.n_training_patients}.
 Macro AUROC x 100 with 95 % intervals from 1,000 bootstraps of patients. Differences are to MERL's trainer without a fault, with
 the same patients drawn for both; the epoch is not chosen anew in a resampling. "Another seed" is the yardstick: it draws other
 labels (below 100 %), another order and other first weights. "Learnable only": macro AUROC over the classes that every draw of
@@ -83,13 +84,13 @@ def main() -> None:
     parser.add_argument("cohort", type=Path)
     parser.add_argument("--task", default="sub")
     parser.add_argument("--splits", type=Path, help="folder of the published split files")
-    parser.add_argument("--epochs", type=int, default=Trainer.epochs)
+    parser.add_argument("--epochs", type=int, default=TrainerSettings.epochs)
     parser.add_argument("--fractions", default="0.01,0.1,1")
     parser.add_argument("--name", default="protocol_cost", help="name of the page in benchmarks/results")
     parser.add_argument("--note", default="", help="a sentence on the training")
     asked = parser.parse_args()
     fractions = tuple(float(share) for share in asked.fractions.split(","))
-    legacy = Legacy(trainer=Trainer(epochs=asked.epochs), splits=asked.splits)
+    legacy = LegacySettings(trainer=TrainerSettings(epochs=asked.epochs), splits=asked.splits)
     began = time.perf_counter()
     told: dict[str, int] = {}
 

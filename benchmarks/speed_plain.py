@@ -82,7 +82,7 @@ class EcgBranch:
         batch = self.batch
         patches = patchify(normalize(batch.ecg, batch.observed, self.method.signal.normalize), self.n_patches)
         usable = patchify(batch.observed, self.n_patches).all(-1)
-        return patches, usable, masking.draw_visible(usable, self.config.mask_ratio, self.config.masking)
+        return patches, usable, masking.draw_visible(usable, self.config.mask_ratio)
 
     def loss(self) -> Tensor:
         """As the package does it: only visible patches are tokenised and encoded."""

@@ -29,7 +29,7 @@ from leadwise import run as runs
 from leadwise.batch import Batch, Signal
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.prepare import write as write_cohort
-from leadwise.data.loader import Recordings, Sampler, batches_ahead
+from leadwise.data.loader import Recordings, Sampler, prefetch_batches
 from leadwise.data.sources import mimic_iv_ecg
 from leadwise.nn.text import train_tokenizer
 from leadwise.training.optimizer import make_optimizer
@@ -52,7 +52,7 @@ def loader_alone(recordings: Recordings, batch_size: int, steps: int, workers: i
     """Records/s of the loader with nobody to feed."""
     sampler = Sampler(len(recordings), batch_size, 1)
     began = time.perf_counter()
-    for _ in itertools.islice(batches_ahead(recordings, sampler, 0, steps, workers), steps):
+    for _ in itertools.islice(prefetch_batches(recordings, sampler, 0, steps, workers), steps):
         pass
     return batch_size * steps / (time.perf_counter() - began)
 
@@ -90,7 +90,7 @@ def measure(path: Path, cohort: Cohort, asked: argparse.Namespace, home: Path) -
     sampler = Sampler(len(recordings), asked.batch, 0)
     warm_up = 5 if on_gpu else 1
     seconds, batch = [], recordings.batch(sampler.positions(0))
-    for number, batch in enumerate(batches_ahead(recordings, sampler, 0, asked.steps + warm_up, asked.workers)):
+    for number, batch in enumerate(prefetch_batches(recordings, sampler, 0, asked.steps + warm_up, asked.workers)):
         if number == warm_up:
             wait()
             if on_gpu:

@@ -129,6 +129,21 @@ def _refuse_unknown(kind: Any, table: dict[str, Any], where: str) -> None:
             _refuse_unknown(hints[key], value, place)
 
 
+def drop_removed(table: dict[str, Any], removed: dict[str, Any], where: str = "method") -> dict[str, Any]:
+    """`table` without the settings that this version removed; `removed` holds the value that each has now.
+
+    Raises:
+        ConfigError: a removed setting with another value, which this version cannot use.
+    """
+    for key, value in table.items():
+        if key in removed and value != removed[key]:
+            raise ConfigError(
+                f"setting '{where}.{key}' = {value!r} was removed after leadwise 0.1.0, and its value is now always "
+                f"{removed[key]!r}; use leadwise 0.1.0 with this file, or delete the setting and train again"
+            )
+    return {key: value for key, value in table.items() if key not in removed}
+
+
 def read(path: Path, overrides: list[str] | None = None) -> Config:
     """The settings of one run: a TOML file, then dotted overrides such as `method.mask_ratio=0.6`."""
     if not path.is_file():

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from leadwise.batch import Signal
 from leadwise.config import (
     Config,
@@ -22,27 +19,16 @@ from leadwise.config import (
 )
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.prepare import write
-from leadwise.data.loader import Recordings
 from leadwise.data.sources import simulated
-from leadwise.evaluate.embed import embed_cohort, project
 from leadwise.evaluate.probe import ProbeReport, run_probe
 from leadwise.evaluate.zeroshot import ZeroShotReport, run_zeroshot
 from leadwise.methods.catalogue import small_settings
-from leadwise.pages.html import Page
-from leadwise.pictures import (
-    bars,
-    curves,
-    paper,
-    scatter,
-)
+from leadwise.pages.demo import REMARK_KEYS, build_page
 from leadwise.progress import Progress
-from leadwise.run import Run, side_random
 from leadwise.training import loop as training
 
 TASK = "findings"
 FRACTIONS = (0.01, 0.1, 1.0)  # of the labels: one fewer than the probe's own, for time
-SHOWN = ("NORM", "AFIB", "CLBBB", "CRBBB", "LVH", "IMI", "PACE")  # what the map colours
-REMARKS = ("skipped", "unlearnable")  # classes without both label values: on the test split, among the drawn labels
 MARK = "demo.json"  # says that a folder is a demo's, so that it may be replaced
 
 
@@ -86,7 +72,7 @@ class Result:
         rows = [("zero-shot", row) for row in self.zeroshot.rows()]
         rows += [(f"probe, {row['fraction']:.0%} of labels", row) for row in self.probe.rows()]
         trained = [(how, row) for how, row in rows if row["features"] == "trained"]
-        return [f"{how}, {key}: {row[key]}." for how, row in trained for key in REMARKS if row.get(key)]
+        return [f"{how}, {key}: {row[key]}." for how, row in trained for key in REMARK_KEYS if row.get(key)]
 
     def to_json(self) -> dict[str, Any]:
         """One object: both reports and the times."""
@@ -102,7 +88,7 @@ class Result:
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: row[key] for key in ("features", "macro", "low", "high", *REMARKS) if key in row}
+    return {key: row[key] for key in ("features", "macro", "low", "high", *REMARK_KEYS) if key in row}
 
 
 def demo(
@@ -145,7 +131,7 @@ def demo(
     lap("zero-shot")
     page = folder / "run" / "report.html"
     result = Result(folder, page, probe, zeroshot, seconds)
-    _write_page(result, run, cohort)
+    build_page(result.tables, result.remarks, zeroshot, probe, run, cohort).write(result.page)
     lap("report")
     return result
 
@@ -159,75 +145,3 @@ def _make_room(folder: Path, overwrite: bool) -> None:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).write_text(json.dumps({"what": "a leadwise demo; safe to delete"}) + "\n")
-
-
-def _write_page(result: Result, run: Run, cohort: Cohort) -> None:
-    """The page: what came out, how it was learnt, what the encoder sees and hides, and where recordings lie."""
-    page = Page("leadwise on simulated ECGs")
-    n_people = len(cohort.patients.distinct(cohort.rows()))
-    page.text(
-        f"{len(cohort)} simulated 12-lead ECGs of {n_people} simulated people, split by person. "
-        "CG-DMER learnt from ECGs and reports of the training part, and saw no label. Simulated hearts test that the way "
-        "from files to scores holds; they say nothing about accuracy on patients."
-    )
-    page.heading("Scores")
-    for title, rows in result.tables.items():
-        page.table([{key: value for key, value in row.items() if key not in REMARKS} for row in rows], title)
-    for remark in result.remarks:
-        page.text(remark)
-    groups = [{"name": "zero-shot", "group": row["features"], **_bar(row)} for row in result.zeroshot.rows()[:2]]
-    groups += [{"name": f"probe {r['fraction']:.0%}", "group": r["features"], **_bar(r)} for r in result.probe.rows()]
-    page.figure(bars.draw(groups, "macro AUROC"), "Scores with 95 % intervals over people.", "dots with intervals")
-    page.table(result.zeroshot.class_rows(), "zero-shot, each finding")
-
-    page.heading("How it learnt")
-    assert run.folder is not None
-    metrics = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    page.figure(curves.draw(metrics), "Each loss term on training batches and on held-out people.", "loss curves")
-
-    page.heading("What it has to fill in")
-    page.figure(
-        draw_reconstruction(run, cohort),
-        "A held-out ECG. Shaded: hidden from the encoder. Coloured: what the decoder drew there, each patch brought back to "
-        "its true level and size.",
-        "ECG on paper grid with hidden patches and their reconstruction",
-    )
-    page.heading("Where recordings lie")
-    page.figure(
-        draw_map(run, cohort),
-        "t-SNE of the encoder's embedding of test recordings, coloured by finding (the first of those listed that holds).",
-        "scatter of embeddings",
-    )
-    page.write(result.page)
-
-
-def _bar(row: dict[str, Any]) -> dict[str, Any]:
-    return {"value": row["macro"], "low": row["low"], "high": row["high"]}
-
-
-def draw_reconstruction(run: Run, cohort: Cohort, row: int | None = None) -> Any:
-    """A figure of one held-out ECG with its hidden patches and their reconstruction."""
-    chosen = cohort.rows(split="val")[:1] if row is None else np.array([row])
-    batch = Recordings(cohort, run.config.signal, chosen).batch([0]).to(next(run.method.parameters()).device)
-    with side_random():
-        torch.manual_seed(0)
-        reconstruction, hidden = run.method.reconstruct(batch)
-    return paper.draw(
-        batch.ecg[0].cpu().numpy(),
-        run.config.signal.rate_hz,
-        run.config.signal.leads,
-        title=batch.record[0],
-        observed=batch.observed[0].cpu().numpy(),
-        hidden=hidden[0].cpu().numpy(),
-        reconstruction=reconstruction[0].cpu().numpy(),
-    )
-
-
-def draw_map(run: Run, cohort: Cohort) -> Any:
-    """A figure of test embeddings on a plane, coloured by finding."""
-    rows = cohort.rows(split="test", task=TASK)
-    points = project(embed_cohort(run, cohort, "backbone", rows))
-    labels, classes = cohort.labels(TASK, rows), cohort.tasks[TASK]
-    shown = [name for name in SHOWN if name in classes]
-    first = [next((name for name in shown if line[classes.index(name)] == 1), "") for line in labels]
-    return scatter.draw(points, first)

@@ -18,8 +18,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-PATIENCE = timedelta(minutes=30)  # how long a process waits for the others before it takes them for lost
-LOST = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting", "Socket Timeout", "gloo", "NCCL")
+TIMEOUT = timedelta(minutes=30)  # how long a process waits for the others before it takes them for lost
+LOST_PEER_MESSAGES = (
+    "closed by peer",
+    "reset by peer",
+    "Broken pipe",
+    "Timed out waiting",
+    "Socket Timeout",
+    "gloo",
+    "NCCL",
+)
 
 _by_itself = False  # inside `alone()`
 
@@ -28,7 +36,7 @@ class RanksError(RuntimeError):
     """A process of the run failed or was told to stop; the message says which and why."""
 
 
-def launched() -> int:
+def n_launched() -> int:
     """How many processes `torchrun` was told to start; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
@@ -49,7 +57,7 @@ def rank() -> int:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def single_process() -> Iterator[None]:
     """A block in which this process is the only one: what one rank does while the others wait."""
     global _by_itself
     was, _by_itself = _by_itself, True
@@ -71,12 +79,12 @@ def gather(x: Tensor) -> Tensor:
     return out
 
 
-def gathered(pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+def gathered(features: dict[str, Tensor]) -> dict[str, Tensor]:
     """What records of every rank show each other: `gather` of each tensor, floating ones as float32."""
-    return {name: gather(x.float() if x.is_floating_point() else x) for name, x in pairs.items()}
+    return {name: gather(x.float() if x.is_floating_point() else x) for name, x in features.items()}
 
 
-def mine(n_rows: int) -> slice:
+def local_rows(n_rows: int) -> slice:
     """Which of `n_rows` gathered rows are this rank's own."""
     share = n_rows // n_ranks()
     return slice(rank() * share, (rank() + 1) * share)
@@ -93,31 +101,31 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         total = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
-        return total[mine(len(total))]
+        return total[local_rows(len(total))]
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device) -> Iterator[None]:
     """A block in which the processes that `torchrun` started are one run: NCCL between GPUs, gloo between CPUs.
 
     A group that stands already is used as it is. After an error the group is left as it lies: to close it, all would be
     needed.
     """
-    if launched() == 1 or dist.is_initialized():
+    if n_launched() == 1 or dist.is_initialized():
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend, card = ("nccl", device) if device.type == "cuda" else ("gloo", None)
-    dist.init_process_group(backend, timeout=PATIENCE, device_id=card)
-    with _told_to_stop():
+    dist.init_process_group(backend, timeout=TIMEOUT, device_id=card)
+    with _raise_on_sigterm():
         yield
         dist.barrier()
     dist.destroy_process_group()
 
 
 @contextmanager
-def _told_to_stop() -> Iterator[None]:
+def _raise_on_sigterm() -> Iterator[None]:
     """A block that ends with a RanksError on SIGTERM, which `torchrun` sends to those that a dead process leaves behind."""
 
     def stop(*_: object) -> None:
@@ -136,7 +144,7 @@ def _told_to_stop() -> Iterator[None]:
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def all_ranks_or_none() -> Iterator[None]:
     """A block that ends well on every rank or on none; it is also where they wait for each other.
 
     Raises:
@@ -145,14 +153,14 @@ def together() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        _tell(str(error))
+        _exchange_errors(str(error))
         raise
-    for number, fault in enumerate(_tell("")):
+    for number, fault in enumerate(_exchange_errors("")):
         if fault:
             raise RanksError(f"rank {number} of {n_ranks()} stopped: {fault}")
 
 
-def _tell(fault: str) -> list[str]:
+def _exchange_errors(fault: str) -> list[str]:
     """What every rank has to say, by rank."""
     if n_ranks() == 1:
         return [""]
@@ -161,10 +169,10 @@ def _tell(fault: str) -> list[str]:
     return faults
 
 
-def lost(error: BaseException) -> str:
+def describe_lost_peer(error: BaseException) -> str:
     """Who lost whom, where the error means that another process is gone; '' for any other error."""
     if isinstance(error, RanksError):
         return str(error)
-    if n_ranks() > 1 and (isinstance(error, dist.DistError) or any(word in str(error) for word in LOST)):
+    if n_ranks() > 1 and (isinstance(error, dist.DistError) or any(word in str(error) for word in LOST_PEER_MESSAGES)):
         return f"rank {rank()} of {n_ranks()} lost its peer"
     return ""

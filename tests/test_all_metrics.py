@@ -1,4 +1,4 @@
-"""AUPRC, F1 and calibration: against scikit-learn, against slow plain versions, and against what they must not do."""
+"""AUPRC, F1 and calibration: compared with scikit-learn and with slow reference versions, and what they must refuse."""
 
 import json
 import time
@@ -11,10 +11,11 @@ from leadwise.evaluate.metrics import (
     all_metrics,
     auprc,
     auroc,
+    bootstrap,
     calibration,
     f1,
 )
-from leadwise.evaluate.metrics.auroc import ScoreError
+from leadwise.evaluate.metrics.score import ScoreError
 
 
 def make(n=300, k=4, seed=0, decimals=None):
@@ -29,7 +30,7 @@ def chances(scores):
 
 
 def repeated(weights, function):
-    """The plain meaning of a weight: the record stands that often."""
+    """The definition of a weight: the record is repeated that many times."""
     return np.stack([function(np.repeat(np.arange(len(counts)), counts)) for counts in weights])
 
 
@@ -53,8 +54,8 @@ def test_weighted_average_precision_repeats_rows(decimals):
 
 def test_average_precision_by_hand():
     labels = np.array([1, 0, 1, 0, 0])[:, None]
-    found = auprc.average_precision(labels, np.array([5.0, 4, 3, 2, 1])[:, None])
-    assert found[0] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    precision = auprc.average_precision(labels, np.array([5.0, 4, 3, 2, 1])[:, None])
+    assert precision[0] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
     assert auprc.average_precision(labels, np.zeros((5, 1)))[0] == pytest.approx(2 / 5)  # ties: the prevalence
 
 
@@ -73,7 +74,7 @@ def test_one_label_value_has_no_average_precision():
 
 def test_a_thousand_resamplings_are_counted_in_a_moment():
     labels, scores = make(n=2000)
-    weights = auroc.resample_patients(np.arange(2000).astype(str), 1000, 0)
+    weights = bootstrap.resample_patients(np.arange(2000).astype(str), 1000, 0)
     began = time.perf_counter()
     auroc.weighted_auroc(labels, scores, weights)
     known = time.perf_counter() - began
@@ -88,15 +89,15 @@ def test_a_thousand_resamplings_are_counted_in_a_moment():
 @pytest.mark.parametrize("decimals", [None, 1, 0], ids=["no ties", "some ties", "many ties"])
 def test_thresholds_are_the_best_of_all(decimals):
     labels, scores = make(n=120, decimals=decimals)
-    found = f1.best_thresholds(labels, scores)
+    thresholds = f1.best_thresholds(labels, scores)
     for k in range(4):
         each = {at: f1_score(labels[:, k], scores[:, k] >= at) for at in np.unique(scores[:, k])}
         best = max(each.values())
-        assert each[found[k]] == pytest.approx(best)
-        assert found[k] == max(at for at, value in each.items() if value > best - 1e-12)
+        assert each[thresholds[k]] == pytest.approx(best)
+        assert thresholds[k] == max(at for at, value in each.items() if value > best - 1e-12)
 
 
-def test_f1_is_sklearns_on_records_that_had_no_say():
+def test_f1_is_sklearns_at_the_thresholds_of_another_split():
     val, test = make(seed=1), make(seed=2)
     at = f1.best_thresholds(*val)
     expected = [f1_score(test[0][:, k], test[1][:, k] >= at[k]) for k in range(4)]
@@ -105,14 +106,14 @@ def test_f1_is_sklearns_on_records_that_had_no_say():
 
 def test_weighted_f1_repeats_rows():
     labels, scores = make(n=60)
-    at = np.array([0.5, np.nan, -1.0, 9.0])  # the last one calls nobody: F1 is 0, not undefined
+    at = np.array([0.5, np.nan, -1.0, 9.0])  # no record reaches the last one: F1 is 0, not undefined
     weights = np.random.default_rng(1).integers(0, 4, size=(7, 60))
-    found = f1.weighted_f1(labels, scores, at, weights)
-    assert np.isnan(found[:, 1]).all()
-    assert (found[:, 3] == 0).all()
+    values = f1.weighted_f1(labels, scores, at, weights)
+    assert np.isnan(values[:, 1]).all()
+    assert (values[:, 3] == 0).all()
     for k in (0, 2):
         expected = repeated(weights, lambda rows, k=k: f1_score(labels[rows, k], scores[rows, k] >= at[k]))
-        np.testing.assert_allclose(found[:, k], expected, rtol=1e-12)
+        np.testing.assert_allclose(values[:, k], expected, rtol=1e-12)
 
 
 def test_a_class_without_positives_in_validation_has_no_threshold():
@@ -129,54 +130,57 @@ def test_a_class_without_positives_in_validation_has_no_threshold():
 # ---- calibration ----
 
 
-def plain_calibration_error(truth, said, n_bins):
-    """Records in order of probability, cut into parts; equals go where the first of them goes."""
-    order = sorted(range(len(said)), key=lambda n: said[n])
+def plain_calibration_error(truth, probabilities, n_bins):
+    """Records sorted by probability and cut into bins; ties go into the bin of the first of them."""
+    order = sorted(range(len(probabilities)), key=lambda n: probabilities[n])
     of_bin = {}
     for place, n in enumerate(order):
-        first = next(p for p in range(place + 1) if said[order[p]] == said[n])
-        of_bin.setdefault(first * n_bins // len(said), []).append(n)
-    gaps = [abs(sum(said[n] for n in part) - sum(truth[n] for n in part)) for part in of_bin.values()]
-    return sum(gaps) / len(said)
+        first = next(p for p in range(place + 1) if probabilities[order[p]] == probabilities[n])
+        of_bin.setdefault(first * n_bins // len(probabilities), []).append(n)
+    gaps = [abs(sum(probabilities[n] for n in part) - sum(truth[n] for n in part)) for part in of_bin.values()]
+    return sum(gaps) / len(probabilities)
 
 
 @pytest.mark.parametrize("decimals", [None, 1, 0], ids=["no ties", "some ties", "many ties"])
 def test_calibration_error_is_the_plain_one(decimals):
     labels, scores = make(n=150, decimals=decimals)
-    said = chances(scores)
+    probabilities = chances(scores)
     for n_bins in (1, 7, 15):
-        expected = [plain_calibration_error(labels[:, k], said[:, k], n_bins) for k in range(4)]
-        np.testing.assert_allclose(calibration.calibration_error(labels, said, n_bins), expected, rtol=1e-9)
+        expected = [plain_calibration_error(labels[:, k], probabilities[:, k], n_bins) for k in range(4)]
+        np.testing.assert_allclose(calibration.calibration_error(labels, probabilities, n_bins), expected, rtol=1e-9)
 
 
 def test_brier_is_sklearns_and_repeats_rows():
     labels, scores = make(n=60)
-    said = chances(scores)
-    expected = [brier_score_loss(labels[:, k], said[:, k]) for k in range(4)]
-    np.testing.assert_allclose(calibration.brier(labels, said), expected, rtol=1e-12)
+    probabilities = chances(scores)
+    expected = [brier_score_loss(labels[:, k], probabilities[:, k]) for k in range(4)]
+    np.testing.assert_allclose(calibration.brier(labels, probabilities), expected, rtol=1e-12)
     weights = np.random.default_rng(1).integers(0, 4, size=(7, 60))
-    each = repeated(weights, lambda rows: calibration.brier(labels[rows], said[rows]))
-    np.testing.assert_allclose(calibration.weighted_brier(labels, said, weights), each, rtol=1e-12)
+    each = repeated(weights, lambda rows: calibration.brier(labels[rows], probabilities[rows]))
+    np.testing.assert_allclose(calibration.weighted_brier(labels, probabilities, weights), each, rtol=1e-12)
 
 
-def test_weighted_calibration_error_keeps_its_bins():
+def test_weighted_calibration_error_uses_the_unweighted_bins():
     labels, scores = make(n=40, k=1)
-    said = chances(scores)
+    probabilities = chances(scores)
     weights = np.random.default_rng(1).integers(0, 4, size=(7, 40))
-    part = np.argsort(np.argsort(said[:, 0])) * 5 // 40
-    for counts, found in zip(weights, calibration.weighted_calibration_error(labels, said, weights, 5)[:, 0]):
-        gaps = [abs(sum(counts[n] * (said[n, 0] - labels[n, 0]) for n in np.flatnonzero(part == b))) for b in range(5)]
-        assert found == pytest.approx(sum(gaps) / counts.sum())
+    part = np.argsort(np.argsort(probabilities[:, 0])) * 5 // 40
+    for counts, error in zip(weights, calibration.weighted_calibration_error(labels, probabilities, weights, 5)[:, 0]):
+        gaps = [
+            abs(sum(counts[n] * (probabilities[n, 0] - labels[n, 0]) for n in np.flatnonzero(part == b)))
+            for b in range(5)
+        ]
+        assert error == pytest.approx(sum(gaps) / counts.sum())
 
 
-def test_honest_probabilities_are_calibrated_and_boastful_ones_are_not():
+def test_true_probabilities_are_calibrated_and_overconfident_ones_are_not():
     rng = np.random.default_rng(0)
-    said = rng.random((20_000, 1))
-    labels = (rng.random((20_000, 1)) < said).astype(int)
-    boast = chances(3 * np.log(said / (1 - said)))
-    assert calibration.calibration_error(labels, said)[0] < 0.02
-    assert calibration.calibration_error(labels, boast)[0] > 0.1
-    assert calibration.brier(labels, said)[0] == pytest.approx(1 / 6, abs=0.01)  # the mean of p (1 - p)
+    probabilities = rng.random((20_000, 1))
+    labels = (rng.random((20_000, 1)) < probabilities).astype(int)
+    overconfident = chances(3 * np.log(probabilities / (1 - probabilities)))
+    assert calibration.calibration_error(labels, probabilities)[0] < 0.02
+    assert calibration.calibration_error(labels, overconfident)[0] > 0.1
+    assert calibration.brier(labels, probabilities)[0] == pytest.approx(1 / 6, abs=0.01)  # the mean of p (1 - p)
 
 
 def test_logits_are_no_probabilities():
@@ -187,89 +191,89 @@ def test_logits_are_no_probabilities():
         calibration.brier(labels, scores)
 
 
-def test_the_reliability_curve_holds_every_record_once():
+def test_the_reliability_curve_contains_every_record_once():
     labels, scores = make()
     labels[:, 1] = 0
-    said = chances(scores)
-    curves = calibration.reliability(labels, said, (np.arange(300) // 2).astype(str), list("abcd"), n_bins=6)
+    probabilities = chances(scores)
+    curves = calibration.reliability(labels, probabilities, (np.arange(300) // 2).astype(str), list("abcd"), n_bins=6)
     assert list(curves) == ["a", "c", "d"]
     curve = curves["c"]
     assert curve.count == (50,) * 6
-    assert list(curve.said) == sorted(curve.said)
-    assert np.dot(curve.said, curve.count) / 300 == pytest.approx(said[:, 2].mean())
-    assert np.dot(curve.came, curve.count) == pytest.approx(labels[:, 2].sum())
-    for came, (low, high) in zip(curve.came, curve.interval):
-        assert low <= came <= high
+    assert list(curve.mean_probability) == sorted(curve.mean_probability)
+    assert np.dot(curve.mean_probability, curve.count) / 300 == pytest.approx(probabilities[:, 2].mean())
+    assert np.dot(curve.positive_share, curve.count) == pytest.approx(labels[:, 2].sum())
+    for share, (low, high) in zip(curve.positive_share, curve.interval):
+        assert low <= share <= high
         assert high - low < 0.5
-    gap = sum(n * abs(s - c) for s, c, n in zip(curve.said, curve.came, curve.count)) / 300
-    assert calibration.calibration_error(labels, said, 6)[2] == pytest.approx(gap)
+    gap = sum(n * abs(s - c) for s, c, n in zip(curve.mean_probability, curve.positive_share, curve.count)) / 300
+    assert calibration.calibration_error(labels, probabilities, 6)[2] == pytest.approx(gap)
     assert len(json.loads(json.dumps(curve.to_json()))["bins"]) == 6
 
 
 # ---- together ----
 
 
-def test_measures_are_there_as_far_as_they_can_be():
+def test_metrics_are_computed_where_their_inputs_are_given():
     labels, scores = make()
     labels[:, 3] = 1
     patients, classes = (np.arange(300) // 2).astype(str), list("abcd")
-    said = chances(scores)[None]
+    probabilities = chances(scores)[None]
     at = np.array([[0.5, np.nan, 0.2, 0.1]])
-    alone = all_metrics.measures(labels, scores[None], patients, classes, n_replicates=50)
+    alone = all_metrics.compute_metrics(labels, scores[None], patients, classes, n_replicates=50)
     assert list(alone) == ["auprc"]
-    found = all_metrics.measures(labels, scores[None], patients, classes, at, said, n_replicates=200)
-    assert tuple(found) == all_metrics.MEASURES
-    assert found["auprc"].macro == pytest.approx(np.mean(auprc.average_precision(labels[:, :3], scores[:, :3])))
-    assert {name: score.skipped for name, score in found.items()} == {
+    metrics = all_metrics.compute_metrics(labels, scores[None], patients, classes, at, probabilities, n_replicates=200)
+    assert tuple(metrics) == all_metrics.METRICS
+    assert metrics["auprc"].macro == pytest.approx(np.mean(auprc.average_precision(labels[:, :3], scores[:, :3])))
+    assert {name: score.skipped for name, score in metrics.items()} == {
         "auprc": ("d",), "f1": ("b", "d"), "ece": ("d",), "brier": ("d",)
     }  # fmt: skip
-    for score in found.values():
+    for score in metrics.values():
         assert score.interval[0] <= score.macro <= score.interval[1]
         assert score.n_patients == 150
         for name in set("abc") - set(score.skipped):
             low, high = score.class_interval[name]
             assert low <= score.per_class[name] <= high
     shares = labels[:, :3].mean(axis=0)
-    told = json.loads(json.dumps(all_metrics.to_json(found), allow_nan=False))
-    assert told["auprc"]["chance"]["macro"] == pytest.approx(shares.mean())
-    assert told["auprc"]["chance"]["per_class"] == pytest.approx(dict(zip("abc", shares)))
-    assert all_metrics.cells(found)["chance"] == pytest.approx(shares.mean())
-    assert all_metrics.cells(alone)["f1"] is None
-    assert all_metrics.class_cells(found, "b")["f1"] is None
-    lines = all_metrics.long_rows(found, {"run": "mine"})
+    values = json.loads(json.dumps(all_metrics.to_json(metrics), allow_nan=False))
+    assert values["auprc"]["chance"]["macro"] == pytest.approx(shares.mean())
+    assert values["auprc"]["chance"]["per_class"] == pytest.approx(dict(zip("abc", shares)))
+    assert all_metrics.table_cells(metrics)["chance"] == pytest.approx(shares.mean())
+    assert all_metrics.table_cells(alone)["f1"] is None
+    assert all_metrics.class_cells(metrics, "b")["f1"] is None
+    lines = all_metrics.long_rows(metrics, {"run": "mine"})
     assert len(lines) == 4 * 5
     assert lines[0] == {
-        "run": "mine", "measure": "auprc", "class": "macro", "positives": None, "value": found["auprc"].macro,
-        "low": found["auprc"].interval[0], "high": found["auprc"].interval[1], "chance": pytest.approx(shares.mean()),
+        "run": "mine", "measure": "auprc", "class": "macro", "positives": None, "value": metrics["auprc"].macro,
+        "low": metrics["auprc"].interval[0], "high": metrics["auprc"].interval[1], "chance": pytest.approx(shares.mean()),
         "n_records": 300, "n_patients": 150,
     }  # fmt: skip
 
 
-def test_measures_of_several_draws_are_means_over_them():
+def test_metrics_of_several_draws_are_means_over_them():
     (labels, scores), other = make(), make(seed=5)[1]
     patients, classes = np.arange(300).astype(str), list("abcd")
 
-    def of(*draws):
+    def metrics_of(*draws):
         at = np.stack([f1.best_thresholds(labels, draw) for draw in draws])
-        return all_metrics.measures(
+        return all_metrics.compute_metrics(
             labels, np.stack(draws), patients, classes, at, chances(np.stack(draws)), n_replicates=50
         )
 
-    both, one, two = of(scores, other), of(scores), of(other)
-    for name in all_metrics.MEASURES:
+    both, one, two = metrics_of(scores, other), metrics_of(scores), metrics_of(other)
+    for name in all_metrics.METRICS:
         assert both[name].macro == pytest.approx((one[name].macro + two[name].macro) / 2)
 
 
-def test_the_interval_of_average_precision_holds_what_it_promises():
-    """Of 100 samples, the 95 % interval holds the value of a very large one in about 95."""
+def test_the_interval_of_average_precision_has_its_coverage():
+    """Of 100 samples, the 95 % interval contains the value of a very large one in about 95."""
     rng = np.random.default_rng(99)
     many = (np.arange(200_000) < 80_000).astype(int)[:, None]
     true = auprc.average_precision(many, rng.normal(size=many.shape) + many)[0]
-    held = 0
+    n_covered = 0
     for seed in range(100):
         rng = np.random.default_rng(seed)
         labels = (np.arange(200) < 80).astype(int)[:, None]
         scores = rng.normal(size=(200, 1)) + labels
-        found = all_metrics.measures(labels, scores[None], np.arange(200).astype(str), ["a"], n_replicates=300)
-        held += found["auprc"].interval[0] <= true <= found["auprc"].interval[1]
-    assert 86 <= held <= 100
+        metrics = all_metrics.compute_metrics(labels, scores[None], np.arange(200).astype(str), ["a"], n_replicates=300)
+        n_covered += metrics["auprc"].interval[0] <= true <= metrics["auprc"].interval[1]
+    assert 86 <= n_covered <= 100

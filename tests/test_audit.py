@@ -22,7 +22,8 @@ from leadwise import config as settings
 from leadwise import run as runs
 from leadwise.batch import LEADS
 from leadwise.cli import app
-from leadwise.data.audit import Audit, audit, near_duplicates
+from leadwise.data.audit import near_duplicates
+from leadwise.data.audit.audit import Audit, audit
 from leadwise.data.audit.finding import Finding
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.layout import CohortError, sha256

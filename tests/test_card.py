@@ -19,8 +19,8 @@ from leadwise import run as runs
 from leadwise.cli.card import card as verb
 from leadwise.config import Config, typed
 from leadwise.evaluate.card import card as cards
-from leadwise.evaluate.card.disentanglement import Apart
-from leadwise.evaluate.metrics.auroc import ScoreError
+from leadwise.evaluate.card.disentanglement import PartOverlap
+from leadwise.evaluate.metrics.score import ScoreError
 from leadwise.evaluate.probe import run_probe
 from leadwise.evaluate.prompts import PromptError
 from leadwise.evaluate.zeroshot import run_zeroshot
@@ -38,7 +38,7 @@ class CardRun(PlantedRun):
 
 class Wordless(SeeingMethod):
     parts = ("backbone",)
-    embed_text = property()  # as if it were not there
+    embeds_text = False
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def known(cohort: PlantedCohort) -> PlantedCohort:
 def test_the_whole_card_of_a_planted_run(file: Path, tmp_path: Path) -> None:
     run, cohort = CardRun(), known(PlantedCohort(n_patients=150))
     heard = []
-    made = cards.make(
+    made = cards.make_card(
         run, cohort, prompt_file=file, progress=lambda what, done, total: heard.append(what.split("|")[0])
     )
     assert {"robustness", "occlusion", "embed backbone, untrained"} <= set(heard)
@@ -94,18 +94,18 @@ def test_the_whole_card_of_a_planted_run(file: Path, tmp_path: Path) -> None:
 def test_a_leak_is_said_first(file: Path) -> None:
     run, cohort = CardRun(), PlantedCohort()
     run.known = {"p004", "p009"}
-    made = cards.make(run, cohort, quick=True, prompt_file=file)
+    made = cards.make_card(run, cohort, quick=True, prompt_file=file)
     assert made.facts["n_people_tested_and_trained_on"] == 2
     assert "LEAK: 2 of the 24 people" in page(made).html()
     run.provenance = {}
-    nameless = replace(made, facts=cards.describe(run, cohort))
+    nameless = replace(made, facts=cards.describe_run(run, cohort))
     assert "cannot be ruled out" in page(nameless).html()
 
 
 def test_a_run_without_words_on_a_cohort_that_knows_nobody() -> None:
     run = CardRun()
     run.method = Wordless()
-    made = cards.make(run, PlantedCohort(), quick=True)
+    made = cards.make_card(run, PlantedCohort(), quick=True)
     assert [row.how for row in made.scores] == ["probe"]
     assert made.scores[0].untrained is None
     assert made.groups == {"finding": []}
@@ -120,7 +120,7 @@ def test_a_run_without_words_on_a_cohort_that_knows_nobody() -> None:
 def test_a_cohort_to_test_on_alone_is_read_by_words(file: Path) -> None:
     cohort = PlantedCohort()
     cohort.index["split"] = "test"
-    made = cards.make(CardRun(), cohort, quick=True, n_records=50, prompt_file=file)
+    made = cards.make_card(CardRun(), cohort, quick=True, n_records=50, prompt_file=file)
     assert [row.how for row in made.scores] == ["zero-shot"]
     assert made.parts is None
     assert made.robustness.n_records == 50
@@ -129,17 +129,17 @@ def test_a_cohort_to_test_on_alone_is_read_by_words(file: Path) -> None:
 
 
 def test_without_prompts_for_it_a_task_is_only_probed() -> None:
-    made = cards.make(CardRun(), PlantedCohort(), quick=True)
+    made = cards.make_card(CardRun(), PlantedCohort(), quick=True)
     assert [row.how for row in made.scores] == ["probe"]
     assert any("no prompts are shipped" in remark for remark in made.remarks)
     with pytest.raises(PromptError, match="cannot be read"):
-        cards.make(CardRun(), PlantedCohort(), prompt_file=Path("nowhere.toml"))
+        cards.make_card(CardRun(), PlantedCohort(), prompt_file=Path("nowhere.toml"))
 
 
 def test_what_cannot_be_scored_leaves_a_page_that_says_so() -> None:
     cohort = PlantedCohort()
     cohort.truth[cohort.rows("test")] = 0
-    made = cards.make(CardRun(), cohort, quick=True)
+    made = cards.make_card(CardRun(), cohort, quick=True)
     assert made.scores == []
     assert made.robustness is None
     html = page(made).html()
@@ -149,18 +149,18 @@ def test_what_cannot_be_scored_leaves_a_page_that_says_so() -> None:
 
 def test_a_wrong_task_and_a_cohort_without_test_split_are_refused() -> None:
     with pytest.raises(cards.CardError, match="cohort planted: no task 'super'; it has finding"):
-        cards.make(CardRun(), PlantedCohort(), tasks=["super"])
+        cards.make_card(CardRun(), PlantedCohort(), tasks=["super"])
     cohort = PlantedCohort()
     cohort.index["split"] = "train"
     with pytest.raises(cards.CardError, match="no recording in split 'test'"):
-        cards.make(CardRun(), cohort)
+        cards.make_card(CardRun(), cohort)
     assert not issubclass(ScoreError, cards.CardError)
 
 
 def test_a_cohort_of_limb_leads_gets_its_whole_card(file: Path) -> None:
     cohort = PlantedCohort()
     cohort.steps[:, 6:] = -32768
-    made = cards.make(CardRun(), cohort, quick=True, prompt_file=file)
+    made = cards.make_card(CardRun(), cohort, quick=True, prompt_file=file)
     assert made.robustness.n_left_out == 0
     assert len(made.maps) == 1
     assert "None of them has V1, V2, V3, V4, V5, V6." in page(made).html()
@@ -170,7 +170,7 @@ def test_a_cohort_of_limb_leads_gets_its_whole_card(file: Path) -> None:
 def test_records_too_short_to_hide_anything_leave_a_remark() -> None:
     run = CardRun()
     run.config = replace(run.config, signal=replace(SIGNAL, duration_s=10.0))  # the recordings last two seconds
-    made = cards.make(run, PlantedCohort(), quick=True)
+    made = cards.make_card(run, PlantedCohort(), quick=True)
     assert made.maps == []
     assert any("No occlusion map of" in one and "too little was observed to hide" in one for one in made.remarks)
     assert made.robustness is not None
@@ -181,7 +181,7 @@ def test_no_record_that_could_be_changed_leaves_a_remark() -> None:
     cohort = PlantedCohort()
     for row in cohort.rows("test"):
         cohort.steps[row, row % 12, 40:] = -32768  # each lacks another lead
-    made = cards.make(CardRun(), cohort, quick=True)
+    made = cards.make_card(CardRun(), cohort, quick=True)
     assert (made.robustness, made.maps) == (None, [])
     assert any(
         one.startswith("Robustness is not shown: cohort planted: no test recording of task finding is")
@@ -197,24 +197,24 @@ def test_prompts_that_would_not_be_used_are_refused(
     with pytest.raises(
         cards.CardError, match=r"other\.toml: its prompts are for task 'rhythm', but the card is of finding"
     ):
-        cards.make(CardRun(), PlantedCohort(), quick=True, prompt_file=other)
+        cards.make_card(CardRun(), PlantedCohort(), quick=True, prompt_file=other)
     foreign = tmp_path / "foreign.toml"
     foreign.write_text(file.read_text().replace('source = "nowhere"', 'source = "ptbxl"'))
-    made = cards.make(CardRun(), PlantedCohort(), quick=True, prompt_file=foreign)
+    made = cards.make_card(CardRun(), PlantedCohort(), quick=True, prompt_file=foreign)
     assert [row.how for row in made.scores] == ["probe", "zero-shot"]
     assert "was written for source 'ptbxl', the cohort is of 'nowhere'" in caplog.text
 
 
 def test_the_sentences_follow_the_numbers(file: Path) -> None:
-    plain = cards.make(CardRun(), PlantedCohort(), quick=True, prompt_file=file).parts
+    plain = cards.make_card(CardRun(), PlantedCohort(), quick=True, prompt_file=file).parts
     assert reading(plain) == []
     scores = {**plain.probes, "specific": plain.probes["shared"]}
-    turned = replace(plain, probes=scores, apart=Apart(0.001, 0.07, 0.97, 0.95))
+    turned = replace(plain, probes=scores, apart=PartOverlap(0.001, 0.07, 0.97, 0.95))
     assert "does not mean that the parts are disentangled" in reading(turned)[-1]
     assert "as well as from shared" in reading(turned)[1]
-    beside = replace(turned, untrained=Apart(0.06, 0.07, 0.99, 0.99))
+    beside = replace(turned, untrained=PartOverlap(0.06, 0.07, 0.99, 0.99))
     assert reading(beside)[-1].startswith("Two heads that learnt nothing")
-    free = reading(replace(turned, apart=Apart(0.001, 0.07, 0.1, 0.1)))
+    free = reading(replace(turned, apart=PartOverlap(0.001, 0.07, 0.1, 0.1)))
     assert free[-1] == "A linear map reads 10% of the specific part's variance from the shared part."
 
 

@@ -112,7 +112,7 @@ def test_a_column_is_read_alone_and_is_that_of_the_index(tmp_path: Path) -> None
     write(source(tmp_path / "raw"), tmp_path / "out", shard_records=3)
     cohort, rows = Cohort.open(tmp_path / "out"), np.array([6, 0, 2, 2])
     found = {name: cohort.column(name, rows) for name in ("age", "sex", "record", "label.rhythm.sr")}
-    by_group = subgroups.members(cohort, rows)
+    by_group = subgroups.group_names(cohort, rows)
     assert "index" not in cohort.__dict__  # the table as a whole was not read
     for name, values in found.items():
         pd.testing.assert_series_equal(values, cohort.index[name].iloc[rows], check_index=False, check_names=False)
@@ -127,7 +127,7 @@ def test_sixteen_bit_files_are_stored_as_they_are(tmp_path: Path) -> None:
     steps[5, 5] = -32768
     digital = Digital(steps, np.linspace(0.3, 4.9, 12), np.arange(-50_000, 50_000, 8400, dtype=np.int32)[:12])
     read = Recording("a", digital.millivolts(), LEADS, 500.0, digital)
-    packed = packing.pack(twelve_leads.twelve(read))
+    packed = packing.pack(twelve_leads.to_twelve_leads(read))
     np.testing.assert_array_equal(packed.samples, steps)
     np.testing.assert_array_equal(packed.uv_per_step, digital.uv_per_step)
     np.testing.assert_array_equal(packed.baseline, digital.baseline)
@@ -138,7 +138,7 @@ def test_sixteen_bit_files_are_stored_as_they_are(tmp_path: Path) -> None:
 def test_floats_and_derived_leads_are_rounded_to_a_microvolt_or_to_a_stated_step() -> None:
     values = signal(0)[:, :3]
     values[10, 2] = 200.0  # 200 mV do not fit int16 at 1 uV
-    packed = packing.pack(twelve_leads.twelve(Recording("a", values, ("I", "II", "V1"), 500.0)))
+    packed = packing.pack(twelve_leads.to_twelve_leads(Recording("a", values, ("I", "II", "V1"), 500.0)))
     assert packed.uv_per_step.tolist() == [7.0 if lead == "V1" else 1.0 for lead in LEADS]
     found = packing.unpack(packed.samples.T, packed.uv_per_step, packed.baseline)
     assert np.isnan(found[:, 7:]).all()
@@ -446,7 +446,7 @@ def test_shards_of_a_version_with_other_columns_are_done_anew(tmp_path: Path, mo
     made = source(tmp_path / "raw")
     (tmp_path / "raw" / "6.npy").write_bytes(b"no array")
     with monkeypatch.context() as patch:
-        patch.setattr(shard, "_FIELDS", shard._FIELDS.remove(len(shard._FIELDS) - 1))
+        patch.setattr(shard, "_FILE_FIELDS", shard._FILE_FIELDS.remove(len(shard._FILE_FIELDS) - 1))
         with pytest.raises(CohortError, match="unreadable"):
             write(made, tmp_path / "out", shard_records=2)
     np.save(tmp_path / "raw" / "6.npy", signal(6))

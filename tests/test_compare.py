@@ -14,14 +14,14 @@ from leadwise import run as runs
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.evaluate.compare import (
     CompareError,
-    Probed,
-    Prompted,
-    Scored,
+    ProbeScorer,
+    RunScores,
+    ZeroShotScorer,
     compare,
     holm,
     run_compare,
 )
-from leadwise.evaluate.metrics.auroc import resample_patients
+from leadwise.evaluate.metrics.bootstrap import resample_patients
 from leadwise.evaluate.probe import run_probe
 from leadwise.evaluate.zeroshot import ZeroShotError, run_zeroshot
 
@@ -33,7 +33,7 @@ def scored(strength=1.0, n=300, seed=0, noise_seed=1, name="first", per_patient=
     labels = (np.random.default_rng(seed).random((n, 3)) < [0.2, 0.4, 0.5]).astype(np.int8)
     scores = np.random.default_rng(noise_seed).normal(size=(n, 3)) + strength * labels
     records = tuple(f"r{at}" for at in range(n))
-    return Scored(name, CLASSES, records, (np.arange(n) // per_patient).astype(str), labels, scores[None])
+    return RunScores(name, CLASSES, records, (np.arange(n) // per_patient).astype(str), labels, scores[None])
 
 
 def test_a_run_against_itself_is_no_better():
@@ -192,18 +192,18 @@ def test_probes_are_compared_as_the_probe_scores_them():
     run, cohort = PlantedRun(), PlantedCohort()
     report = run_probe(run, cohort, "finding", fractions=(0.5,))
     pair = (run, PlantedRun(seeing=False))
-    found = run_compare(pair, cohort, "finding", Probed(fraction=0.5), n_replicates=200)
+    found = run_compare(pair, cohort, "finding", ProbeScorer(fraction=0.5), n_replicates=200)
     assert found.macro.a == pytest.approx(report.results[0.5]["trained"].score.macro)
     assert found.macro.b == pytest.approx(report.results[0.5]["untrained"].score.macro)
     assert found.macro.p < 0.02
-    assert found.about["fingerprints"] == {"cohort": cohort.fingerprint, "a": "weights-seeing", "b": "weights-blind"}
+    assert found.settings["fingerprints"] == {"cohort": cohort.fingerprint, "a": "weights-seeing", "b": "weights-blind"}
 
 
 def test_prompts_are_compared_as_zeroshot_scores_them(prompt_file):
     run, cohort = PlantedRun(), PlantedCohort()
     report = run_zeroshot(run, cohort, "finding", prompt_file)
     found = run_compare(
-        (run, PlantedRun(seeing=False)), cohort, "finding", Prompted(prompt_file), "auprc", n_replicates=200
+        (run, PlantedRun(seeing=False)), cohort, "finding", ZeroShotScorer(prompt_file), "auprc", n_replicates=200
     )
     assert found.macro.a == pytest.approx(report.measures["auprc"].macro)
     assert found.macro.b == pytest.approx(report.measures_untrained["auprc"].macro)
@@ -213,19 +213,17 @@ def test_prompts_are_compared_as_zeroshot_scores_them(prompt_file):
         assert {key: line[f"prompt_{key}"] for key in told} == told
     cohort.index["split"] = "train"
     with pytest.raises(CompareError, match="no recording of task 'finding' in split 'test'"):
-        run_compare((run, run), cohort, "finding", Prompted(prompt_file))
+        run_compare((run, run), cohort, "finding", ZeroShotScorer(prompt_file))
 
 
 def test_a_method_without_words_is_refused(prompt_file):
     class Wordless(SeeingMethod):
-        @property
-        def embed_text(self):
-            raise AttributeError
+        embeds_text = False
 
     run = PlantedRun()
     run.method = Wordless()
     with pytest.raises(ZeroShotError, match="learnt from ECGs alone"):
-        run_compare((PlantedRun(), run), PlantedCohort(), "finding", Prompted(prompt_file))
+        run_compare((PlantedRun(), run), PlantedCohort(), "finding", ZeroShotScorer(prompt_file))
 
 
 def test_the_verb_prints_and_writes(monkeypatch, tmp_path, prompt_file):

@@ -15,16 +15,16 @@ from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.prepare import write
 from leadwise.data.crops import (
     WindowError,
-    averaged,
-    crops,
-    windowed,
+    average_crops,
+    crop_recordings,
+    crop_starts,
 )
 from leadwise.data.loader import Recordings
 from leadwise.data.sources.source import Row, Source
-from leadwise.evaluate.compare import Probed, Prompted, run_compare
+from leadwise.evaluate.compare import ProbeScorer, ZeroShotScorer, run_compare
 from leadwise.evaluate.embed import embed, embed_cohort
 from leadwise.evaluate.probe import run_probe
-from leadwise.evaluate.protocol import Legacy, run_protocol
+from leadwise.evaluate.protocol import LegacySettings, run_protocol
 from leadwise.evaluate.zeroshot import run_zeroshot
 from leadwise.run import create
 from tests.planted import PlantedCohort, PlantedRun
@@ -49,7 +49,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 
 
 def seconds_seen(cohort: Cohort, row: int, window: str | None) -> list[list[float]]:
-    recordings, of_row = windowed(cohort, PROMISED, np.array([row]), window)
+    recordings, of_row = crop_recordings(cohort, PROMISED, np.array([row]), window)
     assert of_row.tolist() == [0] * len(recordings)
     ecg = recordings.batch(range(len(recordings))).ecg[:, 0, ::100].numpy()
     return np.rint(ecg * 100).astype(int).tolist()
@@ -58,7 +58,7 @@ def seconds_seen(cohort: Cohort, row: int, window: str | None) -> list[list[floa
 def test_begin_and_middle(cohort: Cohort) -> None:
     assert seconds_seen(cohort, 2, None) == seconds_seen(cohort, 2, "first_10s") == [list(range(10))]
     assert seconds_seen(cohort, 3, "center_10s") == [list(range(25, 35))]
-    recordings, _ = windowed(cohort, PROMISED, np.array([0]), "first_10s")
+    recordings, _ = crop_recordings(cohort, PROMISED, np.array([0]), "first_10s")
     observed = recordings.batch([0]).observed[0]
     assert observed[:, :600].all()
     assert not observed[:, 600:].any()  # six of ten seconds: the padding is marked
@@ -66,18 +66,18 @@ def test_begin_and_middle(cohort: Cohort) -> None:
 
 def test_windows_cover_the_whole_recording_in_equal_steps(cohort: Cohort) -> None:
     assert seconds_seen(cohort, 1, "multi_crop_mean") == [list(range(10))]
-    assert crops(25, 10) == [0.0, 7.5, 15.0]
-    assert [len(crops(seconds, 10)) for seconds in (6, 10, 10.001, 25, 60)] == [1, 1, 2, 3, 6]
+    assert crop_starts(25, 10) == [0.0, 7.5, 15.0]
+    assert [len(crop_starts(seconds, 10)) for seconds in (6, 10, 10.001, 25, 60)] == [1, 1, 2, 3, 6]
     seen = seconds_seen(cohort, 3, "multi_crop_mean")
     assert seen == [list(range(begin, begin + 10)) for begin in range(0, 60, 10)]
-    _, of_row = windowed(cohort, PROMISED, np.array([3, 1, 2]), "multi_crop_mean")
+    _, of_row = crop_recordings(cohort, PROMISED, np.array([3, 1, 2]), "multi_crop_mean")
     assert of_row.tolist() == [0] * 6 + [1] + [2] * 3
 
 
 def test_merls_five_seconds_are_padded_with_zeros_that_count(cohort: Cohort) -> None:
-    recordings, _ = windowed(cohort, PROMISED, np.arange(4), "merl_5s_pad")
+    recordings, _ = crop_recordings(cohort, PROMISED, np.arange(4), "merl_5s_pad")
     batch = recordings.batch(range(4))
-    first, _ = windowed(cohort, PROMISED, np.arange(4), "first_10s")
+    first, _ = crop_recordings(cohort, PROMISED, np.arange(4), "first_10s")
     np.testing.assert_array_equal(batch.ecg[..., :500], first.batch(range(4)).ecg[..., :500])
     assert not batch.ecg[..., 500:].any()
     assert batch.observed.all()
@@ -88,7 +88,7 @@ def test_embeddings_of_windows_are_averaged_and_cached_apart(cohort: Cohort, tmp
     rows = np.array([3, 0])
     whole = embed_cohort(run, cohort, rows=rows, window="multi_crop_mean")
     signal = run.config.signal  # two seconds long
-    recordings, of_row = windowed(cohort, signal, rows, "multi_crop_mean")
+    recordings, of_row = crop_recordings(cohort, signal, rows, "multi_crop_mean")
     each = embed(run, recordings)
     expected = np.stack([each[of_row == place].mean(axis=0) for place in (0, 1)])
     np.testing.assert_allclose(whole, expected, rtol=1e-6)
@@ -113,7 +113,7 @@ def gappy(
 def starts_kept(cohort: Cohort, signal: Signal = PROMISED) -> list[int]:
     """Where, in seconds, the windows of the first recording begin."""
     whole = cohort.signal(0)[0][:, LEADS.index(signal.leads[0])]
-    recordings, _ = windowed(cohort, signal, np.array([0]), "multi_crop_mean")
+    recordings, _ = crop_recordings(cohort, signal, np.array([0]), "multi_crop_mean")
     found = []
     for ecg in recordings.batch(range(len(recordings))).ecg[:, 0].numpy():
         near = [np.abs(np.nan_to_num(whole[at : at + len(ecg)]) - ecg).max() for at in range(0, len(whole), 100)
@@ -136,8 +136,8 @@ def test_windows_without_an_ecg_are_left_out_of_the_mean(tmp_path: Path) -> None
     assert starts_kept(little) == [0, 40, 50]
     part = dataclasses.replace(PROMISED, leads=("V6",), duration_s=20.0)
     never = gappy(tmp_path, 40, [(0, 40)], "never", leads=("V6",))
-    assert len(windowed(never, part, np.array([0]), "multi_crop_mean")[0]) == 1  # to be refused by name
-    assert len(windowed(never, dataclasses.replace(part, leads=LEADS), np.array([0]), "multi_crop_mean")[0]) == 2
+    assert len(crop_recordings(never, part, np.array([0]), "multi_crop_mean")[0]) == 1  # to be refused by name
+    assert len(crop_recordings(never, dataclasses.replace(part, leads=LEADS), np.array([0]), "multi_crop_mean")[0]) == 2
 
 
 def test_a_method_that_needs_a_whole_patch_embeds_a_recording_with_a_long_gap(tmp_path: Path) -> None:
@@ -150,15 +150,15 @@ def test_a_method_that_needs_a_whole_patch_embeds_a_recording_with_a_long_gap(tm
 
 def test_merls_five_seconds_are_the_first_whatever_was_promised(cohort: Cohort) -> None:
     middle = dataclasses.replace(PROMISED, window="center")
-    recordings, _ = windowed(cohort, middle, np.array([3]), "merl_5s_pad")
+    recordings, _ = crop_recordings(cohort, middle, np.array([3]), "merl_5s_pad")
     seen = recordings.batch([0]).ecg[0, 0, :500:100].numpy()
     assert np.rint(seen * 100).astype(int).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_averages() -> None:
     made = np.array([[1.0], [3.0], [5.0]], dtype=np.float32)
-    np.testing.assert_array_equal(averaged(made, np.array([0, 0, 1])), [[2.0], [5.0]])
-    assert averaged(made, np.array([0, 1, 2])) is made
+    np.testing.assert_array_equal(average_crops(made, np.array([0, 0, 1])), [[2.0], [5.0]])
+    assert average_crops(made, np.array([0, 1, 2])) is made
 
 
 @pytest.mark.parametrize(("window", "said"), [("merl_5s_pad", "--protocol merl-legacy"), ("last", "no window 'last'")])
@@ -167,9 +167,9 @@ def test_the_strict_protocol_does_not_look_through_merls_window(window: str, sai
     for asked in (
         lambda: run_probe(run, cohort, "finding", window=window),
         lambda: run_zeroshot(run, cohort, "finding", window=window),
-        lambda: run_compare((run, run), cohort, "finding", Probed(window=window)),
-        lambda: run_compare((run, run), cohort, "finding", Prompted(window=window)),
-        lambda: run_protocol(run, cohort, "finding", (1.0,), "both", Legacy(window=window)),
+        lambda: run_compare((run, run), cohort, "finding", ProbeScorer(window=window)),
+        lambda: run_compare((run, run), cohort, "finding", ZeroShotScorer(window=window)),
+        lambda: run_protocol(run, cohort, "finding", (1.0,), "both", LegacySettings(window=window)),
     ):
         with pytest.raises(WindowError, match=said) as told:
             asked()

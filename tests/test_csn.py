@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from leadwise.batch import LEADS
 from leadwise.cli import app
-from leadwise.data.audit import audit
+from leadwise.data.audit.audit import audit
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.layout import CohortError
 from leadwise.data.cohort.prepare import write
@@ -190,12 +190,12 @@ def test_prepare_end_to_end(tmp_path: Path) -> None:
 
 def test_the_two_hospitals_are_scored_apart(tmp_path: Path) -> None:
     for first in (1, 20_000):  # enough of either to be scored
-        for number in range(first, first + subgroups.LEAST_RECORDS):
+        for number in range(first, first + subgroups.MIN_RECORDS):
             record(tmp_path / "raw", number, dx("SR", "TWC"), with_samples=True)
     write(read_source(tmp_path / "raw"), tmp_path / "cohort")
     cohort = Cohort.open(tmp_path / "cohort")
-    site = subgroups.members(cohort, np.arange(len(cohort)))["site"]
-    n = subgroups.LEAST_RECORDS
+    site = subgroups.group_names(cohort, np.arange(len(cohort)))["site"]
+    n = subgroups.MIN_RECORDS
     assert dict(zip(cohort.index["record"], site)) == {
         **{f"JS{number:05d}": CHAPMAN for number in range(1, 1 + n)},
         **{f"JS{number:05d}": NINGBO for number in range(20_000, 20_000 + n)},

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import REPORTS, TINY, config_table
+from conftest import REPORTS, SIGNAL, TINY, config_table
 from test_methods import build, make_batch
 from torch import nn
 from torch.nn import functional as F
@@ -16,6 +16,7 @@ from leadwise import run as runs
 from leadwise.config import Config, typed
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.evaluate.card import disentanglement
+from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn.losses import multimodal
 
 
@@ -30,10 +31,10 @@ def test_a_right_angle_alone_is_seen_through() -> None:
     shared, other = parts()
     turned = shared[:, [1, 0, 3, 2, 5, 4, 7, 6]] * np.array([1, -1] * 4)
     train, test = np.arange(300), np.arange(300, 400)
-    apart = disentanglement.Apart.of(shared, turned, train, test)
+    apart = disentanglement.PartOverlap.of(shared, turned, train, test)
     assert apart.cosine < 1e-9
     assert apart.specific_from_shared > 0.99
-    free = disentanglement.Apart.of(shared, other, train, test)
+    free = disentanglement.PartOverlap.of(shared, other, train, test)
     assert free.specific_from_shared < 0.1
     assert free.by_chance == pytest.approx(np.sqrt(2 / (8 * np.pi)))
 
@@ -65,33 +66,34 @@ def test_recall_against_a_slow_count() -> None:
     rng = np.random.default_rng(0)
     gallery, own = rng.normal(size=(30, 6)), rng.integers(30, size=50)
     queries = gallery[own] + rng.normal(size=(50, 6))
-    found = disentanglement.recall("w", queries, gallery, own)
+    found = disentanglement.measure_recall("w", queries, gallery, own)
     ranks = []
     for query, at in zip(queries, own):
         cosines = [query @ g / np.linalg.norm(query) / np.linalg.norm(g) for g in gallery]
         ranks.append(1 + sum(c > cosines[at] for c in cosines))
     assert found.recall == {k: np.mean(np.array(ranks) <= k) for k in (1, 5, 10)}
     assert found.median_rank == np.median(ranks)
-    same = disentanglement.recall("w", queries, np.ones((30, 6)), own)
+    same = disentanglement.measure_recall("w", queries, np.ones((30, 6)), own)
     assert same.recall[10] == pytest.approx(10 / 30)  # all alike: what chance finds
     assert same.median_rank == 15.5
 
 
 def test_strangers_are_of_another_patient_and_each_is_used_once() -> None:
     patients = ["a", "b", "a", "c", "c", "a", "d"]
-    partner = disentanglement.strangers(patients)
+    partner = disentanglement.other_patients(patients)
     assert sorted(partner) == list(range(7))
     assert all(patients[i] != patients[j] for i, j in enumerate(partner))
-    assert disentanglement.strangers(["a", "a", "b"]) is None
+    assert disentanglement.other_patients(["a", "a", "b"]) is None
 
 
-class Split(nn.Module):
+class Split(PretrainingMethod):
     """Shared: the beat's rate, which reports tell; specific: the size in each lead, which they do not."""
 
+    embeds_text = True
     parts = ("backbone", "shared", "specific", "both")
 
     def __init__(self, split: bool = True) -> None:
-        super().__init__()
+        super().__init__(MethodConfig(), SIGNAL)
         self.weight = nn.Parameter(torch.zeros(1))
         self.split = split
 
@@ -113,7 +115,7 @@ def split_run(cohort_folder, method) -> runs.Run:
 
 def test_a_specific_part_that_holds_none_of_the_report_is_not_missed_when_exchanged(cohort_folder) -> None:
     cohort = Cohort.open(cohort_folder)
-    found = disentanglement.measure(split_run(cohort_folder, Split()), cohort, "own")
+    found = disentanglement.measure_disentanglement(split_run(cohort_folder, Split()), cohort, "own")
     assert set(found.probes) == {"backbone", "shared", "specific", "both"}
     above, (low, _) = disentanglement.probe_gain(found, "shared", "specific")
     assert above > 0.2
@@ -122,7 +124,7 @@ def test_a_specific_part_that_holds_none_of_the_report_is_not_missed_when_exchan
     assert by_way["linear map of shared"][1] > by_way["linear map of specific"][1]
     assert by_way["... shared part of another patient"][1] < by_way["... specific part of another patient"][1]
     assert found.width == {"backbone": 24, "shared": 12, "specific": 12, "both": 24}
-    twin = disentanglement.measure(split_run(cohort_folder, Split(split=False)), cohort, "own")
+    twin = disentanglement.measure_disentanglement(split_run(cohort_folder, Split(split=False)), cohort, "own")
     assert twin.apart.specific_from_shared > 0.8 > found.apart.specific_from_shared
     json.dumps(found.to_json(), allow_nan=False)
 
@@ -132,7 +134,9 @@ def test_a_method_without_words_or_specific_part_is_measured_on_what_it_has(coho
         parts = ("backbone",)
         embed_text = property()  # as if it were not there
 
-    found = disentanglement.measure(split_run(cohort_folder, Plain()), Cohort.open(cohort_folder), "own", most_train=30)
+    found = disentanglement.measure_disentanglement(
+        split_run(cohort_folder, Plain()), Cohort.open(cohort_folder), "own", most_train=30
+    )
     assert set(found.probes) == {"backbone"}
     assert found.apart is None
     assert found.retrieval == []
@@ -143,7 +147,7 @@ def test_settings_without_a_specific_head_have_no_specific_part(cohort_folder) -
     table = config_table(cohort_folder)
     table["method"] = {**table["method"], "w_orth": 0.0}
     run = runs.create(typed(Config, table), REPORTS)
-    found = disentanglement.measure(run, Cohort.open(cohort_folder), "own")
+    found = disentanglement.measure_disentanglement(run, Cohort.open(cohort_folder), "own")
     assert set(found.probes) == {"backbone", "shared"}
     assert found.retrieval[0].n_reports > 1
 
@@ -166,7 +170,7 @@ def test_reconstruction_errors_are_measured_where_the_decoder_uses_the_part(coho
     table["method"] = {"name": "cg_dmer", **TINY["cg_dmer"], "specific_task": "recon"}
     run = runs.create(typed(Config, table), REPORTS)
     cohort = Cohort.open(cohort_folder)
-    found = disentanglement.reconstruct_swapped(run, cohort, cohort.rows("test"))
+    found = disentanglement.reconstruction_errors(run, cohort, cohort.rows("test"))
     assert set(found) == {"own", "of another patient"}
     assert all(0 < error < 100 for error in found.values())
     assert found["own"] != found["of another patient"]

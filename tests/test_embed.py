@@ -8,7 +8,7 @@ from planted import SIGNAL, PlantedCohort, PlantedRun
 from leadwise.data.loader import Recordings
 from leadwise.evaluate import embed
 from leadwise.evaluate.embed import EmbedError
-from leadwise.evaluate.handcrafted import describe, handcrafted
+from leadwise.evaluate.handcrafted import ecg_statistics, handcrafted_features
 
 
 def test_embedding_is_frozen_in_order_and_does_not_depend_on_the_batch():
@@ -57,7 +57,7 @@ def test_the_cache_saves_the_work_and_knows_its_rows(tmp_path):
 
 
 def test_work_that_is_cut_short_is_kept_piece_by_piece(tmp_path, monkeypatch):
-    monkeypatch.setattr(embed, "_PIECE", 6)
+    monkeypatch.setattr(embed, "_ROWS_PER_WRITE", 6)
     run, cohort, told = PlantedRun(tmp_path), PlantedCohort(n_patients=10), []
     embed.embed_cohort(run, cohort, rows=np.array([3, 17]))
 
@@ -152,17 +152,17 @@ def beats(rate_bpm, rate_hz=250, duration_s=10, n_leads=2):
 
 @pytest.mark.parametrize("rate_bpm", [42, 60, 75, 100, 150, 180])
 def test_handcrafted_rate(rate_bpm):
-    rate, after_one, after_two = describe(*beats(rate_bpm), 250)[0, -3:]
+    rate, after_one, after_two = ecg_statistics(*beats(rate_bpm), 250)[0, -3:]
     assert rate == pytest.approx(rate_bpm, rel=0.03)
     assert min(after_one, after_two) > 0.7
 
 
 def test_handcrafted_statistics_count_observed_samples_only():
     ecg, observed = beats(75)
-    whole = describe(ecg, observed, 250)[0]
+    whole = ecg_statistics(ecg, observed, 250)[0]
     padded = torch.cat([ecg, torch.zeros_like(ecg)], dim=-1)
     seen = torch.cat([observed, torch.zeros_like(observed)], dim=-1)
-    half = describe(padded, seen, 250)[0]
+    half = ecg_statistics(padded, seen, 250)[0]
     np.testing.assert_allclose(half[:18], whole[:18], rtol=0.02, atol=0.02)  # spread, range, percentiles
     assert whole[-4] == pytest.approx(-1, abs=0.01)  # the second lead is the first turned over
 
@@ -171,7 +171,7 @@ def test_handcrafted_missing_lead_is_marked_and_silent():
     ecg, observed = beats(75)
     observed[:, 1] = False
     ecg[:, 1] = 1e6  # must not be looked at
-    features = describe(ecg, observed, 250)
+    features = ecg_statistics(ecg, observed, 250)
     assert np.isfinite(features).all()
     per_lead = features[0, : -1 - 3].reshape(-1, 2)
     assert per_lead[-1].tolist() == [0, 1]  # the indicator stands last
@@ -181,7 +181,7 @@ def test_handcrafted_missing_lead_is_marked_and_silent():
 
 def test_handcrafted_of_a_cohort():
     cohort = PlantedCohort(n_patients=10)
-    features = handcrafted(Recordings(cohort, SIGNAL), batch_size=7)
+    features = handcrafted_features(Recordings(cohort, SIGNAL), batch_size=7)
     assert len(features) == 20
     assert features.dtype == np.float32
     np.testing.assert_allclose(features[:, :4], cohort.steps[:, :4].std(axis=-1) / 1000, rtol=0.05)

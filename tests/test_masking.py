@@ -51,6 +51,18 @@ def test_other_ways_of_masking() -> None:
     assert (whole.sum(-1) != 5).any()
 
 
+@pytest.mark.parametrize("n_parts", [2, 4, 7])
+def test_interleaved_parts_hold_each_usable_patch_once(n_parts: int) -> None:
+    usable = torch.rand(3, 12, 20) < 0.7
+    parts = masking.interleaved_parts(usable, n_parts)
+    assert parts.shape == (n_parts, *usable.shape)
+    assert torch.equal(parts.sum(0), usable.long())
+    whole = masking.interleaved_parts(torch.ones(1, 12, 20, dtype=torch.bool), 4)
+    assert (whole.sum(-1) == 5).all()
+    assert whole[0, 0, 0].nonzero().flatten().tolist() == [0, 4, 8, 12, 16]
+    assert whole[0, 0, 1].nonzero().flatten().tolist() == [3, 7, 11, 15, 19]
+
+
 def test_places_of_ragged_rows_say_which_are_real() -> None:
     keep = torch.tensor([[True, False, True, True], [False, True, False, False]])
     index, real = masking.places(keep)

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from leadwise.batch import Batch, Signal
 from leadwise.cli import app
 from leadwise.cli.output import out
-from leadwise.cli.protocol import show, told_of_splits
+from leadwise.cli.protocol import print_report, published_splits_json
 from leadwise.cli.result_files import write_tables
 from leadwise.config import Config, typed
 from leadwise.data.cohort.cohort import Cohort
@@ -28,31 +28,31 @@ from leadwise.data.label_subset import subset
 from leadwise.data.published_splits import PublishedError, read_published
 from leadwise.data.tasks import PTBXL
 from leadwise.evaluate.logistic_regression import ProbeError
-from leadwise.evaluate.merl_legacy.legacy_task import ask, not_applicable, with_published
+from leadwise.evaluate.merl_legacy.legacy_task import inapplicable_faults, load_legacy_task, with_published_splits
 from leadwise.evaluate.merl_legacy.probe_heads import (
-    LEFT_OUT,
-    MEANING,
+    FAULT_DESCRIPTIONS,
+    NOT_REPRODUCED,
+    EpochLogits,
     Fault,
-    Frozen,
-    Lesson,
-    Trace,
-    Trainer,
+    FrozenFeatures,
+    HeadSettings,
+    TrainerSettings,
     best_epoch,
-    by_position,
-    faults_named,
-    known_columns,
+    known_column_orders,
+    labels_by_position,
+    parse_faults,
     train_heads,
 )
-from leadwise.evaluate.merl_legacy.unfrozen_batchnorm import Moving, batchnorms, restored
+from leadwise.evaluate.merl_legacy.unfrozen_batchnorm import UnfrozenFeatures, find_batchnorms, restored_state
 from leadwise.evaluate.metrics.auroc import auroc
 from leadwise.evaluate.probe import run_probe
-from leadwise.evaluate.protocol import Legacy, run_protocol
+from leadwise.evaluate.protocol import LegacySettings, run_protocol
 from leadwise.run import create
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 SPLITS = SHARED / "data" / "merl-splits"
-FEW = Trainer(epochs=8)
-FAST = Trainer(epochs=40, lr=0.05)  # features of a few tenths of a mV learn slowly at MERL's rate
+FEW = TrainerSettings(epochs=8)
+FAST = TrainerSettings(epochs=40, lr=0.05)  # features of a few tenths of a mV learn slowly at MERL's rate
 
 
 class NormedMethod(SeeingMethod):
@@ -80,7 +80,9 @@ def features(n: int = 90, width: int = 7, seed: int = 0) -> tuple[np.ndarray, np
     return made, labels
 
 
-def plainly(train: np.ndarray, labels: np.ndarray, test: np.ndarray, trainer: Trainer, early: bool) -> np.ndarray:
+def plainly(
+    train: np.ndarray, labels: np.ndarray, test: np.ndarray, trainer: TrainerSettings, early: bool
+) -> np.ndarray:
     """(E, n_test, K) by torch's own layer, loss, optimiser and schedule."""
     torch.manual_seed(trainer.seed)
     layer = nn.Linear(train.shape[1], labels.shape[1])
@@ -106,15 +108,15 @@ def plainly(train: np.ndarray, labels: np.ndarray, test: np.ndarray, trainer: Tr
 def test_the_trainer_gives_what_torchs_own_parts_give(early: bool) -> None:
     train, labels = features()
     val, test = features(20, seed=1)[0], features(30, seed=2)[0]
-    trainer = Trainer(epochs=45)
-    [trace] = train_heads(Frozen(train, val, test), [Lesson(labels, early)], trainer)
+    trainer = TrainerSettings(epochs=45)
+    [trace] = train_heads(FrozenFeatures(train, val, test), [HeadSettings(labels, early)], trainer)
     assert (trace.val.shape, trace.test.shape) == ((45, 20, 3), (45, 30, 3))
     np.testing.assert_allclose(trace.test, plainly(train, labels, test, trainer, early), atol=2e-5)
     np.testing.assert_allclose(trace.val, plainly(train, labels, val, trainer, early), atol=2e-5)
 
 
 def test_the_rate_drops_after_forty_epochs_or_with_the_fault_after_forty_steps_of_the_schedule() -> None:
-    trainer = Trainer()
+    trainer = TrainerSettings()
     assert [trainer.rate(epoch, 5, 100, False) for epoch in (0, 39, 40)] == pytest.approx([1e-3, 1e-3, 1e-4])
     assert [trainer.rate(0, batch, 100, True) for batch in (0, 39, 40)] == pytest.approx([1e-3, 1e-3, 1e-4])
     # with one batch an epoch the schedule is stepped twice an epoch
@@ -123,25 +125,25 @@ def test_the_rate_drops_after_forty_epochs_or_with_the_fault_after_forty_steps_o
 
 def test_heads_taught_together_are_those_taught_alone() -> None:
     train, labels = features()
-    inputs = Frozen(train, train[:20], train[20:50])
-    lessons = [Lesson(labels), Lesson(labels, True), Lesson(1 - labels)]
-    together = train_heads(inputs, lessons, Trainer(epochs=15))
+    inputs = FrozenFeatures(train, train[:20], train[20:50])
+    lessons = [HeadSettings(labels), HeadSettings(labels, True), HeadSettings(1 - labels)]
+    together = train_heads(inputs, lessons, TrainerSettings(epochs=15))
     for lesson, trace in zip(lessons, together):
-        [alone] = train_heads(inputs, [lesson], Trainer(epochs=15))
+        [alone] = train_heads(inputs, [lesson], TrainerSettings(epochs=15))
         np.testing.assert_array_equal(alone.test, trace.test)
     assert np.abs(together[0].test - together[1].test).max() > 1e-3
-    [other] = train_heads(inputs, lessons[:1], Trainer(epochs=15, seed=43))
+    [other] = train_heads(inputs, lessons[:1], TrainerSettings(epochs=15, seed=43))
     assert np.abs(together[0].test - other.test).max() > 1e-3
     with pytest.raises(ProbeError, match="labels for other than the 90 training recordings"):
-        train_heads(inputs, [Lesson(labels[1:])], FEW)
+        train_heads(inputs, [HeadSettings(labels[1:])], FEW)
     with pytest.raises(ProbeError, match="0 epochs teach nothing"):
-        Trainer(epochs=0)
+        TrainerSettings(epochs=0)
 
 
 def test_the_epoch_is_chosen_on_validation_or_with_the_fault_on_test() -> None:
     val = test = np.array([[0], [0], [1], [1]], dtype=np.int8)
     good, fair, bad = ([0.0, 1, 2, 3], [0.0, 2, 1, 3], [3.0, 2, 1, 0])
-    trace = Trace(
+    trace = EpochLogits(
         np.array([fair, good, bad, good], np.float32)[..., None],
         np.array([good, fair, bad, bad], np.float32)[..., None],
     )
@@ -154,26 +156,26 @@ def test_the_epoch_is_chosen_on_validation_or_with_the_fault_on_test() -> None:
 
 def test_positions_hold_a_class_against_the_one_that_stands_in_its_place() -> None:
     labels = np.eye(4, dtype=np.int8)
-    moved = by_position(labels, ("a", "b", "c", "d"), learnt=("b", "a", "c", "d"), scored=("b", "c", "d", "a"))
+    moved = labels_by_position(labels, ("a", "b", "c", "d"), learnt=("b", "a", "c", "d"), scored=("b", "c", "d", "a"))
     # b is b; a stands where c stands in the scored file, c where d, d where a
     np.testing.assert_array_equal(moved, labels[:, [2, 1, 3, 0]])
-    assert known_columns("ptbxl", "super", tuple(PTBXL["super"])) is None
-    assert known_columns("csn", "sub", tuple(PTBXL["sub"])) is None
+    assert known_column_orders("ptbxl", "super", tuple(PTBXL["super"])) is None
+    assert known_column_orders("csn", "sub", tuple(PTBXL["sub"])) is None
 
 
 @pytest.mark.real
 @pytest.mark.skipif(not SPLITS.is_dir(), reason="the published splits do not lie beside this checkout")
 def test_a_perfect_classifier_under_positional_columns() -> None:
     published = read_published(SPLITS, "sub")
-    known = known_columns("ptbxl", "sub", published.classes)
+    known = known_column_orders("ptbxl", "sub", published.classes)
     assert known is not None
     for split, expected in (("test", 93.37), ("val", 93.44)):
         truth = published.splits[split].labels
         columns = published.columns
-        moved = by_position(truth, published.classes, columns["train"], columns[split])
+        moved = labels_by_position(truth, published.classes, columns["train"], columns[split])
         assert 100 * auroc(moved, truth).mean() == pytest.approx(expected, abs=0.005)
         # without the files the same classes are held against each other
-        np.testing.assert_array_equal(moved, by_position(truth, published.classes, known["train"], known[split]))
+        np.testing.assert_array_equal(moved, labels_by_position(truth, published.classes, known["train"], known[split]))
 
 
 def test_moving_batchnorm_uses_each_batchs_statistics_and_leaves_no_trace() -> None:
@@ -185,8 +187,8 @@ def test_moving_batchnorm_uses_each_batchs_statistics_and_leaves_no_trace() -> N
     before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
     modes = [module.training for module in method.modules()]
     rows = {"train": cohort.rows("train"), "val": cohort.rows("val"), "test": cohort.rows("test")}
-    with restored(method):
-        inputs = Moving(run, cohort, rows, "backbone", None)
+    with restored_state(method):
+        inputs = UnfrozenFeatures(run, cohort, rows, "backbone", None)
         positions = torch.tensor([3, 1, 40, 7])
         made = inputs.train(positions)
         signal = cohort.steps[rows["train"][positions.numpy()], : len(WORDS)].astype(np.float32) / 1000
@@ -203,15 +205,15 @@ def test_moving_batchnorm_uses_each_batchs_statistics_and_leaves_no_trace() -> N
     assert [module.training for module in method.modules()] == modes
     for name, tensor in method.state_dict().items():
         assert torch.equal(tensor, before[name]), name
-    assert batchnorms(method) == [method.norm]
-    assert not batchnorms(SeeingMethod())
+    assert find_batchnorms(method) == [method.norm]
+    assert not find_batchnorms(SeeingMethod())
 
 
 def test_a_last_batch_of_one_does_not_stop_a_batchnorm_over_recordings() -> None:
     run, cohort = NormedRun(), PlantedCohort()
     rows = {split: cohort.rows(split) for split in ("train", "val", "test")}
-    with restored(run.method):
-        inputs = Moving(run, cohort, rows, "backbone", None)
+    with restored_state(run.method):
+        inputs = UnfrozenFeatures(run, cohort, rows, "backbone", None)
         inputs.train(torch.arange(16))
         kept = run.method.norm.running_mean.clone()
         alone = inputs.train(torch.tensor([3]))
@@ -220,7 +222,7 @@ def test_a_last_batch_of_one_does_not_stop_a_batchnorm_over_recordings() -> None
         assert not torch.equal(run.method.norm.running_mean, kept)
     assert torch.isfinite(alone).all()
     assert not run.method.norm._forward_pre_hooks
-    report = run_protocol(run, cohort, "finding", (17 / 144,), legacy=Legacy((Fault.MOVING_BATCHNORM,), FEW))
+    report = run_protocol(run, cohort, "finding", (17 / 144,), legacy=LegacySettings((Fault.MOVING_BATCHNORM,), FEW))
     assert {line.n_train % 16 for line in report.lines} == {1}
 
 
@@ -228,7 +230,7 @@ def test_moving_batchnorm_applies_to_a_part_that_runs_one(cohort_folder: Path) -
     def reason(of: str, part: str) -> str | None:
         table = config_table(cohort_folder) | {"method": {"name": "merl", **TINY[of]}}
         run = create(typed(Config, table), REPORTS)
-        return not_applicable(run, ask(cohort, "own"), None, part).get(Fault.MOVING_BATCHNORM)
+        return inapplicable_faults(run, load_legacy_task(cohort, "own"), None, part).get(Fault.MOVING_BATCHNORM)
 
     cohort = Cohort.open(cohort_folder)
     assert reason("merl vit", "backbone") == "no BatchNorm has a part in the method's 'backbone' embedding"
@@ -240,7 +242,7 @@ def test_the_backbone_comes_back_even_after_an_error() -> None:
     method = NormedMethod()
 
     def cut_short() -> None:
-        with restored(method):
+        with restored_state(method):
             method.norm.running_mean.fill_(7.0)
             raise RuntimeError("power cut")
 
@@ -258,7 +260,7 @@ def test_both_protocols_side_by_side(tmp_path: Path) -> None:
         cohort,
         "finding",
         (0.5, 1.0),
-        legacy=Legacy(trainer=Trainer(epochs=4)),
+        legacy=LegacySettings(trainer=TrainerSettings(epochs=4)),
         progress=lambda *at: told.append(at),
     )
     applied = ["best_test_epoch", "moving_batchnorm", "early_lr_drop"]
@@ -299,7 +301,7 @@ def test_classes_that_a_draw_does_not_show_are_named_and_both_protocols_scored_w
     rare[train] = 0
     rare[train[np.setdiff1d(np.arange(144), np.concatenate([subset(144, 0.1, seed) for seed in (42, 43, 44)]))]] = 1
     assert not rare[train[drawn]].any()
-    legacy = Legacy((Fault.EARLY_LR_DROP,), Trainer(epochs=3))
+    legacy = LegacySettings((Fault.EARLY_LR_DROP,), TrainerSettings(epochs=3))
     report = run_protocol(PlantedRun(), cohort, "finding", (0.1, 1.0), legacy=legacy)
     few, all_labels = report.lines[:4], report.lines[4:]
     assert [line.unlearnable for line in report.lines] == [("beta",)] + [()] * 7
@@ -314,17 +316,17 @@ def test_classes_that_a_draw_does_not_show_are_named_and_both_protocols_scored_w
     assert (row["unlearnable"], row["learnable only"]) == ("beta", few[0].learnable_only)
     assert (told["unlearnable"], told["learnable_only"]) == (["beta"], few[0].learnable_only)
     with out.capture() as printed:
-        show(report)
+        print_report(report)
     text = " ".join(printed.get().split())
     assert "0.1 strict probe: unlearnable beta unlearnable: a draw" in text
     assert f"{few[1].learnable_only:.3f}" in text
     with out.capture() as printed:
-        show(dataclasses.replace(report, lines=all_labels))
+        print_report(dataclasses.replace(report, lines=all_labels))
     assert "learnable" not in printed.get()
 
 
 def test_every_legacy_number_is_marked_wherever_it_goes() -> None:
-    report = run_protocol(PlantedRun(), PlantedCohort(), "finding", (1.0,), legacy=Legacy(trainer=FEW))
+    report = run_protocol(PlantedRun(), PlantedCohort(), "finding", (1.0,), legacy=LegacySettings(trainer=FEW))
     told = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert (told["command"], told["protocol"], told["comparable"]) == ("probe", "both", False)
     assert [line["comparable"] for line in told["lines"]] == [line["probe"] == "strict probe" for line in told["lines"]]
@@ -333,12 +335,12 @@ def test_every_legacy_number_is_marked_wherever_it_goes() -> None:
     assert "fp16" in told["trainer"]["precision"]
     assert told["not_applicable"]["moving_batchnorm"] == "the method has no BatchNorm"
     assert set(told["faults"]) == {"best_test_epoch", "early_lr_drop"}
-    assert told["left_out"] == LEFT_OUT
-    assert not set(LEFT_OUT) & set(Fault)
+    assert told["left_out"] == NOT_REPRODUCED
+    assert not set(NOT_REPRODUCED) & set(Fault)
     with out.capture() as printed:
-        show(report)
+        print_report(report)
     said = " ".join(printed.get().split())
-    assert all(f"{what} ({reason})" in said for what, reason in LEFT_OUT.items())
+    assert all(f"{what} ({reason})" in said for what, reason in NOT_REPRODUCED.items())
     assert told["lines"][1]["macro"] == report.lines[1].score.macro
     for rows in (report.rows(), report.class_rows(), report.long_rows()):
         for row in rows:
@@ -352,22 +354,22 @@ def test_every_legacy_number_is_marked_wherever_it_goes() -> None:
 
 def test_merl_legacy_is_one_number_with_all_that_applies_or_with_what_is_asked() -> None:
     run, cohort = PlantedRun(), PlantedCohort()
-    report = run_protocol(run, cohort, "finding", (0.1, 1.0), "merl-legacy", Legacy(trainer=FEW))
+    report = run_protocol(run, cohort, "finding", (0.1, 1.0), "merl-legacy", LegacySettings(trainer=FEW))
     assert [line.probe for line in report.lines] == ["MERL's probe: best_test_epoch + early_lr_drop"] * 2
     assert [line.n_train for line in report.lines] == [14, 144]
     assert not any(line.comparable for line in report.lines)
     [line] = run_protocol(
-        run, cohort, "finding", (1.0,), "merl-legacy", Legacy((Fault.EARLY_LR_DROP,), trainer=FEW)
+        run, cohort, "finding", (1.0,), "merl-legacy", LegacySettings((Fault.EARLY_LR_DROP,), trainer=FEW)
     ).lines
     assert line.faults == (Fault.EARLY_LR_DROP,)
-    [none] = run_protocol(run, cohort, "finding", (1.0,), "merl-legacy", Legacy((), trainer=FEW)).lines
+    [none] = run_protocol(run, cohort, "finding", (1.0,), "merl-legacy", LegacySettings((), trainer=FEW)).lines
     assert none.probe == "MERL's probe: no fault"
-    both = run_protocol(run, cohort, "finding", (1.0,), legacy=Legacy(trainer=FEW)).lines
+    both = run_protocol(run, cohort, "finding", (1.0,), legacy=LegacySettings(trainer=FEW)).lines
     assert none.score == both[1].score
 
 
 def test_latex_of_both_protocols_gives_each_number_its_own_interval(tmp_path: Path) -> None:
-    report = run_protocol(PlantedRun(), PlantedCohort(), "finding", (1.0,), legacy=Legacy(trainer=FEW))
+    report = run_protocol(PlantedRun(), PlantedCohort(), "finding", (1.0,), legacy=LegacySettings(trainer=FEW))
     write_tables(None, tmp_path / "t.tex", report, per_class=False)
     lines = [line for line in (tmp_path / "t.tex").read_text().splitlines() if line.endswith(r"\\")]
     header = lines[0].removesuffix(r" \\").split(" & ")
@@ -383,7 +385,7 @@ def test_latex_of_both_protocols_gives_each_number_its_own_interval(tmp_path: Pa
 def test_the_same_training_with_and_without_a_seed_is_the_same() -> None:
     first, second = (
         run_protocol(
-            NormedRun(), PlantedCohort(), "finding", (0.2,), legacy=Legacy(trainer=Trainer(epochs=3))
+            NormedRun(), PlantedCohort(), "finding", (0.2,), legacy=LegacySettings(trainer=TrainerSettings(epochs=3))
         ).to_json()
         for _ in range(2)
     )
@@ -404,7 +406,7 @@ class SubCohort(PlantedCohort):
 
 
 def test_positional_columns_score_three_classes_against_others_without_any_file() -> None:
-    report = run_protocol(PlantedRun(), SubCohort(), "sub", (1.0,), legacy=Legacy(trainer=FAST))
+    report = run_protocol(PlantedRun(), SubCohort(), "sub", (1.0,), legacy=LegacySettings(trainer=FAST))
     lines = {line.probe: line for line in report.lines}
     honest = lines["MERL's trainer, no fault"].score.per_class
     wrong = lines["positional_columns"].score.per_class
@@ -432,7 +434,7 @@ class LongCohort(PlantedCohort):
 def test_five_seconds_lose_what_comes_later() -> None:
     run = PlantedRun()
     run.config = dataclasses.replace(run.config, signal=Signal(rate_hz=100, duration_s=8.0))
-    legacy = Legacy((Fault.FIVE_SECOND_WINDOW,), FAST)
+    legacy = LegacySettings((Fault.FIVE_SECOND_WINDOW,), FAST)
     report = run_protocol(run, LongCohort(), "finding", (1.0,), legacy=legacy)
     lines = {line.probe: line for line in report.lines}
     assert lines["MERL's trainer, no fault"].score.macro > 0.9
@@ -447,16 +449,16 @@ def test_substring_labels_come_from_the_acronyms_or_from_the_files(cohort_folder
     cohort = PlantedCohort()
     cohort.tasks, cohort.source = {"csn": ("alpha", "alphabet", "beta", "gamma")}, "csn"
     cohort.rows = lambda split=None, task=None, min_report_words=0: PlantedCohort.rows(cohort, split)
-    assert ask(cohort, "csn").substring is None
-    assert "acronyms" in not_applicable(PlantedRun(), ask(cohort, "csn"))[Fault.SUBSTRING_LABELS]
+    assert load_legacy_task(cohort, "csn").substring is None
+    assert "acronyms" in inapplicable_faults(PlantedRun(), load_legacy_task(cohort, "csn"))[Fault.SUBSTRING_LABELS]
     names = np.array(cohort.tasks["csn"])
     cohort.index["acronyms"] = [",".join(names[row.astype(bool)]) or None for row in cohort.truth]
-    asked = ask(cohort, "csn")
+    asked = load_legacy_task(cohort, "csn")
     expected = cohort.truth.copy()
     expected[:, 0] |= cohort.truth[:, 1]  # "alpha" is in "alphabet"
     np.testing.assert_array_equal(asked.substring, expected)
-    assert Fault.SUBSTRING_LABELS not in not_applicable(PlantedRun(), asked)
-    legacy = Legacy((Fault.SUBSTRING_LABELS,), FEW)
+    assert Fault.SUBSTRING_LABELS not in inapplicable_faults(PlantedRun(), asked)
+    legacy = LegacySettings((Fault.SUBSTRING_LABELS,), FEW)
     lines = run_protocol(PlantedRun(), cohort, "csn", (1.0,), legacy=legacy).lines
     test = cohort.rows("test")
     assert lines[1].score.positives["alpha"] == cohort.truth[test, 0].sum()
@@ -464,10 +466,10 @@ def test_substring_labels_come_from_the_acronyms_or_from_the_files(cohort_folder
 
     real = named(cohort_folder)
     real.tasks["csn"] = real.tasks["own"]
-    from_files = ask(real, "csn", own_splits(tmp_path, real))
+    from_files = load_legacy_task(real, "csn", own_splits(tmp_path, real))
     np.testing.assert_array_equal(from_files.substring, from_files.task.labels)  # no name of these is in another
     assert from_files.task.rows("test").tolist() == list(range(34, 40))
-    assert Fault.POSITIONAL_COLUMNS in not_applicable(PlantedRun(), from_files)
+    assert Fault.POSITIONAL_COLUMNS in inapplicable_faults(PlantedRun(), from_files)
 
 
 def test_published_splits_stand_in_for_the_cohorts_own(cohort_folder: Path, tmp_path: Path) -> None:
@@ -477,13 +479,13 @@ def test_published_splits_stand_in_for_the_cohorts_own(cohort_folder: Path, tmp_
     path = splits / "chapman" / "chapman_test.csv"
     table = pd.read_csv(path)
     table[[*table.columns[:3], *table.columns[:2:-1]]].to_csv(path, index=False)  # classes in another order
-    report = run_protocol(PlantedRun(), cohort, "csn", (1.0,), legacy=Legacy(trainer=FEW, splits=splits))
+    report = run_protocol(PlantedRun(), cohort, "csn", (1.0,), legacy=LegacySettings(trainer=FEW, splits=splits))
     told = report.to_json()
     assert (told["n_train"], told["n_val"], told["n_test"]) == (30, 4, 6)
     assert told["published_records_missing"] == {"train": 0, "val": 0, "test": 0}
     assert told["splits"] == "published"
     with out.capture() as printed:
-        show(report)
+        print_report(report)
     assert "cohort's own" not in printed.get()
     assert told["fingerprints"]["splits"] == read_published(splits, "csn").fingerprint
     assert "positional_columns" in told["faults"]
@@ -494,7 +496,7 @@ def test_published_splits_stand_in_for_the_cohorts_own(cohort_folder: Path, tmp_
         zip(classes, [2 * (c in ("normal", "mi")) + 4 * (c == "afib") for c in classes])
     )
     with pytest.raises(PublishedError, match=r"chapman_train\.csv is missing"):
-        ask(cohort, "csn", tmp_path / "nowhere")
+        load_legacy_task(cohort, "csn", tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("protocol", ["merl-legacy", "both"])
@@ -505,21 +507,21 @@ def test_without_the_published_splits_it_is_said_that_they_are_not_merls(
         (PlantedCohort(), "finding", "MERL published none of this task"),
         (SubCohort(), "sub", "name the folder of MERL's files by --splits"),
     ):
-        legacy = Legacy((Fault.EARLY_LR_DROP,), FEW)
+        legacy = LegacySettings((Fault.EARLY_LR_DROP,), FEW)
         report = run_protocol(PlantedRun(), cohort, task, (1.0,), protocol, legacy)
         assert report.to_json()["splits"] == "cohort"
         with out.capture() as printed:
-            show(report)
+            print_report(report)
         said = " ".join(printed.get().split())
         assert said.count("splits and labels are the cohort's own, not MERL's published ones") == 1
         assert there_are in said
 
 
 def test_faults_go_by_name() -> None:
-    assert faults_named(["early_lr_drop", "positional_columns"]) == (Fault.POSITIONAL_COLUMNS, Fault.EARLY_LR_DROP)
+    assert parse_faults(["early_lr_drop", "positional_columns"]) == (Fault.POSITIONAL_COLUMNS, Fault.EARLY_LR_DROP)
     with pytest.raises(ProbeError, match="no fault 'late'; choose from positional_columns, best_test_epoch"):
-        faults_named(["late"])
-    assert set(MEANING) == set(Fault)
+        parse_faults(["late"])
+    assert set(FAULT_DESCRIPTIONS) == set(Fault)
 
 
 def probe_verb(monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str]:
@@ -584,7 +586,7 @@ def test_the_seeds_that_are_asked_for_are_those_of_the_strict_probe_beside_merls
     assert told["some"]["lines"][0]["macro"] == alone.score.macro != told["usual"]["lines"][0]["macro"]
     assert told["some"]["lines"][1] == told["usual"]["lines"][1]  # MERL's trainer keeps its seed
     assert (told["some"]["strict_seeds"], told["usual"]["strict_seeds"]) == ([7, 8], [42, 43, 44])
-    legacy = Legacy(trainer=FEW)
+    legacy = LegacySettings(trainer=FEW)
     assert (
         run_protocol(PlantedRun(), cohort, "finding", (1.0,), "merl-legacy", legacy).to_json()["strict_seeds"] is None
     )
@@ -594,12 +596,12 @@ def test_the_strict_probe_takes_the_published_splits_too(cohort_folder: Path, tm
     cohort = named(cohort_folder)
     cohort.tasks["csn"] = cohort.tasks["own"]
     splits = own_splits(tmp_path, cohort)
-    report = run_probe(PlantedRun(), with_published(cohort, "csn", splits), "csn", fractions=(1.0,))
+    report = run_probe(PlantedRun(), with_published_splits(cohort, "csn", splits), "csn", fractions=(1.0,))
     assert report.n_recordings == {"train": 30, "val": 4, "test": 6}
     assert report.results[1.0]["trained"].score.positives == {"normal": 2, "afib": 4, "mi": 2}
-    assert with_published(cohort, "csn", None) is cohort
-    assert told_of_splits(cohort) == {}
-    assert told_of_splits(with_published(cohort, "csn", splits)) == {
+    assert with_published_splits(cohort, "csn", None) is cohort
+    assert published_splits_json(cohort) == {}
+    assert published_splits_json(with_published_splits(cohort, "csn", splits)) == {
         "published_splits": {
             "fingerprint": read_published(splits, "csn").fingerprint,
             "records_missing": {"train": 0, "val": 0, "test": 0},
@@ -635,7 +637,7 @@ def test_merls_resnet_moves_and_comes_back(cohort_folder: Path) -> None:
     run = create(typed(Config, table), REPORTS)
     run.method.eval()
     before = run.fingerprint
-    legacy = Legacy((Fault.MOVING_BATCHNORM,), Trainer(epochs=2))
+    legacy = LegacySettings((Fault.MOVING_BATCHNORM,), TrainerSettings(epochs=2))
     report = run_protocol(run, Cohort.open(cohort_folder), "own", (1.0,), legacy=legacy)
     base, moved = report.lines[1], report.lines[-1]
     assert (base.probe, moved.probe) == ("MERL's trainer, no fault", "moving_batchnorm")
@@ -645,7 +647,7 @@ def test_merls_resnet_moves_and_comes_back(cohort_folder: Path) -> None:
 
 
 def test_the_best_epoch_on_test_is_reported_only_with_the_fault() -> None:
-    legacy = Legacy((Fault.BEST_TEST_EPOCH,), Trainer(epochs=8, lr=0.01))
+    legacy = LegacySettings((Fault.BEST_TEST_EPOCH,), TrainerSettings(epochs=8, lr=0.01))
     _, base, _, best = run_protocol(PlantedRun(), PlantedCohort(), "finding", (0.05,), legacy=legacy).lines
     assert best.epoch != base.epoch
     assert best.score.macro > base.score.macro

@@ -295,7 +295,7 @@ def test_leads_come_by_name_out_of_their_own_order(tmp_path: Path, shared_files:
     header = found.path.with_name(found.path.name + ".hea").read_text().splitlines()[1].split()
     offset = int(header[1].partition("+")[2] or 0)
     steps = np.fromfile(found.path.with_name(header[0]), "<i2", offset=offset)[: 1000 * 12].reshape(1000, 12)
-    whole = twelve_leads.twelve(read)
+    whole = twelve_leads.to_twelve_leads(read)
     assert (whole.lead_order, whole.rate_hz) == ("ok", 500)
     for column, lead in enumerate(LEADS):
         np.testing.assert_allclose(whole.signal[:, column], steps[:, MIMIC_LEADS.index(lead)] / 200)

@@ -11,18 +11,17 @@ from torch import Tensor, nn
 from leadwise.batch import LEADS, Batch
 from leadwise.config import Config
 from leadwise.evaluate.card import occlusion
-from leadwise.evaluate.classifiers import PROBE, Reader
+from leadwise.evaluate.classifiers import PROBE, Classifier
 from leadwise.evaluate.embed import EmbedError
+from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.pictures import heat, ink, paper
 
 
-class Watching(nn.Module):
+class Watching(PretrainingMethod):
     """Sees lead V2 between 0.8 s and 1.2 s, less what lead II shows there; mean over what is observed."""
 
-    parts = ("backbone",)
-
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(MethodConfig(), SIGNAL)
         self.weight = nn.Parameter(torch.ones(1))
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
@@ -38,7 +37,7 @@ def watching(n_patches: int | None = None) -> PlantedRun:
     return run
 
 
-READER = Reader(PROBE, "backbone", ("other", "seen"), lambda features: np.hstack([-features, features]), "logit")
+READER = Classifier(PROBE, "backbone", ("other", "seen"), lambda features: np.hstack([-features, features]), "logit")
 
 
 def test_what_counts_is_found_in_its_lead_and_its_time() -> None:
@@ -82,9 +81,9 @@ def test_examples_are_the_best_of_the_best_told_classes() -> None:
     labels[:6, 0], labels[5:11, 1], labels[:2, 2] = 1, 1, 1
     scores = labels + np.linspace(0, 0.1, 20)[:, None]
     scores[0, 1] = 5  # class 1 is told less well
-    assert occlusion.choose(labels, scores, ("a", "b", "c"), 3) == [(5, 0), (10, 1)]  # c has too few positives
-    assert occlusion.choose(labels, scores, ("a", "b", "c"), 1) == [(5, 0)]
-    assert occlusion.choose(labels[:0], scores[:0], ("a", "b", "c"), 2) == []
+    assert occlusion.choose_examples(labels, scores, ("a", "b", "c"), 3) == [(5, 0), (10, 1)]  # c has too few positives
+    assert occlusion.choose_examples(labels, scores, ("a", "b", "c"), 1) == [(5, 0)]
+    assert occlusion.choose_examples(labels[:0], scores[:0], ("a", "b", "c"), 2) == []
 
 
 def test_heat_lies_behind_the_traces_of_its_lead(tmp_path) -> None:

@@ -135,7 +135,7 @@ def test_thresholds_come_from_validation_and_probabilities_from_the_regression(m
         assert result.measures["auprc"].per_class[name] == pytest.approx(expected, abs=5e-3)
         called = result.test_scores[0, :, k] >= at
         assert result.measures["f1"].per_class[name] == pytest.approx(f1_score(truth, called))
-        assert np.dot(result.reliability[name].said, result.reliability[name].count) == pytest.approx(
+        assert np.dot(result.reliability[name].mean_probability, result.reliability[name].count) == pytest.approx(
             said.sum(), rel=1e-2
         )
 

@@ -34,7 +34,9 @@ def test_all_106_class_slots_have_all_three_sets():
         loaded = prompts.load(prompts.find(source, task))
         assert loaded.sets == ("name", "short", "rich")
         for which in loaded.sets:
-            assert [entry.name for entry in loaded.of(classes, which)] == [loaded.names[code] for code in classes]
+            assert [entry.name for entry in loaded.for_classes(classes, which)] == [
+                loaded.names[code] for code in classes
+            ]
         n += len(classes)
     assert n == 106
 
@@ -53,7 +55,7 @@ def test_the_slots_are_those_of_the_published_tables():
 def test_a_file_for_every_task_says_what_it_is(shipped):
     assert shipped.path.name == f"{shipped.source}_{shipped.task}.toml"
     assert prompts.find(shipped.source, shipped.task) == shipped.path
-    assert shipped.made is None  # by hand
+    assert shipped.generation is None  # by hand
 
 
 def test_an_acronym_means_what_its_data_set_means_by_it():
@@ -125,8 +127,8 @@ def load(tmp_path, text):
 def test_own_file(tmp_path):
     own = load(tmp_path, GOOD)
     assert own.sets == ("name", "own")
-    assert [(entry.name, entry.prompts) for entry in own.of(["A"])] == [("an a", ("one a.", "two a."))]
-    assert own.of(["A"], "name")[0].prompts == ("an a.",)
+    assert [(entry.name, entry.prompts) for entry in own.for_classes(["A"])] == [("an a", ("one a.", "two a."))]
+    assert own.for_classes(["A"], "name")[0].prompts == ("an a.",)
     assert own.sha256 != load(tmp_path, GOOD + "# changed\n").sha256
 
 
@@ -177,7 +179,7 @@ def test_extending_is_checked_and_hashed(tmp_path):
 
 def test_a_set_that_is_not_there_is_told(tmp_path):
     with pytest.raises(PromptError, match="no set 'rich'; it has name, own"):
-        load(tmp_path, GOOD).of(["A"], "rich")
+        load(tmp_path, GOOD).for_classes(["A"], "rich")
 
 
 def test_remarks_name_what_a_person_should_look_at(tmp_path):
@@ -188,9 +190,9 @@ def test_remarks_name_what_a_person_should_look_at(tmp_path):
     found = prompts.remarks(own)
     assert any("A, own: not in the style of reports" in line for line in found)
     assert any("name: A and B have the same prompts" in line for line in found)
-    assert prompts.fault("sinus rhythm. normal ecg.") is None
-    assert "longer than" in prompts.fault("wide " * 19 + "qrs.")
-    assert "'patient'" in prompts.fault("patient in sinus rhythm.")
+    assert prompts.style_problem("sinus rhythm. normal ecg.") is None
+    assert "longer than" in prompts.style_problem("wide " * 19 + "qrs.")
+    assert "'patient'" in prompts.style_problem("patient in sinus rhythm.")
 
 
 def test_a_text_of_two_classes_is_named(tmp_path):

@@ -17,10 +17,10 @@ from leadwise.evaluate.prompts.make import (
     MAX_TRIES,
     TEMPLATE,
     Endpoint,
-    MakeError,
-    ask,
-    make,
-    statements,
+    PromptGenerationError,
+    generate_prompts,
+    parse_statements,
+    request_completion,
 )
 
 NAMES = {"AFIB": "atrial fibrillation", "LBBB": "left bundle branch block"}
@@ -78,21 +78,24 @@ def server():
 
 def asked(server, tmp_path, key=KEY, names=NAMES, pauses=None, model="stand-in-1", task="t"):
     pauses = [] if pauses is None else pauses
-    return make(
+    return generate_prompts(
         tmp_path / "my.toml", "s", task, names, Endpoint(server.url, model, key), n_prompts=2, pause=pauses.append
     )
 
 
 def test_names_go_out_and_checked_statements_come_back(server, tmp_path, caplog):
     caplog.set_level(logging.DEBUG)
-    made = asked(server, tmp_path)
-    assert made.texts["own"]["AFIB"] == ("atrial fibrillation. abnormal ecg.", "sinus rhythm. atrial fibrillation.")
-    assert made.names == NAMES
-    assert (made.source, made.task) == ("s", "t")
-    assert made.made["model"] == "stand-in-1"
-    assert made.made["host"] == server.url.split("/")[2]
-    assert made.made["prompt"] == TEMPLATE.replace("{n}", "2")
-    assert len(made.made["date"]) == 10
+    generated = asked(server, tmp_path)
+    assert generated.texts["own"]["AFIB"] == (
+        "atrial fibrillation. abnormal ecg.",
+        "sinus rhythm. atrial fibrillation.",
+    )
+    assert generated.names == NAMES
+    assert (generated.source, generated.task) == ("s", "t")
+    assert generated.generation["model"] == "stand-in-1"
+    assert generated.generation["host"] == server.url.split("/")[2]
+    assert generated.generation["prompt"] == TEMPLATE.replace("{n}", "2")
+    assert len(generated.generation["date"]) == 10
     for (path, headers, body), name in zip(server.seen, NAMES.values(), strict=True):
         assert path == "/v1/chat/completions"
         assert headers["Authorization"] == f"Bearer {KEY}"
@@ -115,7 +118,7 @@ def test_busy_hosts_are_asked_again_ever_later(server, tmp_path):
 def test_a_host_that_stays_busy_is_given_up(server, tmp_path):
     server.script = [(429, {}, {})] * MAX_TRIES
     pauses = []
-    with pytest.raises(MakeError, match=rf"answered 429, {MAX_TRIES} times"):
+    with pytest.raises(PromptGenerationError, match=rf"answered 429, {MAX_TRIES} times"):
         asked(server, tmp_path, pauses=pauses)
     assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0]
     assert list(tmp_path.iterdir()) == []
@@ -125,8 +128,8 @@ def test_a_host_that_is_not_there_is_told(tmp_path, server):
     server.server.shutdown()
     server.server.server_close()
     pauses = []
-    with pytest.raises(MakeError, match="cannot be reached"):
-        ask(Endpoint(server.url, "m"), "hello", pauses.append)
+    with pytest.raises(PromptGenerationError, match="cannot be reached"):
+        request_completion(Endpoint(server.url, "m"), "hello", pauses.append)
     assert len(pauses) == MAX_TRIES - 1
 
 
@@ -144,7 +147,7 @@ def test_a_host_that_is_not_there_is_told(tmp_path, server):
 )
 def test_a_refusal_is_told_at_once_and_without_the_key(server, tmp_path, status, said, message):
     server.script = [(status, said, {"Location": "http://127.0.0.1:9/"} if status == 302 else {})]
-    with pytest.raises(MakeError, match=message) as told:
+    with pytest.raises(PromptGenerationError, match=message) as told:
         asked(server, tmp_path)
     assert KEY not in str(told.value)
     assert len(server.seen) == 1
@@ -166,15 +169,15 @@ def test_a_refusal_is_told_at_once_and_without_the_key(server, tmp_path, status,
     ],
 )
 def test_chatter_is_refused(answer, message):
-    with pytest.raises(MakeError, match=message) as told:
-        statements(answer, 2, "host, model, class X")
+    with pytest.raises(PromptGenerationError, match=message) as told:
+        parse_statements(answer, 2, "host, model, class X")
     assert "host, model, class X" in str(told.value)
     assert "\n" not in str(told.value)
     assert len(str(told.value)) < 400
 
 
 def test_statements_come_in_the_style_of_reports():
-    assert statements('["Sinus rhythm; Normal EKG", "normal ecg"]', 2, "") == [
+    assert parse_statements('["Sinus rhythm; Normal EKG", "normal ecg"]', 2, "") == [
         "sinus rhythm. normal ecg.",
         "normal ecg.",
     ]
@@ -182,7 +185,7 @@ def test_statements_come_in_the_style_of_reports():
 
 def test_stopped_half_way_it_goes_on_and_leaves_nothing_half(server, tmp_path):
     server.script = [(200, completion(texts_for("atrial fibrillation")), {}), (200, completion("I cannot."), {})]
-    with pytest.raises(MakeError, match="class LBBB: the answer is not a JSON list"):
+    with pytest.raises(PromptGenerationError, match="class LBBB: the answer is not a JSON list"):
         asked(server, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["my.toml.partial"]
     begun = tomllib.loads((tmp_path / "my.toml.partial").read_text())
@@ -191,29 +194,29 @@ def test_stopped_half_way_it_goes_on_and_leaves_nothing_half(server, tmp_path):
         with pytest.raises(PromptError, match=f"begun with another {next(iter(other))}; delete it"):
             asked(server, tmp_path, **other)
     server.seen.clear()
-    made = asked(server, tmp_path)
+    generated = asked(server, tmp_path)
     assert len(server.seen) == 1
     assert "left bundle branch block" in server.seen[0][2]["messages"][0]["content"]
-    assert list(made.names) == list(NAMES)
+    assert list(generated.names) == list(NAMES)
     assert [path.name for path in tmp_path.iterdir()] == ["my.toml"]
 
 
 def test_a_key_travels_encrypted_or_not_at_all():
-    with pytest.raises(MakeError, match=r"the key would travel to box\.lan unencrypted") as told:
+    with pytest.raises(PromptGenerationError, match=r"the key would travel to box\.lan unencrypted") as told:
         Endpoint("http://box.lan:8000/v1", "m", KEY)
     assert KEY not in str(told.value)
     Endpoint("http://box.lan:8000/v1", "m")
     for wrong in ("ftp://x/v1", "api.openai.com/v1", "https://user:word@x/v1", "https://x/v1?key=1"):
-        with pytest.raises(MakeError, match="--url must"):
+        with pytest.raises(PromptGenerationError, match="--url must"):
             Endpoint(wrong, "m")
-    with pytest.raises(MakeError, match="line break"):
+    with pytest.raises(PromptGenerationError, match="line break"):
         Endpoint("https://x/v1", "m", "sk-1\nX-Other: 2")
 
 
 def test_without_a_key_nothing_is_sent_that_authorises(server, tmp_path, monkeypatch):
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password secret-word\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    ask(Endpoint(server.url, "m"), f'for "{NAMES["AFIB"]}"')
+    request_completion(Endpoint(server.url, "m"), f'for "{NAMES["AFIB"]}"')
     assert "Authorization" not in server.seen[0][1]
 
 

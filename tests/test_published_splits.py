@@ -18,7 +18,7 @@ from leadwise.data.label_subset import subset
 from leadwise.data.published_splits import (
     PublishedCohort,
     PublishedError,
-    find,
+    match_records,
     read_published,
     tasks,
 )
@@ -113,7 +113,7 @@ def named_cohort(cohort_folder: Path) -> Cohort:
 
 def test_a_cohort_shows_the_published_rows_in_the_files_order(tmp_path: Path, named_cohort: Cohort) -> None:
     published = read_published(own_splits(tmp_path, named_cohort), "csn", classes=named_cohort.tasks["own"])
-    found = find(published, named_cohort)
+    found = match_records(published, named_cohort)
     np.testing.assert_array_equal(found.rows, np.arange(59, 19, -1))
     assert (found.counts, found.missing) == (
         {"train": 30, "val": 4, "test": 6},
@@ -147,7 +147,7 @@ def test_what_the_cohort_lacks_is_counted_and_told(
     assert view.found.missing == {"train": 0, "val": 0, "test": 1}
     assert "lacks 1 of the 40 published records of task csn" in caplog.text
     with pytest.raises(PublishedError, match="none of the published records of task super is in it"):
-        find(read_published(ptbxl(tmp_path), "super"), named_cohort)
+        match_records(read_published(ptbxl(tmp_path), "super"), named_cohort)
 
 
 def facts() -> dict:

@@ -1,4 +1,4 @@
-"""The paper's tables from one command: what is compared, what is kept, what stands beside ours."""
+"""Reproduction of the paper's tables: the variants compared, the stored results, the paper's numbers beside ours."""
 
 from __future__ import annotations
 
@@ -23,21 +23,20 @@ from leadwise.data.loader import Recordings
 from leadwise.data.sources.source import Row, Source
 from leadwise.evaluate import export, handcrafted
 from leadwise.evaluate.embed import embed
-from leadwise.methods.catalogue import learns_labels, method_names
+from leadwise.methods.catalogue import learns_labels, method_names, method_settings, with_defaults
 from leadwise.pictures import lines
 from leadwise.reproduce import (
-    ReproduceRequest,
     budget,
+    embedding_maps,
     figures,
-    maps,
-    paper,
+    paper_numbers,
     references,
-    reproduce,
     tables,
-    trained,
+    training_runs,
     variants,
 )
-from leadwise.reproduce.score import Cell, Scores
+from leadwise.reproduce.cells import Cell, ScoringOptions
+from leadwise.reproduce.reproduction import ReproduceRequest, reproduce
 from leadwise.reproduce.variants import TARGETS
 from tests.conftest import REPORTS, config_table
 from tests.planted import PlantedRun
@@ -51,7 +50,7 @@ def config_file(folder: Path, cohort: Path, **optim: object) -> Path:
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cohort of 160 recordings with a class that one lead shows."""
+    """A cohort of 160 recordings with a class that is visible in one lead."""
     folder = tmp_path_factory.mktemp("wide")
     rng, rows = np.random.default_rng(0), []
     for number in range(160):
@@ -75,37 +74,39 @@ def cell(row: str, macro: float, **changes: object) -> Cell:
 
 
 def test_the_papers_numbers_are_found_by_name() -> None:
-    assert paper.linear("CG-DMER", "csn", "csn", 1.0) == 93.55
-    assert paper.linear("CG-DMER", "ptbxl", "sub", 0.01) == 69.60
-    assert paper.linear("MERL (ResNet)", "cpsc2018", "cpsc2018", 0.1) == 85.32
-    assert paper.zero_shot("C-MELT", "ptbxl", "rhythm") == 79.87
-    assert paper.linear("CG-DMER", "ptbxl", "super", 0.05) is None
-    assert paper.zero_shot("SimCLR", "ptbxl", "super") is None
-    assert paper.linear("CG-DMER", "folder", "own", 0.01) is None
+    assert paper_numbers.linear_probe("CG-DMER", "csn", "csn", 1.0) == 93.55
+    assert paper_numbers.linear_probe("CG-DMER", "ptbxl", "sub", 0.01) == 69.60
+    assert paper_numbers.linear_probe("MERL (ResNet)", "cpsc2018", "cpsc2018", 0.1) == 85.32
+    assert paper_numbers.zero_shot("C-MELT", "ptbxl", "rhythm") == 79.87
+    assert paper_numbers.linear_probe("CG-DMER", "ptbxl", "super", 0.05) is None
+    assert paper_numbers.zero_shot("SimCLR", "ptbxl", "super") is None
+    assert paper_numbers.linear_probe("CG-DMER", "folder", "own", 0.01) is None
     # Table 3's last row and Table 2's mean are means of the rows above: a slip in copying would break them
-    ours = [paper.zero_shot("CG-DMER", *key) for key in paper.TASKS]
-    assert np.mean([value for value in ours if value]) == pytest.approx(paper.TABLE3["+ L_siglip"][1], abs=0.005)
-    first = [paper.linear("CG-DMER", *key, 0.01) for key in paper.TASKS]
+    ours = [paper_numbers.zero_shot("CG-DMER", *key) for key in paper_numbers.TASKS]
+    assert np.mean([value for value in ours if value]) == pytest.approx(
+        paper_numbers.TABLE3["+ L_siglip"][1], abs=0.005
+    )
+    first = [paper_numbers.linear_probe("CG-DMER", *key, 0.01) for key in paper_numbers.TASKS]
     assert np.mean([value for value in first if value]) == pytest.approx(70.157, abs=0.005)  # the paper prints 70.15
 
 
-def test_every_method_of_the_house_has_small_settings() -> None:
+def test_every_method_has_small_settings() -> None:
     configs = variants.base_configs([])
     assert {config.method["name"] for config in configs.values()} == {n for n in method_names() if not learns_labels(n)}
     for config in configs.values():
-        runs.method_config(config)
+        method_settings(config)
 
 
 def test_table3_adds_the_terms_one_by_one() -> None:
     small = variants.base_configs([])
     weights = [
         [variant.config.method[term] for term in ("w_e_rec", "w_t_rec", "w_orth", "w_siglip")]
-        for variant in variants.variants("table3", small)
+        for variant in variants.make_variants("table3", small)
     ]
     full = weights[-1]
     assert all(full)
     assert weights == [[w if k < n else 0.0 for k, w in enumerate(full)] for n in range(5)]
-    assert [variant.label for variant in variants.variants("table3", small)] == list(paper.TABLE3)
+    assert [variant.label for variant in variants.make_variants("table3", small)] == list(paper_numbers.TABLE3)
 
 
 def test_fig2_sweeps_one_setting_at_a_time() -> None:
@@ -113,13 +114,13 @@ def test_fig2_sweeps_one_setting_at_a_time() -> None:
     ours = small["CG-DMER"].method
     points = [
         (v.axis, v.value, v.config.method["n_patches"], v.config.method["mask_ratio"])
-        for v in variants.variants("fig2", small)
+        for v in variants.make_variants("fig2", small)
     ]
     assert points == [
         *[("n_patches", n, n, ours["mask_ratio"]) for n in (25, 50, 100, 200)],
         *[("mask_ratio", r, ours["n_patches"], r) for r in (0.25, 0.5, 0.6, 0.75, 0.9)],
     ]
-    assert len({v.folder for v in variants.variants("fig2", small)}) == 9
+    assert len({v.folder for v in variants.make_variants("fig2", small)}) == 9
 
 
 def test_two_configs_of_one_method_and_unknown_targets_are_refused(cohort_folder: Path) -> None:
@@ -127,7 +128,7 @@ def test_two_configs_of_one_method_and_unknown_targets_are_refused(cohort_folder
     with pytest.raises(ConfigError, match="two configs are for 'CG-DMER'; give one of each"):
         variants.base_configs([config, config])
     with pytest.raises(ConfigError, match="no target 'table4' to reproduce; choose from table1, table2"):
-        variants.variants("table4", variants.base_configs([]))
+        variants.make_variants("table4", variants.base_configs([]))
 
 
 def test_budgets() -> None:
@@ -140,23 +141,24 @@ def test_budgets() -> None:
 
 
 def test_a_budget_in_minutes_becomes_steps(cohort_folder: Path) -> None:
-    config = runs.resolve(typed(Config, config_table(cohort_folder)))
+    config = with_defaults(typed(Config, config_table(cohort_folder)))
     few, many = (budget.Budget(minutes=m).of(config).optim.steps for m in (0.005, 0.5))
     assert 1 <= few < many
     assert budget.Budget(steps=2).of(config).log.validate_every == 2
 
 
 def test_table3_end_to_end_and_again(wide: Path, tmp_path: Path) -> None:
-    asked = ReproduceRequest(
+    request = ReproduceRequest(
         "table3", tmp_path / "out", configs=(config_file(tmp_path, wide),), budget=budget.Budget(steps=2)
     )
-    told: list[str] = []
-    result = reproduce(asked, lambda what, done, total: told.append(what))
+    messages: list[str] = []
+    result = reproduce(request, lambda what, done, total: messages.append(what))
     folder = tmp_path / "out" / "table3"
     assert result.folder == folder
-    assert [line["objective"] for line in result.lines] == list(paper.TABLE3)
+    assert [line["objective"] for line in result.lines] == list(paper_numbers.TABLE3)
     assert all(
-        line["linear 1%, paper (six tasks)"] == f"{paper.TABLE3[line['objective']][0]:.2f}" for line in result.lines
+        line["linear 1%, paper (six tasks)"] == f"{paper_numbers.TABLE3[line['objective']][0]:.2f}"
+        for line in result.lines
     )
     assert not any("ours - paper" in column for line in result.lines for column in line)  # not the paper's tasks
     assert "zero-shot" not in result.lines[0]  # no prompts are shipped for one's own cohort
@@ -167,23 +169,23 @@ def test_table3_end_to_end_and_again(wide: Path, tmp_path: Path) -> None:
     assert "no zero-shot on own" in (folder / "log.txt").read_text()
     configs = sorted(path.name for path in (folder / "configs").iterdir())
     assert len(configs) == 5
-    kept = typed(Config, tomllib.loads((folder / "configs" / "l_siglip-seed0.toml").read_text()))
-    assert (kept.optim.steps, kept.method["w_siglip"], kept.data.cohort) == (2, 1.0, str(wide))
+    saved = typed(Config, tomllib.loads((folder / "configs" / "l_siglip-seed0.toml").read_text()))
+    assert (saved.optim.steps, saved.method["w_siglip"], saved.data.cohort) == (2, 1.0, str(wide))
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").rglob("*") if path.is_file()}
-    told.clear()
-    assert reproduce(asked, lambda what, done, total: told.append(what)).lines == result.lines
-    assert not told  # nothing trained, embedded or scored again
+    messages.clear()
+    assert reproduce(request, lambda what, done, total: messages.append(what)).lines == result.lines
+    assert not messages  # nothing trained, embedded or scored again
     assert before == {
         path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").rglob("*") if path.is_file()
     }
 
 
-def test_a_stopped_run_is_gone_on_with(cohort_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_is_resumed(cohort_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from leadwise.training import loop as training
 
     config = config_file(tmp_path, cohort_folder, steps=6)
-    asked = ReproduceRequest(
+    request = ReproduceRequest(
         "table1", tmp_path / "out", configs=(config,), budget=budget.Budget(steps=12), methods=("cg_dmer",)
     )
     genuine = training.backward
@@ -195,51 +197,51 @@ def test_a_stopped_run_is_gone_on_with(cohort_folder: Path, tmp_path: Path, monk
 
     monkeypatch.setattr(training, "backward", killed)
     with pytest.raises(KeyboardInterrupt):
-        reproduce(asked)
+        reproduce(request)
     monkeypatch.setattr(training, "backward", genuine)
-    told: list[tuple[str, int]] = []
+    messages: list[tuple[str, int]] = []
     configs = variants.base_configs([typed(Config, config_table(cohort_folder))])
     assert "CG-DMER" in configs
 
     def until_the_next(what: str, done: int, total: int) -> None:
         if not what.startswith("CG-DMER"):
             raise KeyboardInterrupt
-        told.append((what, done))
+        messages.append((what, done))
 
-    with pytest.raises(KeyboardInterrupt):  # the other methods of the house are not what this is about
-        reproduce(asked, until_the_next)
-    steps = [done for what, done in told if what.startswith("CG-DMER, seed 0|")]
+    with pytest.raises(KeyboardInterrupt):  # the other methods are not part of this test
+        reproduce(request, until_the_next)
+    steps = [done for what, done in messages if what.startswith("CG-DMER, seed 0|")]
     assert steps == list(range(6, 13))  # saved at 5
 
 
-def test_references_stand_beside_the_methods_and_are_made_once(wide: Path, tmp_path: Path) -> None:
+def test_references_are_computed_once_for_every_row(wide: Path, tmp_path: Path) -> None:
     table = config_table(wide, steps=5)
     small = typed(Config, table | {"method": {"name": "supervised", "resnet_width": 4, "classes": []}})
     shared = typed(Config, table)
-    rows = references.References.of([small], shared)
+    rows = references.References.from_configs([small], shared)
     assert [base.label for base in rows.bases] == ["Supervised (CNN)", "Supervised (Trans)"]
     assert [base.config.optim.steps for base in rows.bases] == [5, references.STEPS]
     assert all(base.config.signal == shared.signal for base in rows.bases)
     vit = {"name": "supervised", "encoder": "vit", "n_patches": 10, "width": 16, "depth": 1, "heads": 2}
-    rows = references.References.of([small, dataclasses.replace(small, method=vit)], shared)
+    rows = references.References.from_configs([small, dataclasses.replace(small, method=vit)], shared)
     cohorts = [Cohort.open(wide)]
-    rows = rows.within(budget.Budget(steps=2), tmp_path, cohorts)
+    rows = rows.with_budget(budget.Budget(steps=2), tmp_path, cohorts)
     assert [base.config.optim.steps for base in rows.bases] == [2, 2]
-    assert rows.within(budget.Budget(steps=9), tmp_path, cohorts) == rows  # a budget never adds steps
+    assert rows.with_budget(budget.Budget(steps=9), tmp_path, cohorts) == rows  # a budget never adds steps
     long = rows.bases[0]
     long = dataclasses.replace(long, config=budget.Budget(steps=600).of(long.config))
-    few = references._learning(long, cohorts[0], "own", 0.05, 42)  # five records in batches of eight
+    few = references._on_draw(long, cohorts[0], "own", 0.05, 42)  # five records in batches of eight
     assert few.config.optim.steps == 63
-    assert references._learning(long, cohorts[0], "own", 1.0, 42).config.optim.steps == 600
-    told: list[str] = []
+    assert references._on_draw(long, cohorts[0], "own", 1.0, 42).config.optim.steps == 600
+    messages: list[str] = []
 
-    def made() -> tuple[list[Cell], list[variants.Variant]]:
-        wanted = Scores((0.05, 1.0), untrained=True)
+    def compute() -> tuple[list[Cell], list[variants.Variant]]:
+        options = ScoringOptions((0.05, 1.0), untrained=True)
         return references.reference_cells(
-            rows, cohorts, tmp_path, wanted, (), lambda what, done, total: told.append(what)
+            rows, cohorts, tmp_path, options, (), lambda what, done, total: messages.append(what)
         )
 
-    cells, behind = made()
+    cells, behind = compute()
     assert list(dict.fromkeys(cell.row for cell in cells)) == [
         "Random Init (CNN)", "Random Init (Trans)", references.HANDCRAFTED, "Supervised (CNN)", "Supervised (Trans)",
     ]  # fmt: skip
@@ -252,12 +254,12 @@ def test_references_stand_beside_the_methods_and_are_made_once(wide: Path, tmp_p
     assert len({one.folder for one in behind}) == len(list((tmp_path / "runs").iterdir())) == 8
     (handcrafted,) = (cell for cell in cells if cell.row == references.HANDCRAFTED and cell.fraction == 1.0)
     assert handcrafted.macro > 0.9  # the class is one lead's spread
-    assert [title for _, title in figures.methods(cells)] == [
+    assert [title for _, title in figures.method_figures(cells)] == [
         f"probe {share}. {figures.INTERVALS}" for share in ("5%", "100%")
     ]
-    told.clear()
-    assert made() == (cells, behind)
-    assert not [what for what in told if not what.startswith("embed")]  # nothing is trained or scored again
+    messages.clear()
+    assert compute() == (cells, behind)
+    assert not [what for what in messages if not what.startswith("embed")]  # nothing is trained or scored again
 
 
 def test_table1_has_the_references_first(wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,21 +271,23 @@ def test_table1_has_the_references_first(wide: Path, tmp_path: Path, monkeypatch
         table = config_table(wide) | {"method": {"name": "supervised", **settings}}
         table["data"] = {"cohort": "elsewhere"}  # references learn from what they are scored on
         paths[-1].write_text(tomli_w.dumps(table))
-    asked = ReproduceRequest("table1", tmp_path / "out", configs=tuple(paths), budget=budget.Budget(steps=1))
-    result = reproduce(asked)
+    request = ReproduceRequest("table1", tmp_path / "out", configs=tuple(paths), budget=budget.Budget(steps=1))
+    result = reproduce(request)
     assert list(dict.fromkeys(line["method"] for line in result.lines)) == [
         *(one.name for one in references.REFERENCES), "CG-DMER", "CG-DMER, untrained",
     ]  # fmt: skip
     assert "References: Supervised (CNN) at most 1 steps of 8 on each draw, last weights" in result.scale
-    kept = {path.name for path in (result.folder / "configs").iterdir()}
-    assert {"cg_dmer-seed0", "supervised_cnn_wide_own_1_draw_42-seed0"} <= {name.removesuffix(".toml") for name in kept}
-    assert len(kept) == 1 + 2 * (3 + 3 + 1)
+    configs = {path.name for path in (result.folder / "configs").iterdir()}
+    assert {"cg_dmer-seed0", "supervised_cnn_wide_own_1_draw_42-seed0"} <= {
+        name.removesuffix(".toml") for name in configs
+    }
+    assert len(configs) == 1 + 2 * (3 + 3 + 1)
 
 
 def test_hand_crafted_features_are_the_probes(wide: Path) -> None:
     recordings = Recordings(Cohort.open(wide), Signal(rate_hz=100, duration_s=4.0), np.arange(5))
-    run = runs.Run(Config(), handcrafted.Handcrafted(100.0))
-    np.testing.assert_array_equal(embed(run, recordings), handcrafted.handcrafted(recordings))
+    run = runs.Run(Config(), handcrafted.Handcrafted(recordings.signal))
+    np.testing.assert_array_equal(embed(run, recordings), handcrafted.handcrafted_features(recordings))
 
 
 def test_configs_of_labels_are_for_table1(wide: Path, tmp_path: Path) -> None:
@@ -296,32 +300,36 @@ def test_configs_of_labels_are_for_table1(wide: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_runs_from_before_labels_are_found_again(wide: Path) -> None:
-    """Folders are named by a hash of the settings: new ones that say nothing must not name them anew."""
+def test_folders_of_runs_without_label_settings_are_unchanged(wide: Path) -> None:
+    """Folders are named by a hash of the settings: unused label settings must not change the hash."""
     config = typed(Config, config_table(wide))
-    plain = trained._hash(config)
+    plain = training_runs._config_hash(config)
     data = dataclasses.asdict(config)["data"]
     assert {"task", "label_fraction", "label_seed"} <= data.keys()
     before = dataclasses.asdict(config) | {
         "data": {k: v for k, v in data.items() if k not in ("task", "label_fraction", "label_seed")}
     }
-    told = tomli_w.dumps(before) + Cohort.open(wide).fingerprint
-    assert plain == hashlib.sha256(told.encode()).hexdigest()[:12]
+    hashed = tomli_w.dumps(before) + Cohort.open(wide).fingerprint
+    assert plain == hashlib.sha256(hashed.encode()).hexdigest()[:12]
     labelled = dataclasses.replace(config, data=dataclasses.replace(config.data, task="own"))
-    assert trained._hash(labelled) != plain
+    assert training_runs._config_hash(labelled) != plain
 
 
 def test_fig3_counts_neighbours_and_silhouette(cohort_folder: Path) -> None:
     rng = np.random.default_rng(0)
     of = np.repeat(["a", "b"], [30, 10])
     apart = np.where(of == "a", 1.0, -1.0)[:, None] * np.ones(4) + 0.01 * rng.normal(size=(40, 4))
-    assert maps.agreement(apart, of) == pytest.approx((1 + 9 / 10) / 2)  # a b has nine others of its class
-    assert maps.silhouette(apart, of) > 0.99
+    assert embedding_maps.neighbour_agreement(apart, of) == pytest.approx(
+        (1 + 9 / 10) / 2
+    )  # each b has nine others of its class
+    assert embedding_maps.silhouette(apart, of) > 0.99
     mixed = rng.normal(size=(400, 8))
     method_names = np.repeat(["a", "b"], 200)
-    assert maps.agreement(mixed, method_names) == pytest.approx(maps.by_chance(method_names), abs=0.05)
-    assert maps.by_chance(of) == pytest.approx((29 / 39 + 9 / 39) / 2)
-    chosen = maps.choose(Cohort.open(cohort_folder), "own")
+    assert embedding_maps.neighbour_agreement(mixed, method_names) == pytest.approx(
+        embedding_maps.chance_agreement(method_names), abs=0.05
+    )
+    assert embedding_maps.chance_agreement(of) == pytest.approx((29 / 39 + 9 / 39) / 2)
+    chosen = embedding_maps.choose_recordings(Cohort.open(cohort_folder), "own")
     cohort = Cohort.open(cohort_folder)
     labels = cohort.labels("own", chosen.rows)
     assert (labels.sum(axis=1) == 1).all()
@@ -330,10 +338,10 @@ def test_fig3_counts_neighbours_and_silhouette(cohort_folder: Path) -> None:
 
 def test_fig3_end_to_end(cohort_folder: Path, tmp_path: Path) -> None:
     config = config_file(tmp_path, cohort_folder)
-    asked = ReproduceRequest(
+    request = ReproduceRequest(
         "fig3", tmp_path / "out", configs=(config,), budget=budget.Budget(steps=1), methods=("simclr",)
     )
-    result = reproduce(asked)
+    result = reproduce(request)
     methods = [line["method"] for line in result.lines]
     assert methods == ["CG-DMER", "CG-DMER, untrained", "SimCLR", "SimCLR, untrained"]
     assert len(list(result.folder.glob("figure*.png"))) == len(methods) / 2
@@ -357,7 +365,7 @@ def test_lines_of_tables() -> None:
 
 
 def test_table3_sets_only_the_same_tasks_against_each_other() -> None:
-    kinds = [variants.Variant(label, Config()) for label in paper.TABLE3]
+    kinds = [variants.Variant(label, Config()) for label in paper_numbers.TABLE3]
     some = [cell(kind.label, 0.7, task=task) for kind in kinds for task in ("super", "sub")]
     some += [
         cell(kind.label, 0.1, source="csn", task="csn_full") for kind in kinds
@@ -367,7 +375,7 @@ def test_table3_sets_only_the_same_tasks_against_each_other() -> None:
     assert "linear 1%, ours - paper" not in lines[0]
     assert lines[-1]["linear 1%, paper (these tasks)"] == f"{(84.22 + 69.60) / 2:.2f}"
     assert lines[-1]["linear 1%, ours - paper"] == f"{70 - (84.22 + 69.60) / 2:+.2f}"
-    every = [cell(kind.label, 0.7, source=source, task=task) for kind in kinds for source, task in paper.TASKS]
+    every = [cell(kind.label, 0.7, source=source, task=task) for kind in kinds for source, task in paper_numbers.TASKS]
     assert tables.table3(every, kinds)[0]["linear 1%, ours - paper"] == "+5.57"
 
 
@@ -375,50 +383,50 @@ def test_cohorts_that_would_be_mixed_up_are_refused(cohort_folder: Path, wide: P
     other = config_table(wide)
     other["method"] = {"name": "merl"}
     (tmp_path / "merl.toml").write_text(tomli_w.dumps(other))
-    asked = ReproduceRequest(
+    request = ReproduceRequest(
         "table2", tmp_path / "out", configs=(config_file(tmp_path, cohort_folder), tmp_path / "merl.toml")
     )
-    with pytest.raises(ConfigError, match="the configs learn from different cohorts"):
-        reproduce(asked)
+    with pytest.raises(ConfigError, match="the configs name different cohorts for training"):
+        reproduce(request)
     (tmp_path / "wide").symlink_to(wide)
     with pytest.raises(CohortError, match="two of the cohorts have the folder name wide; rename one"):
         reproduce(ReproduceRequest("table2", tmp_path / "out", (wide, tmp_path / "wide")))
 
 
-def test_cells_are_made_again_when_what_they_rest_on_changes(
+def test_cells_are_recomputed_when_their_inputs_change(
     cohort_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import leadwise.reproduce.score as scoring
+    from leadwise.reproduce import cells as scoring
 
     cohort, run = Cohort.open(cohort_folder), PlantedRun()
-    made: list[str] = []
+    computed: list[str] = []
 
     def probe(values: object, task: object, fraction: float) -> object:
-        made.append(f"{fraction:g}")
+        computed.append(f"{fraction:g}")
         return genuine(values, task, fraction)  # type: ignore[arg-type]
 
     genuine = scoring.probing.probe
     monkeypatch.setattr(scoring.probing, "probe", probe)
 
     def scored(*fractions: float) -> list[Cell]:
-        asked = scoring.Scores(fractions, zero_shot=False)
-        return scoring.cells("r", run, [cohort], tmp_path, asked)  # type: ignore[arg-type]
+        options = scoring.ScoringOptions(fractions, zero_shot=False)
+        return scoring.score_run("r", run, [cohort], tmp_path, options)  # type: ignore[arg-type]
 
     first = scored(1.0)
-    assert made == ["1"]
+    assert computed == ["1"]
     assert [cell.fraction for cell in scored(0.5, 1.0)] == [0.5, 1.0]
-    assert made == ["1", "0.5"]  # what another table wanted is not made again
+    assert computed == ["1", "0.5"]  # cells of another table are not computed again
     run.fingerprint = "other weights"
     assert scored(1.0) == first
-    assert made == ["1", "0.5", "1"]
+    assert computed == ["1", "0.5", "1"]
 
 
-def test_the_published_protocol_stands_beside_and_is_marked(wide: Path, tmp_path: Path) -> None:
-    import leadwise.reproduce.score as scoring
+def test_the_published_protocol_is_a_row_of_its_own_and_is_marked(wide: Path, tmp_path: Path) -> None:
+    from leadwise.reproduce import cells as scoring
 
-    asked = scoring.Scores((1.0,), zero_shot=False, legacy=True)
-    found = scoring.cells("r", PlantedRun(), [Cohort.open(wide)], tmp_path, asked)  # type: ignore[arg-type]
-    strict, legacy = tables.per_task(found)
+    options = scoring.ScoringOptions((1.0,), zero_shot=False, legacy=True)
+    cells = scoring.score_run("r", PlantedRun(), [Cohort.open(wide)], tmp_path, options)  # type: ignore[arg-type]
+    strict, legacy = tables.per_task(cells)
     assert strict["how"] == "probe 100%"
     assert legacy["how"] == "merl-legacy probe, not comparable, 100%"
     with pytest.raises(ConfigError, match="it goes with table1, not with fig2"):
@@ -426,14 +434,14 @@ def test_the_published_protocol_stands_beside_and_is_marked(wide: Path, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_what_cannot_be_done_is_said_before_anything_is_trained(
+def test_invalid_requests_are_refused_before_anything_is_trained(
     cohort_folder: Path, wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     halves = config_file(tmp_path, cohort_folder, accumulate=2)
     with pytest.raises(ConfigError, match=r"method.encoder = 'resnet' needs"):  # after CG-DMER would have been trained
         reproduce(ReproduceRequest("table1", out, configs=(halves,), methods=("merl",)))
-    with pytest.raises(ConfigError, match="table3 takes CG-DMER apart"):
+    with pytest.raises(ConfigError, match="table3 compares variants of CG-DMER"):
         reproduce(ReproduceRequest("table3", out, (wide,), methods=("merl",)))
     with pytest.raises(ValueError, match="did you mean 'simclr'"):
         reproduce(ReproduceRequest("table1", out, (wide,), methods=("simcrl",)))
@@ -452,31 +460,31 @@ def test_what_cannot_be_done_is_said_before_anything_is_trained(
 
 
 def test_each_target_compares_what_the_paper_does() -> None:
-    assert set(variants.compared("table2")) == {"cg_dmer", "merl", "etp", "c_melt", "melp", "merit"}
-    assert set(variants.compared("table1")) == set(method_names()) - {"supervised"}
-    assert set(variants.compared("fig3")) == {"cg_dmer", "merl", "simclr", "st_mem"}
+    assert set(variants.compared_methods("table2")) == {"cg_dmer", "merl", "etp", "c_melt", "melp", "merit"}
+    assert set(variants.compared_methods("table1")) == set(method_names()) - {"supervised"}
+    assert set(variants.compared_methods("fig3")) == {"cg_dmer", "merl", "simclr", "st_mem"}
     rows = variants.base_configs([])
     assert {"MTAE", "MLAE", "MERL (ViT)", "TS-TCC"} <= set(rows)
-    assert {paper.name(config.method) for config in rows.values()} == set(rows)  # a row is a key: none stands for two
+    assert {paper_numbers.row_name(config.method) for config in rows.values()} == set(rows)  # row names are unique
 
 
-def test_two_at_work_in_one_folder_are_refused(wide: Path, tmp_path: Path) -> None:
-    with trained.alone_in(tmp_path), pytest.raises(ConfigError, match="another reproduce is at work in"):
+def test_two_processes_in_one_folder_are_refused(wide: Path, tmp_path: Path) -> None:
+    with training_runs.locked_folder(tmp_path), pytest.raises(ConfigError, match="another reproduce is at work in"):
         reproduce(ReproduceRequest("table3", tmp_path, configs=(config_file(tmp_path, wide),)))
 
 
 def test_a_finished_run_needs_no_resume_state(wide: Path, tmp_path: Path) -> None:
-    config = runs.resolve(typed(Config, config_table(wide, steps=2)))
+    config = with_defaults(typed(Config, config_table(wide, steps=2)))
     variant = variants.Variant("one", config)
-    told: list[str] = []
-    first = trained.trained(tmp_path, variant, lambda what, done, total: told.append(what))
-    assert told
+    messages: list[str] = []
+    first = training_runs.load_or_train(tmp_path, variant, lambda what, done, total: messages.append(what))
+    assert messages
     assert first.folder is not None
     shutil.rmtree(first.folder / "resume")
-    told.clear()
-    again = trained.trained(tmp_path, variant, lambda what, done, total: told.append(what))
+    messages.clear()
+    again = training_runs.load_or_train(tmp_path, variant, lambda what, done, total: messages.append(what))
     assert again.fingerprint == first.fingerprint
-    assert not told
+    assert not messages
 
 
 def test_methods_are_drawn_by_task_with_the_paper_beside_them() -> None:
@@ -486,7 +494,7 @@ def test_methods_are_drawn_by_task_with_the_paper_beside_them() -> None:
         for task in ("super", "sub")
         for features in ("trained", "untrained")
     ]
-    ((figure, caption),) = figures.methods(cells)
+    ((figure, caption),) = figures.method_figures(cells)
     assert caption.startswith("zero-shot.")
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == [

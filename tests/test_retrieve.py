@@ -12,18 +12,18 @@ from planted import WORDS, PlantedCohort, PlantedRun, SeeingMethod
 from typer.testing import CliRunner
 
 from leadwise.cli import app
-from leadwise.data.cohort.cohort import Texts
-from leadwise.evaluate.metrics.auroc import strangers
+from leadwise.data.cohort.cohort import TextColumn
+from leadwise.evaluate.metrics.bootstrap import permute_across_patients
 from leadwise.evaluate.retrieve import (
     KS,
-    Places,
+    MatchRanks,
     RetrievalError,
-    directions,
-    find_places,
+    rank_matches,
     run_retrieval,
+    score_directions,
 )
 from leadwise.evaluate.search import SearchError, rows, search
-from leadwise.evaluate.text_embeddings import WordlessError
+from leadwise.evaluate.text_embeddings import NoTextEncoderError
 from leadwise.pages.search import page
 
 
@@ -50,7 +50,7 @@ def test_places_agree_with_every_order_of_ties_tried_out():
     queries[(queries == 0).all(axis=1)] = (1.0, 0.0)
     right = [sorted(rng.choice(6, size=rng.integers(1, 4), replace=False)) for _ in queries]
     pairs = np.array([(query, item) for query, few in enumerate(right) for item in few])
-    (places,) = find_places(queries, items, [(pairs[:, 0], pairs[:, 1])])
+    (places,) = rank_matches(queries, items, [(pairs[:, 0], pairs[:, 1])])
     unit = [array / np.linalg.norm(array, axis=1, keepdims=True) for array in (queries, items)]
     scores = np.round(unit[0] @ unit[1].T, 9)
     assert (places.right + places.wrong > 1).sum() >= 4  # there are ties to be fair about
@@ -64,7 +64,7 @@ def test_many_queries_are_cut_into_parts_without_a_seam():
     rng = np.random.default_rng(2)
     queries, items = rng.normal(size=(1100, 3)), rng.normal(size=(40, 3))
     truth = np.arange(1100), rng.integers(40, size=1100)
-    (places,) = find_places(queries, items, [truth])
+    (places,) = rank_matches(queries, items, [truth])
     unit = [array / np.linalg.norm(array, axis=1, keepdims=True) for array in (queries, items)]
     scores = np.round(unit[0] @ unit[1].T, 9)
     np.testing.assert_array_equal(places.above, (scores > scores[truth][:, None]).sum(axis=1))
@@ -81,7 +81,7 @@ def data(n=60, n_reports=12, seed=0, width=16):
 def test_a_perfect_encoder_finds_all_and_a_collapsed_one_what_chance_finds():
     ecg, texts, report_of, patients = data()
     flat = np.ones_like(ecg), np.ones_like(texts)
-    for side in directions((ecg, texts), flat, report_of, patients).values():
+    for side in score_directions((ecg, texts), flat, report_of, patients).values():
         assert side.recall == {1: 1.0, 5: 1.0, 10: 1.0}
         assert side.median_rank == 1.0
         assert side.recall_interval[1] == pytest.approx((1.0, 1.0))
@@ -96,7 +96,7 @@ def test_identical_reports_are_one_whichever_record_carries_them():
     texts = np.eye(3)
     ecg = np.array([[1, 0.1, 0], [0.2, 1, 0], [0.9, 0, 0.3], [0, 0, 1.0]])
     report_of = np.array([0, 1, 0, 2])
-    sides = directions((ecg, texts), (ecg, texts), report_of, np.array(list("abcd")))
+    sides = score_directions((ecg, texts), (ecg, texts), report_of, np.array(list("abcd")))
     assert (sides["ecg_to_report"].n_queries, sides["ecg_to_report"].n_items) == (4, 3)
     assert (sides["report_to_ecg"].n_queries, sides["report_to_ecg"].n_items) == (3, 4)
     assert sides["report_to_ecg"].recall[1] == 1.0
@@ -110,7 +110,7 @@ def test_the_shuffled_control_shows_what_naming_the_commonest_report_finds():
     report_of = np.concatenate([np.zeros(80, dtype=int), np.arange(1, 21)])
     texts = np.eye(21)
     ecg = np.tile(texts[0], (100, 1)) + 0.01 * rng.normal(size=(100, 21))  # always says report 0
-    side = directions((ecg, texts), (ecg, texts), report_of, np.arange(100).astype(str))["ecg_to_report"]
+    side = score_directions((ecg, texts), (ecg, texts), report_of, np.arange(100).astype(str))["ecg_to_report"]
     assert side.recall[1] == pytest.approx(0.8)
     assert side.shuffled_recall[1] == pytest.approx(0.8, abs=0.02)
     assert side.chance_recall[1] == pytest.approx(1 / 21)
@@ -121,8 +121,8 @@ def test_intervals_resample_patients_not_records():
     ecg, texts, report_of, _ = data(40, 10, seed=5)
     noisy = ecg + 1.2 * np.random.default_rng(5).normal(size=ecg.shape)
     patients = np.arange(40).astype(str)
-    one = directions((noisy, texts), (noisy, texts), report_of, patients)["ecg_to_report"]
-    many = directions(
+    one = score_directions((noisy, texts), (noisy, texts), report_of, patients)["ecg_to_report"]
+    many = score_directions(
         (np.repeat(noisy, 20, axis=0), texts),
         (noisy.repeat(20, axis=0), texts),
         report_of.repeat(20),
@@ -138,13 +138,13 @@ def test_intervals_resample_patients_not_records():
 def test_strangers_are_other_peoples_records_each_once():
     of_record = np.array([0, 0, 0, 1, 1, 2, 3, 3])
     for seed in range(20):
-        partner = strangers(of_record, np.random.default_rng(seed))
+        partner = permute_across_patients(of_record, np.random.default_rng(seed))
         assert sorted(partner) == list(range(8))
         assert (of_record[partner] != of_record).all()
 
 
 def test_places_of_nothing_left():
-    places = Places(np.array([3]), np.array([1]), np.array([0]))
+    places = MatchRanks(np.array([3]), np.array([1]), np.array([0]))
     assert [places.hits(k)[0] for k in (1, 3, 4)] == [0.0, 0.0, 1.0]
 
 
@@ -157,7 +157,7 @@ class ReadCohort(PlantedCohort):
         for row, planted in enumerate(self.truth):
             words = [f"Possible {word}" for word, there in zip(WORDS, planted) if there]
             said.append("" if row % 20 == 19 else "; ".join(words or ["nothing of note"]) + (" **" if row % 2 else ""))
-        self.reports = Texts(pa.chunked_array([said]))
+        self.reports = TextColumn(pa.chunked_array([said]))
 
     def signal(self, row):
         return self.steps[row].T.astype(np.float32) / 1000, 100.0
@@ -180,9 +180,7 @@ def test_a_seeing_run_retrieves_and_its_blind_twin_does_not():
 
 def test_what_cannot_be_scored_or_searched_is_told():
     class Wordless(SeeingMethod):
-        @property
-        def embed_text(self):
-            raise AttributeError
+        embeds_text = False
 
     run = PlantedRun()
     with pytest.raises(RetrievalError, match="0 distinct reports"):
@@ -190,9 +188,9 @@ def test_what_cannot_be_scored_or_searched_is_told():
     with pytest.raises(SearchError, match="the text says nothing"):
         search(run, ReadCohort(), " ;.")
     run.method = Wordless()
-    with pytest.raises(WordlessError, match="learnt from ECGs alone"):
+    with pytest.raises(NoTextEncoderError, match="learnt from ECGs alone"):
         run_retrieval(run, ReadCohort())
-    with pytest.raises(WordlessError, match="learnt from ECGs alone"):
+    with pytest.raises(NoTextEncoderError, match="learnt from ECGs alone"):
         search(run, ReadCohort(), "alpha.")
 
 

@@ -14,7 +14,7 @@ from leadwise.batch import LEADS, Batch, Signal
 from leadwise.evaluate import classifiers
 from leadwise.evaluate.card import robustness
 from leadwise.evaluate.embed import embed_cohort
-from leadwise.evaluate.probe import asked_of
+from leadwise.evaluate.probe import make_probe_task
 
 AT = {lead: number for number, lead in enumerate(LEADS)}
 
@@ -55,11 +55,11 @@ def test_a_rate_above_the_promised_one_changes_little_and_a_lower_one_takes_the_
     made = make_batch(1, signal=signal)
     batch = Batch((slow + fast).expand(1, 12, -1).clone(), made.observed, made.record, made.patient, made.report)
     middle = slice(100, -100)
-    higher = robustness.from_rate(batch, 500, signal)
+    higher = robustness.resample_through(batch, 500, signal)
     torch.testing.assert_close(higher.ecg[..., middle], batch.ecg[..., middle], atol=0.05, rtol=0)
-    lower = robustness.from_rate(batch, 100, signal)
+    lower = robustness.resample_through(batch, 100, signal)
     torch.testing.assert_close(lower.ecg[0, 3, middle], slow[middle], atol=0.08, rtol=0)
-    assert robustness.from_rate(batch, 250, signal) is batch
+    assert robustness.resample_through(batch, 250, signal) is batch
     for changed in (higher, lower):
         assert changed.ecg.shape == batch.ecg.shape
         assert changed.ecg.dtype == torch.float32
@@ -68,13 +68,13 @@ def test_a_rate_above_the_promised_one_changes_little_and_a_lower_one_takes_the_
 
 def test_what_was_not_observed_stays_so_at_another_rate() -> None:
     batch = unobserve(make_batch(2), leads=[4], after=300)
-    changed = robustness.from_rate(batch, 125, SIGNAL)
+    changed = robustness.resample_through(batch, 125, SIGNAL)
     assert not changed.observed[:, 4].any()
     assert not changed.observed[..., 302:].any()
     assert changed.observed[:, 5, :295].all()
 
 
-@pytest.mark.parametrize("add", [robustness.white, robustness.wander, robustness.mains])
+@pytest.mark.parametrize("add", [robustness.add_white_noise, robustness.add_baseline_wander, robustness.add_mains_hum])
 def test_noise_has_the_power_that_was_asked_for(add) -> None:
     signal = Signal(rate_hz=500, duration_s=10.0)
     clean = make_batch(6, signal=signal)
@@ -84,7 +84,7 @@ def test_noise_has_the_power_that_was_asked_for(add) -> None:
         assert (found - asked).abs().max() < 3.5
 
 
-@pytest.mark.parametrize("add", [robustness.white, robustness.wander, robustness.mains])
+@pytest.mark.parametrize("add", [robustness.add_white_noise, robustness.add_baseline_wander, robustness.add_mains_hum])
 def test_noise_belongs_to_the_record_and_leaves_the_unobserved_alone(add) -> None:
     batch = unobserve(make_batch(4), leads=[2])
     noisy = add(batch, 5, SIGNAL)
@@ -106,14 +106,14 @@ def test_wander_is_slow_and_mains_hum_is_at_its_frequency() -> None:
         return np.abs(np.fft.rfft((noisy.ecg - clean.ecg)[0, 0].double().numpy())) ** 2
 
     rate_hz = np.fft.rfftfreq(signal.n_samples, 1 / signal.rate_hz)
-    slow = spectrum(robustness.wander(clean, 0, signal))
+    slow = spectrum(robustness.add_baseline_wander(clean, 0, signal))
     assert slow[rate_hz <= 1.0].sum() > 0.95 * slow.sum()
-    hum = spectrum(robustness.mains(clean, 0, signal))
+    hum = spectrum(robustness.add_mains_hum(clean, 0, signal))
     assert rate_hz[hum.argmax()] == pytest.approx(50.0)
-    assert robustness.mains(clean, 0, signal, mains_hz=60.0).ecg.isfinite().all()
+    assert robustness.add_mains_hum(clean, 0, signal, mains_hz=60.0).ecg.isfinite().all()
     # at 100 Hz the resampling of a 500 Hz recording leaves a part of 50 Hz, less than what was picked up
     low = make_batch(1)
-    left = power(robustness.mains(low, 0, SIGNAL).ecg - low.ecg)
+    left = power(robustness.add_mains_hum(low, 0, SIGNAL).ecg - low.ecg)
     assert left < power(low.ecg - low.ecg.mean(-1, keepdim=True))
 
 
@@ -141,7 +141,7 @@ def test_swapped_arms_where_not_every_limb_lead_is_promised() -> None:
     chest = Signal(leads=("V1", "V2"), rate_hz=100, duration_s=4.0)
     with pytest.raises(ValueError, match="need leads I and II; the signal has V1, V2"):
         robustness.swap_arms(make_batch(1, signal=chest), chest)
-    assert "arm electrodes swapped" not in [change.name for change in robustness.changes(chest)]
+    assert "arm electrodes swapped" not in [change.name for change in robustness.make_changes(chest)]
 
 
 def test_an_unobserved_lead_moves_with_its_electrodes() -> None:
@@ -153,16 +153,16 @@ def test_an_unobserved_lead_moves_with_its_electrodes() -> None:
 
 def test_a_wrong_unit_is_a_factor() -> None:
     batch = make_batch(2)
-    torch.testing.assert_close(robustness.scale(batch, 1000.0).ecg, batch.ecg * 1000)
+    torch.testing.assert_close(robustness.scale_amplitude(batch, 1000.0).ecg, batch.ecg * 1000)
 
 
 def test_every_change_that_is_offered_can_be_made() -> None:
     batch = make_batch(2)
-    names = [change.name for change in robustness.changes(SIGNAL)]
+    names = [change.name for change in robustness.make_changes(SIGNAL)]
     assert len(names) == len(set(names))
     assert "12 leads: all" in names
-    assert len(robustness.changes(SIGNAL, quick=True)) < len(names)
-    for change in robustness.changes(SIGNAL):
+    assert len(robustness.make_changes(SIGNAL, quick=True)) < len(names)
+    for change in robustness.make_changes(SIGNAL):
         changed = change.of(batch)
         assert changed.ecg.shape == batch.ecg.shape, change.name
         assert changed.ecg.isfinite().all(), change.name
@@ -170,14 +170,16 @@ def test_every_change_that_is_offered_can_be_made() -> None:
         assert changed.record == batch.record
 
 
-def planted_probe(run: PlantedRun, cohort: PlantedCohort) -> classifiers.Reader:
+def planted_probe(run: PlantedRun, cohort: PlantedCohort) -> classifiers.Classifier:
     rows = cohort.rows(task="finding")
-    return classifiers.fit_probe(embed_cohort(run, cohort, "backbone", rows), asked_of(cohort, "finding", rows))
+    return classifiers.probe_classifier(
+        embed_cohort(run, cohort, "backbone", rows), make_probe_task(cohort, "finding", rows)
+    )
 
 
 def test_findings_in_leads_I_to_aVR_are_lost_with_those_leads_and_nothing_else() -> None:
     run, cohort = PlantedRun(), PlantedCohort(n_patients=200)
-    found = robustness.measure(run, cohort, "finding", [planted_probe(run, cohort)])
+    found = robustness.measure_robustness(run, cohort, "finding", [planted_probe(run, cohort)])
     rows = {row["change"]: row for row in found.rows()}
     assert found.n_left_out == 0
     assert found.n_records == 80
@@ -195,7 +197,9 @@ def test_an_embedding_that_is_not_finite_is_told_and_not_scored() -> None:
     probe = planted_probe(run, cohort)
     embed_ecg = run.method.embed_ecg
     run.method.embed_ecg = lambda batch, part: embed_ecg(batch, part) / (batch.ecg.abs().max() < 50).float()
-    rows = {row["change"]: row for row in robustness.measure(run, cohort, "finding", [probe], quick=True).rows()}
+    rows = {
+        row["change"]: row for row in robustness.measure_robustness(run, cohort, "finding", [probe], quick=True).rows()
+    }
     assert rows["read 1000 times too large"]["macro"] is None
     assert rows["read 1000 times too small"]["macro"] is not None
 
@@ -205,10 +209,12 @@ def test_records_that_a_change_would_leave_empty_are_left_out() -> None:
     first = cohort.rows("test")[0]
     cohort.steps[first, 5] = -32768
     run = PlantedRun()
-    kept, leads = robustness.whole_rows(cohort, run.config.signal, cohort.rows("test"))
+    kept, leads = robustness.complete_rows(cohort, run.config.signal, cohort.rows("test"))
     assert leads == LEADS
     assert sorted({*cohort.rows("test")} - {*kept}) == [first]
-    found = robustness.measure(run, cohort, "finding", [planted_probe(run, cohort)], n_records=30, quick=True)
+    found = robustness.measure_robustness(
+        run, cohort, "finding", [planted_probe(run, cohort)], n_records=30, quick=True
+    )
     assert (found.n_records, found.n_left_out) == (30, 1)
 
 
@@ -217,25 +223,25 @@ def test_leads_that_the_cohort_never_recorded_are_not_asked_for() -> None:
     cohort.steps[:, 6:] = -32768
     first = cohort.rows("test")[0]
     cohort.steps[first, 0] = -32768  # this record lacks a lead that the others have
-    found = robustness.measure(run, cohort, "finding", [planted_probe(run, cohort)], quick=True)
+    found = robustness.measure_robustness(run, cohort, "finding", [planted_probe(run, cohort)], quick=True)
     assert (found.n_records, found.n_left_out) == (len(cohort.rows("test")) - 1, 1)
     assert found.not_recorded == LEADS[6:]
     names = [change.name for change, _ in found.changed]
     assert [name for name in names if "lead" in name] == ["1 lead: I", "1 lead: II", "2 leads: I, II", "6 leads: all"]
     cohort.steps[:, [0, 2, 3, 4, 5]] = -32768  # lead II alone
-    _, alone = robustness.whole_rows(cohort, run.config.signal, cohort.rows("test"))
+    _, alone = robustness.complete_rows(cohort, run.config.signal, cohort.rows("test"))
     assert alone == ("II",)
-    assert "arm electrodes swapped" not in [change.name for change in robustness.changes(SIGNAL, recorded=alone)]
+    assert "arm electrodes swapped" not in [change.name for change in robustness.make_changes(SIGNAL, recorded=alone)]
     cohort.steps[:] = -32768
-    assert [len(found) for found in robustness.whole_rows(cohort, run.config.signal, cohort.rows("test"))] == [0, 0]
+    assert [len(found) for found in robustness.complete_rows(cohort, run.config.signal, cohort.rows("test"))] == [0, 0]
 
 
 def test_words_may_be_asked_beside_a_probe(tmp_path) -> None:
     from test_zeroshot import PROMPTS, write
 
     run, cohort = PlantedRun(), PlantedCohort()
-    words = classifiers.read_words(run, cohort, "finding", write(tmp_path / "p.toml", PROMPTS))
-    found = robustness.measure(run, cohort, "finding", [planted_probe(run, cohort), words], quick=True)
+    words = classifiers.zeroshot_classifier(run, cohort, "finding", write(tmp_path / "p.toml", PROMPTS))
+    found = robustness.measure_robustness(run, cohort, "finding", [planted_probe(run, cohort), words], quick=True)
     assert set(found.clean) == {"probe", "zero-shot"}
     assert found.clean["zero-shot"].macro > 0.95
     assert words.classes == WORDS

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
+import tomli_w
 import torch
 from conftest import REPORTS, TINY, config_table, make_batch
 from safetensors.torch import load_file, save_file
@@ -14,6 +18,8 @@ import leadwise
 from leadwise import run as runs
 from leadwise.config import Config, ConfigError, typed
 from leadwise.files import replacing
+from leadwise.methods import cg_dmer
+from leadwise.methods.catalogue import find_method, method_names, with_defaults
 from leadwise.run import RunError
 
 
@@ -109,9 +115,68 @@ def test_fingerprint_changes_with_weights_and_with_preprocessing(folder: Path) -
 def test_a_method_setting_that_does_not_exist_is_an_error() -> None:
     config = typed(Config, {"method": {"name": "cg_dmer", "mask_ration": 0.5}})
     with pytest.raises(ConfigError, match=r"unknown setting 'method\.mask_ration'; did you mean 'mask_ratio'"):
-        runs.resolve(config)
+        with_defaults(config)
     with pytest.raises(ConfigError, match="did you mean 'cg_dmer'"):
-        runs.resolve(typed(Config, {"method": {"name": "cgdmer"}}))
+        with_defaults(typed(Config, {"method": {"name": "cgdmer"}}))
+
+
+def add_settings(folder: Path, settings: dict[str, object]) -> None:
+    """Write method settings to a run's config.toml, as leadwise 0.1.0 wrote every setting."""
+    table = tomllib.loads((folder / "config.toml").read_text())
+    table["method"] |= settings
+    (folder / "config.toml").write_text(tomli_w.dumps(table))
+
+
+def test_a_run_saved_with_removed_settings_embeds_as_before(folder: Path) -> None:
+    batch, run = make_batch(3), runs.load(folder)
+    add_settings(folder, cg_dmer.REMOVED)
+    assert len(tomllib.loads((folder / "config.toml").read_text())["method"]) == 57  # the name and 56 settings
+    old = runs.load(folder)
+    for part in run.method.parts:
+        assert torch.equal(old.method.embed_ecg(batch, part), run.method.embed_ecg(batch, part))
+    assert torch.equal(old.method.embed_text(list(REPORTS)), run.method.embed_text(list(REPORTS)))
+    assert old.config == run.config
+    assert old.fingerprint == run.fingerprint
+
+
+def test_removed_settings_count_in_the_fingerprint_as_before(folder: Path) -> None:
+    """The fingerprint names the files of the embedding cache: it is the one that leadwise 0.1.0 computed."""
+    run = runs.load(folder)
+    table = {**run.config.method, **cg_dmer.REMOVED}
+    digest = hashlib.sha256(repr((run.config.signal, sorted(table.items()), "float32")).encode())
+    for name, tensor in run.method.state_dict().items():
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    assert run.fingerprint == digest.hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("patch_tokenizer", "linear"), ("separators", True), ("w_cons", 0.5), ("text_frozen", "whole")],
+)
+def test_a_removed_setting_at_another_value_is_refused_by_name(folder: Path, setting: str, value: object) -> None:
+    add_settings(folder, {**cg_dmer.REMOVED, setting: value})
+    with pytest.raises(
+        RunError, match=rf"config\.toml: setting 'method\.{setting}' = {value!r} .*use leadwise 0\.1\.0"
+    ):
+        runs.load(folder)
+    config = typed(Config, {"method": {"name": "cg_dmer", setting: value}})
+    with pytest.raises(ConfigError, match=rf"'method\.{setting}' = {value!r} was removed .*train again"):
+        with_defaults(config)
+    allowed = with_defaults(typed(Config, {"method": {"name": "cg_dmer", setting: cg_dmer.REMOVED[setting]}}))
+    assert setting not in allowed.method
+
+
+def test_an_unknown_setting_of_a_saved_run_names_its_file(folder: Path) -> None:
+    add_settings(folder, {"mask_ration": 0.5})
+    with pytest.raises(RunError, match=r"config\.toml: unknown setting 'method\.mask_ration'"):
+        runs.load(folder)
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_a_removed_setting_is_no_setting(name: str) -> None:
+    file = find_method(name)
+    fields = {field.name for field in dataclasses.fields(file.config_class)}
+    assert not fields & set(file.removed)
 
 
 def test_replacing_leaves_the_old_file_when_the_write_fails(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from leadwise.data.cohort import (
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.estimate import estimate
 from leadwise.data.cohort.layout import CohortError
-from leadwise.data.cohort.prepare import Pool, write, write_share
+from leadwise.data.cohort.prepare import WorkerPool, write, write_share
 
 
 def test_processes_and_threads_write_the_same_bytes(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_processes_and_threads_write_the_same_bytes(tmp_path: Path) -> None:
     with executors.processes(2) as pool:
         write(made, tmp_path / "two", shard_records=2, pool=pool, progress=lambda _, done, n: heard.append((done, n)))
     with ThreadPoolExecutor(3) as threads:
-        write(made, tmp_path / "threads", shard_records=2, pool=Pool(threads, 3))
+        write(made, tmp_path / "threads", shard_records=2, pool=WorkerPool(threads, 3))
     assert contents(tmp_path / "two") == contents(tmp_path / "threads") == contents(tmp_path / "alone")
     assert heard == [(2 * done, 12) for done in range(1, 7)]
 
@@ -53,7 +53,7 @@ def test_never_more_shards_under_way_than_told(tmp_path: Path) -> None:
             return future
 
     with Counting(2) as threads:
-        write(made, tmp_path / "out", shard_records=1, pool=Pool(threads, 3))
+        write(made, tmp_path / "out", shard_records=1, pool=WorkerPool(threads, 3))
     assert sorted(asked) == list(range(12))
 
 
@@ -166,14 +166,14 @@ def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     raise AssertionError("the worker lives on")
 
 
-def die(work: shard.Work) -> None:
+def die(work: shard.ShardJob) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_killed_worker_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = source(tmp_path / "raw", n=6)
     with monkeypatch.context() as patch, executors.processes(2) as pool:
-        patch.setattr(prepare, "do", die)
+        patch.setattr(prepare, "pack_shard", die)
         with pytest.raises(
             CohortError, match="a worker process was killed, perhaps for want of memory; what is finished"
         ):

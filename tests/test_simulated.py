@@ -15,7 +15,7 @@ from leadwise.batch import LEADS
 from leadwise.data import reports
 from leadwise.data.cohort.layout import CohortError
 from leadwise.data.formats import reading
-from leadwise.data.recordings.twelve_leads import twelve as as_twelve_leads
+from leadwise.data.recordings.twelve_leads import to_twelve_leads as as_twelve_leads
 from leadwise.data.simulator.acquisition import Device, capture, write_wfdb
 from leadwise.data.simulator.findings import EXCLUDES, FINDINGS, RHYTHMS
 from leadwise.data.simulator.heart import (

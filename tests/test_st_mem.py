@@ -11,7 +11,7 @@ from conftest import SIGNAL, make_batch, unobserve
 from test_methods import build
 
 from leadwise.nn.patches import patchify
-from leadwise.reproduce import paper
+from leadwise.reproduce import paper_numbers
 
 ROWS = ["st_mem", "st_mem time", "st_mem lead"]
 
@@ -110,14 +110,14 @@ def test_a_picture_is_in_millivolts() -> None:
     torch.manual_seed(0)
     b, _ = method.reconstruct(lifted)
     torch.testing.assert_close(b[hidden], a[hidden] + 2.0, atol=1e-4, rtol=1e-4)
-    with pytest.raises(ValueError, match="no way back to mV"):
+    with pytest.raises(ValueError, match="cannot be converted back to mV"):
         build("st_mem", signal=dataclasses.replace(SIGNAL, normalize="record_zscore")).reconstruct(batch)
 
 
 def test_rows_of_the_tables_have_names_of_their_own() -> None:
-    named = [paper.name({"name": "st_mem", "masking": how}) for how in ("uniform", "time", "lead")]
+    named = [paper_numbers.row_name({"name": "st_mem", "masking": how}) for how in ("uniform", "time", "lead")]
     assert named == ["ST-MEM", "MTAE", "MLAE"]
-    assert paper.linear("MLAE", "ptbxl", "super", 1.0) is None
+    assert paper_numbers.linear_probe("MLAE", "ptbxl", "super", 1.0) is None
 
 
 def test_ratios_and_patches_that_cannot_be_are_refused() -> None:

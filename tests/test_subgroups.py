@@ -18,13 +18,13 @@ def test_bands_and_small_sites_and_what_is_not_known() -> None:
     cohort.index["age"] = np.resize([39.9, 40.0, 59.0, 79.0, 80.0, 300.0, np.nan], n)
     cohort.index["sex"] = np.resize(["M", "F", ""], n)
     cohort.index["site"] = ["a"] * 150 + ["b"] * 80 + ["c"] * 6 + ["d"] * 3 + [None]
-    found = subgroups.members(cohort, np.arange(n))
+    found = subgroups.group_names(cohort, np.arange(n))
     assert found["age"][:7].tolist() == ["< 40", "40-59", "40-59", "60-79", "80+", "80+", "not known"]
     assert found["sex"][:3].tolist() == ["M", "F", "not known"]
     assert set(found["site"]) == {"a", "b", "3 small sites"}
-    assert subgroups.members(PlantedCohort(), np.arange(n)) == {}
+    assert subgroups.group_names(PlantedCohort(), np.arange(n)) == {}
     cohort.index["age"] = np.nan
-    assert list(subgroups.members(cohort, np.arange(n))) == ["sex", "site"]
+    assert list(subgroups.group_names(cohort, np.arange(n))) == ["sex", "site"]
 
 
 def test_each_group_is_scored_on_its_own_beside_everybody_on_the_same_classes() -> None:
@@ -36,7 +36,8 @@ def test_each_group_is_scored_on_its_own_beside_everybody_on_the_same_classes() 
     names = {"age": np.where(young, "< 40", "80+")}
     patients = [f"p{row // 2}" for row in range(200)]
     found = {
-        group.name: group for group in subgroups.measure(labels, {"probe": values}, patients, ("a", "b", "c"), names)
+        group.name: group
+        for group in subgroups.score_groups(labels, {"probe": values}, patients, ("a", "b", "c"), names)
     }
     assert list(found) == ["< 40", "80+"]
     assert found["< 40"].classes == ("a", "b")
@@ -52,7 +53,7 @@ def test_each_group_is_scored_on_its_own_beside_everybody_on_the_same_classes() 
 def test_a_group_too_small_says_so() -> None:
     labels = np.tile(np.array([[0], [1]], dtype=np.int8), (30, 1))
     names = {"sex": np.array(["M"] * 10 + ["F"] * 50)}
-    found = subgroups.measure(labels, {"probe": labels * 1.0}, [str(row) for row in range(60)], ("a",), names)
+    found = subgroups.score_groups(labels, {"probe": labels * 1.0}, [str(row) for row in range(60)], ("a",), names)
     by_name = {group.name: group for group in found}
     assert by_name["M"].macro is None
     assert by_name["M"].n_records == 10
@@ -60,5 +61,6 @@ def test_a_group_too_small_says_so() -> None:
     json.dumps([group.row() for group in found], allow_nan=False)
     labels[12:] = 0  # F has records enough, but too few positives
     assert all(
-        group.macro is None for group in subgroups.measure(labels, {"p": labels * 1.0}, list("ab") * 30, ("a",), names)
+        group.macro is None
+        for group in subgroups.score_groups(labels, {"p": labels * 1.0}, list("ab") * 30, ("a",), names)
     )

@@ -20,7 +20,7 @@ from leadwise.data.cohort.prepare import write
 from leadwise.data.sources.source import Row, Source
 from leadwise.evaluate.embed import embed_cohort
 from leadwise.evaluate.metrics.auroc import auroc
-from leadwise.evaluate.probe import asked_of, probe, run_probe
+from leadwise.evaluate.probe import make_probe_task, probe, run_probe
 from leadwise.evaluate.supervised import SupervisedError, score_supervised
 from leadwise.methods import supervised
 from leadwise.run import Run
@@ -138,7 +138,7 @@ def test_it_learns_from_the_recordings_that_a_probe_is_fitted_on_and_no_other(
     fit = probing.fit
     monkeypatch.setattr(probing, "fit", lambda train, *rest: fitted.append(train[:, 0]) or fit(train, *rest))
     numbered = np.stack([rows, np.random.default_rng(0).permutation(len(rows))], axis=1).astype(float)
-    probe(numbered, asked_of(cohort, TASK, rows), fraction, (seed,))
+    probe(numbered, make_probe_task(cohort, TASK, rows), fraction, (seed,))
     of_probe = set(cohort.records.take(fitted[0].astype(np.int64)))
     assert learnt == of_probe
     assert len(of_probe) == int(45 * fraction)

@@ -71,14 +71,6 @@ def test_freezing_finds_the_layers_or_says_that_it_cannot() -> None:
         text.freeze(torch.nn.Linear(2, 2), 1)
 
 
-def test_masking_in_place_without_the_mix_hides_every_place() -> None:
-    ids, masked = torch.full((2, 4), 60), torch.tensor([[True, False, False, True], [False, True, False, False]])
-    out = text.mask_in_place(Tokens(ids, torch.ones_like(masked)), masked, 3, 400, mix=False)
-    assert out.question.ids.tolist() == [[3, 60, 60, 3], [60, 3, 60, 60]]
-    assert (out.answer == ids).all()
-    assert (out.scored == masked).all()
-
-
 def slow_cloze(ids: list[int], masked: list[bool], sentinels: list[int]) -> tuple[list[int], list[int], list[bool]]:
     question, answer, scored, run, inside = [], [], [], -1, False
     for token, hide in zip(ids, masked):

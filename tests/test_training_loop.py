@@ -25,8 +25,8 @@ from leadwise.config import (
 )
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.label_subset import subset
-from leadwise.data.loader import Sampler, batches_ahead
-from leadwise.evaluate.probe import asked_of
+from leadwise.data.loader import Sampler, prefetch_batches
+from leadwise.evaluate.probe import make_probe_task
 from leadwise.training import dry_run as planning
 from leadwise.training import inputs
 from leadwise.training import loop as training
@@ -39,7 +39,7 @@ def train(cohort: Path, folder: Path, resume: bool = False, **optim: object) -> 
 
 
 def test_ten_steps_kill_9_and_resume_equal_twenty_to_the_bit(cohort_folder: Path, tmp_path: Path) -> None:
-    views = {"shift": True, "gain": 0.1, "noise_mv": 0.02, "lead_dropout": 0.2, "statement_dropout": 0.3}
+    views = {"shift": True, "gain": 0.1, "noise_mv": 0.02, "statement_dropout": 0.3}
     table = config_table(cohort_folder, steps=20)
     table["method"] |= views
     (tmp_path / "config.toml").write_text(tomli_w.dumps(table))
@@ -99,15 +99,15 @@ def test_a_run_explains_itself(cohort_folder: Path, tmp_path: Path) -> None:
 def test_a_term_that_is_not_finite_stops_the_run_and_is_named(cohort_folder: Path, tmp_path: Path, monkeypatch) -> None:
     from leadwise.methods import cg_dmer
 
-    look = cg_dmer.Method.look
+    local_terms = cg_dmer.Method.local_terms
     calls = []
 
     def broken(self, batch):
         calls.append(1)
-        terms, pairs = look(self, batch)
-        return terms | {"L_orth": terms["L_orth"] * (math.nan if len(calls) == 3 else 1.0)}, pairs
+        terms, features = local_terms(self, batch)
+        return terms | {"L_orth": terms["L_orth"] * (math.nan if len(calls) == 3 else 1.0)}, features
 
-    monkeypatch.setattr(cg_dmer.Method, "look", broken)
+    monkeypatch.setattr(cg_dmer.Method, "local_terms", broken)
     with pytest.raises(TrainingError, match=r"step 2: L_orth is not finite"):
         train(cohort_folder, tmp_path / "run")
 
@@ -194,9 +194,9 @@ def test_plan_says_who_shares_the_work(cohort_folder: Path, monkeypatch: pytest.
 def test_threads_bring_the_same_batches_in_the_same_order(cohort_folder: Path, tmp_path: Path) -> None:
     recordings = inputs.open_data(typed(Config, config_table(cohort_folder))).train
     sampler = Sampler(len(recordings), 8, 0)
-    plain, threaded = ([*batches_ahead(recordings, sampler, 3, 9, n, 2)] for n in (0, 3))
+    plain, threaded = ([*prefetch_batches(recordings, sampler, 3, 9, n, 2)] for n in (0, 3))
     assert [b.record for b in threaded] == [b.record for b in plain]
-    whole = [*batches_ahead(recordings, sampler, 3, 9)]
+    whole = [*prefetch_batches(recordings, sampler, 3, 9)]
     assert [b.record for b in whole] == [a.record + b.record for a, b in zip(plain[::2], plain[1::2])]
     assert all(torch.equal(a.ecg, b.ecg) for a, b in zip(plain, threaded))
     table = config_table(cohort_folder)
@@ -210,8 +210,8 @@ def test_an_error_of_a_thread_is_the_loops_and_no_thread_stays(cohort_folder: Pa
     recordings = inputs.open_data(typed(Config, config_table(cohort_folder))).train
     before = threading.active_count()
     with pytest.raises(IndexError):
-        [*batches_ahead(recordings, Sampler(10**6, 8, 0), 0, 3, 2)]
-    left_early = batches_ahead(recordings, Sampler(len(recordings), 8, 0), 0, 9, 2)
+        [*prefetch_batches(recordings, Sampler(10**6, 8, 0), 0, 3, 2)]
+    left_early = prefetch_batches(recordings, Sampler(len(recordings), 8, 0), 0, 9, 2)
     next(left_early)
     left_early.close()
     assert threading.active_count() == before
@@ -266,7 +266,7 @@ def of_labels(cohort: Path, **data: object) -> Config:
 def test_labels_that_are_asked_for_are_the_probes_draw(cohort_folder: Path) -> None:
     data = inputs.open_data(of_labels(cohort_folder, label_fraction=0.2, label_seed=44))
     cohort = data.train.cohort
-    asked = asked_of(cohort, "own", cohort.rows(task="own"))
+    asked = make_probe_task(cohort, "own", cohort.rows(task="own"))
     places = asked.rows("train")[subset(40, 0.2, 44)]
     assert data.train.rows.tolist() == cohort.rows(task="own")[places].tolist()
     assert data.train.batch([3]).label.tolist() == asked.labels[places[3:4]].tolist()

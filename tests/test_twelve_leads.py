@@ -15,7 +15,7 @@ from leadwise.batch import LEADS, Signal
 from leadwise.data.formats.reading import files, read
 from leadwise.data.recordings.lead_algebra import EINTHOVEN
 from leadwise.data.recordings.recording import RecordError, Recording
-from leadwise.data.recordings.twelve_leads import conform, remarks, twelve
+from leadwise.data.recordings.twelve_leads import conform, remarks, to_twelve_leads
 
 REAL = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
@@ -304,7 +304,7 @@ def recording(signal: np.ndarray, leads: tuple[str, ...] = LEADS, rate_hz: float
 def test_limb_leads_are_derived_and_chest_leads_never_invented() -> None:
     signal = heart(500)
     keep = [0, 1, 6, 9]
-    found = twelve(recording(signal[:, keep], tuple(LEADS[k] for k in keep)))
+    found = to_twelve_leads(recording(signal[:, keep], tuple(LEADS[k] for k in keep)))
     for lead, name in enumerate(LEADS):
         origin = found.quality[lead].origin
         if lead in keep:
@@ -324,7 +324,7 @@ def test_a_header_with_a_lead_missing_is_read_without_inventing_it(tmp_path: Pat
     signal = heart(500)
     keep = [k for k in range(12) if LEADS[k] not in ("aVL", "V4")]
     path = write_wfdb(tmp_path, "a1", signal[:, keep], 500, [LEADS[k] for k in keep])
-    found = twelve(read(path))
+    found = to_twelve_leads(read(path))
     assert [quality.origin for quality in found.quality].count("recorded") == 10
     assert found.quality[LEADS.index("aVL")].origin == "derived"
     assert found.quality[LEADS.index("V4")].origin == "missing"
@@ -338,29 +338,29 @@ def test_a_limb_lead_recorded_as_nothing_is_derived() -> None:
     signal = heart(500)
     known = signal[:, 2].copy()
     signal[:, 2] = np.nan
-    found = twelve(recording(signal))
+    found = to_twelve_leads(recording(signal))
     assert found.quality[2].origin == "derived"
     np.testing.assert_allclose(found.signal[:, 2], known, atol=1e-12)
 
 
 def test_no_limb_lead_is_derived_from_one_alone() -> None:
-    found = twelve(recording(heart(500)[:, [0, 7]], ("I", "V2")))
+    found = to_twelve_leads(recording(heart(500)[:, [0, 7]], ("I", "V2")))
     assert [quality.origin for quality in found.quality].count("missing") == 10
 
 
 def test_a_file_without_any_of_the_twelve_is_an_error() -> None:
     with pytest.raises(RecordError, match="it has EEG, resp"):
-        twelve(recording(heart(500)[:, :2], ("EEG", "resp")))
+        to_twelve_leads(recording(heart(500)[:, :2], ("EEG", "resp")))
 
 
 def test_leads_beside_the_twelve_are_named_once_for_all_files(caplog: pytest.LogCaptureFixture) -> None:
     leads = ("I", "C1", "II", "C2")
     for order in ([0, 1, 2, 3], [0, 2, 3, 1]):
-        found = twelve(recording(heart(500)[:, order], tuple(leads[k] for k in order)))
+        found = to_twelve_leads(recording(heart(500)[:, order], tuple(leads[k] for k in order)))
         assert f"not used: {', '.join(found.unused)}" in remarks(found)
         assert set(found.unused) == {"C1", "C2"}
     assert caplog.text.count("not used: C1, C2") == 1
-    assert twelve(recording(heart(500))).unused == ()
+    assert to_twelve_leads(recording(heart(500))).unused == ()
 
 
 @pytest.mark.parametrize(("factor", "doubted"), [(1000.0, True), (0.001, True), (1.0, False)])
@@ -368,7 +368,7 @@ def test_a_signal_a_thousand_times_off_is_questioned(caplog, factor: float, doub
     signal = heart(500) * factor
     signal[:, 8] = 0.0
     signal[2000:2010] += 32.7  # a lone spike in every lead decides nothing
-    found = twelve(recording(signal))
+    found = to_twelve_leads(recording(signal))
     said = [line for line in (*remarks(found), caplog.text) if "is the unit right?" in line]
     assert len(said) == (2 if doubted else 0)
     assert bool(found.unit_doubt) == doubted
@@ -377,8 +377,8 @@ def test_a_signal_a_thousand_times_off_is_questioned(caplog, factor: float, doub
 
 
 def test_a_recording_without_any_movement_raises_no_question_of_units() -> None:
-    assert twelve(recording(np.full((500, 12), 0.3))).unit_doubt == ""
-    assert twelve(recording(heart(500) * ([1.0] + [0.0] * 11))).unit_doubt == ""
+    assert to_twelve_leads(recording(np.full((500, 12), 0.3))).unit_doubt == ""
+    assert to_twelve_leads(recording(heart(500) * ([1.0] + [0.0] * 11))).unit_doubt == ""
 
 
 def test_quality_counts_gaps_and_flags_flat_leads() -> None:
@@ -387,7 +387,7 @@ def test_quality_counts_gaps_and_flags_flat_leads() -> None:
     signal[200:221, 2] = np.nan  # 42 ms: not
     signal[-5:, 2] = np.nan  # at the end: nothing to bridge to
     signal[:, 8] = 0.7
-    quality = twelve(recording(signal)).quality
+    quality = to_twelve_leads(recording(signal)).quality
     assert (quality[2].n_missing, quality[2].n_short_gaps, quality[2].n_long_gaps) == (46, 1, 2)
     assert [found.flat for found in quality] == [lead == 8 for lead in range(12)]
     assert quality[0].max_abs_mv == np.abs(signal[:, 0]).max()
@@ -399,7 +399,7 @@ def test_swapped_rows_are_found_by_algebra_and_named(caplog, first: str, second:
     at, to = LEADS.index(first), LEADS.index(second)
     names[at], names[to] = second, first
     with caplog.at_level(logging.WARNING):
-        found = twelve(recording(heart(500), tuple(names)))
+        found = to_twelve_leads(recording(heart(500), tuple(names)))
     assert found.lead_order == f"{first}/{second} swapped"
     assert "a1" in caplog.text
     assert f"{first}/{second} swapped" in caplog.text
@@ -408,22 +408,22 @@ def test_swapped_rows_are_found_by_algebra_and_named(caplog, first: str, second:
 def test_an_inverted_lead_is_named_and_noise_or_a_spike_is_forgiven(caplog) -> None:
     signal = heart(500)
     rng = np.random.default_rng(0)
-    assert twelve(recording(signal + rng.normal(0, 0.01, signal.shape))).lead_order == "ok"
+    assert to_twelve_leads(recording(signal + rng.normal(0, 0.01, signal.shape))).lead_order == "ok"
     spiked = signal.copy()
     spiked[1000:1010, 3] += 30.0
-    assert twelve(recording(spiked)).lead_order == "ok"
+    assert to_twelve_leads(recording(spiked)).lead_order == "ok"
     assert not caplog.text
     signal[:, 3] *= -1
-    assert twelve(recording(signal)).lead_order == "aVR inverted"
+    assert to_twelve_leads(recording(signal)).lead_order == "aVR inverted"
     signal[:, 5] = rng.normal(size=len(signal))
-    assert twelve(recording(signal)).lead_order == "inconsistent"
+    assert to_twelve_leads(recording(signal)).lead_order == "inconsistent"
 
 
 def test_three_limb_leads_are_enough_to_doubt_one() -> None:
     signal = heart(500)
-    assert twelve(recording(signal[:, :3], LEADS[:3])).lead_order == "ok"
-    assert twelve(recording(signal[:, [1, 0, 2]], LEADS[:3])).lead_order == "inconsistent"
-    assert twelve(recording(signal[:, [0, 1, 7]], ("I", "II", "V2"))).lead_order == "unchecked"
+    assert to_twelve_leads(recording(signal[:, :3], LEADS[:3])).lead_order == "ok"
+    assert to_twelve_leads(recording(signal[:, [1, 0, 2]], LEADS[:3])).lead_order == "inconsistent"
+    assert to_twelve_leads(recording(signal[:, [0, 1, 7]], ("I", "II", "V2"))).lead_order == "unchecked"
 
 
 # ---------------------------------------------------------------------------------------------------------- conform
@@ -445,7 +445,7 @@ def test_the_same_heart_in_any_order_rate_and_unit_conforms_to_one_array(
         folder, "a1", heart(rate_hz, seed=seed)[:, order], rate_hz, [LEADS[k].lower() for k in order], unit, gain
     )
     promised = Signal(rate_hz=500, duration_s=10.0)
-    recording = twelve(read(path))
+    recording = to_twelve_leads(read(path))
     ecg, observed = conform(recording.signal, recording.rate_hz, promised)
     assert ecg.dtype == np.float32
     assert observed.all()
@@ -555,7 +555,7 @@ def test_real_records_conform_and_their_limb_leads_agree() -> None:
     flat_chest = set()
     for folder, every in (("chapman", 1), ("cpsc_2018", 2), ("ptb-xl/records500", 3), ("ptb-xl/records100", 60)):
         for header in sorted((REAL / folder).rglob("*.hea"))[::every]:
-            found = twelve(read(header))
+            found = to_twelve_leads(read(header))
             assert found.lead_order == "ok", header
             assert found.unit_doubt == "", header
             ecg, observed = conform(found.signal, found.rate_hz, Signal())

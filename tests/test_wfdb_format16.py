@@ -21,10 +21,10 @@ from leadwise.data.recordings.quality import (
     FLAT_MV,
     MARGIN_MV,
     PLAUSIBLE_MV,
-    of_integers,
+    integer_quality,
 )
 from leadwise.data.recordings.recording import Digital, RecordError, Recording
-from leadwise.data.recordings.twelve_leads import TwelveLead, twelve
+from leadwise.data.recordings.twelve_leads import TwelveLead, to_twelve_leads
 
 REAL = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 MISSING = -32768
@@ -219,8 +219,8 @@ def test_a_plain_record_is_read_and_judged_without_importing_wfdb(tmp_path: Path
     path = write(tmp_path, samples, "a1 12 500 700", "{file} 16 1000(0)/mV")
     program = (
         "import sys; from pathlib import Path; from leadwise.batch import LEADS; from leadwise.data.formats.reading import read; "
-        "from leadwise.data.recordings.twelve_leads import twelve; "
-        f"twelve(read(Path({str(path)!r}), leads=LEADS)); print('wfdb' in sys.modules)"
+        "from leadwise.data.recordings.twelve_leads import to_twelve_leads; "
+        f"to_twelve_leads(read(Path({str(path)!r}), leads=LEADS)); print('wfdb' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
@@ -232,12 +232,12 @@ def test_a_plain_record_is_read_and_judged_without_importing_wfdb(tmp_path: Path
 def judged_lead_by_lead(recording: Recording, order: list[int]) -> TwelveLead:
     """The slow way: the same recording as millivolts."""
     signal = recording.signal[:, order]
-    return twelve(Recording(recording.name, signal, LEADS, recording.rate_hz))
+    return to_twelve_leads(Recording(recording.name, signal, LEADS, recording.rate_hz))
 
 
 def assert_judged_alike(recording: Recording, order: list[int]) -> TwelveLead:
     """`order` says which column of the recording each of the twelve leads is."""
-    found, known = twelve(recording), judged_lead_by_lead(recording, order)
+    found, known = to_twelve_leads(recording), judged_lead_by_lead(recording, order)
     signal = recording.signal[:, order]
     np.testing.assert_array_equal(found.signal, known.signal)
     assert found.lead_order == known.lead_order
@@ -329,7 +329,7 @@ def test_what_counting_shows_is_true(seed: int, n_samples: int) -> None:
     spread = rng.choice([3.0, 20.0, 100.0, 3000.0], 12)
     samples = np.clip(rng.gamma(0.5, spread, (n_samples, 12)) + rng.normal(0, 5, 12), -32767, 32767).T.astype(np.int16)
     mv_per_step = rng.choice([0.0001, 0.001, 0.005, 0.03], 12)
-    found = of_integers(samples, np.zeros(12, dtype=np.int32), mv_per_step)
+    found = integer_quality(samples, np.zeros(12, dtype=np.int32), mv_per_step)
     assert found is not None
     away_mv = np.abs(np.median(samples, axis=1) - found.middle) * mv_per_step
     assert (away_mv[found.is_near] <= MARGIN_MV * (1 + 1e-12)).all()
@@ -348,10 +348,10 @@ def test_equations_hold_where_the_audit_says_so(seed: int, n_samples: int, noise
     step = 0.00097  # mV; no whole number of half steps is the audit's tolerance, so that rounding decides nothing
     limb = np.rint(rng.exponential(noise_mv / step, (6, n_samples)) + rng.normal(0, 1000, (6, 1))).astype(np.int16)
     medians = np.median(limb, axis=1)
-    is_ok = lead_algebra.audit(dict(zip(lead_algebra.LIMB_LEADS, limb * step))) == lead_algebra.OK
-    assert lead_algebra.holds(limb, medians, step, off_by_mv=0.0) == is_ok
+    is_ok = lead_algebra.check_limb_leads(dict(zip(lead_algebra.LIMB_LEADS, limb * step))) == lead_algebra.OK
+    assert lead_algebra.equations_hold(limb, medians, step, off_by_mv=0.0) == is_ok
     near = medians + rng.choice([-1, 1], 6) * off_by_mv / step
-    assert lead_algebra.holds(limb, near, step, off_by_mv) <= is_ok
+    assert lead_algebra.equations_hold(limb, near, step, off_by_mv) <= is_ok
 
 
 def test_a_sound_recording_is_seen_to_be_sound_by_counting(monkeypatch) -> None:
@@ -364,9 +364,9 @@ def test_a_sound_recording_is_seen_to_be_sound_by_counting(monkeypatch) -> None:
         samples = np.rint(beats(np.random.default_rng(n_samples), n_samples, 1000)).astype(np.int16)
         recording = Recording("a1", None, LEADS, 500.0, Digital(samples, np.ones(12), np.zeros(12, dtype=np.int32)))
         with monkeypatch.context() as patch:
-            patch.setattr(lead_algebra, "audit", slow)
+            patch.setattr(lead_algebra, "check_limb_leads", slow)
             patch.setattr(Digital, "millivolts", slow)
-            found = twelve(recording)
+            found = to_twelve_leads(recording)
         assert found.plausible
         assert found.lead_order == "ok"
         assert found.given is None

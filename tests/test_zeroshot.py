@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from planted import WORDS, PlantedCohort, PlantedRun, SeeingMethod
 
-from leadwise.evaluate.metrics.auroc import ScoreError
+from leadwise.evaluate.metrics.score import ScoreError
 from leadwise.evaluate.prompts import PromptError
 from leadwise.evaluate.text_embeddings import class_vector
 from leadwise.evaluate.zeroshot import ZeroShotError, run_zeroshot
@@ -136,9 +136,7 @@ def test_one_record_too_many_for_a_full_batch(file):
 
 def test_a_method_without_words_is_refused(file):
     class Wordless(SeeingMethod):
-        @property
-        def embed_text(self):
-            raise AttributeError
+        embeds_text = False
 
     run = PlantedRun()
     run.method = Wordless()
@@ -167,7 +165,7 @@ def test_json_says_what_was_asked(file):
 
 def test_people_of_the_training_part_are_counted_and_warned_of(file, caplog):
     cohort, run = PlantedCohort(), PlantedRun()
-    assert run_zeroshot(run, cohort, "finding", file).n_people_seen == 0
+    assert run_zeroshot(run, cohort, "finding", file).n_training_patients == 0
     assert not caplog.records
     run.known = {cohort.patients[cohort.rows("test")[0]], cohort.patients[cohort.rows("train")[0]]}
     leaked = run_zeroshot(run, cohort, "finding", file)

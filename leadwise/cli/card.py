@@ -49,7 +49,7 @@ def card(
         raise typer.BadParameter(f"-o {target}: a card is an HTML page, name it such as card.html")
     names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
     with progress_bars() as progress:
-        made = cards.make(runs.load(run), Cohort.open(cohort), names, records, quick, prompts, bars(progress))
+        made = cards.make_card(runs.load(run), Cohort.open(cohort), names, records, quick, prompts, bars(progress))
     target.parent.mkdir(parents=True, exist_ok=True)
     page(made).write(target)
     shown = ("task", "how", "macro", "low", "high", "untrained", "skipped")

@@ -19,7 +19,7 @@ from leadwise.cli.output import (
     out,
     print_table,
     progress_bars,
-    through,
+    window_suffix,
     write_json,
 )
 from leadwise.cli.result_files import read_seeds
@@ -49,21 +49,22 @@ def compare(
     from leadwise.evaluate import compare as comparing
     from leadwise.evaluate import export
 
-    if how not in comparing.HOW:
+    if how not in comparing.SCORERS:
         raise typer.BadParameter(f"--how {how}: say probe or zeroshot")
     if measure not in comparing.MEASURES:
         raise typer.BadParameter(f"--measure {measure}: say {' or '.join(comparing.MEASURES)}")
-    by: comparing.Probed | comparing.Prompted
+    by: comparing.ProbeScorer | comparing.ZeroShotScorer
     if how == "zeroshot":
-        by = comparing.Prompted(prompts, prompt_set, window)
+        by = comparing.ZeroShotScorer(prompts, prompt_set, window)
     else:
-        by = comparing.Probed(fraction, read_seeds(seeds), part, window)
+        by = comparing.ProbeScorer(fraction, read_seeds(seeds), part, window)
     with progress_bars() as progress:
         pair = (runs.load(run_a), runs.load(run_b))
         found = comparing.run_compare(pair, Cohort.open(cohort), task, by, measure, resamplings, bars(progress))
     way = "zero-shot" if how == "zeroshot" else f"probe on {fraction:.0%} of labels"
-    title = f"{run_a} (a) against {run_b} (b), {found.about['cohort']}, task {task}{through(window)}, {way}: {measure} on test"
-    print_table([_readable(row) for row in found.rows() + found.class_rows()], title)
+    data = f"{found.settings['cohort']}, task {task}{window_suffix(window)}"
+    title = f"{run_a} (a) against {run_b} (b), {data}, {way}: {measure} on test"
+    print_table([_format_p_values(row) for row in found.rows() + found.class_rows()], title)
     if found.n_usable < found.n_replicates:
         out.print(
             f"{found.n_usable} of {found.n_replicates} resamplings could be used: the others left no class to score"
@@ -75,7 +76,7 @@ def compare(
         export.write(latex_file, _latex(found.rows() + found.class_rows()))
 
 
-def _readable(row: dict[str, Any]) -> dict[str, Any]:
+def _format_p_values(row: dict[str, Any]) -> dict[str, Any]:
     """P-values with two digits that count, where three decimals would show 0.000."""
     return row | {name: f"{row[name]:.2g}" for name in ("p", "p_holm") if row[name] is not None}
 

@@ -22,7 +22,7 @@ from leadwise.cli.output import (
 from leadwise.progress import relabel
 
 if TYPE_CHECKING:
-    from leadwise.data.cohort.prepare import Pool
+    from leadwise.data.cohort.prepare import WorkerPool
     from leadwise.data.sources.source import Source
 
 
@@ -150,7 +150,7 @@ def prepare(
     write_json(json_file, {**told, "ledger": counts})
 
 
-def _pool(workers: int, address: str | None) -> AbstractContextManager[Pool | None]:
+def _pool(workers: int, address: str | None) -> AbstractContextManager[WorkerPool | None]:
     """Who packs: a cluster, processes, or nobody else."""
     if address is None and workers == 1:
         return nullcontext()
@@ -216,8 +216,8 @@ def plot(
     from leadwise.pictures import ink, paper
 
     names = tuple(lead.strip() for lead in leads.split(",")) if leads else None
-    recording = twelve_leads.twelve(read(file, leads=names, rate_hz=rate_hz, units=units))
-    ecg, observed = twelve_leads.repaired(recording)
+    recording = twelve_leads.to_twelve_leads(read(file, leads=names, rate_hz=rate_hz, units=units))
+    ecg, observed = twelve_leads.bridge_short_gaps(recording)
     notes = twelve_leads.remarks(recording)
     target = target or Path(f"{file.stem}.png")
     figure = paper.draw(ecg, recording.rate_hz, LEADS, title=recording.name, notes=notes, observed=observed)

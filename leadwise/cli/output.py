@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from leadwise.cli.progress_log import ProgressLog
 from leadwise.files import replacing
 
 # names of records, runs and classes are shown as they are: "ecg[/x]" is no markup, ":heart:" no picture
@@ -58,7 +59,10 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def progress_bars(rate: bool = False, shown: bool = True) -> Progress:
+def progress_bars(rate: bool = False, shown: bool = True) -> Progress | ProgressLog:
+    """Progress bars on a terminal, plain lines where stderr is a file or a pipe; nothing unless `shown`."""
+    if shown and (not console.is_terminal or console.is_dumb_terminal):
+        return ProgressLog(lambda line: console.print(line, highlight=False, soft_wrap=True), rate)
     columns = [
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -78,8 +82,10 @@ class _Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.0f} records/s")
 
 
-def bars(progress: Progress) -> Callable[[str, int, int], None]:
-    """A callback (what, done, total) that keeps one bar for each thing it hears of; "name|details" updates details."""
+def bars(progress: Progress | ProgressLog) -> Callable[[str, int, int], None]:
+    """A callback (what, done, total) with one bar for each task; "name|details" updates the details of a task."""
+    if isinstance(progress, ProgressLog):
+        return progress.update
     tasks: dict[str, Any] = {}
 
     def heard(what: str, done: int, total: int) -> None:
@@ -91,7 +97,7 @@ def bars(progress: Progress) -> Callable[[str, int, int], None]:
     return heard
 
 
-def through(window: str | None) -> str:
+def window_suffix(window: str | None) -> str:
     """For a title: the window that was asked for, if one was."""
     return "" if window is None else f", window {window}"
 

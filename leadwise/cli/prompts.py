@@ -46,7 +46,7 @@ def show(
     loaded = prompts.load(path)
     chosen = loaded.sets if which is None else (which,)
     for name in chosen:
-        entries = loaded.of(loaded.names, name)
+        entries = loaded.for_classes(loaded.names, name)
         lines = [
             {"class": code, "name": entry.name, "prompt": text}
             for code, entry in zip(loaded.names, entries)
@@ -75,12 +75,12 @@ def check(
         if loaded.task not in opened.tasks:
             known = ", ".join(opened.tasks) or "none"
             raise prompts.PromptError(f"{file}: cohort {opened.name} has no task '{loaded.task}'; it has {known}")
-        loaded.of(opened.tasks[loaded.task])
+        loaded.for_classes(opened.tasks[loaded.task])
     remarks = prompts.remarks(loaded)
     print_table([_about(loaded)], "can be used")
     for remark in remarks:
         out.print(f"look at {remark}", highlight=False, markup=False)
-    write_json(json_file, {"command": "prompts check", **_about(loaded), "made": loaded.made, "remarks": remarks})
+    write_json(json_file, {"command": "prompts check", **_about(loaded), "made": loaded.generation, "remarks": remarks})
 
 
 @app.command()
@@ -108,7 +108,7 @@ def make(
     """
     from leadwise.evaluate import prompts
     from leadwise.evaluate.prompts.make import Endpoint
-    from leadwise.evaluate.prompts.make import make as written
+    from leadwise.evaluate.prompts.make import generate_prompts as written
 
     if target.exists() and not overwrite:
         raise typer.BadParameter(f"{target} is there already; say --overwrite to replace it")
@@ -123,7 +123,7 @@ def make(
             target, named.source, named.task, named.names, Endpoint(url, model, key), number, bars(progress)
         )
     print_table([_about(loaded)], f"written by {model}; look through it before you use it")
-    write_json(json_file, {"command": "prompts make", **_about(loaded), "made": loaded.made})
+    write_json(json_file, {"command": "prompts make", **_about(loaded), "made": loaded.generation})
 
 
 def _one_file(file: Path | None, source: str | None, task: str | None) -> Path:

@@ -12,13 +12,13 @@ from leadwise.cli.output import (
     out,
     print_table,
     progress_bars,
-    through,
+    window_suffix,
     write_json,
 )
 
 if TYPE_CHECKING:
     from leadwise.data.cohort.cohort import Cohort
-    from leadwise.evaluate.protocol import Legacy, ProtocolReport
+    from leadwise.evaluate.protocol import LegacySettings, ProtocolReport
 
 PROTOCOLS = ("strict", "merl-legacy", "both")
 UNLEARNABLE = (
@@ -50,18 +50,18 @@ SeedsOfStrict = Annotated[
 ]
 
 
-def legacy(
+def legacy_settings(
     faults: str | None, epochs: int | None, part: str, splits: Path | None, window: str | None, seeds: tuple[int, ...]
-) -> Legacy:
+) -> LegacySettings:
     """The options as the legacy protocol's settings; `seeds` are those of the strict probe beside it."""
-    from leadwise.evaluate.merl_legacy.probe_heads import Fault, Trainer, faults_named
-    from leadwise.evaluate.protocol import Legacy
+    from leadwise.evaluate.merl_legacy.probe_heads import Fault, TrainerSettings, parse_faults
+    from leadwise.evaluate.protocol import LegacySettings
 
     named = (
-        tuple(Fault) if faults is None else faults_named([name.strip() for name in faults.split(",") if name.strip()])
+        tuple(Fault) if faults is None else parse_faults([name.strip() for name in faults.split(",") if name.strip()])
     )
-    trainer = Trainer() if epochs is None else Trainer(epochs=epochs)
-    return Legacy(named, trainer, part, splits, window, seeds)
+    trainer = TrainerSettings() if epochs is None else TrainerSettings(epochs=epochs)
+    return LegacySettings(named, trainer, part, splits, window, seeds)
 
 
 def check_protocol(name: str, faults: str | None, epochs: int | None, seeds: str | None) -> None:
@@ -82,7 +82,7 @@ def check_protocol(name: str, faults: str | None, epochs: int | None, seeds: str
         )
 
 
-def told_of_splits(cohort: Cohort) -> dict[str, Any]:
+def published_splits_json(cohort: Cohort) -> dict[str, Any]:
     """What a strict result says of published splits that stood in for the cohort's own; nothing without them."""
     from leadwise.data.published_splits import PublishedCohort
 
@@ -92,13 +92,13 @@ def told_of_splits(cohort: Cohort) -> dict[str, Any]:
     return {"published_splits": told}
 
 
-def probe_legacy(
+def run_legacy_probe(
     run: Path,
     cohort: Path,
     task: str,
     fractions: tuple[float, ...],
     protocol: Any,
-    settings: Legacy,
+    settings: LegacySettings,
     json_file: Path | None,
 ) -> ProtocolReport:
     """Run, show and write the probe of the legacy protocol, or of both."""
@@ -110,18 +110,19 @@ def probe_legacy(
         report = run_protocol(
             runs.load(run), Cohort.open(cohort), task, fractions, protocol, settings, progress=bars(progress)
         )
-    show(report)
+    print_report(report)
     write_json(json_file, report.to_json())
     return report
 
 
-def show(report: ProtocolReport) -> None:
+def print_report(report: ProtocolReport) -> None:
     """The table, then what the faults are."""
-    from leadwise.evaluate.merl_legacy.probe_heads import LEFT_OUT, MEANING
+    from leadwise.evaluate.merl_legacy.probe_heads import FAULT_DESCRIPTIONS, NOT_REPRODUCED
 
-    where = f"{report.run} on {report.asked.cohort.name}, task {report.asked.name}{through(report.legacy.window)}"
+    task = report.legacy_task
+    where = f"{report.run} on {task.cohort.name}, task {task.name}{window_suffix(report.legacy.window)}"
     title = f"protocol {report.protocol}: {where}, macro AUROC on test"
-    remarks = [] if report.published else [_own_splits(report.asked.name)]
+    remarks = [] if report.published else [_own_splits(task.name)]
     unlearnable = [line for line in report.lines if line.unlearnable]
     print_table([_cells(row, bool(unlearnable)) for row in report.rows()], title)
     skipped: dict[str, list[str]] = {}
@@ -133,9 +134,11 @@ def show(report: ProtocolReport) -> None:
     remarks += [f"{line.fraction:g} {line.probe}: unlearnable {', '.join(line.unlearnable)}" for line in unlearnable]
     if unlearnable:
         remarks.append(UNLEARNABLE)
-    remarks += [f"{fault}: {MEANING[fault]}" for fault in report.faults]
+    remarks += [f"{fault}: {FAULT_DESCRIPTIONS[fault]}" for fault in report.faults]
     remarks += [f"{fault} does not apply: {reason}" for fault, reason in report.not_applicable.items()]
-    remarks.append("Not done as MERL does: " + "; ".join(f"{what} ({reason})" for what, reason in LEFT_OUT.items()))
+    remarks.append(
+        "Not done as MERL does: " + "; ".join(f"{what} ({reason})" for what, reason in NOT_REPRODUCED.items())
+    )
     for remark in remarks:
         out.print(remark, highlight=False, markup=False)
 

@@ -55,14 +55,14 @@ def reproduce(
     json_file: Json = None,
 ) -> None:
     """A table or figure of the paper: train what is missing, score it, and put the paper's numbers beside ours."""
-    from leadwise import reproduce as again
     from leadwise.reproduce import budget as budgets
+    from leadwise.reproduce import reproduction
 
     numbers = read_seeds(seeds) if seeds else ()
     if protocol not in ("strict", "both"):
         raise typer.BadParameter(f"--protocol {protocol}: say strict or both")
     paths = tuple(Path(path.strip()) for path in cohorts.split(",")) if cohorts else ()
-    asked = again.ReproduceRequest(
+    asked = reproduction.ReproduceRequest(
         target,
         folder,
         paths,
@@ -75,7 +75,7 @@ def reproduce(
         references,
     )
     with progress_bars() as progress:
-        result = again.reproduce(asked, bars(progress))
+        result = reproduction.reproduce(asked, bars(progress))
     unit = "cosine silhouette and neighbours" if target == "fig3" else "macro AUROC x 100"
     print_table(result.lines, f"{target}, {unit}")
     out.print(result.scale, highlight=False, soft_wrap=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
-from leadwise.cli.output import REMARKS, through
+from leadwise.cli.output import REMARKS, window_suffix
 
 if TYPE_CHECKING:
     from leadwise.evaluate.probe import ProbeReport
@@ -69,7 +69,8 @@ def draw_reliability(report: ProbeReport, path: Path) -> None:
         ece = result.measures["ece"].per_class[name]
         low, high = zip(*curve.interval)
         note = f"ECE {ece:.3f}\n{result.score.positives[name]} positives"
-        curves.append({"name": name, "note": note, "low": low, "high": high, **vars(curve)})
-    where = f"{report.run} on {report.cohort}, task {report.task}{through(report.window)}"
+        bins = {"said": curve.mean_probability, "came": curve.positive_share, "count": curve.count}
+        curves.append({"name": name, "note": note, "low": low, "high": high, **bins})
+    where = f"{report.run} on {report.cohort}, task {report.task}{window_suffix(report.window)}"
     title = f"probe of {where}, {fraction:.0%} of labels: reliability on test"
     ink.save(reliability.draw(curves, title, CAUTION), path, dpi=150)

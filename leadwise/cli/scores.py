@@ -19,7 +19,7 @@ from leadwise.cli.output import (
     out,
     print_table,
     progress_bars,
-    through,
+    window_suffix,
     write_json,
 )
 from leadwise.cli.protocol import (
@@ -29,9 +29,9 @@ from leadwise.cli.protocol import (
     SeedsOfStrict,
     Splits,
     check_protocol,
-    legacy,
-    probe_legacy,
-    told_of_splits,
+    legacy_settings,
+    published_splits_json,
+    run_legacy_probe,
 )
 from leadwise.cli.result_files import (
     check_picture,
@@ -89,7 +89,7 @@ def probe(
     from leadwise import run as runs
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import probe as probing
-    from leadwise.evaluate.merl_legacy.legacy_task import with_published
+    from leadwise.evaluate.merl_legacy.legacy_task import with_published_splits
 
     check_protocol(protocol, faults, epochs, seeds)
     try:
@@ -102,13 +102,13 @@ def probe(
     if protocol != "strict":
         if picture is not None:
             raise typer.BadParameter("--picture draws the strict probe's probabilities; leave out --protocol")
-        settings = legacy(faults, epochs, part, splits, window, drawn)
-        told = probe_legacy(run, cohort, task, shares, protocol, settings, json_file)
+        settings = legacy_settings(faults, epochs, part, splits, window, drawn)
+        told = run_legacy_probe(run, cohort, task, shares, protocol, settings, json_file)
         print_table(told.class_rows() if per_class else [], "AUROC per class")
         write_tables(csv_file, latex_file, told, per_class)
         return
     loaded = runs.load(run)
-    opened = with_published(Cohort.open(cohort), task, splits)
+    opened = with_published_splits(Cohort.open(cohort), task, splits)
     with progress_bars() as progress:
         report = probing.run_probe(
             loaded,
@@ -120,11 +120,11 @@ def probe(
             progress=bars(progress),
             window=window,
         )
-    where = f"{report.run} on {report.cohort}, task {task}{through(window)}"
+    where = f"{report.run} on {report.cohort}, task {task}{window_suffix(window)}"
     print_table(report.rows(), f"probe of {where}: macro AUROC on test")
     if per_class:
         print_table(report.class_rows(), "AUROC per class; auprc, f1, ece and brier of the trained encoder")
-    write_json(json_file, {**report.to_json(), **told_of_splits(opened)})
+    write_json(json_file, {**report.to_json(), **published_splits_json(opened)})
     write_tables(csv_file, latex_file, report, per_class)
     if picture is not None:
         draw_reliability(report, picture)
@@ -155,9 +155,9 @@ def zeroshot(
     from leadwise import run as runs
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import zeroshot as zero
-    from leadwise.evaluate.merl_legacy.legacy_task import with_published
+    from leadwise.evaluate.merl_legacy.legacy_task import with_published_splits
 
-    loaded, opened = runs.load(run), with_published(Cohort.open(cohort), task, splits)
+    loaded, opened = runs.load(run), with_published_splits(Cohort.open(cohort), task, splits)
     with progress_bars() as progress:
         report = zero.run_zeroshot(
             loaded,
@@ -169,7 +169,7 @@ def zeroshot(
             window=window,
             prompt_set=prompt_set,
         )
-    where = f"{report.run} on {report.cohort}, task {task}{through(window)}"
+    where = f"{report.run} on {report.cohort}, task {task}{window_suffix(window)}"
     print_table(report.rows(), f"zero-shot of {where}: macro AUROC on {split}")
     if per_class:
         print_table(report.class_rows(), "AUROC per class; auprc and f1 of the trained encoder")
@@ -177,5 +177,5 @@ def zeroshot(
         print_table(report.sensitivity.rows(), "macro AUROC by set of prompts (* the one reported)")
         print_table(report.sensitivity.class_rows(), "AUROC per class by set of prompts")
     out.print(report.sensitivity.line(), highlight=False)
-    write_json(json_file, {**report.to_json(), **told_of_splits(opened)})
+    write_json(json_file, {**report.to_json(), **published_splits_json(opened)})
     write_tables(csv_file, latex_file, report, per_class)

@@ -63,7 +63,7 @@ def check_strict(window: str | None) -> None:
         )
 
 
-def windowed(
+def crop_recordings(
     cohort: Cohort, signal: Signal, rows: np.ndarray, window: str | None = None
 ) -> tuple[Recordings, np.ndarray]:
     """The recordings of some rows through a window, and for each of them its place (n,) in `rows`.
@@ -89,7 +89,7 @@ def windowed(
     return Recordings(cohort, signal, np.asarray(rows)[of_row], starts_s=every), of_row
 
 
-def averaged(made: np.ndarray, of_row: np.ndarray) -> np.ndarray:
+def average_crops(made: np.ndarray, of_row: np.ndarray) -> np.ndarray:
     """(n, D) the mean of what was made (m, D) of each row's windows; `of_row` (m,) rises from 0 without a gap."""
     begins = np.flatnonzero(np.diff(of_row, prepend=-1))
     if len(begins) == len(made):
@@ -99,7 +99,7 @@ def averaged(made: np.ndarray, of_row: np.ndarray) -> np.ndarray:
     return (total / counts[:, None]).astype(made.dtype)
 
 
-def crops(duration_s: float, window_s: float) -> Sequence[float]:
+def crop_starts(duration_s: float, window_s: float) -> Sequence[float]:
     """Where, in seconds, as few windows begin as cover a recording, in equal steps from its begin to its end."""
     n = max(1, math.ceil(duration_s / window_s - 1e-9))
     return [0.0] if n == 1 else np.linspace(0.0, duration_s - window_s, n).tolist()
@@ -107,12 +107,14 @@ def crops(duration_s: float, window_s: float) -> Sequence[float]:
 
 def _observed_crops(cohort: Cohort, signal: Signal, row: int) -> Sequence[float]:
     """Those of a recording's windows in which a promised lead was observed long enough; the first if none is like that."""
-    starts = crops(cohort.duration_s(row), signal.duration_s)
+    starts = crop_starts(cohort.duration_s(row), signal.duration_s)
     block = cohort.block(row)
     if len(starts) == 1 or block.min() != MISSING:
         return starts
     _, _, rate_hz = cohort.scale(row)
-    stretches = np.concatenate([_stretches(block[LEADS.index(lead)], rate_hz) for lead in signal.leads])  # (n, 2)
+    stretches = np.concatenate(
+        [_observed_stretches(block[LEADS.index(lead)], rate_hz) for lead in signal.leads]
+    )  # (n, 2)
     least_s = min(_LEAST_S, signal.duration_s / 2)
     kept = []
     for start_s in starts:
@@ -122,7 +124,7 @@ def _observed_crops(cohort: Cohort, signal: Signal, row: int) -> Sequence[float]
     return kept or starts[:1]
 
 
-def _stretches(samples: np.ndarray, rate_hz: float) -> np.ndarray:
+def _observed_stretches(samples: np.ndarray, rate_hz: float) -> np.ndarray:
     """Where one lead (T0,) int16 was observed on end, short gaps bridged: (n, 2) begin and end in seconds."""
     real = samples != MISSING
     gaps = find_gaps(real)

@@ -30,7 +30,7 @@ def subset(n: int, fraction: float, seed: int) -> NDArray[np.int64]:
     return np.asarray(drawn, dtype=np.int64)
 
 
-def labelled(cohort: Cohort, task: str, split: str, fraction: float = 1.0, seed: int = 42) -> NDArray[np.int64]:
+def labelled_rows(cohort: Cohort, task: str, split: str, fraction: float = 1.0, seed: int = 42) -> NDArray[np.int64]:
     """Row numbers of a split's recordings with labels of a task, or of a share of them.
 
     Raises:

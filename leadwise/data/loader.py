@@ -159,7 +159,7 @@ class Sampler:
         return self._orders[epoch]
 
 
-def batches_ahead(
+def prefetch_batches(
     recordings: Recordings, sampler: Sampler, start: int, stop: int, n_threads: int = 0, n_parts: int = 1
 ) -> Generator[Batch]:
     """The batches of the steps [start, stop), in order, each in `n_parts` equal parts; threads prepare the next ones.

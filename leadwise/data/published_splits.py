@@ -224,7 +224,7 @@ class MatchedSplits:
         return {split: int((self.split == split).sum()) for split in SPLITS}
 
 
-def find(published: Published, cohort: Cohort) -> MatchedSplits:
+def match_records(published: Published, cohort: Cohort) -> MatchedSplits:
     """Which rows of a cohort the published records are.
 
     Raises:
@@ -256,7 +256,7 @@ class PublishedCohort(Cohort):
             PublishedError: none of the published records is in the cohort.
         """
         self.__dict__.update(cohort.__dict__)
-        self.published, self.found = published, find(published, cohort)
+        self.published, self.found = published, match_records(published, cohort)
         self.tasks = {**cohort.tasks, published.task: published.classes}
         self._place = {row: place for place, row in enumerate(self.found.rows.tolist())}
         n_missing = sum(self.found.missing.values())

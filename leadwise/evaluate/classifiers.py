@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.evaluate import logistic_regression, prompts
 from leadwise.evaluate.embed import Features
-from leadwise.evaluate.metrics.auroc import Floats
+from leadwise.evaluate.metrics.score import Floats
 from leadwise.evaluate.probe import ProbeTask
 from leadwise.evaluate.text_embeddings import class_vector, cosines, embed_prompts
 from leadwise.run import Run
 
-PROBE, WORDS = "probe", "zero-shot"
+PROBE, ZERO_SHOT = "probe", "zero-shot"
 
 
 @dataclass(frozen=True)
-class Reader:
+class Classifier:
     """Scores classes from embeddings of one part of a run."""
 
     name: str  # PROBE or WORDS
@@ -38,17 +38,15 @@ class Reader:
 
 def has_part(run: Run, part: str) -> bool:
     """Whether the run can embed this part: the method has it, and these settings gave it a head."""
-    return part in run.method.parts and (
-        part not in ("specific", "both") or bool(getattr(run.method, "has_specific", True))
-    )
+    return part in run.method.parts
 
 
-def reads_text(run: Run) -> bool:
+def has_text_encoder(run: Run) -> bool:
     """Whether the run has a text encoder, so that words can be set against ECGs."""
-    return hasattr(run.method, "embed_text")
+    return run.method.embeds_text
 
 
-def fit_probe(features: NDArray[np.floating], task: ProbeTask, part: str = "backbone") -> Reader:
+def probe_classifier(features: NDArray[np.floating], task: ProbeTask, part: str = "backbone") -> Classifier:
     """A logistic regression per class on all training recordings; features (N, D) in the order of the task.
 
     A class with one label value among the training recordings cannot be learnt: its scores are 0 for all.
@@ -58,10 +56,10 @@ def fit_probe(features: NDArray[np.floating], task: ProbeTask, part: str = "back
     """
     train, val = task.rows("train"), task.rows("val")
     model = logistic_regression.fit(features[train], task.labels[train], features[val], task.labels[val])
-    return Reader(PROBE, part, task.classes, model.scores, "logit")
+    return Classifier(PROBE, part, task.classes, model.scores, "logit")
 
 
-def read_words(run: Run, cohort: Cohort, task: str, prompt_file: Path | None = None) -> Reader:
+def zeroshot_classifier(run: Run, cohort: Cohort, task: str, prompt_file: Path | None = None) -> Classifier:
     """The class vectors of a task's prompts: those of the file where it is for this task, else those that are shipped.
 
     Raises:
@@ -71,5 +69,5 @@ def read_words(run: Run, cohort: Cohort, task: str, prompt_file: Path | None = N
     loaded = prompts.load(prompt_file) if prompt_file else None
     if loaded is None or loaded.task != task:
         loaded = prompts.load(prompts.find(cohort.source, task))
-    vectors = [class_vector(texts) for texts in embed_prompts(run, loaded.of(classes))]
-    return Reader(WORDS, "shared", classes, lambda ecg: cosines(ecg, vectors), "cosine", loaded.told())
+    vectors = [class_vector(texts) for texts in embed_prompts(run, loaded.for_classes(classes))]
+    return Classifier(ZERO_SHOT, "shared", classes, lambda ecg: cosines(ecg, vectors), "cosine", loaded.provenance())

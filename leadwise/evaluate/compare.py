@@ -27,23 +27,21 @@ from leadwise.data import crops
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.evaluate import probe as probing
 from leadwise.evaluate import prompts, zeroshot
-from leadwise.evaluate.embed import embed_cohort, seen_in_training
+from leadwise.evaluate.embed import count_training_patients, embed_cohort
 from leadwise.evaluate.metrics.auprc import weighted_average_precision
-from leadwise.evaluate.metrics.auroc import (
-    Floats,
-    Interval,
-    interval_of,
-    resample_patients,
-    weighted_auroc,
-)
+from leadwise.evaluate.metrics.auroc import weighted_auroc
+from leadwise.evaluate.metrics.bootstrap import percentile_interval, resample_patients
+from leadwise.evaluate.metrics.score import Floats, Interval
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
 
 N_REPLICATES = 10_000  # p-values of a few dozen classes must be able to survive their correction
 MIN_PATIENTS = 10  # with the finding, and without it, for a class to be tested
-HOW = ("probe", "zeroshot")
-Counted = Callable[[ArrayLike, ArrayLike, ArrayLike], Floats]  # labels (N, K), scores (N, K), weights (R, N) -> (R, K)
-MEASURES: dict[str, Counted] = {"auroc": weighted_auroc, "auprc": weighted_average_precision}
+SCORERS = ("probe", "zeroshot")
+WeightedMeasure = Callable[
+    [ArrayLike, ArrayLike, ArrayLike], Floats
+]  # labels (N, K), scores (N, K), weights (R, N) -> (R, K)
+MEASURES: dict[str, WeightedMeasure] = {"auroc": weighted_auroc, "auprc": weighted_average_precision}
 
 _AT_ONCE = 1000  # resamplings, so that large cohorts do not fill the memory
 
@@ -53,7 +51,7 @@ class CompareError(ValueError):
 
 
 @dataclass(frozen=True)
-class Scored:
+class RunScores:
     """What one run said of N test records, K classes, in S repeats."""
 
     run: str
@@ -96,7 +94,7 @@ class Comparison:
     n_patients: int
     n_replicates: int
     n_usable: int  # of these resamplings, those with both label values of some class: the macro interval's
-    about: dict[str, Any]  # cohort, task, how and so on, as told in files
+    settings: dict[str, Any]  # cohort, task, how and so on, as told in files
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -112,7 +110,7 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         return {
             "command": "compare",
-            **self.about,
+            **self.settings,
             "a": self.a,
             "b": self.b,
             "measure": self.measure,
@@ -139,8 +137,8 @@ class Comparison:
     def long_rows(self) -> list[dict[str, Any]]:
         """Macro and classes, with what was compared: for other programs to read."""
         lines = [self._line("macro", self.macro), *self.class_rows()]
-        about = {key: value for key, value in self.about.items() if isinstance(value, str | int | float)}
-        about |= {f"prompt_{key}": value for key, value in self.about.get("prompts", {}).items()}
+        about = {key: value for key, value in self.settings.items() if isinstance(value, str | int | float)}
+        about |= {f"prompt_{key}": value for key, value in self.settings.get("prompts", {}).items()}
         told = {"command": "compare", **about, "run_a": self.a, "run_b": self.b, "measure": self.measure}
         return [{**told, **line, "n_records": self.n_records, "n_patients": self.n_patients} for line in lines]
 
@@ -157,7 +155,7 @@ def run_compare(
     runs: tuple[Run, Run],
     cohort: Cohort,
     task: str,
-    scored_by: Probed | Prompted,
+    scored_by: ProbeScorer | ZeroShotScorer,
     measure: str = "auroc",
     n_replicates: int = N_REPLICATES,
     progress: Progress | None = None,
@@ -174,19 +172,21 @@ def run_compare(
         for run, side in zip(runs, ("first", "second"))
     )
     rows = cohort.rows("test", task)
-    about = {
+    settings = {
         "cohort": cohort.name,
         "task": task,
-        **scored_by.about(cohort, task),
+        **scored_by.settings(cohort, task),
         "how": scored_by.how,
         "fingerprints": {"cohort": cohort.fingerprint, "a": runs[0].fingerprint, "b": runs[1].fingerprint},
-        "n_people_seen_in_pretraining": {side: seen_in_training(run, cohort, rows) for side, run in zip("ab", runs)},
+        "n_people_seen_in_pretraining": {
+            side: count_training_patients(run, cohort, rows) for side, run in zip("ab", runs)
+        },
     }
-    return compare(a, b, measure, n_replicates, about=about, progress=progress)
+    return compare(a, b, measure, n_replicates, settings=settings, progress=progress)
 
 
 @dataclass(frozen=True)
-class Probed:
+class ProbeScorer:
     """Test scores by the linear probe."""
 
     fraction: float = 1.0
@@ -195,20 +195,20 @@ class Probed:
     window: str | None = None  # which part of each recording is seen
     how = "probe"
 
-    def __call__(self, run: Run, cohort: Cohort, task: str, progress: Progress | None = None) -> Scored:
+    def __call__(self, run: Run, cohort: Cohort, task: str, progress: Progress | None = None) -> RunScores:
         rows = cohort.rows(task=task)
-        asked = probing.asked_of(cohort, task, rows)
+        asked = probing.make_probe_task(cohort, task, rows)
         features = embed_cohort(run, cohort, self.part, rows, progress, window=self.window)
         result = probing.probe(features, asked, self.fraction, self.seeds)
-        return _scored(run, cohort, task, rows[asked.rows("test")], result.test_scores)
+        return _run_scores(run, cohort, task, rows[asked.rows("test")], result.test_scores)
 
-    def about(self, cohort: Cohort, task: str) -> dict[str, Any]:
+    def settings(self, cohort: Cohort, task: str) -> dict[str, Any]:
         """What a result says of it."""
         return dict(vars(self))
 
 
 @dataclass(frozen=True)
-class Prompted:
+class ZeroShotScorer:
     """Test scores by prompts alone."""
 
     prompts_path: Path | None = None
@@ -216,23 +216,23 @@ class Prompted:
     window: str | None = None
     how = "zeroshot"
 
-    def __call__(self, run: Run, cohort: Cohort, task: str, progress: Progress | None = None) -> Scored:
-        loaded = zeroshot.prompts_for(cohort, task, self.prompts_path)
+    def __call__(self, run: Run, cohort: Cohort, task: str, progress: Progress | None = None) -> RunScores:
+        loaded = zeroshot.load_prompts(cohort, task, self.prompts_path)
         rows = cohort.rows("test", task)
         if not len(rows):
             raise CompareError(f"cohort {cohort.name}: no recording of task '{task}' in split 'test'")
-        of_class = loaded.of(tuple(cohort.tasks[task]), self.prompt_set or loaded.sets[-1])
-        scores = zeroshot.scores_of(run, cohort, rows, of_class, progress, self.window)
-        return _scored(run, cohort, task, rows, scores[None])
+        of_class = loaded.for_classes(tuple(cohort.tasks[task]), self.prompt_set or loaded.sets[-1])
+        scores = zeroshot.zeroshot_scores(run, cohort, rows, of_class, progress, self.window)
+        return _run_scores(run, cohort, task, rows, scores[None])
 
-    def about(self, cohort: Cohort, task: str) -> dict[str, Any]:
+    def settings(self, cohort: Cohort, task: str) -> dict[str, Any]:
         """What a result says of it: the prompts by file, hash and set."""
         loaded = prompts.load(self.prompts_path or prompts.find(cohort.source, task))
-        return {"prompts": loaded.told(self.prompt_set), "window": self.window}
+        return {"prompts": loaded.provenance(self.prompt_set), "window": self.window}
 
 
-def _scored(run: Run, cohort: Cohort, task: str, rows: NDArray[np.integer], scores: Floats) -> Scored:
-    return Scored(
+def _run_scores(run: Run, cohort: Cohort, task: str, rows: NDArray[np.integer], scores: Floats) -> RunScores:
+    return RunScores(
         run=run.name,
         classes=tuple(cohort.tasks[task]),
         records=tuple(cohort.records.take(rows)),
@@ -243,12 +243,12 @@ def _scored(run: Run, cohort: Cohort, task: str, rows: NDArray[np.integer], scor
 
 
 def compare(
-    a: Scored,
-    b: Scored,
+    a: RunScores,
+    b: RunScores,
     measure: str = "auroc",
     n_replicates: int = N_REPLICATES,
     seed: int = 0,
-    about: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """The paired test of a against b.
@@ -256,7 +256,7 @@ def compare(
     Raises:
         CompareError: not the same records, classes, labels or patients; an unknown measure; nothing to compare.
     """
-    _check(a, b, measure)
+    _check_pair(a, b, measure)
     counted = MEASURES[measure]
     once = np.ones((1, len(a.records)))
     of_a, of_b = (_mean_over_repeats(counted, s, once)[0] for s in (a, b))
@@ -271,8 +271,8 @@ def compare(
     gaps = np.concatenate(pieces)  # (R, K), nan where a resampling left a class with one label value
     usable = gaps[np.isfinite(gaps).any(axis=1)]
     defined = np.isfinite(of_a)
-    between, p = _test(np.nanmean(usable, axis=1))
-    enough = any(_patients(a, int(k)) >= MIN_PATIENTS for k in np.flatnonzero(defined))
+    between, p = _interval_and_p(np.nanmean(usable, axis=1))
+    enough = any(_n_rarer_patients(a, int(k)) >= MIN_PATIENTS for k in np.flatnonzero(defined))
     macro = Difference(float(of_a[defined].mean()), float(of_b[defined].mean()), between, p if enough else None)
     return Comparison(
         a=a.run,
@@ -284,20 +284,20 @@ def compare(
         n_patients=len(np.unique(a.patients)),
         n_replicates=n_replicates,
         n_usable=len(usable),
-        about=about or {},
+        settings=settings or {},
     )
 
 
-def _mean_over_repeats(counted: Counted, scored: Scored, weights: NDArray[Any]) -> Floats:
+def _mean_over_repeats(counted: WeightedMeasure, scored: RunScores, weights: NDArray[Any]) -> Floats:
     """(R, K) of a measure under weights (R, N), the mean over a run's repeats."""
     return np.asarray(np.mean([counted(scored.labels, values, weights) for values in scored.scores], axis=0))
 
 
-def _each_class(scored: Scored, of_a: Floats, of_b: Floats, gaps: Floats) -> dict[str, Difference | None]:
+def _each_class(scored: RunScores, of_a: Floats, of_b: Floats, gaps: Floats) -> dict[str, Difference | None]:
     """Each class's difference from the values (K,) and resampled gaps (R, K), p-values corrected over those tested."""
     defined = [k for k in range(len(scored.classes)) if np.isfinite(of_a[k])]
-    tests = {k: _test(gaps[np.isfinite(gaps[:, k]), k]) for k in defined}
-    tested = [k for k in defined if _patients(scored, k) >= MIN_PATIENTS]
+    tests = {k: _interval_and_p(gaps[np.isfinite(gaps[:, k]), k]) for k in defined}
+    tested = [k for k in defined if _n_rarer_patients(scored, k) >= MIN_PATIENTS]
     corrected = dict(zip(tested, holm(np.array([tests[k][1] for k in tested])).tolist()))
     found: dict[str, Difference | None] = dict.fromkeys(scored.classes)
     for k, (between, p) in tests.items():
@@ -312,7 +312,7 @@ def _each_class(scored: Scored, of_a: Floats, of_b: Floats, gaps: Floats) -> dic
     return found
 
 
-def _patients(scored: Scored, k: int) -> int:
+def _n_rarer_patients(scored: RunScores, k: int) -> int:
     """How many patients have a positive record of class k, or a negative one, whichever is rarer."""
     positive = scored.labels[:, k] > 0
     return min(len(np.unique(scored.patients[positive])), len(np.unique(scored.patients[~positive])))
@@ -327,13 +327,13 @@ def holm(p_values: Floats) -> Floats:
     return corrected
 
 
-def _test(gaps: Floats) -> tuple[Interval, float]:
+def _interval_and_p(gaps: Floats) -> tuple[Interval, float]:
     """The interval and the two-sided p-value of resampled differences (R,)."""
     rarer = min(int((gaps <= 0).sum()), int((gaps >= 0).sum()))
-    return interval_of(gaps), min(1.0, 2 * (rarer + 1) / (len(gaps) + 1))
+    return percentile_interval(gaps), min(1.0, 2 * (rarer + 1) / (len(gaps) + 1))
 
 
-def _check(a: Scored, b: Scored, measure: str) -> None:
+def _check_pair(a: RunScores, b: RunScores, measure: str) -> None:
     if measure not in MEASURES:
         raise CompareError(f"measure '{measure}' is none of {', '.join(MEASURES)}")
     if a.classes != b.classes:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from leadwise.data import crops
 from leadwise.data.cohort.cohort import Cohort
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 Features = NDArray[np.float32]
 Rows = NDArray[np.integer]
 
-_PIECE = 20_000  # recordings between two writes of the cache
+_ROWS_PER_WRITE = 20_000  # recordings between two writes of the cache
 
 
 class EmbedError(ValueError):
@@ -52,14 +52,14 @@ def embed(
     Raises:
         EmbedError: no such part, or a recording whose embedding is not finite.
     """
-    parts = check_part(run, part)
+    parts = split_parts(run, part)
     device = next((weight.device for weight in run.method.parameters()), torch.device("cpu"))
     found: list[Features] = []
     done = 0
-    with frozen(run.method), as_trained(run):
+    with frozen(run.method), training_precision(run):
         for batch in recordings.batches(batch_size):
             moved = batch.to(device)
-            pieces = [_embed_ecg(run.method, moved, name) for name in parts]
+            pieces = [run.method.embed_ecg(moved, name) for name in parts]
             rows = torch.cat(pieces, dim=1).float().cpu().numpy()
             lost = np.flatnonzero(~np.isfinite(rows).all(axis=1))
             if len(lost):
@@ -71,11 +71,6 @@ def embed(
     if not found:
         raise EmbedError("no recordings to embed; check the split and the task")
     return np.concatenate(found)
-
-
-def _embed_ecg(method: nn.Module, batch: object, part: str) -> Tensor:
-    embedding: Tensor = method.embed_ecg(batch, part)  # type: ignore[operator]
-    return embedding
 
 
 @contextlib.contextmanager
@@ -90,13 +85,13 @@ def frozen(method: nn.Module) -> Iterator[None]:
         method.train(was_training)
 
 
-def as_trained(run: Run) -> torch.autocast:
+def training_precision(run: Run) -> torch.autocast:
     """A block that computes in the precision in which the run learnt: bfloat16 takes 0.6 of the time of float32."""
     device = next((weight.device for weight in run.method.parameters()), torch.device("cpu"))
     return torch.autocast(device.type, torch.bfloat16, enabled=run.config.optim.precision == "bfloat16")
 
 
-def check_part(run: Run, part: str) -> list[str]:
+def split_parts(run: Run, part: str) -> list[str]:
     """The names in `part`.
 
     Raises:
@@ -131,16 +126,16 @@ def embed_cohort(
     if cache is None and run.folder is not None:
         cache = run.folder / "embeddings"
     if cache is None:
-        return _through(run, cohort, part, wanted, progress, window)
-    check_part(run, part)
+        return _embed_windows(run, cohort, part, wanted, progress, window)
+    split_parts(run, part)
     seen = "" if window is None else f"-{window}"
     path = cache / f"{part}-{run.fingerprint[:16]}-{cohort.fingerprint[:16]}{seen}.npz"
     held_rows, held = _read_cache(path, len(cohort))
     fresh = np.setdiff1d(wanted, held_rows)
-    for begin in range(0, len(fresh), _PIECE):
-        piece = fresh[begin : begin + _PIECE]
+    for begin in range(0, len(fresh), _ROWS_PER_WRITE):
+        piece = fresh[begin : begin + _ROWS_PER_WRITE]
         counted = partial_progress(progress, begin, len(piece), len(fresh))
-        made = _through(run, cohort, part, piece, counted, window)
+        made = _embed_windows(run, cohort, part, piece, counted, window)
         if len(held_rows) and made.shape[1] != held.shape[1]:
             log.warning("cache %s is %d wide, not %d: written anew", path, held.shape[1], made.shape[1])
             path.unlink()
@@ -153,12 +148,12 @@ def embed_cohort(
     return held[np.searchsorted(held_rows, wanted)]
 
 
-def _through(
+def _embed_windows(
     run: Run, cohort: Cohort, part: str, rows: Rows, progress: Progress | None, window: str | None
 ) -> Features:
     """(n, D) embeddings of rows through a window; of several windows of a recording, the mean."""
-    recordings, of_row = crops.windowed(cohort, run.config.signal, rows, window)
-    return crops.averaged(embed(run, recordings, part, progress=progress), of_row)
+    recordings, of_row = crops.crop_recordings(cohort, run.config.signal, rows, window)
+    return crops.average_crops(embed(run, recordings, part, progress=progress), of_row)
 
 
 def _read_cache(path: Path, n_rows: int) -> tuple[NDArray[np.int64], Features]:
@@ -196,7 +191,7 @@ def _write_cache(path: Path, rows: NDArray[np.int64], embedding: Features) -> No
         log.warning("embeddings are not kept: %s", error)
 
 
-def seen_in_training(run: Run, cohort: Cohort, rows: Rows) -> int:
+def count_training_patients(run: Run, cohort: Cohort, rows: Rows) -> int:
     """How many people of these rows the run learnt from: more than none is a leak, and a warning."""
     people = sorted(cohort.patients.distinct(rows))
     seen = run.learnt_from(cohort.source, people)

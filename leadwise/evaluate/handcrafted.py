@@ -9,11 +9,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from leadwise.batch import Batch
+from leadwise.batch import Batch, Signal
 from leadwise.data.loader import Recordings
 from leadwise.evaluate.embed import EmbedError, Features
+from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.progress import Progress
 
 Floats = NDArray[np.float64]
@@ -26,12 +27,12 @@ _LEAST_OBSERVED = 0.05  # of a lead's samples; below it the lead counts as missi
 _SMOOTH_S = 0.08  # about a QRS, over which slopes are summed for the rate
 
 
-def handcrafted(recordings: Recordings, batch_size: int = 128, progress: Progress | None = None) -> Features:
+def handcrafted_features(recordings: Recordings, batch_size: int = 128, progress: Progress | None = None) -> Features:
     """(N, F) features; those of a lead that was not observed are 0 beside its indicator."""
     found: list[Features] = []
     done = 0
     for batch in recordings.batches(batch_size):
-        features = describe(batch.ecg, batch.observed, recordings.signal.rate_hz)
+        features = ecg_statistics(batch.ecg, batch.observed, recordings.signal.rate_hz)
         found.append(features.astype(np.float32))
         done += len(batch)
         if progress is not None:
@@ -41,21 +42,18 @@ def handcrafted(recordings: Recordings, batch_size: int = 128, progress: Progres
     return np.concatenate(found)
 
 
-class Handcrafted(nn.Module):
-    """The same features where a method is wanted: nothing in it learns."""
+class Handcrafted(PretrainingMethod):
+    """The same features as a method without parameters."""
 
-    parts = ("backbone",)
-
-    def __init__(self, rate_hz: float) -> None:
-        super().__init__()
-        self.rate_hz = rate_hz
+    def __init__(self, signal: Signal) -> None:
+        super().__init__(MethodConfig(), signal)
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
         """(B, F) features of ECGs."""
-        return torch.from_numpy(describe(batch.ecg, batch.observed, self.rate_hz).astype(np.float32))
+        return torch.from_numpy(ecg_statistics(batch.ecg, batch.observed, self.signal.rate_hz).astype(np.float32))
 
 
-def describe(ecg: torch.Tensor, observed: torch.Tensor, rate_hz: float) -> Floats:
+def ecg_statistics(ecg: torch.Tensor, observed: torch.Tensor, rate_hz: float) -> Floats:
     """(B, F) features of ECGs (B, L, T) in mV with their observed samples (B, L, T)."""
     seen = observed.cpu().numpy().astype(bool)
     there = seen.mean(axis=2) >= _LEAST_OBSERVED  # (B, L)

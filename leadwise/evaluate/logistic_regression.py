@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from leadwise.evaluate.metrics.auroc import Floats, auroc
+from leadwise.evaluate.metrics.auroc import auroc
+from leadwise.evaluate.metrics.score import Floats
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ class ProbeError(ValueError):
 
 
 @dataclass(frozen=True)
-class Linear:
+class LogisticModel:
     """A fitted model; the scores of a class that could not be learnt are constant."""
 
     mean: Floats  # (D,) of the recordings it was fitted on
@@ -43,7 +44,7 @@ class Linear:
 
 def fit(
     train: NDArray[np.floating], train_labels: NDArray[np.int8], val: NDArray[np.floating], val_labels: NDArray[np.int8]
-) -> Linear:
+) -> LogisticModel:
     """The model of the strength with the best macro AUROC on validation, the strongest penalty of equals.
 
     Args:
@@ -63,7 +64,7 @@ def fit(
     inputs = (wide - mean) * per_spread
     learnable = np.flatnonzero(train_labels.min(axis=0) < train_labels.max(axis=0))
     fits = {k: LogisticRegression(warm_start=True, max_iter=_MAX_ITERATIONS) for k in learnable}
-    best: Linear | None = None
+    best: LogisticModel | None = None
     unfinished = 0
     for strength in STRENGTHS:  # from strong to weak penalty, each from where the last one ended
         slopes, level = np.zeros((wide.shape[1], train_labels.shape[1])), np.zeros(train_labels.shape[1])
@@ -74,13 +75,13 @@ def fit(
                 model.set_params(C=strength).fit(inputs, train_labels[:, k])
                 unfinished += int(model.n_iter_[0] >= _MAX_ITERATIONS)
                 slopes[:, k], level[k] = model.coef_[0], model.intercept_[0]
-        found = Linear(mean, per_spread, slopes, level, strength, np.nan)
+        found = LogisticModel(mean, per_spread, slopes, level, strength, np.nan)
         each = auroc(val_labels, found.scores(val))
         if not np.isfinite(each).any():
             raise ProbeError("no class has both label values in split 'val', so no strength can be chosen")
         macro = float(np.nanmean(each))
         if best is None or macro > best.val_macro:
-            best = Linear(mean, per_spread, slopes, level, strength, macro)
+            best = LogisticModel(mean, per_spread, slopes, level, strength, macro)
     if unfinished:
         log.warning("%d of %d fits stopped at %d iterations", unfinished, len(fits) * len(STRENGTHS), _MAX_ITERATIONS)
     assert best is not None

@@ -23,21 +23,16 @@ from scipy.special import expit
 from leadwise.data import crops
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.label_subset import subset
-from leadwise.evaluate.embed import embed_cohort, seen_in_training
-from leadwise.evaluate.handcrafted import handcrafted
+from leadwise.evaluate.embed import count_training_patients, embed_cohort
+from leadwise.evaluate.handcrafted import handcrafted_features
 from leadwise.evaluate.logistic_regression import ProbeError as ProbeError
 from leadwise.evaluate.logistic_regression import fit
 from leadwise.evaluate.metrics import all_metrics as beside
 from leadwise.evaluate.metrics import calibration
-from leadwise.evaluate.metrics.auroc import (
-    Floats,
-    Interval,
-    Score,
-    auroc,
-    gain,
-    score,
-)
+from leadwise.evaluate.metrics.auroc import auroc, auroc_score
+from leadwise.evaluate.metrics.bootstrap import gain
 from leadwise.evaluate.metrics.f1 import best_thresholds
+from leadwise.evaluate.metrics.score import Floats, Interval, Score
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
 
@@ -130,7 +125,7 @@ class ProbeReport:
     part: str
     classes: tuple[str, ...]
     fingerprints: dict[str, str]  # of the cohort's data and of the run's weights
-    n_people_seen: int  # people of the test split that the run was pre-trained on: must be 0
+    n_training_patients: int  # people of the test split that the run was pre-trained on: must be 0
     n_recordings: dict[str, int]  # by split
     results: dict[float, dict[str, ProbeResult]]  # fraction -> features -> result
     window: str | None = None  # which part of longer recordings was seen; None: as the run was promised
@@ -149,7 +144,7 @@ class ProbeReport:
             "run": self.run,
             "window": self.window,
             "fingerprints": dict(self.fingerprints),
-            "n_people_seen_in_pretraining": self.n_people_seen,
+            "n_people_seen_in_pretraining": self.n_training_patients,
             "task": self.task,
             "part": self.part,
             "fractions": fractions,
@@ -172,7 +167,7 @@ class ProbeReport:
                 "low": result.score.interval[0],
                 "high": result.score.interval[1],
                 "spread": result.spread,
-                **beside.cells(result.measures),
+                **beside.table_cells(result.measures),
                 "skipped": ", ".join(result.score.skipped),
                 "unlearnable": ", ".join(sorted({lost for draw in result.draws for lost in draw.unlearnable})),
                 "no threshold": ", ".join(n for n in result.without_threshold if n not in result.score.skipped),
@@ -230,14 +225,14 @@ def run_probe(
     """
     crops.check_strict(window)
     rows = cohort.rows(task=task)
-    asked = asked_of(cohort, task, rows)
+    asked = make_probe_task(cohort, task, rows)
     cache = run.folder / "embeddings" if run.folder else None
     twin = run.untrained()
-    recordings, of_row = crops.windowed(cohort, run.config.signal, rows, window)
+    recordings, of_row = crops.crop_recordings(cohort, run.config.signal, rows, window)
     features = {
         "trained": embed_cohort(run, cohort, part, rows, relabel(progress, "embed, trained"), cache, window),
         "untrained": embed_cohort(twin, cohort, part, rows, relabel(progress, "embed, untrained"), cache, window),
-        "handcrafted": crops.averaged(handcrafted(recordings, progress=progress), of_row),
+        "handcrafted": crops.average_crops(handcrafted_features(recordings, progress=progress), of_row),
     }
     results: dict[float, dict[str, ProbeResult]] = {fraction: {} for fraction in fractions}
     for done, (fraction, name) in enumerate(((f, n) for f in fractions for n in FEATURES), start=1):
@@ -250,7 +245,7 @@ def run_probe(
         task=task,
         part=part,
         fingerprints={"cohort": cohort.fingerprint, "run": run.fingerprint},
-        n_people_seen=seen_in_training(run, cohort, rows[asked.rows("test")]),
+        n_training_patients=count_training_patients(run, cohort, rows[asked.rows("test")]),
         classes=asked.classes,
         n_recordings={split: len(asked.rows(split)) for split in ("train", "val", "test")},
         results=results,
@@ -258,7 +253,7 @@ def run_probe(
     )
 
 
-def asked_of(cohort: Cohort, task: str, rows: NDArray[np.integer]) -> ProbeTask:
+def make_probe_task(cohort: Cohort, task: str, rows: NDArray[np.integer]) -> ProbeTask:
     """What a task asks of a cohort's rows."""
     return ProbeTask(
         classes=tuple(cohort.tasks[task]),
@@ -305,19 +300,19 @@ def probe(
                 thresholds={n: None if np.isnan(at) else float(at) for n, at in zip(task.classes, calls)},
             )
         )
-    return _judged(fraction, task, draws, np.stack(test_scores), np.stack(probabilities))
+    return _result(fraction, task, draws, np.stack(test_scores), np.stack(probabilities))
 
 
-def _judged(fraction: float, task: ProbeTask, draws: list[Draw], scores: Floats, probabilities: Floats) -> ProbeResult:
+def _result(fraction: float, task: ProbeTask, draws: list[Draw], scores: Floats, probabilities: Floats) -> ProbeResult:
     """Every measure of S draws' test scores (S, N, K) and probabilities (S, N, K)."""
     test = task.rows("test")
     labels, patients, classes = task.labels[test], task.patient[test], task.classes
     thresholds = np.array([[np.nan if (at := d.thresholds[name]) is None else at for name in classes] for d in draws])
     return ProbeResult(
         fraction,
-        score=score(labels, scores, patients, classes),
+        score=auroc_score(labels, scores, patients, classes),
         draws=tuple(draws),
-        measures=beside.measures(labels, scores, patients, classes, thresholds, probabilities),
+        measures=beside.compute_metrics(labels, scores, patients, classes, thresholds, probabilities),
         reliability=calibration.reliability(labels, probabilities[0], patients, classes),
         test_scores=scores,
     )

@@ -23,52 +23,53 @@ from leadwise.data import crops
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.label_subset import subset
 from leadwise.data.published_splits import PublishedCohort
-from leadwise.evaluate.embed import Features, embed_cohort, seen_in_training
-from leadwise.evaluate.merl_legacy.legacy_task import LegacyTask, ask, not_applicable
+from leadwise.evaluate.embed import Features, count_training_patients, embed_cohort
+from leadwise.evaluate.merl_legacy.legacy_task import LegacyTask, inapplicable_faults, load_legacy_task
 from leadwise.evaluate.merl_legacy.probe_heads import (
-    LEFT_OUT,
+    NOT_REPRODUCED,
+    EpochLogits,
     Fault,
-    Frozen,
-    Inputs,
+    FeatureSource,
+    FrozenFeatures,
+    HeadSettings,
     Labels,
-    Lesson,
-    Trace,
-    Trainer,
+    TrainerSettings,
     best_epoch,
-    by_position,
-    described,
+    describe_faults,
+    labels_by_position,
     train_heads,
 )
-from leadwise.evaluate.merl_legacy.unfrozen_batchnorm import Moving, restored
-from leadwise.evaluate.metrics.auroc import Interval, Score, score
+from leadwise.evaluate.merl_legacy.unfrozen_batchnorm import UnfrozenFeatures, restored_state
+from leadwise.evaluate.metrics.auroc import auroc_score
+from leadwise.evaluate.metrics.score import Interval, Score
 from leadwise.evaluate.probe import SEEDS, probe
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
 
 Protocol = Literal["merl-legacy", "both"]  # the strict one alone is `probe.run_probe`
 Faults = frozenset[Fault]
-NONE: Faults = frozenset()
+NO_FAULTS: Faults = frozenset()
 NOT_COMPARABLE = "not comparable"
 
 
 @dataclass(frozen=True)
-class Legacy:
+class LegacySettings:
     """What is asked of the legacy protocol."""
 
     faults: tuple[Fault, ...] = tuple(Fault)
-    trainer: Trainer = field(default_factory=Trainer)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
     part: str = "backbone"
     splits: Path | None = None  # the folder of the published splits; None: the cohort's own
     window: str | None = None  # which part of longer recordings is seen; None: as the run was promised
     seeds: tuple[int, ...] = SEEDS  # draws of the strict probe that stands beside it; MERL's trainer has its own seed
 
-    def seen(self, faults: Collection[Fault]) -> str | None:
+    def window_for(self, faults: Collection[Fault]) -> str | None:
         """The window under these faults, one of which chooses its own."""
         return crops.MERL_WINDOW if Fault.FIVE_SECOND_WINDOW in faults else self.window
 
 
 @dataclass(frozen=True)
-class Line:
+class ProtocolLine:
     """One number of the table."""
 
     fraction: float
@@ -84,7 +85,7 @@ class Line:
     learnable_only: float | None = None  # macro without the strict probe's unlearnable classes
 
     @property
-    def mark(self) -> str:
+    def comparability(self) -> str:
         """What stands beside the number."""
         return "comparable" if self.comparable else NOT_COMPARABLE
 
@@ -105,7 +106,7 @@ class Line:
             "learnable only": self.learnable_only,
             "skipped": ", ".join(self.score.skipped),
             "unlearnable": ", ".join(self.unlearnable),
-            "comparable": self.mark,
+            "comparable": self.comparability,
         }
 
     def class_rows(self) -> list[dict[str, Any]]:
@@ -115,7 +116,7 @@ class Line:
             low, high = self.score.class_interval[name] or (None, None)
             at = {"fraction": self.fraction, "probe": self.probe, "class": name}
             counted = {"positives": self.score.positives[name], "auroc": value, "low": low, "high": high}
-            rows.append(at | counted | {"comparable": self.mark})
+            rows.append(at | counted | {"comparable": self.comparability})
         return rows
 
     def to_json(self) -> dict[str, Any]:
@@ -132,17 +133,17 @@ class ProtocolReport:
 
     run: str
     protocol: str
-    asked: LegacyTask
-    legacy: Legacy
+    legacy_task: LegacyTask
+    legacy: LegacySettings
     fingerprints: dict[str, str]  # of the cohort's data, the run's weights and the split files
-    n_people_seen: int  # people of the test split that the run was pre-trained on: must be 0
+    n_training_patients: int  # people of the test split that the run was pre-trained on: must be 0
     not_applicable: dict[Fault, str]  # of the asked faults, with the reason
-    lines: tuple[Line, ...]
+    lines: tuple[ProtocolLine, ...]
 
     @property
     def published(self) -> bool:
         """Whether records, splits and labels are those of MERL's files; else the cohort's own."""
-        return isinstance(self.asked.cohort, PublishedCohort)
+        return isinstance(self.legacy_task.cohort, PublishedCohort)
 
     @property
     def faults(self) -> tuple[Fault, ...]:
@@ -159,40 +160,40 @@ class ProtocolReport:
 
     def long_rows(self) -> list[dict[str, Any]]:
         """Every figure with what it is of, macro and classes: for other programs to read."""
-        about = {"command": "probe", "protocol": self.protocol, "cohort": self.asked.cohort.name, "run": self.run}
-        about |= {"task": self.asked.name, "part": self.legacy.part}
+        about = {"command": "probe", "protocol": self.protocol, "cohort": self.legacy_task.cohort.name, "run": self.run}
+        about |= {"task": self.legacy_task.name, "part": self.legacy.part}
         rows: list[dict[str, Any]] = []
         for line in self.lines:
             low, high = line.score.interval
             macro = {"class": "macro", "positives": None, "auroc": line.score.macro, "low": low, "high": high}
             for row in (line.class_rows()[0] | macro, *line.class_rows()):
                 value = {"measure": "auroc", "value": row.pop("auroc")}
-                of_line = {"window": self.legacy.seen(line.faults), "faults": "+".join(line.faults)}
+                of_line = {"window": self.legacy.window_for(line.faults), "faults": "+".join(line.faults)}
                 rows.append({**about, **of_line, **row, **value})
         return rows
 
     def to_json(self) -> dict[str, Any]:
-        found = getattr(self.asked.cohort, "found", None)
-        counts = {f"n_{split}": len(self.asked.task.rows(split)) for split in ("train", "val", "test")}
+        found = getattr(self.legacy_task.cohort, "found", None)
+        counts = {f"n_{split}": len(self.legacy_task.task.rows(split)) for split in ("train", "val", "test")}
         return {
             "command": "probe",
             "protocol": self.protocol,
             "comparable": False,  # but for the lines that say so
-            "cohort": self.asked.cohort.name,
+            "cohort": self.legacy_task.cohort.name,
             "run": self.run,
-            "task": self.asked.name,
+            "task": self.legacy_task.name,
             "part": self.legacy.part,
             "window": self.legacy.window,  # but for the lines with the fault five_second_window
             "fingerprints": dict(self.fingerprints),
-            "n_people_seen_in_pretraining": self.n_people_seen,
-            "classes": list(self.asked.task.classes),
+            "n_people_seen_in_pretraining": self.n_training_patients,
+            "classes": list(self.legacy_task.task.classes),
             **counts,
             "splits": "published" if self.published else "cohort",
             "published_records_missing": dict(found.missing) if found else None,
             "strict_seeds": list(self.legacy.seeds) if self.protocol == "both" else None,
             "trainer": {**vars(self.legacy.trainer), "precision": "float32 (MERL: fp16 autocast)"},
-            "faults": dict(described(self.faults)),
-            "left_out": dict(LEFT_OUT),
+            "faults": dict(describe_faults(self.faults)),
+            "left_out": dict(NOT_REPRODUCED),
             "not_applicable": {fault.value: reason for fault, reason in self.not_applicable.items()},
             "lines": [line.to_json() for line in self.lines],
         }
@@ -204,7 +205,7 @@ def run_protocol(
     task: str,
     fractions: Sequence[float],
     protocol: Protocol = "both",
-    legacy: Legacy | None = None,
+    legacy: LegacySettings | None = None,
     progress: Progress | None = None,
 ) -> ProtocolReport:
     """The legacy protocol's numbers, or both protocols' with what each fault is worth.
@@ -217,18 +218,18 @@ def run_protocol(
         DrawError: a fraction leaves nothing to learn from.
         WindowError: no such window, or MERL's for the strict probe that "both" holds.
     """
-    legacy = legacy or Legacy()
+    legacy = legacy or LegacySettings()
     if protocol == "both":
         crops.check_strict(legacy.window)
-    asked = ask(cohort, task, legacy.splits)
+    asked = load_legacy_task(cohort, task, legacy.splits)
     bench = _ProtocolRunner(run, asked, legacy, progress)
-    lines: list[Line] = []
+    lines: list[ProtocolLine] = []
     for fraction in fractions:
         lines += bench.alone(fraction) if protocol == "merl-legacy" else bench.side_by_side(fraction)
     fingerprints = {"cohort": cohort.fingerprint, "run": run.fingerprint}
     if isinstance(asked.cohort, PublishedCohort):
         fingerprints["splits"] = asked.cohort.published.fingerprint
-    seen = seen_in_training(run, cohort, asked.rows[asked.task.rows("test")])
+    seen = count_training_patients(run, cohort, asked.rows[asked.task.rows("test")])
     reasons = {fault: bench.reasons[fault] for fault in legacy.faults if fault in bench.reasons}
     return ProtocolReport(run.name, protocol, asked, legacy, fingerprints, seen, reasons, tuple(lines))
 
@@ -236,50 +237,53 @@ def run_protocol(
 class _ProtocolRunner:
     """One run and task, trained and judged under any set of faults."""
 
-    def __init__(self, run: Run, asked: LegacyTask, legacy: Legacy, progress: Progress | None) -> None:
-        self.run, self.asked, self.legacy, self.progress = run, asked, legacy, progress
-        self.reasons = not_applicable(run, asked, legacy.window, legacy.part)
+    def __init__(self, run: Run, asked: LegacyTask, legacy: LegacySettings, progress: Progress | None) -> None:
+        self.run, self.legacy_task, self.legacy, self.progress = run, asked, legacy, progress
+        self.reasons = inapplicable_faults(run, asked, legacy.window, legacy.part)
         self.faults = tuple(fault for fault in legacy.faults if fault not in self.reasons)
         self.features: dict[str | None, Features] = {}  # by window
 
-    def alone(self, fraction: float) -> list[Line]:
+    def alone(self, fraction: float) -> list[ProtocolLine]:
         """One line: the trainer with every asked fault that applies."""
         faults = frozenset(self.faults)
         return [self._lines(fraction, {"MERL's probe: " + (" + ".join(self.faults) or "no fault"): faults})[0]]
 
-    def side_by_side(self, fraction: float) -> list[Line]:
+    def side_by_side(self, fraction: float) -> list[ProtocolLine]:
         """Strict, no fault, another seed, each fault, all faults."""
-        strict = probe(self._features(self.legacy.window), self.asked.task, fraction, self.legacy.seeds)
-        lost = tuple(name for name in self.asked.task.classes if any(name in d.unlearnable for d in strict.draws))
+        strict = probe(self._features(self.legacy.window), self.legacy_task.task, fraction, self.legacy.seeds)
+        lost = tuple(name for name in self.legacy_task.task.classes if any(name in d.unlearnable for d in strict.draws))
         n_train = strict.draws[0].n_train
-        first = Line(fraction, "strict probe", strict.score, n_train, comparable=True, unlearnable=lost)
-        wanted = {"MERL's trainer, no fault": NONE, **{fault.value: frozenset({fault}) for fault in self.faults}}
+        first = ProtocolLine(fraction, "strict probe", strict.score, n_train, comparable=True, unlearnable=lost)
+        wanted = {"MERL's trainer, no fault": NO_FAULTS, **{fault.value: frozenset({fault}) for fault in self.faults}}
         if len(self.faults) > 1:
             wanted["all of them"] = frozenset(self.faults)
         base, *others = self._lines(fraction, wanted)
         other_seed = self.legacy.trainer.seed + 1
-        again = self._lines(fraction, {f"no fault, seed {other_seed}": NONE}, other_seed)[0]
-        lines = [_compared(line, base) for line in (first, base, again, *others)]
+        again = self._lines(fraction, {f"no fault, seed {other_seed}": NO_FAULTS}, other_seed)[0]
+        lines = [_with_difference(line, base) for line in (first, base, again, *others)]
         return [replace(line, learnable_only=_without(lost, line.score)) for line in lines]
 
-    def _lines(self, fraction: float, wanted: dict[str, Faults], seed: int | None = None) -> list[Line]:
+    def _lines(self, fraction: float, wanted: dict[str, Faults], seed: int | None = None) -> list[ProtocolLine]:
         """A line for each set of faults, trained together where they see the same signals."""
         trainer = self.legacy.trainer if seed is None else replace(self.legacy.trainer, seed=seed)
-        drawn = subset(len(self.asked.task.rows("train")), fraction, trainer.seed)
+        drawn = subset(len(self.legacy_task.task.rows("train")), fraction, trainer.seed)
         traces = self._traces(fraction, wanted.values(), drawn, trainer)
         return [self._judged(fraction, name, faults, traces[faults], len(drawn)) for name, faults in wanted.items()]
 
     def _traces(
-        self, fraction: float, wanted: Iterable[Faults], drawn: np.ndarray, trainer: Trainer
-    ) -> dict[Faults, Trace]:
-        trained: dict[Faults, Trace] = {}  # by the faults that change the training: the others only judge it otherwise
+        self, fraction: float, wanted: Iterable[Faults], drawn: np.ndarray, trainer: TrainerSettings
+    ) -> dict[Faults, EpochLogits]:
+        trained: dict[
+            Faults, EpochLogits
+        ] = {}  # by the faults that change the training: the others only judge it otherwise
         judging = {Fault.POSITIONAL_COLUMNS, Fault.BEST_TEST_EPOCH}
         signals = {Fault.MOVING_BATCHNORM, Fault.FIVE_SECOND_WINDOW}
         needed = list(dict.fromkeys(faults - judging for faults in wanted))
         for seen in dict.fromkeys(faults & signals for faults in needed):
             together = [faults for faults in needed if faults & signals == seen]
             lessons = [
-                Lesson(self._labels(faults)[self._at(drawn)], Fault.EARLY_LR_DROP in faults) for faults in together
+                HeadSettings(self._labels(faults)[self._at(drawn)], Fault.EARLY_LR_DROP in faults)
+                for faults in together
             ]
             what = f"{fraction:g} of the labels{', moving BatchNorm' if Fault.MOVING_BATCHNORM in seen else ''}"
             told = (
@@ -288,46 +292,48 @@ class _ProtocolRunner:
                 else _counted(self.progress, f"MERL's trainer, {what}, seed {trainer.seed}")
             )
             moving = Fault.MOVING_BATCHNORM in seen
-            with restored(self.run.method) if moving else contextlib.nullcontext():
+            with restored_state(self.run.method) if moving else contextlib.nullcontext():
                 trained.update(zip(together, train_heads(self._inputs(seen, drawn), lessons, trainer, told)))
         return {faults: trained[faults - judging] for faults in wanted}
 
-    def _judged(self, fraction: float, name: str, faults: Faults, trace: Trace, n_train: int) -> Line:
+    def _judged(self, fraction: float, name: str, faults: Faults, trace: EpochLogits, n_train: int) -> ProtocolLine:
         """A training's line: its score on test after the epoch that is chosen."""
-        task, labels = self.asked.task, self._labels(faults)
+        task, labels = self.legacy_task.task, self._labels(faults)
         val, test = (self._scored_against(labels[task.rows(split)], split, faults) for split in ("val", "test"))
         epoch = best_epoch(trace, val, test, Fault.BEST_TEST_EPOCH in faults)
-        measured = score(test, trace.test[epoch], task.patient[task.rows("test")], task.classes)
+        measured = auroc_score(test, trace.test[epoch], task.patient[task.rows("test")], task.classes)
         ordered = tuple(fault for fault in Fault if fault in faults)
-        return Line(fraction, name, measured, n_train, ordered, epoch=epoch + 1)
+        return ProtocolLine(fraction, name, measured, n_train, ordered, epoch=epoch + 1)
 
     def _scored_against(self, labels: Labels, split: str, faults: Faults) -> Labels:
-        if Fault.POSITIONAL_COLUMNS not in faults or self.asked.columns is None:
+        if Fault.POSITIONAL_COLUMNS not in faults or self.legacy_task.columns is None:
             return labels
-        return by_position(labels, self.asked.task.classes, self.asked.columns["train"], self.asked.columns[split])
+        return labels_by_position(
+            labels, self.legacy_task.task.classes, self.legacy_task.columns["train"], self.legacy_task.columns[split]
+        )
 
     def _labels(self, faults: Faults) -> Labels:
-        if Fault.SUBSTRING_LABELS in faults and self.asked.substring is not None:
-            return self.asked.substring
-        return self.asked.task.labels
+        if Fault.SUBSTRING_LABELS in faults and self.legacy_task.substring is not None:
+            return self.legacy_task.substring
+        return self.legacy_task.task.labels
 
     def _at(self, drawn: np.ndarray) -> np.ndarray:
-        at: np.ndarray = self.asked.task.rows("train")[drawn]
+        at: np.ndarray = self.legacy_task.task.rows("train")[drawn]
         return at
 
-    def _inputs(self, faults: Faults, drawn: np.ndarray) -> Inputs:
-        places = {"train": self._at(drawn), **{split: self.asked.task.rows(split) for split in ("val", "test")}}
-        window = self.legacy.seen(faults)
+    def _inputs(self, faults: Faults, drawn: np.ndarray) -> FeatureSource:
+        places = {"train": self._at(drawn), **{split: self.legacy_task.task.rows(split) for split in ("val", "test")}}
+        window = self.legacy.window_for(faults)
         if Fault.MOVING_BATCHNORM in faults:
-            rows = {split: self.asked.rows[at] for split, at in places.items()}
-            return Moving(self.run, self.asked.cohort, rows, self.legacy.part, window)
+            rows = {split: self.legacy_task.rows[at] for split, at in places.items()}
+            return UnfrozenFeatures(self.run, self.legacy_task.cohort, rows, self.legacy.part, window)
         features = self._features(window)
-        return Frozen(features[places["train"]], features[places["val"]], features[places["test"]])
+        return FrozenFeatures(features[places["train"]], features[places["val"]], features[places["test"]])
 
     def _features(self, window: str | None) -> Features:
         if window not in self.features:
             told = relabel(self.progress, f"embed, {window}" if window else "embed")
-            cohort, rows = self.asked.cohort, self.asked.rows
+            cohort, rows = self.legacy_task.cohort, self.legacy_task.rows
             self.features[window] = embed_cohort(self.run, cohort, self.legacy.part, rows, told, window=window)
         return self.features[window]
 
@@ -342,7 +348,7 @@ def _without(lost: Collection[str], score: Score) -> float | None:
     return float(np.mean(kept)) if kept else None
 
 
-def _compared(line: Line, base: Line) -> Line:
+def _with_difference(line: ProtocolLine, base: ProtocolLine) -> ProtocolLine:
     """The line with its difference to `base`: the same patients resampled, even where labels or classes are other ones."""
     if line is base:
         return line

@@ -20,14 +20,9 @@ from scipy.special import gammaln
 
 from leadwise.data import reports
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.evaluate.embed import Features, embed_cohort, seen_in_training
-from leadwise.evaluate.metrics.auroc import (
-    N_REPLICATES,
-    Floats,
-    Interval,
-    resample_patients,
-    strangers,
-)
+from leadwise.evaluate.embed import Features, count_training_patients, embed_cohort
+from leadwise.evaluate.metrics.bootstrap import N_REPLICATES, permute_across_patients, resample_patients
+from leadwise.evaluate.metrics.score import Floats, Interval
 from leadwise.evaluate.text_embeddings import embed_texts, unit
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
@@ -45,7 +40,7 @@ class RetrievalError(ValueError):
 
 
 @dataclass(frozen=True)
-class Places:
+class MatchRanks:
     """Where Q queries find their first right item: above, m right and t wrong ones that tie at its score."""
 
     above: Ints
@@ -67,7 +62,7 @@ class Places:
 
 
 @dataclass(frozen=True)
-class Direction:
+class DirectionScores:
     """One direction's scores."""
 
     n_queries: int
@@ -123,16 +118,16 @@ class RetrievalReport:
     run: str
     split: str
     fingerprints: dict[str, str]
-    n_people_seen: int  # people of the split that the run was pre-trained on: must be 0
+    n_training_patients: int  # people of the split that the run was pre-trained on: must be 0
     n_records: int
     n_without_report: int  # left out
     n_reports: int  # distinct after cleaning
-    directions: dict[str, Direction]  # ecg_to_report, report_to_ecg
+    directions: dict[str, DirectionScores]  # ecg_to_report, report_to_ecg
 
     def to_json(self) -> dict[str, Any]:
-        told = {key: value for key, value in vars(self).items() if key not in ("directions", "n_people_seen")}
+        told = {key: value for key, value in vars(self).items() if key not in ("directions", "n_training_patients")}
         sides = {name: side.to_json() for name, side in self.directions.items()}
-        return {"command": "retrieve", **told, "n_people_seen_in_pretraining": self.n_people_seen, **sides}
+        return {"command": "retrieve", **told, "n_people_seen_in_pretraining": self.n_training_patients, **sides}
 
     def rows(self) -> list[dict[str, Any]]:
         """The table, both directions."""
@@ -144,7 +139,7 @@ def run_retrieval(run: Run, cohort: Cohort, split: str = "test", progress: Progr
     """Retrieval scores in both directions, with untrained twin, shuffled control and chance level.
 
     Raises:
-        WordlessError: the run has no text encoder.
+        NoTextEncoderError: the run has no text encoder.
         RetrievalError: fewer than two distinct reports in the split.
     """
     every = cohort.rows(split)
@@ -169,17 +164,17 @@ def run_retrieval(run: Run, cohort: Cohort, split: str = "test", progress: Progr
         run=run.name,
         split=split,
         fingerprints={"cohort": cohort.fingerprint, "run": run.fingerprint},
-        n_people_seen=seen_in_training(run, cohort, rows),
+        n_training_patients=count_training_patients(run, cohort, rows),
         n_records=len(rows),
         n_without_report=int((~there).sum()),
         n_reports=len(distinct),
-        directions=directions(sides["trained"], sides["untrained"], report_of.astype(np.int64), patients),
+        directions=score_directions(sides["trained"], sides["untrained"], report_of.astype(np.int64), patients),
     )
 
 
-def directions(
+def score_directions(
     trained: tuple[Features, Features], untrained: tuple[Features, Features], report_of: Ints, patients: NDArray[Any]
-) -> dict[str, Direction]:
+) -> dict[str, DirectionScores]:
     """Scores of both directions.
 
     Args:
@@ -192,27 +187,27 @@ def directions(
     shuffles = []
     if 2 * int(np.bincount(of_patient).max()) <= len(n):
         rng = np.random.default_rng(0)
-        shuffles = [report_of[strangers(of_patient, rng)] for _ in range(N_SHUFFLES)]
+        shuffles = [report_of[permute_across_patients(of_patient, rng)] for _ in range(N_SHUFFLES)]
     counts = np.bincount(report_of)
     by_record: Floats = resample_patients(patients, N_REPLICATES, seed=0).astype(np.float64)  # (R, N)
     by_report: Floats = np.stack(  # (R, U)
         [np.bincount(report_of, row / counts[report_of], len(counts)) for row in by_record]
     ).astype(np.float64)
 
-    def side(turned: bool, weight: Floats) -> Direction:
-        def places(of: tuple[Features, Features], truths: Sequence[Ints]) -> list[Places]:
+    def side(turned: bool, weight: Floats) -> DirectionScores:
+        def places(of: tuple[Features, Features], truths: Sequence[Ints]) -> list[MatchRanks]:
             pairs = [(truth, n) if turned else (n, truth) for truth in truths]
-            return find_places(*(of[::-1] if turned else of), pairs)
+            return rank_matches(*(of[::-1] if turned else of), pairs)
 
         found, *shuffled = places(trained, [report_of, *shuffles])
         right = counts if turned else np.ones(len(n), dtype=np.int64)
-        chance = Places(np.zeros_like(right), right, (len(n) if turned else len(counts)) - right)
+        chance = MatchRanks(np.zeros_like(right), right, (len(n) if turned else len(counts)) - right)
         return _direction(found, chance, shuffled, places(untrained, [report_of])[0], weight)
 
     return {"ecg_to_report": side(False, by_record), "report_to_ecg": side(True, by_report)}
 
 
-def find_places(queries: Features, items: Features, truths: Sequence[tuple[Ints, Ints]]) -> list[Places]:
+def rank_matches(queries: Features, items: Features, truths: Sequence[tuple[Ints, Ints]]) -> list[MatchRanks]:
     """For each of several truths, where Q queries (Q, D) find their first right item among G (G, D), by cosine.
 
     Args:
@@ -233,16 +228,16 @@ def find_places(queries: Features, items: Features, truths: Sequence[tuple[Ints,
             reached = np.array([len(row) - np.searchsorted(row, at, "left") for row, at in zip(ordered, best)])
             right = np.bincount(query[of_pair == best[query]], minlength=len(scores))
             part.append((above, right, reached - above - right))
-    return [Places(*(np.concatenate(column) for column in zip(*part))) for part in parts]
+    return [MatchRanks(*(np.concatenate(column) for column in zip(*part))) for part in parts]
 
 
 def _direction(
-    found: Places, chance: Places, shuffled: Sequence[Places], untrained: Places, weight: Floats
-) -> Direction:
+    found: MatchRanks, chance: MatchRanks, shuffled: Sequence[MatchRanks], untrained: MatchRanks, weight: Floats
+) -> DirectionScores:
     """The scores of one direction; weight (R, Q) are the queries' weights in each resampling of patients."""
     total = weight.sum(axis=1)
     shuffled_hits = {k: np.array([places.hits(k).mean() for places in shuffled]) for k in KS}
-    return Direction(
+    return DirectionScores(
         n_queries=len(found.above),
         n_items=int(chance.right[0] + chance.wrong[0]),
         recall={k: float(found.hits(k).mean()) for k in KS},

@@ -37,7 +37,7 @@ def search(
     """The recordings nearest to a text, nearest first; of the whole cohort, or one split.
 
     Raises:
-        WordlessError: the run has no text encoder.
+        NoTextEncoderError: the run has no text encoder.
         SearchError: the text says nothing, or there is nothing to search.
     """
     if not reports.clean(text):

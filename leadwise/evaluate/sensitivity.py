@@ -10,17 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadwise.evaluate.embed import Features
-from leadwise.evaluate.metrics.auroc import (
-    Score,
-    auroc,
-    gain,
-    score,
-)
+from leadwise.evaluate.metrics.auroc import auroc, auroc_score
+from leadwise.evaluate.metrics.bootstrap import gain
+from leadwise.evaluate.metrics.score import Score
 from leadwise.evaluate.text_embeddings import class_vector, cosines, unit
 
 
 @dataclass(frozen=True)
-class SetScore:
+class PromptSetScore:
     """One set of prompts: all of them together, and one at a time."""
 
     score: Score
@@ -29,11 +26,11 @@ class SetScore:
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class PromptSensitivity:
     """Macro AUROC by set of prompts; a spread is the largest less the smallest."""
 
     chosen: str  # the set that the reported score is of
-    of_set: dict[str, SetScore]
+    of_set: dict[str, PromptSetScore]
 
     @property
     def over_sets(self) -> float:
@@ -95,14 +92,14 @@ class Sensitivity:
         return f"wording: {sets}; {spread}"
 
 
-def measure(
+def measure_sensitivity(
     labels: NDArray[np.int8],
     ecg: Features,
     texts: Mapping[str, Sequence[Features]],
     patients: NDArray[Any],
     classes: Sequence[str],
     chosen: str,
-) -> Sensitivity:
+) -> PromptSensitivity:
     """The sensitivity of one task's scores.
 
     Args:
@@ -111,17 +108,17 @@ def measure(
         chosen: the set that the reported score is of.
     """
     of_set = {
-        which: SetScore(
-            score(labels, cosines(ecg, [class_vector(vectors) for vectors in of_class]), patients, classes),
-            single_prompts(labels, ecg, of_class),
+        which: PromptSetScore(
+            auroc_score(labels, cosines(ecg, [class_vector(vectors) for vectors in of_class]), patients, classes),
+            score_single_prompts(labels, ecg, of_class),
             sum(len(vectors) for vectors in of_class),
         )
         for which, of_class in texts.items()
     }
-    return Sensitivity(chosen, of_set)
+    return PromptSensitivity(chosen, of_set)
 
 
-def single_prompts(labels: NDArray[np.int8], ecg: Features, texts: Sequence[Features]) -> tuple[float, ...]:
+def score_single_prompts(labels: NDArray[np.int8], ecg: Features, texts: Sequence[Features]) -> tuple[float, ...]:
     """Macro AUROC with each class's first prompt alone, its second and so on; shorter lists start again."""
     macros = []
     for at in range(max(len(vectors) for vectors in texts)):

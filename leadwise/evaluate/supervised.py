@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.data.label_subset import labelled
+from leadwise.data.label_subset import labelled_rows
 from leadwise.evaluate.embed import embed_cohort
-from leadwise.evaluate.metrics.auroc import Floats, Score, score
+from leadwise.evaluate.metrics.auroc import auroc_score
+from leadwise.evaluate.metrics.score import Floats, Score
 from leadwise.progress import Progress
 from leadwise.run import Run
 
@@ -46,13 +47,15 @@ def score_supervised(
     if not runs:
         raise SupervisedError(f"no run to score on task '{task}' of {cohort.name}")
     rows = cohort.rows(split="test", task=task)
-    drawn = [_scored(run, cohort, task, rows, progress) for run in runs]
+    drawn = [_logits(run, cohort, task, rows, progress) for run in runs]
     patients = np.array(cohort.patients.take(rows))
-    found = score(cohort.labels(task, rows), np.stack([scores for scores, _ in drawn]), patients, cohort.tasks[task])
+    found = auroc_score(
+        cohort.labels(task, rows), np.stack([scores for scores, _ in drawn]), patients, cohort.tasks[task]
+    )
     return SupervisedResult(found, tuple(sorted({name for _, lost in drawn for name in lost})))
 
 
-def _scored(
+def _logits(
     run: Run, cohort: Cohort, task: str, rows: np.ndarray, progress: Progress | None
 ) -> tuple[Floats, list[str]]:
     """A run's logits (N, K) of rows, and the classes that it could not learn."""
@@ -65,7 +68,9 @@ def _scored(
         raise SupervisedError(
             f"run {run.name} learnt another cohort's labels than those of {cohort.name}: train it anew"
         )
-    taught = cohort.labels(task, labelled(cohort, task, learnt.train_split, learnt.label_fraction, learnt.label_seed))
+    taught = cohort.labels(
+        task, labelled_rows(cohort, task, learnt.train_split, learnt.label_fraction, learnt.label_seed)
+    )
     lost = taught.min(axis=0) == taught.max(axis=0)  # (K,)
     scores = np.where(lost, 0.0, embed_cohort(run, cohort, PART, rows, progress).astype(np.float64))
     return scores, [name for name, gone in zip(classes, lost) if gone]

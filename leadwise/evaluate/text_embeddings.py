@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from leadwise.data import reports
-from leadwise.evaluate.embed import Features, as_trained, frozen
-from leadwise.evaluate.metrics.auroc import Floats
+from leadwise.evaluate.embed import Features, frozen, training_precision
+from leadwise.evaluate.metrics.score import Floats
 from leadwise.evaluate.prompts import ClassPrompts
 from leadwise.progress import Progress
 from leadwise.run import Run
@@ -18,7 +17,7 @@ from leadwise.run import Run
 _TEXTS_AT_ONCE = 64
 
 
-class WordlessError(ValueError):
+class NoTextEncoderError(ValueError):
     """A run that cannot read; the message names it."""
 
 
@@ -26,15 +25,15 @@ def embed_texts(run: Run, texts: Sequence[str], progress: Progress | None = None
     """(P, D) shared embeddings of P texts, cleaned as reports are.
 
     Raises:
-        WordlessError: the run has no text encoder.
+        NoTextEncoderError: the run has no text encoder.
     """
-    if not hasattr(run.method, "embed_text"):
-        raise WordlessError(f"run {run.name} learnt from ECGs alone (no embed_text), so it reads no words")
+    if not run.method.embeds_text:
+        raise NoTextEncoderError(f"run {run.name} learnt from ECGs alone (no embed_text), so it reads no words")
     cleaned = [reports.clean(text) for text in texts]
     made: list[NDArray[np.float32]] = []
-    with frozen(run.method), as_trained(run):
+    with frozen(run.method), training_precision(run):
         for start in range(0, len(cleaned), _TEXTS_AT_ONCE):
-            vectors: Tensor = run.method.embed_text(cleaned[start : start + _TEXTS_AT_ONCE])
+            vectors = run.method.embed_text(cleaned[start : start + _TEXTS_AT_ONCE])
             made.append(vectors.float().cpu().numpy())
             if progress is not None:
                 progress("read", min(start + _TEXTS_AT_ONCE, len(cleaned)), len(cleaned))

@@ -21,19 +21,14 @@ from leadwise.data import crops
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.evaluate import prompts
 from leadwise.evaluate import sensitivity as wording
-from leadwise.evaluate.embed import embed_cohort, seen_in_training
+from leadwise.evaluate.embed import count_training_patients, embed_cohort
 from leadwise.evaluate.metrics import all_metrics as beside
-from leadwise.evaluate.metrics.auroc import (
-    Control,
-    Floats,
-    Score,
-    gain,
-    score,
-    shuffled_pairs,
-)
+from leadwise.evaluate.metrics.auroc import Control, auroc_score, shuffled_pairs
+from leadwise.evaluate.metrics.bootstrap import gain
 from leadwise.evaluate.metrics.f1 import best_thresholds
+from leadwise.evaluate.metrics.score import Floats, Score
 from leadwise.evaluate.prompts import ClassPrompts, Prompts
-from leadwise.evaluate.sensitivity import Sensitivity
+from leadwise.evaluate.sensitivity import PromptSensitivity
 from leadwise.evaluate.text_embeddings import class_vector, cosines, embed_prompts
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
@@ -54,7 +49,7 @@ class ZeroShotReport:
     task: str
     split: str
     fingerprints: dict[str, str]  # of the cohort's data and of the run's weights
-    n_people_seen: int  # people of the split that the run was pre-trained on: must be 0
+    n_training_patients: int  # people of the split that the run was pre-trained on: must be 0
     classes: dict[str, str]  # class -> plain name
     prompts: dict[str, tuple[str, ...]]  # class -> its prompts
     prompt_file: str
@@ -66,7 +61,7 @@ class ZeroShotReport:
     measures: dict[str, Score]  # of the trained run beside AUROC: auprc, and f1 with thresholds from validation
     measures_untrained: dict[str, Score]
     shuffled: Control | None  # None: one patient holds over half of the recordings
-    sensitivity: Sensitivity  # to the wording: every set of the file, and single prompts
+    sensitivity: PromptSensitivity  # to the wording: every set of the file, and single prompts
     window: str | None = None  # which part of longer recordings was seen; None: as the run was promised
 
     @property
@@ -83,7 +78,7 @@ class ZeroShotReport:
             "run": self.run,
             "window": self.window,
             "fingerprints": dict(self.fingerprints),
-            "n_people_seen_in_pretraining": self.n_people_seen,
+            "n_people_seen_in_pretraining": self.n_training_patients,
             "task": self.task,
             "split": self.split,
             "prompts": {
@@ -121,7 +116,7 @@ class ZeroShotReport:
         others = {"trained": self.measures, "untrained": self.measures_untrained}
         return [
             {"features": name, "macro": macro, "low": low, "high": high}
-            | beside.cells(others.get(name, {}), ("auprc", "f1"))
+            | beside.table_cells(others.get(name, {}), ("auprc", "f1"))
             | {"skipped": skipped, "no threshold": self._without_threshold()}
             for name, macro, (low, high) in lines
         ]
@@ -188,15 +183,15 @@ def run_zeroshot(
         ScoreError: no class of the task has both label values in the split.
         WindowError: no such window, or MERL's, which belongs to the legacy protocol.
     """
-    _check_words(run)
+    _check_text_encoder(run)
     crops.check_strict(window)
     rows = cohort.rows(split, task)
     if not len(rows):
         raise ZeroShotError(f"cohort {cohort.name}: no recording of task '{task}' in split '{split}'")
     classes = tuple(cohort.tasks[task])
-    loaded = prompts_for(cohort, task, prompts_path)
+    loaded = load_prompts(cohort, task, prompts_path)
     chosen = prompt_set or loaded.sets[-1]
-    of_class = loaded.of(classes, chosen)
+    of_class = loaded.for_classes(classes, chosen)
     labels = cohort.labels(task, rows)
     patients = np.array(cohort.patients.take(rows))
 
@@ -206,15 +201,15 @@ def run_zeroshot(
     both = np.concatenate([rows, val])
     ecg = embed_cohort(run, cohort, "shared", both, relabel(progress, "embed, trained"), cache, window)
     ecg_untrained = embed_cohort(twin, cohort, "shared", both, relabel(progress, "embed, untrained"), cache, window)
-    texts = {which: embed_prompts(run, loaded.of(classes, which)) for which in loaded.sets}
+    texts = {which: embed_prompts(run, loaded.for_classes(classes, which)) for which in loaded.sets}
     of_both = cosines(ecg, [class_vector(vectors) for vectors in texts[chosen]])
     of_both_untrained = cosines(ecg_untrained, [class_vector(vectors) for vectors in embed_prompts(twin, of_class)])
     scores, scores_untrained = of_both[: len(rows)], of_both_untrained[: len(rows)]
-    sensitivity = wording.measure(labels, ecg[: len(rows)], texts, patients, classes, chosen)
+    sensitivity = wording.measure_sensitivity(labels, ecg[: len(rows)], texts, patients, classes, chosen)
 
     def others(values: Floats) -> dict[str, Score]:
         calls = best_thresholds(cohort.labels(task, val), values[len(rows) :])[None] if len(val) else None
-        return beside.measures(labels, values[None, : len(rows)], patients, classes, calls)
+        return beside.compute_metrics(labels, values[None, : len(rows)], patients, classes, calls)
 
     return ZeroShotReport(
         cohort=cohort.name,
@@ -222,7 +217,7 @@ def run_zeroshot(
         task=task,
         split=split,
         fingerprints={"cohort": cohort.fingerprint, "run": run.fingerprint},
-        n_people_seen=seen_in_training(run, cohort, rows),
+        n_training_patients=count_training_patients(run, cohort, rows),
         classes={code: entry.name for code, entry in zip(classes, of_class)},
         prompts={code: entry.prompts for code, entry in zip(classes, of_class)},
         prompt_file=loaded.path.name,
@@ -230,7 +225,7 @@ def run_zeroshot(
         prompt_set=chosen,
         n_prompts=sum(len(entry.prompts) for entry in of_class),
         trained=sensitivity.of_set[chosen].score,
-        untrained=score(labels, scores_untrained, patients, classes),
+        untrained=auroc_score(labels, scores_untrained, patients, classes),
         measures=others(of_both),
         measures_untrained=others(of_both_untrained),
         shuffled=shuffled_pairs(labels, scores, patients),
@@ -239,7 +234,7 @@ def run_zeroshot(
     )
 
 
-def scores_of(
+def zeroshot_scores(
     run: Run,
     cohort: Cohort,
     rows: NDArray[np.int64],
@@ -252,17 +247,17 @@ def scores_of(
     Raises:
         ZeroShotError: the run has no text encoder.
     """
-    _check_words(run)
+    _check_text_encoder(run)
     ecg = embed_cohort(run, cohort, "shared", rows, progress, window=window)
     return cosines(ecg, [class_vector(vectors) for vectors in embed_prompts(run, of_class)])
 
 
-def _check_words(run: Run) -> None:
-    if not hasattr(run.method, "embed_text"):
+def _check_text_encoder(run: Run) -> None:
+    if not run.method.embeds_text:
         raise ZeroShotError(f"run {run.name} learnt from ECGs alone (no embed_text), so it has no words to classify by")
 
 
-def prompts_for(cohort: Cohort, task: str, path: Path | None) -> Prompts:
+def load_prompts(cohort: Cohort, task: str, path: Path | None) -> Prompts:
     """The prompt file of a task, by default the one shipped for the cohort's source."""
     loaded = prompts.load(path or prompts.find(cohort.source, task))
     if loaded.task != task:

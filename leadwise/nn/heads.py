@@ -1,4 +1,4 @@
-"""From an encoder's output to a vector in a space of its own."""
+"""Heads: modules that map an encoder's output to a vector in another space."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ Ending = Literal["linear", "bare", "norm", "bare_norm"]
 
 
 class Head(nn.Sequential):
-    """An MLP of `depth` linear layers; GELU and a norm between them."""
+    """An MLP of `depth` linear layers, with GELU and LayerNorm between them."""
 
-    def __init__(self, width: int, out: int, depth: int, norm: Literal["layer", "batch"]) -> None:
+    def __init__(self, width: int, out: int, depth: int = 2) -> None:
         layers: list[nn.Module] = []
         for _ in range(depth - 1):
-            layers += [nn.Linear(width, width), nn.GELU(), BatchNorm(width) if norm == "batch" else nn.LayerNorm(width)]
+            layers += [nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width)]
         super().__init__(*layers, nn.Linear(width, out))
 
 
 class Projector(nn.Sequential):
-    """Linear maps of these widths; batch norm and ReLU between them. `ends` says what comes after the last one.
+    """Linear maps of these widths, with batch norm and ReLU between them.
 
-    Before a norm a linear map has no bias, which the norm would take away; nor has a "bare" last one, for those that a norm
-    follows elsewhere. A bare norm neither scales nor shifts.
+    `ends`: "linear", a last map with bias; "bare", a last map without bias, for a norm that follows elsewhere; "norm" and
+    "bare_norm", a batch norm after the last map, the latter without learnable scale and shift. A linear map before a norm
+    has no bias, because the norm would remove it.
     """
 
     def __init__(self, *widths: int, ends: Ending = "linear") -> None:
@@ -44,7 +45,7 @@ class Projector(nn.Sequential):
 
 
 class AttentionPool(nn.Module):
-    """A feature map to one vector: a learnable token asks all positions and itself, then one linear map."""
+    """A feature map -> one vector: attention of a learnable token over all positions and itself, then one linear map."""
 
     def __init__(self, width: int, n_positions: int, heads: int, out: int) -> None:
         super().__init__()
@@ -63,7 +64,7 @@ class AttentionPool(nn.Module):
 
 
 class QueryPool(nn.Module):
-    """Tokens to a few: learnable queries, each of which asks all tokens, then a LayerNorm."""
+    """Tokens -> a few vectors: attention of learnable queries over all tokens, then a LayerNorm."""
 
     def __init__(self, width: int, out: int, heads: int, n_queries: int) -> None:
         super().__init__()
@@ -74,7 +75,7 @@ class QueryPool(nn.Module):
         self.norm = nn.LayerNorm(out)
 
     def forward(self, tokens: Tensor, real: Tensor | None = None) -> Tensor:
-        """tokens: (B, N, D), of which those that are `real` (B, N) can be asked -> (B, Q, out)."""
+        """tokens: (B, N, D); real: (B, N) bool, False = not attended to -> (B, Q, out)."""
         known = self.enter(self.norm_tokens(tokens))
         out: Tensor = self.norm(self.attention(self.queries.expand(len(tokens), -1, -1), known, real))
         return out

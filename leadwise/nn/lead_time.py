@@ -1,7 +1,8 @@
-"""A masked autoencoder over lead x time patches: an encoder of the visible tokens, a decoder of the whole grid."""
+"""A masked autoencoder over lead x time patches: an encoder of the visible tokens and a decoder of the whole grid."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,12 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from leadwise.nn import masking
-from leadwise.nn.patches import (
-    ConvTokenizer,
-    LinearTokenizer,
-    NormedTokenizer,
-    sincos,
-)
+from leadwise.nn.patches import ConvTokenizer, LinearTokenizer, NormedTokenizer, sincos
 from leadwise.nn.transformer import CrossBlock, Transformer
 
 Temporal = Literal["learnable", "sincos"]
@@ -33,16 +29,16 @@ class EncoderShape:
     temporal: Temporal = "learnable"
     pooling: Literal["mean", "cls"] = "mean"
     separators: bool = False  # one token before and one after each lead
-    checkpointing: bool = False
+    checkpointing: bool = False  # recompute activations in the backward pass
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the encoder made of the patches it saw."""
+    """The encoder's output for the visible patches of B records."""
 
     tokens: Tensor  # (B, V, D)
     index: Tensor  # (B, V) place of each token among the L * N patches
-    real: Tensor | None  # (B, V) bool, false on fillers; None = all are real
+    real: Tensor | None  # (B, V) bool, false for padding tokens; None = all are real
     pooled: Tensor  # (B, D)
 
 
@@ -60,28 +56,35 @@ class LeadTimeEncoder(nn.Module):
         self.transformer = Transformer(shape.width, shape.depth, shape.heads, checkpointing=shape.checkpointing)
 
     def forward(self, patches: Tensor, visible: Tensor, first: Tensor | None = None) -> Encoded:
-        """patches: (B, L, N, P); visible: (B, L, N) bool. Hidden patches are neither tokenised nor encoded.
+        """Encode the visible patches; hidden ones are neither tokenised nor encoded.
 
-        Of a crop, `first` (B,) is the number of its first patch among those of the promised time.
+        patches: (B, L, N, P); visible: (B, L, N) bool. `first` (B,), for crops: the number of the crop's first patch
+        among the patches of the whole signal.
         """
         b, _, n_patches, _ = patches.shape
+
+        # tokens of the visible patches, with the embeddings of their lead and time
         index, real = masking.places(visible.flatten(1))  # (B, V)
         chosen = masking.take(patches.flatten(1, 2), index)  # (B, V, P)
         x = self.tokenizer(chosen)  # (B, V, D)
         time = index % n_patches if first is None else index % n_patches + first[:, None]
         x = x + self.spatial[index // n_patches] + self.temporal[time]
-        extra = self._extra_tokens(b, visible)  # (B, E, D), their reality (B, E)
+
+        # class token and separators go in front, and out again after the Transformer
+        extra = self._extra_tokens(b, visible)  # (B, E, D), and which of them are real (B, E)
         n_extra = extra[0].shape[1]
         if n_extra:
             x = torch.cat([extra[0], x], dim=1)
             if real is not None or not bool(extra[1].all()):
-                shown = real if real is not None else torch.ones_like(index, dtype=torch.bool)
-                real = torch.cat([extra[1], shown], dim=1)
+                real_tokens = real if real is not None else torch.ones_like(index, dtype=torch.bool)
+                real = torch.cat([extra[1], real_tokens], dim=1)
         x = self.transformer(x, real)
         if self.cls is not None:
             pooled = x[:, 0]
         x = x[:, n_extra:]
         real = None if real is None else real[:, n_extra:]
+
+        # without a class token, the mean of the real tokens
         if self.cls is None:
             pooled = (
                 x.mean(1) if real is None else (x * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
@@ -89,7 +92,7 @@ class LeadTimeEncoder(nn.Module):
         return Encoded(x, index, real, pooled)
 
     def _extra_tokens(self, b: int, visible: Tensor) -> tuple[Tensor, Tensor]:
-        """The class token and the separators of leads that have anything visible, (B, E, D), with which are real."""
+        """The class token and the separators (B, E, D), and which are real (B, E): not those of leads without a visible patch."""
         extra = [] if self.cls is None else [self.cls.expand(b, 1, -1)]
         real = [] if self.cls is None else [torch.ones(b, 1, dtype=torch.bool, device=visible.device)]
         if self.separator is not None:
@@ -101,19 +104,36 @@ class LeadTimeEncoder(nn.Module):
         return torch.cat(extra, dim=1), torch.cat(real, dim=1)
 
 
+def mean_over_parts(encode: Callable[[Tensor], Tensor], usable: Tensor, n_parts: int) -> Tensor:
+    """(B, D): the mean of `encode(part)` over `n_parts` parts of the usable patches that together hold each patch once.
+
+    encode: part (B, L, N) bool -> (B, D). usable: (B, L, N) bool. A part without a patch of a record does not count.
+    """
+    if n_parts == 1:
+        return encode(usable)
+    parts = masking.interleaved_parts(usable, n_parts)  # (K, B, L, N)
+    nonempty = parts.flatten(2).any(-1)  # (K, B): a short recording may have no patch in some part
+    each = [encode(torch.where(some[:, None, None], part, usable)) for part, some in zip(parts, nonempty)]
+    weight = nonempty.to(each[0].dtype)[..., None]  # (K, B, 1)
+    out: Tensor = (torch.stack(each) * weight).sum(0) / weight.sum(0)
+    return out
+
+
 @dataclass(frozen=True)
 class DecoderShape:
+    """The sizes of a decoder, and its kind of attention."""
+
     width: int = 256
     depth: int = 4
     heads: int = 8
-    attention: Literal["joint", "leadwise", "cross"] = "joint"  # who attends to whom; see LeadTimeDecoder
+    attention: Literal["joint", "leadwise", "cross"] = "joint"  # see LeadTimeDecoder
 
 
 class LeadTimeDecoder(nn.Module):
     """Visible tokens -> samples of every patch.
 
-    joint: the whole grid, a shared mask embedding in hidden places, attends to itself. leadwise: each lead by itself.
-    cross: hidden places ask the visible tokens and do not hear each other; the samples of visible places are zeros.
+    joint: self-attention over the whole grid, with a shared mask embedding in hidden places. leadwise: the same within each
+    lead. cross: hidden places attend to the visible tokens and not to each other; the output of visible places is zero.
     """
 
     def __init__(self, encoder: EncoderShape, shape: DecoderShape) -> None:
@@ -132,57 +152,77 @@ class LeadTimeDecoder(nn.Module):
         self.leave = nn.Linear(shape.width, encoder.patch_samples)
 
     def forward(
-        self, seen: Encoded, usable: Tensor, condition: Tensor | None = None, visible: Tensor | None = None
+        self, encoded: Encoded, usable: Tensor, condition: Tensor | None = None, visible: Tensor | None = None
     ) -> Tensor:
-        """Predicted patches (B, L, N, P). usable: (B, L, N) bool; the others are not attended to, nor asked for.
+        """Predicted patches (B, L, N, P).
 
-        condition: (B, width) or None, a token that every place may read. visible: (B, L, N) bool, those that were seen;
-        only "cross" needs it.
+        usable: (B, L, N) bool; other patches are neither attended to nor predicted. condition: (B, width) or None, an
+        additional token that every place attends to. visible: (B, L, N) bool, the patches that were encoded; only "cross"
+        needs it.
+
+        Raises:
+            ValueError: "cross" without `visible`.
         """
-        known = self.enter(seen.tokens).to(self.mask.dtype)  # (B, V, D')
+        known = self.enter(encoded.tokens).to(self.mask.dtype)  # (B, V, D')
         if self.shape.attention == "cross":
             if visible is None:
-                raise ValueError("decoder 'cross' asks for hidden patches only: tell it which were visible")
-            return self._asked(known, seen, usable & ~visible, condition)
-        return self._grid(known, seen, usable, condition)
+                raise ValueError(
+                    "decoder 'cross' predicts hidden patches only: pass visible=, the patches that were encoded"
+                )
+            return self._cross(known, encoded, usable & ~visible, condition)
+        return self._grid(known, encoded, usable, condition)
 
-    def _asked(self, known: Tensor, seen: Encoded, hidden: Tensor, condition: Tensor | None) -> Tensor:
+    def _cross(self, known: Tensor, encoded: Encoded, hidden: Tensor, condition: Tensor | None) -> Tensor:
+        """The hidden patches (B, L, N, P), each from the visible tokens alone; zero elsewhere."""
         b, n_leads, n_patches = hidden.shape
         place = self.spatial[:, None] + self.temporal  # (L, N, D')
         place = place.flatten(0, 1)
-        memory, real = known + place[seen.index], seen.real
+
+        # memory: the visible tokens with their places, and the condition in front
+        memory, real = known + place[encoded.index], encoded.real
         if condition is not None:
             memory = torch.cat([condition[:, None].to(memory.dtype), memory], dim=1)
             real = None if real is None else nn.functional.pad(real, (1, 0), value=True)
         memory = self.norm_memory(memory)
-        index, asked = masking.places(hidden.flatten(1))  # (B, H)
+
+        # one query per hidden place
+        index, real_queries = masking.places(hidden.flatten(1))  # (B, H)
         x = self.mask + place[index]  # (B, H, D')
         for block in self.blocks:
             x = block(x, memory, real)
         samples: Tensor = self.leave(self.norm(x))
-        if asked is not None:
-            samples = samples * asked[..., None]  # fillers point at places of their own, which stay zero
+
+        # back to the grid; padding queries index places that are not hidden, which must stay zero
+        if real_queries is not None:
+            samples = samples * real_queries[..., None]
         grid = samples.new_zeros(b, n_leads * n_patches, samples.shape[-1])
         grid = grid.scatter(1, index[..., None].expand(-1, -1, samples.shape[-1]), samples)
         return grid.reshape(b, n_leads, n_patches, -1)
 
-    def _grid(self, known: Tensor, seen: Encoded, usable: Tensor, condition: Tensor | None) -> Tensor:
+    def _grid(self, known: Tensor, encoded: Encoded, usable: Tensor, condition: Tensor | None) -> Tensor:
+        """All patches (B, L, N, P), by self-attention over the grid or within each lead."""
         b = len(usable)
         n_leads, n_patches = self.grid
+
+        # the grid: visible tokens in their places, the mask embedding elsewhere
         x = self.mask.expand(b, n_leads * n_patches, -1)
-        if seen.real is not None:  # a filler must not overwrite the place it points at
-            there = masking.take(x, seen.index)
-            known = torch.where(seen.real[..., None], known, there)
-        x = x.scatter(1, seen.index[..., None].expand(-1, -1, x.shape[-1]), known)
+        if encoded.real is not None:  # a padding token must not overwrite the place that it indexes
+            there = masking.take(x, encoded.index)
+            known = torch.where(encoded.real[..., None], known, there)
+        x = x.scatter(1, encoded.index[..., None].expand(-1, -1, x.shape[-1]), known)
         x = x.reshape(b, n_leads, n_patches, -1) + self.spatial[:, None] + self.temporal  # (B, L, N, D')
+
+        # one sequence per record, or one per lead
         real = None if bool(usable.all()) else usable
         if self.shape.attention == "leadwise":
             x, real = x.flatten(0, 1), None if real is None else real.flatten(0, 1)  # (B L, N, D')
             condition = None if condition is None else condition.repeat_interleave(n_leads, 0)
         else:
             x, real = x.flatten(1, 2), None if real is None else real.flatten(1, 2)  # (B, L N, D')
-        if real is not None:  # attention needs something to read even where a lead is missing altogether
+        if real is not None:  # attention needs at least one token, also where a lead has no usable patch
             real = real | ~real.any(-1, keepdim=True)
+
+        # the condition is a token in front, removed again afterwards
         if condition is not None:
             x = torch.cat([condition[:, None], x], dim=1)
             real = None if real is None else nn.functional.pad(real, (1, 0), value=True)
@@ -194,10 +234,10 @@ class LeadTimeDecoder(nn.Module):
 
 
 def positions(kind: Temporal, n: int, width: int) -> nn.Parameter:
-    """Temporal embeddings (n, width), shared by all leads: fixed sine-cosine, or learnable from that start.
+    """Temporal embeddings (n, width), shared by all leads: fixed sine-cosine, or learnable with that start.
 
-    They begin at the scale of the tokens: from a start near zero, a decoder takes thousands of steps before it can tell
-    which visible patch was recorded at the same time as a hidden one.
+    They start at the scale of the tokens. With a start near zero, a decoder needs thousands of steps before it relates a
+    hidden patch to the visible patches of the same time.
     """
     return nn.Parameter(sincos(n, width), requires_grad=kind == "learnable")
 

@@ -1,6 +1,6 @@
-"""Which patches an encoder sees. Pure functions of boolean tensors; True = keep.
+"""Random masks of the patches that an encoder receives, as pure functions of boolean tensors; True = visible.
 
-Counts follow round(N * (1 - ratio)) visible patches a lead: truncation instead would hide 82 of 100 at ratio 0.81.
+A lead has round(N * (1 - ratio)) visible patches; truncation instead of rounding would hide 82 of 100 at ratio 0.81.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ Masking = Literal["uniform", "global", "lead", "time"]
 
 
 def n_visible(n_patches: Tensor, ratio: float) -> Tensor:
-    """How many of `n_patches` usable patches stay visible: round(n (1 - ratio)), at least one where there is one."""
+    """The number of visible patches among `n_patches` usable ones: round(n (1 - ratio)), at least one of one or more."""
     return (n_patches.double() * (1.0 - ratio)).round().long().clamp(min=1).minimum(n_patches)
 
 
 def draw_visible(usable: Tensor, ratio: float, how: Masking = "uniform") -> Tensor:
     """A random (B, L, N) mask of visible patches among the `usable` ones, (B, L, N) bool.
 
-    uniform: the same count in every lead, positions drawn for each lead alone (the paper's "uniformly across leads").
+    uniform: the same count in every lead, positions drawn independently for each lead (CG-DMER's "uniformly across leads").
     global: one draw over all leads and times. lead: whole leads. time: the same times in every lead.
     """
     b, n_leads, _ = usable.shape
@@ -39,15 +39,26 @@ def draw_visible(usable: Tensor, ratio: float, how: Masking = "uniform") -> Tens
 
 
 def _keep_lowest(noise: Tensor, usable: Tensor, ratio: float) -> Tensor:
-    """Along the last axis keep the usable places with the lowest noise, as many as stay visible."""
+    """Along the last axis, select the usable places with the lowest noise, as many as `n_visible` returns."""
     rank = noise.masked_fill(~usable, torch.inf).argsort(dim=-1).argsort(dim=-1)
     return usable & (rank < n_visible(usable.sum(-1, keepdim=True), ratio))
 
 
-def places(keep: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Indices (B, M) of the kept places of `keep` (B, S), in order, and which of the M are real (None = all).
+def interleaved_parts(usable: Tensor, n_parts: int) -> Tensor:
+    """The usable patches (B, L, N) split into K = `n_parts` disjoint parts, (K, B, L, N) bool.
 
-    M is the largest count in the batch; shorter rows are filled with places that the second mask marks as not real.
+    A part holds every K-th patch of each lead, with a start that moves by one patch from lead to lead.
+    """
+    _, n_leads, n_patches = usable.shape
+    place = torch.arange(n_leads, device=usable.device)[:, None] + torch.arange(n_patches, device=usable.device)
+    return torch.stack([usable & ((place + number) % n_parts == 0) for number in range(n_parts)])
+
+
+def places(keep: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Indices (B, M) of the True places of `keep` (B, S), in order, and which of the M are real (None = all).
+
+    M is the largest count in the batch. Shorter rows are padded with indices of other places, which the second mask marks
+    as not real.
     """
     count = keep.sum(-1)
     m = int(count.max())

@@ -1,7 +1,7 @@
-"""From samples to patch tokens, each patch by itself.
+"""Patch tokenisers: samples of one patch -> one token, independent of all other patches.
 
-Convolutions and norms never leave their patch: padding is zero at its borders and GroupNorm's statistics are its own.
-Otherwise hidden samples would leak into visible tokens, and "pick the visible, then tokenise" would not be exact.
+Convolutions and norms use samples of their own patch only: zero padding at its borders, and GroupNorm statistics of the
+patch. Otherwise hidden samples would leak into visible tokens, and tokenising only the visible patches would not be exact.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from torch import Tensor, nn
 
 
 def patchify(signal: Tensor, n_patches: int) -> Tensor:
-    """(B, L, T) cut into (B, L, N, P) patches of equal length, in time order."""
+    """A signal (B, L, T) as (B, L, N, P) patches of equal length, in time order."""
     b, n_leads, n_samples = signal.shape
     return signal.reshape(b, n_leads, n_patches, n_samples // n_patches)
 
 
 class ConvTokenizer(nn.Module):
-    """Patch (M, P) -> token (M, D): three convolutions, each with GELU and group norm, then one linear map.
+    """Patch (..., P) -> token (..., D): three convolutions, each with GELU and group norm, then one linear map.
 
-    The first convolution strides so that about seven positions are left whatever the patch length (paper section 2.1;
-    depth, kernels and widths are our choice, the paper gives none). `amplitude` adds each patch's mean and log standard
-    deviation to the linear map's input, which group norm would otherwise take away.
+    The stride of the first convolution leaves about seven positions whatever the patch length (section 2.1 of CG-DMER,
+    arXiv 2602.21154, which gives neither depth, kernels nor widths: these are our choice). `amplitude` adds each patch's
+    mean and log standard deviation to the input of the linear map, because group norm removes both.
     """
 
-    def __init__(self, patch_samples: int, width: int, channels: int = 8, amplitude: bool = False) -> None:
+    def __init__(self, patch_samples: int, width: int, amplitude: bool = False) -> None:
         super().__init__()
+        channels, groups = 8, 4
         kernel = min(15, patch_samples - 1 + patch_samples % 2)
         stride = max(1, patch_samples // 6)
         n_positions = (patch_samples + 2 * (kernel // 2) - kernel) // stride + 1
-        groups = math.gcd(4, channels)
         self.convolutions = nn.Sequential(
             nn.Conv1d(1, channels, kernel, stride, padding=kernel // 2),
             nn.GELU(),
@@ -52,7 +52,7 @@ class ConvTokenizer(nn.Module):
         flat = patches.reshape(-1, 1, patches.shape[-1])  # (M, 1, P)
         features = self.convolutions(flat).flatten(1)  # (M, C * positions)
         if self.amplitude:
-            level = flat.mean(-1)  # (M, 1), the model's scale (mV by default)
+            level = flat.mean(-1)  # (M, 1), on the model's scale (mV by default)
             spread = (flat.std(-1, correction=0) + 1e-3).log()
             features = torch.cat([features, level, spread], dim=1)
         out: Tensor = self.project(features)
@@ -81,7 +81,7 @@ class NormedTokenizer(nn.Sequential):
 def sincos(n: int, width: int) -> Tensor:
     """Sine-cosine positions (n, width), with periods from 4 to 4 n positions in geometric steps.
 
-    The usual periods, up to 60,000, would leave most of the width the same for all of the few dozen times there are here.
+    With the usual periods, up to 60,000, most of the width would be the same for all of the few dozen patches of a lead.
     """
     half = width // 2
     period = 4.0 * n ** (torch.arange(half) / max(1, half - 1))

@@ -1,4 +1,4 @@
-"""What a decoder of patches is asked for: each patch relative to a level and a spread, and the way back to millivolts."""
+"""Targets of a patch decoder: each patch relative to a level and a spread, and the conversion back to millivolts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Target = Literal["patch", "record", "raw"]
 
 
 def level_and_spread(patches: Tensor, real: Tensor, how: Target, floor: float = 0.01) -> tuple[Tensor, Tensor]:
-    """What a target is relative to, on the scale of `patches`: (B, L, N, 1) each, or what broadcasts to it.
+    """The level and spread that a target is relative to, on the scale of `patches`: (B, L, N, 1) each, or broadcastable to it.
 
     patches: (B, L, N, P), 0 where not observed; real: (B, L, N, P) bool, observed samples.
-    patch: each patch's own mean and deviation, whose variance gets `floor` x the record's added, so that a silent patch does
-    not ask for its noise. record: the record's. raw: 0 and 1.
+    patch: each patch's own mean and standard deviation; `floor` x the record's variance is added to the patch's variance, so
+    that the target of an isoelectric patch is not its noise. record: the record's mean and deviation. raw: 0 and 1.
     """
     n = real.sum((1, 2, 3), keepdim=True).clamp(min=1)
     mean = (patches * real).sum((1, 2, 3), keepdim=True) / n
@@ -31,20 +31,16 @@ def level_and_spread(patches: Tensor, real: Tensor, how: Target, floor: float = 
 
 
 def refuse_other_scales(how: Normalize) -> None:
-    """Nothing, if a model's scale has a way back to mV.
-
-    Raises:
-        ValueError: it has none.
-    """
+    """Raise ValueError unless a model's scale can be converted back to mV."""
     if how != "mv":
-        raise ValueError(f"signal.normalize = '{how}' has no way back to mV; look at a run with 'mv'")
+        raise ValueError(f"signal.normalize = '{how}' cannot be converted back to mV; use a run with 'mv'")
 
 
 def in_mv(predicted: Tensor, level: Tensor, spread: Tensor, batch: Batch) -> Tensor:
-    """Predicted targets (B, L, N, P) as an ECG (B, L, T) in mV, where the model's scale is "mv".
+    """Predicted targets (B, L, N, P) as an ECG (B, L, T) in mV, for a model whose scale is "mv".
 
-    The level and spread that the target took away are the true ones: it is the shape that was predicted.
+    Level and spread are those of the true patches: only the shape is predicted.
     """
     samples = (predicted * spread + level).flatten(2)  # (B, L, T), the model's scale
-    offset = batch.ecg - normalize(batch.ecg, batch.observed, "mv")  # each lead's median, where it was observed
+    offset = batch.ecg - normalize(batch.ecg, batch.observed, "mv")  # each lead's median, where observed
     return samples + offset

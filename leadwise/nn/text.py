@@ -1,7 +1,7 @@
-"""Reports as tokens: a tokenizer that knows every character, a BERT-family encoder, and the two ways to hide tokens.
+"""Reports as tokens: a tokenizer without unknown characters, a BERT-family encoder, and two ways to hide tokens.
 
-Offline first: an encoder comes from a local folder, or is small and starts from nothing; a hub is asked only for a name
-that is no folder, and remote code is never run.
+Works offline: an encoder is read from a local folder, or is small with fresh weights. The model hub is contacted only for a
+name that is no folder, and remote code is never run.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ from leadwise.nn.transformer import CausalBlock
 Tokenizer = Any  # a transformers fast tokenizer; the library has no types
 
 N_SENTINELS = 32
-GROUPS, FEWEST_OF_A_GROUP = 8, 16  # of reports that are encoded together; of 64, eight groups were no faster than four
+MAX_GROUPS, MIN_GROUP_SIZE = (
+    8,
+    16,
+)  # groups of reports encoded together; with 64 reports, eight were no faster than four
 SENTINELS = [f"<hidden{i}>" for i in range(N_SENTINELS)]
 
 
 def train_tokenizer(reports: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE tokenizer trained on `reports`. Bytes are its alphabet, so no character is ever unknown."""
+    """A byte-level BPE tokenizer trained on `reports`. Its alphabet is all bytes, so no character is unknown."""
     engine = Engine(models.BPE())
     engine.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -50,7 +53,7 @@ def train_tokenizer(reports: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """The tokenizer of a folder or hub name, with our sentinels added where it lacks them."""
+    """The tokenizer of a folder or hub name; sentinels that it lacks are added."""
     tokenizer = AutoTokenizer.from_pretrained(
         str(folder), local_files_only=Path(folder).is_dir(), trust_remote_code=False
     )
@@ -67,7 +70,7 @@ class Tokens:
 
 
 def tokenize(tokenizer: Tokenizer, texts: list[str], max_tokens: int, device: torch.device) -> tuple[Tokens, float]:
-    """Reports padded to the longest of the batch, and the share of reports that were cut at `max_tokens`."""
+    """Reports padded to the longest of the batch, and the share of reports that were truncated at `max_tokens`."""
     out = tokenizer(texts, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
     ids, real = out["input_ids"], out["attention_mask"].bool()
     cut = float((real.sum(-1) >= max_tokens).float().mean())
@@ -75,44 +78,49 @@ def tokenize(tokenizer: Tokenizer, texts: list[str], max_tokens: int, device: to
 
 
 def numbers(texts: Iterable[str]) -> Tensor:
-    """(B,) int64: a number for each text that is the same, on every process and in every pass, for the same text only."""
+    """(B,) int64: a hash of each text, equal for equal texts only, and the same on every process and in every pass."""
     digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
     return torch.tensor([int.from_bytes(digest, "little", signed=True) for digest in digests], dtype=torch.int64)
 
 
 class ReportEncoder(nn.Module):
-    """A BERT-family encoder: token states, and one pooled vector a report."""
+    """A BERT-family encoder that returns token states and one pooled vector per report."""
 
     def __init__(self, bert: nn.Module, pooling: Literal["cls", "mean", "pooler"]) -> None:
         super().__init__()
         self.bert, self.pooling = bert, pooling
         if pooling != "pooler":
-            bert.register_module("pooler", None)  # never learning, it would only be carried about
+            bert.register_module("pooler", None)  # it would get no gradient and only take memory
         elif getattr(bert, "pooler", None) is None:
             raise ValueError("text_pooling = 'pooler', but this text encoder has no pooler; use 'cls' or 'mean'")
         self.width: int = bert.config.hidden_size  # type: ignore[union-attr, assignment]
         self.heads: int = bert.config.num_attention_heads  # type: ignore[union-attr, assignment]
 
     def forward(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Token states (B, S, D), of no meaning on padding, and the pooled report (B, D).
+        """Token states (B, S, D), undefined on padding, and the pooled report (B, D).
 
-        Reports of like length are encoded together, so that a short one does not pay for the longest of the batch; who is
-        in the batch, and the result, stay the same. Twice as fast as one padded batch (benchmarks/results/speed.md).
+        Reports of similar length are encoded together, so that a short report is not padded to the longest of the batch.
+        The batch and the result are the same as without groups. Twice as fast as one padded batch
+        (benchmarks/results/speed.md).
         """
-        n_groups = min(GROUPS, len(tokens.ids) // FEWEST_OF_A_GROUP)
+        n_groups = min(MAX_GROUPS, len(tokens.ids) // MIN_GROUP_SIZE)
         if n_groups < 2:
             return self._encoded(tokens)
+
+        # groups in the order of length, each padded to its own longest report
         lengths = tokens.real.sum(-1)
         order = lengths.argsort(stable=True)
-        sizes, n_tokens = lengths[order].tolist(), tokens.ids.shape[1]
-        found, begin = [], 0
+        sorted_lengths, n_tokens = lengths[order].tolist(), tokens.ids.shape[1]
+        groups, end = [], 0
         for rows in order.chunk(n_groups):
-            begin += len(rows)
-            longest = sizes[begin - 1]  # tokens stand at the left
+            end += len(rows)
+            longest = sorted_lengths[end - 1]  # padding is on the right
             states, pooled = self._encoded(Tokens(tokens.ids[rows, :longest], tokens.real[rows, :longest]))
-            found.append((torch.nn.functional.pad(states, (0, 0, 0, n_tokens - longest)), pooled))
+            groups.append((torch.nn.functional.pad(states, (0, 0, 0, n_tokens - longest)), pooled))
+
+        # back to the order of the batch
         back = order.argsort()
-        return torch.cat([states for states, _ in found])[back], torch.cat([pooled for _, pooled in found])[back]
+        return torch.cat([states for states, _ in groups])[back], torch.cat([pooled for _, pooled in groups])[back]
 
     def _encoded(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         out = self.bert(input_ids=tokens.ids, attention_mask=tokens.real.long())
@@ -126,7 +134,7 @@ class ReportEncoder(nn.Module):
 
     @property
     def words(self) -> Tensor:
-        """The word embedding table (V, D), which reconstruction heads share."""
+        """The word embedding table (V, D), shared with reconstruction heads."""
         table: Tensor = self.bert.get_input_embeddings().weight  # type: ignore[operator]
         return table
 
@@ -148,7 +156,7 @@ def bert_from_nothing(n_words: int, width: int, depth: int, heads: int, max_toke
 
 
 def bert_from(folder: str, n_words: int) -> nn.Module:
-    """The BERT of a local folder or hub name, with room for `n_words`."""
+    """The BERT of a local folder or hub name, with at least `n_words` word embeddings."""
     local = Path(folder).is_dir()
     model = AutoModel.from_pretrained(folder, local_files_only=local, trust_remote_code=False)
     if model.get_input_embeddings().weight.shape[0] < n_words:
@@ -158,15 +166,15 @@ def bert_from(folder: str, n_words: int) -> nn.Module:
 
 
 def freeze(bert: nn.Module, n_layers: int) -> None:
-    """Take a BERT's embeddings and first `n_layers` layers out of training; sentinels that were added keep their start.
+    """Freeze a BERT's embeddings and first `n_layers` layers; embeddings of added sentinels stay at their initial values.
 
     Raises:
-        ValueError: it has fewer layers.
+        ValueError: it has fewer layers, or its layers are not where BERT and DistilBERT have them.
     """
     if n_layers < 1:
         return
     model: Any = bert
-    stack = getattr(model, "encoder", None) or getattr(model, "transformer", None)  # BERT and its kin; DistilBERT
+    stack = getattr(model, "encoder", None) or getattr(model, "transformer", None)  # BERT-like; DistilBERT
     layers = getattr(stack, "layer", None)
     if layers is None:
         raise ValueError(
@@ -179,13 +187,13 @@ def freeze(bert: nn.Module, n_layers: int) -> None:
 
 
 def bert_shaped_as(folder: Path) -> nn.Module:
-    """A BERT of the shape that `folder` describes, weights fresh: the weights come from elsewhere."""
+    """A BERT of the shape described in `folder`, with fresh weights: the weights are loaded later."""
     model: nn.Module = AutoModel.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
     return model
 
 
 def choose_masked(tokens: Tokens, special: Tensor, ratio: float) -> Tensor:
-    """A random `ratio` of each report's ordinary tokens, (B, S) bool; at least one where there is one."""
+    """A random `ratio` of each report's ordinary (not special) tokens, (B, S) bool; at least one of one or more."""
     ordinary = tokens.real & ~torch.isin(tokens.ids, special)
     noise = torch.rand(tokens.ids.shape, device=tokens.ids.device).masked_fill(~ordinary, torch.inf)
     n = ordinary.sum(-1, keepdim=True)
@@ -195,64 +203,62 @@ def choose_masked(tokens: Tokens, special: Tensor, ratio: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Cloze:
-    """A report with hidden tokens, and what has to be written back."""
+    """Reports with hidden tokens, and the tokens to predict."""
 
     question: Tokens  # the corrupted report
-    prompt: Tensor  # (B, A) decoder input: the answer shifted right; in place: unused, the question itself
+    prompt: Tensor  # (B, A) decoder input: the answer shifted right; unused where tokens are masked in place
     answer: Tensor  # (B, A) true ids
-    scored: Tensor  # (B, A) bool: the hidden tokens themselves, not sentinels or padding
+    scored: Tensor  # (B, A) bool: the hidden tokens, without sentinels and padding
 
 
-def mask_in_place(tokens: Tokens, masked: Tensor, mask_id: int, n_words: int, mix: bool = True) -> Cloze:
-    """BERT's way: of the masked places 80 % become the mask token, 10 % a random word, 10 % stay; all of them without `mix`.
+def mask_in_place(tokens: Tokens, masked: Tensor, mask_id: int, n_words: int) -> Cloze:
+    """Hide tokens as BERT does: 80 % of the masked places become the mask token, 10 % a random word, 10 % are unchanged.
 
     masked: (B, S) bool.
     """
-    if not mix:
-        ids = torch.where(masked, mask_id, tokens.ids)
-        return Cloze(Tokens(ids, tokens.real), ids, tokens.ids, masked)
-    fate = torch.rand(tokens.ids.shape, device=tokens.ids.device)
+    draw = torch.rand(tokens.ids.shape, device=tokens.ids.device)
     random_word = torch.randint(n_words, tokens.ids.shape, device=tokens.ids.device)
-    replaced = torch.where(fate < 0.8, mask_id, torch.where(fate < 0.9, random_word, tokens.ids))
+    replaced = torch.where(draw < 0.8, mask_id, torch.where(draw < 0.9, random_word, tokens.ids))
     ids = torch.where(masked, replaced, tokens.ids)
     return Cloze(Tokens(ids, tokens.real), ids, tokens.ids, masked)
 
 
 def cloze(tokens: Tokens, masked: Tensor, sentinels: Tensor, start_id: int, pad_id: int) -> Cloze:
-    """T5's way: each run of masked tokens becomes one sentinel; the answer is each sentinel, then its tokens.
+    """Hide tokens as T5 does: each run of masked tokens becomes one sentinel; the answer is each sentinel and its tokens.
 
     masked: (B, S) bool.
     """
+    # the runs of masked tokens, and the sentinel of each
     first = masked & ~torch.nn.functional.pad(masked[:, :-1], (1, 0))  # first token of each run
     run = first.cumsum(-1) - 1  # (B, S) number of the run a token is in
-    masked = masked & (run < len(sentinels))  # more runs than sentinels: the last ones stay as they were
+    masked = masked & (run < len(sentinels))  # with more runs than sentinels, the last runs are not hidden
     first = first & masked
-    mark = sentinels[run.clamp(0, len(sentinels) - 1)]  # (B, S)
+    sentinel = sentinels[run.clamp(0, len(sentinels) - 1)]  # (B, S)
 
-    kept = tokens.real & (~masked | first)
-    ids, real = _pack(torch.where(first, mark, tokens.ids), kept, pad_id)
+    # question: ordinary tokens and one sentinel per run
+    ids, real = _pack(torch.where(first, sentinel, tokens.ids), tokens.real & (~masked | first), pad_id)
 
-    # each masked token writes one place of the answer, the first of a run writes its sentinel before it
-    pair = torch.stack([mark, tokens.ids], dim=-1).flatten(1)  # (B, 2S)
-    written = torch.stack([first, masked], dim=-1).flatten(1)
+    # answer: each masked token, and before the first of a run its sentinel, which is not scored
+    pair = torch.stack([sentinel, tokens.ids], dim=-1).flatten(1)  # (B, 2S)
+    used = torch.stack([first, masked], dim=-1).flatten(1)
     scores = torch.stack([torch.zeros_like(masked), masked], dim=-1).flatten(1)
-    answer, there = _pack(pair, written, pad_id)
-    scored, _ = _pack(scores.long(), written, 0)
+    answer, is_token = _pack(pair, used, pad_id)
+    scored, _ = _pack(scores.long(), used, 0)
     prompt = torch.nn.functional.pad(answer[:, :-1], (1, 0), value=start_id)
-    return Cloze(Tokens(ids, real), prompt, answer, scored.bool() & there)
+    return Cloze(Tokens(ids, real), prompt, answer, scored.bool() & is_token)
 
 
-def _pack(values: Tensor, kept: Tensor, fill: int) -> tuple[Tensor, Tensor]:
-    """The kept values of each row moved to its left, padded with `fill`; and which places are taken."""
-    count = kept.sum(-1)
+def _pack(values: Tensor, used: Tensor, fill: int) -> tuple[Tensor, Tensor]:
+    """The `used` values of each row moved to the left and padded with `fill`, and which places are not padding."""
+    count = used.sum(-1)
     n = max(1, int(count.max()))
-    order = torch.argsort(~kept, dim=-1, stable=True)[:, :n]
-    taken = torch.arange(n, device=values.device)[None] < count[:, None]
-    return values.gather(1, order).masked_fill(~taken, fill), taken
+    order = torch.argsort(~used, dim=-1, stable=True)[:, :n]
+    is_value = torch.arange(n, device=values.device)[None] < count[:, None]
+    return values.gather(1, order).masked_fill(~is_value, fill), is_value
 
 
 class ReportDecoder(nn.Module):
-    """A small causal decoder that reads the encoded report and writes the hidden tokens; words are tied by the caller."""
+    """A small causal decoder: predicts the hidden tokens from the encoded report. The caller ties the word embeddings."""
 
     def __init__(self, width: int, depth: int, heads: int, max_tokens: int) -> None:
         super().__init__()
@@ -270,15 +276,20 @@ class ReportDecoder(nn.Module):
 
 
 def split(report: str) -> tuple[str, ...]:
-    """A report's statements, where nobody listed them: what stands between periods."""
+    """A report's statements, for sources that do not list them: the parts between periods."""
     return tuple(s.strip() for s in report.rstrip(". ").split(". ") if s.strip())
 
 
 def shuffled(statements: Sequence[str], drop: float, generator: torch.Generator | None = None) -> str:
-    """A report of the statements in a random order, each left out with chance `drop`, one at least kept."""
+    """A report of the statements in random order, each left out with probability `drop`; at least one remains."""
     if len(statements) < 2:
         return "".join(f"{statement}." for statement in statements)
     order = torch.randperm(len(statements), generator=generator).tolist()
-    keep = torch.rand(len(statements), generator=generator) >= drop
-    chosen = [statements[i] for i in order if keep[i]] or [statements[order[0]]]
+    remains = torch.rand(len(statements), generator=generator) >= drop
+    chosen = [statements[i] for i in order if remains[i]] or [statements[order[0]]]
     return ". ".join(chosen) + "."
+
+
+def drop_statements(reports: Sequence[str], statements: Sequence[Sequence[str]] | None, drop: float) -> tuple[str, ...]:
+    """Each report `shuffled`: by the statements that the source lists, or else by its sentences."""
+    return tuple(shuffled(one, drop) for one in statements or map(split, reports))

@@ -126,8 +126,7 @@ def pair_view(batch: Batch, settings: PairViewSettings, signal: Signal) -> Batch
         ecg = augment.noise(ecg, settings.noise_mv) * observed
     report = batch.report
     if settings.statement_dropout:
-        said = batch.statements or tuple(map(reports.split, report))
-        report = tuple(reports.shuffled(statements, settings.statement_dropout) for statements in said)
+        report = reports.drop_statements(report, batch.statements, settings.statement_dropout)
     return replace(batch, ecg=ecg, observed=observed, report=report)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from leadwise.batch import LEADS
-from leadwise.data.audit import N_SAMPLED, Audit, audit
+from leadwise.data.audit.audit import N_SAMPLED, Audit, audit
 from leadwise.data.audit.finding import (
     SEVERITIES,
     Example,

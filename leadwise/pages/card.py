@@ -11,8 +11,8 @@ from leadwise.data.loader import Recordings
 from leadwise.evaluate.card.card import Card
 from leadwise.evaluate.card.disentanglement import Disentanglement, probe_gain
 from leadwise.evaluate.card.robustness import Robustness
-from leadwise.evaluate.card.subgroups import LEAST_LABELS, LEAST_RECORDS
-from leadwise.evaluate.classifiers import WORDS
+from leadwise.evaluate.card.subgroups import MIN_LABELS, MIN_RECORDS
+from leadwise.evaluate.classifiers import ZERO_SHOT
 from leadwise.pages.html import Page
 from leadwise.pictures import bars, heat, paper
 
@@ -124,8 +124,8 @@ def _groups(made: Page, card: Card) -> None:
         return
     made.heading("For whom")
     made.text(
-        f"A class counts in a group that has at least {LEAST_LABELS} recordings with and without it; a group of fewer than "
-        f"{LEAST_RECORDS} recordings, or without such a class, is too small to score. A group's mean may be over fewer "
+        f"A class counts in a group that has at least {MIN_LABELS} recordings with and without it; a group of fewer than "
+        f"{MIN_RECORDS} recordings, or without such a class, is too small to score. A group's mean may be over fewer "
         "classes, so beside it stands that of everybody over the same ones. Compare across a row, not down a column."
     )
     for number, (task, found) in enumerate(card.groups.items()):
@@ -280,7 +280,7 @@ def _maps(made: Page, card: Card) -> None:
         return
     made.heading("Where it looks")
     one, signal = card.maps[0], card.run.config.signal
-    how = "cosine to the class's prompts" if one.reader == WORDS else "logit of the probe"
+    how = "cosine to the class's prompts" if one.reader == ZERO_SHOT else "logit of the probe"
     made.text(
         f"How far the {how} falls when a window of {one.window_s:g} s of one lead is hidden (not observed). Shown are the "
         "classes that are told best, each by the recording of the class with the highest score: good examples by choice, "

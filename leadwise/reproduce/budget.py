@@ -1,4 +1,4 @@
-"""How long each run of a reproduction may train: as the config says, so many steps, or so many minutes here."""
+"""The training budget of each run of a reproduction: the config's steps, a number of steps, or minutes on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(steps?|min(?:utes?)?)?")
 
 @dataclass(frozen=True)
 class Budget:
-    """Of each run, not of all of them together."""
+    """The budget of each run, not of all runs together."""
 
     steps: int | None = None
     minutes: float | None = None
@@ -25,7 +25,7 @@ class Budget:
         return "the steps of the config" if self.steps is None else f"{self.steps:,} steps a run"
 
     def of(self, config: Config) -> Config:
-        """The config with the steps that fit; minutes are turned into steps by timing a few of them."""
+        """Return the config with the number of steps that fits; minutes are converted by timing a few steps."""
         if self.steps is None and self.minutes is None:
             return config
         steps = self.steps or 0
@@ -37,19 +37,19 @@ class Budget:
 
 
 def parse(text: str | None) -> Budget:
-    """'400', '400 steps' or '10min'; None leaves the config's steps.
+    """Return the budget written as '400', '400 steps' or '10min'; None means the config's steps.
 
     Raises:
-        ConfigError: none of these.
+        ConfigError: another form, or an amount that is not positive.
     """
     if text is None:
         return Budget()
-    found = _FORM.fullmatch(text.strip())
-    amount = float(found[1]) if found else 0.0
-    if found is None or amount <= 0:
-        raise ConfigError(f"--budget {text}: say steps or minutes of each run, such as 400 or 10min")
-    if (found[2] or "").startswith("min"):
+    match = _FORM.fullmatch(text.strip())
+    amount = float(match[1]) if match else 0.0
+    if match is None or amount <= 0:
+        raise ConfigError(f"--budget {text}: pass steps or minutes of each run, such as 400 or 10min")
+    if (match[2] or "").startswith("min"):
         return Budget(minutes=amount)
     if amount != int(amount):
-        raise ConfigError(f"--budget {text}: steps are whole; for minutes say {text}min")
+        raise ConfigError(f"--budget {text}: steps are whole numbers; for minutes pass {text}min")
     return Budget(steps=int(amount))

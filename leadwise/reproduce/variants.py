@@ -1,4 +1,4 @@
-"""What each table and figure of the paper compares: a list of configs, told from the settings of one run."""
+"""The variants that each table and figure of the paper compares: configs derived from the settings of one run."""
 
 from __future__ import annotations
 
@@ -7,100 +7,111 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from leadwise import run as runs
 from leadwise.config import Config, ConfigError
 from leadwise.demo import CONFIG
-from leadwise.methods.catalogue import all_small_settings, embeds_text, learns_labels, method_names
-from leadwise.reproduce import paper
+from leadwise.methods.catalogue import (
+    all_small_settings,
+    embeds_text,
+    learns_labels,
+    method_names,
+    with_defaults,
+)
+from leadwise.reproduce import paper_numbers
 
 TARGETS = ("table1", "table2", "table3", "fig2", "fig3")
 
 _OURS = "CG-DMER"
 _TERMS = ("w_e_rec", "w_t_rec", "w_orth", "w_siglip")  # in the order in which Table 3 adds them
-_AXES = {"n_patches": paper.N_PATCHES, "mask_ratio": paper.MASK_RATIOS}
+_AXES = {"n_patches": paper_numbers.N_PATCHES, "mask_ratio": paper_numbers.MASK_RATIOS}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of a table, or one point of a curve: a run to be trained and scored."""
+    """One row of a table, or one point of a curve: a run to train and score."""
 
-    label: str  # what the table calls it
+    label: str  # row name in tables
     config: Config
-    axis: str = ""  # fig2: the setting that is swept
-    value: float = 0.0  # fig2: where it stands
+    axis: str = ""  # fig2: the setting that varies
+    value: float = 0.0  # fig2: its value
 
     @property
     def folder(self) -> str:
-        """A folder name of its own for it."""
+        """The name of the variant's folder, made from its label and seed."""
         return f"{re.sub(r'[^a-z0-9.]+', '_', self.label.lower()).strip('_')}-seed{self.config.optim.seed}"
 
 
 def is_reference(config: Config) -> bool:
-    """Whether a config learns from labels: it is no row of its own, but says how references are made."""
+    """Return whether a config is of a supervised method: it sets how references are trained and has no row of its own."""
     return learns_labels(str(config.method.get("name", "")))
 
 
-def compared(target: str) -> tuple[str, ...]:
-    """The methods that a target sets side by side: those of the paper's Figure 3, all that answer words, or all.
+def compared_methods(target: str) -> tuple[str, ...]:
+    """Return the methods that a target compares: those of the paper's Figure 3, all with a text encoder, or all.
 
-    Methods that learn from labels are no rows of these: they are references (`references.py`).
+    Supervised methods are excluded: they are references (`references.py`).
     """
     names = tuple(name for name in method_names() if not learns_labels(name))
     if target == "table2":
         return tuple(name for name in names if embeds_text(name))
-    return paper.FIGURE3 if target == "fig3" else names
+    return paper_numbers.FIGURE3 if target == "fig3" else names
 
 
 def base_configs(given: Sequence[Config], names: Sequence[str] | None = None) -> dict[str, Config]:
-    """Row -> settings: those given, and for methods of `names` (all) without any the small ones that a CPU can train.
+    """Return the config of each row by row name: the given ones, and small settings for the other methods of `names`.
 
-    What is small shares data, signal and budget with CG-DMER's config, or the first.
+    Small settings can be trained on a CPU. They share data, signal and budget with CG-DMER's config, or with the first one.
+
+    Args:
+        names: methods to compare; None means all.
 
     Raises:
         ConfigError: two configs are for one row, or a method without a config has no small settings.
         ValueError: no such method; the message suggests the nearest.
     """
     configs: dict[str, Config] = {}
-    for config in map(runs.resolve, given):
-        row = paper.name(config.method)
+    for config in map(with_defaults, given):
+        row = paper_numbers.row_name(config.method)
         if row in configs:
             raise ConfigError(f"two configs are for '{row}'; give one of each")
         configs[row] = config
     shared = configs.get(_OURS, next(iter(configs.values()), CONFIG))
-    taken = {config.method["name"] for config in configs.values()}
-    for name in compared("") if names is None else names:
-        for method in all_small_settings(name) if name not in taken else ():
-            config = runs.resolve(dataclasses.replace(shared, method=method))
-            configs[paper.name(config.method)] = config
+    configured = {config.method["name"] for config in configs.values()}
+    for name in compared_methods("") if names is None else names:
+        for method in all_small_settings(name) if name not in configured else ():
+            config = with_defaults(dataclasses.replace(shared, method=method))
+            configs[paper_numbers.row_name(config.method)] = config
     return configs
 
 
-def variants(target: str, configs: Mapping[str, Config]) -> list[Variant]:
-    """What `target` compares, with `configs` as `base_configs` gives them.
+def make_variants(target: str, configs: Mapping[str, Config]) -> list[Variant]:
+    """Return the variants that `target` compares.
+
+    Args:
+        configs: as `base_configs` returns them.
 
     Raises:
-        ConfigError: no such target, or CG-DMER is not among what is asked for, though the target is about it.
+        ConfigError: no such target, or the target is about CG-DMER and `configs` does not contain it.
     """
     if target not in TARGETS:
         raise ConfigError(f"no target '{target}' to reproduce; choose from {', '.join(TARGETS)}")
     if target in ("table1", "table2", "fig3"):
         return [Variant(row, config) for row, config in sorted(configs.items())]
     if _OURS not in configs:
-        raise ConfigError(f"{target} takes {_OURS} apart: leave --methods away, or name cg_dmer")
+        raise ConfigError(f"{target} compares variants of {_OURS}: leave out --methods, or include cg_dmer in it")
     ours = configs[_OURS]
     if target == "table3":
         weights = [float(ours.method[term]) or 1.0 for term in _TERMS]
         rows = []
-        for n_terms, label in enumerate(paper.TABLE3):
-            there = {term: weights[k] if k < n_terms else 0.0 for k, term in enumerate(_TERMS)}
-            rows.append(Variant(label, _changed(ours, there)))
+        for n_terms, label in enumerate(paper_numbers.TABLE3):
+            settings = {term: weights[k] if k < n_terms else 0.0 for k, term in enumerate(_TERMS)}
+            rows.append(Variant(label, _with_settings(ours, settings)))
         return rows
     return [
-        Variant(f"{axis} {value:g}", _changed(ours, {axis: value}), axis, value)
+        Variant(f"{axis} {value:g}", _with_settings(ours, {axis: value}), axis, value)
         for axis, values in _AXES.items()
         for value in values
     ]
 
 
-def _changed(config: Config, settings: Mapping[str, object]) -> Config:
+def _with_settings(config: Config, settings: Mapping[str, object]) -> Config:
     return dataclasses.replace(config, method={**config.method, **settings})

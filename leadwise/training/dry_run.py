@@ -36,7 +36,7 @@ def plan(config: Config, n_timed: int = 3) -> Plan:
 
     Of several processes that `torchrun` started, this one times its own share, and hears nothing of the others.
     """
-    n_ranks = distributed.launched()
+    n_ranks = distributed.n_launched()
     refuse_unequal_shares(config, n_ranks)
     data = open_data(config)
     run = runs.create(with_classes(config, data.train.cohort), data.texts)

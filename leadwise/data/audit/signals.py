@@ -78,7 +78,7 @@ def _measure(cohort: Cohort, row: int, recorded: np.ndarray, sketcher: Sketcher)
     uv_per_step, baseline, rate_hz = cohort.scale(row)
     n = min(block.shape[1], int(LOOKED_AT_S * rate_hz))
     ecg = unpack(block[:, :n], uv_per_step, baseline).T  # (12, T) mV, NaN = missing
-    order = lead_algebra.audit({lead: trace for lead, trace, own in zip(LEADS, ecg, recorded) if own})
+    order = lead_algebra.check_limb_leads({lead: trace for lead, trace, own in zip(LEADS, ecg, recorded) if own})
     heart = centred(ecg)
     moving = recorded & (heart.std(axis=1) >= FLAT_MV)
     sketch = sketcher.sketch(heart, rate_hz)

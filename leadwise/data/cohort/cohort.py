@@ -37,7 +37,7 @@ from leadwise.data.cohort.layout import (
 from leadwise.data.cohort.packing import unpack
 
 
-class Texts(Sequence[str]):
+class TextColumn(Sequence[str]):
     """A column of texts, a few bytes beyond its letters each; a text becomes a Python string when it is read."""
 
     def __init__(self, column: pa.ChunkedArray) -> None:
@@ -83,7 +83,7 @@ class Cohort:
         self._labels: dict[str, list[pa.ChunkedArray]] = {}  # by task, read when asked for
         # column by column, so that only one is in memory twice
         self.records, self.patients, self.reports = (
-            Texts(self._column(key)) for key in ("record", "patient", "report")
+            TextColumn(self._column(key)) for key in ("record", "patient", "report")
         )
         self._split = self._column("split").combine_chunks().dictionary_encode()
         # what a sample is found by, as plain arrays: no table is touched when a signal is read
@@ -238,7 +238,7 @@ class Cohort:
             raise CohortError(f"cohort {self.folder}: its index points outside shard {number}; prepare it again")
 
     def _check_samples(self) -> None:
-        checksums = Texts(self._column("samples_sha256"))
+        checksums = TextColumn(self._column("samples_sha256"))
         for row, checksum in enumerate(checksums):
             if hashlib.sha256(self.block(row).tobytes()).hexdigest() != checksum:
                 file = self._files[int(self._shard[row])]

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from leadwise.data.cohort.shard import Work, do, part_file
+from leadwise.data.cohort.shard import ShardJob, pack_shard, part_file
 from leadwise.data.sources.source import Source, check
 
 
@@ -59,10 +59,10 @@ def estimate(source: Source, out: Path, min_report_words: int | None = None, n_s
     home.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".estimate-", dir=home) as folder:
         (Path(folder) / "parts").mkdir()
-        warm_up = Work(Path(folder), 0, rows[:1], least, facts.extra, source.tasks)  # imports are paid once
-        do(warm_up)
+        warm_up = ShardJob(Path(folder), 0, rows[:1], least, facts.extra, source.tasks)  # imports are paid once
+        pack_shard(warm_up)
         began = time.perf_counter()
-        shard = do(Work(Path(folder), 1, rows, least, facts.extra, source.tasks))
+        shard = pack_shard(ShardJob(Path(folder), 1, rows, least, facts.extra, source.tasks))
         seconds = time.perf_counter() - began
         size = shard.size + part_file(Path(folder), 1).stat().st_size
     return Estimate(len(source.rows), facts.n_absent, n, shard.n_records, n / seconds, size / max(1, shard.n_records))

@@ -11,22 +11,22 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
 from leadwise.data.cohort.layout import CohortError
-from leadwise.data.cohort.prepare import Pool
+from leadwise.data.cohort.prepare import WorkerPool
 
 
 @contextmanager
-def processes(n: int) -> Iterator[Pool]:
+def processes(n: int) -> Iterator[WorkerPool]:
     """`n` processes of this machine; they end with this one, however it ends."""
     context = multiprocessing.get_context("spawn")  # a fork would copy the progress bar's thread and its locks
-    executor = ProcessPoolExecutor(n, mp_context=context, initializer=_end_with, initargs=(os.getpid(),))
+    executor = ProcessPoolExecutor(n, mp_context=context, initializer=_exit_with_parent, initargs=(os.getpid(),))
     try:
-        yield Pool(executor, in_flight=n + 1)  # one shard waits, so that no process does
+        yield WorkerPool(executor, in_flight=n + 1)  # one shard waits, so that no process does
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager
-def dask(address: str, seconds: float = 30.0) -> Iterator[Pool]:
+def dask(address: str, seconds: float = 30.0) -> Iterator[WorkerPool]:
     """The workers of the Dask cluster whose scheduler listens at `address`; they must see the same files.
 
     `seconds` is how long the scheduler may take to answer.
@@ -50,10 +50,10 @@ def dask(address: str, seconds: float = 30.0) -> Iterator[Pool]:
             raise CohortError(
                 f"the Dask cluster at {address} has no worker yet; start some with `dask worker {address}`"
             )
-        yield Pool(client.get_executor(pure=False), in_flight=2 * n_threads)
+        yield WorkerPool(client.get_executor(pure=False), in_flight=2 * n_threads)
 
 
-def _end_with(parent: int) -> None:
+def _exit_with_parent(parent: int) -> None:
     """Let this process end when the one that started it is gone: after kill -9 nobody tells it to."""
 
     def watch() -> None:

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 _ORIGINS = ("recorded", "derived", "missing")
 
 
-def write(
+def write_index(
     partial: Path, source: Source, shards: list[Shard], settings: dict[str, float], allow_copies: bool = False
 ) -> Ledger:
     """The ledger, once index.parquet, dropped.csv and cohort.json stand in `partial`; one shard's rows in memory at a time.
@@ -50,7 +50,7 @@ def write(
         reasons = Counter(entry.reason for entry in dropped)
         why = ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items()))
         raise CohortError(f"source {source.name}: none of its {len(source.rows)} recordings can be kept ({why})")
-    copies = _copies(source, partial, kept, allow_copies)
+    copies = _find_copies(source, partial, kept, allow_copies)
     dropped += copies.values()
     found = _write_table(partial, kept, copies)
     ledger = Ledger(
@@ -71,14 +71,14 @@ def write(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Found:
+class _TableCounts:
     """What was seen while the table was written."""
 
     origins: Counter[str]  # leads by where they come from
     n_silent: int  # recordings without a report
 
 
-def _write_table(partial: Path, shards: list[Shard], left_out: Collection[int]) -> _Found:
+def _write_table(partial: Path, shards: list[Shard], left_out: Collection[int]) -> _TableCounts:
     """index.parquet without the rows of these numbers."""
     origins: Counter[str] = Counter()
     n_silent, n_before = 0, 0
@@ -99,17 +99,17 @@ def _write_table(partial: Path, shards: list[Shard], left_out: Collection[int]) 
         finally:
             if writer is not None:
                 writer.close()
-    return _Found(origins, n_silent)
+    return _TableCounts(origins, n_silent)
 
 
-def _copies(source: Source, partial: Path, shards: list[Shard], allowed: bool) -> dict[int, Dropped]:
+def _find_copies(source: Source, partial: Path, shards: list[Shard], allowed: bool) -> dict[int, Dropped]:
     """The rows of the table that have the samples of an earlier row of another patient.
 
     They would be learnt in one split and scored in another: that is an error, unless they may be left out. Looked for
     in 4,961 recordings of PTB-XL, there was no such pair; CSN has some. Within one patient, whose recordings all stand
     in one split, copies only weigh double: one warning.
     """
-    samples, owners = _samples_and_owners(partial, shards)
+    samples, owners = _sample_and_owner_hashes(partial, shards)
     order = np.argsort(samples, kind="stable")
     first_of_run = np.concatenate(([True], samples[order][1:] != samples[order][:-1]))
     first = order[
@@ -117,7 +117,7 @@ def _copies(source: Source, partial: Path, shards: list[Shard], allowed: bool) -
     ]  # of each run of equal samples
     copies, originals = order[~first_of_run], first[~first_of_run]
     foreign = owners[copies] != owners[originals]
-    names = _names(partial, shards)
+    names = _row_names(partial, shards)
     pairs = sorted(zip(originals[foreign].tolist(), copies[foreign].tolist()))
     if pairs and not allowed:
         told = ("{} ({}) and {} ({})".format(*names(one), *names(other)) for one, other in pairs[:4])
@@ -131,7 +131,7 @@ def _copies(source: Source, partial: Path, shards: list[Shard], allowed: bool) -
     return {other: Dropped(names(other)[0], "copy", f"the samples of record {names(one)[0]}") for one, other in pairs}
 
 
-def _samples_and_owners(partial: Path, shards: list[Shard]) -> tuple[np.ndarray, np.ndarray]:
+def _sample_and_owner_hashes(partial: Path, shards: list[Shard]) -> tuple[np.ndarray, np.ndarray]:
     """Of each row of the table, the head of its samples' checksum (n,) int64 and a hash of patient and split (n,) int64."""
     samples, owners = [], []
     for shard in shards:
@@ -143,7 +143,7 @@ def _samples_and_owners(partial: Path, shards: list[Shard]) -> tuple[np.ndarray,
     return np.concatenate(samples), np.concatenate(owners)
 
 
-def _names(partial: Path, shards: list[Shard]) -> Callable[[int], tuple[str, str]]:
+def _row_names(partial: Path, shards: list[Shard]) -> Callable[[int], tuple[str, str]]:
     """A function that tells the record and split of a row of the table."""
     ends = np.cumsum([shard.n_records for shard in shards])
 

@@ -61,7 +61,7 @@ def scale_into(signal: np.ndarray, block: np.ndarray, uv_per_step: np.ndarray, b
         np.divide(block, steps_per_mv, out=signal)
 
 
-def fault(recording: TwelveLead) -> tuple[str, str] | None:
+def unusable_reason(recording: TwelveLead) -> tuple[str, str] | None:
     """Why a readable recording is of no use, as (reason, detail); None if it is."""
     n_samples = recording.n_samples
     recorded = [quality for quality in recording.quality if quality.origin == "recorded"]

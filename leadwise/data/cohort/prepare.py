@@ -18,9 +18,9 @@ from leadwise.data.cohort import index
 from leadwise.data.cohort.layout import CohortError, Ledger
 from leadwise.data.cohort.shard import (
     Shard,
-    Work,
-    do,
+    ShardJob,
     is_disk_full,
+    pack_shard,
 )
 from leadwise.data.messages import first_few
 from leadwise.data.sources.source import Source, check
@@ -32,7 +32,7 @@ _OURS = re.compile(r"\.?(samples-\d{5}\.npy|parts|index\.parquet|dropped\.csv|co
 
 
 @dataclass(frozen=True)
-class Pool:
+class WorkerPool:
     """Who packs the shards, and how many may be under way at once: their rows are what is held in memory."""
 
     executor: Executor
@@ -49,7 +49,7 @@ def write(
     allow_unreadable: bool = False,
     allow_copies: bool = False,
     overwrite: bool = False,
-    pool: Pool | None = None,
+    pool: WorkerPool | None = None,
     progress: Progress | None = None,
 ) -> Ledger:
     """The ledger of the cohort written to the folder `out`; `progress` hears (recordings done, recordings in all).
@@ -61,16 +61,16 @@ def write(
             files are missing or unreadable, and it is not allowed to leave them out; or the disk is full. What is
             finished stays in `OUT.partial` and is used when the same call is made again.
     """
-    partial = _checked(source, out, overwrite, allow_missing)
-    works = Works(source, partial.folder, shard_records, _least(source, min_report_words), partial.extra)
+    partial = _check_and_create(source, out, overwrite, allow_missing)
+    works = ShardJobs(source, partial.folder, shard_records, _min_report_words(source, min_report_words), partial.extra)
     _clear_leftovers(partial.folder, len(works))
     try:
-        shards = _packed(works, range(len(works)), pool, progress)
+        shards = _pack_shards(works, range(len(works)), pool, progress)
         _refuse_dropped(source, shards, partial.folder, allow_missing, allow_unreadable)
         settings = source.settings | {"shard_records": shard_records, "min_report_words": works.min_report_words}
-        ledger = index.write(partial.folder, source, shards, settings, allow_copies)
+        ledger = index.write_index(partial.folder, source, shards, settings, allow_copies)
     except OSError as error:
-        raise _told(error, partial.folder) from error
+        raise _disk_full_error(error, partial.folder) from error
     _move_into_place(partial.folder, Path(out))
     return ledger
 
@@ -83,7 +83,7 @@ def write_share(
     shard_records: int = 2048,
     min_report_words: int | None = None,
     allow_missing: bool = False,
-    pool: Pool | None = None,
+    pool: WorkerPool | None = None,
     progress: Progress | None = None,
 ) -> int:
     """How many shards are packed after this: every n-th, from the i-th, of `share` = (i, n) with 1 <= i <= n.
@@ -97,12 +97,12 @@ def write_share(
     which, n_shares = share
     if not 1 <= which <= n_shares:
         raise CohortError(f"the share {which}/{n_shares} is none; say 1/{n_shares} to {n_shares}/{n_shares}")
-    partial = _checked(source, out, False, allow_missing)
-    works = Works(source, partial.folder, shard_records, _least(source, min_report_words), partial.extra)
+    partial = _check_and_create(source, out, False, allow_missing)
+    works = ShardJobs(source, partial.folder, shard_records, _min_report_words(source, min_report_words), partial.extra)
     try:
-        return len(_packed(works, range(which - 1, len(works), n_shares), pool, progress))
+        return len(_pack_shards(works, range(which - 1, len(works), n_shares), pool, progress))
     except OSError as error:
-        raise _told(error, partial.folder) from error
+        raise _disk_full_error(error, partial.folder) from error
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class _Partial:
 
 
 @dataclass(frozen=True)
-class Works:
+class ShardJobs:
     """The shards of a source, each made when it is asked for."""
 
     source: Source
@@ -124,29 +124,29 @@ class Works:
     def __len__(self) -> int:
         return -(-len(self.source.rows) // self.shard_records)
 
-    def __getitem__(self, number: int) -> Work:
+    def __getitem__(self, number: int) -> ShardJob:
         begin = number * self.shard_records
         rows = list(self.source.rows[begin : begin + self.shard_records])
-        return Work(self.folder, number, rows, self.min_report_words, self.extra, self.source.tasks)
+        return ShardJob(self.folder, number, rows, self.min_report_words, self.extra, self.source.tasks)
 
 
-def _checked(source: Source, out: Path, overwrite: bool, allow_missing: bool) -> _Partial:
+def _check_and_create(source: Source, out: Path, overwrite: bool, allow_missing: bool) -> _Partial:
     """The folder to build in, made only when the source and the target are fit."""
     out = Path(out).absolute()  # other processes may stand elsewhere
     _check_target(out, overwrite)
     facts = check(source)
     if facts.n_absent and not allow_missing:
-        raise CohortError(_missing(source, facts.n_absent, facts.absent))
+        raise CohortError(_missing_message(source, facts.n_absent, facts.absent))
     partial = out.with_name(out.name + ".partial")
     (partial / "parts").mkdir(parents=True, exist_ok=True)
     return _Partial(partial, facts.extra)
 
 
-def _least(source: Source, min_report_words: int | None) -> int:
+def _min_report_words(source: Source, min_report_words: int | None) -> int:
     return source.min_report_words if min_report_words is None else min_report_words
 
 
-def _missing(source: Source, n: int, files: Sequence[str]) -> str:
+def _missing_message(source: Source, n: int, files: Sequence[str]) -> str:
     return (
         f"source {source.name}: {n} of {len(source.rows)} recordings have a missing file ({first_few(files)}); fetch them, "
         "or leave them out with --allow-missing"
@@ -174,11 +174,11 @@ def _clear_leftovers(partial: Path, n_shards: int) -> None:
             path.unlink(missing_ok=True)
 
 
-def _packed(works: Works, numbers: range, pool: Pool | None, progress: Progress | None) -> list[Shard]:
+def _pack_shards(works: ShardJobs, numbers: range, pool: WorkerPool | None, progress: Progress | None) -> list[Shard]:
     """The shards of these numbers, in order."""
     n_rows = sum(min(works.shard_records, len(works.source.rows) - n * works.shard_records) for n in numbers)
     n_done, shards = 0, []
-    for shard in _one_by_one(works, numbers, n_rows, progress) if pool is None else _by_pool(works, numbers, pool):
+    for shard in _pack_here(works, numbers, n_rows, progress) if pool is None else _pack_by_pool(works, numbers, pool):
         shards.append(shard)
         n_done += min(works.shard_records, len(works.source.rows) - shard.number * works.shard_records)
         if progress is not None:
@@ -186,7 +186,7 @@ def _packed(works: Works, numbers: range, pool: Pool | None, progress: Progress 
     return sorted(shards, key=lambda shard: shard.number)
 
 
-def _one_by_one(works: Works, numbers: range, n_rows: int, progress: Progress | None) -> Iterator[Shard]:
+def _pack_here(works: ShardJobs, numbers: range, n_rows: int, progress: Progress | None) -> Iterator[Shard]:
     n_before = 0
     for number in numbers:
         work = works[number]
@@ -195,18 +195,18 @@ def _one_by_one(works: Works, numbers: range, n_rows: int, progress: Progress | 
             if progress is not None:
                 progress("prepare", n_before + n_done, n_rows)
 
-        yield do(work, heard)
+        yield pack_shard(work, heard)
         n_before += len(work.rows)
 
 
-def _by_pool(works: Works, numbers: range, pool: Pool) -> Iterator[Shard]:
+def _pack_by_pool(works: ShardJobs, numbers: range, pool: WorkerPool) -> Iterator[Shard]:
     """Shards as they are finished; never more rows in memory than those under way."""
     waiting = iter(numbers)
     under_way: set[Future[Shard]] = set()
     try:
         while True:
             for number in waiting:
-                under_way.add(pool.executor.submit(do, works[number]))
+                under_way.add(pool.executor.submit(pack_shard, works[number]))
                 if len(under_way) >= pool.in_flight:
                     break
             if not under_way:
@@ -231,7 +231,7 @@ def _refuse_dropped(
     missing = [entry for entry in dropped if entry.reason == "missing_file"]
     if missing and not allow_missing:
         raise CohortError(
-            f"{_missing(source, len(missing), [entry.detail for entry in missing])}; the rest is kept in {partial} for "
+            f"{_missing_message(source, len(missing), [entry.detail for entry in missing])}; the rest is kept in {partial} for "
             "the next run"
         )
     unreadable = [entry for entry in dropped if entry.reason == "unreadable"]
@@ -243,7 +243,7 @@ def _refuse_dropped(
         )
 
 
-def _told(error: OSError, partial: Path) -> OSError | CohortError:
+def _disk_full_error(error: OSError, partial: Path) -> OSError | CohortError:
     """A full disk in words of its own; another error as it is."""
     if not is_disk_full(error):
         return error

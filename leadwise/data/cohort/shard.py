@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from leadwise.data import reports
 from leadwise.data.cohort.layout import FORMAT, label_column
-from leadwise.data.cohort.packing import fault, pack
+from leadwise.data.cohort.packing import pack, unusable_reason
 from leadwise.data.formats.reading import files as files_of
 from leadwise.data.formats.reading import read
 from leadwise.data.recordings import twelve_leads
@@ -31,7 +31,7 @@ from leadwise.data.recordings.recording import RecordError
 from leadwise.data.sources.source import Row
 from leadwise.files import replacing
 
-_SAID = pa.schema(
+_SOURCE_FIELDS = pa.schema(
     [
         ("record", pa.string()),
         ("patient", pa.string()),
@@ -41,7 +41,7 @@ _SAID = pa.schema(
         ("statements", pa.list_(pa.string())),
     ]
 )
-_FIELDS = pa.schema(
+_FILE_FIELDS = pa.schema(
     [
         ("rate_hz", pa.float64()),
         ("n_samples", pa.int64()),
@@ -87,7 +87,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Work:
+class ShardJob:
     """One shard to pack: all that another process needs to know."""
 
     folder: Path
@@ -98,17 +98,17 @@ class Work:
     tasks: dict[str, tuple[str, ...]]
 
 
-def do(work: Work, progress: Callable[[int], None] | None = None) -> Shard:
+def pack_shard(work: ShardJob, progress: Callable[[int], None] | None = None) -> Shard:
     """The shard of some rows: that of an earlier run where it is finished and still true, else written now.
 
     `progress` hears how many of the rows are done.
     """
     files = [files_of(row.path) for row in work.rows]
-    plan = _plan(work, files)
-    return _finished(work, plan) or _write(work, files, plan, progress)
+    plan = _plan_hash(work, files)
+    return _load_finished(work, plan) or _write_shard(work, files, plan, progress)
 
 
-def _finished(work: Work, plan: str) -> Shard | None:
+def _load_finished(work: ShardJob, plan: str) -> Shard | None:
     """The shard that an earlier run finished under the same plan, if there is one."""
     marker = part_file(work.folder, work.number, "json")
     try:
@@ -126,9 +126,13 @@ def _finished(work: Work, plan: str) -> Shard | None:
     return shard if part_file(work.folder, work.number).is_file() else None
 
 
-def _plan(work: Work, files: list[tuple[Path, ...]]) -> str:
+def _plan_hash(work: ShardJob, files: list[tuple[Path, ...]]) -> str:
     """A hash of everything that decides a shard: what is said of its rows, and size and time of their files."""
-    columns = [*_SAID.names, *work.extra.items(), *_FIELDS.names]  # a shard of another version has other columns
+    columns = [
+        *_SOURCE_FIELDS.names,
+        *work.extra.items(),
+        *_FILE_FIELDS.names,
+    ]  # a shard of another version has other columns
     digest = hashlib.sha256(json.dumps([FORMAT, columns, work.min_report_words, work.tasks]).encode())
     for row, paths in zip(work.rows, files):
         stats = []
@@ -148,7 +152,9 @@ def part_file(folder: Path, number: int, kind: str = "parquet") -> Path:
     return folder / "parts" / f"part-{number:05d}.{kind}"
 
 
-def _write(work: Work, files: list[tuple[Path, ...]], plan: str, progress: Callable[[int], None] | None) -> Shard:
+def _write_shard(
+    work: ShardJob, files: list[tuple[Path, ...]], plan: str, progress: Callable[[int], None] | None
+) -> Shard:
     """The shard, written whole; memory stays at one recording and the table's lines."""
     lines: list[dict[str, Any]] = []
     dropped: list[Dropped] = []
@@ -159,7 +165,7 @@ def _write(work: Work, files: list[tuple[Path, ...]], plan: str, progress: Calla
         for n_done, (row, paths) in enumerate(zip(work.rows, files)):
             if progress is not None:
                 progress(n_done)
-            found = _line(row, paths, work.min_report_words)
+            found = _pack_row(row, paths, work.min_report_words)
             if isinstance(found, Dropped):
                 dropped.append(found)
                 continue
@@ -178,7 +184,7 @@ def _write(work: Work, files: list[tuple[Path, ...]], plan: str, progress: Calla
     return shard
 
 
-def _line(row: Row, files: tuple[Path, ...], min_report_words: int) -> tuple[dict[str, Any], bytes] | Dropped:
+def _pack_row(row: Row, files: tuple[Path, ...], min_report_words: int) -> tuple[dict[str, Any], bytes] | Dropped:
     """A recording's line of the table and its samples as little-endian int16, or why it is dropped."""
     said = reports.statements(row.report) if row.statements is None else list(row.statements)
     text = reports.joined(said) if row.statements is None else row.report
@@ -187,7 +193,7 @@ def _line(row: Row, files: tuple[Path, ...], min_report_words: int) -> tuple[dic
         return Dropped(row.record, "short_report", f"{n_words} words") if n_words else Dropped(row.record, "no_report")
     try:
         recording = read(row.path, leads=row.leads, rate_hz=row.rate_hz, units=row.units)
-        twelve = twelve_leads.twelve(dataclasses.replace(recording, name=row.record))
+        twelve = twelve_leads.to_twelve_leads(dataclasses.replace(recording, name=row.record))
         checksum = recording.sha256
     except (RecordError, OSError) as error:
         if isinstance(error, OSError) and is_disk_full(error):
@@ -196,7 +202,7 @@ def _line(row: Row, files: tuple[Path, ...], min_report_words: int) -> tuple[dic
         if absent:
             return Dropped(row.record, "missing_file", str(absent[0]))
         return Dropped(row.record, "unreadable", str(error))
-    found = fault(twelve)
+    found = unusable_reason(twelve)
     if found is not None:
         return Dropped(row.record, *found)
     packed = pack(twelve)
@@ -227,10 +233,10 @@ def _line(row: Row, files: tuple[Path, ...], min_report_words: int) -> tuple[dic
     return line, samples
 
 
-def _table(work: Work, lines: list[dict[str, Any]]) -> pa.Table:
+def _table(work: ShardJob, lines: list[dict[str, Any]]) -> pa.Table:
     """The lines as the index will have them: what the source said, what the files said, labels by name."""
     extra = [(name, pa.string() if is_text else pa.float64()) for name, is_text in work.extra.items()]
-    fields = [*_SAID, *pa.schema(extra), *_FIELDS]
+    fields = [*_SOURCE_FIELDS, *pa.schema(extra), *_FILE_FIELDS]
     columns = {
         field.name: pa.array([_cell(line.get(field.name), field.type) for line in lines], field.type)
         for field in fields

@@ -27,7 +27,7 @@ _PERCENTILE = 98.0  # of |residual|: high enough to see the QRS, blind to a lone
 _MIN_SAMPLES = 50
 
 
-def audit(leads: Mapping[str, np.ndarray]) -> str:
+def check_limb_leads(leads: Mapping[str, np.ndarray]) -> str:
     """The verdict on limb leads given as arrays (T,) in mV: 'ok', 'unchecked', 'inconsistent' or the likely fault.
 
     Every equation whose leads are there is checked; 'unchecked' where there is none, or too little is observed. A likely
@@ -42,13 +42,13 @@ def audit(leads: Mapping[str, np.ndarray]) -> str:
     if table.shape[1] < _MIN_SAMPLES:
         return UNCHECKED
     table = table - np.median(table, axis=1, keepdims=True)  # offsets differ harmlessly between leads
-    if _holds(table, names):
+    if _equations_hold_mv(table, names):
         return OK
-    fault = _single_fault(table) if len(names) == len(LIMB_LEADS) else None
+    fault = _find_single_fault(table) if len(names) == len(LIMB_LEADS) else None
     return fault or INCONSISTENT
 
 
-def holds(limb: np.ndarray, middle: np.ndarray, mv_per_step: float, off_by_mv: float) -> bool:
+def equations_hold(limb: np.ndarray, middle: np.ndarray, mv_per_step: float, off_by_mv: float) -> bool:
     """Whether all four equations hold, as `audit` would find; where `off_by_mv` is not 0, False decides nothing.
 
     `limb` is (6, T) int16 in LIMB_LEADS order, nothing missing, one step for all. `middle` (6,) is in steps; no lead's
@@ -68,37 +68,39 @@ def holds(limb: np.ndarray, middle: np.ndarray, mv_per_step: float, off_by_mv: f
         if np.count_nonzero(lead) > n_allowed:
             rows = [0, 1, row]
             table = (limb[rows] - middle[rows, None]) * mv_per_step
-            if off_by_mv or not _holds(table, [LIMB_LEADS[k] for k in rows]):
+            if off_by_mv or not _equations_hold_mv(table, [LIMB_LEADS[k] for k in rows]):
                 return False
     return True
 
 
-def _holds(table: np.ndarray, names: Sequence[str] = LIMB_LEADS) -> bool:
+def _equations_hold_mv(table: np.ndarray, names: Sequence[str] = LIMB_LEADS) -> bool:
     given = dict(zip(names, table))
     for name, (of_i, of_ii) in EINTHOVEN.items():
         if name not in given:
             continue
         expected = of_i * given["I"] + of_ii * given["II"]
-        residual = _size(given[name] - expected)
-        if residual > _TOLERANCE_MV and residual > _TOLERANCE_SHARE * max(_size(expected), _size(given[name])):
+        residual = _amplitude(given[name] - expected)
+        if residual > _TOLERANCE_MV and residual > _TOLERANCE_SHARE * max(
+            _amplitude(expected), _amplitude(given[name])
+        ):
             return False
     return True
 
 
-def _size(values: np.ndarray) -> float:
+def _amplitude(values: np.ndarray) -> float:
     return float(np.percentile(np.abs(values), _PERCENTILE))
 
 
-def _single_fault(table: np.ndarray) -> str | None:
+def _find_single_fault(table: np.ndarray) -> str | None:
     found = []
     for first, second in combinations(range(len(LIMB_LEADS)), 2):
         swapped = table.copy()
         swapped[[first, second]] = table[[second, first]]
-        if _holds(swapped):
+        if _equations_hold_mv(swapped):
             found.append(f"{LIMB_LEADS[first]}/{LIMB_LEADS[second]} swapped")
     for row, name in enumerate(LIMB_LEADS):
         inverted = table.copy()
         inverted[row] *= -1
-        if _holds(inverted):
+        if _equations_hold_mv(inverted):
             found.append(f"{name} inverted")
     return found[0] if len(found) == 1 else None  # two explanations are none

@@ -19,7 +19,7 @@ FLAT_MV = 0.001  # a lead whose standard deviation stays below this holds no hea
 PLAUSIBLE_MV = (0.02, 20.0)  # the typical range of a lead in mV; beyond, the unit is off by a thousand or so
 MARGIN_MV = PLAUSIBLE_MV[0] / 2  # counted are the samples farther than this below and above the middle of a lead
 _PERCENTILES = (1, 99)
-_N_LOOKED_AT = 300  # samples of a lead that tell about where its median is
+_N_MEDIAN_SAMPLES = 300  # samples of a lead that tell about where its median is
 
 Origin = Literal["recorded", "derived", "missing"]
 
@@ -36,7 +36,7 @@ class LeadQuality(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Counted:
+class IntegerQuality:
     """What counting the integers of a whole recording shows."""
 
     quality: tuple[LeadQuality, ...]
@@ -45,7 +45,7 @@ class Counted:
     is_near: np.ndarray  # (L,) whether the median is surely no farther from `middle` than MARGIN_MV
 
 
-def of_lead(lead: np.ndarray, origin: Origin, rate_hz: float) -> LeadQuality:
+def lead_quality(lead: np.ndarray, origin: Origin, rate_hz: float) -> LeadQuality:
     """The quality of one lead (T,) in mV, NaN = missing."""
     observed = np.isfinite(lead)
     n_missing = int((~observed).sum())
@@ -70,7 +70,7 @@ def range_mv(lead: np.ndarray) -> float:
     return float(high - low)
 
 
-def of_integers(samples: np.ndarray, baseline: np.ndarray, mv_per_step: np.ndarray) -> Counted | None:
+def integer_quality(samples: np.ndarray, baseline: np.ndarray, mv_per_step: np.ndarray) -> IntegerQuality | None:
     """The quality of recorded leads, samples (L, T) int16; None if any is missing. `mv_per_step` (L,) is positive.
 
     Where more than 1 % of a lead lie farther than a margin below some value and more than 1 % as far above it, its range
@@ -82,7 +82,7 @@ def of_integers(samples: np.ndarray, baseline: np.ndarray, mv_per_step: np.ndarr
         return None
     ends_mv = (ends - baseline) * mv_per_step
     n_samples = samples.shape[1]
-    few = samples[:, :: max(1, n_samples // _N_LOOKED_AT)]
+    few = samples[:, :: max(1, n_samples // _N_MEDIAN_SAMPLES)]
     middle = np.partition(few, few.shape[1] // 2, axis=1)[:, few.shape[1] // 2].astype(np.int64)
     margin = MARGIN_MV / mv_per_step
     low = np.maximum(np.ceil(middle - margin), -(2**15)).astype(np.int16)
@@ -98,7 +98,7 @@ def of_integers(samples: np.ndarray, baseline: np.ndarray, mv_per_step: np.ndarr
         quality.append(LeadQuality("recorded", 0, 0, 0, flat, largest))
     plausible = moves and bool((ends_mv[1] - ends_mv[0]).max() <= PLAUSIBLE_MV[1])
     is_near = np.maximum(n_below, n_above) <= (n_samples - 1) // 2
-    return Counted(tuple(quality), plausible, middle, is_near)
+    return IntegerQuality(tuple(quality), plausible, middle, is_near)
 
 
 def find_gaps(observed: np.ndarray) -> np.ndarray:

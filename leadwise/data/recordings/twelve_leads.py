@@ -25,8 +25,8 @@ from leadwise.data.recordings.quality import (
     Origin,
     bridgeable,
     find_gaps,
-    of_integers,
-    of_lead,
+    integer_quality,
+    lead_quality,
     range_mv,
 )
 from leadwise.data.recordings.recording import (
@@ -82,7 +82,7 @@ class TwelveLead:
         return f"its leads range over {typical:.3g} mV; is the unit right?"
 
 
-def twelve(recording: Recording) -> TwelveLead:
+def to_twelve_leads(recording: Recording) -> TwelveLead:
     """The twelve canonical leads (T0, 12) in mV by name, derived where I and II allow it, with the quality of each.
 
     A lead that is truly missing stays NaN. Limb leads that break the algebra of the frontal plane (the verdict stands
@@ -98,13 +98,13 @@ def twelve(recording: Recording) -> TwelveLead:
             f"record {recording.name}: none of the leads {', '.join(LEADS)}; it has {', '.join(recording.leads)}: "
             "say leads= or rename them"
         )
-    digital = None if recording.digital is None else _twelve_digital(recording.digital, column)
+    digital = None if recording.digital is None else _reorder_digital(recording.digital, column)
     unused = tuple(lead for lead in recording.leads if lead not in LEADS)
     found = None
     if recording.given is None and digital is not None and len(column) == len(LEADS):
-        found = _judged_as_integers(recording, digital, unused)
+        found = _from_integers(recording, digital, unused)
     if found is None:
-        found = _judged_as_millivolts(recording, column, digital, unused)
+        found = _from_millivolts(recording, column, digital, unused)
     if found.lead_order not in (lead_algebra.OK, lead_algebra.UNCHECKED):
         log.warning(
             "record %s: its limb leads break III = II - I and its kin (%s); check the lead names in the file",
@@ -118,7 +118,7 @@ def twelve(recording: Recording) -> TwelveLead:
     return found
 
 
-def _judged_as_millivolts(
+def _from_millivolts(
     recording: Recording, column: dict[str, int], digital: Digital | None, unused: tuple[str, ...]
 ) -> TwelveLead:
     """Any recording: the leads it has or that can be derived, NaN where a sample or a lead is missing."""
@@ -136,28 +136,28 @@ def _judged_as_millivolts(
             origins.append("derived")
         else:
             origins.append("missing")
-    quality = tuple(of_lead(signal[:, k], origins[k], recording.rate_hz) for k in range(len(LEADS)))
-    verdict = lead_algebra.audit({lead: recording.signal[:, k] for lead, k in column.items()})
+    quality = tuple(lead_quality(signal[:, k], origins[k], recording.rate_hz) for k in range(len(LEADS)))
+    verdict = lead_algebra.check_limb_leads({lead: recording.signal[:, k] for lead, k in column.items()})
     return TwelveLead(recording.name, signal, recording.rate_hz, quality, verdict, digital, unused)
 
 
-def _judged_as_integers(recording: Recording, digital: Digital, unused: tuple[str, ...]) -> TwelveLead | None:
+def _from_integers(recording: Recording, digital: Digital, unused: tuple[str, ...]) -> TwelveLead | None:
     """The same, many times faster, where all twelve leads were recorded as integers and no sample is missing."""
     samples, mv_per_step = np.ascontiguousarray(digital.samples.T), digital.uv_per_step / 1000.0
     if samples.size == 0 or mv_per_step.min() <= 0:
         return None
-    seen = of_integers(samples, digital.baseline, mv_per_step)
+    seen = integer_quality(samples, digital.baseline, mv_per_step)
     if seen is None:
         return None
     n_limb, step = len(lead_algebra.LIMB_LEADS), float(mv_per_step[0])  # LEADS begins with the limb leads
     limb, middle, is_near = samples[:n_limb], seen.middle[:n_limb], seen.is_near[:n_limb]
     if (mv_per_step[:n_limb] == step).all() and (
-        (is_near.all() and lead_algebra.holds(limb, middle, step, MARGIN_MV))
-        or lead_algebra.holds(limb, np.median(limb, axis=1), step, off_by_mv=0.0)
+        (is_near.all() and lead_algebra.equations_hold(limb, middle, step, MARGIN_MV))
+        or lead_algebra.equations_hold(limb, np.median(limb, axis=1), step, off_by_mv=0.0)
     ):
         verdict = lead_algebra.OK
     else:
-        verdict = lead_algebra.audit(dict(zip(LEADS, digital.millivolts().T)))
+        verdict = lead_algebra.check_limb_leads(dict(zip(LEADS, digital.millivolts().T)))
     return TwelveLead(recording.name, None, recording.rate_hz, seen.quality, verdict, digital, unused, seen.plausible)
 
 
@@ -166,7 +166,7 @@ def _log_unused(names: frozenset[str]) -> None:
     log.warning("leads that are none of the twelve are not used: %s", ", ".join(sorted(names)))
 
 
-def _twelve_digital(digital: Digital, column: dict[str, int]) -> Digital:
+def _reorder_digital(digital: Digital, column: dict[str, int]) -> Digital:
     """The integers (T0, 12) in LEADS order, each lead in one piece of memory; what is not there is MISSING."""
     rows = [column[lead] for lead in LEADS if lead in column]
     if rows == list(range(len(LEADS))) and digital.samples.shape[1] == len(LEADS):
@@ -210,7 +210,7 @@ def conform(
     return ecg, mask
 
 
-def repaired(recording: TwelveLead) -> tuple[np.ndarray, np.ndarray]:
+def bridge_short_gaps(recording: TwelveLead) -> tuple[np.ndarray, np.ndarray]:
     """The whole recording at its own rate: ecg (12, T0) float32 in mV, short gaps bridged, and observed (12, T0) bool."""
     signal, observed = _bridge(recording.signal, recording.rate_hz)
     return np.where(observed, signal, 0.0).T.astype(np.float32), observed.T

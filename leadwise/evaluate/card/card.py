@@ -20,37 +20,33 @@ from leadwise.evaluate.card import (
 )
 from leadwise.evaluate.classifiers import (
     PROBE,
-    WORDS,
-    Reader,
-    fit_probe,
-    read_words,
-    reads_text,
+    ZERO_SHOT,
+    Classifier,
+    has_text_encoder,
+    probe_classifier,
+    zeroshot_classifier,
 )
 from leadwise.evaluate.embed import (
     EmbedError,
     Features,
+    count_training_patients,
     embed_cohort,
-    seen_in_training,
 )
 from leadwise.evaluate.logistic_regression import ProbeError
-from leadwise.evaluate.metrics.auroc import (
-    Floats,
-    Score,
-    ScoreError,
-    gain,
-    score,
-)
-from leadwise.evaluate.probe import asked_of
+from leadwise.evaluate.metrics.auroc import auroc_score
+from leadwise.evaluate.metrics.bootstrap import gain
+from leadwise.evaluate.metrics.score import Floats, Score, ScoreError
+from leadwise.evaluate.probe import make_probe_task
 from leadwise.evaluate.prompts import PromptError
-from leadwise.evaluate.zeroshot import prompts_for
+from leadwise.evaluate.zeroshot import load_prompts
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
 
-RECORDS = 500  # test records that are judged once more after each change
-QUICK_RECORDS = 100
+N_RECORDS = 500  # test records that are judged once more after each change
+N_QUICK_RECORDS = 100
 N_MAPS = 3
 
-_QUICK_TRAIN = 1000
+_N_QUICK_TRAIN = 1000
 
 
 class CardError(ValueError):
@@ -97,7 +93,7 @@ class Card:
     groups: dict[str, list[subgroups.Group]]  # by task
     robustness: robustness.Robustness | None
     parts: disentanglement.Disentanglement | None
-    maps: list[occlusion.Map]
+    maps: list[occlusion.OcclusionMap]
     remarks: list[str]  # what could not be shown, and why
 
     def to_json(self) -> dict[str, Any]:
@@ -117,7 +113,7 @@ class Card:
         }
 
 
-def _map_json(one: occlusion.Map, leads: Sequence[str]) -> dict[str, Any]:
+def _map_json(one: occlusion.OcclusionMap, leads: Sequence[str]) -> dict[str, Any]:
     known = one.drop[np.isfinite(one.drop)]
     whole = {lead: float(value) for lead, value in zip(leads, one.without_lead) if np.isfinite(value)}
     return {
@@ -128,7 +124,7 @@ def _map_json(one: occlusion.Map, leads: Sequence[str]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _CardContext:
     """What every step of a card works on."""
 
     run: Run
@@ -145,7 +141,7 @@ class _Asked:
         return embed_cohort(run, self.cohort, part, rows, relabel(self.progress, what), cache)
 
 
-def make(
+def make_card(
     run: Run,
     cohort: Cohort,
     tasks: Sequence[str] | None = None,
@@ -166,40 +162,42 @@ def make(
         CardError: no test split, an unknown task, or prompts for none of the tasks.
         PromptError: the prompt file cannot be read.
     """
-    wanted = _checked_tasks(cohort, tasks)
+    wanted = _check_tasks(cohort, tasks)
     if prompt_file is not None:
         _check_prompts(cohort, prompt_file, wanted)
-    asked = _Asked(run, None if quick else run.untrained(), cohort, prompt_file, progress, [])
-    facts = describe(run, cohort)
+    asked = _CardContext(run, None if quick else run.untrained(), cohort, prompt_file, progress, [])
+    facts = describe_run(run, cohort)
     rows: list[CardRow] = []
     by_group: dict[str, list[subgroups.Group]] = {}
-    first: tuple[str, list[Reader], dict[str, Floats]] | None = None
+    first: tuple[str, list[Classifier], dict[str, Floats]] | None = None
     for task in wanted:
-        readers, test = _readers(asked, run, task), cohort.rows("test", task)
+        readers, test = _classifiers(asked, run, task), cohort.rows("test", task)
         if not readers:
             continue
         scores = {one.name: one.scores(asked.embed(run, one.part, test)) for one in readers}
         try:
-            rows += _rows(asked, task, readers, scores)
+            rows += _card_rows(asked, task, readers, scores)
         except ScoreError as error:
             asked.remarks.append(f"Task {task} is not scored: {error}.")
             continue
         labels, patients = cohort.labels(task, test), cohort.patients.take(test)
-        by_group[task] = subgroups.measure(
-            labels, scores, patients, cohort.tasks[task], subgroups.members(cohort, test)
+        by_group[task] = subgroups.score_groups(
+            labels, scores, patients, cohort.tasks[task], subgroups.group_names(cohort, test)
         )
         first = first or (task, readers, scores)
-    missing = [by for by in subgroups.BY if by not in subgroups.members(cohort, cohort.rows("test"))]
+    missing = [by for by in subgroups.GROUP_COLUMNS if by not in subgroups.group_names(cohort, cohort.rows("test"))]
     if missing:
         asked.remarks.append(f"The cohort does not know {' or '.join(missing)}, so there are no scores by it.")
     if first is None:
         asked.remarks.append("No task could be scored, so robustness, parts and occlusion maps are not shown.")
         return Card(run, cohort, quick, facts, rows, by_group, None, None, [], list(dict.fromkeys(asked.remarks)))
     task, readers, scores = first
-    hardy = _robustness(asked, task, readers, n_records or (QUICK_RECORDS if quick else RECORDS), quick)
+    hardy = _robustness(asked, task, readers, n_records or (N_QUICK_RECORDS if quick else N_RECORDS), quick)
     parts = None
     if any(one.name == PROBE for one in readers):
-        parts = disentanglement.measure(run, cohort, task, _QUICK_TRAIN if quick else None, asked.twin, progress)
+        parts = disentanglement.measure_disentanglement(
+            run, cohort, task, _N_QUICK_TRAIN if quick else None, asked.twin, progress
+        )
     else:
         asked.remarks.append(
             "The parts of the embedding are not compared: that takes a probe, and none could be fitted."
@@ -208,7 +206,7 @@ def make(
     return Card(run, cohort, quick, facts, rows, by_group, hardy, parts, maps, list(dict.fromkeys(asked.remarks)))
 
 
-def _checked_tasks(cohort: Cohort, tasks: Sequence[str] | None) -> tuple[str, ...]:
+def _check_tasks(cohort: Cohort, tasks: Sequence[str] | None) -> tuple[str, ...]:
     if not len(cohort.rows("test")):
         raise CardError(f"cohort {cohort.name} has no recording in split 'test', on which a card is written")
     unknown = [task for task in tasks or () if task not in cohort.tasks]
@@ -225,10 +223,10 @@ def _check_prompts(cohort: Cohort, path: Path, wanted: Sequence[str]) -> None:
             f"{path}: its prompts are for task '{task}', but the card is of {', '.join(wanted) or 'no task'}; "
             "give a file for one of these, or name its task by --tasks"
         )
-    prompts_for(cohort, task, path)
+    load_prompts(cohort, task, path)
 
 
-def describe(run: Run, cohort: Cohort) -> dict[str, Any]:
+def describe_run(run: Run, cohort: Cohort) -> dict[str, Any]:
     """What a run is and what it learnt from, as plain values."""
     learnt, optim, signal = run.provenance, run.config.optim, run.config.signal
     test = cohort.rows("test")
@@ -253,66 +251,72 @@ def describe(run: Run, cohort: Cohort) -> dict[str, Any]:
         "cohort": {"name": cohort.name, "source": cohort.source, "fingerprint": cohort.fingerprint,
                    "recordings": {split: len(cohort.rows(split)) for split in ("train", "val", "test")}},
         "n_people_tested": len(cohort.patients.distinct(test)),
-        "n_people_tested_and_trained_on": seen_in_training(run, cohort, test) if "people" in learnt else None,
+        "n_people_tested_and_trained_on": count_training_patients(run, cohort, test) if "people" in learnt else None,
     }  # fmt: skip
 
 
-def _readers(asked: _Asked, run: Run, task: str) -> list[Reader]:
+def _classifiers(asked: _CardContext, run: Run, task: str) -> list[Classifier]:
     """What can read the task out of the run or its twin; a remark for what cannot."""
-    found: list[Reader] = []
+    found: list[Classifier] = []
     rows = asked.cohort.rows(task=task)
     if not len(asked.cohort.rows("test", task)):
         asked.remarks.append(f"Task {task}: no recording of it in the test split.")
         return found
     try:
-        wanted = asked_of(asked.cohort, task, rows)
-        found.append(fit_probe(asked.embed(run, "backbone", rows), wanted))
+        wanted = make_probe_task(asked.cohort, task, rows)
+        found.append(probe_classifier(asked.embed(run, "backbone", rows), wanted))
     except ProbeError as error:
         asked.remarks.append(f"Task {task} is not probed: {error}.")
-    if not reads_text(run):
+    if not has_text_encoder(run):
         asked.remarks.append("There are no zero-shot scores: the run learnt from ECGs alone, it reads no words.")
         return found
     try:
-        found.append(read_words(run, asked.cohort, task, asked.prompt_file))
+        found.append(zeroshot_classifier(run, asked.cohort, task, asked.prompt_file))
     except PromptError as error:
         asked.remarks.append(f"Task {task} has no zero-shot score: {error}.")
     return found
 
 
-def _rows(asked: _Asked, task: str, readers: list[Reader], scores: dict[str, Floats]) -> list[CardRow]:
+def _card_rows(asked: _CardContext, task: str, readers: list[Classifier], scores: dict[str, Floats]) -> list[CardRow]:
     test = asked.cohort.rows("test", task)
     labels, patients = asked.cohort.labels(task, test), asked.cohort.patients.take(test)
     untrained: dict[str, Score] = {}
     if asked.twin is not None:
-        for own in _readers(asked, asked.twin, task):
+        for own in _classifiers(asked, asked.twin, task):
             values = own.scores(asked.embed(asked.twin, own.part, test))
-            untrained[own.name] = score(labels, values, patients, own.classes)
+            untrained[own.name] = auroc_score(labels, values, patients, own.classes)
     return [
         CardRow(
-            task, one.name, score(labels, scores[one.name], patients, one.classes), untrained.get(one.name), one.prompts
+            task,
+            one.name,
+            auroc_score(labels, scores[one.name], patients, one.classes),
+            untrained.get(one.name),
+            one.prompts,
         )
         for one in readers
     ]
 
 
 def _robustness(
-    asked: _Asked, task: str, readers: list[Reader], n_records: int, quick: bool
+    asked: _CardContext, task: str, readers: list[Classifier], n_records: int, quick: bool
 ) -> robustness.Robustness | None:
     try:
-        return robustness.measure(asked.run, asked.cohort, task, readers, n_records, quick, asked.progress)
+        return robustness.measure_robustness(asked.run, asked.cohort, task, readers, n_records, quick, asked.progress)
     except (ScoreError, EmbedError) as error:
         asked.remarks.append(f"Robustness is not shown: {error}.")
         return None
 
 
-def _maps(asked: _Asked, task: str, readers: list[Reader], scores: dict[str, Floats], n: int) -> list[occlusion.Map]:
+def _maps(
+    asked: _CardContext, task: str, readers: list[Classifier], scores: dict[str, Floats], n: int
+) -> list[occlusion.OcclusionMap]:
     """Maps of a few records that are classified well, by words where the run reads them."""
     run, cohort = asked.run, asked.cohort
-    reader = next((one for one in readers if one.name == WORDS), readers[0])
+    reader = next((one for one in readers if one.name == ZERO_SHOT), readers[0])
     test = cohort.rows("test", task)
-    whole = np.isin(test, robustness.whole_rows(cohort, run.config.signal, test)[0])
+    whole = np.isin(test, robustness.complete_rows(cohort, run.config.signal, test)[0])
     labels, values, test = cohort.labels(task, test)[whole], scores[reader.name][whole], test[whole]
-    picked = occlusion.choose(labels, values, reader.classes, n)
+    picked = occlusion.choose_examples(labels, values, reader.classes, n)
     if not picked:
         asked.remarks.append("There are no occlusion maps: no class has enough positives among whole recordings.")
     maps = []

@@ -18,26 +18,22 @@ from numpy.typing import NDArray
 
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.loader import Recordings
-from leadwise.evaluate.classifiers import fit_probe, has_part, reads_text
+from leadwise.evaluate.classifiers import has_part, has_text_encoder, probe_classifier
 from leadwise.evaluate.embed import Features, embed_cohort, frozen
-from leadwise.evaluate.metrics import auroc
-from leadwise.evaluate.metrics.auroc import (
-    Floats,
-    Score,
-    gain,
-    score,
-)
-from leadwise.evaluate.probe import asked_of
-from leadwise.evaluate.retrieve import find_places
+from leadwise.evaluate.metrics.auroc import auroc_score
+from leadwise.evaluate.metrics.bootstrap import gain, permute_across_patients
+from leadwise.evaluate.metrics.score import Floats, Score
+from leadwise.evaluate.probe import make_probe_task
+from leadwise.evaluate.retrieve import rank_matches
 from leadwise.evaluate.text_embeddings import embed_texts, unit
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run, side_random
 
 PARTS = ("backbone", "shared", "specific", "both")
-AT = (1, 5, 10)
+KS = (1, 5, 10)
 
 _STRENGTHS = tuple(float(10.0**power) for power in range(-2, 5))  # of the ridge, times the mean variance of its inputs
-_MOST_REPORTS = 2000  # training reports for the map from an ECG's parts to its report
+_MAX_REPORTS = 2000  # training reports for the map from an ECG's parts to its report
 _RECONSTRUCTED = 64
 _TWIN_TRAIN = 1000
 
@@ -57,7 +53,7 @@ class Retrieval:
 
 
 @dataclass(frozen=True)
-class Apart:
+class PartOverlap:
     """How far two parts are from saying the same, on the test split."""
 
     cosine: float  # mean |cosine| of shared and specific
@@ -66,7 +62,7 @@ class Apart:
     shared_from_specific: float
 
     @classmethod
-    def of(cls, shared: Features, specific: Features, train: NDArray[Any], test: NDArray[Any]) -> Apart:
+    def of(cls, shared: Features, specific: Features, train: NDArray[Any], test: NDArray[Any]) -> PartOverlap:
         """From the parts (N, D) of N records, and which of them train the maps and test them."""
 
         def read(source: Features, target: Features) -> float:
@@ -87,8 +83,8 @@ class Disentanglement:
     width: dict[str, int]  # by part
     rank: dict[str, float]  # effective rank by part
     probes: dict[str, Score]  # of the task, by part
-    apart: Apart | None  # None without a specific part
-    untrained: Apart | None  # of the twin that never learnt; None if not asked for
+    apart: PartOverlap | None  # None without a specific part
+    untrained: PartOverlap | None  # of the twin that never learnt; None if not asked for
     retrieval: list[Retrieval]
     reconstruction: dict[str, float]  # mV squared: with the own specific part, and with another patient's
 
@@ -118,7 +114,7 @@ class Disentanglement:
         }
 
 
-def measure(
+def measure_disentanglement(
     run: Run,
     cohort: Cohort,
     task: str,
@@ -137,7 +133,7 @@ def measure(
         learnt = cohort.rows("train", task)
         left = np.random.default_rng(0).permutation(learnt)[most_train:]
         rows = np.setdiff1d(rows, left)
-    asked = asked_of(cohort, task, rows)
+    asked = make_probe_task(cohort, task, rows)
     train, test = asked.rows("train"), asked.rows("test")
     parts = [part for part in PARTS if has_part(run, part)]
     found = {
@@ -149,16 +145,16 @@ def measure(
         found["both"] = np.hstack([found["shared"], found["specific"]])  # what it is, without another pass
     probes = {}
     for done, part in enumerate(parts, start=1):
-        reader = fit_probe(found[part], asked, part)
+        reader = probe_classifier(found[part], asked, part)
         scores = reader.scores(found[part][test])
-        probes[part] = score(asked.labels[test], scores, asked.patient[test], asked.classes)
+        probes[part] = auroc_score(asked.labels[test], scores, asked.patient[test], asked.classes)
         if progress is not None:
             progress("probe of each part", done, len(parts))
-    apart = Apart.of(found["shared"], found["specific"], train, test) if "specific" in found else None
+    apart = PartOverlap.of(found["shared"], found["specific"], train, test) if "specific" in found else None
     retrieval: list[Retrieval] = []
-    if reads_text(run) and "shared" in found:
+    if has_text_encoder(run) and "shared" in found:
         retrieval = _retrieval(run, cohort, rows, train, test, found, progress)
-    reconstruction = {} if "specific" not in found else reconstruct_swapped(run, cohort, rows[test])
+    reconstruction = {} if "specific" not in found else reconstruction_errors(run, cohort, rows[test])
     return Disentanglement(
         task, len(test), {part: found[part].shape[1] for part in parts},
         {part: effective_rank(found[part][test]) for part in parts}, probes, apart,
@@ -169,7 +165,7 @@ def measure(
 def _untrained(
     run: Run, twin: Run, cohort: Cohort, rows: NDArray[Any], train: NDArray[Any], test: NDArray[Any],
     progress: Progress | None,
-) -> Apart:  # fmt: skip
+) -> PartOverlap:  # fmt: skip
     """What two heads that learnt nothing have in common by standing on the same encoder; a share of the rows is enough."""
     kept = np.sort(np.random.default_rng(0).permutation(train)[:_TWIN_TRAIN])
     chosen = np.concatenate([kept, test])
@@ -179,7 +175,7 @@ def _untrained(
         for part in ("shared", "specific")
     )
     n = len(kept)
-    return Apart.of(shared, specific, np.arange(n), np.arange(n, len(chosen)))
+    return PartOverlap.of(shared, specific, np.arange(n), np.arange(n, len(chosen)))
 
 
 def mean_abs_cosine(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
@@ -231,19 +227,21 @@ def explained_variance(predicted: Floats, true: NDArray[np.floating], mean: NDAr
     return float(1 - ((predicted - wide) ** 2).sum() / max(float(((wide - mean) ** 2).sum()), 1e-12))
 
 
-def recall(way: str, queries: NDArray[np.floating], gallery: NDArray[np.floating], own: NDArray[Any]) -> Retrieval:
+def measure_recall(
+    way: str, queries: NDArray[np.floating], gallery: NDArray[np.floating], own: NDArray[Any]
+) -> Retrieval:
     """How well queries (N, D) find their own row (N,) of a gallery (M, D) by cosine; ties are broken by chance."""
     n = np.arange(len(own), dtype=np.int64)
-    found = find_places(queries, gallery, [(n, own.astype(np.int64))])[0]
-    return Retrieval(way, {k: float(found.hits(k).mean()) for k in AT}, float(np.median(found.ranks())), len(gallery))
+    found = rank_matches(queries, gallery, [(n, own.astype(np.int64))])[0]
+    return Retrieval(way, {k: float(found.hits(k).mean()) for k in KS}, float(np.median(found.ranks())), len(gallery))
 
 
-def strangers(patients: Sequence[str] | NDArray[Any], seed: int = 0) -> NDArray[np.int64] | None:
+def other_patients(patients: Sequence[str] | NDArray[Any], seed: int = 0) -> NDArray[np.int64] | None:
     """For each of N records the place of one of another patient's, each used once; None where one holds over half."""
     of_record = np.unique(np.asarray(patients), return_inverse=True)[1]
     if 2 * int(np.bincount(of_record).max()) > len(of_record):
         return None
-    return auroc.strangers(of_record, np.random.default_rng(seed))
+    return permute_across_patients(of_record, np.random.default_rng(seed))
 
 
 def _retrieval(
@@ -256,52 +254,53 @@ def _retrieval(
     train, test = train[spoken[train]], test[spoken[test]]
     if len(test) < 2 or len(train) < 2:
         return []
-    train = np.sort(np.random.default_rng(0).permutation(train)[:_MOST_REPORTS])
+    train = np.sort(np.random.default_rng(0).permutation(train)[:_MAX_REPORTS])
     texts = sorted({said[place] for place in np.concatenate([train, test])})
     place_of = {text: number for number, text in enumerate(texts)}
     vectors = embed_texts(run, texts, progress)
     of_record = np.array([place_of.get(text, -1) for text in said])
     shown = np.unique(of_record[test])  # the distinct reports of the test split
     gallery, own = vectors[shown], np.searchsorted(shown, of_record[test])
-    ways = [recall("shared (as trained)", found["shared"][test], gallery, own)]
+    ways = [measure_recall("shared (as trained)", found["shared"][test], gallery, own)]
     if "specific" not in found:
         return ways
-    shared, specific = _standard(found["shared"], train), _standard(found["specific"], train)
+    shared, specific = _standardize(found["shared"], train), _standardize(found["specific"], train)
     target = vectors[of_record[train]]
     for name, of in (("shared", shared), ("specific", specific)):
-        ways.append(recall(f"linear map of {name}", LinearMap.fit(of[train], target)(of[test]), gallery, own))
+        ways.append(measure_recall(f"linear map of {name}", LinearMap.fit(of[train], target)(of[test]), gallery, own))
     both = LinearMap.fit(np.hstack([shared, specific])[train], target)
-    ways.append(recall("linear map of both", both(np.hstack([shared, specific])[test]), gallery, own))
-    other = strangers(cohort.patients.take(rows[test]))
+    ways.append(measure_recall("linear map of both", both(np.hstack([shared, specific])[test]), gallery, own))
+    other = other_patients(cohort.patients.take(rows[test]))
     if other is None:
         return ways
     theirs = np.hstack([shared[test], specific[test][other]])
-    ways.append(recall("... specific part of another patient", both(theirs), gallery, own))
+    ways.append(measure_recall("... specific part of another patient", both(theirs), gallery, own))
     theirs = np.hstack([shared[test][other], specific[test]])
-    ways.append(recall("... shared part of another patient", both(theirs), gallery, own))
+    ways.append(measure_recall("... shared part of another patient", both(theirs), gallery, own))
     return ways
 
 
-def reconstruct_swapped(run: Run, cohort: Cohort, rows: NDArray[Any]) -> dict[str, float]:
+def reconstruction_errors(run: Run, cohort: Cohort, rows: NDArray[Any]) -> dict[str, float]:
     """Mean squared error (mV squared) of hidden patches with the own specific part and with another patient's.
 
     Empty for a run whose decoder is not given the specific part: there it cannot matter.
     """
-    if not getattr(run.method, "decodes_specific", False) or len(rows) < 2:
+    if not run.method.decodes_specific or len(rows) < 2:
         return {}
     drawn = np.sort(np.random.default_rng(0).permutation(rows)[:_RECONSTRUCTED])
     recordings = Recordings(cohort, run.config.signal, drawn)
     device = next(run.method.parameters()).device
     batch = recordings.batch(np.arange(len(drawn))).to(device)
-    other = strangers(batch.patient)
+    other = other_patients(batch.patient)
     if other is None:
         return {}
     errors = {}
     with frozen(run.method):
-        for name, specific_of in (("own", None), ("of another patient", torch.from_numpy(other).to(device))):
+        own = torch.arange(len(batch), device=device)
+        for name, specific_of in (("own", own), ("of another patient", torch.from_numpy(other).to(device))):
             with side_random():
                 torch.manual_seed(0)  # the same patches are hidden
-                samples, hidden = run.method.reconstruct(batch, specific_of=specific_of)
+                samples, hidden = run.method.reconstruct_with_specific(batch, specific_of)
             errors[name] = float((samples - batch.ecg).square()[hidden].mean())
     return errors
 
@@ -311,6 +310,6 @@ def probe_gain(of: Disentanglement, one: str, other: str) -> tuple[float, tuple[
     return gain(of.probes[one], of.probes[other])
 
 
-def _standard(values: Features, rows: NDArray[Any]) -> Floats:
+def _standardize(values: Features, rows: NDArray[Any]) -> Floats:
     wide = np.asarray(values, np.float64)
     return np.asarray((wide - wide[rows].mean(axis=0)) / np.maximum(wide[rows].std(axis=0), 1e-9))

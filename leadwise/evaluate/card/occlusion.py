@@ -16,25 +16,26 @@ from numpy.typing import NDArray
 from leadwise.batch import Batch, Signal
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.loader import Recordings
-from leadwise.evaluate.classifiers import Reader
+from leadwise.evaluate.classifiers import Classifier
 from leadwise.evaluate.embed import (
     EmbedError,
     Features,
-    as_trained,
     frozen,
+    training_precision,
 )
-from leadwise.evaluate.metrics.auroc import Floats, auroc
+from leadwise.evaluate.metrics.auroc import auroc
+from leadwise.evaluate.metrics.score import Floats
 from leadwise.progress import Progress
 from leadwise.run import Run
 
 WINDOW_S = 0.4  # about a beat's width from P to T
 
-_AT_ONCE = 64
+_BATCH_SIZE = 64
 _RANDOM_DRAWS = 16
 
 
 @dataclass(frozen=True)
-class Map:
+class OcclusionMap:
     """Where one record's class was seen."""
 
     record: str
@@ -64,7 +65,7 @@ def window_s(run: Run) -> float:
     return patch_s * max(1, round(WINDOW_S / patch_s))
 
 
-def choose(
+def choose_examples(
     labels: NDArray[np.int8], scores: Floats, classes: Sequence[str], n: int, least_positives: int = 5
 ) -> list[tuple[int, int]]:
     """(record, class) pairs: for the `n` classes of highest AUROC the positive of highest score, no record twice."""
@@ -82,7 +83,9 @@ def choose(
     return chosen
 
 
-def occlude(run: Run, cohort: Cohort, row: int, reader: Reader, name: str, progress: Progress | None = None) -> Map:
+def occlude(
+    run: Run, cohort: Cohort, row: int, reader: Classifier, name: str, progress: Progress | None = None
+) -> OcclusionMap:
     """The map of one record and class.
 
     Raises:
@@ -96,16 +99,16 @@ def occlude(run: Run, cohort: Cohort, row: int, reader: Reader, name: str, progr
     alone = [_without_lead(one, number) for number in range(len(signal.leads))]
     kept = whole + hides + alone
     # what changes nothing, or leaves nothing, is not asked
-    asked = [number for number, keep in enumerate(kept) if number == 0 or _tells(one, keep)]
+    asked = [number for number, keep in enumerate(kept) if number == 0 or _is_informative(one, keep)]
     k = reader.classes.index(name)
 
     def judged(keeps: list[torch.Tensor], what: str) -> Floats:
         values: list[Floats] = []
-        for start in range(0, len(keeps), _AT_ONCE):
-            part = _embed(run, _hidden(one, keeps[start : start + _AT_ONCE]), reader.part)
+        for start in range(0, len(keeps), _BATCH_SIZE):
+            part = _embed(run, _hidden(one, keeps[start : start + _BATCH_SIZE]), reader.part)
             values.append(reader.scores(part)[:, k])
             if progress is not None:
-                progress(f"{what}|{name}", min(start + _AT_ONCE, len(keeps)), len(keeps))
+                progress(f"{what}|{name}", min(start + _BATCH_SIZE, len(keeps)), len(keeps))
         found = np.concatenate(values)
         if not np.isfinite(found).all():
             raise EmbedError(f"record {one.record[0]}: a score by {run.name} is not finite when a window is hidden")
@@ -124,7 +127,7 @@ def occlude(run: Run, cohort: Cohort, row: int, reader: Reader, name: str, progr
     together = values[0] - judged(
         [torch.stack([hides[number] for number in at]).all(0) for at in chosen], "a tenth hidden"
     )
-    return Map(
+    return OcclusionMap(
         one.record[0], int(row), name, reader.name, reader.unit, float(values[0]), width_s,
         lost[: len(hides)].reshape(len(signal.leads), n_windows), lost[len(hides) :],
         float(together[0]), float(together[1:].mean()),
@@ -150,7 +153,7 @@ def _without_lead(one: Batch, lead: int) -> torch.Tensor:
     return keep
 
 
-def _tells(one: Batch, keep: torch.Tensor) -> bool:
+def _is_informative(one: Batch, keep: torch.Tensor) -> bool:
     """Whether something observed gets hidden, and half of some lead is left to look at."""
     left = one.observed[0] & keep
     return bool((one.observed[0] & ~keep).any()) and bool((left.float().mean(-1) >= 0.5).any())
@@ -167,6 +170,6 @@ def _hidden(one: Batch, kept: list[torch.Tensor]) -> Batch:
 
 def _embed(run: Run, batch: Batch, part: str) -> Features:
     device = next((weight.device for weight in run.method.parameters()), torch.device("cpu"))
-    with frozen(run.method), as_trained(run):
-        embedding: torch.Tensor = run.method.embed_ecg(batch.to(device), part)
+    with frozen(run.method), training_precision(run):
+        embedding = run.method.embed_ecg(batch.to(device), part)
     return embedding.float().cpu().numpy()

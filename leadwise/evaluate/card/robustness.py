@@ -21,9 +21,11 @@ from leadwise.batch import LEADS, Batch, Signal
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.loader import Recordings
 from leadwise.data.recordings.twelve_leads import conform
-from leadwise.evaluate.classifiers import Reader
+from leadwise.evaluate.classifiers import Classifier
 from leadwise.evaluate.embed import EmbedError, Features, embed
-from leadwise.evaluate.metrics.auroc import Score, gain, score
+from leadwise.evaluate.metrics.auroc import auroc_score
+from leadwise.evaluate.metrics.bootstrap import gain
+from leadwise.evaluate.metrics.score import Score
 from leadwise.progress import Progress
 from leadwise.run import Run
 
@@ -42,7 +44,9 @@ UNITS = {"read 1000 times too large": 1000.0, "read 1000 times too small": 0.001
 
 _RECORDER_HZ = 500  # at which mains hum is added, before it goes through the same filter as the ECG
 _WANDER_HZ = (0.05, 0.5)
-_LEAST_S = 2.0  # every recorded lead of a record must be observed for so long on end, or some change leaves it nothing
+_MIN_OBSERVED_S = (
+    2.0  # every recorded lead of a record must be observed for so long on end, or some change leaves it nothing
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Change:
     of: Callable[[Batch], Batch]
 
 
-def changes(signal: Signal, quick: bool = False, recorded: Sequence[str] | None = None) -> list[Change]:
+def make_changes(signal: Signal, quick: bool = False, recorded: Sequence[str] | None = None) -> list[Change]:
     """Every change that makes sense for a promised signal; `quick` leaves out the milder ones.
 
     Args:
@@ -72,13 +76,19 @@ def changes(signal: Signal, quick: bool = False, recorded: Sequence[str] | None 
         Change("leads", f"{n} lead{'s' if n > 1 else ''}: all", partial(keep_leads, leads=there, signal=signal))
     )
     for rate_hz in (100, 500) if quick else RATES_HZ:
-        found.append(Change("rate", f"recorded at {rate_hz} Hz", partial(from_rate, rate_hz=rate_hz, signal=signal)))
-    for what, add in (("white noise", white), ("baseline wander", wander), (f"{MAINS_HZ:g} Hz mains", mains)):
+        found.append(
+            Change("rate", f"recorded at {rate_hz} Hz", partial(resample_through, rate_hz=rate_hz, signal=signal))
+        )
+    for what, add in (
+        ("white noise", add_white_noise),
+        ("baseline wander", add_baseline_wander),
+        (f"{MAINS_HZ:g} Hz mains", add_mains_hum),
+    ):
         for snr_db in (10, 0) if quick else NOISE_DB:
             found.append(Change("noise", f"{what}, {snr_db} dB", partial(add, snr_db=snr_db, signal=signal)))
     if {"I", "II"} <= set(there):
         found.append(Change("mistake", "arm electrodes swapped", partial(swap_arms, signal=signal)))
-    found += [Change("mistake", name, partial(scale, factor=factor)) for name, factor in UNITS.items()]
+    found += [Change("mistake", name, partial(scale_amplitude, factor=factor)) for name, factor in UNITS.items()]
     return found
 
 
@@ -93,7 +103,7 @@ def keep_leads(batch: Batch, leads: Sequence[str], signal: Signal) -> Batch:
     return replace(batch, ecg=batch.ecg * kept, observed=batch.observed & kept)
 
 
-def from_rate(batch: Batch, rate_hz: int, signal: Signal) -> Batch:
+def resample_through(batch: Batch, rate_hz: int, signal: Signal) -> Batch:
     """As if it had been recorded at `rate_hz`: resampled to it, and from there to the promised rate as any file is."""
     if rate_hz == signal.rate_hz:
         return batch
@@ -114,12 +124,12 @@ def _columns(ecg: NDArray[Any], observed: NDArray[Any], signal: Signal) -> NDArr
     return table
 
 
-def white(batch: Batch, snr_db: float, signal: Signal) -> Batch:
+def add_white_noise(batch: Batch, snr_db: float, signal: Signal) -> Batch:
     """Noise of equal power at all frequencies, another in each lead."""
-    return _noisy(batch, snr_db, "white", lambda draw: draw.standard_normal((len(signal.leads), signal.n_samples)))
+    return _add_noise(batch, snr_db, "white", lambda draw: draw.standard_normal((len(signal.leads), signal.n_samples)))
 
 
-def wander(batch: Batch, snr_db: float, signal: Signal) -> Batch:
+def add_baseline_wander(batch: Batch, snr_db: float, signal: Signal) -> Batch:
     """Baseline wander: four slow waves in each lead, as breathing and moving electrodes make them."""
     time_s = np.arange(signal.n_samples) / signal.rate_hz
 
@@ -129,10 +139,10 @@ def wander(batch: Batch, snr_db: float, signal: Signal) -> Batch:
         waves: NDArray[np.float64] = np.sin(2 * np.pi * rate_hz * time_s + phase).sum(axis=1)
         return np.asarray(waves / np.sqrt(2))  # four waves of power 1/2 each
 
-    return _noisy(batch, snr_db, "wander", noise)
+    return _add_noise(batch, snr_db, "wander", noise)
 
 
-def mains(batch: Batch, snr_db: float, signal: Signal, mains_hz: float = MAINS_HZ) -> Batch:
+def add_mains_hum(batch: Batch, snr_db: float, signal: Signal, mains_hz: float = MAINS_HZ) -> Batch:
     """Mains hum as a 500 Hz recorder picks it up; at a lower promised rate our resampling takes most of it away again."""
     recorder_hz = max(_RECORDER_HZ, signal.rate_hz)
     time_s = np.arange(int(signal.duration_s * recorder_hz)) / recorder_hz
@@ -143,10 +153,10 @@ def mains(batch: Batch, snr_db: float, signal: Signal, mains_hz: float = MAINS_H
         hum = np.sqrt(2) * np.sin(2 * np.pi * mains_hz * time_s + phase)
         return conform(hum[:, None] * size, recorder_hz, signal)[0].astype(np.float64)
 
-    return _noisy(batch, snr_db, "mains", noise)
+    return _add_noise(batch, snr_db, "mains", noise)
 
 
-def _noisy(
+def _add_noise(
     batch: Batch, snr_db: float, kind: str, noise: Callable[[np.random.Generator], NDArray[np.float64]]
 ) -> Batch:
     """The batch with noise of power 1, brought to `snr_db` under the record's own power about its leads' means."""
@@ -189,12 +199,12 @@ def swap_arms(batch: Batch, signal: Signal) -> Batch:
     return replace(batch, ecg=ecg * observed, observed=observed)
 
 
-def scale(batch: Batch, factor: float) -> Batch:
+def scale_amplitude(batch: Batch, factor: float) -> Batch:
     """Every sample times `factor`: microvolts taken for millivolts, or the other way round."""
     return replace(batch, ecg=batch.ecg * factor)
 
 
-class Changed(Recordings):
+class ChangedRecordings(Recordings):
     """Rows of a cohort, changed on their way to the model."""
 
     def __init__(self, cohort: Cohort, signal: Signal, rows: NDArray[Any], change: Change) -> None:
@@ -206,13 +216,15 @@ class Changed(Recordings):
         return self.change.of(super().batch(positions))
 
 
-def whole_rows(cohort: Cohort, signal: Signal, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def complete_rows(
+    cohort: Cohort, signal: Signal, rows: NDArray[np.integer]
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Rows (n,) whose every recorded lead is observed for two seconds on end, so that each change leaves them something.
 
     Beside them the recorded leads: those promised that any of the rows has for so long.
     """
     recordings = Recordings(cohort, signal, rows)
-    width = round(min(_LEAST_S, signal.duration_s / 2) * signal.rate_hz)
+    width = round(min(_MIN_OBSERVED_S, signal.duration_s / 2) * signal.rate_hz)
     kept = []
     for batch in recordings.batches(64):
         seen = torch.nn.functional.pad(batch.observed.cumsum(-1), (1, 0))
@@ -258,11 +270,11 @@ def _line(kind: str, name: str, reader: str, at: Score | None, clean: Score) -> 
     return line
 
 
-def measure(
+def measure_robustness(
     run: Run,
     cohort: Cohort,
     task: str,
-    readers: Sequence[Reader],
+    readers: Sequence[Classifier],
     n_records: int = 500,
     quick: bool = False,
     progress: Progress | None = None,
@@ -274,7 +286,7 @@ def measure(
         EmbedError: no record has two seconds of every recorded lead, or an unchanged one has no finite embedding.
     """
     test, signal = cohort.rows("test", task), run.config.signal
-    whole, recorded = whole_rows(cohort, signal, test)
+    whole, recorded = complete_rows(cohort, signal, test)
     if not len(whole):
         raise EmbedError(
             f"cohort {cohort.name}: no test recording of task {task} is long and whole enough to be changed"
@@ -286,18 +298,18 @@ def measure(
 
     def judged(found: dict[str, Features]) -> dict[str, Score]:
         return {
-            reader.name: score(labels, reader.scores(found[reader.part]), patients, reader.classes)
+            reader.name: auroc_score(labels, reader.scores(found[reader.part]), patients, reader.classes)
             for reader in readers
         }
 
     unchanged = {part: embed(run, Recordings(cohort, signal, drawn), part) for part in parts}
     ends = np.cumsum([features.shape[1] for features in unchanged.values()])[:-1]
 
-    asked = changes(signal, quick, recorded)
+    asked = make_changes(signal, quick, recorded)
     changed: list[tuple[Change, dict[str, Score] | None]] = []
     for done, change in enumerate(asked, start=1):
         try:  # all parts in one pass, so that each ECG is read and changed once
-            beside = embed(run, Changed(cohort, signal, drawn, change), "+".join(parts))
+            beside = embed(run, ChangedRecordings(cohort, signal, drawn, change), "+".join(parts))
         except EmbedError:  # the same records embedded well unchanged: what the change does is the result
             changed.append((change, None))
         else:

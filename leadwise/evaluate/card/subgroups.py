@@ -14,15 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.evaluate.metrics.auroc import Floats, auroc, score
+from leadwise.evaluate.metrics.auroc import auroc, auroc_score
+from leadwise.evaluate.metrics.score import Floats
 
-BY = ("age", "sex", "site")  # index columns
+GROUP_COLUMNS = ("age", "sex", "site")  # index columns
 AGE_BANDS = ((0, 40, "< 40"), (40, 60, "40-59"), (60, 80, "60-79"), (80, 1000, "80+"))
-LEAST_RECORDS = 20
-LEAST_LABELS = 5  # positives and negatives a class must have in a group
+MIN_RECORDS = 20
+MIN_LABELS = 5  # positives and negatives a class must have in a group
 UNKNOWN = "not known"
 
-_MOST_SITES = 6  # the others are scored together
+_MAX_SITES = 6  # the others are scored together
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,10 @@ class Group:
         }  # fmt: skip
 
 
-def members(cohort: Cohort, rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
+def group_names(cohort: Cohort, rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """For each of age, sex and site that the index has, the group's name of each row; columns with nothing known are left out."""
     found = {}
-    for by in BY:
+    for by in GROUP_COLUMNS:
         if by not in cohort.column_names:
             continue
         column = cohort.column(by, rows)
@@ -62,7 +63,7 @@ def members(cohort: Cohort, rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
             names = np.array([age_band(age) if there else UNKNOWN for age, there in zip(column, known)])
         else:
             names = np.where(known, column.astype(str).str.strip().to_numpy(dtype=np.str_), UNKNOWN)
-        found[by] = _largest(names) if by == "site" else names
+        found[by] = _merge_small_sites(names) if by == "site" else names
     return found
 
 
@@ -71,18 +72,18 @@ def age_band(age: float) -> str:
     return next((name for low, high, name in AGE_BANDS if low <= float(age) < high), UNKNOWN)
 
 
-def _largest(names: NDArray[Any]) -> NDArray[Any]:
+def _merge_small_sites(names: NDArray[Any]) -> NDArray[Any]:
     """Small sites under one name, so that none is named with a handful of patients."""
     values, counts = np.unique(names, return_counts=True)
     ranked = sorted(zip(values, counts), key=lambda pair: (-pair[1], pair[0]))
-    kept = {name for name, count in ranked[:_MOST_SITES] if count >= LEAST_RECORDS}
+    kept = {name for name, count in ranked[:_MAX_SITES] if count >= MIN_RECORDS}
     n_others = len(values) - len(kept)
     if not n_others:
         return names
     return np.array([name if name in kept else f"{n_others} small sites" for name in names])
 
 
-def measure(
+def score_groups(
     labels: NDArray[np.int8],
     scores: dict[str, Floats],
     patients: Sequence[str],
@@ -98,16 +99,16 @@ def measure(
     """
     people, found = np.asarray(patients), []
     for by, names in groups.items():
-        for name in _ordered(by, names):
+        for name in _ordered_names(by, names):
             inside = names == name
             n_positive = labels[inside].sum(axis=0)
-            enough = (n_positive >= LEAST_LABELS) & (inside.sum() - n_positive >= LEAST_LABELS)
-            counted = np.flatnonzero(enough) if inside.sum() >= LEAST_RECORDS else np.empty(0, dtype=np.int64)
+            enough = (n_positive >= MIN_LABELS) & (inside.sum() - n_positive >= MIN_LABELS)
+            counted = np.flatnonzero(enough) if inside.sum() >= MIN_RECORDS else np.empty(0, dtype=np.int64)
             told = tuple(classes[int(k)] for k in counted)
             for reader, values in scores.items():
                 macro = interval = everybody = None
                 if len(counted):
-                    at = score(labels[inside][:, counted], values[inside][:, counted], people[inside], told)
+                    at = auroc_score(labels[inside][:, counted], values[inside][:, counted], people[inside], told)
                     macro, interval = at.macro, at.interval
                     everybody = float(np.mean(auroc(labels[:, counted], values[:, counted])))
                 size = int(inside.sum()), len(np.unique(people[inside]))
@@ -115,7 +116,7 @@ def measure(
     return found
 
 
-def _ordered(by: str, names: NDArray[Any]) -> list[str]:
+def _ordered_names(by: str, names: NDArray[Any]) -> list[str]:
     """Age bands from young to old, other groups from large to small, what is not known last."""
     values, counts = np.unique(names, return_counts=True)
     if by == "age":

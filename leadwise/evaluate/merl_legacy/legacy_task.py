@@ -12,8 +12,8 @@ import numpy as np
 
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.published_splits import PublishedCohort, read_published, tasks
-from leadwise.evaluate.merl_legacy.probe_heads import Fault, Labels, known_columns
-from leadwise.evaluate.merl_legacy.unfrozen_batchnorm import batchnorms, runs_batchnorm
+from leadwise.evaluate.merl_legacy.probe_heads import Fault, Labels, known_column_orders
+from leadwise.evaluate.merl_legacy.unfrozen_batchnorm import embedding_uses_batchnorm, find_batchnorms
 from leadwise.evaluate.probe import ProbeTask
 from leadwise.run import Run
 
@@ -30,7 +30,7 @@ class LegacyTask:
     substring: Labels | None  # (n, K) labels made by substring, where there are any
 
 
-def with_published(cohort: Cohort, task: str, splits: Path | None) -> Cohort:
+def with_published_splits(cohort: Cohort, task: str, splits: Path | None) -> Cohort:
     """The cohort with the published records, splits and exact labels of a task, found by name; without `splits` itself.
 
     Raises:
@@ -41,14 +41,14 @@ def with_published(cohort: Cohort, task: str, splits: Path | None) -> Cohort:
     return PublishedCohort(cohort, read_published(splits, task, cohort.tasks.get(task)))
 
 
-def ask(cohort: Cohort, task: str, splits: Path | None = None) -> LegacyTask:
+def load_legacy_task(cohort: Cohort, task: str, splits: Path | None = None) -> LegacyTask:
     """What a cohort, and the published splits in a folder, say of a task.
 
     Raises:
         PublishedError: as `with_published`.
         ProbeError: a split is empty or shares patients with another.
     """
-    seen = with_published(cohort, task, splits)
+    seen = with_published_splits(cohort, task, splits)
     rows = seen.rows(task=task)
     classes = tuple(seen.tasks[task])
     asked = ProbeTask(classes, seen.labels(task, rows), seen.splits(rows), np.array(seen.patients.take(rows)))
@@ -59,7 +59,7 @@ def ask(cohort: Cohort, task: str, splits: Path | None = None) -> LegacyTask:
             wrong = PublishedCohort(cohort, read_published(splits, task, classes, "merl_substring"))
             substring = wrong.labels(task, rows)
     else:
-        known = known_columns(cohort.source, task, classes)
+        known = known_column_orders(cohort.source, task, classes)
         columns = known or {}
         if task == "csn" and "acronyms" in cohort.column_names:
             said = cohort.column("acronyms", rows).fillna("")
@@ -67,16 +67,18 @@ def ask(cohort: Cohort, task: str, splits: Path | None = None) -> LegacyTask:
     return LegacyTask(seen, task, rows, asked, columns or None, substring)
 
 
-def not_applicable(run: Run, asked: LegacyTask, window: str | None = None, part: str = "backbone") -> dict[Fault, str]:
+def inapplicable_faults(
+    run: Run, asked: LegacyTask, window: str | None = None, part: str = "backbone"
+) -> dict[Fault, str]:
     """The faults that cannot happen to this run, task and part, each with the reason."""
     columns, reasons = asked.columns, {}
     if columns is None and asked.name not in tasks():
         reasons[Fault.POSITIONAL_COLUMNS] = "there are no published files of this task"
     elif columns is None or len(set(columns.values())) == 1:
         reasons[Fault.POSITIONAL_COLUMNS] = "the published files of this task order their columns alike"
-    if not batchnorms(run.method):
+    if not find_batchnorms(run.method):
         reasons[Fault.MOVING_BATCHNORM] = "the method has no BatchNorm"
-    elif not runs_batchnorm(run, asked.cohort, int(asked.rows[0]), part, window):
+    elif not embedding_uses_batchnorm(run, asked.cohort, int(asked.rows[0]), part, window):
         reasons[Fault.MOVING_BATCHNORM] = f"no BatchNorm has a part in the method's '{part}' embedding"
     elif window == "multi_crop_mean":
         reasons[Fault.MOVING_BATCHNORM] = "MERL's batches hold one window of a recording, not several"

@@ -25,7 +25,7 @@ from leadwise.evaluate.logistic_regression import ProbeError
 from leadwise.evaluate.metrics.auroc import auroc
 
 Labels = NDArray[np.int8]
-Epochs = Callable[[int, int], None]
+EpochProgress = Callable[[int, int], None]
 
 
 class Fault(StrEnum):
@@ -39,7 +39,7 @@ class Fault(StrEnum):
     FIVE_SECOND_WINDOW = "five_second_window"
 
 
-MEANING = {
+FAULT_DESCRIPTIONS = {
     Fault.POSITIONAL_COLUMNS: "Label columns are taken by position, though validation and test files order them otherwise "
     "than the train file: what was learnt for one class is scored against another.",
     Fault.BEST_TEST_EPOCH: "The test split is scored after every epoch and the highest macro AUROC is reported, instead of "
@@ -53,7 +53,7 @@ MEANING = {
     Fault.FIVE_SECOND_WINDOW: "CPSC2018's recordings are cut to their first 5 s and padded with zeros that count as signal.",
 }
 
-LEFT_OUT = {
+NOT_REPRODUCED = {
     "test_tuned_thresholds": "F1 and accuracy with thresholds tuned on the test split are not given: AUROC takes no threshold",
     "fp16": "training under fp16 autocast has no counterpart on a CPU: everything is float32",
     "min_max_scale": "the scale is what the run was promised when it was trained (signal.normalize), not the probe's to choose",
@@ -63,7 +63,7 @@ LEFT_OUT = {
 
 
 @dataclass(frozen=True)
-class Trainer:
+class TrainerSettings:
     """MERL's settings of its probe."""
 
     epochs: int = 100
@@ -84,7 +84,7 @@ class Trainer:
         return self.lr * (self.drop if stepped >= self.milestone else 1.0)
 
 
-class Inputs(Protocol):
+class FeatureSource(Protocol):
     """Where features come from: fixed ones, or a backbone that is run anew for each batch."""
 
     n_train: int
@@ -96,7 +96,7 @@ class Inputs(Protocol):
         """(n_val, D) and (n_test, D) features as they are after this epoch."""
 
 
-class Frozen:
+class FrozenFeatures:
     """Features made once: the backbone does not move."""
 
     def __init__(self, train: NDArray[np.floating], val: NDArray[np.floating], test: NDArray[np.floating]) -> None:
@@ -112,7 +112,7 @@ class Frozen:
 
 
 @dataclass(frozen=True)
-class Trace:
+class EpochLogits:
     """A training: the logits of val (E, n_val, K) and test (E, n_test, K) after each of E epochs."""
 
     val: NDArray[np.float32]
@@ -120,7 +120,7 @@ class Trace:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class HeadSettings:
     """What one head is taught: labels (n_train, K) in {0, 1}, and whether its rate drops too early."""
 
     labels: Labels
@@ -128,8 +128,8 @@ class Lesson:
 
 
 def train_heads(
-    inputs: Inputs, lessons: Sequence[Lesson], trainer: Trainer, told: Epochs | None = None
-) -> tuple[Trace, ...]:
+    inputs: FeatureSource, lessons: Sequence[HeadSettings], trainer: TrainerSettings, told: EpochProgress | None = None
+) -> tuple[EpochLogits, ...]:
     """For each lesson the logits that a linear layer of its own gives after each epoch of MERL's training.
 
     The heads begin alike and see the same batches, so that a pass through a moving backbone serves all of them.
@@ -150,7 +150,7 @@ def train_heads(
         ):
             x = _with_ones(inputs.train(positions))  # (B, D + 1)
             if not heads:
-                heads = [_Head(first_weights(x.shape[1] - 1, t.shape[1], trainer.seed), trainer) for t in truths]
+                heads = [_Head(initial_weights(x.shape[1] - 1, t.shape[1], trainer.seed), trainer) for t in truths]
             for head, truth, lesson in zip(heads, truths, lessons):
                 head.learn(x, truth[positions], trainer.rate(epoch, batch, n_batches, lesson.early_lr_drop))
         val, test = (_with_ones(features) for features in inputs.held_out())
@@ -159,10 +159,10 @@ def train_heads(
             test_kept.append((test @ head.weights.T).numpy())
         if told is not None:
             told(epoch + 1, trainer.epochs)
-    return tuple(Trace(np.stack(val), np.stack(test)) for val, test in kept)
+    return tuple(EpochLogits(np.stack(val), np.stack(test)) for val, test in kept)
 
 
-def first_weights(width: int, n_classes: int, seed: int) -> Tensor:
+def initial_weights(width: int, n_classes: int, seed: int) -> Tensor:
     """(K, D + 1) of a fresh torch.nn.Linear, its bias as the last column."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -181,7 +181,7 @@ class _Head:
     times as long for the same numbers.
     """
 
-    def __init__(self, weights: Tensor, trainer: Trainer) -> None:
+    def __init__(self, weights: Tensor, trainer: TrainerSettings) -> None:
         """Begins at `weights` (K, D + 1)."""
         self.weights, self._weight_decay, self._n_steps = weights, trainer.weight_decay, 0
         self._mean, self._square = torch.zeros_like(weights), torch.zeros_like(weights)
@@ -197,7 +197,7 @@ class _Head:
         self.weights.addcdiv_(self._mean, scale, value=-lr / (1 - 0.9**self._n_steps))
 
 
-def best_epoch(trace: Trace, val: Labels, test: Labels, on_test: bool) -> int:
+def best_epoch(trace: EpochLogits, val: Labels, test: Labels, on_test: bool) -> int:
     """The epoch with the highest macro AUROC on validation, or with the fault on test; the first of equals.
 
     Raises:
@@ -213,7 +213,7 @@ def best_epoch(trace: Trace, val: Labels, test: Labels, on_test: bool) -> int:
     return int(np.argmax(macros))
 
 
-def by_position(labels: Labels, classes: Sequence[str], learnt: Sequence[str], scored: Sequence[str]) -> Labels:
+def labels_by_position(labels: Labels, classes: Sequence[str], learnt: Sequence[str], scored: Sequence[str]) -> Labels:
     """(n, K) the labels that each class's score is held against where columns are taken by position.
 
     Args:
@@ -228,7 +228,7 @@ def by_position(labels: Labels, classes: Sequence[str], learnt: Sequence[str], s
 _ROTATED = {"AVB": "ISC", "RAO/RAE": "AVB", "ISC": "RAO/RAE"}  # in PTB-XL's published sub-classes: learnt -> scored
 
 
-def known_columns(source: str, task: str, classes: Sequence[str]) -> dict[str, tuple[str, ...]] | None:
+def known_column_orders(source: str, task: str, classes: Sequence[str]) -> dict[str, tuple[str, ...]] | None:
     """Each split's order of columns as far as known without the files: PTB-XL's sub-classes, else None."""
     if source != "ptbxl" or task != "sub" or not set(_ROTATED) <= set(classes):
         return None
@@ -236,7 +236,7 @@ def known_columns(source: str, task: str, classes: Sequence[str]) -> dict[str, t
     return {"train": tuple(classes), "val": turned, "test": turned}
 
 
-def faults_named(names: Collection[str]) -> tuple[Fault, ...]:
+def parse_faults(names: Collection[str]) -> tuple[Fault, ...]:
     """The faults of these names, in the order in which they are always told.
 
     Raises:
@@ -248,6 +248,6 @@ def faults_named(names: Collection[str]) -> tuple[Fault, ...]:
     return tuple(fault for fault in Fault if fault in names)
 
 
-def described(faults: Collection[Fault]) -> Mapping[str, str]:
+def describe_faults(faults: Collection[Fault]) -> Mapping[str, str]:
     """A sentence on each."""
-    return {fault.value: MEANING[fault] for fault in faults}
+    return {fault.value: FAULT_DESCRIPTIONS[fault] for fault in faults}

@@ -20,33 +20,39 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.data.crops import windowed
-from leadwise.evaluate.embed import as_trained, check_part, embed
+from leadwise.data.crops import crop_recordings
+from leadwise.evaluate.embed import embed, split_parts, training_precision
 from leadwise.run import Run
 
 _HELD_OUT_BATCH = 256
 
 
-def batchnorms(method: nn.Module) -> list[nn.Module]:
+def find_batchnorms(method: nn.Module) -> list[nn.Module]:
     """Every BatchNorm with running statistics."""
     return [module for module in method.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
 
 
-class Moving:
+class UnfrozenFeatures:
     """Features of a cohort's rows by a backbone whose BatchNorm is in training mode; use it inside `restored`."""
 
     def __init__(self, run: Run, cohort: Cohort, rows: dict[str, np.ndarray], part: str, window: str | None) -> None:
         """`rows` are the cohort's row numbers of the drawn training recordings ("train"), of "val" and of "test"."""
-        self._run, self._part, self._names = run, part, check_part(run, part)
+        self._run, self._part, self._names = run, part, split_parts(run, part)
         self._device = next((weight.device for weight in run.method.parameters()), torch.device("cpu"))
-        self._recordings = {split: windowed(cohort, run.config.signal, at, window)[0] for split, at in rows.items()}
+        self._recordings = {
+            split: crop_recordings(cohort, run.config.signal, at, window)[0] for split, at in rows.items()
+        }
         self.n_train = len(rows["train"])
 
     def train(self, positions: Tensor) -> Tensor:
         """(B, D) features by the batch's own statistics; the running ones move."""
         batch = self._recordings["train"].batch(positions.numpy()).to(self._device)
         self._run.method.eval()
-        with torch.no_grad(), as_trained(self._run), _before(batchnorms(self._run.method), _train_if_it_can):
+        with (
+            torch.no_grad(),
+            training_precision(self._run),
+            _pre_hooks(find_batchnorms(self._run.method), _train_if_possible),
+        ):
             pieces = [self._run.method.embed_ecg(batch, name) for name in self._names]
         return torch.cat(pieces, dim=1).float().cpu()
 
@@ -59,14 +65,14 @@ class Moving:
         return val, test
 
 
-def _train_if_it_can(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def _train_if_possible(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     """Training mode where each channel of x (B, D) or (B, D, T) has more than one value, else eval mode."""
     x = inputs[0]
     norm.train(x.numel() > x.shape[1])
 
 
 @contextlib.contextmanager
-def _before(norms: Sequence[nn.Module], told: Callable[[nn.Module, tuple[Tensor, ...]], None]) -> Iterator[None]:
+def _pre_hooks(norms: Sequence[nn.Module], told: Callable[[nn.Module, tuple[Tensor, ...]], None]) -> Iterator[None]:
     """In the block, each of these modules tells before it runs: (itself, its inputs)."""
     hooks = [norm.register_forward_pre_hook(told) for norm in norms]
     try:
@@ -76,17 +82,17 @@ def _before(norms: Sequence[nn.Module], told: Callable[[nn.Module, tuple[Tensor,
             hook.remove()
 
 
-def runs_batchnorm(run: Run, cohort: Cohort, row: int, part: str, window: str | None) -> bool:
+def embedding_uses_batchnorm(run: Run, cohort: Cohort, row: int, part: str, window: str | None) -> bool:
     """Whether a part of the method is made through a BatchNorm with running statistics: found out on one recording."""
     ran: list[nn.Module] = []
-    recordings, _ = windowed(cohort, run.config.signal, np.array([row]), window)
-    with _before(batchnorms(run.method), lambda norm, _: ran.append(norm)):
+    recordings, _ = crop_recordings(cohort, run.config.signal, np.array([row]), window)
+    with _pre_hooks(find_batchnorms(run.method), lambda norm, _: ran.append(norm)):
         embed(run, recordings, part)
     return bool(ran)
 
 
 @contextlib.contextmanager
-def restored(method: nn.Module) -> Iterator[None]:
+def restored_state(method: nn.Module) -> Iterator[None]:
     """After the block every weight, buffer and mode of the method is as it was before, whatever happened in it."""
     kept = [(tensor, tensor.detach().clone()) for tensor in (*method.parameters(), *method.buffers())]
     modes = [(module, module.training) for module in method.modules()]

@@ -1,8 +1,8 @@
-"""The measures beside AUROC, all from one set of scores: AUPRC, F1, calibration error and Brier score.
+"""The metrics reported beside AUROC, all computed from one set of scores: AUPRC, F1, calibration error and Brier score.
 
-Which of them there are depends on what is at hand: F1 needs thresholds that another split fixed, calibration needs
-probabilities. Each is a `Score`: per class, macro over the classes for which it is defined, intervals over the same
-resamplings of patients as AUROC's.
+F1 needs thresholds from another split, and calibration needs probabilities; without them these metrics are left out. Each
+metric is a `Score`: per class, macro over the classes for which it is defined, with intervals over the same resamplings of
+patients as AUROC's.
 """
 
 from __future__ import annotations
@@ -14,21 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadwise.evaluate.metrics import auprc, calibration, f1
-from leadwise.evaluate.metrics.auroc import (
-    N_REPLICATES,
-    Floats,
-    Score,
-    resample_patients,
-    summary,
-)
+from leadwise.evaluate.metrics.bootstrap import N_REPLICATES, resample_patients, summarize
+from leadwise.evaluate.metrics.score import Floats, Score
 
-MEASURES = ("auprc", "f1", "ece", "brier")
+METRICS = ("auprc", "f1", "ece", "brier")
 HIGHER_IS_BETTER = {"auroc": True, "auprc": True, "f1": True, "ece": False, "brier": False}
 
-_Weighted = Callable[[int, NDArray[Any]], Floats]  # (repeat, weights (R, N)) -> (R, K)
+_WeightedMetric = Callable[[int, NDArray[Any]], Floats]  # (repeat, weights (R, N)) -> (R, K)
 
 
-def measures(
+def compute_metrics(
     labels: NDArray[Any],
     scores: Floats,
     patients: Sequence[str] | NDArray[Any],
@@ -37,87 +32,102 @@ def measures(
     probabilities: Floats | None = None,
     n_replicates: int = N_REPLICATES,
 ) -> dict[str, Score]:
-    """The measures by name; one for which no class is defined is left out.
+    """Return the metrics by name; a metric that is defined for no class is left out.
 
     Args:
         labels: (N, K) in {0, 1}.
-        scores: (S, N, K) for S repeats of one experiment, over which measures are averaged.
+        scores: (S, N, K) for S repeats of one experiment; metrics are means over the repeats.
         patients: N patient names.
         classes: K class names.
-        thresholds: (S, K) from validation, nan where there is none; without them there is no F1.
-        probabilities: (S, N, K) in [0, 1]; without them there is no calibration.
+        thresholds: (S, K) from validation, nan for a class without one; None leaves F1 out.
+        probabilities: (S, N, K) in [0, 1]; None leaves the calibration metrics out.
     """
+    # The metrics that the given inputs allow, as functions of the weights of the records.
     truth = np.asarray(labels).astype(bool)
     weights = resample_patients(patients, n_replicates, 0)
-    asked: dict[str, _Weighted] = {
+    weighted_metrics: dict[str, _WeightedMetric] = {
         "auprc": lambda s, weight: auprc.weighted_average_precision(truth, scores[s], weight)
     }
     if thresholds is not None:
-        asked["f1"] = lambda s, weight: f1.weighted_f1(truth, scores[s], thresholds[s], weight)
+        weighted_metrics["f1"] = lambda s, weight: f1.weighted_f1(truth, scores[s], thresholds[s], weight)
     if probabilities is not None:
-        asked["ece"] = lambda s, weight: calibration.weighted_calibration_error(truth, probabilities[s], weight)
-        asked["brier"] = lambda s, weight: calibration.weighted_brier(truth, probabilities[s], weight)
-    once = np.ones((1, len(truth)))
-    found: dict[str, Score] = {}
-    for name, weighted in asked.items():
-        estimate = np.mean([weighted(s, once)[0] for s in range(len(scores))], axis=0)
+        weighted_metrics["ece"] = lambda s, weight: calibration.weighted_calibration_error(
+            truth, probabilities[s], weight
+        )
+        weighted_metrics["brier"] = lambda s, weight: calibration.weighted_brier(truth, probabilities[s], weight)
+
+    # Each metric on the records themselves (all weights 1) and in every resampling.
+    ones = np.ones((1, len(truth)))
+    metrics: dict[str, Score] = {}
+    for name, weighted in weighted_metrics.items():
+        estimate = np.mean([weighted(s, ones)[0] for s in range(len(scores))], axis=0)
         if not np.isfinite(estimate).any():
             continue
         replicates = np.mean([weighted(s, weights) for s in range(len(scores))], axis=0)
-        if name == "ece":  # a resampling's own chance gaps come on top: without them, or the interval misses the error
+        if name == "ece":  # resampling adds random gaps; without this correction the interval would miss the estimate
             replicates = np.maximum(0, replicates - np.mean(replicates, axis=0) + estimate)
-        found[name] = summary(estimate, replicates, truth, patients, classes)
-    return found
+        metrics[name] = summarize(estimate, replicates, truth, patients, classes)
+    return metrics
 
 
-def chance(score: Score) -> dict[str, Any]:
-    """What a random ranking's AUPRC would be: each class's share of positives, and their macro mean."""
-    shares = {name: count / score.n_records for name, count in score.positives.items() if name not in score.skipped}
-    return {"macro": float(np.mean(list(shares.values()))), "per_class": shares}
+def auprc_chance(score: Score) -> dict[str, Any]:
+    """Return the AUPRC of a random ranking: the prevalence of each class, and their macro mean."""
+    prevalence = {name: count / score.n_records for name, count in score.positives.items() if name not in score.skipped}
+    return {"macro": float(np.mean(list(prevalence.values()))), "per_class": prevalence}
 
 
-def to_json(found: Mapping[str, Score]) -> dict[str, Any]:
-    """Each measure as plain JSON values, AUPRC with its chance."""
-    told: dict[str, Any] = {name: score.to_json() for name, score in found.items()}
-    if "auprc" in found:
-        told["auprc"]["chance"] = chance(found["auprc"])
-    return told
+def to_json(metrics: Mapping[str, Score]) -> dict[str, Any]:
+    """Return each metric as plain JSON values, AUPRC with its chance level."""
+    values: dict[str, Any] = {name: score.to_json() for name, score in metrics.items()}
+    if "auprc" in metrics:
+        values["auprc"]["chance"] = auprc_chance(metrics["auprc"])
+    return values
 
 
-def cells(found: Mapping[str, Score], names: Sequence[str] = MEASURES) -> dict[str, float | None]:
-    """The macro measures as cells of a table's line, AUPRC's chance after it; None where there is none."""
-    line: dict[str, float | None] = {}
+def table_cells(metrics: Mapping[str, Score], names: Sequence[str] = METRICS) -> dict[str, float | None]:
+    """Return the macro metrics as cells of a table row, the chance level after AUPRC; None for a missing metric."""
+    row: dict[str, float | None] = {}
     for name in names:
-        line[name] = found[name].macro if name in found else None
+        row[name] = metrics[name].macro if name in metrics else None
         if name == "auprc":
-            line["chance"] = chance(found[name])["macro"] if name in found else None
-    return line
+            row["chance"] = auprc_chance(metrics[name])["macro"] if name in metrics else None
+    return row
 
 
-def class_cells(found: Mapping[str, Score], of_class: str, names: Sequence[str] = MEASURES) -> dict[str, float | None]:
-    """The measures of one class as cells of a table's line; None where undefined."""
-    return {name: found[name].per_class[of_class] if name in found else None for name in names}
+def class_cells(
+    metrics: Mapping[str, Score], class_name: str, names: Sequence[str] = METRICS
+) -> dict[str, float | None]:
+    """Return the metrics of one class as cells of a table row; None where undefined."""
+    return {name: metrics[name].per_class[class_name] if name in metrics else None for name in names}
 
 
-def long_rows(found: Mapping[str, Score], about: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A line for each measure and class, "macro" first: for files that other programs read."""
-    lines = []
-    for measure, score in found.items():
+def long_rows(metrics: Mapping[str, Score], about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return one row for each metric and class, "macro" first: the long format for files that other programs read.
+
+    Args:
+        about: columns that every row begins with.
+    """
+    rows = []
+    for measure, score in metrics.items():
+        # The chance level: the prevalence for AUPRC, 0.5 for AUROC, none for the others.
         low, high = score.interval
-        shares = chance(score) if measure == "auprc" else None
+        prevalence = auprc_chance(score) if measure == "auprc" else None
+        chances = {} if prevalence is None else {"macro": prevalence["macro"], **prevalence["per_class"]}
+        default_chance = 0.5 if measure == "auroc" else None
+
+        # The macro row, then one row for each class.
         base: dict[str, Any] = {**about, "measure": measure}
-        chances = {} if shares is None else {"macro": shares["macro"], **shares["per_class"]}
-        guess = 0.5 if measure == "auroc" else None
-        lines.append(
+        rows.append(
             {**base, "class": "macro", "positives": None, "value": score.macro, "low": low, "high": high}
-            | {"chance": chances.get("macro", guess), "n_records": score.n_records, "n_patients": score.n_patients}
+            | {"chance": chances.get("macro", default_chance)}
+            | {"n_records": score.n_records, "n_patients": score.n_patients}
         )
         for name, value in score.per_class.items():
-            between = score.class_interval[name]
-            low_high = {"low": None, "high": None} if between is None else {"low": between[0], "high": between[1]}
-            lines.append(
+            interval = score.class_interval[name]
+            low_high = {"low": None, "high": None} if interval is None else {"low": interval[0], "high": interval[1]}
+            rows.append(
                 {**base, "class": name, "positives": score.positives[name], "value": value, **low_high}
-                | {"chance": chances.get(name, None if value is None else guess)}
+                | {"chance": chances.get(name, None if value is None else default_chance)}
                 | {"n_records": score.n_records, "n_patients": score.n_patients}
             )
-    return lines
+    return rows

@@ -33,7 +33,7 @@ SETS = ("name", "short", "rich", "own")
 """Every set there can be, from the plainest to the one taken when none is asked for."""
 _LISTS = {"short": "short", "rich": "rich", "own": "prompts"}  # set -> its key in a file
 _WORDS = {"str": "a text", "dict": "a table", "list": "a list"}
-MADE = ("model", "host", "date", "prompt")  # what a file that a language model wrote says of itself
+GENERATION_KEYS = ("model", "host", "date", "prompt")  # what a file that a language model wrote says of itself
 
 MAX_WORDS = 18
 _MARKS = re.compile(r"[a-z0-9 .,&/()':-]+\.")
@@ -64,18 +64,18 @@ class Prompts:
     names: dict[str, str]  # class -> plain name
     texts: dict[str, dict[str, tuple[str, ...]]]  # set -> class -> its prompts; every set has every class
     sha256: str  # of the file, and of the one that it extends
-    made: dict[str, str] | None = None  # MADE: how a language model wrote it
+    generation: dict[str, str] | None = None  # MADE: how a language model wrote it
 
     @property
     def sets(self) -> tuple[str, ...]:
         """The sets of this file, from the plainest on."""
         return tuple(which for which in SETS if which in self.texts)
 
-    def told(self, which: str | None = None) -> dict[str, str]:
+    def provenance(self, which: str | None = None) -> dict[str, str]:
         """What a result says of its prompts, so that they can be found again: file, sha256 and set (default: as `of`)."""
         return {"file": self.path.name, "sha256": self.sha256, "set": which or self.sets[-1]}
 
-    def of(self, classes: Iterable[str], which: str | None = None) -> list[ClassPrompts]:
+    def for_classes(self, classes: Iterable[str], which: str | None = None) -> list[ClassPrompts]:
         """The prompts of a task's classes, in that order, of one set (default: the last of `sets`, rich or own).
 
         Raises:
@@ -127,7 +127,7 @@ def load(path: Path) -> Prompts:
         PromptError: not there, not TOML, or not of the form above.
     """
     table, raw = _read(path)
-    _only(
+    _check_keys(
         table, {"source": str, "task": str, "classes": dict}, f"{path}", {"made": dict, "extends": str, "without": list}
     )
     names = {code: _name(entry, f"{path}: [classes.{code}]") for code, entry in table["classes"].items()}
@@ -152,10 +152,10 @@ def load(path: Path) -> Prompts:
                     f"{path}: no '{_LISTS[which]}' for {', '.join(lacking)}, though other classes have it"
                 )
             texts[which] = {code: lists[code][which] for code in names}
-    return Prompts(path, table["source"], table["task"], names, texts, digest.hexdigest(), _made(path, table))
+    return Prompts(path, table["source"], table["task"], names, texts, digest.hexdigest(), _generation(path, table))
 
 
-def fault(text: str) -> str | None:
+def style_problem(text: str) -> str | None:
     """What keeps a text from reading like a cleaned report, in words; None if nothing does."""
     if text != reports.clean(text) or not _MARKS.fullmatch(text):
         return "not in the style of reports: lower case, plain letters, a period after each statement"
@@ -173,7 +173,7 @@ def remarks(loaded: Prompts) -> list[str]:
         first: dict[frozenset[str], str] = {}
         owners: dict[str, list[str]] = {}
         for code, texts in loaded.texts[which].items():
-            found += [f"{code}, {which}: {why}: {text!r}" for text in texts if (why := fault(text))]
+            found += [f"{code}, {which}: {why}: {text!r}" for text in texts if (why := style_problem(text))]
             cleaned = frozenset(map(reports.clean, texts))
             twin = first.setdefault(cleaned, code)
             if twin != code:
@@ -219,7 +219,7 @@ def _inherited(path: Path, table: dict[str, Any]) -> tuple[Prompts, dict[str, di
 def _name(entry: Any, where: str) -> str:
     if not isinstance(entry, dict):
         raise PromptError(f"{where} must be a table with name and prompts")
-    _only(entry, {"name": str}, where, dict.fromkeys(_LISTS.values(), list))
+    _check_keys(entry, {"name": str}, where, dict.fromkeys(_LISTS.values(), list))
     if not re.search(r"\w", entry["name"]):
         raise PromptError(f"{where}: 'name' is empty")
     return str(entry["name"])
@@ -240,14 +240,16 @@ def _lists(entry: dict[str, Any], where: str) -> dict[str, tuple[str, ...]]:
     return lists
 
 
-def _made(path: Path, table: dict[str, Any]) -> dict[str, str] | None:
+def _generation(path: Path, table: dict[str, Any]) -> dict[str, str] | None:
     if "made" not in table:
         return None
-    _only(table["made"], dict.fromkeys(MADE, str), f"{path}: [made]")
+    _check_keys(table["made"], dict.fromkeys(GENERATION_KEYS, str), f"{path}: [made]")
     return dict(table["made"])
 
 
-def _only(table: dict[str, Any], kinds: dict[str, type], where: str, optional: dict[str, type] | None = None) -> None:
+def _check_keys(
+    table: dict[str, Any], kinds: dict[str, type], where: str, optional: dict[str, type] | None = None
+) -> None:
     """Every key of `kinds` is there, those of `optional` may be, and all are of their kind."""
     known = {**kinds, **(optional or {})}
     for key in table:

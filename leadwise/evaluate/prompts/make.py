@@ -25,8 +25,8 @@ from leadwise.data import reports
 from leadwise.evaluate.prompts import (
     PromptError,
     Prompts,
-    fault,
     load,
+    style_problem,
 )
 from leadwise.files import replacing
 
@@ -46,10 +46,10 @@ TIMEOUT_S = (10.0, 120.0)  # to connect, to answer
 _MAX_ANSWER_BYTES = 1_000_000
 _ON_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
-Pause = Callable[[float], None]
+Sleep = Callable[[float], None]
 
 
-class MakeError(RuntimeError):
+class PromptGenerationError(RuntimeError):
     """An endpoint or answer that cannot be used; the message names the host, what it said and the remedy."""
 
 
@@ -64,17 +64,19 @@ class Endpoint:
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
         if parts.scheme not in ("https", "http") or not parts.hostname:
-            raise MakeError(
+            raise PromptGenerationError(
                 f"--url must begin with https:// (or http://) and name a host, not {parts.scheme or 'this'!r}"
             )
         if parts.username or parts.password or parts.query or parts.fragment:
-            raise MakeError("--url must hold neither a password nor a query; give a key by --key-env")
+            raise PromptGenerationError("--url must hold neither a password nor a query; give a key by --key-env")
         if self.key and parts.scheme == "http" and parts.hostname not in _ON_THIS_MACHINE:
-            raise MakeError(
+            raise PromptGenerationError(
                 f"the key would travel to {parts.hostname} unencrypted; use https:// or no key (--key-env '')"
             )
         if self.key and not re.fullmatch(r"[\x21-\x7e]+", self.key):
-            raise MakeError("the key holds a blank, a line break or a letter outside ASCII; set the variable anew")
+            raise PromptGenerationError(
+                "the key holds a blank, a line break or a letter outside ASCII; set the variable anew"
+            )
 
     @property
     def host(self) -> str:
@@ -85,7 +87,7 @@ class Endpoint:
         return f"Endpoint({self.url!r}, {self.model!r})"  # without the key
 
 
-def make(
+def generate_prompts(
     target: Path,
     source: str,
     task: str,
@@ -93,7 +95,7 @@ def make(
     endpoint: Endpoint,
     n_prompts: int = N_PROMPTS,
     progress: Callable[[str, int, int], None] | None = None,
-    pause: Pause = time.sleep,
+    pause: Sleep = time.sleep,
 ) -> Prompts:
     """The prompt file that `endpoint` wrote for classes with these plain names, now at `target`, read back and checked.
 
@@ -110,14 +112,14 @@ def make(
     table: dict[str, Any] = {"source": source, "task": task, "made": made, "classes": {}}
     partial = target.with_name(f"{target.name}.partial")
     if partial.is_file():
-        table = _begun(partial, table)
+        table = _resume_partial(partial, table)
     for done, (code, name) in enumerate(names.items()):
         if progress is not None:
             progress(f"ask {endpoint.model}", done, len(names))
         if code in table["classes"] and table["classes"][code]["name"] == name:
             continue
-        answer = ask(endpoint, made["prompt"].replace("{name}", name), pause)
-        texts = statements(answer, n_prompts, f"{endpoint.host}, {endpoint.model}, class {code}")
+        answer = request_completion(endpoint, made["prompt"].replace("{name}", name), pause)
+        texts = parse_statements(answer, n_prompts, f"{endpoint.host}, {endpoint.model}, class {code}")
         table["classes"][code] = {"name": name, "prompts": texts}
         _write(partial, table)
     table["classes"] = {code: table["classes"][code] for code in names}  # in the task's order, none of an older task
@@ -129,7 +131,7 @@ def make(
     return load(target)
 
 
-def ask(endpoint: Endpoint, prompt: str, pause: Pause = time.sleep) -> str:
+def request_completion(endpoint: Endpoint, prompt: str, pause: Sleep = time.sleep) -> str:
     """What the model answers to one prompt; asked again, ever later, while the host is busy or away.
 
     Raises:
@@ -152,21 +154,25 @@ def ask(endpoint: Endpoint, prompt: str, pause: Pause = time.sleep) -> str:
         except (requests.ConnectionError, requests.Timeout) as error:
             trouble = f"{endpoint.host} cannot be reached ({type(error).__name__})"
         except requests.RequestException as error:
-            raise MakeError(f"{endpoint.host} cannot be asked ({type(error).__name__}); check --url") from None
+            raise PromptGenerationError(
+                f"{endpoint.host} cannot be asked ({type(error).__name__}); check --url"
+            ) from None
         else:
             if answer.status_code == 200:
                 return _content(answer, endpoint)
             trouble = f"{endpoint.host} answered {answer.status_code}{_reason(answer, endpoint)}"
             if answer.status_code not in RETRIED:
-                raise MakeError(f"{trouble}; check --url, --model and the key")
-            wait_s = _asked_for(answer, wait_s)
+                raise PromptGenerationError(f"{trouble}; check --url, --model and the key")
+            wait_s = _retry_pause_s(answer, wait_s)
         if number < MAX_TRIES:
             log.warning("%s; asked again in %.0f s", trouble, wait_s)
             pause(wait_s)
-    raise MakeError(f"{trouble}, {MAX_TRIES} times; what was answered is kept, so the same command goes on later")
+    raise PromptGenerationError(
+        f"{trouble}, {MAX_TRIES} times; what was answered is kept, so the same command goes on later"
+    )
 
 
-def statements(answer: str, n_prompts: int, where: str) -> list[str]:
+def parse_statements(answer: str, n_prompts: int, where: str) -> list[str]:
     """The short reports in an answer that is a JSON list of them and nothing else.
 
     Raises:
@@ -176,28 +182,30 @@ def statements(answer: str, n_prompts: int, where: str) -> list[str]:
     try:
         texts = json.loads(answer)
     except ValueError:
-        raise MakeError(f"{where}: the answer is not a JSON list alone: {_shortened(answer)}; {remedy}") from None
+        raise PromptGenerationError(
+            f"{where}: the answer is not a JSON list alone: {_shortened(answer)}; {remedy}"
+        ) from None
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise MakeError(f"{where}: the answer is JSON but no list of texts: {_shortened(answer)}; {remedy}")
+        raise PromptGenerationError(f"{where}: the answer is JSON but no list of texts: {_shortened(answer)}; {remedy}")
     cleaned = [reports.clean(text) for text in texts]
     for text in cleaned:
-        if why := fault(text):
-            raise MakeError(f"{where}: {why}: {_shortened(text)}; {remedy}")
+        if why := style_problem(text):
+            raise PromptGenerationError(f"{where}: {why}: {_shortened(text)}; {remedy}")
     if len(cleaned) != n_prompts or len(set(cleaned)) < n_prompts:
-        raise MakeError(f"{where}: {len(set(cleaned))} different texts, not {n_prompts}; {remedy}")
+        raise PromptGenerationError(f"{where}: {len(set(cleaned))} different texts, not {n_prompts}; {remedy}")
     return cleaned
 
 
-def _begun(partial: Path, fresh: dict[str, Any]) -> dict[str, Any]:
+def _resume_partial(partial: Path, fresh: dict[str, Any]) -> dict[str, Any]:
     """What an earlier call left, once it is known to be of the same question to the same model."""
     begun = load(partial)
     wanted = {"source": fresh["source"], "task": fresh["task"], **fresh["made"]}
-    found = {"source": begun.source, "task": begun.task, **(begun.made or {})}
+    found = {"source": begun.source, "task": begun.task, **(begun.generation or {})}
     other = [key for key in wanted if key != "date" and found.get(key) != wanted[key]]
     if other:
         raise PromptError(f"{partial} was begun with another {', '.join(other)}; delete it, or ask as it was begun")
     kept = {code: {"name": name, "prompts": list(begun.texts["own"][code])} for code, name in begun.names.items()}
-    return {**fresh, "made": begun.made, "classes": kept}
+    return {**fresh, "made": begun.generation, "classes": kept}
 
 
 def _write(path: Path, table: dict[str, Any]) -> None:
@@ -213,7 +221,7 @@ def _content(answer: requests.Response, endpoint: Endpoint) -> str:
         if not isinstance(content, str):
             raise TypeError
     except (ValueError, KeyError, IndexError, TypeError):
-        raise MakeError(f"{endpoint.host} answered 200, but with no chat completion; check --url") from None
+        raise PromptGenerationError(f"{endpoint.host} answered 200, but with no chat completion; check --url") from None
     return content
 
 
@@ -228,7 +236,7 @@ def _reason(answer: requests.Response, endpoint: Endpoint) -> str:
     return f" ({_shortened(said.replace(endpoint.key, '...') if endpoint.key else said)})"
 
 
-def _asked_for(answer: requests.Response, wait_s: float) -> float:
+def _retry_pause_s(answer: requests.Response, wait_s: float) -> float:
     """The pause that a Retry-After header asks for, in seconds or as a date; else `wait_s`. A minute at most."""
     header = answer.headers.get("Retry-After", "")
     if re.fullmatch(r"\d{1,6}(\.\d+)?", header):

@@ -1,6 +1,6 @@
 """Losses: pure functions of tensors, one per equation, in mean form so that weights of one are a sensible start.
 
-Equation numbers are those of CG-DMER (arXiv 2602.21154). A term over pairs takes the rows of all processes, and in `mine`
+Equation numbers are those of CG-DMER (arXiv 2602.21154). A term over pairs takes the rows of all processes, and in `local_rows`
 the rows for which this process answers: the mean of all processes' values is then the loss of the whole batch. The table of
 all pairs is never held: it is gone through in blocks of columns, each computed anew in the backward pass.
 """
@@ -43,26 +43,17 @@ def token_errors(logits: Tensor, tokens: Tensor, masked: Tensor) -> Tensor:
     return torch.stack([(loss * masked).sum(-1), masked.sum(-1).float()], dim=-1)
 
 
-def token_reconstruction(errors: Tensor, over: Literal["report", "token"] = "report") -> Tensor:
-    """Eq. 3 from `token_errors` (B, 2): mean over each report's masked tokens, then over reports; or over all tokens alike.
+def token_reconstruction(errors: Tensor) -> Tensor:
+    """Eq. 3 from `token_errors` (B, 2): mean over each report's masked tokens, then over reports.
 
-    A report with nothing masked adds nothing, and counts as a report.
+    A report without a masked token adds 0 to the sum and counts as a report.
     """
-    if over == "token":
-        return errors[:, 0].sum() / errors[:, 1].sum().clamp(min=1)
     return (errors[:, 0] / errors[:, 1].clamp(min=1)).mean()
 
 
 def orthogonality(specific: Tensor, shared: Tensor) -> Tensor:
     """Eq. 5, one modality: squared cosine between a sample's specific and shared parts, (B, D) each, mean over B."""
     return F.cosine_similarity(specific, shared, dim=-1).square().mean()
-
-
-def cross_covariance(specific: Tensor, shared: Tensor) -> Tensor:
-    """Eq. 5 over the batch instead of per sample: mean squared correlation of every specific with every shared feature."""
-    a = (specific - specific.mean(0)) / (specific.std(0, correction=0) + 1e-4)
-    b = (shared - shared.mean(0)) / (shared.std(0, correction=0) + 1e-4)
-    return (a.T @ b / len(a)).square().mean()
 
 
 def siglip(
@@ -72,19 +63,19 @@ def siglip(
     scale: Tensor | float,
     bias: Tensor | float,
     treat: SameReport,
-    mine: slice = slice(None),
+    local_rows: slice = slice(None),
 ) -> Tensor:
-    """Eq. 6: -log sigmoid(y_ij (scale * ecg_i . text_j + bias)), summed over i in `mine` and all j, divided by the i's.
+    """Eq. 6: -log sigmoid(y_ij (scale * ecg_i . text_j + bias)), summed over i in `local_rows` and all j, divided by the i's.
 
     ecg, text: (B, D). report: (B, C) int64; two rows that agree in a column have the same report. `treat` says what a pair
     i != j with the same report is: a positive, a negative (the paper), or ignored.
     The paper prints scale 1 and bias 0; with unit vectors its best value is then the collapse of all pairs apart.
     """
-    anchor = ecg[mine]  # (b, D)
+    anchor = ecg[local_rows]  # (b, D)
 
     def block(columns: slice) -> Tensor:
         logits = scale * (anchor @ text[columns].T) + bias  # (b, c)
-        own, same = _relations(report, mine, columns)
+        own, same = _relations(report, local_rows, columns)
         loss = -F.logsigmoid(torch.where(same if treat == "positive" else own, logits, -logits).float())
         return (loss.masked_fill(same & ~own, 0.0) if treat == "ignore" else loss).sum()
 
@@ -98,9 +89,9 @@ def info_nce(
     scale: Tensor | float,
     treat: SameReport,
     form: ContrastForm,
-    mine: slice = slice(None),
+    local_rows: slice = slice(None),
 ) -> Tensor:
-    """Eqs. 7-9: mean over `mine` of the ECG-to-text and text-to-ECG cross-entropies; scale = 1 / tau.
+    """Eqs. 7-9: mean over `local_rows` of the ECG-to-text and text-to-ECG cross-entropies; scale = 1 / tau.
 
     standard: i = j is the target and stands in the denominator (symmetric InfoNCE).
     decoupled: the printed denominator, without k = i, for i = j only. literal: Eq. 9's sum over every i and j.
@@ -109,11 +100,11 @@ def info_nce(
     """
 
     def one_way(anchors: Tensor, others: Tensor) -> Tensor:
-        anchor = anchors[mine]  # (b, D)
+        anchor = anchors[local_rows]  # (b, D)
 
         def block(columns: slice) -> Tensor:
             logits = (scale * (anchor @ others[columns].T)).float()  # (b, c)
-            own, same = _relations(report, mine, columns)
+            own, same = _relations(report, local_rows, columns)
             shown = ~same | own if treat == "ignore" else torch.ones_like(own)
             if form == "literal":
                 target = shown
@@ -137,13 +128,13 @@ def aligned(
     report: Tensor,
     scale: Tensor | float,
     treat: SameReport,
-    mine: slice = slice(None),
+    local_rows: slice = slice(None),
     form: ContrastForm = "standard",
 ) -> Tensor:
     """`info_nce` of vectors of any length (B, D), by their cosines, in float32 whatever the precision around it."""
     with torch.autocast(ecg.device.type, enabled=False):  # logits of 14 and more want float32's digits
         unit = (F.normalize(ecg.float(), dim=-1), F.normalize(text.float(), dim=-1))
-        return info_nce(*unit, report, scale, treat, form, mine)
+        return info_nce(*unit, report, scale, treat, form, local_rows)
 
 
 def _relations(report: Tensor, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
-"""The numbers that CG-DMER's paper prints (arXiv 2602.21154, Tables 1-3 and Figure 2), macro AUROC x 100.
+"""The numbers printed in CG-DMER's paper (arXiv 2602.21154, Tables 1-3 and Figure 2), macro AUROC x 100.
 
-They stand beside ours, never in place of them. They came from labels, windows and choices that the strict protocol does
-not repeat; some cells are doubtful in themselves: ST-MEM's CSN cells at 10 and 100 % equal its PTB-XL super cells, and
-Random Init (CNN) has the same value for sub and form at 1 %.
+They are printed beside ours and never replace them. The paper's labels, windows and choices differ from the strict protocol.
+Some cells are doubtful: ST-MEM's CSN cells at 10 and 100 % equal its PTB-XL super cells, and Random Init (CNN) has the same
+value for sub and form at 1 %.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-TASKS = {  # (source, task) of a cohort -> what the paper calls it, in the paper's order
+TASKS = {  # (source, task) of a cohort -> the paper's name of the task, in the paper's order
     ("ptbxl", "super"): "PTBXL-Super",
     ("ptbxl", "sub"): "PTBXL-Sub",
     ("ptbxl", "form"): "PTBXL-Form",
@@ -18,7 +18,7 @@ TASKS = {  # (source, task) of a cohort -> what the paper calls it, in the paper
     ("cpsc2018", "cpsc2018"): "CPSC2018",
     ("csn", "csn"): "CSN",
 }
-BESIDE = {("csn", "csn_full")}  # scored beside the paper's: the published classes leave sinus bradycardia out
+NOT_IN_PAPER = {("csn", "csn_full")}  # scored as well: the paper's CSN classes do not contain sinus bradycardia
 FRACTIONS = (0.01, 0.1, 1.0)
 
 # 1, 10, 100 % of each task in turn
@@ -64,12 +64,12 @@ BEST_N_PATCHES = 100
 MASK_RATIOS = (0.25, 0.5, 0.6, 0.75, 0.9)  # Figure 2b; the paper prints no values but the optimum
 BEST_MASK_RATIO = 0.75
 
-FIGURE3 = ("simclr", "st_mem", "merl", "cg_dmer")  # the methods whose maps it shows
+FIGURE3 = ("simclr", "st_mem", "merl", "cg_dmer")  # the methods in the paper's Figure 3
 
 PRETRAINING = "MIMIC-IV-ECG, 779,891 pairs, 50 passes in batches of 512 on each of eight GPUs"
-N_SEEN = 50 * 779_891  # recordings that the paper's run looked at
+N_RECORDINGS_TRAINED = 50 * 779_891  # recordings processed in the paper's training, repeats included
 
-OURS = {  # method of the house and its settings that tell its rows apart -> the paper's name; it prints no supervised row
+ROW_NAMES = {  # (method, value of a setting in DEFAULT_SETTINGS) -> row name in the paper, which has no supervised row
     ("cg_dmer", ""): "CG-DMER",
     ("merl", "resnet"): "MERL (ResNet)",
     ("merl", "vit"): "MERL (ViT)",
@@ -89,70 +89,74 @@ OURS = {  # method of the house and its settings that tell its rows apart -> the
     ("c_melt", ""): "C-MELT",
     ("supervised", "resnet"): "Supervised (CNN)",
     ("supervised", "vit"): "Supervised (Trans)",
-    ("merit", ""): "MERIT-style",  # no row of the paper's, as the next
+    ("merit", ""): "MERIT-style",  # MERIT and MELP have no row in the paper
     ("melp", ""): "MELP",
 }
 
-
-USUAL = {
-    "encoder": "resnet",
-    "kind": "cmsc",
-    "masking": "uniform",
-}  # settings that tell rows apart, and the paper's row
+DEFAULT_SETTINGS = {"encoder": "resnet", "kind": "cmsc", "masking": "uniform"}
+"""The settings that distinguish the rows of one method, with their values in the paper's row."""
 
 
-def name(method: Mapping[str, object]) -> str:
-    """What the paper calls a method's row; the file's own name where it has none. Other rows of it say which they are."""
-    key = str(method.get("name"))
-    there = {setting: str(method[setting]) for setting in USUAL if setting in method}
-    for value in there.values():
-        if (key, value) in OURS:
-            return OURS[key, value]
-    row = OURS.get((key, ""), key)
-    other = [value for setting, value in there.items() if value != USUAL[setting]]
-    return f"{row} ({', '.join(other)})" if other else row
+def row_name(method: Mapping[str, object]) -> str:
+    """Return the paper's name of a method's row, or the method's own name if the paper has no row.
+
+    Args:
+        method: the [method] table; values of distinguishing settings other than the default are appended to the name.
+    """
+    name = str(method.get("name"))
+    settings = {setting: str(method[setting]) for setting in DEFAULT_SETTINGS if setting in method}
+    for value in settings.values():
+        if (name, value) in ROW_NAMES:
+            return ROW_NAMES[name, value]
+    row = ROW_NAMES.get((name, ""), name)
+    changed = [value for setting, value in settings.items() if value != DEFAULT_SETTINGS[setting]]
+    return f"{row} ({', '.join(changed)})" if changed else row
 
 
-def tasks_of(source: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    """The tasks of a data set that are scored: the paper's and those in `BESIDE`; all, of a data set that it has not."""
-    return tuple(task for task in known if (source, task) in TASKS or (source, task) in BESIDE) or known
+def scored_tasks(source: str, tasks: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the tasks of a data set to score: the paper's and those in `NOT_IN_PAPER`; all tasks if there is none."""
+    return tuple(task for task in tasks if (source, task) in TASKS or (source, task) in NOT_IN_PAPER) or tasks
 
 
-def counts(source: str, task: str) -> bool:
-    """Whether a task enters means over tasks: the paper's do, and all of a data set that it has not."""
-    return (source, task) not in BESIDE
+def counts_in_mean(source: str, task: str) -> bool:
+    """Return whether a task enters means over tasks: all do, except additional tasks on the paper's data sets."""
+    return (source, task) not in NOT_IN_PAPER
 
 
-def mean_of_ours(how: str, tasks: Sequence[tuple[str, str]]) -> float | None:
-    """The paper's mean of its own method over some of its tasks; None where one of them is not the paper's."""
-    cells = [
-        zero_shot(OURS["cg_dmer", ""], *key) if how == "zero-shot" else linear(OURS["cg_dmer", ""], *key, 0.01)
-        for key in tasks
-    ]
-    there = [cell for cell in cells if cell is not None]
-    return sum(there) / len(there) if there and len(there) == len(cells) else None
+def mean_of_cg_dmer(how: str, tasks: Sequence[tuple[str, str]]) -> float | None:
+    """Return the paper's mean of CG-DMER over these tasks; None if one of them is not in the paper.
+
+    Args:
+        how: "zero-shot", else the linear probe on 1 % of the labels.
+        tasks: (source, task) each.
+    """
+    row = ROW_NAMES["cg_dmer", ""]
+    cells = [zero_shot(row, *key) if how == "zero-shot" else linear_probe(row, *key, 0.01) for key in tasks]
+    printed = [cell for cell in cells if cell is not None]
+    return sum(printed) / len(printed) if printed and len(printed) == len(cells) else None
 
 
-def linear(row: str, source: str, task: str, fraction: float) -> float | None:
-    """A cell of Table 1; None where the paper has none."""
-    place, printed = _place(source, task), _parsed(_TABLE1)
-    if row not in printed or place is None or fraction not in FRACTIONS:
+def linear_probe(row: str, source: str, task: str, fraction: float) -> float | None:
+    """Return a cell of Table 1, or None if the table has no such cell."""
+    column, printed = _task_number(source, task), _parse(_TABLE1)
+    if row not in printed or column is None or fraction not in FRACTIONS:
         return None
-    return printed[row][3 * place + FRACTIONS.index(fraction)]
+    return printed[row][3 * column + FRACTIONS.index(fraction)]
 
 
 def zero_shot(row: str, source: str, task: str) -> float | None:
-    """A cell of Table 2; None where the paper has none."""
-    place, printed = _place(source, task), _parsed(_TABLE2)
-    return None if row not in printed or place is None else printed[row][place]
+    """Return a cell of Table 2, or None if the table has no such cell."""
+    column, printed = _task_number(source, task), _parse(_TABLE2)
+    return None if row not in printed or column is None else printed[row][column]
 
 
 @cache
-def _parsed(text: str) -> dict[str, list[float]]:
+def _parse(text: str) -> dict[str, list[float]]:
     table = dict(line.split(": ") for line in text.strip().splitlines())
     return {row: [float(cell) for cell in cells.split()] for row, cells in table.items()}
 
 
-def _place(source: str, task: str) -> int | None:
+def _task_number(source: str, task: str) -> int | None:
+    """Return the position of a task in the paper's tables, from 0; None if it is not in the paper."""
     keys = list(TASKS)
     return keys.index((source, task)) if (source, task) in keys else None
