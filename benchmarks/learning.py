@@ -50,6 +50,7 @@ from leadwise.methods.catalogue import (
     method_names,
     small_optim_settings,
     small_settings,
+    with_defaults,
 )
 from leadwise.reproduce import paper_numbers
 from leadwise.reproduce import references as against
@@ -80,13 +81,13 @@ def settings_of(asked: argparse.Namespace) -> dict[str, Config]:
     for name in filter(lambda name: not learns_labels(name), chosen):
         for method in all_small_settings(name):
             optim = dataclasses.replace(base.optim, **small_optim_settings(name))
-            config = runs.resolve(dataclasses.replace(base, method=method, optim=optim))
+            config = with_defaults(dataclasses.replace(base, method=method, optim=optim))
             rows[paper_numbers.row_name(config.method)] = config
     for text in asked.also:
         name, *overrides = text.split()
         optim = dataclasses.replace(base.optim, **small_optim_settings(name))
         config = settings.override(dataclasses.replace(base, method=small_settings(name), optim=optim), overrides)
-        config = runs.resolve(config)
+        config = with_defaults(config)
         rows[paper_numbers.row_name(config.method)] = config
     return rows
 
@@ -123,16 +124,16 @@ def made(row: str, config: Config, asked: argparse.Namespace) -> Json:
         run = training.pretrain(config, folder)
     memory = peak_memory() / 1e6
     loss = [line["loss"] for line in map(json.loads, (folder / "metrics.jsonl").open()) if line["split"] == "train"]
-    encoder = sum(p.numel() for p in run.method.ecg.parameters()) if hasattr(run.method, "ecg") else None
+    encoder = dict(run.method.named_children()).get("ecg")
     return {
         "row": row,
-        "reads": "ECG + report" if hasattr(run.method, "embed_text") else "ECG",
+        "reads": "ECG + report" if run.method.reads_reports else "ECG",
         "steps": steps,
         "seconds a step": seconds,
         "records/s": config.optim.batch_size / seconds,
         "peak memory, MB": memory,
         "parameters": sum(p.numel() for p in run.method.parameters()),
-        "ecg parameters": encoder,
+        "ecg parameters": None if encoder is None else sum(p.numel() for p in encoder.parameters()),
         "loss": [_mean(loss[:3]), _mean(loss[-3:])],
         "cells": scored(run, asked),
     }
@@ -154,7 +155,7 @@ def scored(run: Run, asked: argparse.Namespace) -> list[Json]:
             if "untrained" in found:
                 above, interval = gain(found["trained"].score, found["untrained"].score)
                 cells[-2] |= {"gain": 100 * above, "gain interval": [100 * edge for edge in interval]}
-        if hasattr(run.method, "embed_text"):
+        if run.method.embeds_text:
             zero = run_zeroshot(run, cohort, task)
             cells.append(_cell(task, "zero-shot", "trained", zero.trained))
     return cells

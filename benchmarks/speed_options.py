@@ -37,7 +37,7 @@ def options(asked: Asked) -> Case:
         run = make_method(asked, texts, *(("method.checkpointing=true",) if name == "checkpointing" else ()))
         if name == COMPILED:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(asked.scratch / "inductor")  # not what another run has compiled
-            for part in run.method.compiles:
+            for part in run.method.compilable_modules:
                 part.compile()
         batch, optimizer = noise(run.config.signal, n, texts), _optimizer(run, name)
         ways[name] = Way(partial(_whole_step, run, batch, optimizer, name), n, warm=True)

@@ -79,12 +79,12 @@ def gather(x: Tensor) -> Tensor:
     return out
 
 
-def gathered(pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+def gathered(features: dict[str, Tensor]) -> dict[str, Tensor]:
     """What records of every rank show each other: `gather` of each tensor, floating ones as float32."""
-    return {name: gather(x.float() if x.is_floating_point() else x) for name, x in pairs.items()}
+    return {name: gather(x.float() if x.is_floating_point() else x) for name, x in features.items()}
 
 
-def mine(n_rows: int) -> slice:
+def local_rows(n_rows: int) -> slice:
     """Which of `n_rows` gathered rows are this rank's own."""
     share = n_rows // n_ranks()
     return slice(rank() * share, (rank() + 1) * share)
@@ -101,7 +101,7 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         total = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
-        return total[mine(len(total))]
+        return total[local_rows(len(total))]
 
 
 @contextmanager

@@ -17,19 +17,18 @@ import tomllib
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from leadwise import config as settings
 from leadwise import distributed
 from leadwise.config import Config
 from leadwise.files import replacing
-from leadwise.methods.catalogue import find_method
+from leadwise.methods import catalogue
+from leadwise.methods.contract import PretrainingMethod
 
 RESUME = {"step", "best", "model", "optimizer"}  # what a resume state holds
 
@@ -41,9 +40,8 @@ class RunError(RuntimeError):
 class Run:
     """A method with its settings, and the folder it lives in (None: nowhere yet)."""
 
-    def __init__(self, config: Config, method: nn.Module, folder: Path | None = None) -> None:
-        self.config, self.folder = config, folder
-        self.method: Any = method  # an nn.Module that keeps the contract of `methods`
+    def __init__(self, config: Config, method: PretrainingMethod, folder: Path | None = None) -> None:
+        self.config, self.method, self.folder = config, method, folder
 
     @property
     def name(self) -> str:
@@ -58,7 +56,7 @@ class Run:
         it the name of its embedding cache, stays the same.
         """
         c = self.config
-        table = removed_settings(c) | c.method
+        table = catalogue.removed_settings(c) | c.method
         digest = hashlib.sha256(repr((c.signal, sorted(table.items()), c.optim.precision)).encode())
         for name, tensor in self.method.state_dict().items():
             digest.update(name.encode())
@@ -97,8 +95,8 @@ class Run:
         """
         with side_random():
             torch.manual_seed(seed)
-            kept = self.folder / "tokenizer" if self.folder else None
-            twin = build(self.config, getattr(self.method, "tokenizer", None), kept)
+            saved_folder = self.folder / "tokenizer" if self.folder else None
+            twin = catalogue.build(self.config, self.method.tokenizer, saved_folder)
         twin.to(next(self.method.parameters()).device).eval()
         return Run(self.config, twin)
 
@@ -160,49 +158,6 @@ def _step_of(line: str) -> float:
         return math.inf  # torn by the crash
 
 
-def removed_settings(config: Config) -> dict[str, Any]:
-    """Settings of earlier versions that the config's method no longer has, with their values now (`REMOVED` of its module)."""
-    return dict(getattr(find_method(str(config.method.get("name"))), "REMOVED", {}))
-
-
-def method_config(config: Config) -> tuple[ModuleType, Any]:
-    """The method's module and its typed settings.
-
-    Raises:
-        ConfigError: no such method, a setting that the method does not have, or a removed one at another value than now.
-    """
-    table = dict(config.method)
-    name = table.pop("name", None)
-    if not isinstance(name, str):
-        raise settings.ConfigError("setting 'method.name' is missing: the name of a file in leadwise/methods")
-    try:
-        module = find_method(name)
-        table = settings.drop_removed(table, removed_settings(config))
-        return module, settings.typed(module.Config, table, "method")
-    except settings.ConfigError:
-        raise
-    except ValueError as error:
-        raise settings.ConfigError(f"[method] {error}") from None
-
-
-def resolve(config: Config) -> Config:
-    """The config with every setting of its method written out."""
-    _, typed = method_config(config)
-    # a TOML file gives lists: what is written and what is read again must be the same, fingerprint and all
-    table = {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(typed).items()}
-    return dataclasses.replace(config, method={"name": config.method["name"], **table})
-
-
-def build(config: Config, tokenizer: Any, kept: Path | None = None) -> nn.Module:
-    """The method of a config with fresh weights from torch's random state."""
-    module, typed = method_config(config)
-    try:
-        method: nn.Module = module.Method(typed, config.signal, tokenizer, kept)
-    except ValueError as error:
-        raise settings.ConfigError(f"[method] {error}") from None
-    return method
-
-
 def person_hash(source: str, patient: str) -> str:
     """A short hash of a person of a data set, so that a run can say whom it knows without naming anyone."""
     return hashlib.sha256(f"{source}/{patient}".encode()).hexdigest()[:12]
@@ -218,18 +173,16 @@ def create(
     """
     if folder is not None and folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder} is not empty; choose another folder, or continue that run with --resume")
-    config = resolve(config)
-    module, typed = method_config(config)
-    tokenizer = module.Method.make_tokenizer(typed, texts) if hasattr(module.Method, "make_tokenizer") else None
+    config = catalogue.with_defaults(config)
+    file, method_config = catalogue.method_settings(config)
+    tokenizer = file.method_class.make_tokenizer(method_config, texts)
     torch.manual_seed(config.optim.seed)
-    run = Run(config, build(config, tokenizer), folder)
+    run = Run(config, catalogue.build(config, tokenizer), folder)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder / "tokenizer")
-        keep = getattr(run.method, "keep", None)
-        if keep:
-            keep(folder / "tokenizer")
+        run.method.save_extra(folder / "tokenizer")
         with replacing(folder / "data.json") as temporary:
             temporary.write_text(json.dumps(provenance or {}, indent=1) + "\n")
         with replacing(folder / "config.toml") as temporary:
@@ -244,16 +197,15 @@ def reopen(folder: Path) -> Run:
         raise RunError(f"{folder} is not a run folder: it has no config.toml; `leadwise pretrain` makes one")
     try:
         config = settings.typed(Config, tomllib.loads(path.read_text()))
-        module, _ = method_config(config)
+        file, _ = catalogue.method_settings(config)
     except (tomllib.TOMLDecodeError, settings.ConfigError) as error:
         raise RunError(f"{path}: {error}") from None
-    config = dataclasses.replace(config, method=settings.drop_removed(config.method, removed_settings(config)))
-    tokenizer, kept = None, folder / "tokenizer"
-    if hasattr(module.Method, "load_tokenizer"):
-        if not (kept / "tokenizer.json").is_file():
-            raise RunError(f"{kept} holds no tokenizer.json; copy the run folder again, whole")
-        tokenizer = module.Method.load_tokenizer(kept)
-    return Run(config, build(config, tokenizer, kept), folder)
+    config = dataclasses.replace(config, method=settings.drop_removed(config.method, file.removed))
+    saved_folder = folder / "tokenizer"
+    if file.method_class.reads_reports and not (saved_folder / "tokenizer.json").is_file():
+        raise RunError(f"{saved_folder} holds no tokenizer.json; copy the run folder again, whole")
+    tokenizer = file.method_class.load_tokenizer(saved_folder)
+    return Run(config, catalogue.build(config, tokenizer, saved_folder), folder)
 
 
 def side_random() -> AbstractContextManager[None]:

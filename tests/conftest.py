@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from leadwise.batch import LEADS, Batch, Signal
+from leadwise.methods.catalogue import find_method, method_names
 
 REPORTS = (
     "normal sinus rhythm. normal ecg.",
@@ -22,117 +23,11 @@ REPORTS = (
     "sinus tachycardia. inferior infarct, age undetermined. abnormal ecg.",
 )
 SIGNAL = Signal(rate_hz=100, duration_s=4.0)
-TINY = {  # a method, and after a space what of it
-    "cg_dmer": {
-        "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2,
-        "text_width": 32, "text_depth": 1, "text_heads": 2, "text_decoder_depth": 1, "vocab_size": 400, "max_tokens": 48,
-        "shared_width": 16,
-    },
-    "merl": {
-        "resnet_width": 8, "text_width": 32, "text_depth": 1, "text_heads": 2, "vocab_size": 400, "max_tokens": 48,
-        "shared_width": 16,
-    },
-    "merl vit": {
-        "encoder": "vit", "n_patches": 10, "vit_width": 32, "vit_depth": 2, "vit_heads": 4, "text_width": 32,
-        "text_depth": 1, "text_heads": 2, "vocab_size": 400, "max_tokens": 48, "shared_width": 16,
-    },
-    "simclr": {"resnet_width": 8, "hidden_width": 32, "out_width": 16},
-    "simclr vit": {"encoder": "vit", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16},
-    "simclr lead_time": {
-        "encoder": "lead_time", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16,
-    },
-    "simclr lead_time_conv": {
-        "encoder": "lead_time_conv", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16,
-    },
-    "ts_tcc": {"resnet_width": 8, "n_future": 4, "context_width": 16, "context_depth": 1, "hidden_width": 32, "out_width": 16},
-    "ts_tcc vit": {
-        "encoder": "vit", "n_patches": 10, "width": 32, "depth": 1, "heads": 4, "n_future": 3, "context_width": 16,
-        "context_depth": 1, "hidden_width": 32, "out_width": 16,
-    },
-    "ts_tcc paper": {
-        "paper_encoder": True, "n_future": 4, "context_width": 16, "context_depth": 1, "hidden_width": 32, "out_width": 16,
-    },
-    "clocs": {"resnet_width": 8},
-    "clocs lead_time": {
-        "encoder": "lead_time", "n_patches": 10, "width": 32, "depth": 1, "heads": 4, "project": True, "embedding_width": 16,
-    },
-    "clocs cmlc": {"kind": "cmlc", "paper_encoder": True, "embedding_width": 16},
-    "clocs cmsmlc": {"kind": "cmsmlc", "encoder": "vit", "n_patches": 10, "width": 32, "depth": 1, "heads": 4},
-    "c_melt": {
-        "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "text_width": 32, "text_depth": 1, "text_heads": 2,
-        "vocab_size": 400, "max_tokens": 48, "fusion_width": 16, "fusion_depth": 2, "fusion_heads": 2, "mem_layer": 1,
-        "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "shared_width": 16,
-    },
-    "c_melt learnable": {
-        "n_patches": 10, "width": 32, "depth": 1, "heads": 4, "pooling": "mean", "text_width": 32, "text_depth": 1,
-        "text_heads": 2, "text_pooling": "mean", "vocab_size": 400, "max_tokens": 48, "fusion_width": 16, "fusion_depth": 1,
-        "fusion_heads": 2, "mem_layer": 0, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "shared_width": 16,
-        "ets": "learnable", "same_report": "ignore",
-    },
-    "astcl": {"resnet_width": 8, "hidden_width": 32, "out_width": 16, "predictor_width": 8, "discriminator_width": 16},
-    "astcl lead_time": {
-        "encoder": "lead_time", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16,
-        "predictor_width": 8, "discriminator_width": 16, "n_ahead": 2,
-    },
-    "astcl vit": {
-        "encoder": "vit", "n_patches": 10, "width": 32, "depth": 1, "heads": 4, "hidden_width": 32, "out_width": 16,
-        "predictor_width": 8, "discriminator_width": 16, "n_ahead": 2,
-    },
-    "st_mem": {
-        "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2,
-    },
-    "st_mem time": {
-        "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2,
-        "masking": "time",
-    },
-    "st_mem lead": {
-        "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2,
-        "masking": "lead",
-    },
-    "crt": {"n_patches": 20, "patch_encoder": "linear", "width": 32, "depth": 2, "heads": 4, "decoder_depth": 1},
-    "crt resnet": {"n_patches": 20, "width": 32, "depth": 1, "heads": 4, "decoder_depth": 1},
-    "byol": {"resnet_width": 8, "hidden_width": 32, "out_width": 16},
-    "byol lead_time": {
-        "encoder": "lead_time", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16,
-    },
-    "barlow_twins": {"resnet_width": 8, "hidden_width": 32, "out_width": 16},
-    "barlow_twins vit": {
-        "encoder": "vit", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16,
-    },
-    "moco_v3": {"encoder": "resnet", "resnet_width": 8, "hidden_width": 32, "out_width": 16},
-    "moco_v3 vit": {"n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16},
-    "moco_v3 lead_time_conv": {
-        "encoder": "lead_time_conv", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16,
-    },
-    "simsiam": {"resnet_width": 8, "hidden_width": 32, "out_width": 32, "waist_width": 8},
-    "simsiam vit": {
-        "encoder": "vit", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 32,
-        "waist_width": 8,
-    },
-    "etp": {
-        "resnet_width": 8, "text_width": 32, "text_depth": 1, "text_heads": 2, "vocab_size": 400, "max_tokens": 48,
-        "shared_width": 16,
-    },
-    "merit": {
-        "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2,
-        "text_width": 32, "text_depth": 1, "text_heads": 2, "vocab_size": 400, "max_tokens": 48, "shared_width": 16,
-    },
-    "melp": {
-        "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "beat_queries": 3, "token_queries": 4, "query_heads": 2,
-        "decoder_depth": 1, "decoder_heads": 2, "text_width": 32, "text_depth": 1, "text_heads": 2, "vocab_size": 400,
-        "max_tokens": 48, "shared_width": 16, "local_group": 8,
-    },
-    "melp resnet": {
-        "encoder": "resnet", "resnet_width": 8, "beat_queries": 3, "token_queries": 4, "query_heads": 2,
-        "decoder_depth": 1, "decoder_heads": 2, "text_width": 32, "text_depth": 1, "text_heads": 2, "vocab_size": 400,
-        "max_tokens": 48, "shared_width": 16, "local_group": 3,
-    },
-    "supervised": {"resnet_width": 8, "classes": ("normal", "afib", "brady", "tachy")},
-    "supervised lead_time": {
-        "encoder": "lead_time", "n_patches": 10, "width": 32, "depth": 2, "heads": 4,
-        "classes": ("normal", "afib", "brady", "tachy"),
-    },
-}  # fmt: skip
+TINY = {  # case -> settings; a case is a method, or a method and a variant of it: "merl vit"
+    f"{name} {variant}".strip(): settings
+    for name in method_names()
+    for variant, settings in find_method(name).tiny.items()
+}
 
 
 @pytest.fixture(scope="session", autouse=True)

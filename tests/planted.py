@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from leadwise.batch import Batch, Signal
 from leadwise.config import Config
 from leadwise.data.cohort.cohort import TextColumn
+from leadwise.methods.contract import MethodConfig, PretrainingMethod
 
 WORDS = ("alpha", "beta", "gamma", "delta")  # class k plants a wave in lead k
 SIGNAL = Signal(rate_hz=100, duration_s=2.0)
@@ -76,13 +77,14 @@ class PlantedCohort:
         return self.truth[rows]
 
 
-class SeeingMethod(nn.Module):
+class SeeingMethod(PretrainingMethod):
     """Embeds an ECG by the spread of its first leads; a blind one by its noise. Random while in training mode."""
 
+    embeds_text = True
     parts = ("backbone", "shared")
 
     def __init__(self, seeing: bool = True) -> None:
-        super().__init__()
+        super().__init__(MethodConfig(), SIGNAL)
         self.seeing = seeing
         self.weight = nn.Parameter(torch.eye(len(WORDS)) if seeing else torch.full((4, 4), 0.5))
         self.unreliable = nn.Dropout(0.5)

@@ -38,7 +38,9 @@ def test_records_of_a_patient_agree_with_each_other_only() -> None:
     loss.backward()
     assert target.grad is None  # stop-gradient
     assert bool(predicted.grad.any())
-    shares = [pairwise.patient_agreement(predicted, target, patient, mine) for mine in (slice(0, 3), slice(3, 6))]
+    shares = [
+        pairwise.patient_agreement(predicted, target, patient, local_rows) for local_rows in (slice(0, 3), slice(3, 6))
+    ]
     torch.testing.assert_close(sum(shares) / 2, loss)
 
 
@@ -131,17 +133,17 @@ def test_a_half_that_was_not_observed_is_stood_in_for(name: str) -> None:
 def test_patients_are_known_by_name_and_the_nameless_are_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     method = build("astcl").eval()
     batch = dataclasses.replace(make_batch(5), patient=("a", "b", "a", "", ""))
-    _, pairs = method.look(batch)
-    numbers = pairs["patient"].tolist()
+    _, features = method.local_terms(batch)
+    numbers = features["patient"].tolist()
     assert numbers[0] == numbers[2]
     assert len(set(numbers)) == 4
     calls = []
     monkeypatch.setattr(astcl.pairwise, "patient_agreement", lambda *a: calls.append(a) or torch.tensor(0.0))
-    method.contrast(pairs)
+    method.batch_terms(features)
     assert len(calls) == 4
     for number, (p, z, patient, _) in enumerate(calls):  # the other half of the other view
-        assert torch.equal(p, pairs[f"p_{number}"])
-        assert torch.equal(z, pairs[f"z_{3 - number}"])
+        assert torch.equal(p, features[f"p_{number}"])
+        assert torch.equal(z, features[f"z_{3 - number}"])
         assert patient.tolist() == numbers
 
 
@@ -152,7 +154,7 @@ def test_encoder_and_discriminator_play_against_each_other() -> None:
 
     def adversary() -> Tensor:
         torch.manual_seed(0)
-        return method.look(batch)[0]["L_adv"]
+        return method.local_terms(batch)[0]["L_adv"]
 
     before = adversary()
     before.backward()

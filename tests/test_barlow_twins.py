@@ -50,22 +50,22 @@ def test_the_correlation_is_the_whole_batchs(monkeypatch) -> None:
     """What a process adds to the rows of another is not two small correlations: it gathers before it correlates."""
     method = build("barlow_twins").eval()
     with torch.no_grad():
-        _, pairs = method.look(make_batch(8))
-        whole = method.contrast(pairs)["L_BT"]
-        other = {name: z[4:] for name, z in pairs.items()}
+        _, features = method.local_terms(make_batch(8))
+        whole = method.batch_terms(features)["L_BT"]
+        other = {name: z[4:] for name, z in features.items()}
         order = iter(other.values())
         monkeypatch.setattr(barlow_twins.distributed, "gather", lambda x: torch.cat([x, next(order)]))
-        torch.testing.assert_close(method.contrast({name: z[:4] for name, z in pairs.items()})["L_BT"], whole)
+        torch.testing.assert_close(method.batch_terms({name: z[:4] for name, z in features.items()})["L_BT"], whole)
 
 
 def test_held_out_patients_are_judged_by_their_own_statistics() -> None:
     """The scale of z does not matter, in eval mode either."""
     method = build("barlow_twins").eval()
     with torch.no_grad():
-        _, pairs = method.look(make_batch(8))
-        scaled = {name: 7 * z - 2 for name, z in pairs.items()}
+        _, features = method.local_terms(make_batch(8))
+        scaled = {name: 7 * z - 2 for name, z in features.items()}
         torch.testing.assert_close(
-            method.contrast(scaled)["L_BT"], method.contrast(pairs)["L_BT"], rtol=1e-4, atol=1e-4
+            method.batch_terms(scaled)["L_BT"], method.batch_terms(features)["L_BT"], rtol=1e-4, atol=1e-4
         )
 
 

@@ -149,10 +149,10 @@ def slow_siglip(ecg: Tensor, text: Tensor) -> float:
 def test_ets_is_plain_products_of_what_embeds() -> None:
     method = build("c_melt").eval()
     batch = make_batch(6)
-    _, pairs = method.look(batch)
-    assert float(pairs["ecg"].detach().abs().max()) <= 1
-    assert float(method.contrast(pairs)["L_ETS"].detach()) == pytest.approx(
-        slow_siglip(pairs["ecg"], pairs["text"]), rel=1e-4
+    _, features = method.local_terms(batch)
+    assert float(features["ecg"].detach().abs().max()) <= 1
+    assert float(method.batch_terms(features)["L_ETS"].detach()) == pytest.approx(
+        slow_siglip(features["ecg"], features["text"]), rel=1e-4
     )
     with torch.no_grad():
         shared, text = method.embed_ecg(batch, "shared"), method.embed_text(list(batch.report))

@@ -38,7 +38,7 @@ class CardRun(PlantedRun):
 
 class Wordless(SeeingMethod):
     parts = ("backbone",)
-    embed_text = property()  # as if it were not there
+    embeds_text = False
 
 
 @pytest.fixture

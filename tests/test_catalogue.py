@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from leadwise.batch import Signal
 from leadwise.cli import app
 from leadwise.methods import catalogue
 from leadwise.methods.catalogue import find_method, method_names
@@ -42,10 +43,8 @@ def test_reports_are_read_by_those_that_answer_words() -> None:
 
 
 def test_parameters_are_counted_as_a_built_method_has_them() -> None:
-    module = find_method("simclr")
-    from leadwise.batch import Signal
-
-    built = module.Method(module.Config(**module.SMALL), Signal(rate_hz=100, duration_s=10.0))
+    file = find_method("simclr")
+    built = file.method_class(file.config_class(**file.small), Signal(rate_hz=100, duration_s=10.0))
     (entry,) = catalogue.entries(["simclr"])
     assert entry.n_small == sum(p.numel() for p in built.parameters())
 

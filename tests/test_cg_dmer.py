@@ -158,9 +158,11 @@ def test_a_pretrained_bert_folder_is_frozen_by_count_and_travels_with_the_run(tm
         assert p.requires_grad != frozen, name
         assert (p.grad is None) == frozen, name
     assert len(method.pretrained_parameters) > 0
-    (tmp_path / "kept").mkdir()
-    method.keep(tmp_path / "kept")
-    twin = cg_dmer.Method(dataclasses.replace(config, text_encoder="gone"), SIGNAL, own, kept=tmp_path / "kept")
+    (tmp_path / "saved").mkdir()
+    method.save_extra(tmp_path / "saved")
+    twin = cg_dmer.Method(
+        dataclasses.replace(config, text_encoder="gone"), SIGNAL, own, saved_folder=tmp_path / "saved"
+    )
     twin.load_state_dict(method.state_dict())
     assert [p.requires_grad for p in twin.parameters()] == [p.requires_grad for p in method.parameters()]
     saved = make_optimizer(method, OptimConfig()).state_dict()

@@ -69,15 +69,15 @@ def test_nothing_seen_teaches_nothing() -> None:
 def test_two_recordings_of_one_patient_are_positives() -> None:
     method = build("clocs").eval()
     batch = make_batch(6)
-    _, pairs = method.look(replace(batch, patient=("a", "b", "c", "a", "d", "e")))
-    same = pairs["patient"][:, None] == pairs["patient"][None]
-    assert pairs["patient"].dtype == torch.int64
+    _, features = method.local_terms(replace(batch, patient=("a", "b", "c", "a", "d", "e")))
+    same = features["patient"][:, None] == features["patient"][None]
+    assert features["patient"].dtype == torch.int64
     assert same.nonzero().tolist() == [[0, 0], [0, 3], [1, 1], [2, 2], [3, 0], [3, 3], [4, 4], [5, 5]]
-    pairs["views"] = pairs["views"].detach().requires_grad_()
+    features["views"] = features["views"].detach().requires_grad_()
     slopes = []
-    for who in (pairs["patient"], torch.arange(6)):
-        (slope,) = torch.autograd.grad(method.contrast({**pairs, "patient": who})["L_clocs"], pairs["views"])
-        near = pairs["views"].detach()[3, 1]
+    for who in (features["patient"], torch.arange(6)):
+        (slope,) = torch.autograd.grad(method.batch_terms({**features, "patient": who})["L_clocs"], features["views"])
+        near = features["views"].detach()[3, 1]
         slopes.append(float(slope[0, 0] @ (near / near.norm())))
     assert slopes[0] < slopes[1]  # going down the slope brings it nearer to the patient's other recording
 
@@ -100,13 +100,13 @@ def test_views_are_segments_leads_or_both(kind: str, n_views: int, shape: tuple[
 def test_a_lead_that_was_not_observed_is_no_view_and_the_rest_is_averaged() -> None:
     method = build("clocs cmlc").eval()
     batch = unobserve(make_batch(3), leads=[0, 5])
-    _, pairs = method.look(batch)
-    assert pairs["seen"].bool().tolist() == [[lead not in (0, 5) for lead in range(12)]] * 3
+    _, features = method.local_terms(batch)
+    assert features["seen"].bool().tolist() == [[lead not in (0, 5) for lead in range(12)]] * 3
     left = [lead for lead in range(12) if lead not in (0, 5)]
-    torch.testing.assert_close(method.embed_ecg(batch), pairs["views"][:, left].mean(1))
-    mean = method.contrast(pairs)["L_clocs"]
-    fewer = {"views": pairs["views"][:, left], "seen": pairs["seen"][:, left], "patient": pairs["patient"]}
-    torch.testing.assert_close(method.contrast(fewer)["L_clocs"], mean)
+    torch.testing.assert_close(method.embed_ecg(batch), features["views"][:, left].mean(1))
+    mean = method.batch_terms(features)["L_clocs"]
+    fewer = {"views": features["views"][:, left], "seen": features["seen"][:, left], "patient": features["patient"]}
+    torch.testing.assert_close(method.batch_terms(fewer)["L_clocs"], mean)
 
 
 def test_a_half_is_embedded_by_how_much_was_observed() -> None:
@@ -130,7 +130,7 @@ def test_an_embedding_is_of_what_was_recorded_not_of_changed_views() -> None:
     kept = changed.observed.any(-1).sum(-1)
     assert 1 <= int(kept.min()) < 12
     assert not bool(changed.ecg[~changed.observed].any())
-    assert not torch.equal(method.look(batch)[1]["views"], method.look(batch)[1]["views"])
+    assert not torch.equal(method.local_terms(batch)[1]["views"], method.local_terms(batch)[1]["views"])
 
 
 @pytest.mark.parametrize("name", ["clocs lead_time", "clocs cmsmlc"])

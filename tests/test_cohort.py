@@ -1,4 +1,4 @@
-"""A cohort on disk: faithful, deterministic, whole or resumable, and refused when it is not what was written."""
+"""A cohort on disk: faithful, deterministic, complete or resumable, and refused when it has changed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def signal(seed: int, n_samples: int = 500) -> np.ndarray:
 
 
 def source(folder: Path, n: int = 7) -> Source:
-    """Recordings of two tasks with some flaws that a cohort must keep: NaN, a flat lead, different lengths."""
+    """Recordings of two tasks with some flaws that a cohort must preserve: NaN, a flat lead, different lengths."""
     rows = []
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(n):
@@ -80,8 +80,8 @@ def changed(folder: Path, change: Callable[[dict], None]) -> None:
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
-    made = source(tmp_path / "raw")
-    ledger = write(made, tmp_path / "out", shard_records=3)
+    data = source(tmp_path / "raw")
+    ledger = write(data, tmp_path / "out", shard_records=3)
     cohort = Cohort.open(tmp_path / "out", verify=True)
     assert (len(cohort), ledger.n_total, ledger.kept, ledger.without_report) == (7, 7, 7, 2)
     assert cohort.ledger == ledger
@@ -90,11 +90,11 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         "cohort.json", "dropped.csv", "index.parquet", "samples-00000.npy", "samples-00001.npy", "samples-00002.npy",
     ]  # fmt: skip
     for number in range(7):
-        found, rate_hz = cohort.signal(number)
-        assert (found.dtype, rate_hz) == (np.float32, RATE_HZ)
+        values, rate_hz = cohort.signal(number)
+        assert (values.dtype, rate_hz) == (np.float32, RATE_HZ)
         expected = np.load(tmp_path / "raw" / f"{number}.npy")
-        np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
-        np.testing.assert_allclose(found, expected, atol=0.000501)  # half a microvolt, and float32
+        np.testing.assert_array_equal(np.isnan(values), np.isnan(expected))
+        np.testing.assert_allclose(values, expected, atol=0.000501)  # half a microvolt, and float32
     index = cohort.index
     assert index["record"].tolist() == [f"r{number}" for number in range(7)]
     assert index["report"].tolist()[:3] == ["sinus rhythm. normal ecg.", "", SECRET + "."]
@@ -111,10 +111,10 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
 def test_a_column_is_read_alone_and_is_that_of_the_index(tmp_path: Path) -> None:
     write(source(tmp_path / "raw"), tmp_path / "out", shard_records=3)
     cohort, rows = Cohort.open(tmp_path / "out"), np.array([6, 0, 2, 2])
-    found = {name: cohort.column(name, rows) for name in ("age", "sex", "record", "label.rhythm.sr")}
+    columns = {name: cohort.column(name, rows) for name in ("age", "sex", "record", "label.rhythm.sr")}
     by_group = subgroups.group_names(cohort, rows)
     assert "index" not in cohort.__dict__  # the table as a whole was not read
-    for name, values in found.items():
+    for name, values in columns.items():
         pd.testing.assert_series_equal(values, cohort.index[name].iloc[rows], check_index=False, check_names=False)
     assert by_group["age"].tolist() == ["40-59", "not known", "40-59", "40-59"]
     assert set(by_group) == {"age"}  # the sex of none of these rows is known
@@ -131,8 +131,8 @@ def test_sixteen_bit_files_are_stored_as_they_are(tmp_path: Path) -> None:
     np.testing.assert_array_equal(packed.samples, steps)
     np.testing.assert_array_equal(packed.uv_per_step, digital.uv_per_step)
     np.testing.assert_array_equal(packed.baseline, digital.baseline)
-    found = packing.unpack(packed.samples.T, packed.uv_per_step, packed.baseline)
-    np.testing.assert_allclose(found, digital.millivolts().astype(np.float32), rtol=3e-7)
+    unpacked = packing.unpack(packed.samples.T, packed.uv_per_step, packed.baseline)
+    np.testing.assert_allclose(unpacked, digital.millivolts().astype(np.float32), rtol=3e-7)
 
 
 def test_floats_and_derived_leads_are_rounded_to_a_microvolt_or_to_a_stated_step() -> None:
@@ -140,10 +140,10 @@ def test_floats_and_derived_leads_are_rounded_to_a_microvolt_or_to_a_stated_step
     values[10, 2] = 200.0  # 200 mV do not fit int16 at 1 uV
     packed = packing.pack(twelve_leads.to_twelve_leads(Recording("a", values, ("I", "II", "V1"), 500.0)))
     assert packed.uv_per_step.tolist() == [7.0 if lead == "V1" else 1.0 for lead in LEADS]
-    found = packing.unpack(packed.samples.T, packed.uv_per_step, packed.baseline)
-    assert np.isnan(found[:, 7:]).all()
-    np.testing.assert_allclose(found[:, 6], values[:, 2], atol=0.0036)
-    np.testing.assert_allclose(found[:, 2], values[:, 1] - values[:, 0], atol=0.000501)
+    unpacked = packing.unpack(packed.samples.T, packed.uv_per_step, packed.baseline)
+    assert np.isnan(unpacked[:, 7:]).all()
+    np.testing.assert_allclose(unpacked[:, 6], values[:, 2], atol=0.0036)
+    np.testing.assert_allclose(unpacked[:, 2], values[:, 1] - values[:, 0], atol=0.000501)
 
 
 def test_rows_and_labels(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_rows_and_labels(tmp_path: Path) -> None:
         cohort.rows("dev")
 
 
-def test_a_cohort_travels_to_a_worker_process_without_its_samples(tmp_path: Path) -> None:
+def test_a_cohort_is_pickled_to_a_worker_process_without_its_samples(tmp_path: Path) -> None:
     write(source(tmp_path / "raw"), tmp_path / "out")
     cohort = Cohort.open(tmp_path / "out")
     first = cohort.signal(4)[0]
@@ -173,8 +173,8 @@ def test_a_cohort_travels_to_a_worker_process_without_its_samples(tmp_path: Path
 # ---------------------------------------------------------------------------------------------------------- ledger
 
 
-def test_the_ledger_says_where_every_recording_went(tmp_path: Path) -> None:
-    made = source(tmp_path / "raw", n=9)
+def test_the_ledger_counts_every_recording(tmp_path: Path) -> None:
+    data = source(tmp_path / "raw", n=9)
     raw = tmp_path / "raw"
     (raw / "3.npy").unlink()
     (raw / "5.npy").write_bytes(b"no array")
@@ -182,10 +182,10 @@ def test_the_ledger_says_where_every_recording_went(tmp_path: Path) -> None:
     empty = signal(8)
     empty[:300] = np.nan
     np.save(raw / "8.npy", empty)
-    short = [dataclasses.replace(row, report="Sinus rhythm") if row.record == "r2" else row for row in made.rows]
+    short = [dataclasses.replace(row, report="Sinus rhythm") if row.record == "r2" else row for row in data.rows]
     short = [dataclasses.replace(row, report="a b c d") if int(row.record[1:]) > 2 else row for row in short]
     options = {"min_report_words": 3, "allow_missing": True, "allow_unreadable": True, "shard_records": 2}
-    ledger = write(dataclasses.replace(made, rows=short), tmp_path / "out", **options)
+    ledger = write(dataclasses.replace(data, rows=short), tmp_path / "out", **options)
     assert dataclasses.asdict(ledger) == {
         "n_total": 9, "kept": 3, "no_report": 1, "short_report": 1, "missing_file": 1, "unreadable": 1, "nan": 1,
         "flat": 1, "copy": 0, "without_report": 0, "n_leads_recorded": 36, "n_leads_derived": 0, "n_leads_missing": 0,
@@ -198,20 +198,20 @@ def test_the_ledger_says_where_every_recording_went(tmp_path: Path) -> None:
 
 
 def test_the_ledger_counts_leads_recorded_derived_and_missing(tmp_path: Path) -> None:
-    made = source(tmp_path / "raw", n=2)
+    data = source(tmp_path / "raw", n=2)
     np.save(tmp_path / "raw" / "1.npy", signal(1)[:, [0, 1, 6]])
-    made.rows[1] = dataclasses.replace(made.rows[1], leads=("I", "II", "V1"))
-    ledger = write(made, tmp_path / "out")
+    data.rows[1] = dataclasses.replace(data.rows[1], leads=("I", "II", "V1"))
+    ledger = write(data, tmp_path / "out")
     assert (ledger.n_leads_recorded, ledger.n_leads_derived, ledger.n_leads_missing) == (15, 4, 5)
     changed(tmp_path / "out", lambda description: description["ledger"].update(n_leads=24))
     with pytest.raises(CohortError, match="damaged"):
         Cohort.open(tmp_path / "out")
 
 
-def test_volts_told_as_millivolts_are_dropped_with_a_question(tmp_path: Path) -> None:
-    made = source(tmp_path / "raw", n=2)
+def test_volts_labelled_as_millivolts_are_dropped_with_a_question(tmp_path: Path) -> None:
+    data = source(tmp_path / "raw", n=2)
     np.save(tmp_path / "raw" / "1.npy", np.tile([1e-4, -1e-4], 250)[:, None].repeat(12, axis=1))
-    write(made, tmp_path / "out")
+    write(data, tmp_path / "out")
     assert "all 12 leads are flat; its leads range over 0.0002 mV; is the unit right?" in (
         tmp_path / "out" / "dropped.csv"
     ).read_text(encoding="utf-8")
@@ -221,41 +221,41 @@ def test_volts_told_as_millivolts_are_dropped_with_a_question(tmp_path: Path) ->
 
 
 def test_one_file_of_two_patients_is_refused(tmp_path: Path) -> None:
-    made = source(tmp_path / "raw")
+    data = source(tmp_path / "raw")
     (tmp_path / "raw" / "link.npy").symlink_to(tmp_path / "raw" / "6.npy")
-    made.rows[0] = dataclasses.replace(made.rows[0], path=tmp_path / "raw" / "link.npy")
+    data.rows[0] = dataclasses.replace(data.rows[0], path=tmp_path / "raw" / "link.npy")
     with pytest.raises(CohortError, match=r"records r0 and r6 name the same file .*; leave one out"):
-        write(made, tmp_path / "out")
-    halves = [dataclasses.replace(made.rows[k], path=tmp_path / f"a{suffix}") for k, suffix in ((1, ".hea"), (6, ""))]
+        write(data, tmp_path / "out")
+    halves = [dataclasses.replace(data.rows[k], path=tmp_path / f"a{suffix}") for k, suffix in ((1, ".hea"), (6, ""))]
     with pytest.raises(CohortError, match="records r1 and r6 name the same file"):
-        write(dataclasses.replace(made, rows=halves), tmp_path / "out")
+        write(dataclasses.replace(data, rows=halves), tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", ["bytes", "reordered"])
 def test_equal_samples_of_two_patients_are_refused_whatever_the_files(tmp_path: Path, kind: str) -> None:
-    made = source(tmp_path / "raw")
+    data = source(tmp_path / "raw")
     if kind == "bytes":
         shutil.copy(tmp_path / "raw" / "0.npy", tmp_path / "raw" / "6.npy")
     else:  # another header, another order of leads: the checksum of the files differs, that of the samples does not
         steps = np.random.default_rng(0).integers(-900, 900, (500, 12)).astype(np.int16)
         np.save(tmp_path / "raw" / "0.npy", steps)
         np.save(tmp_path / "raw" / "6.npy", steps[:, ::-1])
-        made.rows[0] = dataclasses.replace(made.rows[0], units="uV")
-        made.rows[6] = dataclasses.replace(made.rows[6], units="uV", leads=LEADS[::-1])
+        data.rows[0] = dataclasses.replace(data.rows[0], units="uV")
+        data.rows[6] = dataclasses.replace(data.rows[6], units="uV", leads=LEADS[::-1])
     with pytest.raises(CohortError, match=r"1 recordings have the same samples .*r0 \(train\) and r6 \(test\)"):
-        write(made, tmp_path / "out")
+        write(data, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    same_split = [dataclasses.replace(row, split="train") for row in made.rows]
+    same_split = [dataclasses.replace(row, split="train") for row in data.rows]
     with pytest.raises(CohortError, match=r"r0 \(train\) and r6 \(train\).*leave out the copies with --allow-copies"):
-        write(dataclasses.replace(made, rows=same_split), tmp_path / "out")
+        write(dataclasses.replace(data, rows=same_split), tmp_path / "out")
 
 
 def test_copies_of_one_patient_are_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    made = source(tmp_path / "raw")
+    data = source(tmp_path / "raw")
     for copy, of in ((1, 0), (3, 2)):
         shutil.copy(tmp_path / "raw" / f"{of}.npy", tmp_path / "raw" / f"{copy}.npy")
     with caplog.at_level(logging.WARNING):
-        write(made, tmp_path / "out")
+        write(data, tmp_path / "out")
     assert caplog.text.count("copies of another") == 1
     assert "2 recordings are copies" in caplog.text
     index = Cohort.open(tmp_path / "out").index
@@ -266,26 +266,26 @@ def test_copies_of_one_patient_are_one_warning(tmp_path: Path, caplog: pytest.Lo
 
 
 def test_missing_and_unreadable_files_are_errors_unless_allowed(tmp_path: Path) -> None:
-    made = source(tmp_path / "raw")
+    data = source(tmp_path / "raw")
     (tmp_path / "raw" / "2.npy").rename(tmp_path / "away.npy")
     with pytest.raises(CohortError, match=r"1 of 7 recordings have a missing file \(.*2\.npy\).*--allow-missing"):
-        write(made, tmp_path / "out")
+        write(data, tmp_path / "out")
     assert not (tmp_path / "out.partial").exists()
     (tmp_path / "raw" / "2.npy").write_bytes(b"no array")
     with pytest.raises(CohortError, match=r"1 recordings are unreadable .*2\.npy.*--allow-unreadable") as caught:
-        write(made, tmp_path / "out", shard_records=2)
+        write(data, tmp_path / "out", shard_records=2)
     assert SECRET not in str(caught.value)
     assert not (tmp_path / "out").exists()
     untouched = (tmp_path / "out.partial" / "samples-00000.npy").stat().st_mtime_ns
-    (tmp_path / "away.npy").replace(tmp_path / "raw" / "2.npy")  # mended: only its shard is written again
-    assert write(made, tmp_path / "out", shard_records=2).kept == 7
+    (tmp_path / "away.npy").replace(tmp_path / "raw" / "2.npy")  # repaired: only its shard is written again
+    assert write(data, tmp_path / "out", shard_records=2).kept == 7
     assert (tmp_path / "out" / "samples-00000.npy").stat().st_mtime_ns == untouched
     Cohort.open(tmp_path / "out", verify=True)
 
 
-def test_nothing_to_keep_is_an_error(tmp_path: Path) -> None:
+def test_no_usable_recording_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(
-        CohortError, match=r"none of its 7 recordings can be kept \(5 short_report, 2 no_report\)|no_rep"
+        CohortError, match=r"none of its 7 recordings can be used \(5 short_report, 2 no_report\)|no_rep"
     ):
         write(source(tmp_path / "raw"), tmp_path / "out", min_report_words=50)
 
@@ -307,18 +307,18 @@ def test_nothing_to_keep_is_an_error(tmp_path: Path) -> None:
     ],
 )
 def test_a_source_that_contradicts_itself_is_refused(tmp_path: Path, change: dict, message: str) -> None:
-    made = source(tmp_path / "raw")
-    made.rows[0] = dataclasses.replace(made.rows[0], **change)
+    data = source(tmp_path / "raw")
+    data.rows[0] = dataclasses.replace(data.rows[0], **change)
     with pytest.raises(CohortError, match=message) as caught:
-        write(made, tmp_path / "out")
+        write(data, tmp_path / "out")
     assert SECRET not in str(caught.value)
     assert not (tmp_path / "out.partial").exists()
 
 
 def test_names_that_may_be_reports_are_not_listed(tmp_path: Path) -> None:
-    made = source(tmp_path / "raw")
-    same = dataclasses.replace(made, rows=[dataclasses.replace(row, record=SECRET) for row in made.rows])
-    torn = dataclasses.replace(made, rows=[dataclasses.replace(row, patient=SECRET) for row in made.rows])
+    data = source(tmp_path / "raw")
+    same = dataclasses.replace(data, rows=[dataclasses.replace(row, record=SECRET) for row in data.rows])
+    torn = dataclasses.replace(data, rows=[dataclasses.replace(row, patient=SECRET) for row in data.rows])
     for swapped, message in ((same, "used more than once"), (torn, "more than one split")):
         with pytest.raises(CohortError, match=rf"{message} \(a longer text\)") as caught:
             write(swapped, tmp_path / "out")
@@ -334,14 +334,14 @@ def test_a_source_without_rows_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_runs_make_the_same_bytes(tmp_path: Path) -> None:
-    made = source(tmp_path / "raw")
-    seen: list[tuple[int, int]] = []
-    write(made, tmp_path / "one", shard_records=3, progress=lambda _, done, total: seen.append((done, total)))
-    write(made, tmp_path / "two", shard_records=3)
+    data = source(tmp_path / "raw")
+    reports: list[tuple[int, int]] = []
+    write(data, tmp_path / "one", shard_records=3, progress=lambda _, done, total: reports.append((done, total)))
+    write(data, tmp_path / "two", shard_records=3)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert Cohort.open(tmp_path / "one").fingerprint == Cohort.open(tmp_path / "two").fingerprint
-    assert seen[-1] == (7, 7)
-    assert seen == sorted(seen)
+    assert reports[-1] == (7, 7)
+    assert reports == sorted(reports)
     other = source(tmp_path / "raw2")
     np.save(tmp_path / "raw2" / "0.npy", signal(99))
     write(other, tmp_path / "three", shard_records=3)
@@ -349,8 +349,8 @@ def test_two_runs_make_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_keeps_whole_shards_and_the_next_run_goes_on(tmp_path: Path, monkeypatch) -> None:
-    made = source(tmp_path / "raw")
-    write(made, tmp_path / "straight", shard_records=2)
+    data = source(tmp_path / "raw")
+    write(data, tmp_path / "straight", shard_records=2)
     append, n_calls = shard._append, 0
 
     def full(out, samples: bytes) -> None:
@@ -363,8 +363,11 @@ def test_a_full_disk_keeps_whole_shards_and_the_next_run_goes_on(tmp_path: Path,
 
     with monkeypatch.context() as patch:
         patch.setattr(shard, "_append", full)
-        with pytest.raises(CohortError, match=r"disk is full; 1 finished shards are kept in .*out\.partial"):
-            write(made, tmp_path / "out", shard_records=2)
+        with pytest.raises(
+            CohortError,
+            match=r"disk is full; 1 finished shards are in .*out\.partial: free some space and run the same command",
+        ):
+            write(data, tmp_path / "out", shard_records=2)
     assert not (tmp_path / "out").exists()
     assert sorted(path.name for path in (tmp_path / "out.partial").iterdir()) == ["parts", "samples-00000.npy"]
     n_read = 0
@@ -376,7 +379,7 @@ def test_a_full_disk_keeps_whole_shards_and_the_next_run_goes_on(tmp_path: Path,
         return read(*args, **kwargs)
 
     monkeypatch.setattr(shard, "read", counted)
-    write(made, tmp_path / "out", shard_records=2)
+    write(data, tmp_path / "out", shard_records=2)
     assert n_read == 5  # the two of the finished shard are not read again
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
     assert not (tmp_path / "out.partial").exists()
@@ -384,8 +387,8 @@ def test_a_full_disk_keeps_whole_shards_and_the_next_run_goes_on(tmp_path: Path,
 
 @pytest.mark.parametrize("where", ["table", "text"])
 def test_a_disk_full_at_the_index_is_resumed_too(tmp_path: Path, monkeypatch, where: str) -> None:
-    made = source(tmp_path / "raw")
-    write(made, tmp_path / "straight", shard_records=2)
+    data = source(tmp_path / "raw")
+    write(data, tmp_path / "straight", shard_records=2)
     write_text = shard.write_text
 
     def full(path: Path, content: object, *_: object) -> None:
@@ -400,38 +403,38 @@ def test_a_disk_full_at_the_index_is_resumed_too(tmp_path: Path, monkeypatch, wh
         else:
             patch.setattr(shard, "write_text", full)
         with pytest.raises(CohortError, match="disk is full; 4 finished shards"):
-            write(made, tmp_path / "out", shard_records=2)
+            write(data, tmp_path / "out", shard_records=2)
     with pytest.raises(CohortError, match="not finished: run the same"):
         Cohort.open(tmp_path / "out")
-    write(made, tmp_path / "out", shard_records=2)
+    write(data, tmp_path / "out", shard_records=2)
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
 
 
 def test_a_killed_run_goes_on_and_a_changed_file_or_setting_is_done_anew(tmp_path: Path) -> None:
-    made = source(tmp_path / "raw")
+    data = source(tmp_path / "raw")
 
     def killed(_: str, done: int, total: int) -> None:
         if done == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write(made, tmp_path / "out", shard_records=2, progress=killed)
+        write(data, tmp_path / "out", shard_records=2, progress=killed)
     (tmp_path / "out.partial" / ".samples-00002.npy.1a2b3c4d.part").write_bytes(b"half")  # as kill -9 would leave it
     np.save(tmp_path / "raw" / "0.npy", signal(77))
-    write(made, tmp_path / "straight", shard_records=3)
-    write(made, tmp_path / "out", shard_records=3)
+    write(data, tmp_path / "straight", shard_records=3)
+    write(data, tmp_path / "out", shard_records=3)
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
 
 
 def test_a_damaged_shard_of_an_earlier_run_is_not_trusted(tmp_path: Path) -> None:
-    made = source(tmp_path / "raw")
+    data = source(tmp_path / "raw")
     (tmp_path / "raw" / "6.npy").write_bytes(b"no array")
     with pytest.raises(CohortError, match="unreadable"):
-        write(made, tmp_path / "out", shard_records=2)
+        write(data, tmp_path / "out", shard_records=2)
     first = tmp_path / "out.partial" / "samples-00000.npy"
     first.write_bytes(first.read_bytes()[:-2])
     (tmp_path / "out.partial" / "parts" / "part-00001.json").write_text("{}")
-    write(made, tmp_path / "out", shard_records=2, allow_unreadable=True)
+    write(data, tmp_path / "out", shard_records=2, allow_unreadable=True)
     assert len(Cohort.open(tmp_path / "out", verify=True)) == 6
 
 
@@ -443,31 +446,31 @@ def test_an_empty_folder_is_used(tmp_path: Path) -> None:
 
 
 def test_shards_of_a_version_with_other_columns_are_done_anew(tmp_path: Path, monkeypatch) -> None:
-    made = source(tmp_path / "raw")
+    data = source(tmp_path / "raw")
     (tmp_path / "raw" / "6.npy").write_bytes(b"no array")
     with monkeypatch.context() as patch:
         patch.setattr(shard, "_FILE_FIELDS", shard._FILE_FIELDS.remove(len(shard._FILE_FIELDS) - 1))
         with pytest.raises(CohortError, match="unreadable"):
-            write(made, tmp_path / "out", shard_records=2)
+            write(data, tmp_path / "out", shard_records=2)
     np.save(tmp_path / "raw" / "6.npy", signal(6))
-    write(made, tmp_path / "out", shard_records=2)
+    write(data, tmp_path / "out", shard_records=2)
     assert Cohort.open(tmp_path / "out").index["samples_sha256"].nunique() == 7
 
 
-def test_an_existing_folder_is_replaced_only_when_told_and_only_if_it_is_a_cohort(tmp_path: Path) -> None:
-    made = source(tmp_path / "raw")
-    write(made, tmp_path / "out")
-    with pytest.raises(CohortError, match="exists already; say --overwrite"):
-        write(made, tmp_path / "out")
-    write(Source("made", made.rows[:2], made.tasks), tmp_path / "out", overwrite=True)
+def test_an_existing_folder_is_replaced_only_on_request_and_only_if_it_is_a_cohort(tmp_path: Path) -> None:
+    data = source(tmp_path / "raw")
+    write(data, tmp_path / "out")
+    with pytest.raises(CohortError, match="exists already; pass --overwrite"):
+        write(data, tmp_path / "out")
+    write(Source("made", data.rows[:2], data.tasks), tmp_path / "out", overwrite=True)
     assert len(Cohort.open(tmp_path / "out")) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
     with pytest.raises(CohortError, match="is not a cohort and is not overwritten"):
-        write(made, tmp_path / "raw", overwrite=True)
+        write(data, tmp_path / "raw", overwrite=True)
     (tmp_path / "new.partial").mkdir()
     (tmp_path / "new.partial" / "thesis.txt").write_text("x")
-    with pytest.raises(CohortError, match=r"holds thesis\.txt, which is not ours"):
-        write(made, tmp_path / "new")
+    with pytest.raises(CohortError, match=r"contains thesis\.txt, which `leadwise prepare` did not write"):
+        write(data, tmp_path / "new")
 
 
 # ------------------------------------------------------------------------------------------------------------- open

@@ -218,9 +218,7 @@ def test_prompts_are_compared_as_zeroshot_scores_them(prompt_file):
 
 def test_a_method_without_words_is_refused(prompt_file):
     class Wordless(SeeingMethod):
-        @property
-        def embed_text(self):
-            raise AttributeError
+        embeds_text = False
 
     run = PlantedRun()
     run.method = Wordless()

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from leadwise import config as settings
-from leadwise import run as runs
 from leadwise.config import Config, ConfigError
+from leadwise.methods.catalogue import with_defaults
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_config_parses_and_its_method_knows_every_setting(path: Path) -> None:
-    config = runs.resolve(settings.read(path))
+    config = with_defaults(settings.read(path))
     again = settings.typed(Config, tomllib.loads(settings.dumps(config)))
     assert again == config
     first = path.read_text().splitlines()[0]

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import REPORTS, TINY, config_table
+from conftest import REPORTS, SIGNAL, TINY, config_table
 from test_methods import build, make_batch
 from torch import nn
 from torch.nn import functional as F
@@ -16,6 +16,7 @@ from leadwise import run as runs
 from leadwise.config import Config, typed
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.evaluate.card import disentanglement
+from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn.losses import multimodal
 
 
@@ -85,13 +86,14 @@ def test_strangers_are_of_another_patient_and_each_is_used_once() -> None:
     assert disentanglement.other_patients(["a", "a", "b"]) is None
 
 
-class Split(nn.Module):
+class Split(PretrainingMethod):
     """Shared: the beat's rate, which reports tell; specific: the size in each lead, which they do not."""
 
+    embeds_text = True
     parts = ("backbone", "shared", "specific", "both")
 
     def __init__(self, split: bool = True) -> None:
-        super().__init__()
+        super().__init__(MethodConfig(), SIGNAL)
         self.weight = nn.Parameter(torch.zeros(1))
         self.split = split
 

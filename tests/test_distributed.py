@@ -97,13 +97,13 @@ def _random_gradient() -> dict[str, Tensor]:
 
 def _a_term_not_finite_on_rank_1() -> str:
     method = build("cg_dmer")
-    look = method.look
+    local_terms = method.local_terms
 
     def broken(batch: Batch) -> tuple[dict, dict]:
-        terms, pairs = look(batch)
-        return terms | {"L_orth": terms["L_orth"] * (float("nan") if distributed.rank() else 1.0)}, pairs
+        terms, features = local_terms(batch)
+        return terms | {"L_orth": terms["L_orth"] * (float("nan") if distributed.rank() else 1.0)}, features
 
-    method.look = broken
+    method.local_terms = broken
     with pytest.raises(TrainingError) as told:
         backward(training.ddp(method), [split(batch_of(), 2)[distributed.rank()]], 7, OptimConfig())
     return str(told.value)
@@ -125,7 +125,7 @@ def _by_itself() -> tuple:
             distributed.rank(),
             distributed.n_ranks(),
             distributed.gather(torch.ones(3)).tolist(),
-            distributed.mine(3),
+            distributed.local_rows(3),
         )
 
 

@@ -18,9 +18,9 @@ from leadwise.nn.losses import multimodal
 
 def test_the_loss_is_the_mean_of_both_directions() -> None:
     method = build("etp", temperature=0.1).eval()
-    _, pairs = method.look(make_batch(7))
-    loss = method.contrast(pairs)["L_align"].detach()
-    assert float(loss) == pytest.approx(slow_clip(pairs["ecg"], pairs["text"], 0.1) / 2, rel=1e-4)
+    _, features = method.local_terms(make_batch(7))
+    loss = method.batch_terms(features)["L_align"].detach()
+    assert float(loss) == pytest.approx(slow_clip(features["ecg"], features["text"], 0.1) / 2, rel=1e-4)
 
 
 def test_aligned_vectors_may_be_of_any_length_and_half_precision_around_them() -> None:

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import make_batch
+from conftest import SIGNAL, make_batch
 from test_methods import build
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from leadwise.config import (
     OptimConfig,
     typed,
 )
+from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn import masking
 from leadwise.nn import text as reports
 from leadwise.training import inputs
@@ -151,14 +152,16 @@ def test_a_method_that_does_not_repeat_itself_is_refused(monkeypatch: pytest.Mon
     monkeypatch.setattr(masking, "draw_visible", draw_visible)
     method = build("cg_dmer")
     backward(Objective(method), [batch_of()], 0, OptimConfig())
-    with pytest.raises(TrainingError, match=r"step 0: looked at a second time.*'ecg'.*optim\.accumulate"):
+    with pytest.raises(
+        TrainingError, match=r"step 0: a second forward pass over the same records.*'ecg'.*optim\.accumulate"
+    ):
         backward(Objective(method), split(batch_of(), 2), 0, OptimConfig())
 
 
-def test_a_method_without_pairs_is_a_plain_mean() -> None:
-    class Plain(torch.nn.Module):
+def test_the_loss_of_a_method_that_compares_no_records_is_a_plain_mean() -> None:
+    class Plain(PretrainingMethod):
         def __init__(self) -> None:
-            super().__init__()
+            super().__init__(MethodConfig(), SIGNAL)
             self.weight = torch.nn.Parameter(torch.ones(12))
 
         def forward(self, batch: Batch) -> dict[str, Tensor]:

@@ -123,11 +123,11 @@ def many(n: int, same: str) -> tuple[Tensor, ...]:
     return ecg, text, report, scale, bias
 
 
-def contrast(pairs: tuple[Tensor, ...], form: str, treat: str, mine: slice = slice(None)) -> Tensor:
+def contrast(pairs: tuple[Tensor, ...], form: str, treat: str, local_rows: slice = slice(None)) -> Tensor:
     ecg, text, report, scale, bias = pairs
     if form == "siglip":
-        return multimodal.siglip(ecg, text, report, scale, bias, treat, mine)
-    return multimodal.info_nce(ecg, text, report, scale, treat, form, mine) + 0.0 * bias
+        return multimodal.siglip(ecg, text, report, scale, bias, treat, local_rows)
+    return multimodal.info_nce(ecg, text, report, scale, treat, form, local_rows) + 0.0 * bias
 
 
 @pytest.mark.parametrize(("form", "treat", "same"), FORMS)

@@ -71,9 +71,9 @@ def test_groups_cover_each_row_once_whoever_answers_for_it() -> None:
 
 def test_shares_of_a_batch_have_the_whole_batchs_local_loss() -> None:
     method = build("melp", local_group=3).eval()
-    _, pairs = method.look(make_batch(8))
-    whole = method._local(pairs, slice(None))
-    parts = [method._local(pairs, slice(begin, begin + 4)) for begin in (0, 4)]
+    _, features = method.local_terms(make_batch(8))
+    whole = method._local(features, slice(None))
+    parts = [method._local(features, slice(begin, begin + 4)) for begin in (0, 4)]
     torch.testing.assert_close(torch.stack(parts).mean(), whole)
 
 
@@ -103,11 +103,11 @@ def test_statements_end_at_periods() -> None:
 def test_the_rhythm_is_the_beats_mean_and_its_loss_symmetric(name: str) -> None:
     method = build(name).eval()
     batch = make_batch(6)
-    _, pairs = method.look(batch)
-    torch.testing.assert_close(pairs["ecg"], pairs["beats"].mean(1))
-    loss = method.contrast(pairs)["L_rhythm"].detach()
-    assert float(loss) == pytest.approx(slow_clip(pairs["ecg"], pairs["text"], 0.07) / 2, rel=1e-4)
-    shared = torch.nn.functional.normalize(pairs["ecg"], dim=-1)
+    _, features = method.local_terms(batch)
+    torch.testing.assert_close(features["ecg"], features["beats"].mean(1))
+    loss = method.batch_terms(features)["L_rhythm"].detach()
+    assert float(loss) == pytest.approx(slow_clip(features["ecg"], features["text"], 0.07) / 2, rel=1e-4)
+    shared = torch.nn.functional.normalize(features["ecg"], dim=-1)
     torch.testing.assert_close(method.embed_ecg(batch, "shared"), shared)
 
 

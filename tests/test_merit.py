@@ -57,9 +57,9 @@ def test_l_mem_is_the_error_on_hidden_patches_alone(target: str) -> None:
 
 def test_l_nce_is_the_weighted_mean_of_both_directions() -> None:
     method = build("merit", b=0.5).eval()
-    _, pairs = method.look(make_batch(6))
-    loss = method.contrast(pairs)["L_nce"].detach()
-    assert float(loss) == pytest.approx(0.5 * slow_clip(pairs["ecg"], pairs["text"], 0.07) / 2, rel=1e-4)
+    _, features = method.local_terms(make_batch(6))
+    loss = method.batch_terms(features)["L_nce"].detach()
+    assert float(loss) == pytest.approx(0.5 * slow_clip(features["ecg"], features["text"], 0.07) / 2, rel=1e-4)
 
 
 def test_the_views_noise_is_on_what_is_seen_and_not_on_the_target(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,11 +101,13 @@ def test_batch_norm_in_eval_mode_does_not_move() -> None:
 def test_terms_are_the_sum_of_both_directions(name: str) -> None:
     method = build(name, w_cma=0.5).eval()
     batch = make_batch(7)
-    _, pairs = method.look(batch)
-    terms = method.contrast(pairs)
+    _, features = method.local_terms(batch)
+    terms = method.batch_terms(features)
     assert list(terms) == ["L_CMA", "L_UMA"]
-    assert float(terms["L_CMA"].detach()) == pytest.approx(0.5 * slow_clip(pairs["ecg"], pairs["text"], 0.07), rel=1e-4)
-    uma = slow_clip(pairs["view_1"], pairs["view_2"], 0.07)
+    assert float(terms["L_CMA"].detach()) == pytest.approx(
+        0.5 * slow_clip(features["ecg"], features["text"], 0.07), rel=1e-4
+    )
+    uma = slow_clip(features["view_1"], features["view_2"], 0.07)
     assert float(terms["L_UMA"].detach()) == pytest.approx(uma, rel=1e-4)
 
 
@@ -131,11 +133,11 @@ def test_parts_are_what_they_say(name: str) -> None:
     batch = make_batch(5)
     with torch.no_grad():
         feature, shared = method.embed_ecg(batch), method.embed_ecg(batch, "shared")
-        _, pairs = method.look(batch)
+        _, features = method.local_terms(batch)
         text = method.embed_text(list(batch.report))
     assert feature.shape == (5, 64 if name == "merl" else 32)
-    torch.testing.assert_close(shared, torch.nn.functional.normalize(pairs["ecg"], dim=-1))
-    torch.testing.assert_close(text, torch.nn.functional.normalize(pairs["text"], dim=-1))
+    torch.testing.assert_close(shared, torch.nn.functional.normalize(features["ecg"], dim=-1))
+    torch.testing.assert_close(text, torch.nn.functional.normalize(features["text"], dim=-1))
     assert shared.shape == text.shape == (5, 16)
     with pytest.raises(ValueError, match="no part 'specific' in this run; choose from backbone, shared"):
         method.embed_ecg(batch, "specific")
@@ -162,10 +164,10 @@ def test_without_a_view_term_there_are_no_views(name: str) -> None:
 
 def test_views_differ_by_map_and_dropout_and_only_in_training() -> None:
     method = build("merl", view_dropout=0.5)
-    _, once = method.look(make_batch())
+    _, once = method.local_terms(make_batch())
     assert 0.3 < float((once["view_1"] == 0).float().mean()) < 0.7
     method.eval()
-    _, twice = method.look(make_batch())
+    _, twice = method.local_terms(make_batch())
     assert not bool((twice["view_1"] == 0).any())
     assert not torch.allclose(twice["view_1"], twice["view_2"])
     assert method.view_1.bias is None
@@ -183,14 +185,14 @@ def test_views_of_the_ecg_are_of_training_alone() -> None:
     assert not torch.equal(seen.ecg, pair_view(batch, method.config, SIGNAL).ecg)
     assert not bool(seen.ecg[~seen.observed].any())
 
-    def pairs() -> dict[str, Tensor]:
-        return method.look(batch)[1]
+    def features() -> dict[str, Tensor]:
+        return method.local_terms(batch)[1]
 
     sum(method(batch).values()).backward()
-    assert not torch.equal(pairs()["ecg"], pairs()["ecg"])
+    assert not torch.equal(features()["ecg"], features()["ecg"])
     method.eval()
-    assert torch.equal(pairs()["ecg"], pairs()["ecg"])
-    assert torch.equal(pairs()["text"], pairs()["text"])
+    assert torch.equal(features()["ecg"], features()["ecg"])
+    assert torch.equal(features()["text"], features()["text"])
 
 
 @pytest.fixture
@@ -214,7 +216,7 @@ def test_a_text_encoder_frozen_whole_gets_no_gradient_and_no_dropout(borrowed) -
     before = {name: p.clone() for name, p in method.text.named_parameters()}
     assert method.train().training
     assert not any(part.training for part in method.text.modules())
-    torch.testing.assert_close(method.look(make_batch())[1]["text"], method.look(make_batch())[1]["text"])
+    torch.testing.assert_close(method.local_terms(make_batch())[1]["text"], method.local_terms(make_batch())[1]["text"])
     sum(method(make_batch()).values()).backward()
     for name, p in method.named_parameters():
         inside = name.startswith("text.")
@@ -243,10 +245,10 @@ def test_frozen_by_layers_the_rest_learns_at_a_lower_rate(borrowed, pooling: str
 
 def test_a_borrowed_encoder_travels_with_the_run(borrowed, tmp_path) -> None:
     method = with_bert(borrowed).eval()
-    (tmp_path / "kept").mkdir()
-    method.keep(tmp_path / "kept")
+    (tmp_path / "saved").mkdir()
+    method.save_extra(tmp_path / "saved")
     gone = dataclasses.replace(method.config, text_encoder="gone")
-    twin = merl.Method(gone, SIGNAL, method.tokenizer, kept=tmp_path / "kept").eval()
+    twin = merl.Method(gone, SIGNAL, method.tokenizer, saved_folder=tmp_path / "saved").eval()
     twin.load_state_dict(method.state_dict())
     assert torch.equal(twin.embed_text(list(REPORTS)), method.embed_text(list(REPORTS)))
     assert [p.requires_grad for p in twin.parameters()] == [p.requires_grad for p in method.parameters()]

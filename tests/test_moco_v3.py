@@ -30,7 +30,9 @@ def test_the_loss_equals_the_double_loop(pair) -> None:
 
 def test_shares_are_the_whole_and_keys_have_no_gradient(pair) -> None:
     q, k = (x.clone().requires_grad_() for x in pair)
-    shares = [view_agreement.momentum_nce(q[mine], k, 0.2, mine) for mine in (slice(0, 3), slice(3, 6))]
+    shares = [
+        view_agreement.momentum_nce(q[local_rows], k, 0.2, local_rows) for local_rows in (slice(0, 3), slice(3, 6))
+    ]
     whole = view_agreement.momentum_nce(q, k, 0.2)
     torch.testing.assert_close(sum(shares) / 2, whole)
     whole.backward()
@@ -41,10 +43,10 @@ def test_shares_are_the_whole_and_keys_have_no_gradient(pair) -> None:
 def test_queries_look_for_the_keys_of_the_other_view() -> None:
     method = build("moco_v3 vit").eval()
     with torch.no_grad():
-        _, pairs = method.look(make_batch(4))
-        want = view_agreement.momentum_nce(pairs["q_1"], pairs["k_2"], 0.2)
-        want = want + view_agreement.momentum_nce(pairs["q_2"], pairs["k_1"], 0.2)
-        torch.testing.assert_close(method.contrast(pairs)["L_MoCo"], want)
+        _, features = method.local_terms(make_batch(4))
+        want = view_agreement.momentum_nce(features["q_1"], features["k_2"], 0.2)
+        want = want + view_agreement.momentum_nce(features["q_2"], features["k_1"], 0.2)
+        torch.testing.assert_close(method.batch_terms(features)["L_MoCo"], want)
 
 
 @pytest.mark.parametrize("kind", ["vit", "lead_time_conv"])

@@ -13,16 +13,15 @@ from leadwise.config import Config
 from leadwise.evaluate.card import occlusion
 from leadwise.evaluate.classifiers import PROBE, Classifier
 from leadwise.evaluate.embed import EmbedError
+from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.pictures import heat, ink, paper
 
 
-class Watching(nn.Module):
+class Watching(PretrainingMethod):
     """Sees lead V2 between 0.8 s and 1.2 s, less what lead II shows there; mean over what is observed."""
 
-    parts = ("backbone",)
-
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(MethodConfig(), SIGNAL)
         self.weight = nn.Parameter(torch.ones(1))
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:

@@ -23,7 +23,7 @@ from leadwise.data.loader import Recordings
 from leadwise.data.sources.source import Row, Source
 from leadwise.evaluate import export, handcrafted
 from leadwise.evaluate.embed import embed
-from leadwise.methods.catalogue import learns_labels, method_names
+from leadwise.methods.catalogue import learns_labels, method_names, method_settings, with_defaults
 from leadwise.pictures import lines
 from leadwise.reproduce import (
     budget,
@@ -94,7 +94,7 @@ def test_every_method_has_small_settings() -> None:
     configs = variants.base_configs([])
     assert {config.method["name"] for config in configs.values()} == {n for n in method_names() if not learns_labels(n)}
     for config in configs.values():
-        runs.method_config(config)
+        method_settings(config)
 
 
 def test_table3_adds_the_terms_one_by_one() -> None:
@@ -141,7 +141,7 @@ def test_budgets() -> None:
 
 
 def test_a_budget_in_minutes_becomes_steps(cohort_folder: Path) -> None:
-    config = runs.resolve(typed(Config, config_table(cohort_folder)))
+    config = with_defaults(typed(Config, config_table(cohort_folder)))
     few, many = (budget.Budget(minutes=m).of(config).optim.steps for m in (0.005, 0.5))
     assert 1 <= few < many
     assert budget.Budget(steps=2).of(config).log.validate_every == 2
@@ -286,7 +286,7 @@ def test_table1_has_the_references_first(wide: Path, tmp_path: Path, monkeypatch
 
 def test_hand_crafted_features_are_the_probes(wide: Path) -> None:
     recordings = Recordings(Cohort.open(wide), Signal(rate_hz=100, duration_s=4.0), np.arange(5))
-    run = runs.Run(Config(), handcrafted.Handcrafted(100.0))
+    run = runs.Run(Config(), handcrafted.Handcrafted(recordings.signal))
     np.testing.assert_array_equal(embed(run, recordings), handcrafted.handcrafted_features(recordings))
 
 
@@ -474,7 +474,7 @@ def test_two_processes_in_one_folder_are_refused(wide: Path, tmp_path: Path) -> 
 
 
 def test_a_finished_run_needs_no_resume_state(wide: Path, tmp_path: Path) -> None:
-    config = runs.resolve(typed(Config, config_table(wide, steps=2)))
+    config = with_defaults(typed(Config, config_table(wide, steps=2)))
     variant = variants.Variant("one", config)
     messages: list[str] = []
     first = training_runs.load_or_train(tmp_path, variant, lambda what, done, total: messages.append(what))

@@ -180,9 +180,7 @@ def test_a_seeing_run_retrieves_and_its_blind_twin_does_not():
 
 def test_what_cannot_be_scored_or_searched_is_told():
     class Wordless(SeeingMethod):
-        @property
-        def embed_text(self):
-            raise AttributeError
+        embeds_text = False
 
     run = PlantedRun()
     with pytest.raises(RetrievalError, match="0 distinct reports"):

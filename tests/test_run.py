@@ -19,7 +19,7 @@ from leadwise import run as runs
 from leadwise.config import Config, ConfigError, typed
 from leadwise.files import replacing
 from leadwise.methods import cg_dmer
-from leadwise.methods.catalogue import find_method, method_names
+from leadwise.methods.catalogue import find_method, method_names, with_defaults
 from leadwise.run import RunError
 
 
@@ -115,9 +115,9 @@ def test_fingerprint_changes_with_weights_and_with_preprocessing(folder: Path) -
 def test_a_method_setting_that_does_not_exist_is_an_error() -> None:
     config = typed(Config, {"method": {"name": "cg_dmer", "mask_ration": 0.5}})
     with pytest.raises(ConfigError, match=r"unknown setting 'method\.mask_ration'; did you mean 'mask_ratio'"):
-        runs.resolve(config)
+        with_defaults(config)
     with pytest.raises(ConfigError, match="did you mean 'cg_dmer'"):
-        runs.resolve(typed(Config, {"method": {"name": "cgdmer"}}))
+        with_defaults(typed(Config, {"method": {"name": "cgdmer"}}))
 
 
 def add_settings(folder: Path, settings: dict[str, object]) -> None:
@@ -161,8 +161,8 @@ def test_a_removed_setting_at_another_value_is_refused_by_name(folder: Path, set
         runs.load(folder)
     config = typed(Config, {"method": {"name": "cg_dmer", setting: value}})
     with pytest.raises(ConfigError, match=rf"'method\.{setting}' = {value!r} was removed .*train again"):
-        runs.resolve(config)
-    allowed = runs.resolve(typed(Config, {"method": {"name": "cg_dmer", setting: cg_dmer.REMOVED[setting]}}))
+        with_defaults(config)
+    allowed = with_defaults(typed(Config, {"method": {"name": "cg_dmer", setting: cg_dmer.REMOVED[setting]}}))
     assert setting not in allowed.method
 
 
@@ -174,9 +174,9 @@ def test_an_unknown_setting_of_a_saved_run_names_its_file(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", method_names())
 def test_a_removed_setting_is_no_setting(name: str) -> None:
-    module = find_method(name)
-    fields = {field.name for field in dataclasses.fields(module.Config)}
-    assert not fields & set(getattr(module, "REMOVED", {}))
+    file = find_method(name)
+    fields = {field.name for field in dataclasses.fields(file.config_class)}
+    assert not fields & set(file.removed)
 
 
 def test_replacing_leaves_the_old_file_when_the_write_fails(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_nt_xent_equals_the_double_loop(pair) -> None:
 
 
 def test_shares_of_nt_xent_are_the_whole(pair) -> None:
-    shares = [view_agreement.nt_xent(*pair, 0.1, mine) for mine in (slice(0, 3), slice(3, 6))]
+    shares = [view_agreement.nt_xent(*pair, 0.1, local_rows) for local_rows in (slice(0, 3), slice(3, 6))]
     torch.testing.assert_close(sum(shares) / 2, view_agreement.nt_xent(*pair, 0.1))
 
 

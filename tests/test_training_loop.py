@@ -99,15 +99,15 @@ def test_a_run_explains_itself(cohort_folder: Path, tmp_path: Path) -> None:
 def test_a_term_that_is_not_finite_stops_the_run_and_is_named(cohort_folder: Path, tmp_path: Path, monkeypatch) -> None:
     from leadwise.methods import cg_dmer
 
-    look = cg_dmer.Method.look
+    local_terms = cg_dmer.Method.local_terms
     calls = []
 
     def broken(self, batch):
         calls.append(1)
-        terms, pairs = look(self, batch)
-        return terms | {"L_orth": terms["L_orth"] * (math.nan if len(calls) == 3 else 1.0)}, pairs
+        terms, features = local_terms(self, batch)
+        return terms | {"L_orth": terms["L_orth"] * (math.nan if len(calls) == 3 else 1.0)}, features
 
-    monkeypatch.setattr(cg_dmer.Method, "look", broken)
+    monkeypatch.setattr(cg_dmer.Method, "local_terms", broken)
     with pytest.raises(TrainingError, match=r"step 2: L_orth is not finite"):
         train(cohort_folder, tmp_path / "run")
 

@@ -117,15 +117,17 @@ def test_a_context_hears_nothing_after_its_time() -> None:
 def test_each_view_predicts_the_other() -> None:
     method = build("ts_tcc").eval()
     torch.manual_seed(2)
-    _, pairs = method.look(make_batch(5))
-    pairs = {name: x.detach().requires_grad_(x.is_floating_point()) for name, x in pairs.items()}
-    terms = method.contrast(pairs)
+    _, features = method.local_terms(make_batch(5))
+    features = {name: x.detach().requires_grad_(x.is_floating_point()) for name, x in features.items()}
+    terms = method.batch_terms(features)
     for term, used in (("L_TC_s", ("predicted_s", "future_w")), ("L_TC_w", ("predicted_w", "future_s"))):
-        names = [name for name in pairs if name != "seen"]
-        slopes = torch.autograd.grad(terms[term], [pairs[name] for name in names], retain_graph=True, allow_unused=True)
+        names = [name for name in features if name != "seen"]
+        slopes = torch.autograd.grad(
+            terms[term], [features[name] for name in names], retain_graph=True, allow_unused=True
+        )
         assert {name for name, slope in zip(names, slopes) if slope is not None} == set(used)
     for view in ("s", "w"):
-        torch.testing.assert_close(pairs[f"future_{view}"].norm(dim=-1), torch.ones(5, 4))
+        torch.testing.assert_close(features[f"future_{view}"].norm(dim=-1), torch.ones(5, 4))
 
 
 @pytest.mark.parametrize("n_samples", [400, 401, 1000, 17])

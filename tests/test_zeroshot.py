@@ -136,9 +136,7 @@ def test_one_record_too_many_for_a_full_batch(file):
 
 def test_a_method_without_words_is_refused(file):
     class Wordless(SeeingMethod):
-        @property
-        def embed_text(self):
-            raise AttributeError
+        embeds_text = False
 
     run = PlantedRun()
     run.method = Wordless()

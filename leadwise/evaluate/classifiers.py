@@ -38,14 +38,12 @@ class Classifier:
 
 def has_part(run: Run, part: str) -> bool:
     """Whether the run can embed this part: the method has it, and these settings gave it a head."""
-    return part in run.method.parts and (
-        part not in ("specific", "both") or bool(getattr(run.method, "has_specific", True))
-    )
+    return part in run.method.parts
 
 
 def has_text_encoder(run: Run) -> bool:
     """Whether the run has a text encoder, so that words can be set against ECGs."""
-    return hasattr(run.method, "embed_text")
+    return run.method.embeds_text
 
 
 def probe_classifier(features: NDArray[np.floating], task: ProbeTask, part: str = "backbone") -> Classifier:

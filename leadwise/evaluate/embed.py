@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from leadwise.data import crops
 from leadwise.data.cohort.cohort import Cohort
@@ -59,7 +59,7 @@ def embed(
     with frozen(run.method), training_precision(run):
         for batch in recordings.batches(batch_size):
             moved = batch.to(device)
-            pieces = [_embed_ecg(run.method, moved, name) for name in parts]
+            pieces = [run.method.embed_ecg(moved, name) for name in parts]
             rows = torch.cat(pieces, dim=1).float().cpu().numpy()
             lost = np.flatnonzero(~np.isfinite(rows).all(axis=1))
             if len(lost):
@@ -71,11 +71,6 @@ def embed(
     if not found:
         raise EmbedError("no recordings to embed; check the split and the task")
     return np.concatenate(found)
-
-
-def _embed_ecg(method: nn.Module, batch: object, part: str) -> Tensor:
-    embedding: Tensor = method.embed_ecg(batch, part)  # type: ignore[operator]
-    return embedding
 
 
 @contextlib.contextmanager

@@ -9,11 +9,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from leadwise.batch import Batch
+from leadwise.batch import Batch, Signal
 from leadwise.data.loader import Recordings
 from leadwise.evaluate.embed import EmbedError, Features
+from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.progress import Progress
 
 Floats = NDArray[np.float64]
@@ -41,18 +42,15 @@ def handcrafted_features(recordings: Recordings, batch_size: int = 128, progress
     return np.concatenate(found)
 
 
-class Handcrafted(nn.Module):
-    """The same features where a method is wanted: nothing in it learns."""
+class Handcrafted(PretrainingMethod):
+    """The same features as a method without parameters."""
 
-    parts = ("backbone",)
-
-    def __init__(self, rate_hz: float) -> None:
-        super().__init__()
-        self.rate_hz = rate_hz
+    def __init__(self, signal: Signal) -> None:
+        super().__init__(MethodConfig(), signal)
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
         """(B, F) features of ECGs."""
-        return torch.from_numpy(ecg_statistics(batch.ecg, batch.observed, self.rate_hz).astype(np.float32))
+        return torch.from_numpy(ecg_statistics(batch.ecg, batch.observed, self.signal.rate_hz).astype(np.float32))
 
 
 def ecg_statistics(ecg: torch.Tensor, observed: torch.Tensor, rate_hz: float) -> Floats:

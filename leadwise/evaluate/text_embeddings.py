@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from leadwise.data import reports
 from leadwise.evaluate.embed import Features, frozen, training_precision
@@ -28,13 +27,13 @@ def embed_texts(run: Run, texts: Sequence[str], progress: Progress | None = None
     Raises:
         NoTextEncoderError: the run has no text encoder.
     """
-    if not hasattr(run.method, "embed_text"):
+    if not run.method.embeds_text:
         raise NoTextEncoderError(f"run {run.name} learnt from ECGs alone (no embed_text), so it reads no words")
     cleaned = [reports.clean(text) for text in texts]
     made: list[NDArray[np.float32]] = []
     with frozen(run.method), training_precision(run):
         for start in range(0, len(cleaned), _TEXTS_AT_ONCE):
-            vectors: Tensor = run.method.embed_text(cleaned[start : start + _TEXTS_AT_ONCE])
+            vectors = run.method.embed_text(cleaned[start : start + _TEXTS_AT_ONCE])
             made.append(vectors.float().cpu().numpy())
             if progress is not None:
                 progress("read", min(start + _TEXTS_AT_ONCE, len(cleaned)), len(cleaned))

@@ -253,7 +253,7 @@ def zeroshot_scores(
 
 
 def _check_text_encoder(run: Run) -> None:
-    if not hasattr(run.method, "embed_text"):
+    if not run.method.embeds_text:
         raise ZeroShotError(f"run {run.name} learnt from ECGs alone (no embed_text), so it has no words to classify by")
 
 

@@ -37,10 +37,10 @@ from torch import Tensor, nn
 
 from leadwise import distributed
 from leadwise.batch import Batch, Signal
+from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn import augment
 from leadwise.nn import text as reports
 from leadwise.nn.batch_norm import BatchNorm
-from leadwise.nn.contrastive_method import Coupled
 from leadwise.nn.encoder import (
     EcgEncoder,
     EncoderSettings,
@@ -57,7 +57,7 @@ from leadwise.nn.vit import ViT
 
 
 @dataclass(frozen=True)
-class Config(EncoderSettings):
+class Config(EncoderSettings, MethodConfig):
     # views; the levels are ours, as all numbers below
     gain: float = 0.1  # one random factor exp(N(0, gain)) for all leads of each view
     wander_mv: float = 0.2  # more noise: baseline wander at each electrode, largest amplitude
@@ -102,6 +102,19 @@ SMALL = {
 
 NEEDS = "several recordings of a patient, or long ones: else two halves of a recording stand in"  # of the data
 
+# The smallest settings, for the contract tests.
+TINY = {
+    "": {"resnet_width": 8, "hidden_width": 32, "out_width": 16, "predictor_width": 8, "discriminator_width": 16},
+    "lead_time": {
+        "encoder": "lead_time", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16,
+        "predictor_width": 8, "discriminator_width": 16, "n_ahead": 2,
+    },
+    "vit": {
+        "encoder": "vit", "n_patches": 10, "width": 32, "depth": 1, "heads": 4, "hidden_width": 32, "out_width": 16,
+        "predictor_width": 8, "discriminator_width": 16, "n_ahead": 2,
+    },
+}  # fmt: skip
+
 _MUSCLE_HZ = 20.0  # muscle noise lies above
 
 
@@ -115,14 +128,17 @@ class _Seen:
     there: Tensor  # (B, K) bool, parts of which anything was observed
 
 
-class Method(Coupled):
-    parts = ("backbone",)  # what embed_ecg can return
+class Method(PretrainingMethod):
+    compares_records = True
+    config: Config
     electrodes: Tensor
 
-    def __init__(self, config: Config, signal: Signal, tokenizer: object = None, kept: Path | None = None) -> None:
-        super().__init__()
-        c = self.config = config
-        self.signal, self.weights = signal, {"L_pat": c.w_pat, "L_st": c.w_st, "L_adv": c.w_adv}
+    def __init__(
+        self, config: Config, signal: Signal, tokenizer: object = None, saved_folder: Path | None = None
+    ) -> None:
+        super().__init__(config, signal)
+        c = config
+        self.weights = {"L_pat": c.w_pat, "L_st": c.w_st, "L_adv": c.w_adv}
         self.ecg = EcgEncoder(c, signal)
         self.n_half = signal.n_samples // 2 // self.ecg.grid * self.ecg.grid
         if not self.n_half:
@@ -138,7 +154,7 @@ class Method(Coupled):
             nn.Linear(self.ecg.width, c.discriminator_width), nn.LeakyReLU(0.2), nn.Linear(c.discriminator_width, 1)
         )
 
-    def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """L_st and L_adv, which each record has for itself; and z and its prediction of both halves of both views, (B, D)."""
         views = self._more_noise(batch), self._less_noise(batch)
         seen = self._encode([half for view in views for half in self._halves(view)])
@@ -152,18 +168,19 @@ class Method(Coupled):
         own = {"L_st": self.config.w_st * (st[0] + st[1]) / 2}
         own["L_adv"] = self.config.w_adv * pairwise.told_apart(noisy, calm)
         predicted = self.predictor(torch.cat([half.z for half in seen])).chunk(len(seen))
-        pairs = {f"z_{number}": half.z for number, half in enumerate(seen)}
-        pairs |= {f"p_{number}": p for number, p in enumerate(predicted)}
+        features = {f"z_{number}": half.z for number, half in enumerate(seen)}
+        features |= {f"p_{number}": p for number, p in enumerate(predicted)}
         # without a patient's name, a record is a patient of its own
         names = [patient or f"record {record}" for patient, record in zip(batch.patient, batch.record)]
-        return own, {**pairs, "patient": reports.numbers(names).to(batch.ecg.device)}
+        return own, {**features, "patient": reports.numbers(names).to(batch.ecg.device)}
 
-    def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """L_pat over the whole batch: a half of a view meets the other half of the other view, of all the patient's records."""
-        every = distributed.gathered(pairs)
-        patient, mine = every["patient"], distributed.mine(len(every["patient"]))
+        every = distributed.gathered(features)
+        patient, local_rows = every["patient"], distributed.local_rows(len(every["patient"]))
         terms = [
-            pairwise.patient_agreement(every[f"p_{here}"], every[f"z_{3 - here}"], patient, mine) for here in range(4)
+            pairwise.patient_agreement(every[f"p_{here}"], every[f"z_{3 - here}"], patient, local_rows)
+            for here in range(4)
         ]
         return {"L_pat": self.config.w_pat * torch.stack(terms).mean()}
 

@@ -23,14 +23,14 @@ from torch import Tensor
 
 from leadwise import distributed
 from leadwise.batch import Signal
+from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn.losses import view_agreement
-from leadwise.nn.two_views import TwoViewSettings, TwoViewsInPairs
-
-NEEDS = ""
+from leadwise.nn.two_views import Tower, TwoViewSettings, TwoViewsInPairs
+from leadwise.nn.views import Views
 
 
 @dataclass(frozen=True)
-class Config(TwoViewSettings):
+class Config(TwoViewSettings, MethodConfig):
     hidden_width: int = 8192  # of the projector's first two layers
     out_width: int = 8192  # of z
     off_diagonal: float = 5e-3  # lambda
@@ -43,15 +43,28 @@ class Config(TwoViewSettings):
 
 # A size for two CPU cores.
 SMALL = {"encoder": "resnet", "resnet_width": 16, "hidden_width": 256, "out_width": 256}
+# The smallest settings, for the contract tests.
+TINY = {
+    "": {"resnet_width": 8, "hidden_width": 32, "out_width": 16},
+    "vit": {
+        "encoder": "vit", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16,
+    },
+}  # fmt: skip
 
 
-class Method(TwoViewsInPairs):
-    def __init__(self, config: Config, signal: Signal, tokenizer: object = None, kept: Path | None = None) -> None:
-        super().__init__(config, signal, config.hidden_width, config.hidden_width, config.out_width, ends="bare")
-        self.config, self.weights = config, {"L_BT": 1.0}
+class Method(TwoViewsInPairs, PretrainingMethod):
+    config: Config
 
-    def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def __init__(
+        self, config: Config, signal: Signal, tokenizer: object = None, saved_folder: Path | None = None
+    ) -> None:
+        super().__init__(config, signal)
+        self.tower = Tower(config, signal, config.hidden_width, config.hidden_width, config.out_width, ends="bare")
+        self.view = Views(config, signal, self.tower.ecg.grid)
+        self.weights = {"L_BT": 1.0}
+
+    def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss of the whole batch, other processes' records too: each process holds the same value."""
-        one, other = (distributed.gather(pairs[name].float()) for name in ("z_1", "z_2"))
+        one, other = (distributed.gather(features[name].float()) for name in ("z_1", "z_2"))
         correlation = view_agreement.cross_correlation(one, other)
         return {"L_BT": view_agreement.redundancy(correlation, self.config.off_diagonal)}

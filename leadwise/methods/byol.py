@@ -22,17 +22,16 @@ from pathlib import Path
 from torch import Tensor
 
 from leadwise.batch import Batch, Signal
+from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn import momentum
 from leadwise.nn.heads import Projector
 from leadwise.nn.losses import view_agreement
-from leadwise.nn.two_views import TwoViews, TwoViewSettings
-from leadwise.nn.views import View
-
-NEEDS = ""
+from leadwise.nn.two_views import Tower, TwoViews, TwoViewSettings
+from leadwise.nn.views import View, Views
 
 
 @dataclass(frozen=True)
-class Config(TwoViewSettings):
+class Config(TwoViewSettings, MethodConfig):
     hidden_width: int = 4096  # of projector and predictor
     out_width: int = 256  # of z
     momentum: float = 0.996  # tau at the first step, 1 at the last
@@ -49,12 +48,25 @@ SMALL = {
     "encoder": "resnet", "resnet_width": 16, "hidden_width": 256, "out_width": 128, "momentum": 0.99,
     "view_gain": 0.3, "view_wander_mv": 0.3, "view_noise_mv": 0.06, "view_time_mask": 0.3,
 }  # fmt: skip
+# The smallest settings, for the contract tests.
+TINY = {
+    "": {"resnet_width": 8, "hidden_width": 32, "out_width": 16},
+    "lead_time": {
+        "encoder": "lead_time", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16,
+    },
+}  # fmt: skip
 
 
-class Method(TwoViews):
-    def __init__(self, config: Config, signal: Signal, tokenizer: object = None, kept: Path | None = None) -> None:
-        super().__init__(config, signal, config.hidden_width, config.out_width, ends="bare")
-        self.config, self.weights = config, {"L_BYOL": 1.0}
+class Method(TwoViews, PretrainingMethod):
+    config: Config
+
+    def __init__(
+        self, config: Config, signal: Signal, tokenizer: object = None, saved_folder: Path | None = None
+    ) -> None:
+        super().__init__(config, signal)
+        self.tower = Tower(config, signal, config.hidden_width, config.out_width, ends="bare")
+        self.view = Views(config, signal, self.tower.ecg.grid)
+        self.weights = {"L_BYOL": 1.0}
         self.predictor = Projector(config.out_width, config.hidden_width, config.out_width)
         self.target = momentum.Teacher(self.tower)
 

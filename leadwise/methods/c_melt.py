@@ -41,9 +41,9 @@ from torch import Tensor, nn
 
 from leadwise import distributed
 from leadwise.batch import Batch, Signal
+from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
 from leadwise.nn import masking
 from leadwise.nn import text as reports
-from leadwise.nn.contrastive_method import weighted
 from leadwise.nn.encoder import check_part, mean_of, scaled
 from leadwise.nn.fusion import Fusion
 from leadwise.nn.lead_time import (
@@ -68,7 +68,7 @@ from leadwise.nn.views import PairViewSettings, report_numbers
 
 
 @dataclass(frozen=True)
-class Config(TextSettings, PairViewSettings):
+class Config(TextSettings, PairViewSettings, MethodConfig):
     # ECG branch
     n_patches: int = 250  # tokens, each of all leads; T must be a multiple of it
     mask_ratio: float = 0.75  # share of tokens that is hidden
@@ -125,17 +125,30 @@ SMALL = {
     "fusion_width": 64, "fusion_depth": 2, "fusion_heads": 2, "mem_layer": 1,
     "decoder_width": 64, "decoder_depth": 1, "decoder_heads": 2, **SMALL_REPORTS, "lead_dropout": 0.0,
 }  # fmt: skip
+# The smallest settings, for the contract tests.
+TINY = {
+    "": {
+        "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "text_width": 32, "text_depth": 1, "text_heads": 2,
+        "vocab_size": 400, "max_tokens": 48, "fusion_width": 16, "fusion_depth": 2, "fusion_heads": 2, "mem_layer": 1,
+        "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "shared_width": 16,
+    },
+    "learnable": {
+        "n_patches": 10, "width": 32, "depth": 1, "heads": 4, "pooling": "mean", "text_width": 32, "text_depth": 1,
+        "text_heads": 2, "text_pooling": "mean", "vocab_size": 400, "max_tokens": 48, "fusion_width": 16, "fusion_depth": 1,
+        "fusion_heads": 2, "mem_layer": 0, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "shared_width": 16,
+        "ets": "learnable", "same_report": "ignore",
+    },
+}  # fmt: skip
 
-NEEDS = ""  # of the data, beyond what every method of its kind needs
 
+class Method(WithReports, PretrainingMethod):
+    config: Config
 
-class Method(WithReports):
-    def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, kept: Path | None = None) -> None:
-        """`kept` is the folder where `keep` wrote, when weights are to be loaded into this shape."""
-        super().__init__()
-        c = self.config = config
-        self.weights = weighted(L_MLM=c.w_mlm, L_MEM=c.w_mem, L_ETM=c.w_etm, L_ETS=c.w_ets)
-        self.signal, self.tokenizer = signal, tokenizer
+    def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, saved_folder: Path | None = None) -> None:
+        """`saved_folder` is the folder to which `save_extra` wrote, when the weights of a saved run will be loaded."""
+        super().__init__(config, signal, tokenizer)
+        c = config
+        self.weights = nonzero_weights(L_MLM=c.w_mlm, L_MEM=c.w_mem, L_ETM=c.w_etm, L_ETS=c.w_ets)
         if signal.n_samples % c.n_patches:
             raise ValueError(f"n_patches = {c.n_patches} does not divide the {signal.n_samples} samples of a lead")
 
@@ -144,7 +157,7 @@ class Method(WithReports):
         shape = EncoderShape(1, c.n_patches, samples, c.width, c.depth, c.heads, pooling=c.pooling)
         self.ecg = LeadTimeEncoder(shape, LinearTokenizer(samples, c.width))
         self.pooled_norm = nn.LayerNorm(c.width)
-        self.text = ReportTower(c, tokenizer, kept)
+        self.text = ReportTower(c, tokenizer, saved_folder)
 
         # L_ETS
         self.ecg_shared = nn.Sequential(nn.Linear(c.width, c.shared_width), nn.Tanh())
@@ -177,8 +190,8 @@ class Method(WithReports):
         self.match = nn.Linear(2 * c.fusion_width, 1)
         self.register_buffer("special", torch.tensor(tokenizer.all_special_ids), persistent=False)
 
-    def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The weighted terms that each record has for itself, and what `contrast` has to know of it, a row a record."""
+    def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The weighted terms that each record has for itself, and what `batch_terms` compares, one row per record."""
         shown = self.shown(batch)
         report = report_numbers(batch, shown)
         patches, usable = self._patches(shown)
@@ -204,21 +217,21 @@ class Method(WithReports):
             mixed = fused[self.config.mem_layer][1][: len(shown)]
             terms["L_MEM"] = self._hidden_ecg(shown, replace(seen, tokens=mixed), usable, visible)
         terms["L_ETM"] = pairwise.matching(own, other, there)
-        pairs = {"ecg": self._pooled(seen, self.ecg_shared), "text": self.text_head(e_text), "report": report}
-        return {name: self.weights[name] * term for name, term in terms.items()}, pairs
+        features = {"ecg": self._pooled(seen, self.ecg_shared), "text": self.text_head(e_text), "report": report}
+        return {name: self.weights[name] * term for name, term in terms.items()}, features
 
-    def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """L_ETS, weighted, which needs every record of the batch at once, those of other processes too."""
         c = self.config
-        ecg, text = (distributed.gather(pairs[name].float()) for name in ("ecg", "text"))
-        report = distributed.gather(pairs["report"])
+        ecg, text = (distributed.gather(features[name].float()) for name in ("ecg", "text"))
+        report = distributed.gather(features["report"])
         scale: Tensor | float = 1.0
         bias: Tensor | float = 0.0
         with torch.autocast(ecg.device.type, enabled=False):
             if c.ets == "learnable":
                 ecg, text = F.normalize(ecg, dim=-1), F.normalize(text, dim=-1)
                 scale, bias = self.ets_log_scale.exp(), self.ets_bias
-            loss = multimodal.siglip(ecg, text, report, scale, bias, c.same_report, distributed.mine(len(ecg)))
+            loss = multimodal.siglip(ecg, text, report, scale, bias, c.same_report, distributed.local_rows(len(ecg)))
         return {"L_ETS": c.w_ets * loss}
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:

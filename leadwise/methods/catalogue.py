@@ -1,4 +1,8 @@
-"""What methods there are: the paper of each, what it reads, how large it is, and what it needs of the data."""
+"""The available methods: names, settings, sizes, and how to build one from a config.
+
+A method is found by the name of its file in this folder. `MethodFile` holds what a file defines, with the default of each
+constant that a file may leave out; `contract` describes them.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,9 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,136 +21,233 @@ import torch
 
 from leadwise import methods
 from leadwise.batch import Signal
-from leadwise.config import ConfigError
-
-_SMALL_SIGNAL = Signal(rate_hz=100, duration_s=10.0)
-
+from leadwise.config import Config, ConfigError, drop_removed, typed
+from leadwise.methods.contract import MethodConfig, PretrainingMethod
 
 _NOT_METHODS = ("catalogue", "contract")  # modules of this folder that are no method
+_SMALL_SIGNAL = Signal(rate_hz=100, duration_s=10.0)  # to count the parameters of SMALL
+
+Settings = dict[str, Any]
+
+
+# --------------------------------------------------------------------------------------------------- the files
+
+
+@dataclass(frozen=True)
+class MethodFile:
+    """What one method file defines. A constant that the file leaves out has the default given here."""
+
+    name: str
+    docstring: str
+    config_class: type[MethodConfig]
+    method_class: type[PretrainingMethod]
+    small: Settings | None = None  # SMALL: settings for two CPU cores
+    also_small: tuple[Settings, ...] = ()  # ALSO_SMALL: the method's further rows in tables
+    small_optim: Settings = field(default_factory=dict)  # SMALL_OPTIM: settings of [optim] that go with SMALL
+    needs: str = ""  # NEEDS: of the data, besides ECGs, reports or labels
+    signal: Signal = field(default_factory=Signal)  # SIGNAL: the paper's
+    tiny: Mapping[str, Settings] = field(default_factory=dict)  # TINY: variant -> settings of the contract tests
+    removed: Settings = field(
+        default_factory=dict
+    )  # REMOVED: settings of earlier versions -> the value that each has now
+
+
+_CONSTANTS = {"SMALL", "ALSO_SMALL", "SMALL_OPTIM", "NEEDS", "SIGNAL", "TINY", "REMOVED"}
 
 
 def method_names() -> list[str]:
-    """Every method in the house, by file name."""
+    """Return the names of all methods, sorted."""
     return sorted(module.name for module in pkgutil.iter_modules(methods.__path__) if module.name not in _NOT_METHODS)
 
 
-def find_method(name: str) -> ModuleType:
-    """The module `methods/<name>.py`.
+def find_method(name: str) -> MethodFile:
+    """Return what the file `methods/<name>.py` defines.
 
     Raises:
-        ValueError: no such method; the message suggests the nearest.
+        ValueError: no such file (the message suggests the nearest name), or it does not follow the contract.
     """
-    if name not in method_names():
-        near = difflib.get_close_matches(name, method_names(), n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(method_names())}"
+    known = method_names()
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean '{nearest[0]}'?" if nearest else f"known: {', '.join(known)}"
         raise ValueError(f"no method '{name}'; {hint}")
-    return importlib.import_module(f"{methods.__name__}.{name}")
+    return _read_file(name, importlib.import_module(f"{methods.__name__}.{name}"))
+
+
+def _read_file(name: str, module: ModuleType) -> MethodFile:
+    defined = vars(module)
+    for key, base in (("Config", MethodConfig), ("Method", PretrainingMethod)):
+        if not (inspect.isclass(defined.get(key)) and issubclass(defined[key], base)):
+            raise ValueError(
+                f"{module.__file__}: '{key}' is missing or not a subclass of {base.__name__}; derive it from "
+                f"leadwise.methods.contract.{base.__name__}"
+            )
+    constants = {key.lower(): value for key, value in defined.items() if key in _CONSTANTS}
+    return MethodFile(name, inspect.cleandoc(module.__doc__ or ""), defined["Config"], defined["Method"], **constants)
 
 
 def embeds_text(name: str) -> bool:
-    """Whether a method embeds texts, so that it can be asked zero-shot."""
-    return hasattr(find_method(name).Method, "embed_text")
+    """Return whether a method embeds texts, which zero-shot classification needs."""
+    return find_method(name).method_class.embeds_text
 
 
 def learns_labels(name: str) -> bool:
-    """Whether a method learns a task's labels: such a run belongs to one task."""
-    return name in method_names() and any(
-        field.name == "classes" for field in dataclasses.fields(find_method(name).Config)
-    )
+    """Return whether a method trains on the labels of a task; its runs belong to that task. False for an unknown name."""
+    return name in method_names() and find_method(name).method_class.learns_labels
 
 
-def small_settings(name: str) -> dict[str, Any]:
-    """A [method] table of a size for two CPU cores: the method's own `SMALL`.
-
-    Raises:
-        ConfigError: it has none.
-    """
-    return all_small_settings(name)[0]
+# ------------------------------------------------------------------------------------------------ from a config
 
 
-def all_small_settings(name: str) -> list[dict[str, Any]]:
-    """The same, and those of the method's other rows in tables (`ALSO_SMALL`).
+def method_settings(config: Config) -> tuple[MethodFile, MethodConfig]:
+    """Return the method file that a config names, and the method's settings as its own dataclass.
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: no such method, a setting that the method does not have, or a removed setting with another value.
     """
-    module = find_method(name)
-    if not hasattr(module, "SMALL"):
-        raise ConfigError(f"method '{name}' has no SMALL settings; give a config of its own")
-    return [{"name": name, **table} for table in (module.SMALL, *getattr(module, "ALSO_SMALL", ()))]
+    table = dict(config.method)
+    name = table.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError("setting 'method.name' is missing; set it to the name of a file in leadwise/methods")
+    try:
+        file = find_method(name)
+        return file, typed(file.config_class, drop_removed(table, file.removed), "method")
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"[method] {error}") from None
 
 
-def small_optim_settings(name: str) -> dict[str, Any]:
-    """Settings of [optim] that go with a method's small ones, where it has any (`SMALL_OPTIM`)."""
-    return dict(getattr(find_method(name), "SMALL_OPTIM", {}))
+def removed_settings(config: Config) -> Settings:
+    """Return the settings that the config's method had in earlier versions, with the value that each has now."""
+    name = config.method.get("name")
+    return dict(find_method(name).removed) if name in method_names() else {}
+
+
+def with_defaults(config: Config) -> Config:
+    """Return the config with every setting of its method written out.
+
+    Raises:
+        ConfigError: no such method, or a setting that the method does not have.
+    """
+    _, method_config = method_settings(config)
+    # lists, as TOML has them: the config must be equal before it is written and after it is read, and so must its fingerprint
+    table = {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(method_config).items()}
+    return dataclasses.replace(config, method={"name": config.method["name"], **table})
+
+
+def build(config: Config, tokenizer: Any = None, saved_folder: Path | None = None) -> PretrainingMethod:
+    """Return the method of a config with fresh weights, drawn from torch's random state.
+
+    Args:
+        config: the run's settings.
+        tokenizer: the run's tokenizer; None for a method without reports.
+        saved_folder: the folder to which `save_extra` wrote, for a saved run.
+
+    Raises:
+        ConfigError: settings that the method cannot use.
+    """
+    file, method_config = method_settings(config)
+    try:
+        return file.method_class(method_config, config.signal, tokenizer, saved_folder)
+    except ValueError as error:
+        raise ConfigError(f"[method] {error}") from None
+
+
+# ----------------------------------------------------------------------------------------------- small settings
+
+
+def small_settings(name: str) -> Settings:
+    """Return a table [method] for two CPU cores: the method's SMALL.
+
+    Raises:
+        ConfigError: the method has no SMALL.
+    """
+    tables = all_small_settings(name)
+    if not tables:
+        raise ConfigError(f"method '{name}' has no small settings (SMALL in its file); give a config of its own")
+    return tables[0]
+
+
+def all_small_settings(name: str) -> list[Settings]:
+    """Return a table [method] for each row that the method has in tables: SMALL and ALSO_SMALL; empty without SMALL."""
+    file = find_method(name)
+    return [] if file.small is None else [{"name": name, **table} for table in (file.small, *file.also_small)]
+
+
+def small_optim_settings(name: str) -> Settings:
+    """Return the settings of [optim] that go with a method's small settings; empty if there are none."""
+    return dict(find_method(name).small_optim)
+
+
+# --------------------------------------------------------------------------------------------- what users can list
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One method."""
+    """One method, as `leadwise methods` lists it."""
 
     name: str
     title: str
     source: str  # arXiv id or journal, and the venue
     reads: str
-    n_parameters: int  # with the paper's settings; of a report branch the small one, as long as none is borrowed
-    n_small: int | None  # with the method's settings for two CPU cores
-    zero_shot: bool  # whether it answers words
-    needs: str  # of the data, beside what it reads
-    objective: str  # the docstring: equations, and where it departs from the paper
+    n_parameters: int  # with the paper's settings, and the small text encoder instead of a borrowed one
+    n_small: int | None  # with the settings for two CPU cores
+    zero_shot: bool  # whether it embeds texts
+    needs: str  # of the data, besides what it reads
+    objective: str  # the rest of the docstring: the loss, and where it departs from the paper
 
 
 def entries(names: Iterable[str] | None = None) -> list[Entry]:
-    """Every method, or those named, in the order of their names.
+    """Return all methods, or those of `names`, in that order.
 
     Raises:
-        ValueError: no such method; the message suggests the nearest.
+        ValueError: no such method; the message suggests the nearest name.
     """
-    return [_entry(name) for name in (method_names() if names is None else names)]
+    return [_entry(find_method(name)) for name in (method_names() if names is None else names)]
 
 
 def settings(name: str) -> list[dict[str, str]]:
-    """A row for each setting of a method: the paper's value, and the small one where it differs."""
-    module = find_method(name)
-    small = getattr(module, "SMALL", {})
+    """Return a row for each setting of a method: the paper's value, and the small one where it differs."""
+    file = find_method(name)
+    small = file.small or {}
     return [
         {"setting": one.name, "default": repr(one.default), "small": repr(small[one.name]) if one.name in small else ""}
-        for one in dataclasses.fields(module.Config)
+        for one in dataclasses.fields(file.config_class)
     ]
 
 
-def _entry(name: str) -> Entry:
-    module = find_method(name)
-    first, _, rest = inspect.cleandoc(module.__doc__ or "").partition("\n\n")
+def _entry(file: MethodFile) -> Entry:
+    # the docstring's first paragraph is the title and, on its last line, the source
+    first, _, rest = file.docstring.partition("\n\n")
     title, _, source = first.rpartition("\n") if "\n" in first else (first, "", "")
-    small = getattr(module, "SMALL", None)
     return Entry(
-        name=name,
+        name=file.name,
         title=" ".join(title.split()).rstrip("."),
         source=source.rstrip("."),
-        reads=_reads(module),
-        n_parameters=_count(module, {}, getattr(module, "SIGNAL", Signal())),
-        n_small=None if small is None else _count(module, small, _SMALL_SIGNAL),
-        zero_shot=hasattr(module.Method, "embed_text"),
-        needs=getattr(module, "NEEDS", ""),
+        reads=_reads(file.method_class),
+        n_parameters=_count_parameters(file, {}, file.signal),
+        n_small=None if file.small is None else _count_parameters(file, file.small, _SMALL_SIGNAL),
+        zero_shot=file.method_class.embeds_text,
+        needs=file.needs,
         objective=rest,
     )
 
 
-def _reads(module: Any) -> str:
-    if hasattr(module.Method, "make_tokenizer"):
+def _reads(method: type[PretrainingMethod]) -> str:
+    if method.reads_reports:
         return "ECG + report"
-    return "ECG + labels" if "classes" in module.Config.__dataclass_fields__ else "ECG"
+    return "ECG + labels" if method.learns_labels else "ECG"
 
 
-def _count(module: Any, table: dict[str, Any], signal: Signal) -> int:
-    """Parameters of a method, built without memory for them."""
-    labels = {"classes": ("a class",)} if "classes" in module.Config.__dataclass_fields__ else {}
-    config = module.Config(**table, **labels)
-    tokenizer = None
-    if hasattr(module.Method, "make_tokenizer"):
-        tokenizer = module.Method.make_tokenizer(config, ["normal ecg"])
-        tokenizer.add_tokens([f"word {number}" for number in range(config.vocab_size - len(tokenizer))])
+def _count_parameters(file: MethodFile, table: Settings, signal: Signal) -> int:
+    """Return the number of parameters of a method, built on torch's "meta" device, which allocates no memory."""
+    labels = {"classes": ["a class"]} if file.method_class.learns_labels else {}
+    config = typed(file.config_class, {**table, **labels})
+    tokenizer = file.method_class.make_tokenizer(config, ["normal ecg"])
+    if tokenizer is not None:
+        n_words = dataclasses.asdict(config).get("vocab_size", 0)  # a tokenizer from one report has fewer
+        tokenizer.add_tokens([f"word {number}" for number in range(n_words - len(tokenizer))])
     with torch.device("meta"):
-        method = module.Method(config, signal, tokenizer, None)
+        method = file.method_class(config, signal, tokenizer)
     return sum(p.numel() for p in method.parameters())

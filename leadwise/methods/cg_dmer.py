@@ -49,9 +49,9 @@ from torch import Tensor, nn
 
 from leadwise import distributed
 from leadwise.batch import Batch, Signal
+from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
 from leadwise.nn import augment, masking, targets
 from leadwise.nn import text as reports
-from leadwise.nn.contrastive_method import weighted
 from leadwise.nn.heads import Head
 from leadwise.nn.lead_time import DecoderShape, Encoded, EncoderShape, LeadTimeDecoder, LeadTimeEncoder, mean_over_parts
 from leadwise.nn.losses import multimodal
@@ -67,7 +67,7 @@ TEXT_MASK_RATIO = 0.15  # share of a report's tokens that Eq. 3 hides
 
 
 @dataclass(frozen=True)
-class Config(TextEncoderSettings):
+class Config(TextEncoderSettings, MethodConfig):
     # ECG branch (section 2.1)
     n_patches: int = 100  # N, patches per lead; must divide the number of samples of a lead
     mask_ratio: float = 0.75  # r, share of each lead's patches that is hidden
@@ -129,17 +129,27 @@ SMALL = {
     "w_t_rec": 0.1, "w_siglip": 0.2,
 }  # fmt: skip
 SMALL_OPTIM = {"batch_size": 32, "lr": 2e-3}
+# The smallest settings, for the contract tests.
+TINY = {
+    "": {
+        "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2,
+        "text_width": 32, "text_depth": 1, "text_heads": 2, "text_decoder_depth": 1, "vocab_size": 400, "max_tokens": 48,
+        "shared_width": 16,
+    },
+}  # fmt: skip
 
 
-class Method(WithReports):
-    parts = ("backbone", "shared", "specific", "both")  # of embed_ecg
+class Method(WithReports, PretrainingMethod):
+    config: Config
+    parts: tuple[str, ...] = ("backbone", "shared", "specific", "both")
 
-    def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, kept: Path | None = None) -> None:
-        """`kept` is the folder that `keep` wrote, when saved weights will be loaded into this method."""
-        super().__init__()
-        c = self.config = config
-        self.weights = weighted(L_cons=1.0, L_e_rec=c.w_e_rec, L_t_rec=c.w_t_rec, L_orth=c.w_orth, L_siglip=c.w_siglip)
-        self.signal, self.tokenizer = signal, tokenizer
+    def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, saved_folder: Path | None = None) -> None:
+        """`saved_folder` is the folder to which `save_extra` wrote, when saved weights will be loaded into this method."""
+        super().__init__(config, signal, tokenizer)
+        c = config
+        self.weights = nonzero_weights(
+            L_cons=1.0, L_e_rec=c.w_e_rec, L_t_rec=c.w_t_rec, L_orth=c.w_orth, L_siglip=c.w_siglip
+        )
         if signal.n_samples % c.n_patches:
             raise ValueError(f"n_patches = {c.n_patches} does not divide the {signal.n_samples} samples of a lead")
 
@@ -157,7 +167,7 @@ class Method(WithReports):
             self.ecg_decoder = LeadTimeDecoder(shape, grid)
 
         # Eq. 3
-        self.text = ReportTower(c, tokenizer, kept)
+        self.text = ReportTower(c, tokenizer, saved_folder)
         width, n_words = self.text.width, len(tokenizer)
         if c.w_t_rec:
             self.word_bias = nn.Parameter(torch.zeros(n_words))
@@ -175,6 +185,8 @@ class Method(WithReports):
         if self.has_specific:
             self.ecg_specific = Head(c.width, c.shared_width)
             self.text_specific = Head(width, c.shared_width)
+        else:
+            self.parts = ("backbone", "shared")
         if c.specific_task == "recon":
             if c.w_e_rec:
                 self.ecg_condition = nn.Linear(2 * c.shared_width, c.decoder_width)
@@ -196,8 +208,8 @@ class Method(WithReports):
         """Whether the ECG decoder receives the specific part, so that exchanging it can change the reconstruction."""
         return self.config.specific_task == "recon" and bool(self.config.w_e_rec) and self.signal.normalize == "mv"
 
-    def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The weighted terms of each record by itself, and the features that `contrast` needs, one row per record."""
+    def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The weighted terms of each record by itself, and the features that `batch_terms` compares, one row per record."""
         c, whole_report = self.config, batch.report
 
         # ECG: one training view, masked; noise is on the encoder's input and not on Eq. 2's target
@@ -235,15 +247,15 @@ class Method(WithReports):
             )
         return {name: self.weights[name] * term for name, term in terms.items()}, features
 
-    def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms that compare records: of the whole batch, including other processes' records."""
-        every = distributed.gathered(pairs)
+        every = distributed.gathered(features)
         text, report = every["text"], every["report"]
-        mine = distributed.mine(len(text))
+        local_rows = distributed.local_rows(len(text))
         views = every["ecg"].unbind(1)  # one (B, D) per encoder pass
-        terms = {"L_cons": _mean([self._info_nce(ecg, text, report, mine) for ecg in views])}
+        terms = {"L_cons": _mean([self._info_nce(ecg, text, report, local_rows) for ecg in views])}
         if self.config.w_siglip:
-            terms["L_siglip"] = _mean([self._siglip(ecg, text, report, mine) for ecg in views])
+            terms["L_siglip"] = _mean([self._siglip(ecg, text, report, local_rows) for ecg in views])
         return {name: self.weights[name] * term for name, term in terms.items()}
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
@@ -260,9 +272,8 @@ class Method(WithReports):
         e_ecg = self._whole(patches, usable)
         if part == "backbone":
             return e_ecg
-        if part not in self.parts or (part in ("specific", "both") and not self.has_specific):
-            available = self.parts if self.has_specific else self.parts[:2]
-            raise ValueError(f"no part '{part}' in this run; choose from {', '.join(available)}")
+        if part not in self.parts:
+            raise ValueError(f"no part '{part}' in this run; choose from {', '.join(self.parts)}")
         shared = F.normalize(self.ecg_shared(e_ecg), dim=-1)
         if part == "shared":
             return shared
@@ -295,6 +306,10 @@ class Method(WithReports):
         level, spread = self._level_and_spread(patches, batch)
         hidden = (usable & ~visible).repeat_interleave(patches.shape[-1], dim=-1)
         return targets.in_mv(predicted, level, spread, batch), hidden
+
+    def reconstruct_with_specific(self, batch: Batch, specific_of: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same as `reconstruct`, with the specific part of the records `specific_of` (B,) of the batch."""
+        return self.reconstruct(batch, specific_of)
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:
@@ -428,18 +443,18 @@ class Method(WithReports):
 
     # --- Eqs. 6-9
 
-    def _info_nce(self, ecg: Tensor, text: Tensor, report: Tensor, mine: slice = slice(None)) -> Tensor:
+    def _info_nce(self, ecg: Tensor, text: Tensor, report: Tensor, local_rows: slice = slice(None)) -> Tensor:
         c = self.config
-        return multimodal.aligned(ecg, text, report, 1 / TEMPERATURE, c.same_report, mine, c.contrast)
+        return multimodal.aligned(ecg, text, report, 1 / TEMPERATURE, c.same_report, local_rows, c.contrast)
 
-    def _siglip(self, ecg: Tensor, text: Tensor, report: Tensor, mine: slice = slice(None)) -> Tensor:
+    def _siglip(self, ecg: Tensor, text: Tensor, report: Tensor, local_rows: slice = slice(None)) -> Tensor:
         c = self.config
         scale, bias = (self.siglip_log_scale.exp(), self.siglip_bias) if c.siglip == "learnable" else (1.0, 0.0)
         with torch.autocast(ecg.device.type, enabled=False):
             ecg, text = ecg.float(), text.float()
             if c.siglip != "unnormalised":
                 ecg, text = F.normalize(ecg, dim=-1), F.normalize(text, dim=-1)
-            return multimodal.siglip(ecg, text, report, scale, bias, c.same_report, mine)
+            return multimodal.siglip(ecg, text, report, scale, bias, c.same_report, local_rows)
 
 
 def _orthogonality(specific: Tensor, shared: Tensor) -> Tensor:

@@ -37,8 +37,8 @@ from torch import Tensor, nn
 
 from leadwise import distributed
 from leadwise.batch import Batch, Signal
+from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn import augment
-from leadwise.nn.contrastive_method import Coupled
 from leadwise.nn.encoder import (
     EcgEncoder,
     EncoderSettings,
@@ -55,7 +55,7 @@ Kind = Literal["cmsc", "cmlc", "cmsmlc"]
 
 
 @dataclass(frozen=True)
-class Config(EncoderSettings):
+class Config(EncoderSettings, MethodConfig):
     kind: Kind = "cmsc"  # what a patient's views are: segments, leads, or segments of leads
     temperature: float = 0.1  # tau
     paper_encoder: bool = False  # the paper's three convolutions and a linear map in place of `encoder`
@@ -84,14 +84,26 @@ SMALL = {
     "kind": "cmsc", "encoder": "resnet", "resnet_width": 16, "project": True, "gain": 0.2, "noise_mv": 0.05, "lead_mask": 0.5,
 }  # fmt: skip
 NEEDS = "recordings long enough to halve; the better with several of a patient"
+# The smallest settings, for the contract tests.
+TINY = {
+    "": {"resnet_width": 8},
+    "lead_time": {
+        "encoder": "lead_time", "n_patches": 10, "width": 32, "depth": 1, "heads": 4, "project": True, "embedding_width": 16,
+    },
+    "cmlc": {"kind": "cmlc", "paper_encoder": True, "embedding_width": 16},
+    "cmsmlc": {"kind": "cmsmlc", "encoder": "vit", "n_patches": 10, "width": 32, "depth": 1, "heads": 4},
+}  # fmt: skip
 
 
-class Method(Coupled):
-    parts = ("backbone",)  # what embed_ecg can return
+class Method(PretrainingMethod):
+    compares_records = True
+    config: Config
 
-    def __init__(self, config: Config, signal: Signal, tokenizer: object = None, kept: Path | None = None) -> None:
-        super().__init__()
-        self.config, self.weights = config, {"L_clocs": 1.0}
+    def __init__(
+        self, config: Config, signal: Signal, tokenizer: object = None, saved_folder: Path | None = None
+    ) -> None:
+        super().__init__(config, signal)
+        self.weights = {"L_clocs": 1.0}
         by_lead = config.kind != "cmsc"
         # an encoder of one lead is not told which: it goes by the name of lead I
         self.signal = replace(signal, leads=("I",)) if by_lead else signal
@@ -117,19 +129,19 @@ class Method(Coupled):
             width = config.embedding_width if config.paper_encoder else self.ecg.width
             self.head = Head(width, config.embedding_width)
 
-    def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """No term of a record by itself; and each one's views (B, V, D), which of them were seen, and whose they are."""
         shown, start, seen, _ = self._views(batch)
         views = self._encode(self._changed(shown), start).reshape(*seen.shape, -1)
         views = self.head(views) if self.config.project else views
         return {}, {"views": views, "seen": seen.long(), "patient": numbers(batch.patient).to(views.device)}
 
-    def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss over the whole batch, other processes' records too."""
-        views, seen, patient = (distributed.gather(pairs[name]) for name in ("views", "seen", "patient"))
+        views, seen, patient = (distributed.gather(features[name]) for name in ("views", "seen", "patient"))
         with torch.autocast(views.device.type, enabled=False):  # logits of 10 want float32's digits
-            mine = distributed.mine(len(patient))
-            loss = series.same_patient(views.float(), seen.bool(), patient, self.config.temperature, mine)
+            local_rows = distributed.local_rows(len(patient))
+            loss = series.same_patient(views.float(), seen.bool(), patient, self.config.temperature, local_rows)
         return {"L_clocs": loss}
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:

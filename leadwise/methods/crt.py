@@ -37,6 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from leadwise.batch import Batch, Signal
+from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn import masking
 from leadwise.nn.encoder import check_part, scaled
 from leadwise.nn.lead_time import lead_embeddings, positions
@@ -49,7 +50,7 @@ DOMAINS = ("time", "magnitude", "phase")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(MethodConfig):
     n_patches: int = 250  # patches in time, even: 20 samples each of 10 s at 500 Hz; half as many in each other domain
     patch_encoder: Literal["resnet", "linear"] = (
         "resnet"  # of each domain: a ResNet18 over a patch's samples, or one map
@@ -81,17 +82,23 @@ class Config:
 
 # A size for two CPU cores.
 SMALL = {"n_patches": 50, "patch_encoder": "linear", "width": 128, "depth": 4, "heads": 4}
-NEEDS = ""
+# The smallest settings, for the contract tests.
+TINY = {
+    "": {"n_patches": 20, "patch_encoder": "linear", "width": 32, "depth": 2, "heads": 4, "decoder_depth": 1},
+    "resnet": {"n_patches": 20, "width": 32, "depth": 1, "heads": 4, "decoder_depth": 1},
+}  # fmt: skip
 
 
-class Method(nn.Module):
-    parts = ("backbone",)  # what embed_ecg can return
+class Method(PretrainingMethod):
+    config: Config
     progress: Tensor
 
-    def __init__(self, config: Config, signal: Signal, tokenizer: object = None, kept: Path | None = None) -> None:
-        super().__init__()
-        c = self.config = config
-        self.signal, self.weights = signal, {"L_rec": 1.0, "L_idc": c.w_idc}
+    def __init__(
+        self, config: Config, signal: Signal, tokenizer: object = None, saved_folder: Path | None = None
+    ) -> None:
+        super().__init__(config, signal)
+        c = config
+        self.weights = {"L_rec": 1.0, "L_idc": c.w_idc}
         n_leads, n_samples = len(signal.leads), signal.n_samples
         if n_samples % c.n_patches:
             raise ValueError(f"n_patches = {c.n_patches} does not divide the {n_samples} samples of a lead")

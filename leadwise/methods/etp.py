@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from leadwise import distributed
 from leadwise.batch import Batch, Signal
+from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
 from leadwise.nn.losses import multimodal
 from leadwise.nn.losses.multimodal import SameReport
@@ -45,7 +46,7 @@ from leadwise.nn.views import PairViewSettings, report_numbers
 
 
 @dataclass(frozen=True)
-class Config(EncoderSettings, TextSettings, PairViewSettings):
+class Config(EncoderSettings, TextSettings, PairViewSettings, MethodConfig):
     shared_width: int = 256  # of z_ecg and z_text
     temperature: float = 0.07  # tau
     same_report: SameReport = "negative"  # pairs with word for word the same report
@@ -55,36 +56,46 @@ class Config(EncoderSettings, TextSettings, PairViewSettings):
             raise ValueError(f"temperature must be positive; got {self.temperature}")
 
 
-NEEDS = ""
 # A size for two CPU cores; views and report branch are those of the other methods that read reports.
 SMALL = {
     "encoder": "resnet", "resnet_width": 16, **SMALL_REPORTS,
 }  # fmt: skip
+# The smallest settings, for the contract tests.
+TINY = {
+    "": {
+        "resnet_width": 8, "text_width": 32, "text_depth": 1, "text_heads": 2, "vocab_size": 400, "max_tokens": 48,
+        "shared_width": 16,
+    },
+}  # fmt: skip
 
 
-class Method(WithReports):
-    def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, kept: Path | None = None) -> None:
-        """`kept` is the folder where `keep` wrote, when weights are to be loaded into this shape."""
-        super().__init__()
-        c = self.config = config
-        self.signal, self.tokenizer, self.weights = signal, tokenizer, {"L_align": 1.0}
+class Method(WithReports, PretrainingMethod):
+    config: Config
+
+    def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, saved_folder: Path | None = None) -> None:
+        """`saved_folder` is the folder to which `save_extra` wrote, when the weights of a saved run will be loaded."""
+        super().__init__(config, signal, tokenizer)
+        c = config
+        self.weights = {"L_align": 1.0}
         self.ecg = EcgEncoder(c, signal)
         self.ecg_head = nn.Linear(self.ecg.width, c.shared_width)
-        self.text = ReportTower(c, tokenizer, kept)
+        self.text = ReportTower(c, tokenizer, saved_folder)
         self.text_head = nn.Linear(self.text.width, c.shared_width)
 
-    def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """No term of a record by itself; and what `contrast` has to know of it, a row a record."""
+    def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """No term of a record by itself; and what `batch_terms` compares, one row per record."""
         shown = self.shown(batch)
         z_ecg, z_text = self.ecg_head(self.ecg(shown)), self.text_head(self.text.read(list(shown.report)))
         return {}, {"ecg": z_ecg, "text": z_text, "report": report_numbers(batch, shown)}
 
-    def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss over the whole batch, other processes' records too."""
         c = self.config
-        every = distributed.gathered(pairs)
+        every = distributed.gathered(features)
         ecg, text, report = every["ecg"], every["text"], every["report"]
-        loss = multimodal.aligned(ecg, text, report, 1 / c.temperature, c.same_report, distributed.mine(len(report)))
+        loss = multimodal.aligned(
+            ecg, text, report, 1 / c.temperature, c.same_report, distributed.local_rows(len(report))
+        )
         return {"L_align": loss}
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:

@@ -46,8 +46,8 @@ from torch import Tensor, nn
 
 from leadwise import distributed
 from leadwise.batch import Batch, Signal
+from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
 from leadwise.nn import local_alignment
-from leadwise.nn.contrastive_method import weighted
 from leadwise.nn.encoder import (
     EcgEncoder,
     EncoderSettings,
@@ -69,7 +69,7 @@ from leadwise.nn.vit import ViT
 
 
 @dataclass(frozen=True)
-class Config(EncoderSettings, TextSettings, PairViewSettings):
+class Config(EncoderSettings, TextSettings, PairViewSettings, MethodConfig):
     # ECG branch
     encoder: Kind = "vit"
     width: int = 768
@@ -113,20 +113,33 @@ SMALL = {
     "encoder": "resnet", "resnet_width": 16, "beat_queries": 10, "token_queries": 16, "query_heads": 4, "decoder_depth": 1,
     "decoder_heads": 4, **SMALL_REPORTS,
 }  # fmt: skip
+# The smallest settings, for the contract tests.
+TINY = {
+    "": {
+        "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "beat_queries": 3, "token_queries": 4, "query_heads": 2,
+        "decoder_depth": 1, "decoder_heads": 2, "text_width": 32, "text_depth": 1, "text_heads": 2, "vocab_size": 400,
+        "max_tokens": 48, "shared_width": 16, "local_group": 8,
+    },
+    "resnet": {
+        "encoder": "resnet", "resnet_width": 8, "beat_queries": 3, "token_queries": 4, "query_heads": 2,
+        "decoder_depth": 1, "decoder_heads": 2, "text_width": 32, "text_depth": 1, "text_heads": 2, "vocab_size": 400,
+        "max_tokens": 48, "shared_width": 16, "local_group": 3,
+    },
+}  # fmt: skip
 
 
-class Method(WithReports):
+class Method(WithReports, PretrainingMethod):
+    config: Config
     closing: Tensor
     special: Tensor
 
-    def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, kept: Path | None = None) -> None:
-        """`kept` is the folder where `keep` wrote, when weights are to be loaded into this shape."""
-        super().__init__()
-        c = self.config = config
-        self.weights = weighted(L_rhythm=c.w_rhythm, L_beat=c.w_beat, L_token=c.w_token)
-        self.signal, self.tokenizer = signal, tokenizer
+    def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, saved_folder: Path | None = None) -> None:
+        """`saved_folder` is the folder to which `save_extra` wrote, when the weights of a saved run will be loaded."""
+        super().__init__(config, signal, tokenizer)
+        c = config
+        self.weights = nonzero_weights(L_rhythm=c.w_rhythm, L_beat=c.w_beat, L_token=c.w_token)
         self.ecg = EcgEncoder(c, signal)
-        self.text = ReportTower(c, tokenizer, kept)
+        self.text = ReportTower(c, tokenizer, saved_folder)
 
         # rhythm and beats
         self.beat_pool = QueryPool(self.ecg.width, c.shared_width, c.query_heads, c.beat_queries)
@@ -146,8 +159,8 @@ class Method(WithReports):
             self.decoder = ReportDecoder(self.text.width, c.decoder_depth, c.decoder_heads, c.max_tokens)
             self.word_bias = nn.Parameter(torch.zeros(len(tokenizer)))
 
-    def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """L_token; and what `contrast` has to know of each record, a row a record."""
+    def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """L_token; and what `batch_terms` compares, one row per record."""
         c = self.config
         shown = self.shown(batch)
         found, real = self._tokens(shown)
@@ -155,27 +168,27 @@ class Method(WithReports):
         states, e_text = self.text(words)
         beats = self._beats(found, real)
         terms: dict[str, Tensor] = {}
-        pairs = {"ecg": beats.mean(1), "text": self.text_head(e_text), "report": report_numbers(batch, shown)}
+        features = {"ecg": beats.mean(1), "text": self.text_head(e_text), "report": report_numbers(batch, shown)}
         if c.w_beat:
             where = local_alignment.statement_numbers(words, self.closing, self.special, c.n_statements)
             means, n_said = local_alignment.statement_means(states, *where, c.n_statements)
-            pairs |= {"beats": beats, "statements": self.statement_map(means), "n_said": n_said}
+            features |= {"beats": beats, "statements": self.statement_map(means), "n_said": n_said}
         if c.w_token:
             errors = self._write(words, self.token_pool(found, real))
             terms["L_token"] = c.w_token * multimodal.token_reconstruction(errors)
-        return terms, pairs
+        return terms, features
 
-    def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms that need every record of the batch at once, those of other processes too."""
         c = self.config
-        every = distributed.gathered(pairs)
-        mine = distributed.mine(len(every["report"]))
+        every = distributed.gathered(features)
+        local_rows = distributed.local_rows(len(every["report"]))
         rhythm = multimodal.aligned(
-            every["ecg"], every["text"], every["report"], self.log_scale.exp(), c.same_report, mine
+            every["ecg"], every["text"], every["report"], self.log_scale.exp(), c.same_report, local_rows
         )
         terms = {"L_rhythm": c.w_rhythm * rhythm}
         if c.w_beat:
-            terms["L_beat"] = c.w_beat * self._local(every, mine)
+            terms["L_beat"] = c.w_beat * self._local(every, local_rows)
         return terms
 
     def after_step(self, progress: float) -> None:
@@ -223,11 +236,11 @@ class Method(WithReports):
         logits = states @ table[: len(self.word_bias)].T + self.word_bias  # (B, S - 1, V)
         return multimodal.token_errors(logits, words.ids[:, 1:], words.real[:, 1:])
 
-    def _local(self, every: dict[str, Tensor], mine: slice) -> Tensor:
+    def _local(self, every: dict[str, Tensor], local_rows: slice) -> Tensor:
         """L_beat: the mean over this process's rows, each within its group."""
         c, each = self.config, []
         with torch.autocast(every["beats"].device.type, enabled=False):
-            for group, own in local_alignment.groups(len(every["beats"]), c.local_group, mine):
+            for group, own in local_alignment.groups(len(every["beats"]), c.local_group, local_rows):
                 similarity = local_alignment.local_similarity(
                     every["statements"][group], every["n_said"][group], every["beats"][group]
                 )

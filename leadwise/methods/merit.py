@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from leadwise import distributed
 from leadwise.batch import Batch, Signal
+from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn import augment, masking, targets
 from leadwise.nn.encoder import check_part
 from leadwise.nn.heads import Head
@@ -60,7 +61,7 @@ from leadwise.nn.views import PairViewSettings, pair_view, report_numbers
 
 
 @dataclass(frozen=True)
-class Config(TextSettings, PairViewSettings):
+class Config(TextSettings, PairViewSettings, MethodConfig):
     # encoder of both branches
     n_patches: int = 100  # patches per lead; each lasts duration_s / n_patches, and T must be a multiple of it
     width: int = 768  # D
@@ -93,7 +94,6 @@ class Config(TextSettings, PairViewSettings):
             )
 
 
-NEEDS = ""
 # A size for two CPU cores and signals of 1,000 samples; views and report branch are those of the other methods that read
 # reports. Patches are long and layers few, since branch 2 pays for all patches.
 SMALL = {
@@ -101,14 +101,22 @@ SMALL = {
     "decoder_width": 64, "decoder_depth": 1, "decoder_heads": 2,
     **SMALL_REPORTS,
 }  # fmt: skip
+# The smallest settings, for the contract tests.
+TINY = {
+    "": {
+        "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2,
+        "text_width": 32, "text_depth": 1, "text_heads": 2, "vocab_size": 400, "max_tokens": 48, "shared_width": 16,
+    },
+}  # fmt: skip
 
 
-class Method(WithReports):
-    def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, kept: Path | None = None) -> None:
-        """`kept` is the folder where `keep` wrote, when weights are to be loaded into this shape."""
-        super().__init__()
-        c = self.config = config
-        self.signal, self.tokenizer = signal, tokenizer
+class Method(WithReports, PretrainingMethod):
+    config: Config
+
+    def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, saved_folder: Path | None = None) -> None:
+        """`saved_folder` is the folder to which `save_extra` wrote, when the weights of a saved run will be loaded."""
+        super().__init__(config, signal, tokenizer)
+        c = config
         if signal.n_samples % c.n_patches:
             raise ValueError(f"n_patches = {c.n_patches} does not divide the {signal.n_samples} samples of a lead")
         self.weights = {"L_mem": 1.0, "L_nce": c.b}
@@ -125,11 +133,11 @@ class Method(WithReports):
         # branch 2
         self.norm = nn.LayerNorm(c.width)
         self.ecg_head = Head(c.width, c.shared_width, c.head_depth)
-        self.text = ReportTower(c, tokenizer, kept)
+        self.text = ReportTower(c, tokenizer, saved_folder)
         self.text_head = Head(self.text.width, c.shared_width, c.head_depth)
 
-    def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """L_mem; and what `contrast` has to know of each record, a row a record."""
+    def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """L_mem; and what `batch_terms` compares, one row per record."""
         c, shown = self.config, batch
         if self.training:  # held-out patients are looked at as they are
             shown = pair_view(batch, replace(c, noise_mv=0.0), self.signal)
@@ -146,12 +154,14 @@ class Method(WithReports):
         z_text = self.text_head(self.text.read(list(shown.report)))
         return {"L_mem": l_mem}, {"ecg": z_ecg, "text": z_text, "report": report_numbers(batch, shown)}
 
-    def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted L_nce over the whole batch, other processes' records too."""
         c = self.config
-        every = distributed.gathered(pairs)
+        every = distributed.gathered(features)
         ecg, text, report = every["ecg"], every["text"], every["report"]
-        loss = multimodal.aligned(ecg, text, report, 1 / c.temperature, c.same_report, distributed.mine(len(report)))
+        loss = multimodal.aligned(
+            ecg, text, report, 1 / c.temperature, c.same_report, distributed.local_rows(len(report))
+        )
         return {"L_nce": c.b * loss}
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:

@@ -42,8 +42,8 @@ from torch import Tensor, nn
 
 from leadwise import distributed
 from leadwise.batch import Batch, Signal
+from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
 from leadwise.nn.batch_norm import BatchNorm
-from leadwise.nn.contrastive_method import weighted
 from leadwise.nn.encoder import check_part, scaled
 from leadwise.nn.heads import AttentionPool
 from leadwise.nn.losses import multimodal
@@ -61,7 +61,7 @@ from leadwise.nn.vit import ViT
 
 
 @dataclass(frozen=True)
-class Config(TextSettings, PairViewSettings):
+class Config(TextSettings, PairViewSettings, MethodConfig):
     # ECG branch
     encoder: Literal["resnet", "vit"] = "resnet"
     resnet_width: int = 64  # channels of the first stage; the feature has eight times as many
@@ -104,15 +104,27 @@ SMALL = {
     "encoder": "resnet", "resnet_width": 16, **SMALL_REPORTS,
 }  # fmt: skip
 ALSO_SMALL = ({**SMALL, "encoder": "vit", "n_patches": 50, "vit_width": 96, "vit_depth": 4},)
+# The smallest settings, for the contract tests.
+TINY = {
+    "": {
+        "resnet_width": 8, "text_width": 32, "text_depth": 1, "text_heads": 2, "vocab_size": 400, "max_tokens": 48,
+        "shared_width": 16,
+    },
+    "vit": {
+        "encoder": "vit", "n_patches": 10, "vit_width": 32, "vit_depth": 2, "vit_heads": 4, "text_width": 32,
+        "text_depth": 1, "text_heads": 2, "vocab_size": 400, "max_tokens": 48, "shared_width": 16,
+    },
+}  # fmt: skip
 
 
-class Method(WithReports):
-    def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, kept: Path | None = None) -> None:
-        """`kept` is the folder where `keep` wrote, when weights are to be loaded into this shape."""
-        super().__init__()
-        c = self.config = config
-        self.weights = weighted(L_CMA=c.w_cma, L_UMA=c.w_uma)
-        self.signal, self.tokenizer = signal, tokenizer
+class Method(WithReports, PretrainingMethod):
+    config: Config
+
+    def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, saved_folder: Path | None = None) -> None:
+        """`saved_folder` is the folder to which `save_extra` wrote, when the weights of a saved run will be loaded."""
+        super().__init__(config, signal, tokenizer)
+        c = config
+        self.weights = nonzero_weights(L_CMA=c.w_cma, L_UMA=c.w_uma)
         n_leads, wide = len(signal.leads), c.shared_width
 
         # ECG -> z_ecg, and the latent of the two views
@@ -131,7 +143,7 @@ class Method(WithReports):
             latent = c.vit_width
 
         # report -> z_text
-        self.text = ReportTower(c, tokenizer, kept)
+        self.text = ReportTower(c, tokenizer, saved_folder)
         self.text_head = nn.Sequential(nn.Linear(self.text.width, wide), nn.GELU(), nn.Linear(wide, wide))
 
         # L_UMA's two views
@@ -140,26 +152,26 @@ class Method(WithReports):
             self.view_2 = nn.Linear(latent, wide, bias=False)
             self.dropout = nn.Dropout(c.view_dropout)
 
-    def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """No term of a record by itself; and what `contrast` has to know of it, a row a record."""
+    def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """No term of a record by itself; and what `batch_terms` compares, one row per record."""
         shown = self.shown(batch)
         z_ecg, latent = self._project(self.ecg(scaled(shown, self.signal)))
         z_text = self.text_head(self.text.read(list(shown.report)))
-        pairs = {"ecg": z_ecg, "text": z_text, "report": report_numbers(batch, shown)}
+        features = {"ecg": z_ecg, "text": z_text, "report": report_numbers(batch, shown)}
         if self.config.w_uma:
-            pairs |= {"view_1": self.dropout(self.view_1(latent)), "view_2": self.dropout(self.view_2(latent))}
-        return {}, pairs
+            features |= {"view_1": self.dropout(self.view_1(latent)), "view_2": self.dropout(self.view_2(latent))}
+        return {}, features
 
-    def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms, which need every record of the batch at once, those of other processes too."""
         c = self.config
-        every = distributed.gathered(pairs)
-        scale, mine = 1 / c.temperature, distributed.mine(len(every["report"]))
-        cma = multimodal.aligned(every["ecg"], every["text"], every["report"], scale, c.same_report, mine)
+        every = distributed.gathered(features)
+        scale, local_rows = 1 / c.temperature, distributed.local_rows(len(every["report"]))
+        cma = multimodal.aligned(every["ecg"], every["text"], every["report"], scale, c.same_report, local_rows)
         terms = {"L_CMA": c.w_cma * (2 * cma)}  # both directions' sum, as in the paper's code; `aligned` is their mean
         if c.w_uma:
             itself = torch.arange(len(every["report"]), device=every["report"].device)[:, None]  # only its own view
-            uma = multimodal.aligned(every["view_1"], every["view_2"], itself, scale, "negative", mine)
+            uma = multimodal.aligned(every["view_1"], every["view_2"], itself, scale, "negative", local_rows)
             terms["L_UMA"] = c.w_uma * (2 * uma)
         return terms
 

@@ -26,17 +26,17 @@ from torch import Tensor
 
 from leadwise import distributed
 from leadwise.batch import Batch, Signal
+from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn import momentum
 from leadwise.nn.encoder import Kind
 from leadwise.nn.heads import Projector
 from leadwise.nn.losses import view_agreement
-from leadwise.nn.two_views import TwoViewSettings, TwoViewsInPairs
-
-NEEDS = ""
+from leadwise.nn.two_views import Tower, TwoViewSettings, TwoViewsInPairs
+from leadwise.nn.views import Views
 
 
 @dataclass(frozen=True)
-class Config(TwoViewSettings):
+class Config(TwoViewSettings, MethodConfig):
     encoder: Kind = "vit"
     hidden_width: int = 4096  # of projector and predictor
     out_width: int = 256  # of q and k
@@ -55,29 +55,43 @@ class Config(TwoViewSettings):
 # A size for two CPU cores. Hundreds of steps, not hundreds of thousands: the momentum encoder has to follow sooner. A ResNet, as
 # those beside it have: a small ViT, the paper's own kind, had not left its untrained twin behind after 236 steps (NOTES.md).
 SMALL = {"encoder": "resnet", "resnet_width": 16, "hidden_width": 256, "out_width": 128, "momentum": 0.97}
+# The smallest settings, for the contract tests.
+TINY = {
+    "": {"encoder": "resnet", "resnet_width": 8, "hidden_width": 32, "out_width": 16},
+    "vit": {"n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16},
+    "lead_time_conv": {
+        "encoder": "lead_time_conv", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16,
+    },
+}  # fmt: skip
 
 
-class Method(TwoViewsInPairs):
-    def __init__(self, config: Config, signal: Signal, tokenizer: object = None, kept: Path | None = None) -> None:
+class Method(TwoViewsInPairs, PretrainingMethod):
+    config: Config
+
+    def __init__(
+        self, config: Config, signal: Signal, tokenizer: object = None, saved_folder: Path | None = None
+    ) -> None:
         c = config
-        super().__init__(c, signal, c.hidden_width, c.hidden_width, c.out_width, ends="bare_norm")
-        self.config, self.weights = c, {"L_MoCo": 1.0}
+        super().__init__(config, signal)
+        self.tower = Tower(c, signal, c.hidden_width, c.hidden_width, c.out_width, ends="bare_norm")
+        self.view = Views(c, signal, self.tower.ecg.grid)
+        self.weights = {"L_MoCo": 1.0}
         if c.freeze_patches and self.tower.ecg.tokenizer is not None:
             self.tower.ecg.tokenizer.requires_grad_(False)
         self.predictor = Projector(c.out_width, c.hidden_width, c.out_width, ends="bare_norm")
         self.teacher = momentum.Teacher(self.tower)
 
-    def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """No term of a record by itself; and queries and keys of two views of each, (B, D)."""
-        pairs: dict[str, Tensor] = {}
+        features: dict[str, Tensor] = {}
         for number, view in enumerate(self.two_views(batch), start=1):
-            pairs |= {f"q_{number}": self.predictor(self.tower(view)), f"k_{number}": self.teacher(view)}
-        return {}, pairs
+            features |= {f"q_{number}": self.predictor(self.tower(view)), f"k_{number}": self.teacher(view)}
+        return {}, features
 
-    def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The mean over this process's queries, each among the keys of the whole batch."""
-        one = self._find(pairs["q_1"], pairs["k_2"])
-        other = self._find(pairs["q_2"], pairs["k_1"])
+        one = self._find(features["q_1"], features["k_2"])
+        other = self._find(features["q_2"], features["k_1"])
         return {"L_MoCo": one + other}
 
     def after_step(self, progress: float) -> None:
@@ -86,4 +100,6 @@ class Method(TwoViewsInPairs):
 
     def _find(self, query: Tensor, key: Tensor) -> Tensor:
         keys = distributed.gather(key.detach().float())
-        return view_agreement.momentum_nce(query.float(), keys, self.config.temperature, distributed.mine(len(keys)))
+        return view_agreement.momentum_nce(
+            query.float(), keys, self.config.temperature, distributed.local_rows(len(keys))
+        )

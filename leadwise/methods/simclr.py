@@ -19,14 +19,14 @@ from torch import Tensor
 
 from leadwise import distributed
 from leadwise.batch import Signal
+from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn.losses import view_agreement
-from leadwise.nn.two_views import TwoViewSettings, TwoViewsInPairs
-
-NEEDS = ""
+from leadwise.nn.two_views import Tower, TwoViewSettings, TwoViewsInPairs
+from leadwise.nn.views import Views
 
 
 @dataclass(frozen=True)
-class Config(TwoViewSettings):
+class Config(TwoViewSettings, MethodConfig):
     temperature: float = 0.1  # tau
     hidden_width: int = 2048  # of the projector g
     out_width: int = 128  # of z
@@ -39,15 +39,32 @@ class Config(TwoViewSettings):
 
 # A size for two CPU cores.
 SMALL = {"encoder": "resnet", "resnet_width": 16, "hidden_width": 256}
+# The smallest settings, for the contract tests.
+TINY = {
+    "": {"resnet_width": 8, "hidden_width": 32, "out_width": 16},
+    "vit": {"encoder": "vit", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16},
+    "lead_time": {
+        "encoder": "lead_time", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16,
+    },
+    "lead_time_conv": {
+        "encoder": "lead_time_conv", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16,
+    },
+}  # fmt: skip
 
 
-class Method(TwoViewsInPairs):
-    def __init__(self, config: Config, signal: Signal, tokenizer: object = None, kept: Path | None = None) -> None:
-        super().__init__(config, signal, config.hidden_width, config.out_width)
-        self.config, self.weights = config, {"L_nt_xent": 1.0}
+class Method(TwoViewsInPairs, PretrainingMethod):
+    config: Config
 
-    def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def __init__(
+        self, config: Config, signal: Signal, tokenizer: object = None, saved_folder: Path | None = None
+    ) -> None:
+        super().__init__(config, signal)
+        self.tower = Tower(config, signal, config.hidden_width, config.out_width)
+        self.view = Views(config, signal, self.tower.ecg.grid)
+        self.weights = {"L_nt_xent": 1.0}
+
+    def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss over the whole batch, other processes' records too."""
-        one, other = (distributed.gather(pairs[name].float()) for name in ("z_1", "z_2"))
-        mine = distributed.mine(len(one))
-        return {"L_nt_xent": view_agreement.nt_xent(one, other, self.config.temperature, mine)}
+        one, other = (distributed.gather(features[name].float()) for name in ("z_1", "z_2"))
+        local_rows = distributed.local_rows(len(one))
+        return {"L_nt_xent": view_agreement.nt_xent(one, other, self.config.temperature, local_rows)}

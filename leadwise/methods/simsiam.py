@@ -21,15 +21,15 @@ from pathlib import Path
 from torch import Tensor
 
 from leadwise.batch import Batch, Signal
+from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn.heads import Projector
 from leadwise.nn.losses import view_agreement
-from leadwise.nn.two_views import TwoViews, TwoViewSettings
-
-NEEDS = ""
+from leadwise.nn.two_views import Tower, TwoViews, TwoViewSettings
+from leadwise.nn.views import Views
 
 
 @dataclass(frozen=True)
-class Config(TwoViewSettings):
+class Config(TwoViewSettings, MethodConfig):
     hidden_width: int = 2048  # of the projector
     out_width: int = 2048  # of z and p
     waist_width: int = 512  # of the predictor, between z and p
@@ -41,13 +41,27 @@ SMALL = {
     "encoder": "resnet", "resnet_width": 16, "hidden_width": 256, "out_width": 256, "waist_width": 64,
     "view_gain": 0.3, "view_wander_mv": 0.3, "view_noise_mv": 0.06, "view_time_mask": 0.3,
 }  # fmt: skip
+# The smallest settings, for the contract tests.
+TINY = {
+    "": {"resnet_width": 8, "hidden_width": 32, "out_width": 32, "waist_width": 8},
+    "vit": {
+        "encoder": "vit", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 32,
+        "waist_width": 8,
+    },
+}  # fmt: skip
 
 
-class Method(TwoViews):
-    def __init__(self, config: Config, signal: Signal, tokenizer: object = None, kept: Path | None = None) -> None:
+class Method(TwoViews, PretrainingMethod):
+    config: Config
+
+    def __init__(
+        self, config: Config, signal: Signal, tokenizer: object = None, saved_folder: Path | None = None
+    ) -> None:
         c = config
-        super().__init__(c, signal, c.hidden_width, c.hidden_width, c.out_width, ends="bare_norm")
-        self.config, self.weights = c, {"L_SimSiam": 1.0}
+        super().__init__(config, signal)
+        self.tower = Tower(c, signal, c.hidden_width, c.hidden_width, c.out_width, ends="bare_norm")
+        self.view = Views(c, signal, self.tower.ecg.grid)
+        self.weights = {"L_SimSiam": 1.0}
         self.predictor = Projector(c.out_width, c.waist_width, c.out_width)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

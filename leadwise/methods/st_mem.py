@@ -38,6 +38,7 @@ import torch
 from torch import Tensor, nn
 
 from leadwise.batch import Batch, Signal
+from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn import augment, masking, targets
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
 from leadwise.nn.lead_time import DecoderShape, LeadTimeDecoder, LeadTimeEncoder
@@ -47,7 +48,7 @@ from leadwise.nn.transformer import Block
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(MethodConfig):
     n_patches: int = 30  # N, patches per lead: 0.3 s each of 9 s; T must be a multiple of it
     masking: Literal["uniform", "time", "lead"] = "uniform"  # what is hidden: ST-MEM, MTAE, MLAE
     mask_ratio: float = 0.75  # share of each lead's patches that is hidden; of the times; of the leads
@@ -78,16 +79,31 @@ SMALL = {
 }  # fmt: skip
 SMALL_OPTIM = {"batch_size": 32, "lr": 2e-3}
 ALSO_SMALL = ({**SMALL, "masking": "time"}, {**SMALL, "masking": "lead"})
-NEEDS = ""
+# The smallest settings, for the contract tests.
+TINY = {
+    "": {
+        "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2,
+    },
+    "time": {
+        "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2,
+        "masking": "time",
+    },
+    "lead": {
+        "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2,
+        "masking": "lead",
+    },
+}  # fmt: skip
 
 
-class Method(nn.Module):
-    parts = ("backbone",)  # what embed_ecg can return
+class Method(PretrainingMethod):
+    config: Config
 
-    def __init__(self, config: Config, signal: Signal, tokenizer: object = None, kept: Path | None = None) -> None:
-        super().__init__()
-        c = self.config = config
-        self.signal, self.weights = signal, {"L_rec": 1.0}
+    def __init__(
+        self, config: Config, signal: Signal, tokenizer: object = None, saved_folder: Path | None = None
+    ) -> None:
+        super().__init__(config, signal)
+        c = config
+        self.weights = {"L_rec": 1.0}
         shape = EncoderSettings(encoder="lead_time", n_patches=c.n_patches, width=c.width, depth=c.depth, heads=c.heads)
         self.ecg = EcgEncoder(shape, signal)
         attention: Literal["leadwise", "joint", "cross"] = "leadwise" if c.masking == "uniform" else "joint"
@@ -97,7 +113,7 @@ class Method(nn.Module):
         self.decoder = LeadTimeDecoder(self._encoder.shape, grid)
 
     @property
-    def compiles(self) -> list[nn.Module]:
+    def compilable_modules(self) -> list[nn.Module]:
         """What torch.compile may take: the blocks, which draw nothing at random."""
         return [part for part in self.modules() if isinstance(part, Block)]
 

@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leadwise.batch import Batch, Signal
+from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
 from leadwise.nn.views import PairViewSettings, pair_view
 
 
 @dataclass(frozen=True)
-class Config(EncoderSettings, PairViewSettings):
+class Config(EncoderSettings, PairViewSettings, MethodConfig):
     classes: tuple[str, ...] = ()  # K names, in the order of the scores; empty: those of data.task
 
 
@@ -29,16 +30,28 @@ _VIEWS = {"shift_s": 0.4, "gain": 0.1, "noise_mv": 0.02}
 SMALL = {"encoder": "resnet", "resnet_width": 16, **_VIEWS}
 ALSO_SMALL = ({"encoder": "vit", "n_patches": 50, "width": 96, "depth": 4, "heads": 3, **_VIEWS},)
 NEEDS = "labels: a task in data.task"
+# The smallest settings, for the contract tests.
+TINY = {
+    "": {"resnet_width": 8, "classes": ("normal", "afib", "brady", "tachy")},
+    "lead_time": {
+        "encoder": "lead_time", "n_patches": 10, "width": 32, "depth": 2, "heads": 4,
+        "classes": ("normal", "afib", "brady", "tachy"),
+    },
+}  # fmt: skip
 
 
-class Method(nn.Module):
-    parts = ("backbone", "scores")  # what embed_ecg can return
+class Method(PretrainingMethod):
+    config: Config
+    learns_labels = True
+    parts = ("backbone", "scores")
 
-    def __init__(self, config: Config, signal: Signal, tokenizer: object = None, kept: Path | None = None) -> None:
-        super().__init__()
+    def __init__(
+        self, config: Config, signal: Signal, tokenizer: object = None, saved_folder: Path | None = None
+    ) -> None:
+        super().__init__(config, signal)
         if not config.classes:
             raise ValueError("classes is empty, so there is nothing to learn: name a task of the cohort in data.task")
-        self.config, self.signal, self.weights = config, signal, {"L_bce": 1.0}
+        self.weights = {"L_bce": 1.0}
         self.ecg = EcgEncoder(config, signal)
         self.scores = nn.Linear(self.ecg.width, len(config.classes))
 

@@ -39,8 +39,8 @@ from torch import Tensor, nn
 
 from leadwise import distributed
 from leadwise.batch import Batch, Signal
+from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn import augment
-from leadwise.nn.contrastive_method import Coupled
 from leadwise.nn.encoder import (
     EcgEncoder,
     EncoderSettings,
@@ -59,7 +59,7 @@ from leadwise.nn.vit import ViT
 
 
 @dataclass(frozen=True)
-class Config(EncoderSettings):
+class Config(EncoderSettings, MethodConfig):
     paper_encoder: bool = False  # the paper's three convolutions, 128 channels, in place of `encoder`
     # views
     gain: float = 0.1  # weak: one random factor exp(N(0, gain)) for all leads of a record
@@ -102,17 +102,29 @@ SMALL = {
     "encoder": "resnet", "resnet_width": 12, "context_width": 48, "context_depth": 1, "n_future": 5,
     "gain": 0.2, "lead_mask": 0.5,
 }  # fmt: skip
-NEEDS = ""
+# The smallest settings, for the contract tests.
+TINY = {
+    "": {"resnet_width": 8, "n_future": 4, "context_width": 16, "context_depth": 1, "hidden_width": 32, "out_width": 16},
+    "vit": {
+        "encoder": "vit", "n_patches": 10, "width": 32, "depth": 1, "heads": 4, "n_future": 3, "context_width": 16,
+        "context_depth": 1, "hidden_width": 32, "out_width": 16,
+    },
+    "paper": {
+        "paper_encoder": True, "n_future": 4, "context_width": 16, "context_depth": 1, "hidden_width": 32, "out_width": 16,
+    },
+}  # fmt: skip
 
 
-class Method(Coupled):
-    parts = ("backbone",)  # what embed_ecg can return
+class Method(PretrainingMethod):
+    compares_records = True
+    config: Config
     electrodes: Tensor
 
-    def __init__(self, config: Config, signal: Signal, tokenizer: object = None, kept: Path | None = None) -> None:
-        super().__init__()
-        c = self.config = config
-        self.signal = signal
+    def __init__(
+        self, config: Config, signal: Signal, tokenizer: object = None, saved_folder: Path | None = None
+    ) -> None:
+        super().__init__(config, signal)
+        c = config
         self.weights = {"L_TC_s": c.w_tc, "L_TC_w": c.w_tc, "L_CC": c.w_cc}
         if c.paper_encoder:
             self.conv = SmallConv(len(signal.leads), (32, 64, 128), 8, 1, (0.35, 0.0, 0.0))
@@ -134,31 +146,31 @@ class Method(Coupled):
         self.ahead = nn.Linear(c.context_width, c.n_future * width)  # W_1 to W_K, side by side
         self.projector = Projector(c.context_width, c.hidden_width, c.out_width)
 
-    def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """No term of a record by itself; and of each view what is predicted, what it is to be, and its context."""
         strong, real_s = self._sequence(self._strong(batch))
         weak, real_w = self._sequence(self._weak(batch))
         strong, weak = F.normalize(strong, dim=-1), F.normalize(weak, dim=-1)  # (B, N, D)
         t, seen = self._times(real_s, real_w)
-        pairs = {"seen": seen.long()}
+        features = {"seen": seen.long()}
         for name, z, real in (("s", strong, real_s), ("w", weak, real_w)):
             context = self._context(z, real, t)
             following = t[:, None] + torch.arange(1, self.config.n_future + 1, device=t.device)  # (B, K)
-            pairs[f"future_{name}"] = z[torch.arange(len(z), device=t.device)[:, None], following]
-            pairs[f"predicted_{name}"] = self.ahead(context).reshape(len(z), self.config.n_future, -1)
-            pairs[f"context_{name}"] = self.projector(context)
-        return {}, pairs
+            features[f"future_{name}"] = z[torch.arange(len(z), device=t.device)[:, None], following]
+            features[f"predicted_{name}"] = self.ahead(context).reshape(len(z), self.config.n_future, -1)
+            features[f"context_{name}"] = self.projector(context)
+        return {}, features
 
-    def contrast(self, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms over the whole batch, other processes' records too."""
         c = self.config
-        every = distributed.gathered(pairs)
+        every = distributed.gathered(features)
         seen = every["seen"].bool()
-        mine = distributed.mine(len(seen))
+        local_rows = distributed.local_rows(len(seen))
         with torch.autocast(seen.device.type, enabled=False):
-            to_weak = series.future_contrast(every["predicted_s"], every["future_w"], seen, mine)
-            to_strong = series.future_contrast(every["predicted_w"], every["future_s"], seen, mine)
-            alike = view_agreement.nt_xent(every["context_s"], every["context_w"], c.temperature, mine)
+            to_weak = series.future_contrast(every["predicted_s"], every["future_w"], seen, local_rows)
+            to_strong = series.future_contrast(every["predicted_w"], every["future_s"], seen, local_rows)
+            alike = view_agreement.nt_xent(every["context_s"], every["context_w"], c.temperature, local_rows)
         return {"L_TC_s": c.w_tc * to_weak, "L_TC_w": c.w_tc * to_strong, "L_CC": c.w_cc * alike}
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:

@@ -83,12 +83,12 @@ def local_nce(similarity: Tensor, report: Tensor, scale: float, treat: SameRepor
     return (one_way(logits) + one_way(logits.T)) / 2
 
 
-def groups(n: int, size: int, mine: slice) -> list[tuple[slice, slice]]:
-    """The groups of `size` rows that n rows fall into, of which any is in `mine`; and which rows of each group those are."""
+def groups(n: int, size: int, local_rows: slice) -> list[tuple[slice, slice]]:
+    """The groups of `size` of n rows that contain any of `local_rows`, and which rows of each group those are."""
     found = []
     for begin in range(0, n, size):
         end = min(begin + size, n)
-        first, last = max(begin, mine.start or 0), min(end, n if mine.stop is None else mine.stop)
+        first, last = max(begin, local_rows.start or 0), min(end, n if local_rows.stop is None else local_rows.stop)
         if first < last:
             found.append((slice(begin, end), slice(first - begin, last - begin)))
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from leadwise.batch import Batch, Signal
 from leadwise.nn import text as reports
-from leadwise.nn.contrastive_method import Coupled
 from leadwise.nn.fusion import ReadingBlock
 from leadwise.nn.text import ReportEncoder, Tokenizer, Tokens
 from leadwise.nn.transformer import Block, CausalBlock, CrossBlock
@@ -65,9 +64,9 @@ class TextSettings(TextEncoderSettings, _FreezingSettings):
 class ReportTower(ReportEncoder):
     """A ReportEncoder with its tokenizer. If frozen as a whole, it runs without gradient and without dropout."""
 
-    def __init__(self, settings: TextEncoderSettings, tokenizer: Tokenizer, kept: Path | None = None) -> None:
-        """`kept` is the folder that `keep` wrote, when saved weights will be loaded into this encoder."""
-        super().__init__(_bert(settings, len(tokenizer), kept), settings.text_pooling)
+    def __init__(self, settings: TextEncoderSettings, tokenizer: Tokenizer, saved_folder: Path | None = None) -> None:
+        """`saved_folder` is the folder to which `save_extra` wrote, when saved weights will be loaded into this encoder."""
+        super().__init__(_bert(settings, len(tokenizer), saved_folder), settings.text_pooling)
         self.settings, self.tokenizer = settings, tokenizer
 
     def forward(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
@@ -88,7 +87,7 @@ class ReportTower(ReportEncoder):
         out: Tensor = self(self.tokenize(texts)[0])[1]
         return out
 
-    def keep(self, folder: Path) -> None:
+    def save_extra(self, folder: Path) -> None:
         """Write the shape of a pre-trained text encoder, which is needed to build it again."""
         if self.settings.text_encoder:
             self.bert.config.save_pretrained(folder)  # type: ignore[operator, union-attr]
@@ -99,11 +98,11 @@ class ReportTower(ReportEncoder):
         return [p for p in self.bert.parameters() if p.requires_grad] if self.settings.text_encoder else []
 
 
-def _bert(settings: TextEncoderSettings, n_words: int, kept: Path | None) -> nn.Module:
+def _bert(settings: TextEncoderSettings, n_words: int, saved_folder: Path | None) -> nn.Module:
     s = settings
     if not s.text_encoder:
         return reports.bert_from_nothing(n_words, s.text_width, s.text_depth, s.text_heads, s.max_tokens)
-    bert = reports.bert_shaped_as(kept) if kept else reports.bert_from(s.text_encoder, n_words)
+    bert = reports.bert_shaped_as(saved_folder) if saved_folder else reports.bert_from(s.text_encoder, n_words)
     if s.text_is_frozen:
         bert.requires_grad_(False)
     else:
@@ -118,12 +117,16 @@ SMALL_REPORTS = {
 }  # fmt: skip
 
 
-class WithReports(Coupled):
+class WithReports(nn.Module):
     """A method with a report branch, without its objective: `text` encodes, `text_head` maps to the space shared with ECGs."""
 
-    parts: tuple[str, ...] = ("backbone", "shared")  # of embed_ecg
+    reads_reports: ClassVar[bool] = True
+    embeds_text: ClassVar[bool] = True
+    compares_records: ClassVar[bool] = True
+    parts: tuple[str, ...] = ("backbone", "shared")
     config: Any
     signal: Signal
+    tokenizer: Tokenizer
     text: ReportTower
     text_head: nn.Module
 
@@ -147,10 +150,10 @@ class WithReports(Coupled):
         """(K, D) unit vectors of reports or prompts, in the shared space."""
         return F.normalize(self.text_head(self.text.read(texts)), dim=-1)
 
-    def keep(self, folder: Path) -> None:
+    def save_extra(self, folder: Path) -> None:
         """Write what is needed to build the method again, besides settings, tokenizer and weights: a pre-trained text
         encoder's shape."""
-        self.text.keep(folder)
+        self.text.save_extra(folder)
 
     @property
     def pretrained_parameters(self) -> list[nn.Parameter]:
@@ -158,7 +161,7 @@ class WithReports(Coupled):
         return self.text.pretrained_parameters
 
     @property
-    def compiles(self) -> list[nn.Module]:
+    def compilable_modules(self) -> list[nn.Module]:
         """Modules that torch.compile may compile: blocks, which draw no random numbers. Not a batch norm: it communicates
         with other processes."""
         return [part for part in self.modules() if isinstance(part, BLOCKS)]

@@ -6,13 +6,13 @@ No loss is here: each paper's file says what its two views have to do with each 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leadwise.batch import Batch, Signal
-from leadwise.nn.contrastive_method import Coupled
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
 from leadwise.nn.heads import Ending, Projector
 from leadwise.nn.losses import multimodal
@@ -32,7 +32,7 @@ class TwoViewSettings(EncoderSettings, ViewSettings):
 class Tower(nn.Module):
     """An encoder and the projector behind it, of hidden and last `widths`: a view in, z (B, D) out."""
 
-    def __init__(self, settings: EncoderSettings, signal: Signal, *widths: int, ends: Ending) -> None:
+    def __init__(self, settings: EncoderSettings, signal: Signal, *widths: int, ends: Ending = "linear") -> None:
         super().__init__()
         self.ecg = EcgEncoder(settings, signal)
         self.projector = Projector(self.ecg.width, *widths, ends=ends)
@@ -45,14 +45,11 @@ class Tower(nn.Module):
 
 
 class TwoViews(nn.Module):
-    """A method of two views without its objective. `tower` learns, `view` draws."""
+    """A method of two views without its objective, for a class that is also a PretrainingMethod. `tower` learns, `view` draws."""
 
-    parts = ("backbone",)  # what embed_ecg can return
-
-    def __init__(self, config: TwoViewSettings, signal: Signal, *widths: int, ends: Ending = "linear") -> None:
-        super().__init__()
-        self.tower = Tower(config, signal, *widths, ends=ends)
-        self.view = Views(config, signal, self.tower.ecg.grid)
+    parts: tuple[str, ...]
+    tower: Tower
+    view: Views
 
     def two_views(self, batch: Batch) -> tuple[View, View]:
         """Two random views of each record, of held-out patients too: without them there is no objective."""
@@ -75,10 +72,12 @@ class TwoViews(nn.Module):
         return {"effective_rank": multimodal.effective_rank(F.normalize(z.float(), dim=-1))}
 
 
-class TwoViewsInPairs(TwoViews, Coupled):
+class TwoViewsInPairs(TwoViews):
     """The same, where records are set against each other by their two projections."""
 
-    def look(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    compares_records: ClassVar[bool] = True
+
+    def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """No term of a record by itself; and z of two views of each, (B, D)."""
         one, other = self.two_views(batch)
         return {}, {"z_1": self.tower(one), "z_2": self.tower(other)}

@@ -144,7 +144,7 @@ class _CellScorer:
                 cells += self._stored(f"merl-legacy-{fraction:g}", self.inputs, legacy)
 
         # Zero-shot, if the method embeds text.
-        if options.zero_shot and hasattr(self.run.method, "embed_text"):
+        if options.zero_shot and self.run.method.embeds_text:
             cells += [cell for cell in self._zero_shot_cells() if cell.features in encoders]
         return cells
 

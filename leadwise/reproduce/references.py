@@ -29,7 +29,7 @@ from leadwise.evaluate.embed import count_training_patients
 from leadwise.evaluate.handcrafted import Handcrafted
 from leadwise.evaluate.probe import SEEDS
 from leadwise.evaluate.supervised import score_supervised
-from leadwise.methods.catalogue import all_small_settings
+from leadwise.methods.catalogue import all_small_settings, with_defaults
 from leadwise.progress import Progress
 from leadwise.reproduce import paper_numbers, training_runs
 from leadwise.reproduce.budget import Budget
@@ -75,13 +75,13 @@ class References:
         Args:
             shared: config whose signal, device and seed the small settings use.
         """
-        by_row = {paper_numbers.row_name(config.method): config for config in map(runs.resolve, configs)}
+        by_row = {paper_numbers.row_name(config.method): config for config in map(with_defaults, configs)}
         optim = OptimConfig(
             steps=STEPS, batch_size=64, lr=1e-3, weight_decay=0.01, device=shared.optim.device, seed=shared.optim.seed
         )
         logging_settings = LogConfig(every=20, validate_every=25, save_every=100, keep="best")
         for method in all_small_settings(METHOD):
-            small = runs.resolve(Config(signal=shared.signal, method=method, optim=optim, log=logging_settings))
+            small = with_defaults(Config(signal=shared.signal, method=method, optim=optim, log=logging_settings))
             by_row.setdefault(paper_numbers.row_name(small.method), small)
         return References(tuple(Variant(row, config) for row, config in sorted(by_row.items())))
 
@@ -147,7 +147,7 @@ def untrained_cells(
             row = base.label.replace("Supervised", "Random Init")
             cells += _probe_cells(row, _random_run(variant.config), cohorts, out, options, progress)
     config = dataclasses.replace(references.bases[0].config, method={"name": HANDCRAFTED})
-    handcrafted = Run(config, Handcrafted(config.signal.rate_hz))
+    handcrafted = Run(config, Handcrafted(config.signal))
     return cells + _probe_cells(HANDCRAFTED, handcrafted, cohorts, out, options, progress)
 
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from leadwise import run as runs
 from leadwise.config import Config, ConfigError
 from leadwise.demo import CONFIG
 from leadwise.methods.catalogue import (
@@ -15,6 +14,7 @@ from leadwise.methods.catalogue import (
     embeds_text,
     learns_labels,
     method_names,
+    with_defaults,
 )
 from leadwise.reproduce import paper_numbers
 
@@ -69,7 +69,7 @@ def base_configs(given: Sequence[Config], names: Sequence[str] | None = None) ->
         ValueError: no such method; the message suggests the nearest.
     """
     configs: dict[str, Config] = {}
-    for config in map(runs.resolve, given):
+    for config in map(with_defaults, given):
         row = paper_numbers.row_name(config.method)
         if row in configs:
             raise ConfigError(f"two configs are for '{row}'; give one of each")
@@ -78,7 +78,7 @@ def base_configs(given: Sequence[Config], names: Sequence[str] | None = None) ->
     configured = {config.method["name"] for config in configs.values()}
     for name in compared_methods("") if names is None else names:
         for method in all_small_settings(name) if name not in configured else ():
-            config = runs.resolve(dataclasses.replace(shared, method=method))
+            config = with_defaults(dataclasses.replace(shared, method=method))
             configs[paper_numbers.row_name(config.method)] = config
     return configs
 

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from leadwise import run as runs
 from leadwise.config import Config, ConfigError
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.label_subset import DrawError, labelled_rows
 from leadwise.data.loader import Recordings
-from leadwise.methods.catalogue import learns_labels
+from leadwise.methods.catalogue import learns_labels, method_settings
 from leadwise.run import person_hash
 
 
@@ -123,6 +122,6 @@ def refuse_unequal_shares(config: Config, n_ranks: int) -> None:
             f"optim.batch_size = {optim.batch_size} does not divide among {n_ranks} processes with optim.accumulate = "
             f"{optim.accumulate}; choose a multiple of {n_ranks * optim.accumulate}"
         )
-    whole = getattr(runs.method_config(config)[1], "whole_batch", "")
+    whole = method_settings(config)[1].whole_batch
     if whole and optim.accumulate > 1:
         raise ConfigError(f"{whole} needs a process's records in one pass; change that, or set optim.accumulate=1")

@@ -20,6 +20,8 @@ from leadwise import distributed
 from leadwise import run as runs
 from leadwise.config import Config, ConfigError, OptimConfig
 from leadwise.data.loader import Recordings, Sampler, prefetch_batches
+from leadwise.methods.catalogue import with_defaults
+from leadwise.methods.contract import PretrainingMethod
 from leadwise.progress import Progress
 from leadwise.run import Run
 from leadwise.training.gradient_step import (
@@ -56,7 +58,6 @@ def pretrain(config: Config, folder: Path, resume: bool = False, progress: Progr
         run, data = _begin(config, folder, resume)
         config, first = run.config, distributed.rank() == 0
         optim, method = config.optim, run.method.to(device)
-        after_step = getattr(method, "after_step", None)
         optimizer = make_optimizer(method, optim)
         start, best = 0, math.inf
         if resume:
@@ -87,8 +88,7 @@ def pretrain(config: Config, folder: Path, resume: bool = False, progress: Progr
                     )
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-                if after_step:
-                    after_step((step + 1) / optim.steps)
+                method.after_step((step + 1) / optim.steps)
 
                 done, last = step + 1, step + 1 == optim.steps
                 numbers = {"lr": rate, "grad_norm": float(norm), **_numbers(method, terms)}
@@ -130,7 +130,7 @@ def _begin(config: Config, folder: Path, resume: bool) -> tuple[Run, TrainingDat
         data = open_data(config)
         config = with_classes(config, data.train.cohort)
         if run is not None:
-            run.config = _same_science(run.config, runs.resolve(config))
+            run.config = _same_science(run.config, with_defaults(config))
         if run is None and distributed.rank() == 0:
             run = runs.create(config, data.texts, folder, data.provenance)
         elif run is not None and run.provenance.get("fingerprint") != data.provenance["fingerprint"]:
@@ -142,16 +142,16 @@ def _begin(config: Config, folder: Path, resume: bool) -> tuple[Run, TrainingDat
         return run or runs.reopen(folder), data
 
 
-def _compile(method: nn.Module) -> None:
+def _compile(method: PretrainingMethod) -> None:
     """Let torch compile what the method names, in place: names and state stay as they are."""
-    parts: list[nn.Module] = getattr(method, "compiles", [])
-    if not parts:
+    modules = method.compilable_modules
+    if not modules:
         raise ConfigError("optim.compile = true, but this method names nothing to compile; leave it false")
-    for part in parts:
-        part.compile()
+    for module in modules:
+        module.compile()
 
 
-def ddp(method: nn.Module) -> nn.Module:
+def ddp(method: PretrainingMethod) -> Objective | DistributedDataParallel:
     """The method as the loop calls it: an Objective; on several processes behind DDP, with the weights of rank 0."""
     model = Objective(method)
     if distributed.n_ranks() == 1:
@@ -196,13 +196,12 @@ def _restore(run: Run, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
     return int(state["step"]), float(state["best"])
 
 
-def _numbers(method: nn.Module, values: dict[str, float]) -> dict[str, float]:
+def _numbers(method: PretrainingMethod, values: dict[str, float]) -> dict[str, float]:
     """Each term weighted and raw, and their sum."""
-    weights: dict[str, float] = getattr(method, "weights", {})
     out = {"loss": sum(values.values())}
     for name, value in values.items():
         out[f"term/{name}"] = value
-        out[f"raw/{name}"] = value / weights.get(name, 1.0)
+        out[f"raw/{name}"] = value / method.weights.get(name, 1.0)
     return out
 
 
@@ -214,13 +213,14 @@ def _details(numbers: dict[str, float]) -> str:
     return f"{' '.join(terms)}, {numbers['records_per_s']:.0f} records/s"
 
 
-def validate(method: nn.Module, held_out: Recordings, optim: OptimConfig, n_at_once: int = 0) -> dict[str, float]:
+def validate(
+    method: PretrainingMethod, held_out: Recordings, optim: OptimConfig, n_at_once: int = 0
+) -> dict[str, float]:
     """The terms on held-out patients, the same masks every time, and what the method measures of itself. One rank does it.
 
     A batch is as large as in training, and seen `n_at_once` records at a time: as many as a pass of training has.
     """
     n_at_once = n_at_once or optim.batch_size
-    measure = getattr(method, "measure", None)
     sums: dict[str, float] = {}
     n = 0
     method.eval()
@@ -233,9 +233,8 @@ def validate(method: nn.Module, held_out: Recordings, optim: OptimConfig, n_at_o
             passes = np.array_split(np.arange(begin, begin + size), -(-size // n_at_once))
             batches = [held_out.batch(places) for places in passes]
             numbers = _numbers(method, forward(method, batches, optim.precision))
-            if measure:
-                seen = [measure(batch.to(device_of(method))) for batch in batches if len(batch) > 1]
-                numbers |= {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
+            measured = [method.measure(batch.to(device_of(method))) for batch in batches if len(batch) > 1]
+            numbers |= {name: sum(one[name] for one in measured) / len(measured) for name in measured[0]}
             for name, value in numbers.items():
                 sums[name] = sums.get(name, 0.0) + value
             n += 1

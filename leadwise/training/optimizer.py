@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from leadwise.config import OptimConfig
+from leadwise.methods.contract import PretrainingMethod
 
 
 def learning_rate(step: int, optim: OptimConfig) -> float:
@@ -19,9 +20,9 @@ def learning_rate(step: int, optim: OptimConfig) -> float:
     return optim.final_lr + (optim.lr - optim.final_lr) * (1 + math.cos(math.pi * way)) / 2
 
 
-def make_optimizer(method: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
+def make_optimizer(method: PretrainingMethod, optim: OptimConfig) -> torch.optim.AdamW:
     """AdamW without decay on norms, biases and embeddings, and a lower rate for what came pre-trained."""
-    pretrained = {id(p) for p in getattr(method, "pretrained_parameters", [])}
+    pretrained = {id(p) for p in method.pretrained_parameters}
     tables = {id(m.weight) for m in method.modules() if isinstance(m, nn.Embedding)}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, p in method.named_parameters():

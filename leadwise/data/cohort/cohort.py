@@ -1,12 +1,13 @@
-"""A prepared data set on disk: an index table (one row per recording) beside packed samples.
+"""`Cohort` reads a prepared data set on disk: an index table (one row per recording) and packed samples.
 
     index.parquet        record, patient, split, report, labels by name, rate, quality per lead, checksums
     samples-00000.npy    int16, each recording lead-major (12, T0) at its native rate, -32768 = missing
-    dropped.csv          what was left out, and why
+    dropped.csv          recordings that were left out, and why
     cohort.json          source, tasks, ledger, sizes and checksums; written last
 
-`write` (in `prepare.py`) makes one; `Cohort.open` reads it and checks that it is what was written. Of the index, only
-what a batch needs is held in memory, as Arrow columns: no Python object per recording, and the rest when it is asked for.
+`write` (in `prepare.py`) writes a cohort; `Cohort.open` opens it and checks that it has not changed. Only the columns of
+the index that a batch needs are in memory, as Arrow columns without a Python object per recording. The others are read
+on demand.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from leadwise.data.cohort.packing import unpack
 
 
 class TextColumn(Sequence[str]):
-    """A column of texts, a few bytes beyond its letters each; a text becomes a Python string when it is read."""
+    """A column of texts as a sequence of str, held in Arrow memory; a text becomes a Python string when it is read."""
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         self.column: pa.Array = column.combine_chunks()
@@ -56,21 +57,21 @@ class TextColumn(Sequence[str]):
             yield from self.column.slice(begin, 4096).to_pylist()
 
     def take(self, rows: np.ndarray) -> list[str]:
-        """The texts of some rows, in their order."""
+        """The texts of the given rows, in their order."""
         texts: list[str] = self.column.take(pa.array(rows)).to_pylist()
         return texts
 
     def distinct(self, rows: np.ndarray) -> list[str]:
-        """Each text of some rows once, by first appearance."""
+        """The distinct texts of the given rows, in order of first appearance."""
         texts: list[str] = pc.unique(self.column.take(pa.array(rows))).to_pylist()
         return texts
 
 
 class Cohort:
-    """A cohort that `write` made, opened for reading; samples come by memory map."""
+    """A prepared cohort, opened for reading; its samples are memory-mapped."""
 
     def __init__(self, folder: Path, description: dict[str, Any]) -> None:
-        """Use `Cohort.open`, which checks before it trusts."""
+        """Use `Cohort.open`, which checks the folder first."""
         self.folder = folder
         self.name = folder.resolve().name
         self.source: str = description["source"]
@@ -80,13 +81,13 @@ class Cohort:
         self._index_file = folder / description["index"]["file"]
         self._files: dict[int, str] = {shard["number"]: shard["file"] for shard in description["shards"]}
         self._maps: dict[int, np.ndarray] = {}
-        self._labels: dict[str, list[pa.ChunkedArray]] = {}  # by task, read when asked for
-        # column by column, so that only one is in memory twice
+        self._labels: dict[str, list[pa.ChunkedArray]] = {}  # by task, read on demand
+        # one column at a time, so that at most one of them is in memory twice
         self.records, self.patients, self.reports = (
             TextColumn(self._column(key)) for key in ("record", "patient", "report")
         )
         self._split = self._column("split").combine_chunks().dictionary_encode()
-        # what a sample is found by, as plain arrays: no table is touched when a signal is read
+        # where each recording's samples are, as plain arrays: reading a signal reads no table
         self._report_words = self._column("report_words").to_numpy()
         self._shard, self._offset = self._column("shard").to_numpy(), self._column("offset").to_numpy()
         self._n_samples, self._rate_hz = self._column("n_samples").to_numpy(), self._column("rate_hz").to_numpy()
@@ -94,10 +95,12 @@ class Cohort:
 
     @classmethod
     def open(cls, folder: Path, verify: bool = False) -> Cohort:
-        """The cohort in a folder, its sizes and the checksum of its index checked; with `verify`, every recording's too.
+        """Open a cohort after checking the sizes of its files and the checksum of its index.
+
+        With `verify`, the checksum of every recording is checked too.
 
         Raises:
-            CohortError: not a cohort, of another format, incomplete or changed since it was written.
+            CohortError: the folder is not a cohort, has another format, is incomplete or has changed.
         """
         folder = Path(folder)
         description = _description(folder)
@@ -119,11 +122,11 @@ class Cohort:
         return len(self.records)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}}  # a worker process maps the shards itself
+        return {**self.__dict__, "_maps": {}}  # another process maps the shards itself
 
     @cached_property
     def index(self) -> pd.DataFrame:
-        """The whole index table: one row per recording; labels are Int8, <NA> where a recording is not in the task."""
+        """The whole index table, one row per recording; labels are Int8, <NA> where a recording is not in the task."""
         table: pd.DataFrame = pq.read_table(self._index_file).to_pandas(types_mapper={pa.int8(): pd.Int8Dtype()}.get)
         return table
 
@@ -133,19 +136,19 @@ class Cohort:
         return tuple(pq.read_schema(self._index_file).names)
 
     def columns(self, names: Sequence[str], n_rows: int = 65_536) -> Iterator[pa.RecordBatch]:
-        """Some columns of the index, at most `n_rows` rows at a time, in index order: no more is in memory."""
+        """Iterate over some columns of the index in index order, with at most `n_rows` rows in memory at a time."""
         yield from pq.ParquetFile(self._index_file).iter_batches(n_rows, columns=list(names))
 
     def column(self, name: str, rows: np.ndarray) -> pd.Series:
-        """One column of the index at some rows, in their order, as `index` has it: nothing else is read.
+        """One column of the index for the given rows, in their order and as in `index`; no other column is read.
 
         Raises:
-            CohortError: no such column.
+            CohortError: the index has no such column.
         """
         if name not in self.column_names:
             raise CohortError(f"cohort {self.name}: its index has no column {name!r}; see its column_names")
-        taken = pq.read_table(self._index_file, columns=[name]).take(pa.array(rows, type=pa.int64()))
-        values: pd.Series = taken.to_pandas(types_mapper={pa.int8(): pd.Int8Dtype()}.get)[name]
+        table = pq.read_table(self._index_file, columns=[name]).take(pa.array(rows, type=pa.int64()))
+        values: pd.Series = table.to_pandas(types_mapper={pa.int8(): pd.Int8Dtype()}.get)[name]
         return values
 
     def _column(self, name: str) -> pa.ChunkedArray:
@@ -156,27 +159,29 @@ class Cohort:
         return self._column("statements").combine_chunks()
 
     def statements(self, rows: np.ndarray) -> list[list[str]]:
-        """The statements of some rows' reports, as the source listed them or as they were told apart."""
-        said: list[list[str]] = self._statements.take(pa.array(rows)).to_pylist()
-        return said
+        """The statements of the given rows' reports, as the source lists them, else as split from the report's text."""
+        statements: list[list[str]] = self._statements.take(pa.array(rows)).to_pylist()
+        return statements
 
     def block(self, row: int) -> np.ndarray:
-        """One recording's samples (12, T0) int16 as they were written, -32768 = missing; a view of the mapped shard."""
+        """One recording's samples (12, T0) int16 as stored, -32768 = missing: a view of the memory-mapped shard."""
         number, begin = int(self._shard[row]), int(self._offset[row])
         shard = self._maps.get(number)
         if shard is None:
             mapped = np.load(self.folder / self._files[number], mmap_mode="r", allow_pickle=False)
             if mapped.dtype != np.dtype("<i2") or mapped.ndim != 1:
                 raise CohortError(f"cohort {self.folder}: {self._files[number]} has changed; prepare it again")
-            shard = self._maps[number] = mapped.view(np.ndarray)  # a plain array: slicing a memmap costs ten times more
+            shard = self._maps[number] = mapped.view(
+                np.ndarray
+            )  # slicing a plain array takes a tenth of the time of slicing a memmap
         return shard[begin : begin + len(LEADS) * int(self._n_samples[row])].reshape(len(LEADS), -1)
 
     def scale(self, row: int) -> tuple[np.ndarray, np.ndarray, float]:
-        """What makes mV of a block: uV per step (12,), baseline (12,), and its rate in Hz."""
+        """What converts a block to mV: uV per step (12,) and baseline (12,); and the rate in Hz."""
         return self._uv_per_step[row], self._baseline[row], float(self._rate_hz[row])
 
     def duration_s(self, row: int) -> float:
-        """How long a recording is."""
+        """The duration of a recording in seconds."""
         return float(self._n_samples[row] / self._rate_hz[row])
 
     def signal(self, row: int) -> tuple[np.ndarray, float]:
@@ -185,7 +190,11 @@ class Cohort:
         return unpack(self.block(row), uv_per_step, baseline), rate_hz
 
     def rows(self, split: str | None = None, task: str | None = None, min_report_words: int = 0) -> np.ndarray:
-        """Row numbers in index order: of a split, with every label of a task known, with so many words of report."""
+        """Row numbers in index order: those of a split, in a task, and with at least so many words of report.
+
+        Raises:
+            CohortError: no such split or task.
+        """
         chosen = np.ones(len(self), dtype=bool)
         if split is not None:
             if split not in SPLITS:
@@ -199,14 +208,14 @@ class Cohort:
         return np.flatnonzero(chosen)
 
     def splits(self, rows: np.ndarray) -> np.ndarray:
-        """The split of each of some rows, as text (n,)."""
+        """The split of each of the given rows, as text (n,)."""
         return np.array(self._split.take(pa.array(rows)).to_pylist(), dtype=np.str_)
 
     def labels(self, task: str, rows: np.ndarray) -> np.ndarray:
         """Labels (n, K) int8 in {0, 1} of the given rows, classes in the order of `tasks[task]`.
 
         Raises:
-            CohortError: no such task, or a row that is not in it.
+            CohortError: no such task, or one of the rows is not in it.
         """
         filled = [column.fill_null(-1).to_numpy()[rows] for column in self._label_table(task)]
         table: np.ndarray = np.stack(filled, axis=1).astype(np.int8)
@@ -215,7 +224,7 @@ class Cohort:
             name = self.records[int(np.asarray(rows)[outside[0]])]
             raise CohortError(
                 f"cohort {self.name}: {len(outside)} rows are not in task {task} (first: record {name}); "
-                f"take those of rows(task={task!r})"
+                f"use rows(task={task!r})"
             )
         return table
 
@@ -228,11 +237,11 @@ class Cohort:
         return self._labels[task]
 
     def _check_places(self, sizes: dict[int, int]) -> None:
-        """Every recording must lie inside its shard, so that a wrong index cannot read beside it."""
+        """Raise CohortError unless every recording is inside its shard: a wrong index must not read beyond it."""
         n_bytes = 2 * len(LEADS) * self._n_samples
         numbers, places = np.unique(self._shard, return_inverse=True)
-        room = np.array([sizes.get(int(number), 0) for number in numbers])[places]
-        wrong = (n_bytes <= 0) | (self._offset < 0) | (n_bytes + 2 * self._offset > room)
+        available = np.array([sizes.get(int(number), 0) for number in numbers])[places]
+        wrong = (n_bytes <= 0) | (self._offset < 0) | (n_bytes + 2 * self._offset > available)
         if wrong.any():
             number = int(self._shard[np.flatnonzero(wrong)[0]])
             raise CohortError(f"cohort {self.folder}: its index points outside shard {number}; prepare it again")
@@ -259,7 +268,7 @@ def _description(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         unfinished = folder.with_name(folder.name + ".partial").is_dir()
         advice = (
-            "preparing it was not finished: run the same `leadwise prepare` again"
+            "its preparation is not finished: run the same `leadwise prepare` again"
             if unfinished
             else "see `leadwise prepare`"
         )

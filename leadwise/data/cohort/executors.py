@@ -1,4 +1,4 @@
-"""Who packs shards: processes of this machine, or a Dask cluster. Anything else that is an Executor does as well."""
+"""Worker pools that pack shards: processes of this machine, or a Dask cluster. Any other Executor also works."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from leadwise.data.cohort.prepare import WorkerPool
 
 @contextmanager
 def processes(n: int) -> Iterator[WorkerPool]:
-    """`n` processes of this machine; they end with this one, however it ends."""
+    """Yield a pool of `n` processes of this machine; they end when this process ends, even if it is killed."""
     context = multiprocessing.get_context("spawn")  # a fork would copy the progress bar's thread and its locks
     executor = ProcessPoolExecutor(n, mp_context=context, initializer=_exit_with_parent, initargs=(os.getpid(),))
     try:
-        yield WorkerPool(executor, in_flight=n + 1)  # one shard waits, so that no process does
+        yield WorkerPool(executor, in_flight=n + 1)  # one shard is queued, so that no process waits for work
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager
 def dask(address: str, seconds: float = 30.0) -> Iterator[WorkerPool]:
-    """The workers of the Dask cluster whose scheduler listens at `address`; they must see the same files.
+    """Yield a pool of the workers of a Dask cluster with its scheduler at `address`; they must have access to the same files.
 
-    `seconds` is how long the scheduler may take to answer.
+    `seconds` is how long to wait for the scheduler's answer.
 
     Raises:
-        CohortError: Dask is not installed, or nobody answers there.
+        CohortError: Dask is not installed, no scheduler answers, or the cluster has no worker.
     """
     try:
         from distributed import Client
     except ImportError:
-        raise CohortError("--dask wants Dask: pip install 'leadwise[cluster]'") from None
+        raise CohortError("--dask needs Dask: pip install 'leadwise[cluster]'") from None
     try:
         client = Client(address, timeout=seconds, set_as_default=False)
     except (OSError, ValueError) as error:
@@ -54,7 +54,7 @@ def dask(address: str, seconds: float = 30.0) -> Iterator[WorkerPool]:
 
 
 def _exit_with_parent(parent: int) -> None:
-    """Let this process end when the one that started it is gone: after kill -9 nobody tells it to."""
+    """Exit this process when the process that started it is gone; after kill -9 nothing else ends it."""
 
     def watch() -> None:
         while os.getppid() == parent:

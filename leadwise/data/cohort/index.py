@@ -1,4 +1,4 @@
-"""Finished shards -> the index of a cohort: one table written shard by shard, the ledger, and a look for copies."""
+"""Combine finished shards into the index of a cohort: one table, the ledger, and a check for copied recordings."""
 
 from __future__ import annotations
 
@@ -37,93 +37,103 @@ _ORIGINS = ("recorded", "derived", "missing")
 def write_index(
     partial: Path, source: Source, shards: list[Shard], settings: dict[str, float], allow_copies: bool = False
 ) -> Ledger:
-    """The ledger, once index.parquet, dropped.csv and cohort.json stand in `partial`; one shard's rows in memory at a time.
+    """Write index.parquet, dropped.csv and cohort.json to `partial` and return the ledger.
 
-    With `allow_copies`, a recording that has the samples of another patient's is left out; the first one stays.
+    One shard's rows are in memory at a time. With `allow_copies`, a recording with the samples of another patient's
+    recording is left out; the first of them is retained.
 
     Raises:
-        CohortError: nothing is kept, or two patients have the same samples.
+        CohortError: no recording can be used, or two patients have the same samples.
     """
-    kept = [shard for shard in shards if shard.n_records]
+    # shards that contribute rows
+    used = [shard for shard in shards if shard.n_records]
     dropped = [entry for shard in shards for entry in shard.dropped]
-    if not kept:
+    if not used:
         reasons = Counter(entry.reason for entry in dropped)
         why = ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items()))
-        raise CohortError(f"source {source.name}: none of its {len(source.rows)} recordings can be kept ({why})")
-    copies = _find_copies(source, partial, kept, allow_copies)
+        raise CohortError(
+            f"source {source.name}: none of its {len(source.rows)} recordings can be used ({why}); see the reasons, and "
+            "correct the source or the options"
+        )
+
+    # the table without copies, and the ledger
+    copies = _find_copies(source, partial, used, allow_copies)
     dropped += copies.values()
-    found = _write_table(partial, kept, copies)
+    counts = _write_table(partial, used, copies)
     ledger = Ledger(
         len(source.rows),
-        sum(shard.n_records for shard in kept) - len(copies),
-        without_report=found.n_silent,
+        sum(shard.n_records for shard in used) - len(copies),
+        without_report=counts.n_without_report,
         **Counter(entry.reason for entry in dropped),
-        **{f"n_leads_{origin}": found.origins[origin] for origin in _ORIGINS},
+        **{f"n_leads_{origin}": counts.origins[origin] for origin in _ORIGINS},
     )
+
+    # the other files; cohort.json comes last because it holds the index's checksum
     files.write_text(partial / "dropped.csv", _dropped_csv(dropped))
     for shard in shards:
         if not shard.n_records:
             (partial / shard.file).unlink(missing_ok=True)
     files.write_text(
-        partial / "cohort.json", json.dumps(_description(partial, source, kept, settings, ledger), indent=1) + "\n"
+        partial / "cohort.json", json.dumps(_description(partial, source, used, settings, ledger), indent=1) + "\n"
     )
     return ledger
 
 
 @dataclasses.dataclass(frozen=True)
 class _TableCounts:
-    """What was seen while the table was written."""
+    """Counts over the rows of the written table."""
 
-    origins: Counter[str]  # leads by where they come from
-    n_silent: int  # recordings without a report
+    origins: Counter[str]  # leads by origin
+    n_without_report: int  # recordings
 
 
 def _write_table(partial: Path, shards: list[Shard], left_out: Collection[int]) -> _TableCounts:
-    """index.parquet without the rows of these numbers."""
+    """Write index.parquet without the rows numbered in `left_out`, shard by shard."""
     origins: Counter[str] = Counter()
-    n_silent, n_before = 0, 0
+    n_without_report, n_before = 0, 0
     with replacing(partial / "index.parquet") as temporary:
         writer: pq.ParquetWriter | None = None
         try:
             for shard in shards:
                 part = pq.read_table(files.part_file(partial, shard.number)).combine_chunks()
-                stays = [row not in left_out for row in range(n_before, n_before + len(part))]
+                is_retained = [row not in left_out for row in range(n_before, n_before + len(part))]
                 n_before += len(part)
-                part = part if all(stays) else part.filter(stays).combine_chunks()
+                part = part if all(is_retained) else part.filter(is_retained).combine_chunks()
                 if writer is None:
                     writer = pq.ParquetWriter(temporary, part.schema, compression="zstd")
                 writer.write_table(part)
                 for entry in pc.value_counts(pc.list_flatten(part["lead_origin"])).to_pylist():
                     origins[entry["values"]] += entry["counts"]
-                n_silent += pc.sum(pc.equal(part["report_words"], 0)).as_py() or 0
+                n_without_report += pc.sum(pc.equal(part["report_words"], 0)).as_py() or 0
         finally:
             if writer is not None:
                 writer.close()
-    return _TableCounts(origins, n_silent)
+    return _TableCounts(origins, n_without_report)
 
 
 def _find_copies(source: Source, partial: Path, shards: list[Shard], allowed: bool) -> dict[int, Dropped]:
-    """The rows of the table that have the samples of an earlier row of another patient.
+    """Return the rows of the table that have the samples of an earlier row of another patient or split.
 
-    They would be learnt in one split and scored in another: that is an error, unless they may be left out. Looked for
-    in 4,961 recordings of PTB-XL, there was no such pair; CSN has some. Within one patient, whose recordings all stand
-    in one split, copies only weigh double: one warning.
+    A model could train on one of them and be scored on the other. That is an error, unless `allowed`: then they are left
+    out. There was no such pair in 4,961 recordings of PTB-XL; CSN has some. Copies within one patient, whose recordings
+    are all in one split, only count twice: they give one warning.
     """
+    # each row with the samples of an earlier row, and the first row of the run of equal samples
     samples, owners = _sample_and_owner_hashes(partial, shards)
     order = np.argsort(samples, kind="stable")
     first_of_run = np.concatenate(([True], samples[order][1:] != samples[order][:-1]))
-    first = order[
-        np.maximum.accumulate(np.where(first_of_run, np.arange(len(order)), 0))
-    ]  # of each run of equal samples
+    first = order[np.maximum.accumulate(np.where(first_of_run, np.arange(len(order)), 0))]
     copies, originals = order[~first_of_run], first[~first_of_run]
+
+    # of these, the pairs of different patients or splits
     foreign = owners[copies] != owners[originals]
     names = _row_names(partial, shards)
     pairs = sorted(zip(originals[foreign].tolist(), copies[foreign].tolist()))
     if pairs and not allowed:
-        told = ("{} ({}) and {} ({})".format(*names(one), *names(other)) for one, other in pairs[:4])
+        listed = ("{} ({}) and {} ({})".format(*names(one), *names(other)) for one, other in pairs[:4])
         raise CohortError(
             f"source {source.name}: {len(pairs)} recordings have the same samples as one of another patient (records "
-            f"{first_few(told)}); leave out the copies with --allow-copies, or give both the same patient and split"
+            f"{first_few(listed)}); leave out the copies with --allow-copies, or give both the same patient and split"
         )
     n_own = int(len(copies) - foreign.sum())
     if n_own:
@@ -132,19 +142,19 @@ def _find_copies(source: Source, partial: Path, shards: list[Shard], allowed: bo
 
 
 def _sample_and_owner_hashes(partial: Path, shards: list[Shard]) -> tuple[np.ndarray, np.ndarray]:
-    """Of each row of the table, the head of its samples' checksum (n,) int64 and a hash of patient and split (n,) int64."""
+    """For each row of the table, the first digits of its samples' checksum and a hash of patient and split: (n,) int64 each."""
     samples, owners = [], []
     for shard in shards:
         part = pq.read_table(files.part_file(partial, shard.number), columns=["samples_sha256", "patient", "split"])
         heads = (int(checksum[:15], 16) for checksum in part["samples_sha256"].to_pylist())
         samples.append(np.fromiter(heads, dtype=np.int64))
-        people = zip(part["patient"].to_pylist(), part["split"].to_pylist())
-        owners.append(np.fromiter((hash(person) for person in people), dtype=np.int64))
+        pairs = zip(part["patient"].to_pylist(), part["split"].to_pylist())
+        owners.append(np.fromiter((hash(pair) for pair in pairs), dtype=np.int64))
     return np.concatenate(samples), np.concatenate(owners)
 
 
 def _row_names(partial: Path, shards: list[Shard]) -> Callable[[int], tuple[str, str]]:
-    """A function that tells the record and split of a row of the table."""
+    """A function that returns the record and the split of a row of the table."""
     ends = np.cumsum([shard.n_records for shard in shards])
 
     def name(row: int) -> tuple[str, str]:

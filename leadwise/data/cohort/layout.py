@@ -1,4 +1,4 @@
-"""TODO."""
+"""What the code that writes a cohort and the code that reads one share: format, error, ledger, column names, file checks."""
 
 from __future__ import annotations
 
@@ -7,59 +7,61 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+FORMAT = 2
+"""The version of the cohort folder's format. A cohort of another version is refused."""
+
 SPLITS = ("train", "val", "test")
+
+_HASHED_BYTES = 1 << 22  # bytes read at a time when a file's checksum is computed
 
 
 class CohortError(ValueError):
-    """A source or a cohort that cannot be used; the message names what, where and the remedy."""
-
-
-def inside(folder: Path, name: str, where: str) -> Path:
-    """`folder / name`, which must stay inside the folder, links followed.
-
-    Raises:
-        CohortError: an absolute path, one with '..', or a link that leads out; `where` says who names it.
-    """
-    path = folder / name
-    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise CohortError(f"{where}: the path {name!r} leaves {folder}; give one that stays inside it")
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise CohortError(f"{where}: the path {name!r} is a link that leads out of {folder}; put the file itself there")
-    return path
-
-
-FORMAT = 2  # of a cohort folder
-
-
-_HASHED_BYTES = 1 << 22
+    """A source or a cohort cannot be used; the message names the file or recording, the value and the remedy."""
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """Where every recording of a source went."""
+    """The number of recordings that were retained, and the number that were dropped for each reason."""
 
     n_total: int
-    kept: int
-    no_report: int = 0  # dropped: no report, where one was asked for
-    short_report: int = 0  # dropped: fewer words than asked for
-    missing_file: int = 0  # dropped: a file is not there
-    unreadable: int = 0  # dropped: damaged, or something left unsaid
-    nan: int = 0  # dropped: more than half of the recorded samples missing
-    flat: int = 0  # dropped: every lead flat
-    copy: int = 0  # dropped: the samples of another patient's recording
-    without_report: int = 0  # of those kept: they have no report
-    n_leads_recorded: int = 0  # of those kept: leads that their files held
-    n_leads_derived: int = 0  # of those kept: limb leads computed from I and II
-    n_leads_missing: int = 0  # of those kept: leads that nobody has
+    kept: int  # retained
+    no_report: int = 0  # dropped: no report, where reports are required
+    short_report: int = 0  # dropped: the report has too few words
+    missing_file: int = 0  # dropped: a file does not exist
+    unreadable: int = 0  # dropped: the file is damaged or lacks a necessary value
+    nan: int = 0  # dropped: more than half of the recorded samples are missing
+    flat: int = 0  # dropped: every lead is flat
+    copy: int = 0  # dropped: same samples as another patient's recording
+    without_report: int = 0  # retained recordings that have no report
+    n_leads_recorded: int = 0  # in retained recordings: leads read from their files
+    n_leads_derived: int = 0  # in retained recordings: limb leads computed from I and II
+    n_leads_missing: int = 0  # in retained recordings: leads neither recorded nor derived
 
 
 def label_column(task: str, name: str) -> str:
-    """The index column of a class."""
+    """The index column with the labels of class `name` of a task."""
     return f"label.{task}.{name}"
 
 
+def inside(folder: Path, name: str, where: str) -> Path:
+    """Return `folder / name` after checking that it stays inside the folder, with links resolved.
+
+    Raises:
+        CohortError: `name` is an absolute path, contains '..', or is a link to a place outside the folder. The message
+            begins with `where`, the file that contains `name`.
+    """
+    path = folder / name
+    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise CohortError(f"{where}: the path {name!r} leaves {folder}; use a path inside that folder")
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise CohortError(
+            f"{where}: the path {name!r} is a link that leads out of {folder}; copy the file itself into the folder"
+        )
+    return path
+
+
 def sha256(paths: Iterable[Path]) -> str:
-    """The checksum of the files' contents, one after the other, as 64 hexadecimal digits."""
+    """The SHA-256 checksum of the files' concatenated contents, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:

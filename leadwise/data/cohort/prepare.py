@@ -1,7 +1,8 @@
-"""A source -> a cohort on disk, built shard by shard in `OUT.partial/` and renamed when whole.
+"""Write a source as a cohort on disk, shard by shard in `OUT.partial/`, which is renamed when it is complete.
 
-Shards are packed by any `concurrent.futures.Executor`, or one by one here. Run again after a crash, a full disk or a
-mended file, it goes on from the shards that are finished and still true; several machines may each pack a share.
+Shards are packed by any `concurrent.futures.Executor`, or one by one in this process. After a crash, a full disk or a
+repaired file, the same call goes on from the shards that are finished and still valid. Several machines can each pack a
+share of the shards.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _OURS = re.compile(r"\.?(samples-\d{5}\.npy|parts|index\.parquet|dropped\.csv|co
 
 @dataclass(frozen=True)
 class WorkerPool:
-    """Who packs the shards, and how many may be under way at once: their rows are what is held in memory."""
+    """An executor that packs shards, and the most shards it is given at once; only their rows are in memory."""
 
     executor: Executor
     in_flight: int = 8
@@ -52,22 +53,30 @@ def write(
     pool: WorkerPool | None = None,
     progress: Progress | None = None,
 ) -> Ledger:
-    """The ledger of the cohort written to the folder `out`; `progress` hears (recordings done, recordings in all).
+    """Write the cohort of a source to the folder `out` and return its ledger.
 
-    `min_report_words` unsaid is the source's own. Without a `pool`, shards are packed one by one in this process.
+    Args:
+        shard_records: recordings in a shard; the last one may have fewer.
+        min_report_words: recordings whose report has fewer words are left out; None uses the source's own number.
+        allow_missing: leave out recordings with a missing file.
+        allow_unreadable: leave out recordings that cannot be read.
+        allow_copies: leave out recordings with the samples of another patient's recording.
+        overwrite: replace a cohort that exists at `out`.
+        pool: packs the shards; without it they are packed one by one in this process.
+        progress: called with ("prepare", recordings done, recordings in total).
 
     Raises:
         CohortError: `out` exists and is not empty, the source contradicts itself, two patients have the same samples,
-            files are missing or unreadable, and it is not allowed to leave them out; or the disk is full. What is
-            finished stays in `OUT.partial` and is used when the same call is made again.
+            files are missing or unreadable and may not be left out, or the disk is full. Finished shards stay in
+            `OUT.partial`, and the same call uses them.
     """
     partial = _check_and_create(source, out, overwrite, allow_missing)
-    works = ShardJobs(source, partial.folder, shard_records, _min_report_words(source, min_report_words), partial.extra)
-    _clear_leftovers(partial.folder, len(works))
+    jobs = ShardJobs(source, partial.folder, shard_records, _min_report_words(source, min_report_words), partial.extra)
+    _clear_leftovers(partial.folder, len(jobs))
     try:
-        shards = _pack_shards(works, range(len(works)), pool, progress)
+        shards = _pack_shards(jobs, range(len(jobs)), pool, progress)
         _refuse_dropped(source, shards, partial.folder, allow_missing, allow_unreadable)
-        settings = source.settings | {"shard_records": shard_records, "min_report_words": works.min_report_words}
+        settings = source.settings | {"shard_records": shard_records, "min_report_words": jobs.min_report_words}
         ledger = index.write_index(partial.folder, source, shards, settings, allow_copies)
     except OSError as error:
         raise _disk_full_error(error, partial.folder) from error
@@ -86,34 +95,36 @@ def write_share(
     pool: WorkerPool | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """How many shards are packed after this: every n-th, from the i-th, of `share` = (i, n) with 1 <= i <= n.
+    """Pack every n-th shard from the i-th, for `share` = (i, n) with 1 <= i <= n, and return their number.
 
-    For a job array: every job takes its share, in any order, on any machine; `write` with the same settings then finds
-    all shards finished and makes the cohort of them.
+    For a job array: each job packs one share, in any order, on any machine. Then `write` with the same settings uses the
+    finished shards and writes the cohort.
 
     Raises:
-        CohortError: as `write`; what is missing or unreadable is said by `write` in the end.
+        CohortError: as `write`, except that missing and unreadable files are reported by the final `write`.
     """
     which, n_shares = share
     if not 1 <= which <= n_shares:
-        raise CohortError(f"the share {which}/{n_shares} is none; say 1/{n_shares} to {n_shares}/{n_shares}")
+        raise CohortError(f"there is no share {which}/{n_shares}; use 1/{n_shares} to {n_shares}/{n_shares}")
     partial = _check_and_create(source, out, False, allow_missing)
-    works = ShardJobs(source, partial.folder, shard_records, _min_report_words(source, min_report_words), partial.extra)
+    jobs = ShardJobs(source, partial.folder, shard_records, _min_report_words(source, min_report_words), partial.extra)
     try:
-        return len(_pack_shards(works, range(which - 1, len(works), n_shares), pool, progress))
+        return len(_pack_shards(jobs, range(which - 1, len(jobs), n_shares), pool, progress))
     except OSError as error:
         raise _disk_full_error(error, partial.folder) from error
 
 
 @dataclass(frozen=True)
 class _Partial:
+    """The folder that a cohort is written to before it is renamed, and the extra columns of its source."""
+
     folder: Path
-    extra: dict[str, bool]
+    extra: dict[str, bool]  # extra column -> whether it holds text
 
 
 @dataclass(frozen=True)
 class ShardJobs:
-    """The shards of a source, each made when it is asked for."""
+    """The shard jobs of a source as a sequence; a job and its rows are created when it is indexed."""
 
     source: Source
     folder: Path
@@ -131,8 +142,8 @@ class ShardJobs:
 
 
 def _check_and_create(source: Source, out: Path, overwrite: bool, allow_missing: bool) -> _Partial:
-    """The folder to build in, made only when the source and the target are fit."""
-    out = Path(out).absolute()  # other processes may stand elsewhere
+    """Check the source and the target, then create and return the partial folder."""
+    out = Path(out).absolute()  # other processes may have another working directory
     _check_target(out, overwrite)
     facts = check(source)
     if facts.n_absent and not allow_missing:
@@ -154,73 +165,77 @@ def _missing_message(source: Source, n: int, files: Sequence[str]) -> str:
 
 
 def _check_target(out: Path, overwrite: bool) -> None:
-    taken = out.exists() and not (out.is_dir() and not any(out.iterdir()))
-    if taken and not overwrite:
-        raise CohortError(f"cohort {out} exists already; say --overwrite to replace it, or name another folder")
-    if taken and not (out / "cohort.json").is_file():
-        raise CohortError(f"{out} is not a cohort and is not overwritten; remove it yourself or name another folder")
+    is_used = out.exists() and not (out.is_dir() and not any(out.iterdir()))
+    if is_used and not overwrite:
+        raise CohortError(f"cohort {out} exists already; pass --overwrite to replace it, or choose another folder")
+    if is_used and not (out / "cohort.json").is_file():
+        raise CohortError(f"{out} is not a cohort and is not overwritten; remove it yourself or choose another folder")
     partial = out.with_name(out.name + ".partial")
     if partial.exists():
         foreign = sorted(entry.name for entry in partial.iterdir() if not _OURS.fullmatch(entry.name))
         if foreign:
-            raise CohortError(f"{partial} holds {first_few(foreign)}, which is not ours; move it away")
+            raise CohortError(
+                f"{partial} contains {first_few(foreign)}, which `leadwise prepare` did not write; move it elsewhere"
+            )
 
 
 def _clear_leftovers(partial: Path, n_shards: int) -> None:
-    """Take away what a killed run left half-written, and shards beyond those of this run."""
+    """Delete incomplete files of a killed run, and shards with numbers beyond those of this run."""
     for path in [*partial.iterdir(), *(partial / "parts").iterdir()]:
         number = re.search(r"-(\d{5})\.", path.name)
         if path.suffix in (".tmp", ".part") or (number and int(number[1]) >= n_shards):
             path.unlink(missing_ok=True)
 
 
-def _pack_shards(works: ShardJobs, numbers: range, pool: WorkerPool | None, progress: Progress | None) -> list[Shard]:
-    """The shards of these numbers, in order."""
-    n_rows = sum(min(works.shard_records, len(works.source.rows) - n * works.shard_records) for n in numbers)
+def _pack_shards(jobs: ShardJobs, numbers: range, pool: WorkerPool | None, progress: Progress | None) -> list[Shard]:
+    """Pack the shards with these numbers and return them in order."""
+    n_rows = sum(min(jobs.shard_records, len(jobs.source.rows) - n * jobs.shard_records) for n in numbers)
     n_done, shards = 0, []
-    for shard in _pack_here(works, numbers, n_rows, progress) if pool is None else _pack_by_pool(works, numbers, pool):
+    if progress is not None:
+        progress("prepare", 0, n_rows)  # a pool reports only finished shards
+    for shard in _pack_here(jobs, numbers, n_rows, progress) if pool is None else _pack_by_pool(jobs, numbers, pool):
         shards.append(shard)
-        n_done += min(works.shard_records, len(works.source.rows) - shard.number * works.shard_records)
+        n_done += min(jobs.shard_records, len(jobs.source.rows) - shard.number * jobs.shard_records)
         if progress is not None:
             progress("prepare", n_done, n_rows)
     return sorted(shards, key=lambda shard: shard.number)
 
 
-def _pack_here(works: ShardJobs, numbers: range, n_rows: int, progress: Progress | None) -> Iterator[Shard]:
+def _pack_here(jobs: ShardJobs, numbers: range, n_rows: int, progress: Progress | None) -> Iterator[Shard]:
     n_before = 0
     for number in numbers:
-        work = works[number]
+        job = jobs[number]
 
-        def heard(n_done: int, n_before: int = n_before) -> None:
+        def report(n_done: int, n_before: int = n_before) -> None:
             if progress is not None:
                 progress("prepare", n_before + n_done, n_rows)
 
-        yield pack_shard(work, heard)
-        n_before += len(work.rows)
+        yield pack_shard(job, report)
+        n_before += len(job.rows)
 
 
-def _pack_by_pool(works: ShardJobs, numbers: range, pool: WorkerPool) -> Iterator[Shard]:
-    """Shards as they are finished; never more rows in memory than those under way."""
+def _pack_by_pool(jobs: ShardJobs, numbers: range, pool: WorkerPool) -> Iterator[Shard]:
+    """Yield shards as they are finished; only the rows of submitted shards are in memory."""
     waiting = iter(numbers)
-    under_way: set[Future[Shard]] = set()
+    submitted: set[Future[Shard]] = set()
     try:
         while True:
             for number in waiting:
-                under_way.add(pool.executor.submit(pack_shard, works[number]))
-                if len(under_way) >= pool.in_flight:
+                submitted.add(pool.executor.submit(pack_shard, jobs[number]))
+                if len(submitted) >= pool.in_flight:
                     break
-            if not under_way:
+            if not submitted:
                 return
-            ended, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+            ended, submitted = wait(submitted, return_when=FIRST_COMPLETED)
             for future in ended:
                 yield future.result()
     except BrokenExecutor as error:
         raise CohortError(
-            f"a worker process was killed, perhaps for want of memory; what is finished is kept in {works.folder}: run the "
-            "same command again, with fewer workers"
+            f"a worker process was killed, perhaps because memory ran out; finished shards are in {jobs.folder}: run the "
+            "same command again with fewer workers"
         ) from error
     finally:
-        for future in under_way:
+        for future in submitted:
             future.cancel()
 
 
@@ -231,26 +246,26 @@ def _refuse_dropped(
     missing = [entry for entry in dropped if entry.reason == "missing_file"]
     if missing and not allow_missing:
         raise CohortError(
-            f"{_missing_message(source, len(missing), [entry.detail for entry in missing])}; the rest is kept in {partial} for "
-            "the next run"
+            f"{_missing_message(source, len(missing), [entry.detail for entry in missing])}; finished shards stay in {partial} "
+            "for the next run"
         )
     unreadable = [entry for entry in dropped if entry.reason == "unreadable"]
     if unreadable and not allow_unreadable:
         raise CohortError(
             f"source {source.name}: {len(unreadable)} recordings are unreadable ({unreadable[0].detail}; "
-            f"records {first_few(entry.record for entry in unreadable)}); mend them, or leave them out with "
-            f"--allow-unreadable; the rest is kept in {partial} for the next run"
+            f"records {first_few(entry.record for entry in unreadable)}); repair them, or leave them out with "
+            f"--allow-unreadable; finished shards stay in {partial} for the next run"
         )
 
 
 def _disk_full_error(error: OSError, partial: Path) -> OSError | CohortError:
-    """A full disk in words of its own; another error as it is."""
+    """A CohortError that says how to go on if the disk is full; any other error unchanged."""
     if not is_disk_full(error):
         return error
-    n_kept = len(list((partial / "parts").glob("part-*.json")))
+    n_finished = len(list((partial / "parts").glob("part-*.json")))
     return CohortError(
-        f"cohort {partial.with_suffix('')}: the disk is full; {n_kept} finished shards are kept in {partial}: make room and "
-        "run the same command again, it goes on from there"
+        f"cohort {partial.with_suffix('')}: the disk is full; {n_finished} finished shards are in {partial}: free some space "
+        "and run the same command again, which continues from them"
     )
 
 
@@ -259,7 +274,7 @@ def _move_into_place(partial: Path, out: Path) -> None:
     if out.exists():
         replaced = out.with_name(out.name + ".replaced")
         if replaced.exists():
-            shutil.rmtree(replaced)  # a killed run left it
+            shutil.rmtree(replaced)  # left by a killed run
         out.rename(replaced)
         partial.rename(out)
         shutil.rmtree(replaced)

@@ -1,8 +1,8 @@
-"""Rows -> shards: packed samples and one table line per recording.
+"""Pack rows of a source into a shard: a file of samples and a table with one line per recording.
 
-A shard is a flat int16 `.npy`; a recording in it is lead-major (12, T0) at its native rate, -32768 = missing. A
-shard is done when its marker stands in `parts/`; a crash leaves whole shards only. Shards do not know of each other, so
-that any process on any machine may pack one.
+A shard's samples are a flat int16 `.npy`. Each recording is lead-major (12, T0) at its native rate, -32768 = missing. A
+shard is finished when its marker file exists in `parts/`, so a crash leaves whole shards only. Shards are independent of
+each other: any process on any machine can pack one.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _FILE_FIELDS = pa.schema(
 
 @dataclass(frozen=True)
 class Dropped:
-    """A recording that is left out, and why."""
+    """A recording that is left out of the cohort, and why."""
 
     record: str
     reason: str  # a field of the ledger
@@ -82,13 +82,13 @@ class Shard:
 
     @property
     def file(self) -> str:
-        """Its name in the cohort's folder."""
+        """The name of its samples file in the cohort's folder."""
         return f"samples-{self.number:05d}.npy"
 
 
 @dataclass(frozen=True)
 class ShardJob:
-    """One shard to pack: all that another process needs to know."""
+    """One shard to pack, with everything that another process needs for it."""
 
     folder: Path
     number: int
@@ -98,43 +98,39 @@ class ShardJob:
     tasks: dict[str, tuple[str, ...]]
 
 
-def pack_shard(work: ShardJob, progress: Callable[[int], None] | None = None) -> Shard:
-    """The shard of some rows: that of an earlier run where it is finished and still true, else written now.
+def pack_shard(job: ShardJob, progress: Callable[[int], None] | None = None) -> Shard:
+    """Return the finished shard of a job: the one that an earlier run wrote if it is still valid, else write it now.
 
-    `progress` hears how many of the rows are done.
+    `progress` is called with the number of rows that are done.
     """
-    files = [files_of(row.path) for row in work.rows]
-    plan = _plan_hash(work, files)
-    return _load_finished(work, plan) or _write_shard(work, files, plan, progress)
+    files = [files_of(row.path) for row in job.rows]
+    plan = _plan_hash(job, files)
+    return _load_finished(job, plan) or _write_shard(job, files, plan, progress)
 
 
-def _load_finished(work: ShardJob, plan: str) -> Shard | None:
-    """The shard that an earlier run finished under the same plan, if there is one."""
-    marker = part_file(work.folder, work.number, "json")
+def _load_finished(job: ShardJob, plan: str) -> Shard | None:
+    """The shard that an earlier run finished under the same plan, if it exists and is whole."""
+    marker = part_file(job.folder, job.number, "json")
     try:
-        said = json.loads(marker.read_text(encoding="utf-8"))
-        if said.pop("plan") != plan:
+        fields = json.loads(marker.read_text(encoding="utf-8"))
+        if fields.pop("plan") != plan:
             return None
-        shard = Shard(**{**said, "dropped": tuple(Dropped(**entry) for entry in said["dropped"])})
+        shard = Shard(**{**fields, "dropped": tuple(Dropped(**entry) for entry in fields["dropped"])})
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
-        return None  # written by another version: done anew
-    path = work.folder / shard.file
+        return None  # written by another version of this code: pack it again
+    path = job.folder / shard.file
     if not path.is_file() or path.stat().st_size != shard.size:
         return None
-    return shard if part_file(work.folder, work.number).is_file() else None
+    return shard if part_file(job.folder, job.number).is_file() else None
 
 
-def _plan_hash(work: ShardJob, files: list[tuple[Path, ...]]) -> str:
-    """A hash of everything that decides a shard: what is said of its rows, and size and time of their files."""
-    columns = [
-        *_SOURCE_FIELDS.names,
-        *work.extra.items(),
-        *_FILE_FIELDS.names,
-    ]  # a shard of another version has other columns
-    digest = hashlib.sha256(json.dumps([FORMAT, columns, work.min_report_words, work.tasks]).encode())
-    for row, paths in zip(work.rows, files):
+def _plan_hash(job: ShardJob, files: list[tuple[Path, ...]]) -> str:
+    """A hash of everything that determines a shard: the source's rows, and size and modification time of their files."""
+    columns = [*_SOURCE_FIELDS.names, *job.extra.items(), *_FILE_FIELDS.names]  # differ between versions of this code
+    digest = hashlib.sha256(json.dumps([FORMAT, columns, job.min_report_words, job.tasks]).encode())
+    for row, paths in zip(job.rows, files):
         stats = []
         for path in paths:
             try:
@@ -142,55 +138,62 @@ def _plan_hash(work: ShardJob, files: list[tuple[Path, ...]]) -> str:
                 stats.append((stat.st_size, stat.st_mtime_ns))
             except OSError:
                 stats.append((-1, -1))
-        said = (row.record, str(row.path), row.patient, row.split, row.report, row.statements, row.labels, row.extra)
-        digest.update(json.dumps((*said, row.leads, row.rate_hz, row.units, stats)).encode() + b"\n")
+        values = (row.record, str(row.path), row.patient, row.split, row.report, row.statements, row.labels, row.extra)
+        digest.update(json.dumps((*values, row.leads, row.rate_hz, row.units, stats)).encode() + b"\n")
     return digest.hexdigest()
 
 
 def part_file(folder: Path, number: int, kind: str = "parquet") -> Path:
-    """A shard's table, or with "json" its marker."""
+    """The path of a shard's table, or with kind "json" of its marker."""
     return folder / "parts" / f"part-{number:05d}.{kind}"
 
 
 def _write_shard(
-    work: ShardJob, files: list[tuple[Path, ...]], plan: str, progress: Callable[[int], None] | None
+    job: ShardJob, files: list[tuple[Path, ...]], plan: str, progress: Callable[[int], None] | None
 ) -> Shard:
-    """The shard, written whole; memory stays at one recording and the table's lines."""
+    """Write a shard's samples, table and marker; in memory are one recording and the table's lines."""
     lines: list[dict[str, Any]] = []
     dropped: list[Dropped] = []
-    path = work.folder / Shard(work.number, 0, 0, ()).file
+    path = job.folder / Shard(job.number, 0, 0, ()).file
+
+    # the samples, one recording after the other, behind a header whose count is filled in at the end
     with replacing(path) as part, part.open("w+b") as out:
         n_written = 0
         _write_header(out, 0)
-        for n_done, (row, paths) in enumerate(zip(work.rows, files)):
+        for n_done, (row, paths) in enumerate(zip(job.rows, files)):
             if progress is not None:
                 progress(n_done)
-            found = _pack_row(row, paths, work.min_report_words)
-            if isinstance(found, Dropped):
-                dropped.append(found)
+            packed = _pack_row(row, paths, job.min_report_words)
+            if isinstance(packed, Dropped):
+                dropped.append(packed)
                 continue
-            line, samples = found
-            lines.append({**line, "shard": work.number, "offset": n_written})
+            line, samples = packed
+            lines.append({**line, "shard": job.number, "offset": n_written})
             _append(out, samples)
             n_written += len(samples) // 2
         out.seek(0)
-        _write_header(out, n_written)  # of constant length, whatever the count
+        _write_header(out, n_written)  # its length does not depend on the count
         out.flush()
         os.fsync(out.fileno())
-    shard = Shard(work.number, len(lines), path.stat().st_size, tuple(dropped))
-    write_table(part_file(work.folder, work.number), _table(work, lines))
+
+    # the table, then the marker: the shard is finished once the marker exists
+    shard = Shard(job.number, len(lines), path.stat().st_size, tuple(dropped))
+    write_table(part_file(job.folder, job.number), _table(job, lines))
     marker = {"plan": plan, **dataclasses.asdict(shard)}
-    write_text(part_file(work.folder, work.number, "json"), json.dumps(marker))
+    write_text(part_file(job.folder, job.number, "json"), json.dumps(marker))
     return shard
 
 
 def _pack_row(row: Row, files: tuple[Path, ...], min_report_words: int) -> tuple[dict[str, Any], bytes] | Dropped:
-    """A recording's line of the table and its samples as little-endian int16, or why it is dropped."""
-    said = reports.statements(row.report) if row.statements is None else list(row.statements)
-    text = reports.joined(said) if row.statements is None else row.report
+    """A recording's line of the table and its samples as little-endian int16, or the reason why it is dropped."""
+    # its report
+    statements = reports.statements(row.report) if row.statements is None else list(row.statements)
+    text = reports.joined(statements) if row.statements is None else row.report
     n_words = len(text.split())
     if n_words < min_report_words:
         return Dropped(row.record, "short_report", f"{n_words} words") if n_words else Dropped(row.record, "no_report")
+
+    # its samples; an error that is not about this recording's files is raised
     try:
         recording = read(row.path, leads=row.leads, rate_hz=row.rate_hz, units=row.units)
         twelve = twelve_leads.to_twelve_leads(dataclasses.replace(recording, name=row.record))
@@ -202,9 +205,11 @@ def _pack_row(row: Row, files: tuple[Path, ...], min_report_words: int) -> tuple
         if absent:
             return Dropped(row.record, "missing_file", str(absent[0]))
         return Dropped(row.record, "unreadable", str(error))
-    found = unusable_reason(twelve)
-    if found is not None:
-        return Dropped(row.record, *found)
+    reason = unusable_reason(twelve)
+    if reason is not None:
+        return Dropped(row.record, *reason)
+
+    # its line of the table
     packed = pack(twelve)
     samples = packed.samples.T.astype("<i2", copy=False).tobytes()
     line = {
@@ -213,7 +218,7 @@ def _pack_row(row: Row, files: tuple[Path, ...], min_report_words: int) -> tuple
         "split": row.split,
         "report": text,
         "report_words": n_words,
-        "statements": said,
+        "statements": statements,
         **row.extra,
         "rate_hz": twelve.rate_hz,
         "n_samples": twelve.n_samples,
@@ -233,15 +238,15 @@ def _pack_row(row: Row, files: tuple[Path, ...], min_report_words: int) -> tuple
     return line, samples
 
 
-def _table(work: ShardJob, lines: list[dict[str, Any]]) -> pa.Table:
-    """The lines as the index will have them: what the source said, what the files said, labels by name."""
-    extra = [(name, pa.string() if is_text else pa.float64()) for name, is_text in work.extra.items()]
+def _table(job: ShardJob, lines: list[dict[str, Any]]) -> pa.Table:
+    """The lines with the columns of the index: from the source, extra ones, from the files, then labels by name."""
+    extra = [(name, pa.string() if is_text else pa.float64()) for name, is_text in job.extra.items()]
     fields = [*_SOURCE_FIELDS, *pa.schema(extra), *_FILE_FIELDS]
     columns = {
         field.name: pa.array([_cell(line.get(field.name), field.type) for line in lines], field.type)
         for field in fields
     }
-    for task, classes in work.tasks.items():
+    for task, classes in job.tasks.items():
         for name in classes:
             values = [line["labels"].get(task, {}).get(name) for line in lines]
             columns[label_column(task, name)] = pa.array(values, pa.int8())
@@ -249,7 +254,7 @@ def _table(work: ShardJob, lines: list[dict[str, Any]]) -> pa.Table:
 
 
 def _cell(value: Any, kind: pa.DataType) -> Any:
-    """A text column takes numbers as text: a source may have both."""
+    """The value, converted to text in a text column: a source may have both numbers and text there."""
     return str(value) if value is not None and kind == pa.string() else value
 
 
@@ -257,19 +262,19 @@ def _cell(value: Any, kind: pa.DataType) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """The text in a file, written whole."""
+    """Write a text file; under its own name it is never incomplete."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """The table in a parquet file, written whole; the same table makes the same bytes."""
+    """Write a table to a parquet file, never incomplete under its own name; the same table gives the same bytes."""
     with replacing(path) as part:
         pq.write_table(table.combine_chunks(), part, compression="zstd")
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Whether an operation failed for want of room."""
+    """Whether an operation failed because the disk or the user's quota is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -285,7 +285,7 @@ def reconstruction_errors(run: Run, cohort: Cohort, rows: NDArray[Any]) -> dict[
 
     Empty for a run whose decoder is not given the specific part: there it cannot matter.
     """
-    if not getattr(run.method, "decodes_specific", False) or len(rows) < 2:
+    if not run.method.decodes_specific or len(rows) < 2:
         return {}
     drawn = np.sort(np.random.default_rng(0).permutation(rows)[:_RECONSTRUCTED])
     recordings = Recordings(cohort, run.config.signal, drawn)
@@ -296,10 +296,11 @@ def reconstruction_errors(run: Run, cohort: Cohort, rows: NDArray[Any]) -> dict[
         return {}
     errors = {}
     with frozen(run.method):
-        for name, specific_of in (("own", None), ("of another patient", torch.from_numpy(other).to(device))):
+        own = torch.arange(len(batch), device=device)
+        for name, specific_of in (("own", own), ("of another patient", torch.from_numpy(other).to(device))):
             with side_random():
                 torch.manual_seed(0)  # the same patches are hidden
-                samples, hidden = run.method.reconstruct(batch, specific_of=specific_of)
+                samples, hidden = run.method.reconstruct_with_specific(batch, specific_of)
             errors[name] = float((samples - batch.ecg).square()[hidden].mean())
     return errors
 

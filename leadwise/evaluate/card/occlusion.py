@@ -171,5 +171,5 @@ def _hidden(one: Batch, kept: list[torch.Tensor]) -> Batch:
 def _embed(run: Run, batch: Batch, part: str) -> Features:
     device = next((weight.device for weight in run.method.parameters()), torch.device("cpu"))
     with frozen(run.method), training_precision(run):
-        embedding: torch.Tensor = run.method.embed_ecg(batch.to(device), part)
+        embedding = run.method.embed_ecg(batch.to(device), part)
     return embedding.float().cpu().numpy()

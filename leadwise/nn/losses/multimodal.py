@@ -1,6 +1,6 @@
 """Losses: pure functions of tensors, one per equation, in mean form so that weights of one are a sensible start.
 
-Equation numbers are those of CG-DMER (arXiv 2602.21154). A term over pairs takes the rows of all processes, and in `mine`
+Equation numbers are those of CG-DMER (arXiv 2602.21154). A term over pairs takes the rows of all processes, and in `local_rows`
 the rows for which this process answers: the mean of all processes' values is then the loss of the whole batch. The table of
 all pairs is never held: it is gone through in blocks of columns, each computed anew in the backward pass.
 """
@@ -63,19 +63,19 @@ def siglip(
     scale: Tensor | float,
     bias: Tensor | float,
     treat: SameReport,
-    mine: slice = slice(None),
+    local_rows: slice = slice(None),
 ) -> Tensor:
-    """Eq. 6: -log sigmoid(y_ij (scale * ecg_i . text_j + bias)), summed over i in `mine` and all j, divided by the i's.
+    """Eq. 6: -log sigmoid(y_ij (scale * ecg_i . text_j + bias)), summed over i in `local_rows` and all j, divided by the i's.
 
     ecg, text: (B, D). report: (B, C) int64; two rows that agree in a column have the same report. `treat` says what a pair
     i != j with the same report is: a positive, a negative (the paper), or ignored.
     The paper prints scale 1 and bias 0; with unit vectors its best value is then the collapse of all pairs apart.
     """
-    anchor = ecg[mine]  # (b, D)
+    anchor = ecg[local_rows]  # (b, D)
 
     def block(columns: slice) -> Tensor:
         logits = scale * (anchor @ text[columns].T) + bias  # (b, c)
-        own, same = _relations(report, mine, columns)
+        own, same = _relations(report, local_rows, columns)
         loss = -F.logsigmoid(torch.where(same if treat == "positive" else own, logits, -logits).float())
         return (loss.masked_fill(same & ~own, 0.0) if treat == "ignore" else loss).sum()
 
@@ -89,9 +89,9 @@ def info_nce(
     scale: Tensor | float,
     treat: SameReport,
     form: ContrastForm,
-    mine: slice = slice(None),
+    local_rows: slice = slice(None),
 ) -> Tensor:
-    """Eqs. 7-9: mean over `mine` of the ECG-to-text and text-to-ECG cross-entropies; scale = 1 / tau.
+    """Eqs. 7-9: mean over `local_rows` of the ECG-to-text and text-to-ECG cross-entropies; scale = 1 / tau.
 
     standard: i = j is the target and stands in the denominator (symmetric InfoNCE).
     decoupled: the printed denominator, without k = i, for i = j only. literal: Eq. 9's sum over every i and j.
@@ -100,11 +100,11 @@ def info_nce(
     """
 
     def one_way(anchors: Tensor, others: Tensor) -> Tensor:
-        anchor = anchors[mine]  # (b, D)
+        anchor = anchors[local_rows]  # (b, D)
 
         def block(columns: slice) -> Tensor:
             logits = (scale * (anchor @ others[columns].T)).float()  # (b, c)
-            own, same = _relations(report, mine, columns)
+            own, same = _relations(report, local_rows, columns)
             shown = ~same | own if treat == "ignore" else torch.ones_like(own)
             if form == "literal":
                 target = shown
@@ -128,13 +128,13 @@ def aligned(
     report: Tensor,
     scale: Tensor | float,
     treat: SameReport,
-    mine: slice = slice(None),
+    local_rows: slice = slice(None),
     form: ContrastForm = "standard",
 ) -> Tensor:
     """`info_nce` of vectors of any length (B, D), by their cosines, in float32 whatever the precision around it."""
     with torch.autocast(ecg.device.type, enabled=False):  # logits of 14 and more want float32's digits
         unit = (F.normalize(ecg.float(), dim=-1), F.normalize(text.float(), dim=-1))
-        return info_nce(*unit, report, scale, treat, form, mine)
+        return info_nce(*unit, report, scale, treat, form, local_rows)
 
 
 def _relations(report: Tensor, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:

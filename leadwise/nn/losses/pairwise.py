@@ -1,6 +1,6 @@
 """Losses of what belongs together and what does not, one function each: records and reports, a patient's views, a view's kind.
 
-A term over pairs takes the rows of all processes, and in `mine` the rows for which this process answers, as in `losses`.
+A term over pairs takes the rows of all processes, and in `local_rows` the rows for which this process answers, as in `losses`.
 The others are means over records.
 """
 
@@ -44,15 +44,15 @@ def word_overlap(ids: Tensor, counted: Tensor, n_words: int) -> Tensor:
     return used @ used.T
 
 
-def patient_agreement(predicted: Tensor, target: Tensor, patient: Tensor, mine: slice = slice(None)) -> Tensor:
-    """SimSiam over patients: -cos(p_i, sg z_j), mean over every j of the same patient as i, then over i in `mine`.
+def patient_agreement(predicted: Tensor, target: Tensor, patient: Tensor, local_rows: slice = slice(None)) -> Tensor:
+    """SimSiam over patients: -cos(p_i, sg z_j), mean over every j of the same patient as i, then over i in `local_rows`.
 
     predicted, target: (B, D); patient: (B,) int64. Nothing is pushed apart, and no gradient reaches the target.
     """
     unit = F.normalize(target.detach().float(), dim=-1)
-    same = (patient[mine][:, None] == patient[None]).to(unit.dtype)  # (b, B)
+    same = (patient[local_rows][:, None] == patient[None]).to(unit.dtype)  # (b, B)
     centre = same @ unit / same.sum(1, keepdim=True)
-    return -(F.normalize(predicted[mine].float(), dim=-1) * centre).sum(-1).mean()
+    return -(F.normalize(predicted[local_rows].float(), dim=-1) * centre).sum(-1).mean()
 
 
 def forecast(predicted: Tensor, target: Tensor, there: Tensor) -> Tensor:

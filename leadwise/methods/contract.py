@@ -1,0 +1,210 @@
+"""The interface between a method file and the rest of the package.
+
+A method is one file in this folder, and the name of the file is the method's name in a config. The file defines two classes:
+
+    Config(MethodConfig)        a frozen dataclass: the settings, with the paper's values as defaults
+    Method(PretrainingMethod)   the model and its loss
+
+and may define these constants (`catalogue.MethodFile` has their defaults):
+
+    SMALL        dict: settings for two CPU cores; `leadwise reproduce` uses them where no config is given
+    ALSO_SMALL   tuple of dicts: the method's further rows in tables
+    SMALL_OPTIM  dict: settings of [optim] that go with SMALL
+    NEEDS        str: what the method needs of the data besides ECGs, reports or labels
+    SIGNAL       Signal: the paper's signal, where the default signal does not fit the paper's settings
+    REMOVED      dict: settings that earlier versions had, with the value that each has now
+    TINY         dict of variant name -> settings: the smallest settings, on which the contract tests run; {"": {...}} for one
+
+The module's docstring has the title, then the source (arXiv id, venue), a blank line, and the loss with the paper's equation
+numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from leadwise.batch import Batch, Signal
+from leadwise.nn.text import Tokenizer
+
+Terms = dict[str, Tensor]  # weighted loss terms, scalars, by name
+Features = dict[str, Tensor]  # what the comparison of records needs: tensors with one row per record
+
+
+def nonzero_weights(**weights: float) -> dict[str, float]:
+    """Return the weights that are not 0. A weight of 0 removes its term from the loss."""
+    return {name: weight for name, weight in weights.items() if weight}
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """Base class of the settings of a method, the table [method] of a config without its `name`."""
+
+    @property
+    def whole_batch(self) -> str:
+        """The setting that forbids gradient-accumulation passes, such as "method.encoder = 'resnet'"; '' if none does.
+
+        Batch norm, for example, needs a process's share of a batch in one pass.
+        """
+        return ""
+
+
+class PretrainingMethod(nn.Module):
+    """Base class of all pre-training methods. It declares every member that the rest of the package uses.
+
+    A method implements `__init__`, `embed_ecg` and either `forward` or, if its loss compares records with each other,
+    `local_terms` and `batch_terms`. Everything else is optional and has its default here.
+
+    Every trainable parameter takes part in the loss of every batch. Random numbers come from torch, numpy or random, whose
+    states the training loop seeds by step and pass.
+    """
+
+    # --- what the method is; class attributes, read without an instance
+
+    reads_reports: ClassVar[bool] = False
+    """Whether training needs reports. Then `make_tokenizer` and `load_tokenizer` return a tokenizer."""
+
+    learns_labels: ClassVar[bool] = False
+    """Whether training needs the labels of a task. Then `Config` has the setting `classes`, and a run belongs to one task."""
+
+    embeds_text: ClassVar[bool] = False
+    """Whether `embed_text` is implemented: zero-shot classification and retrieval need it."""
+
+    compares_records: ClassVar[bool] = False
+    """Whether the loss compares the records of a batch: `local_terms` and `batch_terms` are implemented, and not `forward`."""
+
+    falling_terms: ClassVar[tuple[str, ...]] = ()
+    """Loss terms that must fall, each by itself, in the contract test of twenty steps. The sum must always fall."""
+
+    # --- what an instance has
+
+    parts: tuple[str, ...] = ("backbone",)
+    """The embeddings that `embed_ecg` can return with these settings. "backbone" is always one of them."""
+
+    config: MethodConfig
+    signal: Signal
+    tokenizer: Tokenizer | None
+
+    weights: dict[str, float]
+    """The weight of each loss term, in the order of the log. A term without an entry has weight 1."""
+
+    def __init__(
+        self,
+        config: MethodConfig,
+        signal: Signal,
+        tokenizer: Tokenizer | None = None,
+        saved_folder: Path | None = None,
+    ) -> None:
+        """Set `config`, `signal` and `tokenizer`. Subclasses call this first and then build their modules.
+
+        Args:
+            config: the settings.
+            signal: leads, sampling rate, duration and normalisation of the ECGs.
+            tokenizer: what `make_tokenizer` or `load_tokenizer` returned.
+            saved_folder: the folder to which `save_extra` wrote, when the weights of a saved run will be loaded; else None.
+        """
+        super().__init__()
+        self.config, self.signal, self.tokenizer = config, signal, tokenizer
+        self.weights = {}
+
+    # --- the loss
+
+    def forward(self, batch: Batch) -> Terms:
+        """Return the weighted terms of the loss, by name. Training minimises their sum."""
+        if not self.compares_records:
+            raise NotImplementedError(
+                f"{type(self).__module__}: implement `forward`, or set compares_records = True and implement `local_terms` "
+                "and `batch_terms`"
+            )
+        terms, features = self.local_terms(batch)
+        terms = terms | self.batch_terms(features)
+        return {name: terms[name] for name in self.weights}
+
+    def local_terms(self, batch: Batch) -> tuple[Terms, Features]:
+        """Return the weighted terms that each record has by itself, and the features that `batch_terms` compares.
+
+        The records of a step may be split over several processes, and over several gradient-accumulation passes of each.
+        Local terms are means over the records of `batch`, with the number of records as the denominator, so that the mean
+        over equal shares is exact. Features are tensors with one row per record: vectors, and numbers that identify equal
+        reports or patients.
+
+        With several passes this is called twice on the same records, the second time for the gradient: both calls must
+        draw the same random numbers.
+        """
+        raise NotImplementedError(f"{type(self).__module__}: compares_records is True, but `local_terms` is missing")
+
+    def batch_terms(self, features: Features) -> Terms:
+        """Return the weighted terms that compare the records of the whole batch.
+
+        `features` holds the rows of all passes of this process, detached from the graph. `distributed.gather` adds the rows
+        of the other processes. Each term is the mean over this process's own rows, or the value of the whole batch.
+        """
+        raise NotImplementedError(f"{type(self).__module__}: compares_records is True, but `batch_terms` is missing")
+
+    # --- embeddings
+
+    def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
+        """Return (B, D) embeddings of whole ECGs, nothing masked, in eval mode. Any subset of leads may be observed.
+
+        Raises:
+            ValueError: `part` is not in `parts`, or nothing of a record was observed.
+        """
+        raise NotImplementedError(f"{type(self).__module__}: `embed_ecg` is missing")
+
+    def embed_text(self, texts: list[str]) -> Tensor:
+        """Return (K, D) unit vectors of K texts, in the space of the part "shared". Needs `embeds_text`."""
+        raise NotImplementedError(f"{type(self).__module__} embeds no texts")
+
+    def reconstruct(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the ECG (B, L, T) in mV with masked samples reconstructed, and which samples those are. For pictures."""
+        raise NotImplementedError(f"{type(self).__module__} reconstructs no ECG")
+
+    @property
+    def decodes_specific(self) -> bool:
+        """Whether `reconstruct` uses the part "specific" with these settings; then `reconstruct_with_specific` is implemented."""
+        return False
+
+    def reconstruct_with_specific(self, batch: Batch, specific_of: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same as `reconstruct`, with the part "specific" of the records `specific_of` (B,) of the batch."""
+        raise NotImplementedError(f"{type(self).__module__} does not decode the part 'specific'")
+
+    # --- the tokenizer, and what a run folder stores
+
+    @staticmethod
+    def make_tokenizer(config: Any, texts: Iterable[str]) -> Tokenizer | None:
+        """Return a new run's tokenizer, made from the training reports `texts`; None for a method without reports.
+
+        `config` is an instance of the method's own Config.
+        """
+        return None
+
+    @staticmethod
+    def load_tokenizer(folder: Path) -> Tokenizer | None:
+        """Return the tokenizer stored in `folder`, a run's tokenizer/; None for a method without reports."""
+        return None
+
+    def save_extra(self, folder: Path) -> None:
+        """Write to `folder`, a run's tokenizer/, what `__init__` needs besides settings, tokenizer and weights."""
+
+    # --- training
+
+    def after_step(self, progress: float) -> None:
+        """Update what no gradient updates, such as a momentum teacher, after a step. `progress` goes from 0 to 1."""
+
+    def measure(self, batch: Batch) -> dict[str, float]:
+        """Return further figures for the log, on a batch of held-out patients."""
+        return {}
+
+    @property
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """Trainable parameters with borrowed weights; they get a lower learning rate (optim.pretrained_lr_scale)."""
+        return []
+
+    @property
+    def compilable_modules(self) -> list[nn.Module]:
+        """Modules that torch.compile may compile: those that draw no random numbers."""
+        return []
