@@ -1,4 +1,4 @@
-"""The layers of the package, and that what the documents name exists."""
+"""The layers of the package, and that its tree in CONTRIBUTING.md is true."""
 
 from __future__ import annotations
 
@@ -150,26 +150,3 @@ def test_the_tree_in_contributing_is_true() -> None:
     there = {str(p.relative_to(ROOT)) for p in PACKAGE.glob("*.py") if not p.name.startswith("__")}
     there |= {str(p.parent.relative_to(ROOT)) for p in FILES if p.name == "__init__.py" and p.parent != PACKAGE}
     assert there == written
-
-
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
-def test_commands_in_the_documents_exist(document: str) -> None:
-    from typer.main import get_command
-
-    from leadwise.cli import app
-
-    group = get_command(app)
-    text = (ROOT / document).read_text()
-    called = re.findall(r"^\s*(?:\$ )?leadwise ([a-z]+)(.*)$", text, re.M)
-    assert called or document != "README.md"
-    for verb, rest in called:
-        assert verb in group.commands, f"{document}: leadwise {verb}"
-        command = group.commands[verb]
-        if hasattr(command, "commands"):  # a verb of several, such as prompts
-            below = rest.split()[0]
-            assert below in command.commands, f"{document}: leadwise {verb} {below}"
-            command = command.commands[below]
-        known = {option for p in command.params for option in (*p.opts, *p.secondary_opts)} | {"--help"}
-        assert set(re.findall(r"(?<=\s)--?[a-z][a-z-]*", rest)) <= known, f"{document}: leadwise {verb}{rest}"
-    for config in re.findall(r"configs/\w+\.toml", text):
-        assert (ROOT / config).is_file(), config

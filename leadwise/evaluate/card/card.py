@@ -29,7 +29,7 @@ from leadwise.evaluate.classifiers import (
 from leadwise.evaluate.embed import (
     EmbedError,
     Features,
-    count_training_patients,
+    count_leaked_patients,
     embed_cohort,
 )
 from leadwise.evaluate.logistic_regression import ProbeError
@@ -263,7 +263,7 @@ def describe_run(run: Run, cohort: Cohort) -> dict[str, Any]:
                    "recordings": {split: len(cohort.rows(split)) for split in ("train", "val", "test")}},
         "n_people_tested": len(cohort.patients.distinct(test)),
         "n_people_tested_and_trained_on": (
-            count_training_patients(run, cohort, test) if "people" in provenance else None
+            count_leaked_patients(run, cohort, test) if "people" in provenance else None
         ),
     }  # fmt: skip
 
@@ -281,7 +281,9 @@ def _classifiers(context: _CardContext, run: Run, task: str) -> list[Classifier]
     except ProbeError as error:
         context.remarks.append(f"Task {task} is not probed: {error}.")
     if not has_text_encoder(run):
-        context.remarks.append("There are no zero-shot scores: the run was trained on ECGs only and has no text encoder.")
+        context.remarks.append(
+            "There are no zero-shot scores: the run was trained on ECGs only and has no text encoder."
+        )
         return classifiers
     try:
         classifiers.append(zeroshot_classifier(run, context.cohort, task, context.prompt_file))

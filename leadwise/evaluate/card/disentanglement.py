@@ -33,7 +33,9 @@ from leadwise.run import Run, side_random
 PARTS = ("backbone", "shared", "specific", "both")
 KS = (1, 5, 10)
 
-_STRENGTHS = tuple(float(10.0**power) for power in range(-2, 5))  # ridge penalties, in units of the mean variance of the inputs
+_STRENGTHS = tuple(
+    float(10.0**power) for power in range(-2, 5)
+)  # ridge penalties, in units of the mean variance of the inputs
 _MAX_REPORTS = 2000  # training reports for the map from an ECG's parts to its report
 _N_RECONSTRUCTED = 64
 _N_TWIN_TRAIN = 1000
@@ -157,9 +159,7 @@ def measure_disentanglement(
     probes = {}
     for done, part in enumerate(parts, start=1):
         scores = probe_classifier(features[part], probe_task, part).scores(features[part][test])
-        probes[part] = auroc_score(
-            probe_task.labels[test], scores, probe_task.patient[test], probe_task.classes
-        )
+        probes[part] = auroc_score(probe_task.labels[test], scores, probe_task.patient[test], probe_task.classes)
         if progress is not None:
             progress("probe of each part", done, len(parts))
 
@@ -175,9 +175,7 @@ def measure_disentanglement(
     rank = {part: effective_rank(features[part][test]) for part in parts}
     if twin and overlap:
         untrained_overlap = _untrained_overlap(run, twin, cohort, rows, train, test, progress)
-    return Disentanglement(
-        task, len(test), width, rank, probes, overlap, untrained_overlap, retrieval, reconstruction
-    )
+    return Disentanglement(task, len(test), width, rank, probes, overlap, untrained_overlap, retrieval, reconstruction)
 
 
 def _untrained_overlap(

@@ -45,7 +45,7 @@ UNITS = {"read 1000 times too large": 1000.0, "read 1000 times too small": 0.001
 _RECORDER_HZ = 500  # rate at which mains hum is added, before the filter that resamples the ECG too
 _WANDER_HZ = (0.05, 0.5)
 _MIN_OBSERVED_S = (
-    2.0  # every recorded lead of a record must be observed without a gap for this long, so that no change leaves it empty
+    2.0  # seconds without a gap that every recorded lead must have, so that no change leaves a record empty
 )
 
 
@@ -171,7 +171,9 @@ def _add_noise(
     n = real.sum(-1, keepdim=True).clamp(min=1)
     centred = (batch.ecg - (batch.ecg * real).sum(-1, keepdim=True) / n) * real
     power = centred.square().sum((1, 2)) / real.sum((1, 2)).clamp(min=1)  # (B,) mV squared
-    samples = np.stack([noise(np.random.default_rng([zlib.crc32(kind.encode()), _seed(name)])) for name in batch.record])
+    samples = np.stack(
+        [noise(np.random.default_rng([zlib.crc32(kind.encode()), _seed(name)])) for name in batch.record]
+    )
     unit = torch.from_numpy(samples).to(batch.ecg)
     size = (power * 10 ** (-snr_db / 10)).sqrt()[:, None, None]
     return replace(batch, ecg=batch.ecg + size * unit * real)
@@ -226,7 +228,9 @@ class ChangedRecordings(Recordings):
         return self.change.apply(super().batch(positions))
 
 
-def complete_rows(cohort: Cohort, signal: Signal, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def complete_rows(
+    cohort: Cohort, signal: Signal, rows: NDArray[np.integer]
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Return the rows whose recorded leads are all observed for two seconds without a gap, and the recorded leads.
 
     No change leaves such a row empty. The recorded leads are those of the signal that any row has for that long.
