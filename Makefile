@@ -1,7 +1,7 @@
 PYTHON ?= python3
 IN_VENV = $(PYTHON) tools/bootstrap.py --
 
-.PHONY: setup demo test check format
+.PHONY: setup demo test check docs format
 
 setup:
 	$(PYTHON) tools/bootstrap.py
@@ -17,6 +17,10 @@ check:
 	$(IN_VENV) ruff check .
 	$(IN_VENV) mypy
 	$(IN_VENV) pytest
+
+docs:
+	$(IN_VENV) sphinx-build -q -W --keep-going -b html docs docs/_build
+	@echo open docs/_build/index.html
 
 format:
 	$(IN_VENV) ruff format .

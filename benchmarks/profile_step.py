@@ -70,7 +70,7 @@ def profile(path: Path, batch_size: int, rounds: int) -> tuple[list[dict[str, ob
 
     @torch.no_grad()
     def prepare() -> Tensor:
-        viewed = method._view(batch)
+        viewed = method.training_view(batch)
         clean, whole = method._patches(viewed)
         method._noisy(clean, whole)
         masking.draw_visible(whole, run.config.method["mask_ratio"])

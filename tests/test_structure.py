@@ -1,4 +1,4 @@
-"""The layers of the package, and that what the documents name exists."""
+"""The layers of the package, and that its tree in CONTRIBUTING.md is true."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ LAYERS = (  # from the top; a module imports only from layers below its own, and
 )
 LEVEL = {name: len(LAYERS) - depth for depth, layer in enumerate(LAYERS) for name in layer}
 METHODS_MAY_USE = {"nn", "batch", "distributed", "config"}  # a method file; never the data, never another method
+BY_CONTRACT = {("methods", "Config"), ("methods", "Method"), ("sources", "Options")}  # one in every file of the folder
 SHARED_BY_METHODS = {"catalogue", "contract"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -112,13 +113,11 @@ def test_a_name_is_imported_from_the_module_that_defines_it() -> None:
 
 
 def test_no_two_classes_have_the_same_name() -> None:
-    """Except `Config` and `Method`, which every method file has."""
+    """Except `Config` and `Method`, which every method file has, and `Options`, which every source has."""
     places: dict[str, list[str]] = {}
     for path in FILES:
         for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ClassDef) and not (
-                path.parent.name == "methods" and node.name in ("Config", "Method")
-            ):
+            if isinstance(node, ast.ClassDef) and (path.parent.name, node.name) not in BY_CONTRACT:
                 places.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
     assert not {name: files for name, files in places.items() if len(files) > 1}
 
@@ -150,26 +149,3 @@ def test_the_tree_in_contributing_is_true() -> None:
     there = {str(p.relative_to(ROOT)) for p in PACKAGE.glob("*.py") if not p.name.startswith("__")}
     there |= {str(p.parent.relative_to(ROOT)) for p in FILES if p.name == "__init__.py" and p.parent != PACKAGE}
     assert there == written
-
-
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
-def test_commands_in_the_documents_exist(document: str) -> None:
-    from typer.main import get_command
-
-    from leadwise.cli import app
-
-    group = get_command(app)
-    text = (ROOT / document).read_text()
-    called = re.findall(r"^\s*(?:\$ )?leadwise ([a-z]+)(.*)$", text, re.M)
-    assert called or document != "README.md"
-    for verb, rest in called:
-        assert verb in group.commands, f"{document}: leadwise {verb}"
-        command = group.commands[verb]
-        if hasattr(command, "commands"):  # a verb of several, such as prompts
-            below = rest.split()[0]
-            assert below in command.commands, f"{document}: leadwise {verb} {below}"
-            command = command.commands[below]
-        known = {option for p in command.params for option in (*p.opts, *p.secondary_opts)} | {"--help"}
-        assert set(re.findall(r"(?<=\s)--?[a-z][a-z-]*", rest)) <= known, f"{document}: leadwise {verb}{rest}"
-    for config in re.findall(r"configs/\w+\.toml", text):
-        assert (ROOT / config).is_file(), config

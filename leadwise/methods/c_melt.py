@@ -192,12 +192,12 @@ class Method(WithReports, PretrainingMethod):
 
     def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The weighted terms that each record has for itself, and what `batch_terms` compares, one row per record."""
-        shown = self.shown(batch)
-        report = report_numbers(batch, shown)
-        patches, usable = self._patches(shown)
+        view = self.training_view(batch)
+        report = report_numbers(batch, view)
+        patches, usable = self._patches(view)
         visible = masking.draw_visible(usable, self.config.mask_ratio)
         seen = self.ecg(patches, visible)
-        tokens, _ = self.text.tokenize(list(shown.report))
+        tokens, _ = self.text.tokenize(list(view.report))
         cloze = self._hide_words(tokens)
         states, e_text = self.text(cloze.question)
 
@@ -212,10 +212,10 @@ class Method(WithReports, PretrainingMethod):
 
         terms: dict[str, Tensor] = {}
         if self.config.w_mlm:
-            terms["L_MLM"] = self._words(cloze, end_text[: len(shown)])
+            terms["L_MLM"] = self._words(cloze, end_text[: len(view)])
         if self.config.w_mem:
-            mixed = fused[self.config.mem_layer][1][: len(shown)]
-            terms["L_MEM"] = self._hidden_ecg(shown, replace(seen, tokens=mixed), usable, visible)
+            mixed = fused[self.config.mem_layer][1][: len(view)]
+            terms["L_MEM"] = self._hidden_ecg(view, replace(seen, tokens=mixed), usable, visible)
         terms["L_ETM"] = pairwise.matching(own, other, there)
         features = {"ecg": self._pooled(seen, self.ecg_shared), "text": self.text_head(e_text), "report": report}
         return {name: self.weights[name] * term for name, term in terms.items()}, features

@@ -154,10 +154,10 @@ class Method(WithReports, PretrainingMethod):
 
     def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """No term of a record by itself; and what `batch_terms` compares, one row per record."""
-        shown = self.shown(batch)
-        z_ecg, latent = self._project(self.ecg(scaled(shown, self.signal)))
-        z_text = self.text_head(self.text.read(list(shown.report)))
-        features = {"ecg": z_ecg, "text": z_text, "report": report_numbers(batch, shown)}
+        view = self.training_view(batch)
+        z_ecg, latent = self._project(self.ecg(scaled(view, self.signal)))
+        z_text = self.text_head(self.text.read(list(view.report)))
+        features = {"ecg": z_ecg, "text": z_text, "report": report_numbers(batch, view)}
         if self.config.w_uma:
             features |= {"view_1": self.dropout(self.view_1(latent)), "view_2": self.dropout(self.view_2(latent))}
         return {}, features

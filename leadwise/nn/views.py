@@ -130,7 +130,7 @@ def pair_view(batch: Batch, settings: PairViewSettings, signal: Signal) -> Batch
     return replace(batch, ecg=ecg, observed=observed, report=report)
 
 
-def report_numbers(said: Batch, shown: Batch) -> Tensor:
-    """(B, 2) int64: by which two records are known to have the same report, the whole or the view of it."""
-    # by the whole reports too: two views of one report are still the same report
-    return torch.stack([reports.numbers(said.report), reports.numbers(shown.report)], dim=-1).to(shown.ecg.device)
+def report_numbers(batch: Batch, view: Batch) -> Tensor:
+    """(B, 2) int64: hashes of each record's whole report and of its view; records that agree in one have the same report."""
+    # whole reports too, because two views of one report can differ and are still the same report
+    return torch.stack([reports.numbers(batch.report), reports.numbers(view.report)], dim=-1).to(view.ecg.device)
