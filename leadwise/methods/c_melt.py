@@ -64,7 +64,7 @@ from leadwise.nn.report_tower import (
     WithReports,
 )
 from leadwise.nn.text import Tokenizer, Tokens
-from leadwise.nn.views import PairViewSettings, report_numbers
+from leadwise.nn.views import PairViewSettings, report_ids
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class Method(WithReports, PretrainingMethod):
     def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The weighted terms that each record has for itself, and what `batch_terms` compares, one row per record."""
         view = self.training_view(batch)
-        report = report_numbers(batch, view)
+        report = report_ids(batch, view)
         patches, usable = self._patches(view)
         visible = masking.draw_visible(usable, self.config.mask_ratio)
         seen = self.ecg(patches, visible)
@@ -240,7 +240,7 @@ class Method(WithReports, PretrainingMethod):
         backbone: the encoder's normed vector (the probe's feature). shared: unit vectors in the space of `embed_text`.
 
         Raises:
-            ValueError: an unknown part, or a record of which nothing was observed.
+            ValueError: an unknown part, or a record without an observed sample.
         """
         check_part(part, self.parts)
         seen = self.ecg(*self._patches(batch))
@@ -282,7 +282,7 @@ class Method(WithReports, PretrainingMethod):
         special: Tensor = self.special  # type: ignore[assignment]
         counted = tokens.real & ~torch.isin(tokens.ids, special)
         close = pairwise.word_overlap(tokens.ids, counted, len(self.tokenizer))
-        return pairwise.strange_rows(close, report, self.config.far_share)
+        return pairwise.sample_dissimilar_reports(close, report, self.config.far_share)
 
     def _match(self, text: Tensor, ecg: Tensor, text_real: Tensor, ecg_real: Tensor | None) -> Tensor:
         """(B,) logits of whether two fused sequences belong together."""

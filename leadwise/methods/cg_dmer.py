@@ -61,7 +61,7 @@ from leadwise.nn.patches import ConvTokenizer, patchify
 from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextEncoderSettings, WithReports
 from leadwise.nn.targets import Target
 from leadwise.nn.text import Tokenizer, Tokens
-from leadwise.nn.views import report_numbers
+from leadwise.nn.views import report_ids
 
 TEMPERATURE = 0.07  # tau of Eqs. 7-8
 TEXT_MASK_RATIO = 0.15  # share of a report's tokens that Eq. 3 hides
@@ -229,7 +229,7 @@ class Method(WithReports, PretrainingMethod):
         text_sh, ecg_sh = self.text_shared(e_text), [self.ecg_shared(e) for e in e_ecg]
 
         # features of Eqs. 6-9
-        features = {"ecg": torch.stack(ecg_sh, dim=1), "text": text_sh, "report": report_numbers(batch, view)}
+        features = {"ecg": torch.stack(ecg_sh, dim=1), "text": text_sh, "report": report_ids(batch, view)}
 
         # Eqs. 2, 3 and 5
         terms: dict[str, Tensor] = {}

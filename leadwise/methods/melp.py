@@ -64,7 +64,7 @@ from leadwise.nn.report_tower import (
     WithReports,
 )
 from leadwise.nn.text import ReportDecoder, Tokenizer, Tokens
-from leadwise.nn.views import PairViewSettings, report_numbers
+from leadwise.nn.views import PairViewSettings, report_ids
 from leadwise.nn.vit import ViT
 
 
@@ -168,7 +168,7 @@ class Method(WithReports, PretrainingMethod):
         states, e_text = self.text(words)
         beats = self._beats(found, real)
         terms: dict[str, Tensor] = {}
-        features = {"ecg": beats.mean(1), "text": self.text_head(e_text), "report": report_numbers(batch, view)}
+        features = {"ecg": beats.mean(1), "text": self.text_head(e_text), "report": report_ids(batch, view)}
         if c.w_beat:
             where = local_alignment.statement_numbers(words, self.closing, self.special, c.n_statements)
             means, n_said = local_alignment.statement_means(states, *where, c.n_statements)
@@ -201,7 +201,7 @@ class Method(WithReports, PretrainingMethod):
         backbone: the encoder's mean (the probe's feature). shared: unit vectors in the space of `embed_text`.
 
         Raises:
-            ValueError: an unknown part, or a record of which nothing was observed.
+            ValueError: an unknown part, or a record without an observed sample.
         """
         check_part(part, self.parts)
         if part == "backbone":
