@@ -227,7 +227,7 @@ def test_an_epoch_is_dealt_out_whole(n: int, n_ranks: int) -> None:
 
 
 def test_a_share_that_is_not_equal_is_refused() -> None:
-    with pytest.raises(ValueError, match="rank 0 of 3 has no equal share in batches of 8"):
+    with pytest.raises(ValueError, match="rank 0 of 3 has no equal share of a batch of 8; use a multiple of 3"):
         Sampler(20, 8, 0, 0, 3)
 
 
