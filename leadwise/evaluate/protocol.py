@@ -184,7 +184,7 @@ class ProtocolReport:
 
     def to_json(self) -> dict[str, Any]:
         task = self.legacy_task
-        missing = dict(task.cohort.found.missing) if isinstance(task.cohort, PublishedCohort) else None
+        missing = dict(task.cohort.matched.missing) if isinstance(task.cohort, PublishedCohort) else None
         counts = {f"n_{split}": len(task.task.rows(split)) for split in ("train", "val", "test")}
         return {
             "command": "probe",
