@@ -72,7 +72,7 @@ def _process(rank: int, home: Path) -> None:
 def _still(views: Views, batch: Batch) -> View:
     """Views that draw nothing: the earlier and the later half of each record, by turns."""
     views.turn = 1 - getattr(views, "turn", 1)
-    half = views.n_kept // views.grid * views.grid
+    half = views.n_crop // views.grid * views.grid
     cut = slice(views.turn * half, (1 + views.turn) * half)
     shown = dataclasses.replace(batch, ecg=batch.ecg[..., cut], observed=batch.observed[..., cut])
     return View(shown, torch.full((len(batch),), views.turn * half))
@@ -227,7 +227,7 @@ def test_an_epoch_is_dealt_out_whole(n: int, n_ranks: int) -> None:
 
 
 def test_a_share_that_is_not_equal_is_refused() -> None:
-    with pytest.raises(ValueError, match="rank 0 of 3 has no equal share in batches of 8"):
+    with pytest.raises(ValueError, match="rank 0 of 3 has no equal share of a batch of 8; use a multiple of 3"):
         Sampler(20, 8, 0, 0, 3)
 
 
