@@ -248,7 +248,7 @@ class Method(WithReports, PretrainingMethod):
 
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms that compare records: of the whole batch, including other processes' records."""
-        every = distributed.gathered(features)
+        every = distributed.gather_features(features)
         text, report = every["text"], every["report"]
         local_rows = distributed.local_rows(len(text))
         views = every["ecg"].unbind(1)  # one (B, D) per encoder pass

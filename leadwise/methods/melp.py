@@ -181,7 +181,7 @@ class Method(WithReports, PretrainingMethod):
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms that need every record of the batch at once, those of other processes too."""
         c = self.config
-        every = distributed.gathered(features)
+        every = distributed.gather_features(features)
         local_rows = distributed.local_rows(len(every["report"]))
         rhythm = multimodal.aligned(
             every["ecg"], every["text"], every["report"], self.log_scale.exp(), c.same_report, local_rows

@@ -164,7 +164,7 @@ class Method(PretrainingMethod):
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms over the whole batch, other processes' records too."""
         c = self.config
-        every = distributed.gathered(features)
+        every = distributed.gather_features(features)
         seen = every["seen"].bool()
         local_rows = distributed.local_rows(len(seen))
         with torch.autocast(seen.device.type, enabled=False):
