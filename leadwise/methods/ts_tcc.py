@@ -164,7 +164,7 @@ class Method(PretrainingMethod):
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms over the whole batch, other processes' records too."""
         c = self.config
-        every = distributed.gathered(features)
+        every = distributed.gather_features(features)
         seen = every["seen"].bool()
         local_rows = distributed.local_rows(len(seen))
         with torch.autocast(seen.device.type, enabled=False):
@@ -177,7 +177,7 @@ class Method(PretrainingMethod):
         """(B, D) embeddings of ECGs: the mean of the encoder's sequence; any subset of leads may be observed.
 
         Raises:
-            ValueError: an unknown part, or a record of which nothing was observed.
+            ValueError: an unknown part, or a record without an observed sample.
         """
         check_part(part, self.parts)
         return mean_of(*self._sequence(batch))
