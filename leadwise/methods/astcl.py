@@ -130,6 +130,7 @@ class _Seen:
 
 class Method(PretrainingMethod):
     compares_records = True
+    falling_terms = ("L_pat", "L_st")
     config: Config
     electrodes: Tensor
 

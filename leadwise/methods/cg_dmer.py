@@ -141,6 +141,7 @@ TINY = {
 
 
 class Method(WithReports, PretrainingMethod):
+    falling_terms = ("L_cons", "L_e_rec", "L_t_rec", "L_orth", "L_siglip")
     config: Config
     parts: tuple[str, ...] = ("backbone", "shared", "specific", "both")
 

@@ -129,6 +129,7 @@ TINY = {
 
 
 class Method(WithReports, PretrainingMethod):
+    falling_terms = ("L_rhythm", "L_beat", "L_token")
     config: Config
     closing: Tensor
     special: Tensor

@@ -111,6 +111,7 @@ TINY = {
 
 
 class Method(WithReports, PretrainingMethod):
+    falling_terms = ("L_mem", "L_nce")
     config: Config
 
     def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, saved_folder: Path | None = None) -> None:

@@ -118,6 +118,7 @@ TINY = {
 
 
 class Method(WithReports, PretrainingMethod):
+    falling_terms = ("L_CMA", "L_UMA")
     config: Config
 
     def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, saved_folder: Path | None = None) -> None:

@@ -117,6 +117,7 @@ TINY = {
 
 class Method(PretrainingMethod):
     compares_records = True
+    falling_terms = ("L_TC_s", "L_TC_w", "L_CC")
     config: Config
     electrodes: Tensor
 
