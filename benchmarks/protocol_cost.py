@@ -63,7 +63,7 @@ def page(report: ProtocolReport, command: str, note: str, seconds: float) -> str
 Command: `{command}`, {seconds:.0f} s. {describe()}.
 {note}
 
-Recordings: {counts}; splits are {source}. People of the test split seen in pre-training: {report.n_training_patients}.
+Recordings: {counts}; splits are {source}. People of the test split seen in pre-training: {report.n_leaked_patients}.
 Macro AUROC x 100 with 95 % intervals from 1,000 bootstraps of patients. Differences are to MERL's trainer without a fault, with
 the same patients drawn for both; the epoch is not chosen anew in a resampling. "Another seed" is the yardstick: it draws other
 labels (below 100 %), another order and other first weights. "Learnable only": macro AUROC over the classes that every draw of

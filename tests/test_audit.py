@@ -1,4 +1,4 @@
-"""`leadwise check`: every planted fault is found, named and counted; a clean cohort has no error; no report is shown."""
+"""`leadwise check` finds, names and counts every planted fault, finds no error in a clean cohort, and prints no report."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from leadwise import run as runs
 from leadwise.batch import LEADS
 from leadwise.cli import app
 from leadwise.data.audit import near_duplicates
-from leadwise.data.audit.audit import Audit, audit
+from leadwise.data.audit.audit import Audit, audit_cohort
 from leadwise.data.audit.finding import Finding
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.layout import CohortError, sha256
 from leadwise.data.cohort.prepare import write
 from leadwise.data.sources import simulated
 from leadwise.data.sources.source import Row, Source
-from leadwise.pages import audit as checks
+from leadwise.pages import audit as audit_page
 from leadwise.pictures import histogram
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
@@ -41,7 +41,7 @@ Change = Callable[[dict[str, np.ndarray], list[Row]], None]
 
 
 def heart(seed: int, rate_hz: int = RATE_HZ, duration_s: float = 10.0) -> np.ndarray:
-    """(T, 12) mV: uneven beats of QRS and T, eight leads of their own size, four by the algebra of the frontal plane."""
+    """Return an ECG (T, 12) mV: irregular beats of QRS and T, eight leads of different sizes, four computed from I and II."""
     rng = np.random.default_rng(seed)
     t = np.arange(round(duration_s * rate_hz)) / rate_hz
     beats = np.cumsum(rng.uniform(0.7, 1.0, 20)) - rng.uniform(0, 0.8)
@@ -53,8 +53,8 @@ def heart(seed: int, rate_hz: int = RATE_HZ, duration_s: float = 10.0) -> np.nda
     return np.stack([i, ii, ii - i, -(i + ii) / 2, i - ii / 2, ii - i / 2, *own[2:]]).T
 
 
-def made(folder: Path, change: Change | None = None, name: str = "made", first: int = 0) -> Cohort:
-    """A cohort of 60 sound recordings of 30 patients, after `change` planted what it likes."""
+def make_cohort(folder: Path, change: Change | None = None, name: str = "made", first: int = 0) -> Cohort:
+    """Return a cohort of 60 clean recordings of 30 patients, into which `change` may plant faults."""
     signals = {f"r{k:02d}": heart(k) for k in range(first, first + N)}
     rows = [
         Row(
@@ -81,7 +81,7 @@ def made(folder: Path, change: Change | None = None, name: str = "made", first: 
 
 
 def altered(cohort: Cohort, column: str, values: dict[str, str]) -> Cohort:
-    """The cohort with other cells in its index, as another program would leave it: `write` refuses such faults."""
+    """Return the cohort with edited cells in its index, as another program could leave it; `write` refuses such faults."""
     path = cohort.folder / "index.parquet"
     table = pq.read_table(path)
     names = table["record"].to_pylist()
@@ -94,9 +94,9 @@ def altered(cohort: Cohort, column: str, values: dict[str, str]) -> Cohort:
     return Cohort.open(cohort.folder)
 
 
-def found(result: Audit, begin: str) -> Finding:
-    (one,) = (finding for finding in result.findings if finding.check.startswith(begin))
-    return one
+def finding_of(result: Audit, begin: str) -> Finding:
+    (finding,) = (finding for finding in result.findings if finding.check.startswith(begin))
+    return finding
 
 
 def names(finding: Finding) -> list[str]:
@@ -113,11 +113,11 @@ def with_row(rows: list[Row], record: str, **changes: object) -> None:
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
-    return made(tmp_path_factory.mktemp("sound") / "a")
+    return make_cohort(tmp_path_factory.mktemp("sound") / "a")
 
 
 def test_a_sound_cohort_has_no_error_and_no_warning(sound: Cohort) -> None:
-    result = audit(sound)
+    result = audit_cohort(sound)
     assert [f for f in result.findings if f.severity != "note"] == []
     assert len(result.measures.row) == N
     counts = {(c.name, *c.positive, *c.negative) for c in result.classes}
@@ -128,7 +128,7 @@ def test_a_sound_cohort_has_no_error_and_no_warning(sound: Cohort) -> None:
 def test_a_simulated_cohort_has_no_error(tmp_path: Path) -> None:
     simulated.simulate(tmp_path / "ecgs", 60, 3)
     write(simulated.read_source(tmp_path / "ecgs"), tmp_path / "cohort")
-    result = audit(Cohort.open(tmp_path / "cohort"))
+    result = audit_cohort(Cohort.open(tmp_path / "cohort"))
     assert result.count("error") == 0, [f for f in result.findings if f.severity == "error"]
 
 
@@ -160,8 +160,8 @@ def plant(signals: dict[str, np.ndarray], rows: list[Row]) -> None:
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cohort, Audit]:
-    cohort = made(tmp_path_factory.mktemp("planted") / "a", plant)
-    return cohort, audit(cohort)
+    cohort = make_cohort(tmp_path_factory.mktemp("planted") / "a", plant)
+    return cohort, audit_cohort(cohort)
 
 
 @pytest.mark.parametrize(
@@ -170,16 +170,16 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cohort, Audit]:
         ("flat leads", "warning", 1, ["r00"], "V2"),
         ("missing samples", "warning", 1, ["r01"], "up to 48%"),
         ("gaps", "note", 1, ["r02"], "V1"),
-        ("amplitudes beyond", "warning", 2, ["r08", "r03"], "30 mV; beyond in V3"),
+        ("implausible amplitudes", "warning", 2, ["r08", "r03"], "30 mV; above the limit in V3"),
         ("lead order", "warning", 1, ["r04"], "aVL/aVF swapped"),
-        ("leads that are copies", "warning", 1, ["r05"], "V3 = V4"),
+        ("identical leads", "warning", 1, ["r05"], "V3 = V4"),
         ("upsampled", "note", 1, ["r06"], "of 125 Hz"),
         ("mains hum", "note", 1, ["r07"], "at 60 Hz"),
         ("units", "warning", 1, ["r08"], "mV"),
         ("odd length", "warning", 1, ["r09"], "3 s"),
         ("near-duplicate signals, patients", "error", 2, ["r12"], "train, like r40 in test"),
         ("near-duplicate signals of one", "warning", 2, ["r14"], "train, like r15 in train"),
-        ("signals alike", "warning", 2, ["r16"], "train, like r50 in test"),
+        ("similar signals", "warning", 2, ["r16"], "train, like r50 in test"),
         ("task rhythm, labels partly known", "warning", 1, ["r11"], "1 of 2 known"),
         ("without a report", "note", 1, ["r20"], ""),
     ],
@@ -187,7 +187,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cohort, Audit]:
 def test_each_planted_fault_is_found_named_and_counted(
     planted: tuple[Cohort, Audit], check: str, severity: str, n: int, records: list[str], detail: str
 ) -> None:
-    finding = found(planted[1], check)
+    finding = finding_of(planted[1], check)
     assert (finding.severity, finding.n, names(finding)) == (severity, n, records)
     assert detail in finding.examples[-1].detail
 
@@ -210,13 +210,13 @@ def test_patients_in_two_splits_and_copies_to_the_bit(tmp_path: Path) -> None:
         signals["r01"] = signals["r00"]  # of one patient, as `write` allows
         signals["r05"] = signals["r04"]
 
-    cohort = made(tmp_path / "a", copy)
-    result = audit(cohort)
-    own = found(result, "duplicate signals")
+    cohort = make_cohort(tmp_path / "a", copy)
+    result = audit_cohort(cohort)
+    own = finding_of(result, "duplicate signals")
     assert (own.severity, own.n, names(own)) == ("warning", 4, ["r00", "r04"])
-    assert not any(f.check.startswith(("near", "signals alike")) for f in result.findings)
-    result = audit(altered(cohort, "split", {"r01": "test"}))
-    torn = found(result, "patients across splits")
+    assert not any(f.check.startswith(("near", "similar signals")) for f in result.findings)
+    result = audit_cohort(altered(cohort, "split", {"r01": "test"}))
+    torn = finding_of(result, "patients across splits")
     assert (torn.severity, torn.n, torn.of, names(torn)) == ("error", 1, 30, ["r00"])
     assert torn.examples[0].detail == "patient p00 in train, test"
     foreign, own = (f for f in result.findings if f.check.startswith("duplicate signals"))
@@ -228,8 +228,8 @@ def test_an_index_that_does_not_fit_its_samples_is_an_error(tmp_path: Path) -> N
     def swap(signals: dict[str, np.ndarray], rows: list[Row]) -> None:
         signals["r04"][:, [4, 5]] = signals["r04"][:, [5, 4]]
 
-    cohort = altered(made(tmp_path / "a", swap), "lead_order", {"r04": "ok"})
-    finding = found(audit(cohort), "lead order")
+    cohort = altered(make_cohort(tmp_path / "a", swap), "lead_order", {"r04": "ok"})
+    finding = finding_of(audit_cohort(cohort), "lead order")
     assert (finding.severity, finding.n, names(finding)) == ("error", 1, ["r04"])
 
 
@@ -239,10 +239,10 @@ def test_a_wrong_rate_is_named_with_the_likely_one(tmp_path: Path) -> None:
             signals[row.record] = heart(k, 100)
             with_row(rows, row.record, rate_hz=500.0)
 
-    finding = found(audit(made(tmp_path / "a", misstate)), "rate of 500 Hz")
+    finding = finding_of(audit_cohort(make_cohort(tmp_path / "a", misstate)), "rate of 500 Hz")
     assert finding.severity == "error"
     assert finding.n > N / 2
-    assert "At 100 Hz" in finding.said
+    assert "At 100 Hz" in finding.message
 
 
 def test_a_wrong_unit_of_the_whole_cohort_is_an_error(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_a_wrong_unit_of_the_whole_cohort_is_an_error(tmp_path: Path) -> None:
         for values in signals.values():
             values *= 1000
 
-    finding = found(audit(made(tmp_path / "a", microvolts)), "units")
+    finding = finding_of(audit_cohort(make_cohort(tmp_path / "a", microvolts)), "units")
     assert (finding.severity, finding.n) == ("error", N)
 
 
@@ -260,13 +260,13 @@ def test_classes_that_cannot_be_scored_and_equal_ones_are_named(tmp_path: Path) 
             positive = int(k in (0, 3, 50))  # nothing in val, one in test
             with_row(rows, row.record, labels={"rhythm": {"sr": positive, "af": positive}})
 
-    result = audit(made(tmp_path / "a", label))
-    lone = found(result, "task rhythm, cannot be scored in val")
+    result = audit_cohort(make_cohort(tmp_path / "a", label))
+    lone = finding_of(result, "task rhythm, cannot be scored in val")
     assert (lone.severity, lone.n, lone.of) == ("warning", 2, 2)
-    assert "sr, af" in lone.said
-    assert "sr 1, af 1" in found(result, "task rhythm, few positives in test").said
-    assert "sr = af" in found(result, "task rhythm, equal classes").said
-    assert found(result, "task rhythm, no class holds").n == N - 3
+    assert "sr, af" in lone.message
+    assert "sr 1, af 1" in finding_of(result, "task rhythm, few positives in test").message
+    assert "sr = af" in finding_of(result, "task rhythm, equal classes").message
+    assert finding_of(result, "task rhythm, all labels 0").n == N - 3
 
 
 @pytest.mark.parametrize("names", [("Northern", "Southern", "Small"), (1.0, 2.0, 3.0)])
@@ -279,13 +279,13 @@ def test_a_class_that_one_site_alone_has_is_named(tmp_path: Path, names: tuple[s
             labels = {"sr": int(k < 22), "af": k % 2}  # no sr at the last site: 12 in the first, and at the small one
             with_row(rows, row.record, labels={"rhythm": labels}, extra={"age": 40.0 + k, "site": site})
 
-    alone = found(audit(made(tmp_path / "a", place), 1), "task rhythm, classes of some sites alone")
+    alone = finding_of(audit_cohort(make_cohort(tmp_path / "a", place), 1), "task rhythm, classes at some sites only")
     assert (alone.severity, alone.n, alone.of) == ("warning", 1, 2)
     north, south = ("Northern", "Southern") if isinstance(north, str) else ("1", "2")
-    assert f"the heart: sr (12 at site {north}, none of 28 at site {south})." in alone.said
+    assert f"the site: sr (12 at site {north}, none of 28 at site {south})." in alone.message
 
 
-def test_what_may_be_chance_at_a_site_is_not_told(tmp_path: Path) -> None:
+def test_a_class_that_may_be_absent_at_a_site_by_chance_is_not_reported(tmp_path: Path) -> None:
     def place(signals: dict[str, np.ndarray], rows: list[Row]) -> None:
         for k, row in enumerate(list(rows)):
             labels = {"sr": int(k < 12), "af": k % 2}  # at B, four were to be expected: none says little
@@ -293,8 +293,8 @@ def test_what_may_be_chance_at_a_site_is_not_told(tmp_path: Path) -> None:
                 rows, row.record, labels={"rhythm": labels}, extra={"site": "A" if k < 45 else "B" if k < 59 else " "}
             )
 
-    result = audit(made(tmp_path / "a", place), 1)
-    assert not any("sites alone" in finding.check for finding in result.findings)
+    result = audit_cohort(make_cohort(tmp_path / "a", place), 1)
+    assert not any("sites only" in finding.check for finding in result.findings)
 
 
 def test_ages_that_are_all_the_same_are_doubted(tmp_path: Path) -> None:
@@ -302,24 +302,26 @@ def test_ages_that_are_all_the_same_are_doubted(tmp_path: Path) -> None:
         for row in list(rows):
             with_row(rows, row.record, extra={"age": 12.0})  # the number of leads, read from the wrong field
 
-    finding = found(audit(made(tmp_path / "a", twelve)), "ages")
+    finding = finding_of(audit_cohort(make_cohort(tmp_path / "a", twelve)), "ages")
     assert finding.severity == "warning"
-    assert "12" in finding.said
+    assert "12" in finding.message
 
 
 # --------------------------------------------------------------------------------------------------------- two cohorts
 
 
-def test_what_two_cohorts_share_is_found(sound: Cohort, tmp_path: Path) -> None:
-    ours, theirs = sound, made(tmp_path / "b", first=40)  # r40 ... r59 are in test here, in train there
-    result = audit(ours, against=theirs)
+def test_what_two_cohorts_share_is_reported(sound: Cohort, tmp_path: Path) -> None:
+    ours, theirs = sound, make_cohort(tmp_path / "b", first=40)  # r40 ... r59 are in test here, in train there
+    result = audit_cohort(ours, against=theirs)
     for what in ("patients", "record names", "signals", "files"):
-        shared = found(result, f"{what} shared with out, in another split")
+        shared = finding_of(result, f"{what} shared with out, in another split")
         assert (shared.severity, shared.n, names(shared)[0]) == ("error", 20, "r40"), what
-    assert shared.examples[0].detail == "test, there r40 in train"
+    assert shared.examples[0].detail == "test; in out: r40 in train"
     other = Cohort.open(theirs.folder)
-    other.source = "elsewhere"  # there p20 is somebody else, and r40 another recording
-    kinds = {f.check.split(" shared")[0] for f in audit(ours, 1, against=other).findings if "shared with" in f.check}
+    other.source = "elsewhere"  # there p20 is another patient, and r40 another recording
+    kinds = {
+        f.check.split(" shared")[0] for f in audit_cohort(ours, 1, against=other).findings if "shared with" in f.check
+    }
     assert kinds == {"signals", "files"}
 
 
@@ -328,33 +330,33 @@ def test_near_copies_in_another_cohort_are_found(sound: Cohort, tmp_path: Path) 
         signals["r60"] = 0.7 * heart(59)
 
     ours = sound
-    theirs = made(tmp_path / "b", scale, name="other", first=60)
-    finding = found(audit(ours, against=theirs), "near-duplicate signals in out, in another split")
-    assert (finding.severity, str(finding.examples[0])) == ("error", "r59 (test, there r60 in train)")
+    theirs = make_cohort(tmp_path / "b", scale, name="other", first=60)
+    finding = finding_of(audit_cohort(ours, against=theirs), "near-duplicate signals in out, in another split")
+    assert (finding.severity, str(finding.examples[0])) == ("error", "r59 (test; in out: r60 in train)")
 
 
 def test_the_same_split_of_both_is_a_warning(sound: Cohort, tmp_path: Path) -> None:
     ours, theirs = sound, Cohort.open(shutil.copytree(sound.folder, tmp_path / "out"))
-    result = audit(ours, 10, against=theirs)
+    result = audit_cohort(ours, 10, against=theirs)
     assert result.count("error") == 0
-    assert found(result, "patients shared with out, in the same split").severity == "warning"
-    with pytest.raises(CohortError, match="given twice"):
-        audit(ours, against=ours)
+    assert finding_of(result, "patients shared with out, in the same split").severity == "warning"
+    with pytest.raises(CohortError, match="compared with itself"):
+        audit_cohort(ours, against=ours)
 
 
-def test_people_that_a_run_learnt_from(sound: Cohort, tmp_path: Path) -> None:
+def test_training_patients_of_a_run(sound: Cohort, tmp_path: Path) -> None:
     cohort = sound
     config = settings.typed(settings.Config, config_table(cohort.folder))
     people = [runs.person_hash("made", patient) for patient in ("p00", "p29", "p77")]
     run = runs.create(config, cohort.reports, tmp_path / "run", {"people": people})
-    result = checks.check(cohort, run=run, n_sampled=4)
-    scored = found(result.audit, "people that run learnt from, in val or test")
+    result = audit_page.check_cohort(cohort, run=run, n_sampled=4)
+    scored = finding_of(result.audit, "training patients of run, in val or test")
     assert (scored.severity, scored.n, names(scored)) == ("error", 1, ["r58"])
-    assert found(result.audit, "people that run learnt from, in train").n == 1
+    assert finding_of(result.audit, "training patients of run, in train").n == 1
     assert result.failed
     assert result.to_json()["run"] == "run"
     (tmp_path / "run" / "data.json").unlink()
-    blind = found(checks.check(cohort, run=run, n_sampled=4).audit, "people that run learnt from")
+    blind = finding_of(audit_page.check_cohort(cohort, run=run, n_sampled=4).audit, "training patients of run")
     assert blind.severity == "warning"
 
 
@@ -363,18 +365,18 @@ def test_people_that_a_run_learnt_from(sound: Cohort, tmp_path: Path) -> None:
 
 def test_the_sample_is_bounded_and_the_index_read_in_full(planted: tuple[Cohort, Audit]) -> None:
     cohort, _whole = planted
-    heard: list[tuple[str, int, int]] = []
-    few = audit(cohort, 5, progress=lambda *told: heard.append(told))
+    calls: list[tuple[str, int, int]] = []
+    few = audit_cohort(cohort, 5, progress=lambda *call: calls.append(call))
     assert len(few.measures.row) == 5
-    assert heard[-1] == ("look at samples", 5, 5)
-    assert found(few, "flat leads").n == 1
+    assert calls[-1] == ("measure samples", 5, 5)
+    assert finding_of(few, "flat leads").n == 1
     assert len(few.rate_hz) == N
-    assert np.array_equal(audit(cohort, 5).measures.row, few.measures.row)
-    with pytest.raises(CohortError, match="-1 recordings"):
-        audit(cohort, -1)
+    assert np.array_equal(audit_cohort(cohort, 5).measures.row, few.measures.row)
+    with pytest.raises(CohortError, match="cannot measure -1 recordings"):
+        audit_cohort(cohort, -1)
 
 
-def test_the_shortest_recordings_and_lone_leads_can_be_looked_at(tmp_path: Path) -> None:
+def test_the_shortest_recordings_and_single_leads_can_be_measured(tmp_path: Path) -> None:
     def cut(signals: dict[str, np.ndarray], rows: list[Row]) -> None:
         for k, n_samples in enumerate((2, 5, 20, 60, 130)):
             signals[f"r{k:02d}"] = signals[f"r{k:02d}"][700 : 700 + n_samples]
@@ -383,10 +385,10 @@ def test_the_shortest_recordings_and_lone_leads_can_be_looked_at(tmp_path: Path)
         signals["r08"] = signals["r08"][:, :2]
         with_row(rows, "r08", leads=("I", "II"))
 
-    result = audit(made(tmp_path / "a", cut))
-    assert found(result, "odd length").n == 5 - n_dropped(tmp_path)
-    assert names(found(result, "leads not recorded")) == ["r06", "r08"]
-    assert found(result, "lead order not checked").n >= 2
+    result = audit_cohort(make_cohort(tmp_path / "a", cut))
+    assert finding_of(result, "odd length").n == 5 - n_dropped(tmp_path)
+    assert names(finding_of(result, "leads not recorded")) == ["r06", "r08"]
+    assert finding_of(result, "lead order not checked").n >= 2
 
 
 def n_dropped(folder: Path) -> int:
@@ -402,14 +404,14 @@ def test_columns_come_in_pieces_that_make_the_whole(planted: tuple[Cohort, Audit
     assert set(cohort.index.columns) == set(cohort.column_names)
 
 
-def test_likeness_survives_scale_rate_and_rounding_and_tells_strangers_apart() -> None:
-    one, stranger = (near_duplicates.shape(heart(k).T, RATE_HZ) for k in (1, 2))
-    resampled = near_duplicates.shape(resample_poly(heart(1), 2, 5, axis=0).T, 100)
-    coarse = near_duplicates.shape(np.round(3 * heart(1).T / 0.02) * 0.02 - 1.0, RATE_HZ)
-    assert one @ resampled > near_duplicates.LIKE
-    assert one @ coarse > near_duplicates.LIKE
+def test_shape_vectors_ignore_scale_rate_and_rounding_and_separate_patients() -> None:
+    one, stranger = (near_duplicates.shape_vector(heart(k).T, RATE_HZ) for k in (1, 2))
+    resampled = near_duplicates.shape_vector(resample_poly(heart(1), 2, 5, axis=0).T, 100)
+    coarse = near_duplicates.shape_vector(np.round(3 * heart(1).T / 0.02) * 0.02 - 1.0, RATE_HZ)
+    assert one @ resampled > near_duplicates.MIN_SHAPE_CORRELATION
+    assert one @ coarse > near_duplicates.MIN_SHAPE_CORRELATION
     assert one @ stranger < 0.8
-    assert near_duplicates.candidates(np.array([[1, 9], [2, 8], [1, 7], [1, 8]], dtype=np.uint32)) == [
+    assert near_duplicates.candidate_pairs(np.array([[1, 9], [2, 8], [1, 7], [1, 8]], dtype=np.uint32)) == [
         (0, 2),
         (0, 3),
         (1, 3),
@@ -418,12 +420,12 @@ def test_likeness_survives_scale_rate_and_rounding_and_tells_strangers_apart() -
 
 
 def test_page_table_and_json_show_the_worst_and_no_report(tmp_path: Path) -> None:
-    def tell(signals: dict[str, np.ndarray], rows: list[Row]) -> None:
+    def plant_reports(signals: dict[str, np.ndarray], rows: list[Row]) -> None:
         plant(signals, rows)
         for k in range(30, 45):
             with_row(rows, f"r{k}", report=SECRET)
 
-    cohort = made(tmp_path / "a", tell)
+    cohort = make_cohort(tmp_path / "a", plant_reports)
     done = CliRunner().invoke(
         app,
         [
@@ -437,28 +439,28 @@ def test_page_table_and_json_show_the_worst_and_no_report(tmp_path: Path) -> Non
         ],
     )
     assert done.exit_code == 1, done.output
-    page, told = (tmp_path / "c.html").read_text(), json.loads((tmp_path / "c.json").read_text())
-    (same,) = (f for f in told["findings"] if f["check"] == "duplicate reports")
+    page, report = (tmp_path / "c.html").read_text(), json.loads((tmp_path / "c.json").read_text())
+    (same,) = (f for f in report["findings"] if f["check"] == "duplicate reports")
     assert same["n"] == 15
     assert "the largest has 15" in same["said"]
     assert "r30" in same["examples"][0]["record"]
-    assert told["n_errors"] == 1
-    assert told["percentiles"]["rate_hz"]["50"] == RATE_HZ
-    assert {row["class"] for row in told["classes"]} == {"sr", "af"}
+    assert report["n_errors"] == 1
+    assert report["percentiles"]["rate_hz"]["50"] == RATE_HZ
+    assert {row["class"] for row in report["classes"]} == {"sr", "af"}
     assert "near-duplicate" in done.output
     assert "classes by split" in done.output
-    for shown in (page, html.unescape(page), json.dumps(told), done.output):
-        assert not re.search("private|patient says|sinus rhythm", shown, re.I)
+    for text in (page, html.unescape(page), json.dumps(report), done.output):
+        assert not re.search("private|patient says|sinus rhythm", text, re.I)
     assert "http" not in page.replace("http-equiv", "")
     pictures = re.findall(r'alt="ECG of (\w+) on paper grid"', page)
     assert {"r00", "r03", "r04", "r12"} <= set(pictures)
-    assert len(pictures) == len(set(pictures)) <= checks.N_PICTURES
+    assert len(pictures) == len(set(pictures)) <= audit_page.N_PICTURES
 
 
 def test_the_command_ends_well_where_there_is_no_error(sound: Cohort) -> None:
     done = CliRunner().invoke(app, ["check", str(sound.folder), "--sample", "4"])
     assert done.exit_code == 0, done.output
-    assert "60 recordings, samples of 4 looked at; 0 errors, 0 warnings" in done.output
+    assert "60 recordings, samples of 4 measured; 0 errors, 0 warnings" in done.output
 
 
 def test_histograms_count_everything_once() -> None:
@@ -489,14 +491,14 @@ def test_histograms_count_everything_once() -> None:
 def real(folder: Path, files: list[Path]) -> Audit:
     rows = [Row(file.stem, file, file.stem, "train") for file in files]
     write(Source("real", rows), folder)
-    return audit(Cohort.open(folder), 10)
+    return audit_cohort(Cohort.open(folder), 10)
 
 
 @pytest.mark.real
 @pytest.mark.skipif(not (SHARED / "data" / "cpsc_2018").is_dir(), reason="the real ECGs are not beside this checkout")
 def test_spikes_of_real_recordings_are_named(tmp_path: Path) -> None:
     result = real(tmp_path / "cpsc", sorted((SHARED / "data" / "cpsc_2018").glob("A*.hea")))
-    finding = found(result, "amplitudes")
+    finding = finding_of(result, "amplitudes")
     assert names(finding) == ["A1388", "A0061"]
     assert "V6" in finding.examples[1].detail
 
@@ -505,5 +507,5 @@ def test_spikes_of_real_recordings_are_named(tmp_path: Path) -> None:
 @pytest.mark.skipif(not (SHARED / "data" / "chapman").is_dir(), reason="the real ECGs are not beside this checkout")
 def test_flat_chest_leads_of_real_recordings_are_named(tmp_path: Path) -> None:
     result = real(tmp_path / "csn", sorted((SHARED / "data" / "chapman").rglob("JS*.hea")))
-    finding = found(result, "flat leads")
+    finding = finding_of(result, "flat leads")
     assert set(names(finding)) == {"JS11438", "JS20004", "JS20008", "JS45542", "JS45544", "JS45551"}

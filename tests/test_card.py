@@ -24,7 +24,7 @@ from leadwise.evaluate.metrics.score import ScoreError
 from leadwise.evaluate.probe import run_probe
 from leadwise.evaluate.prompts import PromptError
 from leadwise.evaluate.zeroshot import run_zeroshot
-from leadwise.pages.card import page, reading
+from leadwise.pages.card import build_page, interpretation
 
 
 class CardRun(PlantedRun):
@@ -78,11 +78,17 @@ def test_the_whole_card_of_a_planted_run(file: Path, tmp_path: Path) -> None:
     words = {"file": "prompts.toml", "set": "own", "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     assert [row["prompts"] for row in told["scores"]] == [None, words]
 
-    page(made).write(tmp_path / "card.html")
+    build_page(made).write(tmp_path / "card.html")
     html = (tmp_path / "card.html").read_text()
-    for heading in ("What it was trained on", "For whom", "What disturbs it", "Shared and specific", "Where it looks"):
+    for heading in (
+        "Training",
+        "Scores by patient group",
+        "Robustness",
+        "Shared and specific parts",
+        "Important regions of the ECG",
+    ):
         assert f"<h2>{heading}</h2>" in html
-    assert "None of the 30 people of the test split was trained on." in html
+    assert "None of the 30 patients of the test split was used for training." in html
     assert "does not know site" in html
     assert all(f"<td>{value}</td>" in html for value in words.values())
     assert "has no specific part" in html
@@ -96,10 +102,10 @@ def test_a_leak_is_said_first(file: Path) -> None:
     run.known = {"p004", "p009"}
     made = cards.make_card(run, cohort, quick=True, prompt_file=file)
     assert made.facts["n_people_tested_and_trained_on"] == 2
-    assert "LEAK: 2 of the 24 people" in page(made).html()
+    assert "LEAK: 2 of the 24 patients" in build_page(made).html()
     run.provenance = {}
     nameless = replace(made, facts=cards.describe_run(run, cohort))
-    assert "cannot be ruled out" in page(nameless).html()
+    assert "unknown whether patients of the test split were used" in build_page(nameless).html()
 
 
 def test_a_run_without_words_on_a_cohort_that_knows_nobody() -> None:
@@ -110,11 +116,11 @@ def test_a_run_without_words_on_a_cohort_that_knows_nobody() -> None:
     assert made.scores[0].untrained is None
     assert made.groups == {"finding": []}
     assert made.maps[0].reader == "probe"
-    html = page(made).html()
+    html = build_page(made).html()
     assert "reads no words" in html
     assert "does not know age or sex or site" in html
-    assert "<h2>For whom</h2>" not in html
-    assert "A quick look" in html
+    assert "<h2>Scores by patient group</h2>" not in html
+    assert "This is a quick card" in html
 
 
 def test_a_cohort_to_test_on_alone_is_read_by_words(file: Path) -> None:
@@ -125,7 +131,7 @@ def test_a_cohort_to_test_on_alone_is_read_by_words(file: Path) -> None:
     assert made.parts is None
     assert made.robustness.n_records == 50
     assert any("no recording of the task in split 'train'" in remark for remark in made.remarks)
-    assert "takes a probe" in page(made).html()
+    assert "takes a probe" in build_page(made).html()
 
 
 def test_without_prompts_for_it_a_task_is_only_probed() -> None:
@@ -142,9 +148,9 @@ def test_what_cannot_be_scored_leaves_a_page_that_says_so() -> None:
     made = cards.make_card(CardRun(), cohort, quick=True)
     assert made.scores == []
     assert made.robustness is None
-    html = page(made).html()
+    html = build_page(made).html()
     assert "nothing to score" in html
-    assert "Nothing could be scored." in html
+    assert "No task could be scored." in html
 
 
 def test_a_wrong_task_and_a_cohort_without_test_split_are_refused() -> None:
@@ -163,7 +169,7 @@ def test_a_cohort_of_limb_leads_gets_its_whole_card(file: Path) -> None:
     made = cards.make_card(CardRun(), cohort, quick=True, prompt_file=file)
     assert made.robustness.n_left_out == 0
     assert len(made.maps) == 1
-    assert "None of them has V1, V2, V3, V4, V5, V6." in page(made).html()
+    assert "None of them has V1, V2, V3, V4, V5, V6." in build_page(made).html()
     json.dumps(made.to_json(), allow_nan=False)
 
 
@@ -174,7 +180,7 @@ def test_records_too_short_to_hide_anything_leave_a_remark() -> None:
     assert made.maps == []
     assert any("No occlusion map of" in one and "too little was observed to hide" in one for one in made.remarks)
     assert made.robustness is not None
-    assert "too little was observed" in page(made).html()
+    assert "too little was observed" in build_page(made).html()
 
 
 def test_no_record_that_could_be_changed_leaves_a_remark() -> None:
@@ -207,15 +213,15 @@ def test_prompts_that_would_not_be_used_are_refused(
 
 def test_the_sentences_follow_the_numbers(file: Path) -> None:
     plain = cards.make_card(CardRun(), PlantedCohort(), quick=True, prompt_file=file).parts
-    assert reading(plain) == []
+    assert interpretation(plain) == []
     scores = {**plain.probes, "specific": plain.probes["shared"]}
     turned = replace(plain, probes=scores, apart=PartOverlap(0.001, 0.07, 0.97, 0.95))
-    assert "does not mean that the parts are disentangled" in reading(turned)[-1]
-    assert "as well as from shared" in reading(turned)[1]
+    assert "does not mean that the parts are disentangled" in interpretation(turned)[-1]
+    assert "as well as from the shared part" in interpretation(turned)[1]
     beside = replace(turned, untrained=PartOverlap(0.06, 0.07, 0.99, 0.99))
-    assert reading(beside)[-1].startswith("Two heads that learnt nothing")
-    free = reading(replace(turned, apart=PartOverlap(0.001, 0.07, 0.1, 0.1)))
-    assert free[-1] == "A linear map reads 10% of the specific part's variance from the shared part."
+    assert interpretation(beside)[-1].startswith("For comparison, in the untrained model a linear map predicts 99%")
+    free = interpretation(replace(turned, apart=PartOverlap(0.001, 0.07, 0.1, 0.1)))
+    assert free[-1] == "A linear map predicts 10% of the specific part's variance from the shared part."
 
 
 def test_the_verb_writes_a_page_and_a_json_without_a_word_of_a_report(

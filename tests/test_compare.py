@@ -1,4 +1,4 @@
-"""The paired test of two runs: what it finds, what it does not, and whom it refuses."""
+"""The paired test of two runs: detected differences, equal runs, and pairs that it refuses."""
 
 import dataclasses
 import hashlib
@@ -36,29 +36,29 @@ def scored(strength=1.0, n=300, seed=0, noise_seed=1, name="first", per_patient=
     return RunScores(name, CLASSES, records, (np.arange(n) // per_patient).astype(str), labels, scores[None])
 
 
-def test_a_run_against_itself_is_no_better():
+def test_a_run_does_not_differ_from_itself():
     one = scored()
-    found = compare(one, one, n_replicates=200)
-    assert (found.macro.difference, found.macro.interval, found.macro.p) == (0, (0, 0), 1)
-    assert all((at.p, at.p_holm) == (1, 1) for at in found.per_class.values())
+    result = compare(one, one, n_replicates=200)
+    assert (result.macro.difference, result.macro.interval, result.macro.p) == (0, (0, 0), 1)
+    assert all((at.p, at.p_holm) == (1, 1) for at in result.per_class.values())
 
 
-def test_the_better_run_is_found_and_the_sign_turns_with_the_order():
+def test_the_better_run_is_detected_and_the_sign_changes_with_the_order():
     good, poor = scored(1.5), scored(0.3, noise_seed=2, name="second")
-    found, turned = compare(good, poor, n_replicates=500), compare(poor, good, n_replicates=500)
-    assert found.macro.difference > 0.1
-    assert 0 < found.macro.interval[0] < found.macro.difference < found.macro.interval[1]
-    assert found.macro.p == pytest.approx(2 / 501)  # no resampling on the other side: the smallest that 500 allow
-    assert turned.macro.difference == pytest.approx(-found.macro.difference)
-    assert turned.macro.interval == pytest.approx(tuple(-x for x in reversed(found.macro.interval)))
-    assert turned.macro.p == found.macro.p
-    assert (found.a, found.b, found.n_records, found.n_patients) == ("first", "second", 300, 150)
-    assert found.per_class["a"].positives == good.labels[:, 0].sum()
+    result, turned = compare(good, poor, n_replicates=500), compare(poor, good, n_replicates=500)
+    assert result.macro.difference > 0.1
+    assert 0 < result.macro.interval[0] < result.macro.difference < result.macro.interval[1]
+    assert result.macro.p == pytest.approx(2 / 501)  # no resampling on the other side: the smallest that 500 allow
+    assert turned.macro.difference == pytest.approx(-result.macro.difference)
+    assert turned.macro.interval == pytest.approx(tuple(-x for x in reversed(result.macro.interval)))
+    assert turned.macro.p == result.macro.p
+    assert (result.a, result.b, result.n_records, result.n_patients) == ("first", "second", 300, 150)
+    assert result.per_class["a"].positives == good.labels[:, 0].sum()
 
 
-def test_differences_are_those_of_a_plain_loop():
+def test_differences_equal_a_plain_loop():
     a, b = scored(n=80), scored(0.6, n=80, noise_seed=2)
-    found = compare(a, b, n_replicates=60, seed=5)
+    result = compare(a, b, n_replicates=60, seed=5)
     gaps = []
     for counts in resample_patients(a.patients, 60, 5):
         rows = np.repeat(np.arange(80), counts)
@@ -68,9 +68,9 @@ def test_differences_are_those_of_a_plain_loop():
             for k in range(3)
         ])  # fmt: skip
     gaps = np.array(gaps)
-    assert found.macro.interval == pytest.approx(tuple(np.percentile(gaps.mean(axis=1), (2.5, 97.5))))
+    assert result.macro.interval == pytest.approx(tuple(np.percentile(gaps.mean(axis=1), (2.5, 97.5))))
     for k, name in enumerate(CLASSES):
-        at = found.per_class[name]
+        at = result.per_class[name]
         assert at.a == pytest.approx(roc_auc_score(a.labels[:, k], a.scores[0, :, k]))
         assert at.interval == pytest.approx(tuple(np.percentile(gaps[:, k], (2.5, 97.5))))
         rarer = min((gaps[:, k] <= 0).sum(), (gaps[:, k] >= 0).sum())
@@ -92,13 +92,13 @@ def test_holms_rule_by_hand():
     assert len(holm(np.array([]))) == 0
 
 
-def test_pieces_of_resamplings_are_all_counted(monkeypatch):
+def test_all_blocks_of_resamplings_are_used(monkeypatch):
     a, b = scored(n=60), scored(0.5, n=60, noise_seed=2)
-    told = []
-    monkeypatch.setattr("leadwise.evaluate.compare._AT_ONCE", 30)
-    found = compare(a, b, n_replicates=100, progress=lambda *at: told.append(at))
-    assert [done for _, done, _ in told] == [30, 60, 90, 100]
-    assert found.n_replicates == 100
+    calls = []
+    monkeypatch.setattr("leadwise.evaluate.compare._RESAMPLINGS_AT_ONCE", 30)
+    result = compare(a, b, n_replicates=100, progress=lambda *call: calls.append(call))
+    assert [done for _, done, _ in calls] == [30, 60, 90, 100]
+    assert result.n_replicates == 100
 
 
 def test_draws_are_averaged_before_they_are_compared():
@@ -115,30 +115,30 @@ def test_rare_classes_are_not_tested_and_undefined_ones_skipped():
     labels[:, 1] = 0
     labels[:, 0] = np.arange(300) < 18  # nine patients with two records each
     a, b = (dataclasses.replace(s, labels=labels) for s in (a, b))
-    found = compare(a, b, n_replicates=200)
-    assert (found.skipped, found.untested) == (("b",), ("a",))
-    assert found.per_class["b"] is None
-    assert found.per_class["a"].interval[0] < found.per_class["a"].interval[1]
-    assert (found.per_class["a"].p, found.per_class["a"].p_holm) == (None, None)
-    assert found.per_class["c"].p_holm == found.per_class["c"].p  # the only one of its family
-    told = json.loads(json.dumps(found.to_json(), allow_nan=False))
-    assert (told["skipped"], told["untested"]) == (["b"], ["a"])
-    assert [row["class"] for row in found.long_rows()] == ["macro", *CLASSES]
-    assert found.rows()[0]["untested"] == "a"
+    result = compare(a, b, n_replicates=200)
+    assert (result.skipped, result.untested) == (("b",), ("a",))
+    assert result.per_class["b"] is None
+    assert result.per_class["a"].interval[0] < result.per_class["a"].interval[1]
+    assert (result.per_class["a"].p, result.per_class["a"].p_holm) == (None, None)
+    assert result.per_class["c"].p_holm == result.per_class["c"].p  # the only one of its family
+    written = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    assert (written["skipped"], written["untested"]) == (["b"], ["a"])
+    assert [row["class"] for row in result.long_rows()] == ["macro", *CLASSES]
+    assert result.rows()[0]["untested"] == "a"
 
 
 def test_a_mean_of_classes_with_too_few_patients_is_not_tested():
     a, b = (scored(s, n=20, noise_seed=n, per_patient=10) for s, n in ((1.5, 1), (0.3, 2)))  # two patients
-    found = compare(a, b, n_replicates=200)
-    assert found.macro.p is None
-    assert found.untested == ("macro", *CLASSES)
-    assert found.macro.interval[0] <= found.macro.difference <= found.macro.interval[1]
-    assert found.n_usable == 200
-    told = json.loads(json.dumps(found.to_json(), allow_nan=False))
-    assert (told["macro"]["p"], told["untested"][0], told["n_usable_replicates"]) == (None, "macro", 200)
-    assert found.long_rows()[0]["p"] is None
+    result = compare(a, b, n_replicates=200)
+    assert result.macro.p is None
+    assert result.untested == ("macro", *CLASSES)
+    assert result.macro.interval[0] <= result.macro.difference <= result.macro.interval[1]
+    assert result.n_usable == 200
+    written = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    assert (written["macro"]["p"], written["untested"][0], written["n_usable_replicates"]) == (None, "macro", 200)
+    assert result.long_rows()[0]["p"] is None
     few = np.zeros((300, 3), dtype=np.int8)
-    few[:2, 0] = 1  # both of one patient: a third of the resamplings has nobody with the finding
+    few[:2, 0] = 1  # both of one patient: a third of the resamplings has no positive patient
     rare = compare(
         *(dataclasses.replace(s, labels=few) for s in (scored(), scored(0.5, noise_seed=2))), n_replicates=200
     )
@@ -152,11 +152,11 @@ def test_a_mean_of_classes_with_too_few_patients_is_not_tested():
 def test_another_measure():
     a, b = scored(1.5), scored(0.3, noise_seed=2)
     assert compare(a, b, "auprc", 100).macro.a != compare(a, b, "auroc", 100).macro.a
-    with pytest.raises(CompareError, match="measure 'accuracy' is none of auroc, auprc"):
+    with pytest.raises(CompareError, match="measure 'accuracy' is unknown; choose from auroc, auprc"):
         compare(a, b, "accuracy")
 
 
-def test_what_cannot_be_paired_is_refused():
+def test_scores_that_cannot_be_paired_are_refused():
     a, b = scored(), scored(0.5, noise_seed=2, name="second")
     shorter = dataclasses.replace(
         b, records=b.records[1:], patients=b.patients[1:], labels=b.labels[1:], scores=b.scores[:, 1:]
@@ -188,45 +188,49 @@ def prompt_file(tmp_path):
     return tmp_path / "prompts.toml"
 
 
-def test_probes_are_compared_as_the_probe_scores_them():
+def test_probe_scores_equal_those_of_run_probe():
     run, cohort = PlantedRun(), PlantedCohort()
     report = run_probe(run, cohort, "finding", fractions=(0.5,))
     pair = (run, PlantedRun(seeing=False))
-    found = run_compare(pair, cohort, "finding", ProbeScorer(fraction=0.5), n_replicates=200)
-    assert found.macro.a == pytest.approx(report.results[0.5]["trained"].score.macro)
-    assert found.macro.b == pytest.approx(report.results[0.5]["untrained"].score.macro)
-    assert found.macro.p < 0.02
-    assert found.settings["fingerprints"] == {"cohort": cohort.fingerprint, "a": "weights-seeing", "b": "weights-blind"}
+    result = run_compare(pair, cohort, "finding", ProbeScorer(fraction=0.5), n_replicates=200)
+    assert result.macro.a == pytest.approx(report.results[0.5]["trained"].score.macro)
+    assert result.macro.b == pytest.approx(report.results[0.5]["untrained"].score.macro)
+    assert result.macro.p < 0.02
+    assert result.settings["fingerprints"] == {
+        "cohort": cohort.fingerprint,
+        "a": "weights-seeing",
+        "b": "weights-blind",
+    }
 
 
-def test_prompts_are_compared_as_zeroshot_scores_them(prompt_file):
+def test_zeroshot_scores_equal_those_of_run_zeroshot(prompt_file):
     run, cohort = PlantedRun(), PlantedCohort()
     report = run_zeroshot(run, cohort, "finding", prompt_file)
-    found = run_compare(
+    result = run_compare(
         (run, PlantedRun(seeing=False)), cohort, "finding", ZeroShotScorer(prompt_file), "auprc", n_replicates=200
     )
-    assert found.macro.a == pytest.approx(report.measures["auprc"].macro)
-    assert found.macro.b == pytest.approx(report.measures_untrained["auprc"].macro)
-    told = {"file": "prompts.toml", "set": "own", "sha256": hashlib.sha256(prompt_file.read_bytes()).hexdigest()}
-    assert found.to_json()["prompts"] == told
-    for line in found.long_rows():
-        assert {key: line[f"prompt_{key}"] for key in told} == told
+    assert result.macro.a == pytest.approx(report.measures["auprc"].macro)
+    assert result.macro.b == pytest.approx(report.measures_untrained["auprc"].macro)
+    written = {"file": "prompts.toml", "set": "own", "sha256": hashlib.sha256(prompt_file.read_bytes()).hexdigest()}
+    assert result.to_json()["prompts"] == written
+    for line in result.long_rows():
+        assert {key: line[f"prompt_{key}"] for key in written} == written
     cohort.index["split"] = "train"
     with pytest.raises(CompareError, match="no recording of task 'finding' in split 'test'"):
         run_compare((run, run), cohort, "finding", ZeroShotScorer(prompt_file))
 
 
-def test_a_method_without_words_is_refused(prompt_file):
-    class Wordless(SeeingMethod):
+def test_a_method_without_text_encoder_is_refused(prompt_file):
+    class NoTextEncoder(SeeingMethod):
         embeds_text = False
 
     run = PlantedRun()
-    run.method = Wordless()
-    with pytest.raises(ZeroShotError, match="learnt from ECGs alone"):
+    run.method = NoTextEncoder()
+    with pytest.raises(ZeroShotError, match="trained on ECGs alone"):
         run_compare((PlantedRun(), run), PlantedCohort(), "finding", ZeroShotScorer(prompt_file))
 
 
-def test_the_verb_prints_and_writes(monkeypatch, tmp_path, prompt_file):
+def test_the_command_prints_and_writes(monkeypatch, tmp_path, prompt_file):
     from leadwise.cli import app
 
     monkeypatch.setattr(runs, "load", lambda folder: PlantedRun(seeing=folder.name == "good"))
@@ -235,9 +239,9 @@ def test_the_verb_prints_and_writes(monkeypatch, tmp_path, prompt_file):
     files = [x for kind in ("json", "csv", "latex") for x in (f"--{kind}", str(tmp_path / f"c.{kind}"))]
     done = CliRunner().invoke(app, [*words, *files, "--fraction", "0.5", "--seeds", "1,2"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    told = json.loads((tmp_path / "c.json").read_text())
-    assert (told["how"], told["fraction"], told["seeds"], told["task"]) == ("probe", 0.5, [1, 2], "finding")
-    assert told["macro"]["difference"] > 0.2
+    written = json.loads((tmp_path / "c.json").read_text())
+    assert (written["how"], written["fraction"], written["seeds"], written["task"]) == ("probe", 0.5, [1, 2], "finding")
+    assert written["macro"]["difference"] > 0.2
     lines = (tmp_path / "c.csv").read_text().splitlines()
     assert len(lines) == 2 + len(WORDS)
     assert lines[0].startswith(

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from leadwise.batch import LEADS
 from leadwise.cli import app
-from leadwise.data.audit.audit import audit
+from leadwise.data.audit.audit import audit_cohort
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.layout import CohortError
 from leadwise.data.cohort.prepare import write
@@ -207,13 +207,13 @@ def test_a_prepared_cohort_still_tells_the_classes_of_one_site(tmp_path: Path) -
         record(tmp_path / "raw", number, dx("AFIB", "TWC"), with_samples=True)
         record(tmp_path / "raw", 20_000 + number, dx("AF", "TWC"), with_samples=True)
     write(read_source(tmp_path / "raw"), tmp_path / "cohort")
-    found = {f.check: f for f in audit(Cohort.open(tmp_path / "cohort"), 1).findings}
-    told = found["task csn, classes of some sites alone"]
-    assert told.severity == "warning"
-    assert f"AF (12 at site {NINGBO}, none of 12 at site {CHAPMAN})" in told.said
-    assert f"AFIB (12 at site {CHAPMAN}, none of 12 at site {NINGBO})" in told.said
-    assert "TWC" not in told.said
-    assert "task csn_merged, classes of some sites alone" not in found
+    findings = {f.check: f for f in audit_cohort(Cohort.open(tmp_path / "cohort"), 1).findings}
+    finding = findings["task csn, classes at some sites only"]
+    assert finding.severity == "warning"
+    assert f"AF (12 at site {NINGBO}, none of 12 at site {CHAPMAN})" in finding.message
+    assert f"AFIB (12 at site {CHAPMAN}, none of 12 at site {NINGBO})" in finding.message
+    assert "TWC" not in finding.message
+    assert "task csn_merged, classes at some sites only" not in findings
 
 
 # ------------------------------------------------------------------------------------------------- header comments

@@ -11,21 +11,23 @@ from leadwise.evaluate.embed import EmbedError
 from leadwise.evaluate.handcrafted import ecg_statistics, handcrafted_features
 
 
-def test_embedding_is_frozen_in_order_and_does_not_depend_on_the_batch():
+def test_embedding_is_frozen_ordered_and_independent_of_the_batch_size():
     run, cohort = PlantedRun(), PlantedCohort(n_patients=20)
     run.method.train()
     rows = np.array([5, 3, 30, 7, 11])
-    told = []
-    found = embed.embed(run, Recordings(cohort, SIGNAL, rows), batch_size=2, progress=lambda *at: told.append(at))
-    assert found.shape == (5, 4)
-    assert found.dtype == np.float32
-    assert told == [("embed backbone", 2, 5), ("embed backbone", 4, 5), ("embed backbone", 5, 5)]
-    assert run.method.training  # as it was
-    np.testing.assert_allclose(found, cohort.steps[rows][:, :4].std(axis=-1, ddof=1) / 1000, rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(found, embed.embed(run, Recordings(cohort, SIGNAL, rows), batch_size=1), rtol=1e-6)
+    calls = []
+    embedding = embed.embed(
+        run, Recordings(cohort, SIGNAL, rows), batch_size=2, progress=lambda *call: calls.append(call)
+    )
+    assert embedding.shape == (5, 4)
+    assert embedding.dtype == np.float32
+    assert calls == [("embed backbone", 2, 5), ("embed backbone", 4, 5), ("embed backbone", 5, 5)]
+    assert run.method.training  # restored
+    np.testing.assert_allclose(embedding, cohort.steps[rows][:, :4].std(axis=-1, ddof=1) / 1000, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(embedding, embed.embed(run, Recordings(cohort, SIGNAL, rows), batch_size=1), rtol=1e-6)
 
 
-def test_parts_are_joined_and_unknown_ones_refused():
+def test_parts_are_concatenated_and_unknown_parts_refused():
     run, cohort = PlantedRun(), PlantedCohort(n_patients=4)
     recordings = Recordings(cohort, SIGNAL)
     both = embed.embed(run, recordings, "backbone+shared")
@@ -44,7 +46,7 @@ def test_an_embedding_that_is_not_finite_names_its_record():
         embed.embed(run, Recordings(cohort, SIGNAL))
 
 
-def test_the_cache_saves_the_work_and_knows_its_rows(tmp_path):
+def test_the_cache_is_used_for_its_rows(tmp_path):
     run, cohort = PlantedRun(tmp_path), PlantedCohort(n_patients=10)
     first = embed.embed_cohort(run, cohort, rows=np.array([9, 2, 4]))
     assert run.method.n_embedded == 3
@@ -56,29 +58,29 @@ def test_the_cache_saves_the_work_and_knows_its_rows(tmp_path):
     assert [path.suffix for path in (tmp_path / "embeddings").iterdir()] == [".npz"]
 
 
-def test_work_that_is_cut_short_is_kept_piece_by_piece(tmp_path, monkeypatch):
+def test_interrupted_work_is_cached_piece_by_piece(tmp_path, monkeypatch):
     monkeypatch.setattr(embed, "_ROWS_PER_WRITE", 6)
-    run, cohort, told = PlantedRun(tmp_path), PlantedCohort(n_patients=10), []
+    run, cohort, calls = PlantedRun(tmp_path), PlantedCohort(n_patients=10), []
     embed.embed_cohort(run, cohort, rows=np.array([3, 17]))
 
-    def cut_short(what, done, total):
-        told.append((what, done, total))
+    def interrupt(name, done, total):
+        calls.append((name, done, total))
         if done > 12:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        embed.embed_cohort(run, cohort, progress=cut_short)
-    assert told == [("embed backbone", done, 18) for done in (6, 12, 18)]
+        embed.embed_cohort(run, cohort, progress=interrupt)
+    assert calls == [("embed backbone", done, 18) for done in (6, 12, 18)]
     (path,) = (tmp_path / "embeddings").iterdir()
     with np.load(path) as file:
-        assert file["row"].tolist() == [*range(13), 17]  # two pieces of six, and what was there
+        assert file["row"].tolist() == [*range(13), 17]  # two pieces of six, and the rows cached before
     before = run.method.n_embedded
     every = embed.embed_cohort(run, cohort)
     assert run.method.n_embedded == before + 6
     np.testing.assert_allclose(every, embed.embed(PlantedRun(), Recordings(cohort, SIGNAL)), rtol=1e-6)
 
 
-def test_the_cache_is_of_one_state_cohort_and_part(tmp_path):
+def test_the_cache_depends_on_weights_cohort_and_part(tmp_path):
     run, cohort = PlantedRun(tmp_path), PlantedCohort(n_patients=10)
     embed.embed_cohort(run, cohort)
     other = PlantedCohort(n_patients=10, seed=1)
@@ -92,7 +94,7 @@ def test_the_cache_is_of_one_state_cohort_and_part(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["torn", "other width", "other keys", "rows out of range"])
-def test_a_damaged_cache_is_told_and_written_anew(tmp_path, caplog, damage):
+def test_a_damaged_cache_is_logged_and_rewritten(tmp_path, caplog, damage):
     run, cohort = PlantedRun(tmp_path), PlantedCohort(n_patients=10)
     good = embed.embed_cohort(run, cohort, rows=np.arange(5))
     (path,) = (tmp_path / "embeddings").iterdir()
@@ -107,12 +109,12 @@ def test_a_damaged_cache_is_told_and_written_anew(tmp_path, caplog, damage):
     with caplog.at_level(logging.WARNING):
         again = embed.embed_cohort(run, cohort, rows=np.arange(5))
     np.testing.assert_allclose(again, good, rtol=1e-6)
-    assert "written anew" in caplog.text
+    assert "rewriting it" in caplog.text
     with np.load(path) as file:
         assert file["embedding"].shape == (5, 4)
 
 
-def test_npz_says_whose_each_embedding_is(tmp_path):
+def test_npz_contains_record_patient_split_and_row(tmp_path):
     cohort, rows = PlantedCohort(n_patients=10), np.array([12, 3])
     embed.write_npz(tmp_path / "out" / "e.npz", np.ones((2, 4)), cohort, rows)
     with np.load(tmp_path / "out" / "e.npz", allow_pickle=False) as file:
@@ -127,15 +129,15 @@ def test_npz_says_whose_each_embedding_is(tmp_path):
 
 
 @pytest.mark.parametrize("n", [1, 2, 9, 10, 60])
-def test_projection_of_few_and_of_many(n):
+def test_projection_of_few_and_many_recordings(n):
     features = np.random.default_rng(0).normal(size=(n, 7)) + np.arange(n)[:, None] // 30 * 20
-    places = embed.project(features, seed=1)
-    assert places.shape == (n, 2)
-    assert np.isfinite(places).all()
-    if n == 60:  # two far groups stay apart
-        a, b = places[:30], places[30:]
+    positions = embed.project(features, seed=1)
+    assert positions.shape == (n, 2)
+    assert np.isfinite(positions).all()
+    if n == 60:  # two distant groups stay separate
+        a, b = positions[:30], positions[30:]
         assert np.linalg.norm(a.mean(0) - b.mean(0)) > 2 * max(a.std(), b.std())
-        np.testing.assert_array_equal(places, embed.project(features, seed=1))
+        np.testing.assert_array_equal(positions, embed.project(features, seed=1))
 
 
 def beats(rate_bpm, rate_hz=250, duration_s=10, n_leads=2):
@@ -161,20 +163,20 @@ def test_handcrafted_statistics_count_observed_samples_only():
     ecg, observed = beats(75)
     whole = ecg_statistics(ecg, observed, 250)[0]
     padded = torch.cat([ecg, torch.zeros_like(ecg)], dim=-1)
-    seen = torch.cat([observed, torch.zeros_like(observed)], dim=-1)
-    half = ecg_statistics(padded, seen, 250)[0]
+    mask = torch.cat([observed, torch.zeros_like(observed)], dim=-1)
+    half = ecg_statistics(padded, mask, 250)[0]
     np.testing.assert_allclose(half[:18], whole[:18], rtol=0.02, atol=0.02)  # spread, range, percentiles
-    assert whole[-4] == pytest.approx(-1, abs=0.01)  # the second lead is the first turned over
+    assert whole[-4] == pytest.approx(-1, abs=0.01)  # the second lead is the first inverted
 
 
-def test_handcrafted_missing_lead_is_marked_and_silent():
+def test_handcrafted_missing_lead_has_an_indicator_and_zeros():
     ecg, observed = beats(75)
     observed[:, 1] = False
-    ecg[:, 1] = 1e6  # must not be looked at
+    ecg[:, 1] = 1e6  # must not be read
     features = ecg_statistics(ecg, observed, 250)
     assert np.isfinite(features).all()
     per_lead = features[0, : -1 - 3].reshape(-1, 2)
-    assert per_lead[-1].tolist() == [0, 1]  # the indicator stands last
+    assert per_lead[-1].tolist() == [0, 1]  # the indicator is last
     assert not per_lead[:-1, 1].any()
     assert features[0, -4] == 0  # no correlation with it
 

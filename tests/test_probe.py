@@ -19,7 +19,7 @@ from leadwise.evaluate.probe import ProbeTask, probe, run_probe
 
 
 def make(n=600, width=20, noise=1.0, seed=0):
-    """Features whose first columns hold the classes, dimly; two records a patient."""
+    """Noisy features whose first columns contain the classes; two records per patient."""
     rng = np.random.default_rng(seed)
     labels = (rng.random((n, 3)) < [0.5, 0.3, 0.2]).astype(np.int8)
     features = rng.normal(scale=noise, size=(n, width)).astype(np.float32)
@@ -28,7 +28,7 @@ def make(n=600, width=20, noise=1.0, seed=0):
     return features, ProbeTask(("a", "b", "c"), labels, split, (np.arange(n) // 2).astype(str))
 
 
-def test_scores_are_those_of_a_plain_logistic_regression():
+def test_scores_equal_a_plain_logistic_regression():
     features, task = make()
     result = probe(features, task, 1.0)
     train, test = task.rows("train"), task.rows("test")
@@ -59,7 +59,7 @@ def test_strength_is_the_best_on_validation():
     assert macros[logistic_regression.STRENGTHS.index(draw.strength)] == pytest.approx(max(macros), abs=1e-3)
 
 
-def test_the_test_split_has_no_say():
+def test_the_test_split_does_not_affect_the_fit():
     features, task = make()
     labels = task.labels.copy()
     test = task.rows("test")
@@ -76,8 +76,8 @@ def test_the_test_split_has_no_say():
             assert [d.test_macro for d in other] != [d.test_macro for d in honest]
 
 
-def test_validation_records_are_not_learnt_from():
-    """With labels that are noise, only a record learnt from could score above chance."""
+def test_validation_records_are_not_used_for_fitting():
+    """With random labels, only a record used for fitting could score above chance."""
     features, task = make(n=400, width=300)
     rng = np.random.default_rng(0)
     noise = dataclasses.replace(task, labels=rng.integers(0, 2, size=task.labels.shape).astype(np.int8))
@@ -98,7 +98,7 @@ def test_subsets_follow_the_published_rule():
         subset(99, 10, 42)
 
 
-def test_a_class_that_the_draw_lacks_is_named_and_counts_as_a_half():
+def test_a_class_without_positives_in_the_draw_is_unlearnable_and_counts_as_a_half():
     features, task = make()
     labels = task.labels.copy()
     labels[task.rows("train"), 1] = 0
@@ -115,10 +115,10 @@ def test_a_class_that_the_draw_lacks_is_named_and_counts_as_a_half():
 
 def test_thresholds_come_from_validation_and_probabilities_from_the_regression(monkeypatch):
     features, task = make()
-    seen = []
-    monkeypatch.setattr(probing, "best_thresholds", lambda *given: seen.append(given) or best_thresholds(*given))
+    calls = []
+    monkeypatch.setattr(probing, "best_thresholds", lambda *args: calls.append(args) or best_thresholds(*args))
     result = probe(features, task, 1.0)
-    ((val_labels, val_scores),) = seen
+    ((val_labels, val_scores),) = calls
     train, val, test = (task.rows(split) for split in ("train", "val", "test"))
     inputs = (features.astype(float) - features[train].mean(axis=0)) / features[train].std(axis=0)
     for k, name in enumerate(task.classes):
@@ -129,18 +129,18 @@ def test_thresholds_come_from_validation_and_probabilities_from_the_regression(m
         at = result.draws[0].thresholds[name]
         by_threshold = [f1_score(val_labels[:, k], val_scores[:, k] >= t) for t in val_scores[:, k]]
         assert f1_score(val_labels[:, k], val_scores[:, k] >= at) == pytest.approx(max(by_threshold))
-        said, truth = model.predict_proba(inputs[test])[:, 1], task.labels[test, k]
-        assert result.measures["brier"].per_class[name] == pytest.approx(brier_score_loss(truth, said), abs=1e-3)
-        expected = average_precision_score(truth, said)
+        probability, truth = model.predict_proba(inputs[test])[:, 1], task.labels[test, k]
+        assert result.measures["brier"].per_class[name] == pytest.approx(brier_score_loss(truth, probability), abs=1e-3)
+        expected = average_precision_score(truth, probability)
         assert result.measures["auprc"].per_class[name] == pytest.approx(expected, abs=5e-3)
-        called = result.test_scores[0, :, k] >= at
-        assert result.measures["f1"].per_class[name] == pytest.approx(f1_score(truth, called))
+        predicted = result.test_scores[0, :, k] >= at
+        assert result.measures["f1"].per_class[name] == pytest.approx(f1_score(truth, predicted))
         assert np.dot(result.reliability[name].mean_probability, result.reliability[name].count) == pytest.approx(
-            said.sum(), rel=1e-2
+            probability.sum(), rel=1e-2
         )
 
 
-def test_a_class_without_positives_in_validation_is_named_and_has_no_f1():
+def test_a_class_without_positives_in_validation_is_reported_and_has_no_f1():
     features, task = make()
     labels = task.labels.copy()
     labels[task.rows("val"), 1] = 0
@@ -153,7 +153,7 @@ def test_a_class_without_positives_in_validation_is_named_and_has_no_f1():
     assert json.loads(json.dumps(result.to_json(), allow_nan=False))["without_threshold"] == ["b"]
 
 
-def test_draws_are_averaged_and_their_spread_told():
+def test_draws_are_averaged_and_their_spread_reported():
     features, task = make(noise=2.0)
     result = probe(features, task, 0.05)
     macros = [draw.test_macro for draw in result.draws]
@@ -171,7 +171,7 @@ def test_features_that_do_not_vary_in_the_draw_are_left_out():
     features, task = make()
     plain = probe(features, task, 1.0)
     extra = np.full((len(features), 2), 7.3, dtype=np.float32)
-    extra[task.rows("test")] = 1e6  # seen on test alone: no use, and no harm
+    extra[task.rows("test")] = 1e6  # varies on test only: no effect
     widened = probe(np.concatenate([features, extra], axis=1), task, 1.0)
     assert widened.score.macro == pytest.approx(plain.score.macro, abs=1e-6)
 
@@ -186,7 +186,7 @@ def test_bad_tasks_are_refused():
         probe(features[1:], task, 1.0)
 
 
-def test_fits_that_do_not_end_are_told_once(monkeypatch, caplog, recwarn):
+def test_unconverged_fits_are_logged_once(monkeypatch, caplog, recwarn):
     monkeypatch.setattr(logistic_regression, "_MAX_ITERATIONS", 2)
     features, task = make()
     with caplog.at_level(logging.WARNING):
@@ -196,10 +196,10 @@ def test_fits_that_do_not_end_are_told_once(monkeypatch, caplog, recwarn):
     assert not list(recwarn)
 
 
-def test_report_sets_three_features_side_by_side(tmp_path):
+def test_report_contains_three_kinds_of_features(tmp_path):
     run, cohort = PlantedRun(tmp_path), PlantedCohort()
-    told = []
-    report = run_probe(run, cohort, "finding", fractions=(0.1, 1.0), progress=lambda *at: told.append(at))
+    calls = []
+    report = run_probe(run, cohort, "finding", fractions=(0.1, 1.0), progress=lambda *call: calls.append(call))
     assert [(row["fraction"], row["features"], row["n_train"]) for row in report.rows()] == [
         (fraction, name, n)
         for fraction, n in ((0.1, 14), (1.0, 144))
@@ -228,34 +228,34 @@ def test_report_sets_three_features_side_by_side(tmp_path):
     assert line["value"] == trained.measures["f1"].per_class["beta"]
     assert line["positives"] == trained.score.positives["beta"]
     assert low > 0.2
-    assert {what for what, *_ in told} == {"embed, trained", "embed, untrained", "hand-crafted features", "probe"}
-    assert told[-1] == ("probe", 6, 6)
+    assert {name for name, *_ in calls} == {"embed, trained", "embed, untrained", "hand-crafted features", "probe"}
+    assert calls[-1] == ("probe", 6, 6)
     by_class = report.class_rows()
     assert [(row["fraction"], row["class"]) for row in by_class] == [(f, word) for f in (0.1, 1.0) for word in WORDS]
     assert by_class[4]["trained"] == trained.score.per_class["alpha"]
     assert by_class[4]["handcrafted"] == handcrafted.score.per_class["alpha"]
-    assert len(list((tmp_path / "embeddings").iterdir())) == 2  # the untrained twin's are kept too
+    assert len(list((tmp_path / "embeddings").iterdir())) == 2  # the untrained encoder's are cached too
 
     assert {(line["protocol"], line["window"]) for line in lines} == {("strict", None)}
 
-    told_json = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    assert (told_json["protocol"], told_json["window"]) == ("strict", None)
-    assert (told_json["command"], told_json["cohort"], told_json["run"], told_json["task"]) == (
+    result = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert (result["protocol"], result["window"]) == ("strict", None)
+    assert (result["command"], result["cohort"], result["run"], result["task"]) == (
         "probe",
         "planted",
         "seeing",
         "finding",
     )
-    assert (told_json["n_train"], told_json["n_val"], told_json["n_test"]) == (144, 48, 48)
-    assert told_json["classes"] == list(WORDS)
-    assert list(told_json["fractions"]) == ["0.1", "1"]
-    cell = told_json["fractions"]["0.1"]["trained"]
+    assert (result["n_train"], result["n_val"], result["n_test"]) == (144, 48, 48)
+    assert result["classes"] == list(WORDS)
+    assert list(result["fractions"]) == ["0.1", "1"]
+    cell = result["fractions"]["0.1"]["trained"]
     assert cell["macro"] == report.results[0.1]["trained"].score.macro
     assert cell["measures"]["ece"]["macro"] == report.results[0.1]["trained"].measures["ece"].macro
     assert [draw["seed"] for draw in cell["draws"]] == [42, 43, 44]
 
 
-def test_a_report_says_which_window_was_seen():
+def test_a_report_names_its_window():
     report = run_probe(PlantedRun(), PlantedCohort(), "finding", fractions=(1.0,), window="center_10s")
     assert report.to_json()["window"] == "center_10s"
     assert {line["window"] for line in report.long_rows()} == {"center_10s"}

@@ -1,4 +1,4 @@
-"""Retrieval against a slow plain version, its controls, the search, and what the verb shows and keeps to itself."""
+"""Retrieval against a slow plain version, its controls, the search, and the reports that the command may print."""
 
 import itertools
 import json
@@ -24,11 +24,11 @@ from leadwise.evaluate.retrieve import (
 )
 from leadwise.evaluate.search import SearchError, rows, search
 from leadwise.evaluate.text_embeddings import NoTextEncoderError
-from leadwise.pages.search import page
+from leadwise.pages.search import build_page
 
 
 def slow(scores, right, k):
-    """(recall@k, ranks) of each query, the mean over every order of the items that keeps higher scores first."""
+    """(recall@k, ranks) of each query, the mean over every order of the items with higher scores first."""
     hits, ranks = [], []
     for query, row in enumerate(scores):
         orders = [
@@ -42,7 +42,7 @@ def slow(scores, right, k):
     return np.array(hits), np.array(ranks)
 
 
-def test_places_agree_with_every_order_of_ties_tried_out():
+def test_ranks_agree_with_all_orders_of_ties():
     rng = np.random.default_rng(1)
     items = rng.integers(-1, 2, size=(6, 2)).astype(float)  # few directions: many ties
     items[(items == 0).all(axis=1)] = (1.0, 1.0)
@@ -50,25 +50,25 @@ def test_places_agree_with_every_order_of_ties_tried_out():
     queries[(queries == 0).all(axis=1)] = (1.0, 0.0)
     right = [sorted(rng.choice(6, size=rng.integers(1, 4), replace=False)) for _ in queries]
     pairs = np.array([(query, item) for query, few in enumerate(right) for item in few])
-    (places,) = rank_matches(queries, items, [(pairs[:, 0], pairs[:, 1])])
+    (ranks,) = rank_matches(queries, items, [(pairs[:, 0], pairs[:, 1])])
     unit = [array / np.linalg.norm(array, axis=1, keepdims=True) for array in (queries, items)]
     scores = np.round(unit[0] @ unit[1].T, 9)
-    assert (places.right + places.wrong > 1).sum() >= 4  # there are ties to be fair about
+    assert (ranks.n_correct + ranks.n_wrong > 1).sum() >= 4  # there are ties
     for k in (1, 2, 3, 6):
-        hits, ranks = slow(scores, right, k)
-        np.testing.assert_allclose(places.hits(k), hits, atol=1e-12)
-        np.testing.assert_allclose(places.ranks(), ranks, atol=1e-12)
+        expected_hits, expected_ranks = slow(scores, right, k)
+        np.testing.assert_allclose(ranks.hits(k), expected_hits, atol=1e-12)
+        np.testing.assert_allclose(ranks.ranks(), expected_ranks, atol=1e-12)
 
 
-def test_many_queries_are_cut_into_parts_without_a_seam():
+def test_blocks_of_queries_are_ranked_like_all_queries():
     rng = np.random.default_rng(2)
     queries, items = rng.normal(size=(1100, 3)), rng.normal(size=(40, 3))
     truth = np.arange(1100), rng.integers(40, size=1100)
-    (places,) = rank_matches(queries, items, [truth])
+    (ranks,) = rank_matches(queries, items, [truth])
     unit = [array / np.linalg.norm(array, axis=1, keepdims=True) for array in (queries, items)]
     scores = np.round(unit[0] @ unit[1].T, 9)
-    np.testing.assert_array_equal(places.above, (scores > scores[truth][:, None]).sum(axis=1))
-    np.testing.assert_allclose(places.ranks(), places.above + 1)
+    np.testing.assert_array_equal(ranks.n_above, (scores > scores[truth][:, None]).sum(axis=1))
+    np.testing.assert_allclose(ranks.ranks(), ranks.n_above + 1)
 
 
 def data(n=60, n_reports=12, seed=0, width=16):
@@ -78,7 +78,7 @@ def data(n=60, n_reports=12, seed=0, width=16):
     return texts[report_of], texts, report_of, np.array([f"p{at // 2}" for at in range(n)])
 
 
-def test_a_perfect_encoder_finds_all_and_a_collapsed_one_what_chance_finds():
+def test_a_perfect_encoder_scores_one_and_a_collapsed_one_chance():
     ecg, texts, report_of, patients = data()
     flat = np.ones_like(ecg), np.ones_like(texts)
     for side in score_directions((ecg, texts), flat, report_of, patients).values():
@@ -91,8 +91,8 @@ def test_a_perfect_encoder_finds_all_and_a_collapsed_one_what_chance_finds():
         assert side.shuffled_recall[1] < 0.4
 
 
-def test_identical_reports_are_one_whichever_record_carries_them():
-    """Which of two ECGs with the same report is nearer to it does not matter; that one is, does."""
+def test_identical_reports_count_as_one():
+    """It does not matter which of two ECGs with the same report is nearer to it."""
     texts = np.eye(3)
     ecg = np.array([[1, 0.1, 0], [0.2, 1, 0], [0.9, 0, 0.3], [0, 0, 1.0]])
     report_of = np.array([0, 1, 0, 2])
@@ -105,11 +105,11 @@ def test_identical_reports_are_one_whichever_record_carries_them():
     assert sides["ecg_to_report"].chance_recall[1] == pytest.approx(1 / 3)
 
 
-def test_the_shuffled_control_shows_what_naming_the_commonest_report_finds():
+def test_the_shuffled_control_measures_always_ranking_the_commonest_report_first():
     rng = np.random.default_rng(3)
     report_of = np.concatenate([np.zeros(80, dtype=int), np.arange(1, 21)])
     texts = np.eye(21)
-    ecg = np.tile(texts[0], (100, 1)) + 0.01 * rng.normal(size=(100, 21))  # always says report 0
+    ecg = np.tile(texts[0], (100, 1)) + 0.01 * rng.normal(size=(100, 21))  # always nearest to report 0
     side = score_directions((ecg, texts), (ecg, texts), report_of, np.arange(100).astype(str))["ecg_to_report"]
     assert side.recall[1] == pytest.approx(0.8)
     assert side.shuffled_recall[1] == pytest.approx(0.8, abs=0.02)
@@ -117,7 +117,7 @@ def test_the_shuffled_control_shows_what_naming_the_commonest_report_finds():
 
 
 def test_intervals_resample_patients_not_records():
-    """Fifty copies of each patient's ECG add nothing: the interval is as wide as with one."""
+    """Twenty copies of each patient's ECG add no information: the interval is as wide as with one."""
     ecg, texts, report_of, _ = data(40, 10, seed=5)
     noisy = ecg + 1.2 * np.random.default_rng(5).normal(size=ecg.shape)
     patients = np.arange(40).astype(str)
@@ -135,7 +135,7 @@ def test_intervals_resample_patients_not_records():
     assert widths[1] == pytest.approx(widths[0], rel=0.15)
 
 
-def test_strangers_are_other_peoples_records_each_once():
+def test_permutation_across_patients_uses_each_record_of_other_patients_once():
     of_record = np.array([0, 0, 0, 1, 1, 2, 3, 3])
     for seed in range(20):
         partner = permute_across_patients(of_record, np.random.default_rng(seed))
@@ -143,128 +143,128 @@ def test_strangers_are_other_peoples_records_each_once():
         assert (of_record[partner] != of_record).all()
 
 
-def test_places_of_nothing_left():
-    places = MatchRanks(np.array([3]), np.array([1]), np.array([0]))
-    assert [places.hits(k)[0] for k in (1, 3, 4)] == [0.0, 0.0, 1.0]
+def test_ranks_without_wrong_ties():
+    ranks = MatchRanks(np.array([3]), np.array([1]), np.array([0]))
+    assert [ranks.hits(k)[0] for k in (1, 3, 4)] == [0.0, 0.0, 1.0]
 
 
 class ReadCohort(PlantedCohort):
-    """The planted cohort with a report that names what was planted; one record in twenty has none."""
+    """The planted cohort with a report that names the planted classes; one record in twenty has no report."""
 
-    def __init__(self, **asked):
-        super().__init__(**asked)
-        said = []
+    def __init__(self, **options):
+        super().__init__(**options)
+        texts = []
         for row, planted in enumerate(self.truth):
-            words = [f"Possible {word}" for word, there in zip(WORDS, planted) if there]
-            said.append("" if row % 20 == 19 else "; ".join(words or ["nothing of note"]) + (" **" if row % 2 else ""))
-        self.reports = TextColumn(pa.chunked_array([said]))
+            words = [f"Possible {word}" for word, present in zip(WORDS, planted) if present]
+            texts.append("" if row % 20 == 19 else "; ".join(words or ["nothing of note"]) + (" **" if row % 2 else ""))
+        self.reports = TextColumn(pa.chunked_array([texts]))
 
     def signal(self, row):
         return self.steps[row].T.astype(np.float32) / 1000, 100.0
 
 
-def test_a_seeing_run_retrieves_and_its_blind_twin_does_not():
+def test_a_trained_run_retrieves_and_an_untrained_one_does_not():
     report = run_retrieval(PlantedRun(), ReadCohort())
-    told = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    assert told["command"] == "retrieve"
+    result = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert result["command"] == "retrieve"
     assert (report.n_records, report.n_without_report) == (36, 12)
-    assert report.n_reports <= 16  # subsets of four words, whatever marks stood around them
+    assert report.n_reports <= 16  # subsets of four words, without the marks around them
     for side in report.directions.values():
         assert side.recall[5] > 0.6
         assert side.recall[5] > side.untrained_recall[5] + 0.2
         assert side.recall[5] > side.shuffled_interval[5][1]
         assert side.median_rank < side.chance_median_rank
     assert [row["features"] for row in report.rows()] == ["trained", "untrained", "shuffled pairs", "chance"] * 2
-    assert "Possible" not in json.dumps(told)
+    assert "Possible" not in json.dumps(result)
 
 
-def test_what_cannot_be_scored_or_searched_is_told():
-    class Wordless(SeeingMethod):
+def test_unusable_runs_cohorts_and_texts_are_refused():
+    class NoTextEncoder(SeeingMethod):
         embeds_text = False
 
     run = PlantedRun()
     with pytest.raises(RetrievalError, match="0 distinct reports"):
         run_retrieval(run, PlantedCohort())
-    with pytest.raises(SearchError, match="the text says nothing"):
+    with pytest.raises(SearchError, match="is empty after cleaning"):
         search(run, ReadCohort(), " ;.")
-    run.method = Wordless()
-    with pytest.raises(NoTextEncoderError, match="learnt from ECGs alone"):
+    run.method = NoTextEncoder()
+    with pytest.raises(NoTextEncoderError, match="trained on ECGs alone"):
         run_retrieval(run, ReadCohort())
-    with pytest.raises(NoTextEncoderError, match="learnt from ECGs alone"):
+    with pytest.raises(NoTextEncoderError, match="trained on ECGs alone"):
         search(run, ReadCohort(), "alpha.")
 
 
 class TaskCohort(ReadCohort):
-    """Only the first 200 recordings are in the task."""
+    """Only the first 200 recordings are labelled for the task."""
 
     def rows(self, split=None, task=None, min_report_words=0):
         rows = super().rows(split, task)
         return rows[rows < 200] if task else rows
 
 
-def test_a_text_finds_what_it_names_nearest_first():
+def test_search_returns_the_recordings_of_the_text_nearest_first():
     cohort = TaskCohort()
-    found = search(PlantedRun(), cohort, "Possible ALPHA", top=8)
-    assert len(found) == 8
-    assert [one.cosine for one in found] == sorted((one.cosine for one in found), reverse=True)
-    assert all(cohort.truth[one.row, 0] for one in found)
-    assert [one.record for one in found] == cohort.records.take([one.row for one in found])
-    inside = [one for one in found if one.row < 200]
+    hits = search(PlantedRun(), cohort, "Possible ALPHA", top=8)
+    assert len(hits) == 8
+    assert [hit.cosine for hit in hits] == sorted((hit.cosine for hit in hits), reverse=True)
+    assert all(cohort.truth[hit.row, 0] for hit in hits)
+    assert [hit.record for hit in hits] == cohort.records.take([hit.row for hit in hits])
+    inside = [hit for hit in hits if hit.row < 200]
     assert inside
-    for one in inside:
-        assert one.labels == {"finding": tuple(word for word, held in zip(WORDS, cohort.truth[one.row]) if held)}
-    assert all(one.labels == {} for one in found if one.row >= 200)
-    assert all(one.split == "val" for one in search(PlantedRun(), cohort, "beta", split="val", top=50))
+    for hit in inside:
+        assert hit.labels == {"finding": tuple(word for word, held in zip(WORDS, cohort.truth[hit.row]) if held)}
+    assert all(hit.labels == {} for hit in hits if hit.row >= 200)
+    assert all(hit.split == "val" for hit in search(PlantedRun(), cohort, "beta", split="val", top=50))
 
 
-def test_the_page_shows_reports_only_when_asked():
+def test_the_page_contains_reports_only_on_request():
     cohort, run = TaskCohort(), PlantedRun()
-    found = search(run, cohort, "possible alpha <b>", top=2)
-    assert len(rows(found)) == 2
-    shy, open_ = (page(found, cohort, "alpha <b>", run, show).html() for show in (False, True))
-    for html in (shy, open_):
+    hits = search(run, cohort, "possible alpha <b>", top=2)
+    assert len(rows(hits)) == 2
+    without, with_reports = (build_page(hits, cohort, "alpha <b>", run, show).html() for show in (False, True))
+    for html in (without, with_reports):
         assert html.count("data:image/png;base64,") == 2
         assert "alpha &lt;b&gt;" in html
-        assert found[0].record in html
-    said = cohort.reports[found[0].row]
-    assert said.startswith("Possible")
-    assert said not in shy
-    assert said in open_
+        assert hits[0].record in html
+    report = cohort.reports[hits[0].row]
+    assert report.startswith("Possible")
+    assert report not in without
+    assert report in with_reports
 
 
 def call(*words):
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
-def test_the_verb(cohort_folder, tmp_path, monkeypatch):
+def test_the_command(cohort_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.toml").write_text(tomli_w.dumps(config_table(cohort_folder, steps=2)))
     assert call("pretrain", tmp_path / "tiny.toml", "-o", tmp_path / "run").exit_code == 0
     scored = call("retrieve", tmp_path / "run", cohort_folder, "--split", "train", "--json", tmp_path / "r.json")
     assert scored.exit_code == 0, scored.output
-    told = json.loads((tmp_path / "r.json").read_text())
-    assert told["n_reports"] == len(REPORTS)
-    assert told["ecg_to_report"]["recall"]["5"] == 1.0  # of four
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["n_reports"] == len(REPORTS)
+    assert result["ecg_to_report"]["recall"]["5"] == 1.0  # of four
     words = ("retrieve", tmp_path / "run", cohort_folder, "atrial fibrillation", "--top", 2)
-    found = call(*words, "-o", tmp_path / "page.html", "--json", tmp_path / "s.json")
-    assert found.exit_code == 0, found.output
+    searched = call(*words, "-o", tmp_path / "page.html", "--json", tmp_path / "s.json")
+    assert searched.exit_code == 0, searched.output
     assert len(json.loads((tmp_path / "s.json").read_text())["found"]) == 2
     assert not (tmp_path / "found.html").exists()
-    unasked = call(*words)
-    assert unasked.exit_code == 0, unasked.output
+    default = call(*words)
+    assert default.exit_code == 0, default.output
     assert (tmp_path / "found.html").read_text() == (tmp_path / "page.html").read_text()
-    seen = unasked.output + scored.output + found.output + (tmp_path / "page.html").read_text()
-    seen += (tmp_path / "r.json").read_text() + (tmp_path / "s.json").read_text()
-    assert not any(report in seen for report in REPORTS)
+    printed = default.output + scored.output + searched.output + (tmp_path / "page.html").read_text()
+    printed += (tmp_path / "r.json").read_text() + (tmp_path / "s.json").read_text()
+    assert not any(report in printed for report in REPORTS)
 
 
-def test_options_that_do_not_go_together_are_told_before_anything_is_read(tmp_path):
+def test_incompatible_options_are_refused_before_anything_is_read(tmp_path):
     words = ("retrieve", tmp_path / "run", tmp_path / "cohort")
-    for wrong, said in (
-        (("-o", tmp_path / "x.html"), "go with a text"),
-        (("--show-reports",), "go with a text"),
-        (("a text", "-o", tmp_path / "x.pdf"), "ends in .html"),
+    for wrong, message in (
+        (("-o", tmp_path / "x.html"), "need a text"),
+        (("--show-reports",), "need a text"),
+        (("a text", "-o", tmp_path / "x.pdf"), "must end in .html"),
     ):
         done = call(*words, *wrong)
         assert done.exit_code == 2
-        assert said in " ".join(done.output.replace("│", " ").split())
+        assert message in " ".join(done.output.replace("│", " ").split())

@@ -1,4 +1,4 @@
-"""The reference that has labels from the start: its loss, whom it learns from, how its own head is scored."""
+"""The supervised reference: its loss, its training recordings, and the scores of its own head."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_scores_are_one_map_of_the_backbone() -> None:
     torch.testing.assert_close(scores, method.scores(method.embed_ecg(batch)))
 
 
-def test_only_what_is_learnt_from_is_altered() -> None:
+def test_only_training_batches_are_augmented() -> None:
     method, batch = (
         build("supervised", encoder="vit", n_patches=10, width=32, depth=1, heads=2, gain=0.5),
         make_batch(4),
@@ -86,11 +86,11 @@ def test_only_what_is_learnt_from_is_altered() -> None:
     torch.manual_seed(0)
     first, again = (float(method(batch)["L_bce"].detach()) for _ in range(2))
     assert first != again
-    held, again = (float(method.eval()(batch)["L_bce"].detach()) for _ in range(2))
-    assert held == again
+    first, again = (float(method.eval()(batch)["L_bce"].detach()) for _ in range(2))
+    assert first == again
 
 
-def test_labels_that_are_not_there_are_errors_with_the_remedy() -> None:
+def test_missing_labels_are_errors_with_a_remedy() -> None:
     method, batch = build("supervised"), make_batch(4)
     with pytest.raises(ValueError, match=r"a batch without labels: name a task .* in data\.task"):
         method(dataclasses.replace(batch, label=None))
@@ -111,22 +111,22 @@ def test_its_encoders_are_those_of_the_other_small_settings() -> None:
     )  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------------- whom it learns from
+# ------------------------------------------------------------------------------------------------- training recordings
 
 
 @pytest.mark.parametrize(("fraction", "seed"), [(0.1, 42), (0.1, 44), (1.0, 42)])
-def test_it_learns_from_the_recordings_that_a_probe_is_fitted_on_and_no_other(
+def test_it_is_trained_on_the_recordings_that_a_probe_is_fitted_on_and_no_other(
     labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fraction: float, seed: int
 ) -> None:
-    learnt: set[str] = set()
-    watched: set[str] = set()
+    trained_on: set[str] = set()
+    validated_on: set[str] = set()
     genuine = supervised.Method.forward
 
-    def seen(self: supervised.Method, batch: object) -> object:
-        (learnt if self.training else watched).update(batch.record)  # type: ignore[attr-defined]
+    def record_batch(self: supervised.Method, batch: object) -> object:
+        (trained_on if self.training else validated_on).update(batch.record)  # type: ignore[attr-defined]
         return genuine(self, batch)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(supervised.Method, "forward", seen)
+    monkeypatch.setattr(supervised.Method, "forward", record_batch)
     monkeypatch.setattr(training, "gradient_norms", lambda *_: {})
     config = config_of(labelled, fraction, seed, steps=6, batch_size=16)
     run = training.pretrain(config, tmp_path / "run")
@@ -140,11 +140,11 @@ def test_it_learns_from_the_recordings_that_a_probe_is_fitted_on_and_no_other(
     numbered = np.stack([rows, np.random.default_rng(0).permutation(len(rows))], axis=1).astype(float)
     probe(numbered, make_probe_task(cohort, TASK, rows), fraction, (seed,))
     of_probe = set(cohort.records.take(fitted[0].astype(np.int64)))
-    assert learnt == of_probe
+    assert trained_on == of_probe
     assert len(of_probe) == int(45 * fraction)
-    assert watched
-    assert watched <= set(cohort.records.take(cohort.rows("val", TASK)))
-    assert not (learnt | watched) & set(cohort.records.take(cohort.rows("test")))
+    assert validated_on
+    assert validated_on <= set(cohort.records.take(cohort.rows("val", TASK)))
+    assert not (trained_on | validated_on) & set(cohort.records.take(cohort.rows("test")))
     people = set(cohort.patients.take(fitted[0].astype(np.int64)))
     assert len(run.provenance["people"]) == len(people)
 
@@ -154,7 +154,7 @@ def test_a_batch_may_be_larger_than_a_draw(labelled: Path, tmp_path: Path) -> No
     assert len(run.provenance["people"]) == 1
 
 
-def test_the_run_says_its_classes_and_goes_on_to_the_bit(labelled: Path, tmp_path: Path) -> None:
+def test_the_run_stores_its_classes_and_resumes_exactly(labelled: Path, tmp_path: Path) -> None:
     def stop(what: str, done: int, total: int) -> None:
         if done == 5:
             raise KeyboardInterrupt
@@ -172,7 +172,7 @@ def test_the_run_says_its_classes_and_goes_on_to_the_bit(labelled: Path, tmp_pat
         training.pretrain(other, tmp_path / "torn", resume=True)
 
 
-def test_passes_of_a_step_are_one_batch(labelled: Path, tmp_path: Path) -> None:
+def test_passes_of_a_step_equal_one_batch(labelled: Path, tmp_path: Path) -> None:
     vit = {"name": "supervised", **{k: v for k, v in TINY["supervised lead_time"].items() if k != "classes"}}
     config = dataclasses.replace(config_of(labelled, 0.1, steps=3), method=vit)
     halves = dataclasses.replace(config, optim=dataclasses.replace(config.optim, accumulate=2))
@@ -184,7 +184,7 @@ def test_passes_of_a_step_are_one_batch(labelled: Path, tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------------------- score
 
 
-def test_the_heads_own_scores_are_scored_on_the_test_split(trained: Run, labelled: Path) -> None:
+def test_the_logits_of_the_head_are_scored_on_the_test_split(trained: Run, labelled: Path) -> None:
     cohort = Cohort.open(labelled)
     rows = cohort.rows("test", TASK)
     result = score_supervised([trained], cohort, TASK)
@@ -197,13 +197,13 @@ def test_the_heads_own_scores_are_scored_on_the_test_split(trained: Run, labelle
     assert report.results[1.0]["trained"].score.per_class["fast"] > 0.9
 
 
-def test_a_class_that_a_draw_lacks_counts_as_a_half_and_is_named(labelled: Path, tmp_path: Path) -> None:
+def test_a_class_without_positives_in_a_draw_counts_as_a_half(labelled: Path, tmp_path: Path) -> None:
     cohort = Cohort.open(labelled)
-    learnt = [
+    draws = [
         training.pretrain(config_of(labelled, 0.05, seed, steps=2), tmp_path / f"{seed}")  # two records each
         for seed in (42, 43)
     ]
-    result = score_supervised(learnt, cohort, TASK)
+    result = score_supervised(draws, cohort, TASK)
     assert "rare" in result.unlearnable
     assert result.score.per_class["rare"] == 0.5
 
@@ -212,8 +212,8 @@ def test_runs_of_another_task_are_refused(trained: Run, labelled: Path, cohort_f
     cohort = Cohort.open(labelled)
     with pytest.raises(SupervisedError, match="no run to score on task 'own'"):
         score_supervised([], cohort, TASK)
-    with pytest.raises(SupervisedError, match=r"run run did not learn task 'own': pretrain method 'supervised'"):
+    with pytest.raises(SupervisedError, match=r"run run was not trained on task 'own': pretrain method 'supervised'"):
         score_supervised([trained], Cohort.open(cohort_folder), TASK)  # other classes
     other = training.pretrain(typed(Config, config_table(cohort_folder, steps=1)), tmp_path / "other")
-    with pytest.raises(SupervisedError, match="run other did not learn task 'own'"):
+    with pytest.raises(SupervisedError, match="run other was not trained on task 'own'"):
         score_supervised([other], cohort, TASK)

@@ -24,10 +24,10 @@ def file(tmp_path):
     return write(tmp_path / "prompts.toml", PROMPTS)
 
 
-def test_planted_findings_are_found_and_beside_them_the_untrained_and_the_control(file):
+def test_planted_findings_are_detected_and_references_reported(file):
     run = PlantedRun()
     report = run_zeroshot(run, PlantedCohort(), "finding", file)
-    # the run reads both sets of the file, the twin (by its own text encoder) the one that is scored
+    # the trained run embeds both sets of the file; the untrained run, with its own text encoder, only the scored one
     assert (run.method.n_texts, run.twin.method.n_texts) == (8 + 4, 8)
     assert report.trained.macro > 0.95
     assert min(report.trained.per_class.values()) > 0.9
@@ -41,7 +41,7 @@ def test_planted_findings_are_found_and_beside_them_the_untrained_and_the_contro
     assert report.trained.n_records == 48  # the test split alone
 
 
-def test_f1s_thresholds_come_from_validation_and_nothing_else_does(file):
+def test_only_the_thresholds_of_f1_come_from_validation(file):
     cohort = PlantedCohort()
     report = run_zeroshot(PlantedRun(), cohort, "finding", file)
     assert list(report.measures) == ["auprc", "f1"]  # a cosine has no calibration
@@ -62,11 +62,11 @@ def test_f1s_thresholds_come_from_validation_and_nothing_else_does(file):
     lines = report.long_rows()
     assert len(lines) == 2 * 3 * 5
     assert {line["measure"] for line in lines} == {"auroc", "auprc", "f1"}
-    told = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    assert told["measures"]["trained"]["f1"]["macro"] == report.measures["f1"].macro
+    result = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert result["measures"]["trained"]["f1"]["macro"] == report.measures["f1"].macro
 
 
-def test_labels_of_others_score_at_chance(file):
+def test_labels_of_other_patients_score_at_chance(file):
     report = run_zeroshot(PlantedRun(), PlantedCohort(n_patients=600, shuffled_test_labels=True), "finding", file)
     assert report.trained.macro == pytest.approx(0.5, abs=0.07)
 
@@ -89,7 +89,7 @@ def test_order_in_the_file_does_not_matter(file, tmp_path):
 
 
 def test_prompts_belong_to_their_class(file, tmp_path):
-    """Two classes' prompts exchanged: those two fall below chance, the others stay."""
+    """With the prompts of two classes exchanged, those two score below chance and the others do not change."""
     crossed = {**PROMPTS, "alpha": PROMPTS["beta"], "beta": PROMPTS["alpha"]}
     report = run_zeroshot(PlantedRun(), PlantedCohort(), "finding", write(tmp_path / "x.toml", crossed))
     straight = run_zeroshot(PlantedRun(), PlantedCohort(), "finding", file)
@@ -125,8 +125,8 @@ def test_class_undefined_on_the_split_is_skipped_and_named(file):
     json.dumps(report.to_json(), allow_nan=False)
 
 
-def test_one_record_too_many_for_a_full_batch(file):
-    """The last batch then holds one record, which must stay a batch."""
+def test_a_last_batch_of_one_record(file):
+    """The batch axis must not be squeezed."""
     cohort = PlantedCohort(n_patients=170)
     cohort.index["split"] = np.where(np.arange(340) < 275, "train", "test")  # 65 = 64 + 1
     report = run_zeroshot(PlantedRun(), cohort, "finding", file)
@@ -134,13 +134,13 @@ def test_one_record_too_many_for_a_full_batch(file):
     assert report.trained.macro > 0.95
 
 
-def test_a_method_without_words_is_refused(file):
-    class Wordless(SeeingMethod):
+def test_a_method_without_text_encoder_is_refused(file):
+    class NoTextEncoder(SeeingMethod):
         embeds_text = False
 
     run = PlantedRun()
-    run.method = Wordless()
-    with pytest.raises(ZeroShotError, match="learnt from ECGs alone"):
+    run.method = NoTextEncoder()
+    with pytest.raises(ZeroShotError, match="trained on ECGs alone"):
         run_zeroshot(run, PlantedCohort(), "finding", file)
     cohort = PlantedCohort()
     cohort.index["split"] = "train"
@@ -148,34 +148,34 @@ def test_a_method_without_words_is_refused(file):
         run_zeroshot(PlantedRun(), cohort, "finding", file)
 
 
-def test_json_says_what_was_asked(file):
-    told = json.loads(
+def test_json_contains_the_settings(file):
+    result = json.loads(
         json.dumps(run_zeroshot(PlantedRun(), PlantedCohort(), "finding", file).to_json(), allow_nan=False)
     )
-    assert told["command"] == "zeroshot"
-    assert told["prompts"]["n_prompts"] == 8
-    assert len(told["prompts"]["sha256"]) == 64
-    assert told["gain_over_untrained"]["interval"][0] > 0.1
-    assert told["single_prompts"]["min"] <= told["single_prompts"]["max"]
-    assert (told["protocol"], told["window"]) == ("strict", None)
+    assert result["command"] == "zeroshot"
+    assert result["prompts"]["n_prompts"] == 8
+    assert len(result["prompts"]["sha256"]) == 64
+    assert result["gain_over_untrained"]["interval"][0] > 0.1
+    assert result["single_prompts"]["min"] <= result["single_prompts"]["max"]
+    assert (result["protocol"], result["window"]) == ("strict", None)
     report = run_zeroshot(PlantedRun(), PlantedCohort(), "finding", file, window="center_10s")
     assert report.to_json()["window"] == "center_10s"
     assert {(line["protocol"], line["window"]) for line in report.long_rows()} == {("strict", "center_10s")}
 
 
-def test_people_of_the_training_part_are_counted_and_warned_of(file, caplog):
+def test_leaked_patients_are_counted_and_logged(file, caplog):
     cohort, run = PlantedCohort(), PlantedRun()
-    assert run_zeroshot(run, cohort, "finding", file).n_training_patients == 0
+    assert run_zeroshot(run, cohort, "finding", file).n_leaked_patients == 0
     assert not caplog.records
     run.known = {cohort.patients[cohort.rows("test")[0]], cohort.patients[cohort.rows("train")[0]]}
     leaked = run_zeroshot(run, cohort, "finding", file)
     assert leaked.to_json()["n_people_seen_in_pretraining"] == 1
-    assert "1 of the 24 people to be scored were in the pre-training" in caplog.text
+    assert "1 of the 24 patients to be scored were used to pre-train seeing" in caplog.text
 
 
 def test_prompts_of_another_task_are_refused(tmp_path):
     other = write(tmp_path / "other.toml", PROMPTS, task="rhythm")
-    with pytest.raises(PromptError, match="it is for task 'rhythm', but task 'finding'"):
+    with pytest.raises(PromptError, match="the file is for task 'rhythm', not for the requested task 'finding'"):
         run_zeroshot(PlantedRun(), PlantedCohort(), "finding", other)
 
 
@@ -187,7 +187,7 @@ task = "finding"
 )  # the short prompts speak of another class, so that which set was scored shows
 
 
-def test_the_set_that_is_asked_for_is_scored_and_every_set_told(tmp_path):
+def test_the_requested_set_is_scored_and_every_set_reported(tmp_path):
     path = tmp_path / "sets.toml"
     path.write_text(THREE_SETS)
     rich = run_zeroshot(PlantedRun(), PlantedCohort(), "finding", path)
@@ -198,17 +198,17 @@ def test_the_set_that_is_asked_for_is_scored_and_every_set_told(tmp_path):
     assert short.to_json()["prompts"]["set"] == "short"
     assert short.to_json()["prompts"]["classes"]["alpha"] == ["beta. beta."]
     for report in (rich, short):
-        told = json.loads(json.dumps(report.to_json(), allow_nan=False))["sensitivity"]
-        assert told["chosen"] == report.prompt_set
-        assert told["sets"]["rich"]["macro"] == rich.trained.macro
-        assert told["sets"]["short"]["macro"] == short.trained.macro
-        assert told["spread"]["over_sets"] == pytest.approx(
-            max(at["macro"] for at in told["sets"].values()) - short.trained.macro
+        result = json.loads(json.dumps(report.to_json(), allow_nan=False))["sensitivity"]
+        assert result["chosen"] == report.prompt_set
+        assert result["sets"]["rich"]["macro"] == rich.trained.macro
+        assert result["sets"]["short"]["macro"] == short.trained.macro
+        assert result["spread"]["over_sets"] == pytest.approx(
+            max(at["macro"] for at in result["sets"].values()) - short.trained.macro
         )
-        singles = [macro for at in told["sets"].values() for macro in at["single_prompts"]["macro"]]
+        singles = [macro for at in result["sets"].values() for macro in at["single_prompts"]["macro"]]
         assert len(singles) == 1 + 1 + 2
-        assert told["spread"]["over_single_prompts"] == pytest.approx(max(singles) - min(singles))
-        assert told["sets"][report.prompt_set]["above_chosen"] == {"macro": 0.0, "interval": [0.0, 0.0]}
+        assert result["spread"]["over_single_prompts"] == pytest.approx(max(singles) - min(singles))
+        assert result["sets"][report.prompt_set]["above_chosen"] == {"macro": 0.0, "interval": [0.0, 0.0]}
         assert [row["set"].rstrip(" *") for row in report.sensitivity.rows()] == ["name", "short", "rich"]
         assert "sets differ by" in report.sensitivity.line()
     with pytest.raises(PromptError, match="no set 'own'; it has name, short, rich"):

@@ -1,4 +1,4 @@
-"""The verb that explains a trained run: card."""
+"""The command card: one page that describes a trained run."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ def card(
     target: Annotated[Path, typer.Option("-o", "--out", help="HTML page to write.")] = Path("card.html"),
     tasks: Annotated[
         str | None,
-        typer.Option(help="Label sets, such as super,sub; robustness and parts use the first. Default: all."),
+        typer.Option(help="Tasks, such as super,sub; robustness and parts use the first. Default: all."),
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="Your own prompt file (TOML), for the task it names; default: ours.")
+        Path | None, typer.Option(help="Your own prompt file (TOML), for the task it names; default: the shipped one.")
     ] = None,
     records: Annotated[
         int | None,
-        typer.Option(min=20, help="Test recordings judged again after each change [500, with --quick 100]."),
+        typer.Option(min=20, help="Test recordings scored again after each change [500, with --quick 100]."),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A look in a minute or two: fewer changes, no untrained twin.")
+        bool, typer.Option("--quick", help="A page in a minute or two: fewer changes, no untrained encoder.")
     ] = False,
     json_file: Json = None,
 ) -> None:
-    """Write one offline page that explains a run: training, scores by group, robustness, its parts, where it looks."""
+    """Write one offline page about a run: training, scores by group, robustness, its parts, occlusion maps."""
     from leadwise import run as runs
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate.card import card as cards
-    from leadwise.pages.card import page
+    from leadwise.pages.card import build_page
 
     if target.suffix.lower() not in (".html", ".htm"):
-        raise typer.BadParameter(f"-o {target}: a card is an HTML page, name it such as card.html")
+        raise typer.BadParameter(f"-o {target}: a card is an HTML page; use a name such as card.html")
     names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
     with progress_bars() as progress:
-        made = cards.make_card(runs.load(run), Cohort.open(cohort), names, records, quick, prompts, bars(progress))
+        result = cards.make_card(runs.load(run), Cohort.open(cohort), names, records, quick, prompts, bars(progress))
     target.parent.mkdir(parents=True, exist_ok=True)
-    page(made).write(target)
-    shown = ("task", "how", "macro", "low", "high", "untrained", "skipped")
-    lines = [{key: value for key, value in row.line().items() if key in shown} for row in made.scores]
-    print_table(lines, f"{made.run.name} on {made.cohort.name}: macro AUROC on test")
-    write_json(json_file, made.to_json())
+    build_page(result).write(target)
+    columns = ("task", "how", "macro", "low", "high", "untrained", "skipped")
+    lines = [{key: value for key, value in row.line().items() if key in columns} for row in result.scores]
+    print_table(lines, f"{result.run.name} on {result.cohort.name}: macro AUROC on test")
+    write_json(json_file, result.to_json())
     out.print(f"card written to {target}", soft_wrap=True)

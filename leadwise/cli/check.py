@@ -1,4 +1,4 @@
-"""The verb that looks at a cohort before anyone trains on it."""
+"""The command `check`: audit a cohort before training."""
 
 from __future__ import annotations
 
@@ -21,32 +21,41 @@ from leadwise.cli.output import (
 def check(
     cohort: CohortFolder,
     against: Annotated[
-        Path | None, typer.Option(help="Another cohort: patients, recordings and signals in both are found.")
+        Path | None,
+        typer.Option(help="Another cohort folder. Report patients, recordings and signals that both contain."),
     ] = None,
-    run: Annotated[Path | None, typer.Option(help="A run folder: people it learnt from are found.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="A run folder. Report patients of this cohort that the run was trained on.")
+    ] = None,
     sample: Annotated[
         int,
-        typer.Option(min=0, help="Recordings whose samples are looked at (0: all); the index is always read in full."),
+        typer.Option(
+            min=0, help="Number of recordings whose samples are measured (0: all). The index is always read in full."
+        ),
     ] = 2000,
-    target: Annotated[Path | None, typer.Option("-o", "--out", help="Also write an HTML page with pictures.")] = None,
-    per_class: Annotated[bool, typer.Option("--per-class", help="Print the count of each class by split too.")] = False,
+    target: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Also write an HTML page with the worst tracings.")
+    ] = None,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Also print the number of recordings of each class by split.")
+    ] = False,
     json_file: Json = None,
 ) -> None:
-    """Audit a cohort: splits, copies, leads, units, rates, classes. Exit code 1 if there is an error, else 0."""
+    """Audit a cohort: splits, copies, leads, units, sampling rates, classes. Exit code 1 if there is an error, else 0."""
     from leadwise import run as runs
     from leadwise.data.cohort.cohort import Cohort
-    from leadwise.pages import audit as checks
+    from leadwise.pages import audit as audit_page
 
     opened = Cohort.open(cohort)
     other = None if against is None else Cohort.open(against)
-    known = None if run is None else runs.reopen(run)
+    trained = None if run is None else runs.reopen(run)
     with progress_bars() as progress:
-        result = checks.check(opened, other, known, sample, bars(progress))
-    print_table(result.rows(), f"check of {cohort}")
+        report = audit_page.check_cohort(opened, other, trained, sample, bars(progress))
+    print_table(report.rows(), f"check of {cohort}")
     if per_class:
-        print_table(result.class_rows(), "classes by split: recordings with (+) and without (−)")
-    write_json(json_file, result.to_json())
+        print_table(report.class_rows(), "classes by split: recordings with (+) and without (−)")
+    write_json(json_file, report.to_json())
     if target is not None:
-        checks.write_page(result, target)
-    out.print(f"{result.summary}" + (f"; page in {target}" if target else ""), soft_wrap=True, highlight=False)
-    raise typer.Exit(1 if result.failed else 0)
+        audit_page.write_page(report, target)
+    out.print(f"{report.summary}" + (f"; page in {target}" if target else ""), soft_wrap=True, highlight=False)
+    raise typer.Exit(1 if report.failed else 0)

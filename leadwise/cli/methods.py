@@ -1,4 +1,4 @@
-"""The verb that says which methods there are, and what each of them is."""
+"""The command methods: list the methods, or describe entry."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ def methods(
     chosen = catalogue.entries(None if method is None else [method])
     rows = [
         {
-            "method": one.name,
-            "paper": f"{one.title}. {one.source}",
-            "reads": one.reads,
-            "zero-shot": "yes" if one.zero_shot else "",
-            "parameters": _millions(one.n_parameters),
-            "small": "" if one.n_small is None else _millions(one.n_small),
-            "needs": one.needs,
+            "method": entry.name,
+            "paper": f"{entry.title}. {entry.source}",
+            "reads": entry.reads,
+            "zero-shot": "yes" if entry.zero_shot else "",
+            "parameters": _millions(entry.n_parameters),
+            "small": "" if entry.n_small is None else _millions(entry.n_small),
+            "needs": entry.needs,
         }
-        for one in chosen
+        for entry in chosen
     ]
-    print_table(rows, "methods; leadwise methods NAME says more" if method is None else chosen[0].title)
+    print_table(rows, "methods; leadwise methods NAME describes one" if method is None else chosen[0].title)
     if method is None:
-        print_table([one._asdict() for one in REFERENCES], "what they are read against")
+        print_table([reference._asdict() for reference in REFERENCES], "references that they are compared with")
     else:
         out.print(chosen[0].objective, highlight=False, markup=False, soft_wrap=True)
         print_table(catalogue.settings(method), f"[method] of a config, name = '{method}'")
-    write_json(json_file, {"command": "methods", "methods": [dataclasses.asdict(one) for one in chosen]})
+    write_json(json_file, {"command": "methods", "methods": [dataclasses.asdict(entry) for entry in chosen]})
 
 
 def _millions(n: int) -> str:

@@ -1,4 +1,4 @@
-"""The verb retrieve: recordings by a text, or how well a run retrieves."""
+"""The command retrieve: search recordings by a text, or score the retrieval of a run."""
 
 from __future__ import annotations
 
@@ -25,48 +25,53 @@ def retrieve(
     run: RunFolder,
     cohort: CohortFolder,
     text: Annotated[
-        str | None, typer.Argument(help="What to look for, as a report would say it; without it, the run is scored.")
+        str | None,
+        typer.Argument(help="Text to search for, worded as in a report. Without it, the run's retrieval is scored."),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, max=100, help="With a text: how many recordings.")] = 9,
+    top: Annotated[int, typer.Option(min=1, max=100, help="With a text: number of recordings.")] = 9,
     target: Annotated[
         Path | None,
         typer.Option("-o", "--out", help=f"With a text: HTML page with the ECGs on paper grid [{PAGE}]."),
     ] = None,
     show_reports: Annotated[
-        bool, typer.Option("--show-reports", help="Let that page show the reports too. They are patient data.")
+        bool, typer.Option("--show-reports", help="Include the reports in that page. They are patient data.")
     ] = False,
     split: Annotated[
         str | None, typer.Option(help="Only train, val or test [with a text: all; for scores: test].")
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Find and draw the ECGs nearest to a text; without a text, score ECG to report and report to ECG retrieval."""
+    """Search and draw the ECGs nearest to a text. Without a text: score retrieval, ECG to report and report to ECG."""
     if text is None and (target is not None or show_reports):
-        raise typer.BadParameter("-o and --show-reports go with a text to look for")
+        raise typer.BadParameter("-o and --show-reports need a text to search for")
     target = target or Path(PAGE)
     if target.suffix.lower() not in (".html", ".htm"):
-        raise typer.BadParameter(f"-o {target}: the page ends in .html")
+        raise typer.BadParameter(f"-o {target}: the name of the page must end in .html")
     from leadwise import run as runs
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import retrieve as scoring
-    from leadwise.evaluate import search as searching
-    from leadwise.pages.search import page
+    from leadwise.evaluate.search import rows, search
+    from leadwise.pages.search import build_page
 
+    # without a text: score the run and print the table
     loaded, opened = runs.load(run), Cohort.open(cohort)
     if text is None:
         with progress_bars() as progress:
             report = scoring.run_retrieval(loaded, opened, split or "test", bars(progress))
         title = f"retrieval of {report.run} on {report.cohort}, {report.split}: "
-        left_out = f", {report.n_without_report} without a report left out" if report.n_without_report else ""
-        print_table(report.rows(), f"{title}{report.n_records} ECGs, {report.n_reports} distinct reports{left_out}")
+        skipped = f", {report.n_without_report} without a report skipped" if report.n_without_report else ""
+        print_table(report.rows(), f"{title}{report.n_records} ECGs, {report.n_reports} distinct reports{skipped}")
         write_json(json_file, report.to_json())
         return
+
+    # with a text: search, print and draw the nearest recordings
     with progress_bars() as progress:
-        found = searching.search(loaded, opened, text, split, top, bars(progress))
-    print_table(searching.rows(found), f"nearest of {opened.name}")
-    page(found, opened, text, loaded, show_reports).write(target)
+        hits = search(loaded, opened, text, split, top, bars(progress))
+    print_table(rows(hits), f"nearest recordings of {opened.name}")
+    build_page(hits, opened, text, loaded, show_reports).write(target)
     out.print(f"open {target}", highlight=False, soft_wrap=True)
-    told = [{"record": one.record, "split": one.split, "cosine": one.cosine, "labels": one.labels} for one in found]
-    write_json(
-        json_file, {"command": "retrieve", "run": loaded.name, "cohort": opened.name, "text": text, "found": told}
-    )
+    found_rows = [
+        {"record": hit.record, "split": hit.split, "cosine": hit.cosine, "labels": hit.labels} for hit in hits
+    ]
+    result = {"command": "retrieve", "run": loaded.name, "cohort": opened.name, "text": text, "found": found_rows}
+    write_json(json_file, result)

@@ -1,7 +1,7 @@
-"""What reads classes out of embeddings, kept so that it can be asked again: of groups, of changed ECGs, of hidden leads.
+"""Classifiers on embeddings that can be applied again: to subgroups, changed ECGs and hidden leads.
 
-A probe is fitted once, on clean training recordings, by the rules of `probe`; its strength is chosen on validation.
-Words are the mean prompt embeddings of `zeroshot`. Both give the very scores of those verbs on the recordings they saw.
+A probe is fitted once, on unchanged training recordings, by the rules of `probe`; its strength is chosen on validation.
+A zero-shot classifier uses the class vectors of `zeroshot`. Both reproduce the scores of those commands on the same recordings.
 """
 
 from __future__ import annotations
@@ -26,30 +26,33 @@ PROBE, ZERO_SHOT = "probe", "zero-shot"
 
 @dataclass(frozen=True)
 class Classifier:
-    """Scores classes from embeddings of one part of a run."""
+    """Class scores from the embeddings of one part of a run."""
 
-    name: str  # PROBE or WORDS
-    part: str  # of the method, whose embedding it reads
+    name: str  # PROBE or ZERO_SHOT
+    part: str  # the part of the method whose embedding is the input
     classes: tuple[str, ...]
     scores: Callable[[Features], Floats]  # (N, D) -> (N, K): logits, or cosines
-    unit: str  # of the scores, in words
-    prompts: dict[str, str] | None = None  # of WORDS: file, sha256 and set
+    unit: str  # of the scores, as plain text
+    prompts: dict[str, str] | None = None  # of ZERO_SHOT: file, sha256 and set
 
 
 def has_part(run: Run, part: str) -> bool:
-    """Whether the run can embed this part: the method has it, and these settings gave it a head."""
+    """Return whether the run can embed this part: its method, with the run's settings, has it."""
     return part in run.method.parts
 
 
 def has_text_encoder(run: Run) -> bool:
-    """Whether the run has a text encoder, so that words can be set against ECGs."""
+    """Return whether the run has a text encoder, so that texts and ECGs can be compared."""
     return run.method.embeds_text
 
 
 def probe_classifier(features: NDArray[np.floating], task: ProbeTask, part: str = "backbone") -> Classifier:
-    """A logistic regression per class on all training recordings; features (N, D) in the order of the task.
+    """Fit one logistic regression per class on all training recordings.
 
-    A class with one label value among the training recordings cannot be learnt: its scores are 0 for all.
+    A class with a single label value among the training recordings cannot be learned: all its scores are 0.
+
+    Args:
+        features: (N, D), in the order of the task's recordings.
 
     Raises:
         ProbeError: no class has both label values on validation.
@@ -60,10 +63,12 @@ def probe_classifier(features: NDArray[np.floating], task: ProbeTask, part: str 
 
 
 def zeroshot_classifier(run: Run, cohort: Cohort, task: str, prompt_file: Path | None = None) -> Classifier:
-    """The class vectors of a task's prompts: those of the file where it is for this task, else those that are shipped.
+    """Return the zero-shot classifier of a task's prompts.
+
+    Uses `prompt_file` if it belongs to this task, else the shipped prompts of the cohort's source.
 
     Raises:
-        PromptError: the file cannot be used, or none are shipped.
+        PromptError: the file cannot be used, or no prompts are shipped for the task.
     """
     classes = tuple(cohort.tasks[task])
     loaded = prompts.load(prompt_file) if prompt_file else None

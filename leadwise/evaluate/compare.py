@@ -1,16 +1,16 @@
-"""Whether one run scores higher than another on the same records: a paired test over patients.
+"""Paired test over patients: whether one run scores higher than another on the same recordings.
 
-Both runs' scores are counted on the same resamplings of patients, so that what makes a test set easy or hard cancels.
-The interval holds the middle 95 % of the resampled differences. The two-sided p-value is the smallest level at which such
-an interval leaves out zero: 2 x (the rarer side of zero + 1) / (R + 1), at most 1. P-values of single classes are
-corrected by Holm's step-down rule, so that the chance of any false claim among them stays at the level. Draws of the
-training labels are averaged first: the test tells of other patients, not of other draws.
+Both runs are scored on the same resamplings of patients, so that the difficulty of the test set cancels. The interval contains
+the middle 95 % of the resampled differences. The two-sided p-value is the smallest level at which such an interval excludes
+zero: 2 x (resamplings on the rarer side of zero + 1) / (R + 1), at most 1. P-values of single classes are corrected by Holm's
+step-down rule, so that the probability of any false claim among them stays at the level. Draws of the training labels are
+averaged first: the test generalises to other patients, not to other draws.
 
-A bootstrap knows too little of a class with few patients: with equally good runs, p < 0.05 came in 18 % of simulated
-comparisons with 3 positive patients, 13 % with 4, 9 % with 10 and 5 % with 20 or more. A class with fewer than ten
-positive (or negative) patients is therefore not tested, and named; its interval is shown, and is too narrow. Where that is
-so of every class, neither is their mean. A resampling that leaves every class one label value cannot be used: how many
-could is told.
+A bootstrap is unreliable for a class with few patients: with equally good runs, p < 0.05 occurred in 18 % of simulated
+comparisons with 3 positive patients, 13 % with 4, 9 % with 10 and 5 % with 20 or more. A class with fewer than ten positive
+(or negative) patients is therefore not tested, and the result names it; its interval is reported, and is too narrow. If this
+applies to every class, their mean is not tested either. A resampling in which every class has a single label value cannot be
+used; the number of usable resamplings is reported.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from leadwise.data import crops
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.evaluate import probe as probing
 from leadwise.evaluate import prompts, zeroshot
-from leadwise.evaluate.embed import count_training_patients, embed_cohort
+from leadwise.evaluate.embed import count_leaked_patients, embed_cohort
 from leadwise.evaluate.metrics.auprc import weighted_average_precision
 from leadwise.evaluate.metrics.auroc import weighted_auroc
 from leadwise.evaluate.metrics.bootstrap import percentile_interval, resample_patients
@@ -35,24 +35,23 @@ from leadwise.evaluate.metrics.score import Floats, Interval
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
 
-N_REPLICATES = 10_000  # p-values of a few dozen classes must be able to survive their correction
-MIN_PATIENTS = 10  # with the finding, and without it, for a class to be tested
+N_REPLICATES = 10_000  # enough for p-values that stay small after the correction for a few dozen classes
+MIN_PATIENTS = 10  # positive, and negative, for a class to be tested
 SCORERS = ("probe", "zeroshot")
-WeightedMeasure = Callable[
-    [ArrayLike, ArrayLike, ArrayLike], Floats
-]  # labels (N, K), scores (N, K), weights (R, N) -> (R, K)
+WeightedMeasure = Callable[[ArrayLike, ArrayLike, ArrayLike], Floats]
+"""labels (N, K), scores (N, K), weights (R, N) -> values (R, K)"""
 MEASURES: dict[str, WeightedMeasure] = {"auroc": weighted_auroc, "auprc": weighted_average_precision}
 
-_AT_ONCE = 1000  # resamplings, so that large cohorts do not fill the memory
+_RESAMPLINGS_AT_ONCE = 1000  # limits the memory that large cohorts need
 
 
 class CompareError(ValueError):
-    """Two runs that cannot be compared; the message says what differs and the remedy."""
+    """Two runs that cannot be compared; the message states the difference and the remedy."""
 
 
 @dataclass(frozen=True)
 class RunScores:
-    """What one run said of N test records, K classes, in S repeats."""
+    """Scores of one run on N test recordings for K classes, in S repeats."""
 
     run: str
     classes: tuple[str, ...]
@@ -64,7 +63,7 @@ class RunScores:
 
 @dataclass(frozen=True)
 class Difference:
-    """A measure of both runs and a - b, with its paired interval and two-sided p-value."""
+    """A measure of both runs and the difference a - b, with its paired interval and two-sided p-value."""
 
     a: float
     b: float
@@ -83,29 +82,29 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Run a against run b, macro and per class."""
+    """Comparison of run a with run b, macro and per class."""
 
     a: str
     b: str
     measure: str
     macro: Difference
-    per_class: dict[str, Difference | None]  # None where one label value only
+    per_class: dict[str, Difference | None]  # None: the class has a single label value
     n_records: int
     n_patients: int
     n_replicates: int
-    n_usable: int  # of these resamplings, those with both label values of some class: the macro interval's
-    settings: dict[str, Any]  # cohort, task, how and so on, as told in files
+    n_usable: int  # resamplings in which at least one class has both label values; the macro interval uses them
+    settings: dict[str, Any]  # cohort, task, how and so on, as written to files
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """Classes with one label value only."""
-        return tuple(name for name, found in self.per_class.items() if found is None)
+        """Classes with a single label value."""
+        return tuple(name for name, difference in self.per_class.items() if difference is None)
 
     @property
     def untested(self) -> tuple[str, ...]:
-        """Classes with too few patients for a p-value; "macro" before them where that is so of all."""
-        each = [("macro", self.macro), *self.per_class.items()]
-        return tuple(name for name, found in each if found is not None and found.p is None)
+        """Classes with too few patients for a p-value, preceded by "macro" if that applies to all of them."""
+        differences = [("macro", self.macro), *self.per_class.items()]
+        return tuple(name for name, difference in differences if difference is not None and difference.p is None)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -115,7 +114,10 @@ class Comparison:
             "b": self.b,
             "measure": self.measure,
             "macro": self.macro.to_json(),
-            "per_class": {name: None if found is None else found.to_json() for name, found in self.per_class.items()},
+            "per_class": {
+                name: None if difference is None else difference.to_json()
+                for name, difference in self.per_class.items()
+            },
             "skipped": list(self.skipped),
             "untested": list(self.untested),
             "n_records": self.n_records,
@@ -125,61 +127,69 @@ class Comparison:
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """The macro line of the table."""
+        """Return the macro row of the table."""
         return [
-            self._line("macro", self.macro) | {"skipped": ", ".join(self.skipped), "untested": ", ".join(self.untested)}
+            self._row("macro", self.macro) | {"skipped": ", ".join(self.skipped), "untested": ", ".join(self.untested)}
         ]
 
     def class_rows(self) -> list[dict[str, Any]]:
-        """A line for each class."""
-        return [self._line(name, found) for name, found in self.per_class.items()]
+        """Return one row per class."""
+        return [self._row(name, difference) for name, difference in self.per_class.items()]
 
     def long_rows(self) -> list[dict[str, Any]]:
-        """Macro and classes, with what was compared: for other programs to read."""
-        lines = [self._line("macro", self.macro), *self.class_rows()]
-        about = {key: value for key, value in self.settings.items() if isinstance(value, str | int | float)}
-        about |= {f"prompt_{key}": value for key, value in self.settings.get("prompts", {}).items()}
-        told = {"command": "compare", **about, "run_a": self.a, "run_b": self.b, "measure": self.measure}
-        return [{**told, **line, "n_records": self.n_records, "n_patients": self.n_patients} for line in lines]
+        """Return the macro and class rows with the settings of the comparison, as written to CSV."""
+        rows = [self._row("macro", self.macro), *self.class_rows()]
+        settings = {key: value for key, value in self.settings.items() if isinstance(value, str | int | float)}
+        settings |= {f"prompt_{key}": value for key, value in self.settings.get("prompts", {}).items()}
+        first = {"command": "compare", **settings, "run_a": self.a, "run_b": self.b, "measure": self.measure}
+        return [{**first, **row, "n_records": self.n_records, "n_patients": self.n_patients} for row in rows]
 
-    def _line(self, name: str, found: Difference | None) -> dict[str, Any]:
-        if found is None:
+    def _row(self, name: str, difference: Difference | None) -> dict[str, Any]:
+        if difference is None:
             empty = ("positives", "a", "b", "difference", "low", "high", "p", "p_holm")
             return {"class": name, **dict.fromkeys(empty)}
-        low, high = found.interval
-        line = {"class": name, "positives": found.positives, "a": found.a, "b": found.b}
-        return line | {"difference": found.difference, "low": low, "high": high, "p": found.p, "p_holm": found.p_holm}
+        low, high = difference.interval
+        return {
+            "class": name,
+            "positives": difference.positives,
+            "a": difference.a,
+            "b": difference.b,
+            "difference": difference.difference,
+            "low": low,
+            "high": high,
+            "p": difference.p,
+            "p_holm": difference.p_holm,
+        }
 
 
 def run_compare(
     runs: tuple[Run, Run],
     cohort: Cohort,
     task: str,
-    scored_by: ProbeScorer | ZeroShotScorer,
+    scorer: ProbeScorer | ZeroShotScorer,
     measure: str = "auroc",
     n_replicates: int = N_REPLICATES,
     progress: Progress | None = None,
 ) -> Comparison:
-    """The first run against the second on the test split of a task, both probed or both zero-shot in the same way.
+    """Compare two runs on the test split of a task, both scored by the same probe or zero-shot settings.
 
     Raises:
-        CompareError: the measure is unknown, or the split holds no class with both label values.
-        ProbeError, ZeroShotError, PromptError, WindowError: as the verbs of that name.
+        CompareError: the measure is unknown, or no class of the split has both label values.
+        ProbeError, ZeroShotError, PromptError, WindowError: as in `run_probe` and `run_zeroshot`.
     """
-    crops.check_strict(scored_by.window)
+    crops.check_strict(scorer.window)
     a, b = (
-        scored_by(run, cohort, task, relabel(progress, f"embed, {side}"))
-        for run, side in zip(runs, ("first", "second"))
+        scorer(run, cohort, task, relabel(progress, f"embed, {side}")) for run, side in zip(runs, ("first", "second"))
     )
     rows = cohort.rows("test", task)
     settings = {
         "cohort": cohort.name,
         "task": task,
-        **scored_by.settings(cohort, task),
-        "how": scored_by.how,
+        **scorer.settings(cohort, task),
+        "how": scorer.how,
         "fingerprints": {"cohort": cohort.fingerprint, "a": runs[0].fingerprint, "b": runs[1].fingerprint},
         "n_people_seen_in_pretraining": {
-            side: count_training_patients(run, cohort, rows) for side, run in zip("ab", runs)
+            side: count_leaked_patients(run, cohort, rows) for side, run in zip("ab", runs)
         },
     }
     return compare(a, b, measure, n_replicates, settings=settings, progress=progress)
@@ -187,32 +197,32 @@ def run_compare(
 
 @dataclass(frozen=True)
 class ProbeScorer:
-    """Test scores by the linear probe."""
+    """Scores a run on the test split by the linear probe."""
 
     fraction: float = 1.0
     seeds: Sequence[int] = probing.SEEDS
     part: str = "backbone"
-    window: str | None = None  # which part of each recording is seen
+    window: str | None = None  # part of each recording that is embedded; None: the run's own setting
     how = "probe"
 
     def __call__(self, run: Run, cohort: Cohort, task: str, progress: Progress | None = None) -> RunScores:
         rows = cohort.rows(task=task)
-        asked = probing.make_probe_task(cohort, task, rows)
+        probe_task = probing.make_probe_task(cohort, task, rows)
         features = embed_cohort(run, cohort, self.part, rows, progress, window=self.window)
-        result = probing.probe(features, asked, self.fraction, self.seeds)
-        return _run_scores(run, cohort, task, rows[asked.rows("test")], result.test_scores)
+        result = probing.probe(features, probe_task, self.fraction, self.seeds)
+        return _run_scores(run, cohort, task, rows[probe_task.rows("test")], result.test_scores)
 
     def settings(self, cohort: Cohort, task: str) -> dict[str, Any]:
-        """What a result says of it."""
+        """Return the settings written to results."""
         return dict(vars(self))
 
 
 @dataclass(frozen=True)
 class ZeroShotScorer:
-    """Test scores by prompts alone."""
+    """Scores a run on the test split by zero-shot classification."""
 
     prompts_path: Path | None = None
-    prompt_set: str | None = None  # default: the one that `run_zeroshot` takes
+    prompt_set: str | None = None  # default: that of `run_zeroshot`
     window: str | None = None
     how = "zeroshot"
 
@@ -221,12 +231,12 @@ class ZeroShotScorer:
         rows = cohort.rows("test", task)
         if not len(rows):
             raise CompareError(f"cohort {cohort.name}: no recording of task '{task}' in split 'test'")
-        of_class = loaded.for_classes(tuple(cohort.tasks[task]), self.prompt_set or loaded.sets[-1])
-        scores = zeroshot.zeroshot_scores(run, cohort, rows, of_class, progress, self.window)
+        class_prompts = loaded.for_classes(tuple(cohort.tasks[task]), self.prompt_set or loaded.sets[-1])
+        scores = zeroshot.zeroshot_scores(run, cohort, rows, class_prompts, progress, self.window)
         return _run_scores(run, cohort, task, rows, scores[None])
 
     def settings(self, cohort: Cohort, task: str) -> dict[str, Any]:
-        """What a result says of it: the prompts by file, hash and set."""
+        """Return the settings written to results: window, and file, hash and set of the prompts."""
         loaded = prompts.load(self.prompts_path or prompts.find(cohort.source, task))
         return {"prompts": loaded.provenance(self.prompt_set), "window": self.window}
 
@@ -251,35 +261,41 @@ def compare(
     settings: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """The paired test of a against b.
+    """Test whether run a scores higher than run b, on the same resamplings of patients.
 
     Raises:
-        CompareError: not the same records, classes, labels or patients; an unknown measure; nothing to compare.
+        CompareError: records, classes, labels or patients differ; the measure is unknown; no class has both label values.
     """
+    # the measure of both runs on all records
     _check_pair(a, b, measure)
-    counted = MEASURES[measure]
+    weighted_measure = MEASURES[measure]
     once = np.ones((1, len(a.records)))
-    of_a, of_b = (_mean_over_repeats(counted, s, once)[0] for s in (a, b))
-    if not np.isfinite(of_a).any():
+    values_a, values_b = (_mean_over_repeats(weighted_measure, run, once)[0] for run in (a, b))
+    if not np.isfinite(values_a).any():
         raise CompareError(f"none of {', '.join(a.classes)} has both label values among {len(a.records)} test records")
-    pieces = []
-    for piece, start in enumerate(range(0, n_replicates, _AT_ONCE)):
-        weights = resample_patients(a.patients, min(_AT_ONCE, n_replicates - start), seed + piece)
-        pieces.append(_mean_over_repeats(counted, a, weights) - _mean_over_repeats(counted, b, weights))
+
+    # differences on the same resamplings, block by block
+    blocks = []
+    for block, start in enumerate(range(0, n_replicates, _RESAMPLINGS_AT_ONCE)):
+        weights = resample_patients(a.patients, min(_RESAMPLINGS_AT_ONCE, n_replicates - start), seed + block)
+        resampled_a, resampled_b = (_mean_over_repeats(weighted_measure, run, weights) for run in (a, b))
+        blocks.append(resampled_a - resampled_b)
         if progress is not None:
             progress("resample patients", start + len(weights), n_replicates)
-    gaps = np.concatenate(pieces)  # (R, K), nan where a resampling left a class with one label value
+    gaps = np.concatenate(blocks)  # (R, K), nan where a class of a resampling has a single label value
+
+    # the macro difference is tested if at least one class has enough patients
     usable = gaps[np.isfinite(gaps).any(axis=1)]
-    defined = np.isfinite(of_a)
-    between, p = _interval_and_p(np.nanmean(usable, axis=1))
+    defined = np.isfinite(values_a)
+    interval, p = _interval_and_p(np.nanmean(usable, axis=1))
     enough = any(_n_rarer_patients(a, int(k)) >= MIN_PATIENTS for k in np.flatnonzero(defined))
-    macro = Difference(float(of_a[defined].mean()), float(of_b[defined].mean()), between, p if enough else None)
+    macro_a, macro_b = float(values_a[defined].mean()), float(values_b[defined].mean())
     return Comparison(
         a=a.run,
         b=b.run,
         measure=measure,
-        macro=macro,
-        per_class=_each_class(a, of_a, of_b, gaps),
+        macro=Difference(macro_a, macro_b, interval, p if enough else None),
+        per_class=_class_differences(a, values_a, values_b, gaps),
         n_records=len(a.records),
         n_patients=len(np.unique(a.patients)),
         n_replicates=n_replicates,
@@ -288,38 +304,43 @@ def compare(
     )
 
 
-def _mean_over_repeats(counted: WeightedMeasure, scored: RunScores, weights: NDArray[Any]) -> Floats:
-    """(R, K) of a measure under weights (R, N), the mean over a run's repeats."""
-    return np.asarray(np.mean([counted(scored.labels, values, weights) for values in scored.scores], axis=0))
+def _mean_over_repeats(measure: WeightedMeasure, run: RunScores, weights: NDArray[Any]) -> Floats:
+    """Return a measure (R, K) under weights (R, N), averaged over a run's repeats."""
+    return np.asarray(np.mean([measure(run.labels, scores, weights) for scores in run.scores], axis=0))
 
 
-def _each_class(scored: RunScores, of_a: Floats, of_b: Floats, gaps: Floats) -> dict[str, Difference | None]:
-    """Each class's difference from the values (K,) and resampled gaps (R, K), p-values corrected over those tested."""
-    defined = [k for k in range(len(scored.classes)) if np.isfinite(of_a[k])]
+def _class_differences(
+    run: RunScores, values_a: Floats, values_b: Floats, gaps: Floats
+) -> dict[str, Difference | None]:
+    """Return the difference of each class from the values (K,) and the resampled gaps (R, K).
+
+    P-values are corrected over the classes that are tested.
+    """
+    defined = [k for k in range(len(run.classes)) if np.isfinite(values_a[k])]
     tests = {k: _interval_and_p(gaps[np.isfinite(gaps[:, k]), k]) for k in defined}
-    tested = [k for k in defined if _n_rarer_patients(scored, k) >= MIN_PATIENTS]
+    tested = [k for k in defined if _n_rarer_patients(run, k) >= MIN_PATIENTS]
     corrected = dict(zip(tested, holm(np.array([tests[k][1] for k in tested])).tolist()))
-    found: dict[str, Difference | None] = dict.fromkeys(scored.classes)
-    for k, (between, p) in tests.items():
-        found[scored.classes[k]] = Difference(
-            a=float(of_a[k]),
-            b=float(of_b[k]),
-            interval=between,
+    differences: dict[str, Difference | None] = dict.fromkeys(run.classes)
+    for k, (interval, p) in tests.items():
+        differences[run.classes[k]] = Difference(
+            a=float(values_a[k]),
+            b=float(values_b[k]),
+            interval=interval,
             p=p if k in corrected else None,
             p_holm=corrected.get(k),
-            positives=int(scored.labels[:, k].sum()),
+            positives=int(run.labels[:, k].sum()),
         )
-    return found
+    return differences
 
 
-def _n_rarer_patients(scored: RunScores, k: int) -> int:
-    """How many patients have a positive record of class k, or a negative one, whichever is rarer."""
-    positive = scored.labels[:, k] > 0
-    return min(len(np.unique(scored.patients[positive])), len(np.unique(scored.patients[~positive])))
+def _n_rarer_patients(run: RunScores, k: int) -> int:
+    """Return the number of patients with a positive record of class k, or with a negative one, whichever is smaller."""
+    positive = run.labels[:, k] > 0
+    return min(len(np.unique(run.patients[positive])), len(np.unique(run.patients[~positive])))
 
 
 def holm(p_values: Floats) -> Floats:
-    """(K,) p-values corrected by Holm's step-down rule, in the order given."""
+    """Return p-values (K,) corrected by Holm's step-down rule, in the given order."""
     order = np.argsort(p_values, kind="stable")
     steps = np.maximum.accumulate(p_values[order] * (len(p_values) - np.arange(len(p_values))))
     corrected = np.empty_like(p_values)
@@ -328,14 +349,15 @@ def holm(p_values: Floats) -> Floats:
 
 
 def _interval_and_p(gaps: Floats) -> tuple[Interval, float]:
-    """The interval and the two-sided p-value of resampled differences (R,)."""
+    """Return the 95 % interval and the two-sided p-value of resampled differences (R,)."""
     rarer = min(int((gaps <= 0).sum()), int((gaps >= 0).sum()))
     return percentile_interval(gaps), min(1.0, 2 * (rarer + 1) / (len(gaps) + 1))
 
 
 def _check_pair(a: RunScores, b: RunScores, measure: str) -> None:
+    """Raise CompareError if the two runs are not scored on the same records, labels and classes."""
     if measure not in MEASURES:
-        raise CompareError(f"measure '{measure}' is none of {', '.join(MEASURES)}")
+        raise CompareError(f"measure '{measure}' is unknown; choose from {', '.join(MEASURES)}")
     if a.classes != b.classes:
         raise CompareError(
             f"{a.run} is scored on {', '.join(a.classes)} but {b.run} on {', '.join(b.classes)}: choose one task"
@@ -351,6 +373,6 @@ def _check_pair(a: RunScores, b: RunScores, measure: str) -> None:
         raise CompareError(
             f"{a.run} and {b.run} are scored on the same records with other labels or patients: prepare the cohort once"
         )
-    for s in (a, b):
-        if s.scores.ndim != 3 or s.scores.shape[1:] != s.labels.shape:
-            raise CompareError(f"{s.run}: scores {s.scores.shape} do not fit labels {s.labels.shape}: (S, N, K)")
+    for run in (a, b):
+        if run.scores.ndim != 3 or run.scores.shape[1:] != run.labels.shape:
+            raise CompareError(f"{run.run}: scores {run.scores.shape} do not fit labels {run.labels.shape}: (S, N, K)")

@@ -1,8 +1,8 @@
-"""Recordings in, embeddings out: frozen weights, eval mode, nothing masked, and a cache beside the run.
+"""Embeddings of recordings by a frozen run, with a cache in the run folder. Nothing is masked.
 
-A cache file belongs to one state of the weights, one promised signal, one cohort and one part; it grows by the rows
-that are asked for, so that tasks sharing recordings share the work, and it is written every 20,000 recordings, so that
-work that is cut short goes on from there. A progress callback is told (what, done, total).
+A cache file belongs to one state of the weights, one signal setting, one cohort and one part. It grows by the requested rows,
+so tasks that share recordings compute their embeddings once. It is written every 20,000 recordings, so interrupted work
+continues from there. Progress callbacks are called with (task name, recordings done, recordings in total).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ROWS_PER_WRITE = 20_000  # recordings between two writes of the cache
 
 
 class EmbedError(ValueError):
-    """An embedding that cannot be made; the message names the run, part or record and the remedy."""
+    """An embedding that cannot be computed; the message names the run, part or record and the remedy."""
 
 
 def embed(
@@ -44,38 +44,40 @@ def embed(
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> Features:
-    """(N, D) embeddings of N recordings, in their order.
+    """Return embeddings (N, D) of N recordings, in their order.
 
     Args:
-        part: a part of the method (`method.parts`), or several joined by "+", laid side by side.
+        part: a part of the method (`method.parts`), or several joined by "+", concatenated along D.
 
     Raises:
         EmbedError: no such part, or a recording whose embedding is not finite.
     """
     parts = split_parts(run, part)
     device = next((weight.device for weight in run.method.parameters()), torch.device("cpu"))
-    found: list[Features] = []
+    batches: list[Features] = []
     done = 0
     with frozen(run.method), training_precision(run):
         for batch in recordings.batches(batch_size):
-            moved = batch.to(device)
-            pieces = [run.method.embed_ecg(moved, name) for name in parts]
-            rows = torch.cat(pieces, dim=1).float().cpu().numpy()
-            lost = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-            if len(lost):
-                raise EmbedError(f"record {batch.record[lost[0]]}: its '{part}' embedding by {run.name} is not finite")
-            found.append(rows)
+            on_device = batch.to(device)
+            part_embeddings = [run.method.embed_ecg(on_device, name) for name in parts]
+            embedding = torch.cat(part_embeddings, dim=1).float().cpu().numpy()
+            invalid = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
+            if len(invalid):
+                raise EmbedError(
+                    f"record {batch.record[invalid[0]]}: its '{part}' embedding by {run.name} is not finite"
+                )
+            batches.append(embedding)
             done += len(batch)
             if progress is not None:
                 progress(f"embed {part}", done, len(recordings))
-    if not found:
+    if not batches:
         raise EmbedError("no recordings to embed; check the split and the task")
-    return np.concatenate(found)
+    return np.concatenate(batches)
 
 
 @contextlib.contextmanager
 def frozen(method: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients inside the block; the mode that was comes back after it."""
+    """Context manager: eval mode and no gradients; restores the previous mode on exit."""
     was_training = method.training
     method.eval()
     try:
@@ -86,16 +88,16 @@ def frozen(method: nn.Module) -> Iterator[None]:
 
 
 def training_precision(run: Run) -> torch.autocast:
-    """A block that computes in the precision in which the run learnt: bfloat16 takes 0.6 of the time of float32."""
+    """Return an autocast context of the run's training precision; bfloat16 takes 0.6 of the time of float32."""
     device = next((weight.device for weight in run.method.parameters()), torch.device("cpu"))
     return torch.autocast(device.type, torch.bfloat16, enabled=run.config.optim.precision == "bfloat16")
 
 
 def split_parts(run: Run, part: str) -> list[str]:
-    """The names in `part`.
+    """Return the part names in `part`, which joins them by "+".
 
     Raises:
-        EmbedError: the method has no such part; the message names those it has.
+        EmbedError: the method has no such part; the message lists its parts.
     """
     known = tuple(run.method.parts)
     names = part.split("+")
@@ -114,59 +116,64 @@ def embed_cohort(
     cache: Path | None = None,
     window: str | None = None,
 ) -> Features:
-    """(n, D) embeddings of a cohort's rows (default: all), read from the cache where they lie there already.
+    """Return embeddings (n, D) of a cohort's rows (default: all); rows in the cache are read from it.
 
     Args:
-        rows: n row numbers of the cohort, in the order wanted.
-        cache: the folder of cache files; default `embeddings` in the run's folder, and none for a run without a folder.
-        window: which part of each recording, see `data/windows.py`; default: as the run was promised.
+        rows: n row numbers of the cohort, in the order of the result.
+        cache: folder of cache files; default: `embeddings` in the run folder, and no cache for a run without a folder.
+        window: part of each recording that is embedded, see `data/crops.py`; default: the run's own setting.
     """
     crops.check(window)
-    wanted = np.arange(len(cohort)) if rows is None else np.asarray(rows, dtype=np.int64)
+    requested = np.arange(len(cohort)) if rows is None else np.asarray(rows, dtype=np.int64)
     if cache is None and run.folder is not None:
         cache = run.folder / "embeddings"
     if cache is None:
-        return _embed_windows(run, cohort, part, wanted, progress, window)
+        return _embed_windows(run, cohort, part, requested, progress, window)
+
+    # one file per part, weights, cohort and window
     split_parts(run, part)
-    seen = "" if window is None else f"-{window}"
-    path = cache / f"{part}-{run.fingerprint[:16]}-{cohort.fingerprint[:16]}{seen}.npz"
-    held_rows, held = _read_cache(path, len(cohort))
-    fresh = np.setdiff1d(wanted, held_rows)
-    for begin in range(0, len(fresh), _ROWS_PER_WRITE):
-        piece = fresh[begin : begin + _ROWS_PER_WRITE]
-        counted = partial_progress(progress, begin, len(piece), len(fresh))
-        made = _embed_windows(run, cohort, part, piece, counted, window)
-        if len(held_rows) and made.shape[1] != held.shape[1]:
-            log.warning("cache %s is %d wide, not %d: written anew", path, held.shape[1], made.shape[1])
+    suffix = "" if window is None else f"-{window}"
+    path = cache / f"{part}-{run.fingerprint[:16]}-{cohort.fingerprint[:16]}{suffix}.npz"
+    cached_rows, cached = _read_cache(path, len(cohort))
+
+    # embed the missing rows and write the cache after each piece
+    missing = np.setdiff1d(requested, cached_rows)
+    for begin in range(0, len(missing), _ROWS_PER_WRITE):
+        piece = missing[begin : begin + _ROWS_PER_WRITE]
+        piece_progress = partial_progress(progress, begin, len(piece), len(missing))
+        embedding = _embed_windows(run, cohort, part, piece, piece_progress, window)
+        if len(cached_rows) and embedding.shape[1] != cached.shape[1]:
+            log.warning("cache %s has width %d, not %d: rewriting it", path, cached.shape[1], embedding.shape[1])
             path.unlink()
-            return embed_cohort(run, cohort, part, wanted, progress, cache, window)
-        rows_now = np.concatenate([held_rows, piece])
-        order = np.argsort(rows_now)
-        held_rows = rows_now[order]
-        held = (np.concatenate([held, made]) if len(held) else made)[order]
-        _write_cache(path, held_rows, held)
-    return held[np.searchsorted(held_rows, wanted)]
+            return embed_cohort(run, cohort, part, requested, progress, cache, window)
+        all_rows = np.concatenate([cached_rows, piece])
+        order = np.argsort(all_rows)
+        cached_rows = all_rows[order]
+        cached = (np.concatenate([cached, embedding]) if len(cached) else embedding)[order]
+        _write_cache(path, cached_rows, cached)
+    return cached[np.searchsorted(cached_rows, requested)]
 
 
 def _embed_windows(
     run: Run, cohort: Cohort, part: str, rows: Rows, progress: Progress | None, window: str | None
 ) -> Features:
-    """(n, D) embeddings of rows through a window; of several windows of a recording, the mean."""
+    """Return embeddings (n, D) of one window of each row; with several windows per recording, their mean."""
     recordings, of_row = crops.crop_recordings(cohort, run.config.signal, rows, window)
     return crops.average_crops(embed(run, recordings, part, progress=progress), of_row)
 
 
 def _read_cache(path: Path, n_rows: int) -> tuple[NDArray[np.int64], Features]:
-    nothing = np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.float32)
+    """Return the cached row numbers, ascending, and their embeddings; empty arrays if there is no valid cache."""
+    empty = np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.float32)
     if not path.is_file():
-        return nothing
+        return empty
     try:
         with np.load(path, allow_pickle=False) as file:
             rows, embedding = file["row"], file["embedding"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        log.warning("cache %s cannot be read (%s): written anew", path, error)
-        return nothing
-    sound = (
+        log.warning("cache %s cannot be read (%s): rewriting it", path, error)
+        return empty
+    valid = (
         rows.ndim == 1
         and rows.dtype == np.int64
         and embedding.ndim == 2
@@ -176,9 +183,9 @@ def _read_cache(path: Path, n_rows: int) -> tuple[NDArray[np.int64], Features]:
         and 0 <= rows[0] <= rows[-1] < n_rows
         and bool(np.isfinite(embedding).all())
     )
-    if not sound:
-        log.warning("cache %s does not hold what it should: written anew", path)
-        return nothing
+    if not valid:
+        log.warning("cache %s has invalid content: rewriting it", path)
+        return empty
     return rows, embedding
 
 
@@ -187,25 +194,25 @@ def _write_cache(path: Path, rows: NDArray[np.int64], embedding: Features) -> No
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, row=rows, embedding=embedding)
-    except OSError as error:  # a run on read-only storage still evaluates, only slower the next time
-        log.warning("embeddings are not kept: %s", error)
+    except OSError as error:  # a run on read-only storage is still evaluated, but embedded again the next time
+        log.warning("embeddings are not cached: %s", error)
 
 
-def count_training_patients(run: Run, cohort: Cohort, rows: Rows) -> int:
-    """How many people of these rows the run learnt from: more than none is a leak, and a warning."""
-    people = sorted(cohort.patients.distinct(rows))
-    seen = run.learnt_from(cohort.source, people)
-    if seen:
+def count_leaked_patients(run: Run, cohort: Cohort, rows: Rows) -> int:
+    """Return how many patients of these rows were used to train the run; more than 0 is a leak and logs a warning."""
+    patients = sorted(cohort.patients.distinct(rows))
+    leaked = run.learnt_from(cohort.source, patients)
+    if leaked:
         log.warning(
-            "%d of the %d people to be scored were in the pre-training of %s: its scores on %s are too high. "
-            "Was the cohort split anew?",
-            len(seen), len(people), run.name, cohort.name,
+            "%d of the %d patients to be scored were used to pre-train %s: its scores on %s are too high. "
+            "Check whether the cohort was split again after pre-training.",
+            len(leaked), len(patients), run.name, cohort.name,
         )  # fmt: skip
-    return len(seen)
+    return len(leaked)
 
 
 def write_npz(path: Path, embedding: Features, cohort: Cohort, rows: Rows) -> None:
-    """Write embedding (N, D) float32 beside its record, patient and split names and row numbers (N each)."""
+    """Write embeddings (N, D) as float32, with the record, patient, split and row number of each."""
     if len(embedding) != len(rows):
         raise EmbedError(f"{len(embedding)} embeddings for {len(rows)} rows of {cohort.name}")
     row = np.asarray(rows, dtype=np.int64)
@@ -217,19 +224,19 @@ def write_npz(path: Path, embedding: Features, cohort: Cohort, rows: Rows) -> No
 
 
 def project(features: NDArray[np.floating], seed: int = 0) -> NDArray[np.float64]:
-    """(N, 2) places on a map by t-SNE; the two principal components where there are fewer than ten recordings."""
+    """Return positions (N, 2) on a map by t-SNE; with fewer than ten recordings, the two principal components."""
     centred = np.asarray(features, dtype=np.float64)
     centred = centred - centred.mean(axis=0)
     left, size, _ = np.linalg.svd(centred, full_matrices=False)
     components = (left * size)[:, :50]  # distances beyond fifty components are mostly noise, and cost time
     if len(centred) < 10 or components.shape[1] < 2:
-        flat = np.zeros((len(centred), 2))
-        flat[:, : min(2, components.shape[1])] = components[:, :2]
-        return flat
+        positions = np.zeros((len(centred), 2))
+        positions[:, : min(2, components.shape[1])] = components[:, :2]
+        return positions
     from sklearn.manifold import TSNE
 
     perplexity = min(30.0, (len(centred) - 1) / 3)
-    placed: NDArray[np.float64] = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(
+    embedded: NDArray[np.float64] = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(
         components
     )
-    return placed.astype(np.float64)
+    return embedded.astype(np.float64)

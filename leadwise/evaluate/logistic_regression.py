@@ -1,4 +1,4 @@
-"""The linear model of a probe: a logistic regression per class on standardised features, one strength for all classes."""
+"""Logistic regression of the probe: one model per class on standardised features, one regularisation strength for all."""
 
 from __future__ import annotations
 
@@ -25,30 +25,32 @@ class ProbeError(ValueError):
 
 @dataclass(frozen=True)
 class LogisticModel:
-    """A fitted model; the scores of a class that could not be learnt are constant."""
+    """Fitted coefficients of all classes; the scores of a class that could not be learned are constant."""
 
-    mean: Floats  # (D,) of the recordings it was fitted on
-    per_spread: Floats  # (D,) 1 / their spread; 0 where they do not vary
-    slopes: Floats  # (D, K)
-    level: Floats  # (K,)
-    strength: float  # chosen on validation
-    val_macro: float
+    mean: Floats  # (D,) over the training recordings
+    inverse_std: Floats  # (D,) 1 / their standard deviation; 0 for a constant feature
+    coefficients: Floats  # (D, K)
+    intercepts: Floats  # (K,)
+    strength: float  # C, chosen on validation
+    val_macro: float  # macro AUROC on validation
 
     def scores(self, features: NDArray[np.floating]) -> Floats:
-        """(N, K) logits of features (N, D)."""
-        return np.asarray(self._standardised(features) @ self.slopes + self.level)
+        """Return logits (N, K) of features (N, D)."""
+        return np.asarray(self._standardise(features) @ self.coefficients + self.intercepts)
 
-    def _standardised(self, features: NDArray[np.floating]) -> Floats:
-        return (np.asarray(features, dtype=np.float64) - self.mean) * self.per_spread
+    def _standardise(self, features: NDArray[np.floating]) -> Floats:
+        return (np.asarray(features, dtype=np.float64) - self.mean) * self.inverse_std
 
 
 def fit(
     train: NDArray[np.floating], train_labels: NDArray[np.int8], val: NDArray[np.floating], val_labels: NDArray[np.int8]
 ) -> LogisticModel:
-    """The model of the strength with the best macro AUROC on validation, the strongest penalty of equals.
+    """Fit the model at each strength and return the one with the best macro AUROC on validation.
+
+    Of equally good strengths, the one with the strongest penalty is returned.
 
     Args:
-        train, val: (n, D) features as they are; labels (n, K) in {0, 1}.
+        train, val: (n, D) features, not standardised; labels (n, K) in {0, 1}.
 
     Raises:
         ProbeError: no class has both label values on validation.
@@ -57,32 +59,40 @@ def fit(
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
-    wide = np.asarray(train, dtype=np.float64)
-    mean, spread = wide.mean(axis=0), wide.std(axis=0)
-    varies = spread > 1e-6 * np.maximum(1e-6, np.abs(mean))  # beyond rounding
-    per_spread = np.where(varies, 1.0 / np.where(varies, spread, 1.0), 0.0)
-    inputs = (wide - mean) * per_spread
+    # standardise by the training recordings; a feature that is constant up to rounding gets weight 0
+    train_features = np.asarray(train, dtype=np.float64)
+    mean, std = train_features.mean(axis=0), train_features.std(axis=0)
+    varies = std > 1e-6 * np.maximum(1e-6, np.abs(mean))
+    inverse_std = np.where(varies, 1.0 / np.where(varies, std, 1.0), 0.0)
+    inputs = (train_features - mean) * inverse_std
+
+    # from strong to weak penalty; each fit starts at the solution of the previous strength
     learnable = np.flatnonzero(train_labels.min(axis=0) < train_labels.max(axis=0))
-    fits = {k: LogisticRegression(warm_start=True, max_iter=_MAX_ITERATIONS) for k in learnable}
+    models = {k: LogisticRegression(warm_start=True, max_iter=_MAX_ITERATIONS) for k in learnable}
     best: LogisticModel | None = None
-    unfinished = 0
-    for strength in STRENGTHS:  # from strong to weak penalty, each from where the last one ended
-        slopes, level = np.zeros((wide.shape[1], train_labels.shape[1])), np.zeros(train_labels.shape[1])
-        # products this small take longer when threads wait for each other; to set the limit takes as long as a fit
+    n_unconverged = 0
+    for strength in STRENGTHS:
+        coefficients = np.zeros((train_features.shape[1], train_labels.shape[1]))
+        intercepts = np.zeros(train_labels.shape[1])
+        # one BLAS thread: matrices this small are slower with several threads; the limit is set once per strength,
+        # because setting it takes as long as a fit
         with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
-            warnings.simplefilter("ignore", ConvergenceWarning)  # counted here, told once below
-            for k, model in fits.items():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # counted here, logged once below
+            for k, model in models.items():
                 model.set_params(C=strength).fit(inputs, train_labels[:, k])
-                unfinished += int(model.n_iter_[0] >= _MAX_ITERATIONS)
-                slopes[:, k], level[k] = model.coef_[0], model.intercept_[0]
-        found = LogisticModel(mean, per_spread, slopes, level, strength, np.nan)
-        each = auroc(val_labels, found.scores(val))
-        if not np.isfinite(each).any():
+                n_unconverged += int(model.n_iter_[0] >= _MAX_ITERATIONS)
+                coefficients[:, k], intercepts[k] = model.coef_[0], model.intercept_[0]
+
+        # keep the strength with the best macro AUROC on validation
+        candidate = LogisticModel(mean, inverse_std, coefficients, intercepts, strength, np.nan)
+        class_aurocs = auroc(val_labels, candidate.scores(val))
+        if not np.isfinite(class_aurocs).any():
             raise ProbeError("no class has both label values in split 'val', so no strength can be chosen")
-        macro = float(np.nanmean(each))
+        macro = float(np.nanmean(class_aurocs))
         if best is None or macro > best.val_macro:
-            best = LogisticModel(mean, per_spread, slopes, level, strength, macro)
-    if unfinished:
-        log.warning("%d of %d fits stopped at %d iterations", unfinished, len(fits) * len(STRENGTHS), _MAX_ITERATIONS)
+            best = LogisticModel(mean, inverse_std, coefficients, intercepts, strength, macro)
+    if n_unconverged:
+        n_fits = len(models) * len(STRENGTHS)
+        log.warning("%d of %d fits stopped at %d iterations", n_unconverged, n_fits, _MAX_ITERATIONS)
     assert best is not None
     return best

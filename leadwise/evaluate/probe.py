@@ -1,13 +1,14 @@
-"""How much of a task a linear model reads out of frozen features, beside the same encoder untrained and a reference.
+"""Linear probe: test scores of logistic regressions on frozen features, with untrained and hand-crafted features as references.
 
-Features are made once. On a share of the training recordings they are standardised and an L2-penalised logistic
-regression is fitted for each class. One strength for all classes is chosen by macro AUROC on the validation split,
-then the test split is scored, once. A class that the drawn recordings show with one label value only cannot be learnt
-from them: its scores are constant, it counts as 0.5, and it is named ("unlearnable"). Shares below 1 are drawn at
-random several times; figures are means over the draws, and intervals resample patients with all draws scored on the
-same ones. F1's thresholds are fixed on validation. Calibration judges the regressions' own probabilities, whose strength was
-chosen by AUROC and not for them: on a small cohort the strongest penalty may win, and all probabilities then lie near the
-prevalence. A class that cannot be learnt is given the share of positives that its draw showed, 0 or 1.
+Features are computed once. On a fraction of the training recordings they are standardised and an L2-penalised logistic
+regression is fitted for each class. One strength for all classes is chosen by macro AUROC on the validation split, then the
+test split is scored, once. Fractions below 1 are drawn at random several times: figures are means over the draws, and
+intervals resample patients, with all draws scored on the same resampling.
+
+A class with a single label value in a draw cannot be learned from it ("unlearnable"): its scores are constant, it counts as
+0.5, and the report names it. Its probability is the share of positives in the draw, 0 or 1. Thresholds of F1 are fixed on
+validation. Calibration is measured on the probabilities of the regressions, whose strength was chosen by AUROC and not for
+calibration: on a small cohort the strongest penalty may win, and then all probabilities are close to the prevalence.
 """
 
 from __future__ import annotations
@@ -23,12 +24,11 @@ from scipy.special import expit
 from leadwise.data import crops
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.label_subset import subset
-from leadwise.evaluate.embed import count_training_patients, embed_cohort
+from leadwise.evaluate.embed import count_leaked_patients, embed_cohort
 from leadwise.evaluate.handcrafted import handcrafted_features
 from leadwise.evaluate.logistic_regression import ProbeError as ProbeError
 from leadwise.evaluate.logistic_regression import fit
-from leadwise.evaluate.metrics import all_metrics as beside
-from leadwise.evaluate.metrics import calibration
+from leadwise.evaluate.metrics import all_metrics, calibration
 from leadwise.evaluate.metrics.auroc import auroc, auroc_score
 from leadwise.evaluate.metrics.bootstrap import gain
 from leadwise.evaluate.metrics.f1 import best_thresholds
@@ -43,7 +43,7 @@ FEATURES = ("trained", "untrained", "handcrafted")
 
 @dataclass(frozen=True)
 class ProbeTask:
-    """What is asked of N recordings: labels of K classes, with the split and the patient of each."""
+    """Labels of N recordings for K classes, with the split and the patient of each recording."""
 
     classes: tuple[str, ...]
     labels: NDArray[np.int8]  # (N, K) in {0, 1}
@@ -60,42 +60,46 @@ class ProbeTask:
             if not len(self.rows(name)):
                 raise ProbeError(f"no recording of the task in split '{name}'; a probe needs train, val and test")
         for a, b in (("train", "val"), ("train", "test"), ("val", "test")):
-            both = np.intersect1d(self.patient[self.rows(a)], self.patient[self.rows(b)])
-            if len(both):
-                raise ProbeError(f"{len(both)} patients are in '{a}' and in '{b}' (first: {both[0]}); split by patient")
+            shared = np.intersect1d(self.patient[self.rows(a)], self.patient[self.rows(b)])
+            if len(shared):
+                raise ProbeError(
+                    f"{len(shared)} patients are in '{a}' and in '{b}' (first: {shared[0]}); split by patient"
+                )
 
     def rows(self, split: str) -> NDArray[np.int64]:
-        """Where a split's recordings stand."""
+        """Return the indices of a split's recordings."""
         return np.flatnonzero(self.split == split)
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One random draw of training recordings and what came of it."""
+    """One random draw of training recordings, and the model fitted on it."""
 
     seed: int
     n_train: int
     strength: float  # chosen on the validation split
     val_macro: float
     test_macro: float
-    unlearnable: tuple[str, ...]  # classes with one label value only among the drawn recordings
-    thresholds: dict[str, float | None]  # logit from which to call a class; None without positives in validation
+    unlearnable: tuple[str, ...]  # classes with a single label value among the drawn recordings
+    thresholds: dict[
+        str, float | None
+    ]  # logit at or above which a class is predicted; None without positives in validation
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """One set of features at one fraction."""
+    """Scores of one kind of features at one fraction."""
 
     fraction: float
     score: Score  # on the test split, mean over the draws
     draws: tuple[Draw, ...]
-    measures: dict[str, Score]  # on the test split beside AUROC: auprc, f1, ece, brier
+    measures: dict[str, Score]  # on the test split, in addition to AUROC: auprc, f1, ece, brier
     reliability: dict[str, calibration.Reliability]  # of the first draw, by class
     test_scores: Floats = field(repr=False, compare=False)  # (S, N, K) logits, for paired comparisons
 
     @property
     def without_threshold(self) -> tuple[str, ...]:
-        """Classes without positives in validation, which have no F1."""
+        """Classes without positives in validation; they have no F1."""
         return tuple(name for name, at in self.draws[0].thresholds.items() if at is None)
 
     @property
@@ -109,7 +113,7 @@ class ProbeResult:
             **self.score.to_json(),
             "spread": self.spread,
             "draws": draws,
-            "measures": beside.to_json(self.measures),
+            "measures": all_metrics.to_json(self.measures),
             "without_threshold": list(self.without_threshold),
             "reliability": {name: curve.to_json() for name, curve in self.reliability.items()},
         }
@@ -117,7 +121,7 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class ProbeReport:
-    """A run's table for one task: fractions by features."""
+    """Probe results of a run on one task, by fraction and features."""
 
     cohort: str
     run: str
@@ -125,10 +129,10 @@ class ProbeReport:
     part: str
     classes: tuple[str, ...]
     fingerprints: dict[str, str]  # of the cohort's data and of the run's weights
-    n_training_patients: int  # people of the test split that the run was pre-trained on: must be 0
+    n_leaked_patients: int  # patients of the test split that were used in pre-training: must be 0
     n_recordings: dict[str, int]  # by split
     results: dict[float, dict[str, ProbeResult]]  # fraction -> features -> result
-    window: str | None = None  # which part of longer recordings was seen; None: as the run was promised
+    window: str | None = None  # window of longer recordings; None: the run's own setting
 
     def to_json(self) -> dict[str, Any]:
         fractions: dict[str, Any] = {}
@@ -144,7 +148,7 @@ class ProbeReport:
             "run": self.run,
             "window": self.window,
             "fingerprints": dict(self.fingerprints),
-            "n_people_seen_in_pretraining": self.n_training_patients,
+            "n_people_seen_in_pretraining": self.n_leaked_patients,
             "task": self.task,
             "part": self.part,
             "fractions": fractions,
@@ -153,11 +157,11 @@ class ProbeReport:
         }
 
     def gain(self, fraction: float) -> tuple[float, Interval]:
-        """Macro AUROC of the trained encoder above the untrained one, with its paired 95 % interval."""
+        """Return macro AUROC of the trained encoder minus the untrained one, with its paired 95 % interval."""
         return gain(self.results[fraction]["trained"].score, self.results[fraction]["untrained"].score)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The table, a dict a line; AUROCs in [0, 1]."""
+        """Return the table, one dict per row; AUROCs in [0, 1]."""
         return [
             {
                 "fraction": fraction,
@@ -167,9 +171,9 @@ class ProbeReport:
                 "low": result.score.interval[0],
                 "high": result.score.interval[1],
                 "spread": result.spread,
-                **beside.table_cells(result.measures),
+                **all_metrics.table_cells(result.measures),
                 "skipped": ", ".join(result.score.skipped),
-                "unlearnable": ", ".join(sorted({lost for draw in result.draws for lost in draw.unlearnable})),
+                "unlearnable": ", ".join(sorted({name for draw in result.draws for name in draw.unlearnable})),
                 "no threshold": ", ".join(n for n in result.without_threshold if n not in result.score.skipped),
             }
             for fraction, by_features in self.results.items()
@@ -177,7 +181,7 @@ class ProbeReport:
         ]
 
     def class_rows(self) -> list[dict[str, Any]]:
-        """A line for each fraction and class: test positives, AUROC with interval, and the other features' AUROC."""
+        """Return one row per fraction and class: test positives, AUROC with interval, and the AUROC of the other features."""
         rows = []
         for fraction, by_features in self.results.items():
             trained = by_features["trained"].score
@@ -186,19 +190,19 @@ class ProbeReport:
                 line = {"fraction": fraction, "class": name, "positives": trained.positives[name]}
                 line |= {"trained": trained.per_class[name], "low": low, "high": high}
                 line |= {other: by_features[other].score.per_class[name] for other in ("untrained", "handcrafted")}
-                line |= beside.class_cells(by_features["trained"].measures, name)
+                line |= all_metrics.class_cells(by_features["trained"].measures, name)
                 rows.append(line)
         return rows
 
     def long_rows(self) -> list[dict[str, Any]]:
-        """A line for each fraction, features, measure and class, with its interval: for other programs to read."""
+        """Return one row per fraction, features, measure and class, with its interval, as written to CSV."""
         about: dict[str, Any] = {"command": "probe", "protocol": "strict", "cohort": self.cohort, "run": self.run}
         about |= {"window": self.window, "task": self.task, "part": self.part}
         return [
             line
             for fraction, by_features in self.results.items()
             for name, result in by_features.items()
-            for line in beside.long_rows(
+            for line in all_metrics.long_rows(
                 {"auroc": result.score, **result.measures}, {**about, "fraction": fraction, "features": name}
             )
         ]
@@ -214,29 +218,35 @@ def run_probe(
     progress: Progress | None = None,
     window: str | None = None,
 ) -> ProbeReport:
-    """The probe's table: the trained run, its untrained twin and hand-crafted features, at each fraction of the labels.
+    """Probe a run, the same encoder with random weights, and hand-crafted features, at each fraction of the labels.
 
-    `window` is which part of each recording is seen (`data/windows.py`); default: as the run was promised.
+    Args:
+        window: part of each recording that is embedded, see `data/crops.py`; default: the run's own setting.
 
     Raises:
         ProbeError: a split is empty or shares patients with another.
-        DrawError: a fraction outside (0, 1], or one that leaves nothing to learn from.
-        WindowError: no such window, or MERL's, which belongs to the legacy protocol.
+        DrawError: a fraction outside (0, 1], or one that leaves no training recording.
+        WindowError: `window` is unknown, or MERL's, which only the legacy protocol uses.
     """
+    # labels, splits and patients of the task's recordings
     crops.check_strict(window)
     rows = cohort.rows(task=task)
-    asked = make_probe_task(cohort, task, rows)
+    probe_task = make_probe_task(cohort, task, rows)
+
+    # embed each recording once; all fractions and draws use these features
     cache = run.folder / "embeddings" if run.folder else None
-    twin = run.untrained()
+    untrained = run.untrained()
     recordings, of_row = crops.crop_recordings(cohort, run.config.signal, rows, window)
     features = {
         "trained": embed_cohort(run, cohort, part, rows, relabel(progress, "embed, trained"), cache, window),
-        "untrained": embed_cohort(twin, cohort, part, rows, relabel(progress, "embed, untrained"), cache, window),
+        "untrained": embed_cohort(untrained, cohort, part, rows, relabel(progress, "embed, untrained"), cache, window),
         "handcrafted": crops.average_crops(handcrafted_features(recordings, progress=progress), of_row),
     }
+
+    # fit and score every fraction and kind of features
     results: dict[float, dict[str, ProbeResult]] = {fraction: {} for fraction in fractions}
     for done, (fraction, name) in enumerate(((f, n) for f in fractions for n in FEATURES), start=1):
-        results[fraction][name] = probe(features[name], asked, fraction, seeds)
+        results[fraction][name] = probe(features[name], probe_task, fraction, seeds)
         if progress is not None:
             progress("probe", done, len(fractions) * len(FEATURES))
     return ProbeReport(
@@ -245,16 +255,16 @@ def run_probe(
         task=task,
         part=part,
         fingerprints={"cohort": cohort.fingerprint, "run": run.fingerprint},
-        n_training_patients=count_training_patients(run, cohort, rows[asked.rows("test")]),
-        classes=asked.classes,
-        n_recordings={split: len(asked.rows(split)) for split in ("train", "val", "test")},
+        n_leaked_patients=count_leaked_patients(run, cohort, rows[probe_task.rows("test")]),
+        classes=probe_task.classes,
+        n_recordings={split: len(probe_task.rows(split)) for split in ("train", "val", "test")},
         results=results,
         window=window,
     )
 
 
 def make_probe_task(cohort: Cohort, task: str, rows: NDArray[np.integer]) -> ProbeTask:
-    """What a task asks of a cohort's rows."""
+    """Read the labels, splits and patients of a cohort's rows for a task."""
     return ProbeTask(
         classes=tuple(cohort.tasks[task]),
         labels=cohort.labels(task, rows),
@@ -266,12 +276,15 @@ def make_probe_task(cohort: Cohort, task: str, rows: NDArray[np.integer]) -> Pro
 def probe(
     features: NDArray[np.floating], task: ProbeTask, fraction: float, seeds: Sequence[int] = SEEDS
 ) -> ProbeResult:
-    """The test score of logistic regressions on features (N, D), fitted on a fraction of the training recordings.
+    """Fit logistic regressions on a fraction of the training recordings and score them on the test split.
 
     With fraction 1 there is nothing to draw, and only the first seed is used.
 
+    Args:
+        features: (N, D), in the order of the task's recordings.
+
     Raises:
-        ProbeError: features of other recordings than the task's.
+        ProbeError: the number of features differs from the number of recordings.
         DrawError: a fraction outside (0, 1], or so small that no recording is drawn.
     """
     if len(features) != len(task.labels):
@@ -281,14 +294,17 @@ def probe(
     test_scores: list[Floats] = []
     probabilities: list[Floats] = []
     for seed in seeds if fraction < 1 else seeds[:1]:
+        # fit on the drawn recordings; the strength is chosen on validation
         drawn = train[subset(len(train), fraction, seed)]
         model = fit(features[drawn], task.labels[drawn], features[val], task.labels[val])
         val_scores, scores = model.scores(features[val]), model.scores(features[test])
         test_scores.append(scores)
+
+        # an unlearnable class gets the share of positives in the draw, 0 or 1, as its probability
         share = task.labels[drawn].mean(axis=0, dtype=np.float64)
-        both = (share > 0) & (share < 1)
-        probabilities.append(np.where(both, expit(scores), share))
-        calls = best_thresholds(task.labels[val], val_scores)
+        learnable = (share > 0) & (share < 1)
+        probabilities.append(np.where(learnable, expit(scores), share))
+        thresholds = best_thresholds(task.labels[val], val_scores)
         draws.append(
             Draw(
                 seed=seed,
@@ -296,15 +312,15 @@ def probe(
                 strength=model.strength,
                 val_macro=model.val_macro,
                 test_macro=float(np.nanmean(auroc(task.labels[test], scores))),
-                unlearnable=tuple(name for name, learnable in zip(task.classes, both) if not learnable),
-                thresholds={n: None if np.isnan(at) else float(at) for n, at in zip(task.classes, calls)},
+                unlearnable=tuple(name for name, fitted in zip(task.classes, learnable) if not fitted),
+                thresholds={name: None if np.isnan(at) else float(at) for name, at in zip(task.classes, thresholds)},
             )
         )
     return _result(fraction, task, draws, np.stack(test_scores), np.stack(probabilities))
 
 
 def _result(fraction: float, task: ProbeTask, draws: list[Draw], scores: Floats, probabilities: Floats) -> ProbeResult:
-    """Every measure of S draws' test scores (S, N, K) and probabilities (S, N, K)."""
+    """Compute every measure from the test scores (S, N, K) and probabilities (S, N, K) of S draws."""
     test = task.rows("test")
     labels, patients, classes = task.labels[test], task.patient[test], task.classes
     thresholds = np.array([[np.nan if (at := d.thresholds[name]) is None else at for name in classes] for d in draws])
@@ -312,7 +328,7 @@ def _result(fraction: float, task: ProbeTask, draws: list[Draw], scores: Floats,
         fraction,
         score=auroc_score(labels, scores, patients, classes),
         draws=tuple(draws),
-        measures=beside.compute_metrics(labels, scores, patients, classes, thresholds, probabilities),
+        measures=all_metrics.compute_metrics(labels, scores, patients, classes, thresholds, probabilities),
         reliability=calibration.reliability(labels, probabilities[0], patients, classes),
         test_scores=scores,
     )

@@ -23,7 +23,7 @@ from leadwise.data import crops
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.label_subset import subset
 from leadwise.data.published_splits import PublishedCohort
-from leadwise.evaluate.embed import Features, count_training_patients, embed_cohort
+from leadwise.evaluate.embed import Features, count_leaked_patients, embed_cohort
 from leadwise.evaluate.merl_legacy.legacy_task import LegacyTask, inapplicable_faults, load_legacy_task
 from leadwise.evaluate.merl_legacy.probe_heads import (
     NOT_REPRODUCED,
@@ -136,7 +136,7 @@ class ProtocolReport:
     legacy_task: LegacyTask
     legacy: LegacySettings
     fingerprints: dict[str, str]  # of the cohort's data, the run's weights and the split files
-    n_training_patients: int  # people of the test split that the run was pre-trained on: must be 0
+    n_leaked_patients: int  # people of the test split that the run was pre-trained on: must be 0
     not_applicable: dict[Fault, str]  # of the asked faults, with the reason
     lines: tuple[ProtocolLine, ...]
 
@@ -185,7 +185,7 @@ class ProtocolReport:
             "part": self.legacy.part,
             "window": self.legacy.window,  # but for the lines with the fault five_second_window
             "fingerprints": dict(self.fingerprints),
-            "n_people_seen_in_pretraining": self.n_training_patients,
+            "n_people_seen_in_pretraining": self.n_leaked_patients,
             "classes": list(self.legacy_task.task.classes),
             **counts,
             "splits": "published" if self.published else "cohort",
@@ -229,7 +229,7 @@ def run_protocol(
     fingerprints = {"cohort": cohort.fingerprint, "run": run.fingerprint}
     if isinstance(asked.cohort, PublishedCohort):
         fingerprints["splits"] = asked.cohort.published.fingerprint
-    seen = count_training_patients(run, cohort, asked.rows[asked.task.rows("test")])
+    seen = count_leaked_patients(run, cohort, asked.rows[asked.task.rows("test")])
     reasons = {fault: bench.reasons[fault] for fault in legacy.faults if fault in bench.reasons}
     return ProtocolReport(run.name, protocol, asked, legacy, fingerprints, seen, reasons, tuple(lines))
 

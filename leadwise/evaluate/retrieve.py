@@ -1,11 +1,11 @@
-"""ECG <-> report retrieval in the shared space: the right report for an ECG, the right ECG for a report, by cosine.
+"""Retrieval between ECGs and reports in the shared space, by cosine, in both directions.
 
-Reports that read the same after cleaning are one report. An ECG looks among the distinct reports for its own; a distinct
-report looks among the ECGs for any that has it, the first found counts. Recall@k is the share of queries that find it
-among the first k, the rank is its place from 1. Ties are broken by chance, in expectation: an encoder that gives every
-pair the same cosine scores what chance does. Beside it stand the chance level, the untrained twin, and pairs shuffled
-between patients, which show what always naming the commonest reports would find. Intervals are 95 %, by bootstrap over
-patients; a distinct report weighs the same however many ECGs have it.
+Reports with the same text after cleaning count as one report. ECG to report: the items are the distinct reports, one of
+which is correct. Report to ECG: the items are the ECGs, and every ECG with that report is correct; the first one counts.
+Recall@k is the share of queries with a correct item among the first k; the rank counts from 1. Ties are broken at random, in
+expectation: an encoder with the same cosine for every pair scores at chance level. The references are the chance level, the
+untrained encoder, and pairs shuffled between patients, which measure the score of always ranking the commonest reports
+first. Intervals are 95 %, by bootstrap over patients; a distinct report has the same weight however many ECGs have it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scipy.special import gammaln
 
 from leadwise.data import reports
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.evaluate.embed import Features, count_training_patients, embed_cohort
+from leadwise.evaluate.embed import Features, count_leaked_patients, embed_cohort
 from leadwise.evaluate.metrics.bootstrap import N_REPLICATES, permute_across_patients, resample_patients
 from leadwise.evaluate.metrics.score import Floats, Interval
 from leadwise.evaluate.text_embeddings import embed_texts, unit
@@ -30,40 +30,40 @@ from leadwise.run import Run
 KS = (1, 5, 10)
 N_SHUFFLES = 100
 _QUERIES_AT_ONCE = 512
-_DECIMALS = 9  # cosines that differ by less are a tie: the order of a sum is no evidence
+_DECIMALS = 9  # cosines that differ by less are ties: such differences come from the summation order
 
 Ints = NDArray[np.int64]
 
 
 class RetrievalError(ValueError):
-    """A split that retrieval cannot be scored on; the message says which and why."""
+    """A split on which retrieval cannot be scored; the message names it and the reason."""
 
 
 @dataclass(frozen=True)
 class MatchRanks:
-    """Where Q queries find their first right item: above, m right and t wrong ones that tie at its score."""
+    """Ranks of the first correct item of Q queries, with ties at its score."""
 
-    above: Ints
-    right: Ints
-    wrong: Ints
+    n_above: Ints  # (Q,) items with a higher score
+    n_correct: Ints  # (Q,) correct items at its score
+    n_wrong: Ints  # (Q,) wrong items at its score
 
     def hits(self, k: int) -> Floats:
-        """(Q,) chance of a right item among the first k, over the order of ties."""
-        left = np.clip(k - self.above, 0, None)  # places left for the tie
-        certain = left > self.wrong  # then a right one must be among them
-        drawn = np.where(certain, 0, left)
-        missed = np.exp(_log_choose(self.wrong, drawn) - _log_choose(self.wrong + self.right, drawn))
+        """Return the probability (Q,) of a correct item among the first k, over the random order of ties."""
+        free = np.clip(k - self.n_above, 0, None)  # of the first k ranks, those left for the tied items
+        certain = free > self.n_wrong  # then at least one of them is correct
+        drawn = np.where(certain, 0, free)
+        missed = np.exp(_log_choose(self.n_wrong, drawn) - _log_choose(self.n_wrong + self.n_correct, drawn))
         result: Floats = np.where(certain, 1.0, 1.0 - missed)
         return result
 
     def ranks(self) -> Floats:
-        """(Q,) expected place from 1 of the first right item."""
-        return self.above + (self.right + self.wrong + 1) / (self.right + 1)
+        """Return the expected rank (Q,) of the first correct item, counted from 1."""
+        return self.n_above + (self.n_correct + self.n_wrong + 1) / (self.n_correct + 1)
 
 
 @dataclass(frozen=True)
 class DirectionScores:
-    """One direction's scores."""
+    """Scores of one direction."""
 
     n_queries: int
     n_items: int
@@ -73,41 +73,41 @@ class DirectionScores:
     median_rank_interval: Interval
     chance_recall: dict[int, float]
     chance_median_rank: float
-    shuffled_recall: dict[int, float] | None  # None: one patient holds over half of the recordings
+    shuffled_recall: dict[int, float] | None  # None: one patient has over half of the recordings
     shuffled_interval: dict[int, Interval] | None
     shuffled_median_rank: float | None
     untrained_recall: dict[int, float]
     untrained_median_rank: float
 
     def to_json(self) -> dict[str, Any]:
-        told: dict[str, Any] = dict(vars(self))
-        for key, value in told.items():
+        result: dict[str, Any] = dict(vars(self))
+        for key, value in result.items():
             if isinstance(value, dict):
-                told[key] = {str(k): list(at) if isinstance(at, tuple) else at for k, at in value.items()}
+                result[key] = {str(k): list(item) if isinstance(item, tuple) else item for k, item in value.items()}
             elif isinstance(value, tuple):
-                told[key] = list(value)
-        return told
+                result[key] = list(value)
+        return result
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """The table's lines: trained with intervals, and what it is to be held against."""
-        lines: list[tuple[str, dict[int, float], float]] = [
+        """Return the table rows: the trained run with intervals, and its references."""
+        references: list[tuple[str, dict[int, float], float]] = [
             ("untrained", self.untrained_recall, self.untrained_median_rank),
             ("chance", self.chance_recall, self.chance_median_rank),
         ]
         if self.shuffled_recall is not None and self.shuffled_median_rank is not None:
-            lines.insert(1, ("shuffled pairs", self.shuffled_recall, self.shuffled_median_rank))
+            references.insert(1, ("shuffled pairs", self.shuffled_recall, self.shuffled_median_rank))
         low, high = self.median_rank_interval
         trained: dict[str, Any] = {"direction": name, "features": "trained"}
         for k, value in self.recall.items():
             trained[f"recall@{k}"] = f"{value:.3f} ({self.recall_interval[k][0]:.3f}-{self.recall_interval[k][1]:.3f})"
         trained["median rank"] = f"{self.median_rank:g} ({low:g}-{high:g}) of {self.n_items}"
-        rest = [
-            {"direction": name, "features": what}
+        reference_rows = [
+            {"direction": name, "features": reference}
             | {f"recall@{k}": f"{value:.3f}" for k, value in recall.items()}
             | {"median rank": f"{rank:.4g}"}
-            for what, recall, rank in lines
+            for reference, recall, rank in references
         ]
-        return [trained, *rest]
+        return [trained, *reference_rows]
 
 
 @dataclass(frozen=True)
@@ -118,153 +118,169 @@ class RetrievalReport:
     run: str
     split: str
     fingerprints: dict[str, str]
-    n_training_patients: int  # people of the split that the run was pre-trained on: must be 0
+    n_leaked_patients: int  # patients of the split that were used in pre-training: must be 0
     n_records: int
     n_without_report: int  # left out
     n_reports: int  # distinct after cleaning
     directions: dict[str, DirectionScores]  # ecg_to_report, report_to_ecg
 
     def to_json(self) -> dict[str, Any]:
-        told = {key: value for key, value in vars(self).items() if key not in ("directions", "n_training_patients")}
-        sides = {name: side.to_json() for name, side in self.directions.items()}
-        return {"command": "retrieve", **told, "n_people_seen_in_pretraining": self.n_training_patients, **sides}
+        fields = {key: value for key, value in vars(self).items() if key not in ("directions", "n_leaked_patients")}
+        directions = {name: scores.to_json() for name, scores in self.directions.items()}
+        return {"command": "retrieve", **fields, "n_people_seen_in_pretraining": self.n_leaked_patients, **directions}
 
     def rows(self) -> list[dict[str, Any]]:
-        """The table, both directions."""
+        """Return the table of both directions."""
         arrows = {"ecg_to_report": "ECG → report", "report_to_ecg": "report → ECG"}
-        return [row for name, side in self.directions.items() for row in side.rows(arrows[name])]
+        return [row for name, scores in self.directions.items() for row in scores.rows(arrows[name])]
 
 
 def run_retrieval(run: Run, cohort: Cohort, split: str = "test", progress: Progress | None = None) -> RetrievalReport:
-    """Retrieval scores in both directions, with untrained twin, shuffled control and chance level.
+    """Score retrieval in both directions, with untrained encoder, shuffled control and chance level.
 
     Raises:
         NoTextEncoderError: the run has no text encoder.
         RetrievalError: fewer than two distinct reports in the split.
     """
-    every = cohort.rows(split)
-    cleaned = [reports.clean(text) for text in cohort.reports.take(every)]
-    there = np.array([bool(text) for text in cleaned], dtype=bool)
-    rows = every[there]
+    # recordings with a report, and the distinct reports after cleaning
+    split_rows = cohort.rows(split)
+    cleaned = [reports.clean(text) for text in cohort.reports.take(split_rows)]
+    has_report = np.array([bool(text) for text in cleaned], dtype=bool)
+    rows = split_rows[has_report]
     distinct, report_of = np.unique([text for text in cleaned if text], return_inverse=True)
     if len(distinct) < 2:
         raise RetrievalError(
             f"cohort {cohort.name}: {len(distinct)} distinct reports in split '{split}'; retrieval needs two or more"
         )
+
+    # embed ECGs and reports with the trained and the untrained run
     texts = [str(text) for text in distinct]
     patients = np.array(cohort.patients.take(rows))
     cache = run.folder / "embeddings" if run.folder else None
-    twin = run.untrained()
-    sides = {}
-    for name, one in (("trained", run), ("untrained", twin)):
-        of_texts = embed_texts(one, texts, relabel(progress, f"read, {name}"))
-        sides[name] = embed_cohort(one, cohort, "shared", rows, relabel(progress, f"embed, {name}"), cache), of_texts
+    embeddings = {}
+    for name, encoder in (("trained", run), ("untrained", run.untrained())):
+        text_embedding = embed_texts(encoder, texts, relabel(progress, f"embed reports, {name}"))
+        ecg_embedding = embed_cohort(encoder, cohort, "shared", rows, relabel(progress, f"embed, {name}"), cache)
+        embeddings[name] = ecg_embedding, text_embedding
     return RetrievalReport(
         cohort=cohort.name,
         run=run.name,
         split=split,
         fingerprints={"cohort": cohort.fingerprint, "run": run.fingerprint},
-        n_training_patients=count_training_patients(run, cohort, rows),
+        n_leaked_patients=count_leaked_patients(run, cohort, rows),
         n_records=len(rows),
-        n_without_report=int((~there).sum()),
+        n_without_report=int((~has_report).sum()),
         n_reports=len(distinct),
-        directions=score_directions(sides["trained"], sides["untrained"], report_of.astype(np.int64), patients),
+        directions=score_directions(
+            embeddings["trained"], embeddings["untrained"], report_of.astype(np.int64), patients
+        ),
     )
 
 
 def score_directions(
     trained: tuple[Features, Features], untrained: tuple[Features, Features], report_of: Ints, patients: NDArray[Any]
 ) -> dict[str, DirectionScores]:
-    """Scores of both directions.
+    """Score both directions.
 
     Args:
-        trained: embeddings of N ECGs (N, D) and of U distinct reports (U, D); untrained: the same of the twin.
-        report_of: (N,) which report each ECG has; every report has one ECG or more.
+        trained: embeddings of N ECGs (N, D) and of U distinct reports (U, D); untrained: the same of the untrained run.
+        report_of: (N,) the report of each ECG; every report has at least one ECG.
         patients: N names.
     """
-    n = np.arange(len(report_of), dtype=np.int64)
-    of_patient = np.unique(patients, return_inverse=True)[1]
+    # control: each ECG gets the report of another patient's ECG, unless one patient has over half of the recordings
+    ecgs = np.arange(len(report_of), dtype=np.int64)
+    patient_of = np.unique(patients, return_inverse=True)[1]
     shuffles = []
-    if 2 * int(np.bincount(of_patient).max()) <= len(n):
+    if 2 * int(np.bincount(patient_of).max()) <= len(ecgs):
         rng = np.random.default_rng(0)
-        shuffles = [report_of[permute_across_patients(of_patient, rng)] for _ in range(N_SHUFFLES)]
+        shuffles = [report_of[permute_across_patients(patient_of, rng)] for _ in range(N_SHUFFLES)]
+
+    # resampled weights: of an ECG, its patient's count; of a report, the mean over its ECGs
     counts = np.bincount(report_of)
-    by_record: Floats = resample_patients(patients, N_REPLICATES, seed=0).astype(np.float64)  # (R, N)
-    by_report: Floats = np.stack(  # (R, U)
-        [np.bincount(report_of, row / counts[report_of], len(counts)) for row in by_record]
+    ecg_weights: Floats = resample_patients(patients, N_REPLICATES, seed=0).astype(np.float64)  # (R, N)
+    report_weights: Floats = np.stack(  # (R, U)
+        [np.bincount(report_of, row / counts[report_of], len(counts)) for row in ecg_weights]
     ).astype(np.float64)
 
-    def side(turned: bool, weight: Floats) -> DirectionScores:
-        def places(of: tuple[Features, Features], truths: Sequence[Ints]) -> list[MatchRanks]:
-            pairs = [(truth, n) if turned else (n, truth) for truth in truths]
-            return rank_matches(*(of[::-1] if turned else of), pairs)
+    def score_direction(from_report: bool, weights: Floats) -> DirectionScores:
+        def ranks(embeddings: tuple[Features, Features], truths: Sequence[Ints]) -> list[MatchRanks]:
+            pairs = [(truth, ecgs) if from_report else (ecgs, truth) for truth in truths]
+            return rank_matches(*(embeddings[::-1] if from_report else embeddings), pairs)
 
-        found, *shuffled = places(trained, [report_of, *shuffles])
-        right = counts if turned else np.ones(len(n), dtype=np.int64)
-        chance = MatchRanks(np.zeros_like(right), right, (len(n) if turned else len(counts)) - right)
-        return _direction(found, chance, shuffled, places(untrained, [report_of])[0], weight)
+        trained_ranks, *shuffled = ranks(trained, [report_of, *shuffles])
+        n_correct = counts if from_report else np.ones(len(ecgs), dtype=np.int64)
+        n_items = len(ecgs) if from_report else len(counts)
+        chance = MatchRanks(np.zeros_like(n_correct), n_correct, n_items - n_correct)
+        return _direction_scores(trained_ranks, chance, shuffled, ranks(untrained, [report_of])[0], weights)
 
-    return {"ecg_to_report": side(False, by_record), "report_to_ecg": side(True, by_report)}
+    return {
+        "ecg_to_report": score_direction(False, ecg_weights),
+        "report_to_ecg": score_direction(True, report_weights),
+    }
 
 
 def rank_matches(queries: Features, items: Features, truths: Sequence[tuple[Ints, Ints]]) -> list[MatchRanks]:
-    """For each of several truths, where Q queries (Q, D) find their first right item among G (G, D), by cosine.
+    """Rank items (G, D) for queries (Q, D) by cosine and return the ranks of the first correct item, per set of pairs.
 
     Args:
-        truths: each (P,) query numbers and (P,) item numbers: pairs that belong together, each query in one or more.
+        truths: sets of correct pairs, each as query numbers (P,) and item numbers (P,); every query is in at least one pair.
     """
-    asked, offered = unit(queries), unit(items)
+    query_vectors, item_vectors = unit(queries), unit(items)
     parts: list[list[tuple[Ints, Ints, Ints]]] = [[] for _ in truths]
-    for begin in range(0, len(asked), _QUERIES_AT_ONCE):
-        scores = np.round(asked[begin : begin + _QUERIES_AT_ONCE] @ offered.T, _DECIMALS)  # (q, G)
+    for begin in range(0, len(query_vectors), _QUERIES_AT_ONCE):
+        # cosines of a block of queries, sorted once for all sets of pairs
+        scores = np.round(query_vectors[begin : begin + _QUERIES_AT_ONCE] @ item_vectors.T, _DECIMALS)  # (q, G)
         ordered = np.sort(scores, axis=1)
         for truth, part in zip(truths, parts):
+            # the score of each query's best correct item
             inside = (truth[0] >= begin) & (truth[0] < begin + len(scores))
             query, item = truth[0][inside] - begin, truth[1][inside]
-            of_pair = scores[query, item]
+            pair_scores = scores[query, item]
             best = np.full(len(scores), -np.inf)
-            np.maximum.at(best, query, of_pair)
-            above = np.array([len(row) - np.searchsorted(row, at, "right") for row, at in zip(ordered, best)])
-            reached = np.array([len(row) - np.searchsorted(row, at, "left") for row, at in zip(ordered, best)])
-            right = np.bincount(query[of_pair == best[query]], minlength=len(scores))
-            part.append((above, right, reached - above - right))
+            np.maximum.at(best, query, pair_scores)
+
+            # items above that score, and correct and wrong items at it
+            n_above = np.array([len(row) - np.searchsorted(row, at, "right") for row, at in zip(ordered, best)])
+            n_reached = np.array([len(row) - np.searchsorted(row, at, "left") for row, at in zip(ordered, best)])
+            n_correct = np.bincount(query[pair_scores == best[query]], minlength=len(scores))
+            part.append((n_above, n_correct, n_reached - n_above - n_correct))
     return [MatchRanks(*(np.concatenate(column) for column in zip(*part))) for part in parts]
 
 
-def _direction(
-    found: MatchRanks, chance: MatchRanks, shuffled: Sequence[MatchRanks], untrained: MatchRanks, weight: Floats
+def _direction_scores(
+    trained: MatchRanks, chance: MatchRanks, shuffled: Sequence[MatchRanks], untrained: MatchRanks, weights: Floats
 ) -> DirectionScores:
-    """The scores of one direction; weight (R, Q) are the queries' weights in each resampling of patients."""
-    total = weight.sum(axis=1)
-    shuffled_hits = {k: np.array([places.hits(k).mean() for places in shuffled]) for k in KS}
+    """Return the scores of one direction; `weights` (R, Q) are the query weights in each resampling of patients."""
+    total = weights.sum(axis=1)
+    shuffled_hits = {k: np.array([ranks.hits(k).mean() for ranks in shuffled]) for k in KS}
     return DirectionScores(
-        n_queries=len(found.above),
-        n_items=int(chance.right[0] + chance.wrong[0]),
-        recall={k: float(found.hits(k).mean()) for k in KS},
-        recall_interval={k: _interval(weight @ found.hits(k) / total) for k in KS},
-        median_rank=float(np.median(found.ranks())),
-        median_rank_interval=_interval(_weighted_medians(found.ranks(), weight)),
+        n_queries=len(trained.n_above),
+        n_items=int(chance.n_correct[0] + chance.n_wrong[0]),
+        recall={k: float(trained.hits(k).mean()) for k in KS},
+        recall_interval={k: _interval(weights @ trained.hits(k) / total) for k in KS},
+        median_rank=float(np.median(trained.ranks())),
+        median_rank_interval=_interval(_weighted_medians(trained.ranks(), weights)),
         chance_recall={k: float(chance.hits(k).mean()) for k in KS},
         chance_median_rank=float(np.median(chance.ranks())),
         shuffled_recall={k: float(shuffled_hits[k].mean()) for k in KS} if shuffled else None,
         shuffled_interval={k: _interval(shuffled_hits[k]) for k in KS} if shuffled else None,
-        shuffled_median_rank=float(np.mean([np.median(at.ranks()) for at in shuffled])) if shuffled else None,
+        shuffled_median_rank=float(np.mean([np.median(ranks.ranks()) for ranks in shuffled])) if shuffled else None,
         untrained_recall={k: float(untrained.hits(k).mean()) for k in KS},
         untrained_median_rank=float(np.median(untrained.ranks())),
     )
 
 
-def _weighted_medians(values: Floats, weight: Floats) -> Floats:
-    """(R,) the median of values (Q,) under each row of weights (R, Q)."""
+def _weighted_medians(values: Floats, weights: Floats) -> Floats:
+    """Return the medians (R,) of values (Q,) under each row of weights (R, Q)."""
     order = np.argsort(values, kind="stable")
-    reached = np.cumsum(weight[:, order], axis=1)
-    half = np.argmax(reached >= reached[:, -1:] / 2, axis=1)
+    cumulative = np.cumsum(weights[:, order], axis=1)
+    half = np.argmax(cumulative >= cumulative[:, -1:] / 2, axis=1)
     medians: Floats = values[order][half]
     return medians
 
 
 def _log_choose(n: Ints, k: Ints) -> Floats:
-    """log of n over k, elementwise; -inf where k > n."""
+    """Return the logarithm of the binomial coefficient (n, k), elementwise; -inf where k > n."""
     inside = k <= n
     values = gammaln(n + 1.0) - gammaln(k + 1.0) - gammaln(np.where(inside, n - k, 0) + 1.0)
     result: Floats = np.where(inside, values, -np.inf)

@@ -1,4 +1,4 @@
-"""The recordings nearest to a text, for a person: a list, and a page that draws them on paper grid."""
+"""Search: the recordings whose embeddings are nearest to that of a text."""
 
 from __future__ import annotations
 
@@ -22,58 +22,59 @@ class SearchError(ValueError):
 
 @dataclass(frozen=True)
 class SearchHit:
-    """A recording that a text found."""
+    """A recording near the text."""
 
     row: int
     record: str
     split: str
     cosine: float
-    labels: dict[str, tuple[str, ...]]  # task -> classes that hold, for the tasks that the recording is in
+    labels: dict[str, tuple[str, ...]]  # task -> positive classes, for the tasks that the recording is labelled for
 
 
 def search(
     run: Run, cohort: Cohort, text: str, split: str | None = None, top: int = 9, progress: Progress | None = None
 ) -> list[SearchHit]:
-    """The recordings nearest to a text, nearest first; of the whole cohort, or one split.
+    """Return the recordings nearest to a text, nearest first, from the whole cohort or one split.
 
     Raises:
         NoTextEncoderError: the run has no text encoder.
-        SearchError: the text says nothing, or there is nothing to search.
+        SearchError: the text is empty after cleaning, or the split has no recording.
     """
     if not reports.clean(text):
-        raise SearchError("the text says nothing; write it as a report would, such as 'atrial fibrillation.'")
+        raise SearchError(
+            f"the text {text!r} is empty after cleaning; write it as in a report, such as 'atrial fibrillation.'"
+        )
     rows = cohort.rows(split)
     if not len(rows):
         raise SearchError(f"cohort {cohort.name}: no recording in split '{split}'")
     vector = embed_texts(run, [text])
-    scores = (unit(embed_cohort(run, cohort, "shared", rows, relabel(progress, "embed"))) @ unit(vector)[0]).astype(
-        float
-    )
-    chosen = np.argsort(-scores, kind="stable")[:top]
-    nearest = rows[chosen]
+    ecg = embed_cohort(run, cohort, "shared", rows, relabel(progress, "embed"))
+    scores = (unit(ecg) @ unit(vector)[0]).astype(float)
+    order = np.argsort(-scores, kind="stable")[:top]
+    nearest = rows[order]
     labels = _labels(cohort, nearest)
     records, splits = cohort.records.take(nearest), cohort.splits(nearest)
     return [
-        SearchHit(int(row), records[at], str(splits[at]), float(scores[place]), labels[at])
-        for at, (row, place) in enumerate(zip(nearest, chosen))
+        SearchHit(int(row), records[i], str(splits[i]), float(scores[rank]), labels[i])
+        for i, (row, rank) in enumerate(zip(nearest, order))
     ]
 
 
-def rows(found: Sequence[SearchHit]) -> list[dict[str, object]]:
-    """The table, a dict a line: place, record, split, cosine and the classes that hold, by task."""
-    tasks = list(dict.fromkeys(task for one in found for task in one.labels))
+def rows(hits: Sequence[SearchHit]) -> list[dict[str, object]]:
+    """Return the table, one dict per hit: place, record, split, cosine and the positive classes by task."""
+    tasks = list(dict.fromkeys(task for hit in hits for task in hit.labels))
     return [
-        {"place": at, "record": one.record, "split": one.split, "cosine": one.cosine}
-        | {task: ", ".join(one.labels[task]) or "none" if task in one.labels else "-" for task in tasks}
-        for at, one in enumerate(found, 1)
+        {"place": place, "record": hit.record, "split": hit.split, "cosine": hit.cosine}
+        | {task: ", ".join(hit.labels[task]) or "none" if task in hit.labels else "-" for task in tasks}
+        for place, hit in enumerate(hits, 1)
     ]
 
 
 def _labels(cohort: Cohort, rows: NDArray[np.integer]) -> list[dict[str, tuple[str, ...]]]:
-    """For each row the classes that hold, by task; without the tasks that a recording is not in."""
-    found: list[dict[str, tuple[str, ...]]] = [{} for _ in rows]
+    """Return the positive classes of each row by task, without the tasks that a recording is not labelled for."""
+    labels: list[dict[str, tuple[str, ...]]] = [{} for _ in rows]
     for task, classes in cohort.tasks.items():
-        inside = np.flatnonzero(np.isin(rows, cohort.rows(task=task)))
-        for at, values in zip(inside, cohort.labels(task, rows[inside])):
-            found[at][task] = tuple(name for name, value in zip(classes, values) if value)
-    return found
+        labelled = np.flatnonzero(np.isin(rows, cohort.rows(task=task)))
+        for i, values in zip(labelled, cohort.labels(task, rows[labelled])):
+            labels[i][task] = tuple(name for name, value in zip(classes, values) if value)
+    return labels

@@ -1,4 +1,4 @@
-"""How much the wording matters: the same ECGs scored with every set of a prompt file, and with single prompts."""
+"""Sensitivity to the wording: zero-shot scores of the same ECGs with every prompt set of a file, and with single prompts."""
 
 from __future__ import annotations
 
@@ -18,76 +18,76 @@ from leadwise.evaluate.text_embeddings import class_vector, cosines, unit
 
 @dataclass(frozen=True)
 class PromptSetScore:
-    """One set of prompts: all of them together, and one at a time."""
+    """Scores of one prompt set: with all prompts, and with one prompt per class."""
 
     score: Score
-    single: tuple[float, ...]  # macro AUROC when each class has its first, second ... prompt only
+    single: tuple[float, ...]  # macro AUROC with only the first, the second ... prompt of each class
     n_prompts: int
 
 
 @dataclass(frozen=True)
 class PromptSensitivity:
-    """Macro AUROC by set of prompts; a spread is the largest less the smallest."""
+    """Macro AUROC by prompt set. A spread is the largest minus the smallest value."""
 
-    chosen: str  # the set that the reported score is of
-    of_set: dict[str, PromptSetScore]
+    chosen: str  # the set of the reported score
+    by_set: dict[str, PromptSetScore]
 
     @property
     def over_sets(self) -> float:
         """Spread of the sets' macro AUROC."""
-        return _spread([at.score.macro for at in self.of_set.values()])
+        return _spread([entry.score.macro for entry in self.by_set.values()])
 
     @property
     def over_single_prompts(self) -> float:
-        """Spread of the macro AUROC of single prompts, whatever set they are of."""
-        return _spread([macro for at in self.of_set.values() for macro in at.single])
+        """Spread of the macro AUROC of single prompts, over all sets."""
+        return _spread([macro for entry in self.by_set.values() for macro in entry.single])
 
     def to_json(self) -> dict[str, Any]:
-        """Every figure, by set, and the two spreads."""
+        """Return every score by set, and the two spreads."""
         sets = {}
-        for which, at in self.of_set.items():
-            above, interval = gain(at.score, self.of_set[self.chosen].score)
-            sets[which] = {
-                "macro": at.score.macro,
-                "interval": list(at.score.interval),
+        for name, entry in self.by_set.items():
+            above, interval = gain(entry.score, self.by_set[self.chosen].score)
+            sets[name] = {
+                "macro": entry.score.macro,
+                "interval": list(entry.score.interval),
                 "above_chosen": {"macro": above, "interval": list(interval)},
-                "per_class": dict(at.score.per_class),
-                "single_prompts": {"macro": list(at.single), "spread": _spread(at.single)},
-                "n_prompts": at.n_prompts,
+                "per_class": dict(entry.score.per_class),
+                "single_prompts": {"macro": list(entry.single), "spread": _spread(entry.single)},
+                "n_prompts": entry.n_prompts,
             }
         spread = {"over_sets": self.over_sets, "over_single_prompts": self.over_single_prompts}
         return {"chosen": self.chosen, "sets": sets, "spread": spread}
 
     def rows(self) -> list[dict[str, Any]]:
-        """A line for each set; AUROCs in [0, 1]."""
+        """Return one row per set; AUROCs in [0, 1]."""
         return [
             {
-                "set": which + (" *" if which == self.chosen else ""),
-                "prompts": at.n_prompts,
-                "macro": at.score.macro,
-                "low": at.score.interval[0],
-                "high": at.score.interval[1],
-                "worst single": min(at.single),
-                "best single": max(at.single),
+                "set": name + (" *" if name == self.chosen else ""),
+                "prompts": entry.n_prompts,
+                "macro": entry.score.macro,
+                "low": entry.score.interval[0],
+                "high": entry.score.interval[1],
+                "worst single": min(entry.single),
+                "best single": max(entry.single),
             }
-            for which, at in self.of_set.items()
+            for name, entry in self.by_set.items()
         ]
 
     def class_rows(self) -> list[dict[str, Any]]:
-        """A line for each class that the split defines: its AUROC by set, and their spread."""
-        defined = self.of_set[self.chosen].score.per_class
+        """Return one row per class of the task: its AUROC by set, and their spread."""
+        defined = self.by_set[self.chosen].score.per_class
         rows = []
         for code in defined:
-            by_set = {which: at.score.per_class[code] for which, at in self.of_set.items()}
-            there = [value for value in by_set.values() if value is not None]
-            rows.append({"class": code, **by_set, "spread": _spread(there) if there else None})
+            by_set = {name: entry.score.per_class[code] for name, entry in self.by_set.items()}
+            defined_values = [value for value in by_set.values() if value is not None]
+            rows.append({"class": code, **by_set, "spread": _spread(defined_values) if defined_values else None})
         return rows
 
     def line(self) -> str:
-        """The whole finding in one line for a person."""
-        sets = ", ".join(f"{which} {at.score.macro:.3f}" for which, at in self.of_set.items())
+        """Return a one-line summary."""
+        sets = ", ".join(f"{name} {entry.score.macro:.3f}" for name, entry in self.by_set.items())
         spread = f"single prompts differ by {self.over_single_prompts:.3f}"
-        if len(self.of_set) > 1:
+        if len(self.by_set) > 1:
             spread = f"sets differ by {self.over_sets:.3f}, {spread}"
         return f"wording: {sets}; {spread}"
 
@@ -100,30 +100,30 @@ def measure_sensitivity(
     classes: Sequence[str],
     chosen: str,
 ) -> PromptSensitivity:
-    """The sensitivity of one task's scores.
+    """Score one task with every prompt set and with single prompts.
 
     Args:
         labels: (N, K) in {0, 1}; ecg: (N, D); patients: N names.
-        texts: set -> for each of K classes the (P, D) embeddings of its prompts.
-        chosen: the set that the reported score is of.
+        texts: set -> the prompt embeddings (P, D) of each of K classes.
+        chosen: the set of the reported score.
     """
-    of_set = {
-        which: PromptSetScore(
-            auroc_score(labels, cosines(ecg, [class_vector(vectors) for vectors in of_class]), patients, classes),
-            score_single_prompts(labels, ecg, of_class),
-            sum(len(vectors) for vectors in of_class),
+    by_set = {
+        name: PromptSetScore(
+            auroc_score(labels, cosines(ecg, [class_vector(vectors) for vectors in class_texts]), patients, classes),
+            score_single_prompts(labels, ecg, class_texts),
+            sum(len(vectors) for vectors in class_texts),
         )
-        for which, of_class in texts.items()
+        for name, class_texts in texts.items()
     }
-    return PromptSensitivity(chosen, of_set)
+    return PromptSensitivity(chosen, by_set)
 
 
-def score_single_prompts(labels: NDArray[np.int8], ecg: Features, texts: Sequence[Features]) -> tuple[float, ...]:
-    """Macro AUROC with each class's first prompt alone, its second and so on; shorter lists start again."""
+def score_single_prompts(labels: NDArray[np.int8], ecg: Features, class_texts: Sequence[Features]) -> tuple[float, ...]:
+    """Return macro AUROC with only the first, the second ... prompt of each class; shorter lists repeat."""
     macros = []
-    for at in range(max(len(vectors) for vectors in texts)):
-        each = auroc(labels, cosines(ecg, [unit(vectors)[at % len(vectors)] for vectors in texts]))
-        macros.append(float(np.nanmean(each)))
+    for number in range(max(len(vectors) for vectors in class_texts)):
+        single = [unit(vectors)[number % len(vectors)] for vectors in class_texts]
+        macros.append(float(np.nanmean(auroc(labels, cosines(ecg, single)))))
     return tuple(macros)
 
 

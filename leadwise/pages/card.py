@@ -1,4 +1,4 @@
-"""The page of a model card: one offline HTML file, for a person who has to decide what a run is good for."""
+"""The HTML page of a model card, one offline file: what a run was trained on, how it scores, and where it fails."""
 
 from __future__ import annotations
 
@@ -16,277 +16,314 @@ from leadwise.evaluate.classifiers import ZERO_SHOT
 from leadwise.pages.html import Page
 from leadwise.pictures import bars, heat, paper
 
-_KINDS = {
-    "leads": "Fewer leads: the others are not observed, neither zero nor worked out from those that are.",
-    "rate": "Another rate: from the promised one to it and back, as any file is resampled. Only a lower rate can lose something.",
-    "noise": "Noise, by how far the record's own power stands above it (dB).",
-    "mistake": "Mistakes at the bedside and in the file.",
+_CAPTIONS = {  # by kind of change
+    "leads": "Fewer leads. The missing leads are marked as not observed; they are neither set to zero nor computed from others.",
+    "rate": "Another sampling rate. The ECG is resampled to it and back to the model's rate, as any file would be. Only a "
+    "lower rate can lose information.",
+    "noise": "Added noise. The signal-to-noise ratio (dB) is the power of the recording relative to the noise; lower is noisier.",
+    "mistake": "Mistakes in the recording or in the file.",
 }
 
 
-def page(card: Card) -> Page:
-    """The page, ready to be written."""
-    made = Page(f"Model card: {card.facts['run']} on {card.cohort.name}")
-    made.text(
-        "Research use only. Not a medical device. This page shows ECGs of the cohort's test split: it is as confidential as "
-        "those are."
+def build_page(card: Card) -> Page:
+    """Return the page of a model card."""
+    page = Page(f"Model card: {card.facts['run']} on {card.cohort.name}")
+    page.text(
+        "Research use only. Not a medical device. This page contains ECGs of the cohort's test split. Treat it as "
+        "confidentially as those ECGs."
     )
     if card.quick:
-        made.text(
-            "A quick look: no untrained twin, fewer changes on fewer recordings, and probes of the parts fitted on a share "
-            "of the training recordings. Without --quick the card is whole."
+        page.text(
+            "This is a quick card: it has no untrained model for comparison, fewer changes on fewer recordings, and probes of "
+            "the parts trained on a subset of the training recordings. Run the command without --quick for the full card."
         )
     for remark in dict.fromkeys(card.remarks):
-        made.text(remark)
-    _training(made, card)
-    _scores(made, card)
-    _groups(made, card)
+        page.text(remark)
+    _add_training(page, card)
+    _add_scores(page, card)
+    _add_groups(page, card)
     if card.robustness:
-        _robustness(made, card.robustness)
+        _add_robustness(page, card.robustness)
     if card.parts:
-        _parts(made, card.parts)
-    _maps(made, card)
-    return made
+        _add_parts(page, card.parts)
+    _add_maps(page, card)
+    return page
 
 
-def _training(made: Page, card: Card) -> None:
+def _add_training(page: Page, card: Card) -> None:
     facts = card.facts
-    made.heading("What it was trained on")
-    seen, origin = facts["n_people_tested_and_trained_on"], facts["trained_on"]
-    tested = facts["n_people_tested"]
-    if seen is None:
-        made.text("The run does not say whom it learnt from, so a leak into the test split cannot be ruled out.")
-    elif seen:
-        made.text(f"LEAK: {seen} of the {tested} people of the test split were trained on; scores below are too high.")
+    page.heading("Training")
+
+    # whether test patients were trained on
+    n_leaked, n_tested = facts["n_people_tested_and_trained_on"], facts["n_people_tested"]
+    if n_leaked is None:
+        page.text(
+            "The run does not list its training patients, so it is unknown whether patients of the test split were used for "
+            "training."
+        )
+    elif n_leaked:
+        page.text(
+            f"LEAK: {n_leaked} of the {n_tested} patients of the test split were used for training. The scores below are too "
+            "high."
+        )
     else:
-        made.text(f"None of the {tested} people of the test split was trained on.")
-    signal, cohort = facts["signal"], facts["cohort"]
-    people = facts["n_people_trained_on"]
-    from_what = (
-        f"{origin['cohort']} (source {origin['source']}, index {origin['fingerprint']})" if origin else "not known"
+        page.text(f"None of the {n_tested} patients of the test split was used for training.")
+
+    # the run, the cohort it is scored on, and its settings
+    origin, signal, cohort = facts["trained_on"], facts["signal"], facts["cohort"]
+    n_trained = facts["n_people_trained_on"]
+    training_cohort = (
+        f"{origin['cohort']} (source {origin['source']}, index {origin['fingerprint']})" if origin else "unknown"
     )
     rows = {
         "method": facts["method"],
         "weights": facts["weights"],
-        "learnt from": from_what,
-        "people learnt from": "not known" if people is None else people,
+        "training cohort": training_cohort,
+        "training patients": "unknown" if n_trained is None else n_trained,
         "steps": f"{facts['steps']} of {facts['batch_size']} recordings, {facts['precision']}",
         "parameters": f"{facts['n_parameters']:,}",
         "signal": f"{', '.join(signal['leads'])}; {signal['rate_hz']} Hz, {signal['duration_s']:g} s, "
-        f"scale {signal['normalize']}",
-        "judged on": f"{cohort['name']} (source {cohort['source']}, index {cohort['fingerprint']})",
-        "its recordings": ", ".join(f"{n} {split}" for split, n in cohort["recordings"].items()),
+        f"normalisation {signal['normalize']}",
+        "scored on": f"{cohort['name']} (source {cohort['source']}, index {cohort['fingerprint']})",
+        "recordings scored on": ", ".join(f"{n} {split}" for split, n in cohort["recordings"].items()),
     }
-    made.table([{"what": name, "": str(value)} for name, value in rows.items()], "the run and the cohort")
-    made.table([{"module": name, "parameters": f"{n:,}"} for name, n in facts["parameters_of"].items()], "parameters")
+    page.table([{"property": name, "value": str(value)} for name, value in rows.items()], "the run and the cohort")
+    page.table([{"module": name, "parameters": f"{n:,}"} for name, n in facts["parameters_of"].items()], "parameters")
     settings = [{"setting": name, "value": repr(value)} for name, value in facts["settings"].items()]
-    made.table(settings, "the method's settings")
+    page.table(settings, "the method's settings")
 
 
 def _interval(line: dict[str, Any], value: str = "macro", low: str = "low", high: str = "high") -> str:
-    """'0.812 (0.790-0.834)'; a dash where there is no value."""
+    """Return a value with its interval, such as '0.812 (0.790–0.834)', or a dash if there is no value."""
     if line.get(value) is None:
         return "–"
     between = " to " if line[low] < 0 else "–"
     return f"{line[value]:.3f} ({line[low]:.3f}{between}{line[high]:.3f})".replace("-", "−")
 
 
-def _scores(made: Page, card: Card) -> None:
-    made.heading("Scores on the test split")
+def _add_scores(page: Page, card: Card) -> None:
+    page.heading("Scores on the test split")
     if not card.scores:
-        made.text("Nothing could be scored.")
+        page.text("No task could be scored.")
         return
-    made.text(
-        "Macro AUROC with its 95 % interval over patients. Probe: logistic regression on frozen embeddings, all training "
-        "labels. Zero-shot: cosine to prompts, no label seen."
+    page.text(
+        "Macro AUROC (0.5: chance, 1: perfect) with its 95 % confidence interval over patients. Probe: a logistic regression on "
+        "the frozen embeddings, trained with all training labels. Zero-shot: similarity of the ECG to a written description of "
+        "the class, without any labels."
     )
-    rows, drawn = [], []
+    rows, dots = [], []
     for row in card.scores:
         line = row.line()
-        told = {"task": row.task, "how": row.how, "trained": _interval(line)}
-        drawn.append({"name": f"{row.task}, {row.how}", "group": "trained", "value": line["macro"], "low": line["low"],
-                      "high": line["high"]})  # fmt: skip
+        cells = {"task": row.task, "scored by": row.how, "trained": _interval(line)}
+        dots.append({"name": f"{row.task}, {row.how}", "group": "trained", "value": line["macro"], "low": line["low"],
+                     "high": line["high"]})  # fmt: skip
         if row.untrained:
-            told["untrained"] = _interval(line, "untrained", "untrained_low", "untrained_high")
-            told["gain"] = _interval(line, "gain", "gain_low", "gain_high")
-            drawn.append({"name": f"{row.task}, {row.how}", "group": "untrained", "value": line["untrained"],
-                          "low": line["untrained_low"], "high": line["untrained_high"]})  # fmt: skip
-        rows.append({**told, "records": line["records"], "patients": line["patients"], "not scored": line["skipped"]})
-    made.table(rows, "macro AUROC")
-    worded = [{"task": row.task, **row.prompts} for row in card.scores if row.prompts]
-    if worded:
-        made.table(worded, "prompts of the zero-shot scores")
-    made.figure(bars.draw(drawn, "macro AUROC by task"), "Dashed: guessing.", "dots with intervals by task")
+            cells["untrained"] = _interval(line, "untrained", "untrained_low", "untrained_high")
+            cells["gain"] = _interval(line, "gain", "gain_low", "gain_high")
+            dots.append({"name": f"{row.task}, {row.how}", "group": "untrained", "value": line["untrained"],
+                         "low": line["untrained_low"], "high": line["untrained_high"]})  # fmt: skip
+        rows.append(
+            {**cells, "recordings": line["records"], "patients": line["patients"], "not scored": line["skipped"]}
+        )
+    page.table(rows, "macro AUROC")
+    prompts = [{"task": row.task, **row.prompts} for row in card.scores if row.prompts]
+    if prompts:
+        page.table(prompts, "prompts of the zero-shot scores")
+    page.figure(bars.draw(dots, "macro AUROC by task"), "Dashed line: chance.", "dots with intervals by task")
 
 
-def _groups(made: Page, card: Card) -> None:
+def _add_groups(page: Page, card: Card) -> None:
     if not any(card.groups.values()):
         return
-    made.heading("For whom")
-    made.text(
-        f"A class counts in a group that has at least {MIN_LABELS} recordings with and without it; a group of fewer than "
-        f"{MIN_RECORDS} recordings, or without such a class, is too small to score. A group's mean may be over fewer "
-        "classes, so beside it stands that of everybody over the same ones. Compare across a row, not down a column."
+    page.heading("Scores by patient group")
+    page.text(
+        f"A class is scored in a group that has at least {MIN_LABELS} recordings with it and {MIN_LABELS} without it. A "
+        f"group with fewer than {MIN_RECORDS} recordings, or without such a class, is too small to score. A group may be "
+        "scored on fewer classes than the whole test split, so the last column gives the score of all patients on the same "
+        "classes. Compare a group with that column, not with other groups."
     )
-    for number, (task, found) in enumerate(card.groups.items()):
-        if not found:
+    for number, (task, groups) in enumerate(card.groups.items()):
+        if not groups:
             continue
         rows = []
-        for group in found:
+        for group in groups:
             line = group.row()
             everybody = group.everybody
             rows.append({
-                "by": group.by, "group": group.name, "read by": group.reader, "recordings": group.n_records,
+                "by": group.by, "group": group.name, "scored by": group.reader, "recordings": group.n_records,
                 "patients": group.n_patients, "classes": len(group.classes),
                 "macro AUROC": _interval(line) if group.macro is not None else "too small to score",
-                "everybody, same classes": "–" if everybody is None else f"{everybody:.3f}",
+                "all patients, same classes": "–" if everybody is None else f"{everybody:.3f}",
             })  # fmt: skip
-        made.table(rows, f"task {task}")
-        drawn = [
+        page.table(rows, f"task {task}")
+        dots = [
             {"name": f"{g.by} {g.name} ({g.n_records})", "group": g.reader, "value": g.macro,
              "low": g.interval[0] if g.interval else None, "high": g.interval[1] if g.interval else None}
-            for g in found
+            for g in groups
         ]  # fmt: skip
         if number == 0:
-            figure = bars.draw(drawn, f"macro AUROC by group, task {task}")
-            made.figure(figure, "In brackets: recordings.", "dots with intervals by group")
+            figure = bars.draw(dots, f"macro AUROC by group, task {task}")
+            page.figure(figure, "In brackets: number of recordings.", "dots with intervals by group")
 
 
-def _robustness(made: Page, found: Robustness) -> None:
-    made.heading("What disturbs it")
-    left = (
-        f"; {found.n_left_out} test recordings without two seconds of every recorded lead are left out"
-        if found.n_left_out
+def _add_robustness(page: Page, robustness: Robustness) -> None:
+    page.heading("Robustness")
+    left_out = (
+        f" {robustness.n_left_out} test recordings without two seconds of every recorded lead are left out."
+        if robustness.n_left_out
         else ""
     )
-    without = f" None of them has {', '.join(found.not_recorded)}." if found.not_recorded else ""
-    made.text(
-        f"The same {found.n_records} test recordings of task {found.task}, drawn at random, after each change{left}."
-        f"{without} Probe and prompts stay as they are: only the ECGs to be judged change. Difference: to the unchanged "
-        "ECGs, paired."
+    missing = f" None of them has {', '.join(robustness.not_recorded)}." if robustness.not_recorded else ""
+    page.text(
+        f"How the scores change when the ECGs get worse. The same {robustness.n_records} test recordings of task "
+        f"{robustness.task}, drawn at random, are scored again after each change.{left_out}{missing} Probe and prompts stay the "
+        "same. Difference: changed minus unchanged, on the same recordings."
     )
-    lines = found.rows()
+    lines = robustness.rows()
     unchanged = [line for line in lines if not line["kind"]]
-    for kind, caption in _KINDS.items():
+    for kind, caption in _CAPTIONS.items():
         of_kind = [line for line in lines if line["kind"] == kind]
         if not of_kind:
             continue
         rows = [
-            {"change": line["change"], "read by": line["reader"],
+            {"change": line["change"], "scored by": line["reader"],
              "macro AUROC": "not finite" if line["macro"] is None else _interval(line),
              "difference": "" if line.get("gain") is None else _interval(line, "gain", "gain_low", "gain_high")}
             for line in [*unchanged, *of_kind]
         ]  # fmt: skip
-        drawn = [
+        dots = [
             {"name": line["change"], "group": line["reader"], "value": line["macro"], "low": line.get("low"),
              "high": line.get("high")}
             for line in [*unchanged, *of_kind]
         ]  # fmt: skip
-        made.figure(bars.draw(drawn, f"macro AUROC, {kind}"), caption, f"dots with intervals: {caption}")
-        made.table(rows, kind)
+        page.figure(bars.draw(dots, f"macro AUROC, {kind}"), caption, f"dots with intervals: {caption}")
+        page.table(rows, kind)
 
 
-def _parts(made: Page, found: Disentanglement) -> None:
-    made.heading("Shared and specific")
-    if found.apart is None:
-        made.text("This run has no specific part, so there is nothing to disentangle; shown are the parts that it has.")
-    for sentence in reading(found):
-        made.text(sentence)
+def _add_parts(page: Page, parts: Disentanglement) -> None:
+    page.heading("Shared and specific parts")
+    if parts.apart is None:
+        page.text("This run has no specific part, so the section only lists the parts that it has.")
+    else:
+        page.text(
+            "The embedding has two parts: the shared part is trained to match the report, and the specific part is meant to hold "
+            "what only the ECG contains. The measurements below test whether the two are really separate."
+        )
+    for sentence in interpretation(parts):
+        page.text(sentence)
+
+    # a probe of each part
     rows = [
         {"part": line["part"], "width": line["width"], "effective rank": f"{line['effective rank']:.1f}",
          "probe, macro AUROC": _interval(line)}
-        for line in found.rows()
+        for line in parts.rows()
     ]  # fmt: skip
-    made.table(rows, f"each part on the {found.n_records} test recordings of task {found.task}")
-    drawn = [
+    page.table(rows, f"each part, on the {parts.n_records} test recordings of task {parts.task}")
+    dots = [
         {"name": line["part"], "group": "probe", "value": line["macro"], "low": line["low"], "high": line["high"]}
-        for line in found.rows()
+        for line in parts.rows()
     ]
-    made.figure(
-        bars.draw(drawn, "what a probe reads from each part"), "Dashed: guessing.", "dots with intervals by part"
-    )
-    if found.apart:
-        pair = {"trained": found.apart, "untrained": found.untrained}
-        made.table(
+    page.figure(bars.draw(dots, "probe of each part"), "Dashed line: chance.", "dots with intervals by part")
+
+    # how well a linear map predicts one part from the other
+    if parts.apart:
+        pair = {"trained": parts.apart, "untrained": parts.untrained}
+        page.table(
             [
                 {"weights": name, "mean |cosine|": f"{at.cosine:.4f}", "specific from shared": f"{at.specific_from_shared:.3f}",
                  "shared from specific": f"{at.shared_from_specific:.3f}"}
                 for name, at in pair.items() if at
             ],
-            "share of variance that a linear map, fitted on the training split, reads of one part from the other on the test "
-            "split; untrained: two heads that learnt nothing, on the same encoder",
+            "Share of the variance of one part that a linear map predicts from the other. The map is fitted on the training "
+            "split and applied to the test split. Untrained: the same model before any training.",
         )  # fmt: skip
-    if found.retrieval:
-        made.text(
-            "ECG to report: among the distinct reports of the test split, how often does an ECG find its own? Shared is compared "
-            "as it was trained. The linear maps lead from an ECG's parts to its report's shared embedding and were fitted on "
-            "training recordings; below them, the map of both parts is given one part of another patient."
+
+    # retrieval of the report from each part
+    if parts.retrieval:
+        page.text(
+            "ECG to report: how often an ECG retrieves its own report among the distinct reports of the test split. The shared "
+            "part is compared directly, as in training. The linear maps predict the report's shared embedding from the parts of "
+            "the ECG; they are fitted on training recordings. In the last rows, the map of both parts gets one part from another "
+            "patient."
         )
         rows = []
-        for way in found.retrieval:
-            told = {
-                key: f"{at:.3f}" if isinstance(at, float) and "recall" in key else at for key, at in way.row().items()
-            }
-            rows.append(told)
-        made.table(rows, "recall at k, chance: k / reports")
-    if found.reconstruction:
-        rows = [{"specific part": name, "error, mV²": f"{at:.5f}"} for name, at in found.reconstruction.items()]
-        made.table(rows, "hidden patches drawn by the decoder, which is given both parts")
-    elif found.apart is not None:
-        made.text(
-            "This run's decoder is not given the specific part (specific_task is not 'recon', or there is no decoder in mV), so "
-            "exchanging it cannot change a reconstruction; only retrieval by a linear map tells what it holds."
+        for retrieval in parts.retrieval:
+            rows.append({
+                key: f"{value:.3f}" if isinstance(value, float) and "recall" in key else value
+                for key, value in retrieval.row().items()
+            })  # fmt: skip
+        page.table(rows, "recall at k; by chance: k / number of reports")
+
+    # reconstruction with the specific part exchanged
+    if parts.reconstruction:
+        rows = [{"specific part": name, "error, mV²": f"{error:.5f}"} for name, error in parts.reconstruction.items()]
+        page.table(rows, "error of the decoder on hidden patches; the decoder gets both parts")
+    elif parts.apart is not None:
+        page.text(
+            "The decoder of this run does not get the specific part (specific_task is not 'recon', or no decoder in mV), "
+            "so exchanging the specific part cannot change a reconstruction; only retrieval by a linear map measures what "
+            "the part contains."
         )
 
 
-def reading(found: Disentanglement) -> list[str]:
-    """What the numbers say, in sentences; nothing is said that they do not show."""
-    if found.apart is None:
+def interpretation(parts: Disentanglement) -> list[str]:
+    """Return sentences that interpret the measurements of the two parts; empty if the run has no specific part."""
+    if parts.apart is None:
         return []
-    said = [
-        f"Shared and specific stand at a mean |cosine| of {found.apart.cosine:.4f} (random vectors of that width: "
-        f"{found.apart.by_chance:.3f})."
+    sentences = [
+        f"The mean |cosine| of the shared and the specific part is {parts.apart.cosine:.4f} (random vectors of that width: "
+        f"{parts.apart.by_chance:.3f})."
     ]
-    above, (low, high) = probe_gain(found, "shared", "specific")
+
+    # which part predicts the labels better
+    gain, (low, high) = probe_gain(parts, "shared", "specific")
     if low > 0:
-        said.append(f"A probe reads {above:.3f} ({low:.3f} to {high:.3f}) more AUROC from shared than from specific.")
+        sentences.append(
+            f"A probe scores {gain:.3f} ({low:.3f} to {high:.3f}) higher AUROC on the shared part than on the specific part."
+        )
     elif high < 0:
-        said.append(
-            f"A probe reads {-above:.3f} ({-high:.3f} to {-low:.3f}) more AUROC from specific than from shared."
+        sentences.append(
+            f"A probe scores {-gain:.3f} ({-high:.3f} to {-low:.3f}) higher AUROC on the specific part than on the shared part."
         )
     else:
-        said.append(
-            f"A probe reads the labels from specific as well as from shared: the difference is {above:.3f} ({low:.3f} to "
-            f"{high:.3f})."
+        sentences.append(
+            "A probe predicts the labels from the specific part as well as from the shared part: the difference in AUROC is "
+            f"{gain:.3f} ({low:.3f} to {high:.3f})."
         )
-    linear = found.apart.specific_from_shared
-    if linear >= 0.5:
-        said.append(
-            f"A linear map reads {linear:.0%} of the specific part's variance from the shared part: most of it is the same "
-            "information, turned to a right angle. The small cosine does not mean that the parts are disentangled."
+
+    # how much of the specific part is linearly contained in the shared part
+    share = parts.apart.specific_from_shared
+    if share >= 0.5:
+        sentences.append(
+            f"A linear map predicts {share:.0%} of the specific part's variance from the shared part: most of it is the same "
+            "information, rotated to a right angle. The small cosine does not mean that the parts are disentangled."
         )
     else:
-        said.append(f"A linear map reads {max(linear, 0.0):.0%} of the specific part's variance from the shared part.")
-    if found.untrained:
-        said.append(
-            f"Two heads that learnt nothing, on the same encoder untrained: {found.untrained.specific_from_shared:.0%}, at a "
-            f"mean |cosine| of {found.untrained.cosine:.3f}."
+        sentences.append(
+            f"A linear map predicts {max(share, 0.0):.0%} of the specific part's variance from the shared part."
         )
-    return said
+    if parts.untrained:
+        sentences.append(
+            f"For comparison, in the untrained model a linear map predicts {parts.untrained.specific_from_shared:.0%}, at a mean "
+            f"|cosine| of {parts.untrained.cosine:.3f}."
+        )
+    return sentences
 
 
-def _maps(made: Page, card: Card) -> None:
+def _add_maps(page: Page, card: Card) -> None:
     if not card.maps:
         return
-    made.heading("Where it looks")
-    one, signal = card.maps[0], card.run.config.signal
-    how = "cosine to the class's prompts" if one.reader == ZERO_SHOT else "logit of the probe"
-    made.text(
-        f"How far the {how} falls when a window of {one.window_s:g} s of one lead is hidden (not observed). Shown are the "
-        "classes that are told best, each by the recording of the class with the highest score: good examples by choice, "
-        "not a sample. A map is worth reading where hiding its strongest tenth costs clearly more than hiding a random tenth."
+    page.heading("Important regions of the ECG")
+    first, signal = card.maps[0], card.run.config.signal
+    score = "cosine to the class's prompts" if first.reader == ZERO_SHOT else "logit of the probe"
+    page.text(
+        f"The colour is how far the {score} falls when a window of {first.window_s:g} s of one lead is hidden (marked as not "
+        "observed). The maps are of the classes with the best scores, each of the positive recording with the highest score: "
+        "they are good examples, not a random sample. A map is reliable only if hiding its strongest tenth lowers the score "
+        "clearly more than hiding a random tenth."
     )
     for one in card.maps:
+        # the tracing with the colours behind it
         batch = Recordings(card.cohort, signal, np.array([one.row])).batch([0])
         strongest = float(np.nanmax(one.drop))
         notes = [
@@ -297,13 +334,15 @@ def _maps(made: Page, card: Card) -> None:
             batch.ecg[0].numpy(), signal.rate_hz, signal.leads, title=f"{one.name}: record {one.record}", notes=notes,
             observed=batch.observed[0].numpy(), heat=one.heat(signal.n_samples, signal.rate_hz),
         )  # fmt: skip
-        made.figure(figure, f"{one.name}, record {one.record}. {_lead_words(one.without_lead, signal.leads)}",
-                    "ECG on paper grid, coloured where the class is seen")  # fmt: skip
-        table = heat.draw(one.drop, one.window_s, signal.leads, one.without_lead, one.name, f"{one.unit} lost")
-        made.figure(table, "The same over all leads and the whole time.", "map of leads over time")
+        page.figure(figure, f"{one.name}, record {one.record}. {_lead_sentence(one.without_lead, signal.leads)}",
+                    "ECG on paper grid, coloured where the class depends on it")  # fmt: skip
+
+        # the same values as a plain map
+        table = heat.draw(one.drop, one.window_s, signal.leads, one.without_lead, one.name, f"drop of the {one.unit}")
+        page.figure(table, "The same values for all leads over the whole time.", "map of leads over time")
 
 
-def _lead_words(without: Any, leads: Sequence[str]) -> str:
-    known = [(float(value), lead) for value, lead in zip(without, leads) if np.isfinite(value)]
-    best = sorted(known, reverse=True)[:3]
-    return "Hiding a whole lead costs most in " + ", ".join(f"{lead} ({value:+.4f})" for value, lead in best) + "."
+def _lead_sentence(drops: Any, leads: Sequence[str]) -> str:
+    finite = [(float(value), lead) for value, lead in zip(drops, leads) if np.isfinite(value)]
+    largest = sorted(finite, reverse=True)[:3]
+    return "Hiding a whole lead costs most in " + ", ".join(f"{lead} ({value:+.4f})" for value, lead in largest) + "."

@@ -1,4 +1,4 @@
-"""One offline HTML page: headings, paragraphs, tables and figures in a single file that loads nothing from anywhere."""
+"""Builder for an HTML page in one file that needs no network: headings, paragraphs, tables and figures."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 
 from leadwise.files import replacing
 
-IMAGE_WIDTH_PX = 1600  # at most; keeps a page of ten figures well under 3 MB
-IMAGE_DPI = 127  # five pixels a millimetre: the lines of ECG paper fall on whole pixels
-WIDE_IN = 9.5  # figures wider than this keep a readable size on a phone and scroll sideways
+IMAGE_WIDTH_PX = 1600  # at most; a page of ten figures stays well below 3 MB
+IMAGE_DPI = 127  # five pixels per millimetre, so that the lines of ECG paper fall on whole pixels
+WIDE_IN = 9.5  # wider figures stay readable on a phone and scroll sideways
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -48,14 +48,14 @@ footer { margin-top: 3rem; padding-top: .8rem; border-top: 1px solid var(--rule)
 
 
 class Page:
-    """A page that grows from top to bottom and is written once."""
+    """An HTML page that is built from top to bottom and then written to a file."""
 
     def __init__(self, title: str) -> None:
         self.title = title
         self._parts: list[str] = []
 
     def heading(self, text: str) -> None:
-        """Begin a section."""
+        """Add a section heading."""
         self._parts.append(f"<h2>{html.escape(text)}</h2>")
 
     def text(self, paragraph: str) -> None:
@@ -63,7 +63,7 @@ class Page:
         self._parts.append(f"<p>{html.escape(paragraph)}</p>")
 
     def table(self, rows: Sequence[Mapping[str, Any]], caption: str = "") -> None:
-        """Add a table: a line per row, a column per key in the order keys first come. Missing cells stay empty."""
+        """Add a table with one column per key, in the order of first appearance. Missing cells are empty."""
         columns = list(dict.fromkeys(key for row in rows for key in row))
         number = {column: _is_numeric([row.get(column) for row in rows]) for column in columns}
 
@@ -73,7 +73,7 @@ class Page:
 
         head = "".join(cell("th", column, str(column)) for column in columns)
         body = "\n".join(
-            "<tr>" + "".join(cell("td", column, _written(row.get(column, ""))) for column in columns) + "</tr>"
+            "<tr>" + "".join(cell("td", column, _formatted(row.get(column, ""))) for column in columns) + "</tr>"
             for row in rows
         )
         self._parts.append(
@@ -82,7 +82,7 @@ class Page:
         )
 
     def figure(self, figure: Figure, caption: str = "", alt: str = "") -> None:
-        """Add a figure as an embedded PNG; `alt` says in words what it shows, for those who cannot see it."""
+        """Add a figure as an embedded PNG; `alt` describes it for readers who cannot view it."""
         width_in = figure.get_figwidth()
         buffer = io.BytesIO()
         dpi = min(IMAGE_DPI, IMAGE_WIDTH_PX / width_in)
@@ -95,7 +95,7 @@ class Page:
         )
 
     def html(self) -> str:
-        """The whole page as HTML text."""
+        """Return the page as HTML text."""
         title, parts = html.escape(self.title), "\n".join(self._parts)
         return (
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -106,18 +106,18 @@ class Page:
         )
 
     def write(self, path: Path) -> None:
-        """Write the page as one self-contained file, whole or not at all."""
+        """Write the page as one self-contained file, atomically."""
         with replacing(path) as part:
             part.write_text(self.html(), encoding="utf-8")
 
 
 def _is_numeric(values: Sequence[Any]) -> bool:
-    """Whether a column holds numbers, or text that begins like one, such as "0.81 (0.79–0.83)"."""
-    written = [_written(value) for value in values if value is not None and value != ""]
-    return bool(written) and all(text[0].isdigit() or text[0] in "-+−–." for text in written)
+    """Return whether a column contains numbers, or text that begins with one, such as "0.81 (0.79–0.83)"."""
+    texts = [_formatted(value) for value in values if value is not None and value != ""]
+    return bool(texts) and all(text[0].isdigit() or text[0] in "-+−–." for text in texts)
 
 
-def _written(value: Any) -> str:
+def _formatted(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, float):

@@ -1,4 +1,4 @@
-"""A reproduction's folder: the table as Markdown, CSV and LaTeX, figures, the configs, and one page of all of it."""
+"""The folder of a reproduction: the table as Markdown, CSV and LaTeX, figures, configs, and an HTML page of all of it."""
 
 from __future__ import annotations
 
@@ -17,37 +17,43 @@ from leadwise.pages.html import Page as HtmlPage
 from leadwise.pictures import ink
 
 NOTE = (
-    "Ours: strict protocol (labels by name, whole windows, encoder frozen in eval mode, every choice on validation, the test "
-    "split scored once; intervals resample patients). The paper's numbers are as printed; they were made under another protocol. "
-    "At 1 % of the labels a class that the draw does not show counts as 0.5 here, while the published probe ranks it anyhow: "
-    "there ours are lower by construction (docs/legacy-protocol.md)."
+    "Our numbers follow the strict protocol: labels are selected by name, windows have full length, the encoder is frozen and in "
+    "evaluation mode, every choice is made on the validation split, the test split is scored once, and confidence intervals "
+    "resample patients. The paper's numbers are as printed; they were measured under another protocol. At 1 % of the labels, a "
+    "class without a positive in the drawn labels counts as 0.5 here, while the published probe ranks it anyway. Our numbers are "
+    "therefore lower there by construction (docs/legacy-protocol.md)."
 )
 
 
 @dataclass(frozen=True)
 class ReproductionPage:
-    """What a target comes to."""
+    """The result of one reproduction target."""
 
     title: str
     lines: list[dict[str, Any]]  # the table
-    each: list[dict[str, Any]]  # behind it: every task, with intervals
-    figures: list[tuple[Figure, str]]  # with their captions
-    scale: str = ""
+    each: list[dict[str, Any]]  # every task behind the table, with confidence intervals
+    figures: list[tuple[Figure, str]]  # figure and caption
+    scale: str = ""  # sentence on the scale of the numbers
 
 
 def write_result(folder: Path, page: ReproductionPage, configs: Mapping[str, str]) -> None:
-    """Write everything that a page comes to; what an earlier call left is replaced."""
-    kept = folder / "configs"
-    shutil.rmtree(kept, ignore_errors=True)
-    kept.mkdir(parents=True)
-    for earlier in folder.glob("figure*.png"):
-        earlier.unlink()
+    """Write the tables, figures, configs and page of a result; files of an earlier call are replaced."""
+    # configs, and no figures of an earlier call
+    config_folder = folder / "configs"
+    shutil.rmtree(config_folder, ignore_errors=True)
+    config_folder.mkdir(parents=True)
+    for old_figure in folder.glob("figure*.png"):
+        old_figure.unlink()
     for name, text in configs.items():
-        _write(kept / f"{name}.toml", text)
-    behind = f"\n## Each task\n\n{markdown(page.each)}\n" if page.each else ""
-    _write(folder / "table.md", f"# {page.title}\n\n{page.scale}\n\n{NOTE}\n\n{markdown(page.lines)}\n{behind}")
+        _write(config_folder / f"{name}.toml", text)
+
+    # the table in three formats
+    details = f"\n## Each task\n\n{markdown(page.each)}\n" if page.each else ""
+    _write(folder / "table.md", f"# {page.title}\n\n{page.scale}\n\n{NOTE}\n\n{markdown(page.lines)}\n{details}")
     _write(folder / "table.csv", export.to_csv(page.lines))
     _write(folder / "table.tex", f"% {page.title}. {page.scale}\n{export.to_latex(page.lines)}")
+
+    # the page
     html = HtmlPage(page.title)
     html.text(page.scale)
     html.text(NOTE)
@@ -60,7 +66,7 @@ def write_result(folder: Path, page: ReproductionPage, configs: Mapping[str, str
         html.table(page.each)
     html.heading("Configs")
     html.text(
-        "Every setting of every run stands in configs/ beside this page: "
+        "The folder configs/ next to this page contains every setting of every run: "
         + ", ".join(f"{name}.toml" for name in configs)
     )
     html.write(folder / "page.html")

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The HTML page of a text search: the nearest ECGs in a table and on paper grid."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from leadwise.pictures import paper
 from leadwise.run import Run
 
 
-def page(found: Sequence[SearchHit], cohort: Cohort, text: str, run: Run, show_reports: bool = False) -> Page:
-    """One offline page: the table, and each ECG on paper grid. Report texts only where `show_reports` asks for them."""
-    made = Page("The ECGs nearest to a text")
-    made.text(f"Text: {text}")
-    made.text(
-        f"Read by {run.name}, searched in {cohort.name}: {len(found)} of {len(cohort)} recordings, nearest first. The cosine "
-        "is between the text and the ECG in the shared space; labels are the cohort's and were not looked at."
+def build_page(hits: Sequence[SearchHit], cohort: Cohort, text: str, run: Run, show_reports: bool = False) -> Page:
+    """Return the page of the recordings nearest to `text`. It contains report texts only if `show_reports` is set."""
+    page = Page("The ECGs nearest to a text")
+    page.text(f"Text: {text}")
+    page.text(
+        f"Model: {run.name}. Cohort: {cohort.name}. The page lists {len(hits)} of {len(cohort)} recordings, nearest first. The "
+        "cosine compares the text with each ECG in the model's shared space: 1 is the best match. The labels come from the "
+        "cohort; the search did not use them."
     )
     if show_reports:
-        made.text("This page shows report texts: it is patient data.")
-    made.table(rows(found), "nearest recordings")
-    for at, one in enumerate(found, 1):
-        ecg, rate_hz = cohort.signal(one.row)  # (T, 12) mV
-        held = "; ".join(f"{task}: {', '.join(names) or 'none'}" for task, names in one.labels.items())
-        title = f"{at}. record {one.record}, cosine {one.cosine:.3f}"
-        figure = paper.draw(ecg.T, rate_hz, LEADS, title=title, notes=[held] if held else [])
-        said = f" Report: {cohort.reports[one.row]}" if show_reports else ""
-        made.figure(figure, f"{title}.{said}", alt=f"12-lead ECG of record {one.record} on paper grid")
-    return made
+        page.text("This page contains report texts. Treat it as patient data.")
+    page.table(rows(hits), "nearest recordings")
+    for position, hit in enumerate(hits, 1):
+        ecg, rate_hz = cohort.signal(hit.row)  # (T, 12) mV
+        labels = "; ".join(f"{task}: {', '.join(names) or 'none'}" for task, names in hit.labels.items())
+        title = f"{position}. record {hit.record}, cosine {hit.cosine:.3f}"
+        figure = paper.draw(ecg.T, rate_hz, LEADS, title=title, notes=[labels] if labels else [])
+        report = f" Report: {cohort.reports[hit.row]}" if show_reports else ""
+        page.figure(figure, f"{title}.{report}", alt=f"12-lead ECG of record {hit.record} on paper grid")
+    return page

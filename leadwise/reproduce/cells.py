@@ -16,7 +16,7 @@ from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.published_splits import PublishedCohort, tasks
 from leadwise.evaluate import probe as probing
 from leadwise.evaluate import prompts
-from leadwise.evaluate.embed import count_training_patients, embed_cohort
+from leadwise.evaluate.embed import count_leaked_patients, embed_cohort
 from leadwise.evaluate.merl_legacy.legacy_task import with_published_splits
 from leadwise.evaluate.metrics.score import Score
 from leadwise.evaluate.protocol import LegacySettings, run_protocol
@@ -119,7 +119,7 @@ class _CellScorer:
         self.folder, self.progress = folder, progress
         self.rows = cohort.rows(task=task)
         test = self.rows[cohort.splits(self.rows) == "test"]
-        self.n_seen = count_training_patients(run, cohort, test)  # a leak is a warning
+        self.n_seen = count_leaked_patients(run, cohort, test)  # a leak is a warning
         self.inputs = {"run": run.fingerprint, "cohort": cohort.fingerprint}
         if isinstance(cohort, PublishedCohort):
             self.inputs["splits"] = cohort.published.fingerprint

@@ -1,7 +1,7 @@
-"""A look at a cohort before anyone trains on it: Cohort in, findings out; nothing is changed, no report is shown.
+"""Audit a cohort before training: list its faults with counts and example recordings. Nothing is changed.
 
-What the index says is checked on every row, column by column. What needs samples is checked on a sample of recordings,
-the same ones each time.
+Checks of the index read every row, column by column. Checks of the samples read a random subset of recordings, the same
+subset each time. No finding contains report text.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from leadwise.data.audit import (
     classes,
     leads,
-    people,
+    patients,
     signal_checks,
     signals,
 )
@@ -24,62 +24,70 @@ from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.layout import CohortError
 from leadwise.progress import Progress
 
-N_SAMPLED = 2000  # recordings whose samples are looked at; some 3 ms each
+N_SAMPLED = 2000  # recordings whose samples are measured, about 3 ms each
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found."""
+    """The findings of an audit, and the values behind them."""
 
     findings: tuple[Finding, ...]  # errors first
     classes: tuple[ClassCount, ...]
-    measures: Measures  # of the recordings whose samples were looked at
+    measures: Measures  # of the recordings whose samples were read
     rate_hz: np.ndarray  # (n,) of every recording
-    duration_s: np.ndarray  # (n,)
+    duration_s: np.ndarray  # (n,) of every recording
 
     def count(self, severity: str) -> int:
-        """How many findings are errors, warnings or notes."""
+        """Return the number of findings of a severity: "error", "warning" or "note"."""
         return sum(finding.severity == severity for finding in self.findings)
 
 
-def audit(
+def audit_cohort(
     cohort: Cohort,
     n_sampled: int = N_SAMPLED,
     against: Cohort | None = None,
     progress: Progress | None = None,
 ) -> Audit:
-    """Everything that is found in a cohort, and what it shares with another if one is given.
+    """Return every finding on a cohort and, if `against` is given, on what the two cohorts share.
 
-    Samples are looked at of `n_sampled` recordings, drawn with a fixed seed (0: of all), of `against` as well.
+    The samples of `n_sampled` recordings are measured, drawn with a fixed seed (0: all), and as many of `against`.
 
     Raises:
-        CohortError: `n_sampled` is negative, or both cohorts are one folder.
+        CohortError: `n_sampled` is negative, or both cohorts are the same folder.
     """
     if n_sampled < 0:
-        raise CohortError(f"{n_sampled} recordings cannot be looked at; ask for 1 or more, or 0 for all")
+        raise CohortError(f"cannot measure {n_sampled} recordings; pass 1 or more, or 0 for all")
     if against is not None and against.folder.resolve() == cohort.folder.resolve():
-        raise CohortError(f"cohort {cohort.folder} was given twice; name another one to compare it with")
-    heard: Progress = progress or (lambda what, done, total: None)
-    table = leads.read(cohort)
-    heard("read the index", 1, 2)
-    counts, found = classes.classes(cohort)
-    found += [*people.people(cohort), *people.copies(cohort), *people.reports(cohort), *classes.ages(cohort)]
-    found += [*leads.leads(cohort, table), *leads.lengths(cohort, table)]
-    heard("read the index", 2, 2)
-    rows = _drawn(cohort, n_sampled)
-    measures = signals.measure(cohort, rows, lambda done, total: heard("look at samples", done, total))
-    found += signal_checks.judge(cohort, measures, table.order[rows])
-    found += signal_checks.near_copies(cohort, measures, column_codes(cohort, "samples_sha256"))
+        raise CohortError(f"cohort {cohort.folder} is compared with itself; name another cohort to compare it with")
+    report: Progress = progress or (lambda what, done, total: None)
+
+    # checks of the index: every row
+    table = leads.read_index(cohort)
+    report("read the index", 1, 2)
+    counts, findings = classes.check_classes(cohort)
+    findings += [*patients.check_patients(cohort), *patients.check_exact_copies(cohort)]
+    findings += [*patients.check_reports(cohort), *classes.check_ages(cohort)]
+    findings += [*leads.check_leads(cohort, table), *leads.check_lengths(cohort, table)]
+    report("read the index", 2, 2)
+
+    # checks of the samples: a subset of the recordings
+    rows = _sampled_rows(cohort, n_sampled)
+    measures = signals.measure(cohort, rows, lambda done, total: report("measure samples", done, total))
+    findings += signal_checks.check_signals(cohort, measures, table.order[rows])
+    findings += signal_checks.check_near_duplicates(cohort, measures, column_codes(cohort, "samples_sha256"))
+
+    # recordings and patients that both cohorts contain
     if against is not None:
-        found += people.overlap(cohort, against)
-        what = f"look at {against.name}"
-        theirs = signals.measure(against, _drawn(against, n_sampled), lambda done, total: heard(what, done, total))
-        found += signal_checks.near_overlap(cohort, measures, against, theirs)
-    return Audit(worst_first(found), tuple(counts), measures, table.rate_hz, table.duration_s)
+        findings += patients.check_overlap(cohort, against)
+        what = f"measure samples of {against.name}"
+        other_rows = _sampled_rows(against, n_sampled)
+        other_measures = signals.measure(against, other_rows, lambda done, total: report(what, done, total))
+        findings += signal_checks.check_near_overlap(cohort, measures, against, other_measures)
+    return Audit(worst_first(findings), tuple(counts), measures, table.rate_hz, table.duration_s)
 
 
-def _drawn(cohort: Cohort, n: int) -> np.ndarray:
-    """Rows to look at, ascending."""
+def _sampled_rows(cohort: Cohort, n: int) -> np.ndarray:
+    """Return the rows to measure, ascending."""
     if n == 0 or n >= len(cohort):
         return np.arange(len(cohort))
     rows: np.ndarray = np.sort(np.random.default_rng(0).choice(len(cohort), n, replace=False))

@@ -1,4 +1,4 @@
-"""Leads, rates and lengths, as the index has them: every row, no sample read."""
+"""Checks of leads, sampling rates and durations in a cohort's index: every row, no samples."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from leadwise.batch import LEADS
-from leadwise.data.audit.finding import Finding, Severity, examples
+from leadwise.data.audit.finding import Finding, Severity, first_examples
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.messages import first_few
 from leadwise.data.recordings import lead_algebra
 
-LARGEST_MV = 10.0  # no heart's deflection is larger; an offset, a spike or a wrong unit is
+LARGEST_MV = 10.0  # larger than any deflection of a heart; an offset, a spike or a wrong unit exceeds it
 LENGTHS_S = (5.0, 120.0)  # shorter is mostly padding in a window of 10 s, longer is no resting ECG
-RATES_HZ = (100.0, 2000.0)  # what electrocardiographs store
-_MISSING = 0.2  # of a recorded lead's samples
+RATES_HZ = (100.0, 2000.0)  # sampling rates of electrocardiographs
+_MISSING = 0.2  # share of a recorded lead's samples
 
 
 @dataclass(frozen=True)
-class Table:
+class LeadTable:
     """Columns of the index, (n,) or (n, 12)."""
 
     rate_hz: np.ndarray
     duration_s: np.ndarray
-    recorded: np.ndarray  # (n, 12) bool: the file held the lead
-    absent: np.ndarray  # (n, 12) bool: nobody has it
+    recorded: np.ndarray  # (n, 12) bool: the file contains the lead
+    absent: np.ndarray  # (n, 12) bool: neither recorded nor computed from other leads
     missing: np.ndarray  # (n, 12) share of the samples
-    open_gaps: np.ndarray  # (n, 12) bool: recorded, with a gap too long to bridge
+    open_gaps: np.ndarray  # (n, 12) bool: recorded, with a gap too long to interpolate
     flat: np.ndarray  # (n, 12) bool
     largest_mv: np.ndarray  # (n, 12), NaN where nothing is observed
-    order: np.ndarray  # (n,) text
+    order: np.ndarray  # (n,) text, result of the lead order test
 
 
 _COLUMNS = (
@@ -41,13 +41,13 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def read(cohort: Cohort) -> Table:
-    """The columns of every row; a text becomes a truth value batch by batch."""
-    parts = [_part(batch) for batch in cohort.columns(_COLUMNS)]
-    return Table(*(np.concatenate(columns) for columns in zip(*parts)))
+def read_index(cohort: Cohort) -> LeadTable:
+    """Return the columns of every row; texts are converted to booleans batch by batch."""
+    parts = [_columns(batch) for batch in cohort.columns(_COLUMNS)]
+    return LeadTable(*(np.concatenate(columns) for columns in zip(*parts)))
 
 
-def _part(batch: pa.RecordBatch) -> tuple[np.ndarray, ...]:
+def _columns(batch: pa.RecordBatch) -> tuple[np.ndarray, ...]:
     def matrix(values: pa.Array) -> np.ndarray:
         table: np.ndarray = values.to_numpy(zero_copy_only=False)
         return table.reshape(-1, len(LEADS))
@@ -64,83 +64,97 @@ def _part(batch: pa.RecordBatch) -> tuple[np.ndarray, ...]:
     return rate_hz, n_samples / rate_hz, recorded, absent, missing.astype(np.float32), open_gaps, flat, largest, order
 
 
-def leads(cohort: Cohort, table: Table) -> list[Finding]:
-    """Findings on leads that are not there, flat, full of gaps, too large, or named wrongly."""
-    n = len(cohort)
-    found = []
+def check_leads(cohort: Cohort, table: LeadTable) -> list[Finding]:
+    """Return findings on leads that are misnamed, flat, absent, full of gaps or too large."""
+    findings = []
 
-    def add(check: str, rows: np.ndarray, details: list[str], said: str, severity: Severity = "warning") -> None:
+    def add(check: str, rows: np.ndarray, details: list[str], message: str, severity: Severity = "warning") -> None:
         if len(rows):
-            shown = examples(cohort, rows, details)
-            found.append(Finding(check, severity, len(rows), n, "recordings", said, shown))
+            examples = first_examples(cohort, rows, details)
+            findings.append(Finding(check, severity, len(rows), len(cohort), "recordings", message, examples))
 
+    # lead names, tested by the equations of the limb leads
     wrong = np.flatnonzero((table.order != lead_algebra.OK) & (table.order != lead_algebra.UNCHECKED))
     kinds = Counter(table.order[wrong].tolist())
-    said = (
-        "III = II - I and its kin do not hold: leads are named wrongly, or were processed apart. "
-        f"Verdicts: {first_few((f'{kind} {count}' for kind, count in kinds.most_common()), 6)}."
+    message = (
+        "These recordings break III = II - I and the related equations: leads are misnamed, or were filtered separately. "
+        f"Suspected: {first_few((f'{kind} {count}' for kind, count in kinds.most_common()), 6)}."
     )
-    add("lead order", wrong, table.order[wrong].tolist(), said)
+    add("lead order", wrong, table.order[wrong].tolist(), message)
     unchecked = np.flatnonzero(table.order == lead_algebra.UNCHECKED)
-    add("lead order not checked", unchecked, [], "Too few limb leads are recorded to check their names.", "note")
+    message = "Too few limb leads are recorded to check the lead names."
+    add("lead order not checked", unchecked, [], message, "note")
 
+    # flat leads
     flat = table.flat & table.recorded
-    rows = _most(flat.sum(axis=1))
-    add(
-        "flat leads",
-        rows,
-        [_named(flat[r]) for r in rows],
-        "No heart in these leads: an electrode was off. " + _tally(flat),
-    )
+    rows = _largest_first(flat.sum(axis=1))
+    message = f"These leads contain no heart signal: an electrode was off. Leads: {_tally(flat)}"
+    add("flat leads", rows, [_lead_names(flat[row]) for row in rows], message)
+
+    # missing samples; recordings above the limit are not listed again for their gaps
     share = np.where(table.recorded, table.missing, 0.0).max(axis=1)
-    rows = _most(np.where(share > _MISSING, share, 0.0))
-    said = f"More than {_MISSING:.0%} of a recorded lead's samples are missing; they stay unobserved."
-    add("missing samples", rows, [f"up to {share[r]:.0%}" for r in rows], said)
-    rows = _most(np.where(share <= _MISSING, table.open_gaps.sum(axis=1), 0))
-    add("gaps", rows, [_named(table.open_gaps[r]) for r in rows], "Gaps too long to bridge stay unobserved.", "note")
-    rows = _most(table.absent.sum(axis=1))
-    said = "Leads that nobody has stay unobserved: " + _tally(table.absent)
-    add("leads not recorded", rows, [_named(table.absent[r]) for r in rows], said, "note")
+    rows = _largest_first(np.where(share > _MISSING, share, 0.0))
+    message = (
+        f"More than {_MISSING:.0%} of the samples of a recorded lead are missing. They are marked as not observed."
+    )
+    add("missing samples", rows, [f"up to {share[row]:.0%}" for row in rows], message)
+    rows = _largest_first(np.where(share <= _MISSING, table.open_gaps.sum(axis=1), 0))
+    message = "These gaps are too long to interpolate. They are marked as not observed."
+    add("gaps", rows, [_lead_names(table.open_gaps[row]) for row in rows], message, "note")
+
+    # absent leads
+    rows = _largest_first(table.absent.sum(axis=1))
+    message = (
+        "These leads are not in the file and cannot be computed from the others. They are marked as not observed. "
+        f"Leads: {_tally(table.absent)}"
+    )
+    add("leads not recorded", rows, [_lead_names(table.absent[row]) for row in rows], message, "note")
+
+    # amplitudes
     largest = np.nan_to_num(table.largest_mv).max(axis=1)
-    rows = _most(np.where(largest > LARGEST_MV, largest, 0.0))
-    said = f"Beyond {LARGEST_MV:g} mV from zero: a spike, an offset or a wrong unit, not a heart."
-    details = [f"{largest[r]:.3g} mV; beyond in {_named(table.largest_mv[r] > LARGEST_MV)}" for r in rows]
-    add("amplitudes beyond a heart's", rows, details, said)
-    return found
+    rows = _largest_first(np.where(largest > LARGEST_MV, largest, 0.0))
+    message = f"More than {LARGEST_MV:g} mV from zero: a spike, an offset or a wrong unit, not a heart signal."
+    details = [
+        f"{largest[row]:.3g} mV; above the limit in {_lead_names(table.largest_mv[row] > LARGEST_MV)}" for row in rows
+    ]
+    add("implausible amplitudes", rows, details, message)
+    return findings
 
 
-def lengths(cohort: Cohort, table: Table) -> list[Finding]:
-    """Findings on durations and rates."""
-    n, found = len(cohort), []
+def check_lengths(cohort: Cohort, table: LeadTable) -> list[Finding]:
+    """Return findings on unusual and on mixed durations and sampling rates."""
+    n, findings = len(cohort), []
     for check, values, (low, high), unit, remedy in (
-        ("length", table.duration_s, LENGTHS_S, "s", "what is short is padded, what is long is cut"),
-        ("rate", table.rate_hz, RATES_HZ, "Hz", "is the stated rate right?"),
+        ("length", table.duration_s, LENGTHS_S, "s", "shorter recordings are padded, longer ones are cut"),
+        ("rate", table.rate_hz, RATES_HZ, "Hz", "check the stated sampling rate"),
     ):
+        # values outside the usual range, furthest on a logarithmic scale first
         odd = np.flatnonzero((values < low) | (values > high))
         if len(odd):
             rows = odd[np.argsort(-np.abs(np.log(values[odd] / np.sqrt(low * high))), kind="stable")]
-            said = f"Outside {low:g} to {high:g} {unit}: {remedy}."
-            details = (f"{values[r]:.4g} {unit}" for r in rows)
-            found.append(
-                Finding(f"odd {check}", "warning", len(odd), n, "recordings", said, examples(cohort, rows, details))
-            )
+            message = f"Outside {low:g} to {high:g} {unit}: {remedy}."
+            examples = first_examples(cohort, rows, (f"{values[row]:.4g} {unit}" for row in rows))
+            findings.append(Finding(f"odd {check}", "warning", len(odd), n, "recordings", message, examples))
+
+        # different values in one cohort
         kinds = Counter(np.round(values, 2).tolist()).most_common()
         if len(kinds) > 1:
-            said = f"{len(kinds)} {check}s, most often {first_few((f'{v:g} {unit} {c}' for v, c in kinds), 5)}."
-            found.append(Finding(f"mixed {check}s", "note", n - kinds[0][1], n, "recordings", said))
-    return found
+            most_frequent = first_few((f"{value:g} {unit} in {count}" for value, count in kinds), 5)
+            message = f"{len(kinds)} different {check}s, most frequent first: {most_frequent}."
+            findings.append(Finding(f"mixed {check}s", "note", n - kinds[0][1], n, "recordings", message))
+    return findings
 
 
-def _most(sizes: np.ndarray) -> np.ndarray:
-    """Rows of sizes above 0, the largest first."""
+def _largest_first(sizes: np.ndarray) -> np.ndarray:
+    """Return the rows with a size above 0, largest first."""
     order = np.argsort(-sizes, kind="stable")
     return order[: int((sizes > 0).sum())]
 
 
-def _named(which: np.ndarray) -> str:
-    return " ".join(lead for lead, there in zip(LEADS, which) if there)
+def _lead_names(mask: np.ndarray) -> str:
+    return " ".join(lead for lead, selected in zip(LEADS, mask) if selected)
 
 
-def _tally(table: np.ndarray) -> str:
-    """How often each lead is meant, such as "V1 3, V2 1."."""
-    return ", ".join(f"{lead} {n}" for lead, n in zip(LEADS, table.sum(axis=0).tolist()) if n) + "."
+def _tally(mask: np.ndarray) -> str:
+    """Return the number of recordings per lead, such as "V1 3, V2 1."."""
+    return ", ".join(f"{lead} {n}" for lead, n in zip(LEADS, mask.sum(axis=0).tolist()) if n) + "."

@@ -1,7 +1,8 @@
-"""What the samples of a recording say of its unit, its rate and its noise: numbers that `verdicts` judges.
+"""Measurements on the samples of recordings that reveal a wrong unit or sampling rate, and noise.
 
-A spectrum shows mains hum and where the signal ends, which is lower than the rate allows where it was upsampled or
-filtered hard. The beat rate shows a wrong sampling rate: ECGs stated at five times their rate beat five times as fast.
+The spectrum contains mains hum and the highest frequency with power, which is lower than the sampling rate allows if the
+recording was upsampled or strongly filtered. The heart rate reveals a wrong sampling rate: at five times the true
+sampling rate, the heart beats five times as fast.
 """
 
 from __future__ import annotations
@@ -22,39 +23,39 @@ from leadwise.data.recordings.quality import FLAT_MV
 from leadwise.data.recordings.recording import MISSING
 
 MAINS_HZ = (50.0, 60.0)
-LOOKED_AT_S = 30.0  # of a recording, at most
-SEGMENT_S = 2.0  # of a spectrum: half a hertz apart
-LOWEST_HZ = 1.0  # below it lies the wander of the baseline
-END_SHARE = 1e-5  # of the power above LOWEST_HZ: where no more is left above, the signal ends
-SMOOTH_S = 0.08  # about a QRS, over which slopes are summed
-STEEP = 0.4  # of the way from the usual slope to that of a QRS: above it is a beat
+MEASURED_S = 30.0  # of each recording, at most
+SEGMENT_S = 2.0  # of a spectrum: a resolution of 0.5 Hz
+LOWEST_HZ = 1.0  # lower frequencies are baseline wander
+END_SHARE = 1e-5  # of the power above LOWEST_HZ: the signal ends where less than this remains
+SMOOTH_S = 0.08  # about the length of a QRS, over which slopes are summed
+STEEP = 0.4  # threshold of a beat, between the median slope (0) and that of a QRS (1)
 
 
 @dataclass(frozen=True)
 class Measures:
-    """Of the recordings looked at, (n,) each."""
+    """Measurements of n recordings, (n,) each."""
 
     row: np.ndarray  # of the cohort's index
-    range_mv: np.ndarray  # 1st to 99th percentile, the median of the leads that move; NaN where none does
-    end_hz: np.ndarray  # above it there is next to no power
-    hum_hz: np.ndarray  # 50 or 60, 0 where neither stands out
-    hum_share: np.ndarray  # of the power above 1 Hz, the median of the leads
-    beats_bpm: np.ndarray  # NaN where none can be told
-    order: np.ndarray  # verdict on the lead order of the samples as they are now
-    twins: np.ndarray  # names of two recorded leads with the same samples, '' where there are none
-    sketch: np.ndarray  # (n, tables) uint32, see `likeness`
+    range_mv: np.ndarray  # 1st to 99th percentile, median over the leads that are not flat; NaN if all are
+    end_hz: np.ndarray  # highest frequency with power
+    hum_hz: np.ndarray  # 50 or 60, 0 if neither is clearly present
+    hum_share: np.ndarray  # of the power above 1 Hz, median over the leads
+    beats_bpm: np.ndarray  # heart rate, NaN if it cannot be estimated
+    order: np.ndarray  # result of the lead order test on the stored samples
+    twins: np.ndarray  # names of two recorded leads with the same samples, '' if there are none
+    sketch: np.ndarray  # (n, tables) uint32, see `near_duplicates`
 
 
 def measure(cohort: Cohort, rows: np.ndarray, progress: Callable[[int, int], None] | None = None) -> Measures:
-    """Look at the samples of some rows, one recording in memory at a time."""
+    """Return the measurements of some rows, with one recording in memory at a time."""
     sketcher = Sketcher()
     recorded = _recorded(cohort, rows)
-    lines = []
+    results = []
     for done, row in enumerate(rows):
-        lines.append(_measure(cohort, int(row), recorded[done], sketcher))
+        results.append(_measure(cohort, int(row), recorded[done], sketcher))
         if progress is not None:
             progress(done + 1, len(rows))
-    columns = list(zip(*lines)) if lines else [()] * 8
+    columns = list(zip(*results)) if results else [()] * 8
     numbers = [np.array(column, dtype=np.float64) for column in columns[:5]]
     order, twins = (np.array(column, dtype=np.str_) for column in columns[5:7])
     sketches = np.array(columns[7], dtype=np.uint32).reshape(len(rows), -1)
@@ -63,7 +64,7 @@ def measure(cohort: Cohort, rows: np.ndarray, progress: Callable[[int, int], Non
 
 
 def _recorded(cohort: Cohort, rows: np.ndarray) -> np.ndarray:
-    """Which leads the files of some ascending rows held (n, 12) bool."""
+    """Return which leads the files of some ascending rows contained, (n, 12) bool."""
     parts, begin = [], 0
     for batch in cohort.columns(["lead_origin"]):
         inside = rows[(rows >= begin) & (rows < begin + len(batch))] - begin
@@ -74,25 +75,30 @@ def _recorded(cohort: Cohort, rows: np.ndarray) -> np.ndarray:
 
 
 def _measure(cohort: Cohort, row: int, recorded: np.ndarray, sketcher: Sketcher) -> tuple[object, ...]:
+    # the first MEASURED_S in mV, with the recorded leads that are not flat
     block = cohort.block(row)
     uv_per_step, baseline, rate_hz = cohort.scale(row)
-    n = min(block.shape[1], int(LOOKED_AT_S * rate_hz))
+    n = min(block.shape[1], int(MEASURED_S * rate_hz))
     ecg = unpack(block[:, :n], uv_per_step, baseline).T  # (12, T) mV, NaN = missing
-    order = lead_algebra.check_limb_leads({lead: trace for lead, trace, own in zip(LEADS, ecg, recorded) if own})
-    heart = centred(ecg)
-    moving = recorded & (heart.std(axis=1) >= FLAT_MV)
-    sketch = sketcher.sketch(heart, rate_hz)
+    order = lead_algebra.check_limb_leads(
+        {lead: trace for lead, trace, present in zip(LEADS, ecg, recorded) if present}
+    )
+    centred_ecg = centred(ecg)
+    moving = recorded & (centred_ecg.std(axis=1) >= FLAT_MV)
+    sketch = sketcher.sketch(centred_ecg, rate_hz)
     twins = _twins(block, moving)
     if not moving.any():
         return np.nan, np.nan, 0.0, 0.0, np.nan, order, twins, sketch
-    low, high = np.percentile(heart[moving], (1, 99), axis=1)
-    end_hz, hum_hz, hum_share = _spectrum(heart[moving], rate_hz)
+
+    # range, spectrum and heart rate
+    low, high = np.percentile(centred_ecg[moving], (1, 99), axis=1)
+    end_hz, hum_hz, hum_share = _spectrum(centred_ecg[moving], rate_hz)
     return (
         float(np.median(high - low)),
         end_hz,
         hum_hz,
         hum_share,
-        _beats_bpm(heart[moving], rate_hz),
+        _beats_bpm(centred_ecg[moving], rate_hz),
         order,
         twins,
         sketch,
@@ -100,7 +106,7 @@ def _measure(cohort: Cohort, row: int, recorded: np.ndarray, sketcher: Sketcher)
 
 
 def _spectrum(ecg: np.ndarray, rate_hz: float) -> tuple[float, float, float]:
-    """Where the power of ECGs (L, T) in mV ends in Hz; the mains line that stands out in Hz, or 0; its share."""
+    """Return the highest frequency with power of L leads (L, T) in mV, the mains line in Hz (0 if none) and its share."""
     hz, power = welch(ecg, rate_hz, nperseg=min(ecg.shape[1], round(SEGMENT_S * rate_hz)), axis=1)
     above = hz >= LOWEST_HZ
     hz, power = hz[above], power[:, above]
@@ -110,11 +116,13 @@ def _spectrum(ecg: np.ndarray, rate_hz: float) -> tuple[float, float, float]:
     share = np.median(power / power.sum(axis=1, keepdims=True), axis=0)
     left = np.cumsum(share[::-1])[::-1] / share.sum()
     end_hz = float(hz[np.flatnonzero(left >= END_SHARE)[-1]])
+
+    # a mains line is present if its peak is ten times the median of the frequencies around it
     best = (0.0, 0.0)
     for line in MAINS_HZ:
         near = np.abs(hz - line)
         if line + 5 > rate_hz / 2 or not (near <= 1.0).any() or not ((near > 2) & (near <= 5)).any():
-            continue  # above what the rate holds, or of too short a recording to stand out
+            continue  # too close to the Nyquist frequency, or the recording is too short to resolve the line
         floor = np.median(share[(near > 2) & (near <= 5)])
         peak = share[near <= 1.0]
         if peak.max() > 10 * floor:
@@ -123,28 +131,30 @@ def _spectrum(ecg: np.ndarray, rate_hz: float) -> tuple[float, float, float]:
 
 
 def _beats_bpm(ecg: np.ndarray, rate_hz: float) -> float:
-    """Beats a minute of ECGs (L, T) in mV, from the median time between steep stretches; NaN where fewer than three are."""
+    """Return the heart rate of L leads (L, T) in mV: from the median time between steep segments; NaN below three."""
     width = max(1, round(SMOOTH_S * rate_hz))
     if ecg.shape[1] <= 4 * width + 1:
         return float("nan")
+    # slope summed over the leads and about the length of a QRS
     slope = np.abs(np.diff(ecg / ecg.std(axis=1, keepdims=True), axis=1)).sum(axis=0)
-    slope = np.minimum(slope, np.percentile(slope, 99.5))  # deaf to a lone spike
+    slope = np.minimum(slope, np.percentile(slope, 99.5))  # limits the effect of a single spike
     steep = np.convolve(slope, np.ones(width), mode="valid")
+    # segments above the threshold are beats
     usual, beat = np.percentile(steep, (50, 97))
     inside = np.concatenate(([False], steep > usual + STEEP * (beat - usual), [False]))
     edges = np.flatnonzero(np.diff(inside.astype(np.int8)))
     begins, ends = edges[::2], edges[1::2]
-    apart = np.concatenate(([True], begins[1:] - ends[:-1] > width / 2))  # a QRS of two humps is one beat
+    apart = np.concatenate(([True], begins[1:] - ends[:-1] > width / 2))  # a notched QRS is one beat
     begins = begins[apart]
     return float(60 * rate_hz / np.median(np.diff(begins))) if len(begins) >= 3 else float("nan")
 
 
 def _twins(block: np.ndarray, moving: np.ndarray) -> str:
-    """Two leads of a block (12, T) that hold the same samples, such as 'aVR = aVF'."""
-    seen: dict[bytes, str] = {}
-    for lead, samples, looked_at in zip(LEADS, block, moving):
-        if looked_at and (samples != MISSING).any():
-            first = seen.setdefault(hashlib.blake2b(samples.tobytes(), digest_size=12).digest(), lead)
+    """Return two leads of a block (12, T) with the same samples, such as 'aVR = aVF', or ''."""
+    first_lead: dict[bytes, str] = {}
+    for lead, samples, usable in zip(LEADS, block, moving):
+        if usable and (samples != MISSING).any():
+            first = first_lead.setdefault(hashlib.blake2b(samples.tobytes(), digest_size=12).digest(), lead)
             if first != lead:
                 return f"{first} = {lead}"
     return ""

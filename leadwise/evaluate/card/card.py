@@ -29,7 +29,7 @@ from leadwise.evaluate.classifiers import (
 from leadwise.evaluate.embed import (
     EmbedError,
     Features,
-    count_training_patients,
+    count_leaked_patients,
     embed_cohort,
 )
 from leadwise.evaluate.logistic_regression import ProbeError
@@ -58,10 +58,10 @@ class CardRow:
     """One task scored in one way on the test split."""
 
     task: str
-    how: str  # PROBE or WORDS
+    how: str  # PROBE or ZERO_SHOT
     trained: Score
     untrained: Score | None  # None: not asked for
-    prompts: dict[str, str] | None = None  # of WORDS: file, sha256 and set
+    prompts: dict[str, str] | None = None  # of ZERO_SHOT: file, sha256 and set
 
     def line(self) -> dict[str, Any]:
         """For a table and for JSON; AUROCs in [0, 1]."""
@@ -251,7 +251,7 @@ def describe_run(run: Run, cohort: Cohort) -> dict[str, Any]:
         "cohort": {"name": cohort.name, "source": cohort.source, "fingerprint": cohort.fingerprint,
                    "recordings": {split: len(cohort.rows(split)) for split in ("train", "val", "test")}},
         "n_people_tested": len(cohort.patients.distinct(test)),
-        "n_people_tested_and_trained_on": count_training_patients(run, cohort, test) if "people" in learnt else None,
+        "n_people_tested_and_trained_on": count_leaked_patients(run, cohort, test) if "people" in learnt else None,
     }  # fmt: skip
 
 
