@@ -79,7 +79,7 @@ def cohort_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f'ecg{i:02d}.npy,p{i // 2:02d},"{REPORTS[i % 4]}",{split},{i % 4 == 0:d},{i % 4 == 1:d},{i % 4 == 3:d}'
         )
     (home / "ecgs.csv").write_text("\n".join(lines) + "\n")
-    source = folder.read_source(home / "ecgs.csv", leads=LEADS, rate_hz=100, units="mV")
+    source = folder.read_source(home / "ecgs.csv", folder.Options(LEADS, 100, "mV"))
     out = tmp_path_factory.mktemp("cohorts") / "own"
     write(source, out)
     return out

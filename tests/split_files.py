@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.data.tasks import PTBXL
+from leadwise.data.sources.ptbxl import PTBXL
 
 NAMES = tuple(PTBXL["super"])
 

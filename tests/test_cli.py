@@ -187,7 +187,7 @@ def test_prepare_folder_prints_and_writes_the_ledger(tmp_path: Path) -> None:
         (("plot", "no.hea"), "no.hea"),
         (("prepare", "ptbxl", "nowhere", "-o", "c"), "nowhere"),
         (("prepare", "mimic", "nowhere", "-o", "c"), "no source 'mimic'"),
-        (("prepare",), "say SOURCE, PATH and -o OUT"),
+        (("prepare",), "give SOURCE, PATH and -o OUT"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_a_mimic_tree_is_prepared_in_shares_by_processes_and_in_one_go(tmp_path:
         assert f"shards of {share} are packed" in done.stdout
     assert call(*shares, "--workers", 2, "--resume", cwd=tmp_path).returncode == 0
     assert Cohort.open(tmp_path / "many", verify=True).fingerprint == Cohort.open(tmp_path / "whole").fingerprint
-    for wrong, said in ((("--shard", "3"), "say i/n"), (("--workers", "2", "--dask", "tcp://x:1"), "not both")):
+    for wrong, said in ((("--shard", "3"), "it must be i/n"), (("--workers", "2", "--dask", "tcp://x:1"), "not both")):
         bad = call(*shares, "--overwrite", *wrong, cwd=tmp_path)
         assert bad.returncode == 2
         assert said in bad.stderr

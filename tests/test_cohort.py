@@ -294,7 +294,7 @@ def test_no_usable_recording_is_an_error(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"record": "r1"}, r"used more than once \(r1\)"),
-        ({"split": "val"}, r"1 patients stand in more than one split \(p0\)"),
+        ({"split": "val"}, r"1 patients are in more than one split \(p0\)"),
         ({"split": "dev"}, "record r0: split 'dev'"),
         ({"patient": ""}, "record r0: no patient"),
         ({"labels": {"form": {"x": 1}}}, "record r0: task 'form' is not one of rhythm"),

@@ -20,12 +20,11 @@ from leadwise.cli import app
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.layout import CohortError
 from leadwise.data.cohort.prepare import write
-from leadwise.data.formats.mat_struct import struct
+from leadwise.data.formats.mat import read_struct
 from leadwise.data.formats.reading import files, read
 from leadwise.data.recordings.recording import RecordError
-from leadwise.data.sources.cpsc2018 import read_source
+from leadwise.data.sources.cpsc2018 import CPSC2018, read_source
 from leadwise.data.sources.source import Row
-from leadwise.data.tasks import CPSC2018
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 HEAD = "Recording,First_label,Second_label,Third_label\n"
@@ -97,7 +96,7 @@ def test_the_form_of_cinc_with_codes_and_with_names(tmp_path: Path, caplog: pyte
     repack(raw / "g7", "Q0001", "10370003")  # of another data set of the challenge
     with caplog.at_level(logging.WARNING):
         source = read_source(raw)
-    assert "1 headers say no #Dx and are not in the task: A6001" in caplog.text
+    assert "1 headers have no #Dx and are not in the task: A6001" in caplog.text
     assert [row.record for row in source.rows] == ["A0001", "A0002", "A6000", "A6001"]
     assert [positives(row) for row in source.rows[:3]] == [{"AFIB", "CRBBB"}, {"1AVB"}, {"NORM", "VPC"}]
     assert source.rows[3].labels == {}
@@ -156,17 +155,17 @@ def test_recordings_that_the_table_does_not_list_are_named(tmp_path: Path, caplo
     with caplog.at_level(logging.WARNING):
         (row,) = read_source(tmp_path).rows
     assert positives(row) == {"CRBBB"}
-    assert "2 of the recordings, which are left out: A0002, A6877" in caplog.text
+    assert "2 of the recordings; they are left out: A0002, A6877" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("A0001,10,,", "record 'A0001' says '10', which is none of the nine classes: 1, 2"),
-        ("A0001,0,,", "says '0', which is none"),
-        ("A0001,1,x,", "says 'x', which is none"),
+        ("A0001,10,,", "record 'A0001': a label is '10', which is none of the nine classes: 1, 2"),
+        ("A0001,0,,", "a label is '0', which is none"),
+        ("A0001,1,x,", "a label is 'x', which is none"),
         ("A0001,,,", "record 'A0001' has no label"),
-        ("A0001,1,,\nA0001,1,,", "'A0001' is not A0001 ... A6877, or stands there twice"),
+        ("A0001,1,,\nA0001,1,,", "'A0001' is not A0001 ... A6877, or appears twice"),
         ("normal ecg,1,,", "record a longer text is not A0001"),
     ],
 )
@@ -177,27 +176,27 @@ def test_a_bad_line_of_the_table_is_named(tmp_path: Path, line: str, message: st
 
 
 def test_a_folder_that_is_not_cpsc2018_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CohortError, match=r"holds no recording A0001 \.\.\. A6877"):
+    with pytest.raises(CohortError, match=r"contains no recording A0001 \.\.\. A6877"):
         read_source(tmp_path)
     matlab(tmp_path / "A0001.mat", samples())
-    with pytest.raises(CohortError, match=r"holds 1 \.mat files and no REFERENCE\.csv"):
+    with pytest.raises(CohortError, match=r"contains 1 \.mat files and no REFERENCE\.csv"):
         read_source(tmp_path)
     (tmp_path / "REFERENCE.csv").write_text("Recording,First_label\nA0001,1\n")
     with pytest.raises(CohortError, match="no column Second_label, Third_label"):
         read_source(tmp_path)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "REFERENCE.csv").write_text(HEAD)
-    with pytest.raises(CohortError, match="holds 2 tables"):
+    with pytest.raises(CohortError, match="contains 2 tables"):
         read_source(tmp_path)
 
 
 def test_a_code_beyond_the_nine_and_a_name_twice_are_errors(tmp_path: Path) -> None:
     repack(tmp_path / "g1", "A0001", "164889003,10370003")
-    with pytest.raises(CohortError, match=r"A0001\.hea: #Dx says '10370003', which is none of the nine"):
+    with pytest.raises(CohortError, match=r"A0001\.hea: #Dx is '10370003', which is none of the nine"):
         read_source(tmp_path)
     repack(tmp_path / "g1", "A0001", "164889003")
     repack(tmp_path / "g2", "A0001", "164889003")
-    with pytest.raises(CohortError, match="record A0001 is there twice"):
+    with pytest.raises(CohortError, match="record A0001 appears twice"):
         read_source(tmp_path)
 
 
@@ -216,7 +215,7 @@ def test_a_struct_is_read_either_way_round_with_missing_samples(tmp_path: Path) 
         assert recording.files == files(path) == (path,)
     with pytest.raises(RecordError, match="does not name its leads"):
         read(path, rate_hz=500, units="mV")
-    with pytest.raises(RecordError, match="does not say its sampling rate"):
+    with pytest.raises(RecordError, match="does not state its sampling rate"):
         read(path, leads=LEADS, units="mV")
 
 
@@ -232,13 +231,13 @@ def test_a_header_beside_a_mat_makes_it_wfdb(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("held", "message"),
     [
-        ({"val": samples(50)}, "it holds val and not the struct ECG.*needs its header A0001.hea beside it"),
-        ({"ECG": samples(50)}, "it holds ECG and not the struct"),
+        ({"val": samples(50)}, "it contains val and not the struct ECG.*needs its header A0001.hea beside it"),
+        ({"ECG": samples(50)}, "it contains ECG and not the struct"),
         ({"ECG": {"sex": "Male"}}, "not the struct ECG with a field data"),
         ({"ECG": {"data": "text"}}, "not the struct ECG with a field data"),
         ({"ECG": {"data": samples(50)[:11]}}, r"shape \(11, 50\) has no side of 12 leads"),
         ({"ECG": {"data": samples(12)}}, r"shape \(12, 12\) could be either way round"),
-        ({"ECG": {"data": samples(50) + 1j}}, "it takes numbers of shape"),
+        ({"ECG": {"data": samples(50) + 1j}}, "it must be numbers of shape"),
     ],
 )
 def test_another_mat_is_one_clear_error(tmp_path: Path, held: dict[str, Any], message: str) -> None:
@@ -262,10 +261,10 @@ def test_a_damaged_mat_is_one_clear_error(tmp_path: Path, compressed: bool) -> N
         with contextlib.suppress(RecordError):  # no other error, whatever scipy raises; some bytes do not matter
             assert read(tmp_path / "A0002.mat", leads=LEADS, rate_hz=500, units="mV").leads == LEADS
     (tmp_path / "A0002.mat").write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(400))
-    with pytest.raises(RecordError, match=r"a \.mat of MATLAB 7\.3, which is not read"):
-        struct(tmp_path / "A0002.mat")
+    with pytest.raises(RecordError, match=r"a \.mat of MATLAB 7\.3, which is not supported"):
+        read_struct(tmp_path / "A0002.mat")
     with pytest.raises(RecordError, match="no such file"):
-        struct(tmp_path / "A0003.mat")
+        read_struct(tmp_path / "A0003.mat")
 
 
 def test_a_damaged_mat_is_dropped_with_its_reason(tmp_path: Path) -> None:
@@ -286,7 +285,7 @@ def test_prepare_end_to_end(tmp_path: Path) -> None:
     words = ["prepare", "cpsc2018", str(tmp_path / "raw"), "-o", str(tmp_path / "cohort")]
     idle = CliRunner().invoke(app, [*words, "--min-likelihood", "50", "--rate-hz", "500"])
     assert idle.exit_code == 2
-    assert "does not take --rate-hz, --min-likelihood" in " ".join(idle.output.replace("│", " ").split())
+    assert "has no option rate_hz, min_likelihood; it takes none" in " ".join(idle.output.replace("│", " ").split())
     done = CliRunner().invoke(app, [*words, "--json", str(tmp_path / "ledger.json")])
     assert done.exit_code == 0, done.output
     assert json.loads((tmp_path / "ledger.json").read_text())["ledger"]["kept"] == 3

@@ -21,17 +21,15 @@ from leadwise.data.cohort.prepare import write
 from leadwise.data.formats import wfdb_header
 from leadwise.data.sources.csn import (
     CHAPMAN,
+    CSN,
+    CSN_ACRONYMS,
+    CSN_FULL,
+    CSN_MERGED,
     NINGBO,
     acronyms,
     read_source,
 )
 from leadwise.data.sources.source import Row
-from leadwise.data.tasks import (
-    CSN,
-    CSN_ACRONYMS,
-    CSN_FULL,
-    CSN_MERGED,
-)
 from leadwise.evaluate.card import subgroups
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
@@ -132,7 +130,7 @@ def test_malformed_and_silent_headers_are_named_and_counted(tmp_path: Path, capl
     with caplog.at_level(logging.WARNING):
         source = read_source(raw)
     assert "1 headers are malformed, and their recordings cannot be read (JS01052; " in caplog.text
-    assert "1 headers say no #Dx and are in no task: JS00003" in caplog.text
+    assert "1 headers have no #Dx and are in no task: JS00003" in caplog.text
     assert positives(of(source.rows)["JS01052"], "csn") == {"TWC"}
     with pytest.raises(CohortError, match=r"1 recordings are unreadable .*JS01052"):
         write(source, tmp_path / "cohort")
@@ -150,7 +148,7 @@ def test_classes_of_one_site_alone_are_named(tmp_path: Path, caplog: pytest.LogC
     with caplog.at_level(logging.WARNING):
         source = read_source(tmp_path)
     assert "only one of its two sites has AFIB (12 in Chapman-Shaoxing): a score" in caplog.text
-    assert "task csn_merged takes fibrillation and flutter as one" in caplog.text
+    assert "task csn_merged has fibrillation and flutter as one class" in caplog.text
     assert [row.extra["site"] for row in source.rows[11:14]] == ["Chapman-Shaoxing", "Chapman-Shaoxing", "Ningbo"]
     caplog.clear()
     for path in tmp_path.rglob("JS106[45]*.hea"):
@@ -161,11 +159,11 @@ def test_classes_of_one_site_alone_are_named(tmp_path: Path, caplog: pytest.LogC
 
 
 def test_a_folder_without_records_and_a_name_twice_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(CohortError, match=r"holds no header JS00001\.hea"):
+    with pytest.raises(CohortError, match=r"contains no header JS00001\.hea"):
         read_source(tmp_path)
     record(tmp_path, 1, dx("SR"))
     record(tmp_path / "copy", 1, dx("SR"))
-    with pytest.raises(CohortError, match="record JS00001 is there twice"):
+    with pytest.raises(CohortError, match="record JS00001 appears twice"):
         read_source(tmp_path)
 
 

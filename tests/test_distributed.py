@@ -72,7 +72,7 @@ def _process(rank: int, home: Path) -> None:
 def _still(views: Views, batch: Batch) -> View:
     """Views that draw nothing: the earlier and the later half of each record, by turns."""
     views.turn = 1 - getattr(views, "turn", 1)
-    half = views.n_kept // views.grid * views.grid
+    half = views.n_crop // views.grid * views.grid
     cut = slice(views.turn * half, (1 + views.turn) * half)
     shown = dataclasses.replace(batch, ecg=batch.ecg[..., cut], observed=batch.observed[..., cut])
     return View(shown, torch.full((len(batch),), views.turn * half))

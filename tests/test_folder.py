@@ -13,7 +13,7 @@ from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.layout import CohortError
 from leadwise.data.cohort.prepare import write
 from leadwise.data.recordings.recording import RecordError
-from leadwise.data.sources.folder import read_source
+from leadwise.data.sources.folder import Options, read_source
 
 SECRET = "acute inferior infarct, chest pain since noon"
 
@@ -32,9 +32,7 @@ def test_all_columns(tmp_path: Path) -> None:
             'a/1.hea,one,P1,"Sinus rhythm, normal",train,71,female,0,1,0\n'
             "a/2.npy,,P2,,test,,,,1.0,0.0\n",
         ),
-        leads=["I", "II"],
-        rate_hz=250,
-        units="mV",
+        Options(("I", "II"), 250, "mV"),
     )
     first, second = source.rows
     assert source.tasks == {"own": ("afib",), "rhythm": ("sr", "af")}
@@ -84,7 +82,7 @@ def test_patients_are_dealt_out_by_name_and_stay_when_others_join(tmp_path: Path
         ("path,labels.afib\n1.hea,1\n", "unknown column 'labels.afib'; did you mean 'label"),
         ("record\n1\n", "no column 'path'"),
         ("", "no column 'path'"),
-        ("path,path\n1.hea,2.hea\n", "column 'path' stands there twice"),
+        ("path,path\n1.hea,2.hea\n", "column 'path' appears twice"),
         ("path,label.\n1.hea,1\n", "'label.' names no class"),
         ("path,label.x,label.own.x\n1.hea,1,1\n", "class 'x' of task own has two columns"),
         ("path,label.x\n1.hea,0\n2.hea,maybe\n", r"mine.csv row 3: label.x is 'maybe'; a label is 0, 1 or empty"),
@@ -107,13 +105,13 @@ def test_a_bad_table_is_one_clear_error(tmp_path: Path, text: str, message: str)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f'path,split\n1.hea,"{SECRET}"\n', "row 2: split is a longer text; it takes train"),
+        (f'path,split\n1.hea,"{SECRET}"\n', "row 2: split is a longer text; it must be one of train"),
         (f'path,label.x\n1.hea,"{SECRET}"\n', "row 2: label.x is a longer text; a label"),
-        (f'path,age\n1.hea,"{SECRET}"\n', "row 2: age is a longer text; it takes years"),
+        (f'path,age\n1.hea,"{SECRET}"\n', "row 2: age is a longer text; it must be years"),
         ("path,age\n1.hea,infarction-of-heart\n", "row 2: age is a longer text"),
         (f'path,report\n"{SECRET}",1.hea\n', "row 2: path is a text with spaces that names no file"),
-        (f'path,"{SECRET}",split\n', "first row holds a longer text; it names the columns"),
-        (f'"{SECRET}",1.hea,train\n', "first row holds a longer text"),
+        (f'path,"{SECRET}",split\n', "first row contains a longer text; it must be the column names"),
+        (f'"{SECRET}",1.hea,train\n', "first row contains a longer text"),
     ],
 )
 def test_a_report_in_the_wrong_column_is_never_shown(tmp_path: Path, text: str, message: str) -> None:
@@ -123,21 +121,21 @@ def test_a_report_in_the_wrong_column_is_never_shown(tmp_path: Path, text: str, 
 
 
 def test_recordings_without_a_patient_are_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    said = "name no patient; each counts as a person of its own, so a person may stand in two splits"
+    warning = "name no patient; each counts as a patient of its own, so a person may be in two splits"
     rows = read_source(manifest(tmp_path, "path\n1.hea\n2.hea\n")).rows
     assert [row.patient for row in rows] == ["1", "2"]
-    assert f"2 recordings {said}" in caplog.text
+    assert f"2 recordings {warning}" in caplog.text
     caplog.clear()
     read_source(manifest(tmp_path, "path,patient\n1.hea,P1\n2.hea, \n3.hea,P3\n"))
-    assert f"1 recordings {said}" in caplog.text
+    assert f"1 recordings {warning}" in caplog.text
     caplog.clear()
     read_source(manifest(tmp_path, "path,patient\n1.hea,P1\n"))
     assert not caplog.text
 
 
-def test_a_told_lead_that_is_none_of_the_twelve_is_an_error_before_a_file_is_opened(tmp_path: Path) -> None:
+def test_a_given_lead_that_is_none_of_the_twelve_is_an_error_before_a_file_is_opened() -> None:
     with pytest.raises(RecordError, match="'V7' in leads= is none of"):
-        read_source(manifest(tmp_path, "path\n1.npy\n"), leads=["I", "V7"], rate_hz=250, units="mV")
+        Options(("I", "V7"), 250, "mV")
 
 
 def test_suffixes_in_capitals_mean_the_same(tmp_path: Path) -> None:
@@ -145,21 +143,21 @@ def test_suffixes_in_capitals_mean_the_same(tmp_path: Path) -> None:
     assert [row.record for row in read_source(tmp_path).rows] == ["a/1", "2"]
 
 
-def test_a_told_order_is_for_files_that_name_no_leads(tmp_path: Path) -> None:
+def test_a_given_order_is_for_files_that_name_no_leads(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     signal = np.round(rng.normal(size=(300, 12)), 3)
     np.save(tmp_path / "a.npy", signal)
     turned = ",".join(LEADS[::-1])
     np.savetxt(tmp_path / "b.csv", signal[:, ::-1] + 0.5, delimiter=",", header=turned, comments="", fmt="%.6f")
     table = manifest(tmp_path, "path\na.npy\nb.csv\n")
-    write(read_source(table, leads=LEADS, rate_hz=250, units="mV"), tmp_path / "out")
+    write(read_source(table, Options(LEADS, 250, "mV")), tmp_path / "out")
     cohort = Cohort.open(tmp_path / "out")
     for row, offset in ((0, 0.0), (1, 0.5)):
         np.testing.assert_allclose(cohort.signal(row)[0], signal + offset, atol=0.0006)
     names = turned.replace("V6", "V7")
     np.savetxt(tmp_path / "b.csv", signal, delimiter=",", header=names, comments="", fmt="%.6f")
-    with pytest.raises(CohortError, match=r"b\.csv: its first row names V7, V5.*leads= says I, II"):
-        write(read_source(table, leads=LEADS, rate_hz=250, units="mV"), tmp_path / "other")
+    with pytest.raises(CohortError, match=r"b\.csv: its first row names V7, V5.*leads= gives I, II"):
+        write(read_source(table, Options(LEADS, 250, "mV")), tmp_path / "other")
 
 
 def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
@@ -184,7 +182,7 @@ def test_a_record_named_twice_and_a_torn_patient_are_refused_when_written(tmp_pa
     with pytest.raises(CohortError, match=r"used more than once \(1\)"):
         write(read_source(manifest(tmp_path, "path\n1.hea\n1.npy\n")), tmp_path / "out")
     text = "path,patient,split\n1.hea,P1,train\n2.hea,P1,test\n"
-    with pytest.raises(CohortError, match=r"patients stand in more than one split \(P1\)"):
+    with pytest.raises(CohortError, match=r"patients are in more than one split \(P1\)"):
         write(read_source(manifest(tmp_path, text)), tmp_path / "out")
     with pytest.raises(CohortError, match="it has no recording"):
         write(read_source(manifest(tmp_path, "path\n")), tmp_path / "out")
@@ -196,7 +194,7 @@ def test_partly_known_labels_keep_a_recording_out_of_the_task(tmp_path: Path, ca
         np.save(tmp_path / f"{number}.npy", rng.normal(size=(500, 12)).astype(np.float32))
     text = "path,label.a,label.b\n0.npy,1,0\n1.npy,1,\n2.npy,,\n"
     with caplog.at_level(logging.WARNING):
-        source = read_source(manifest(tmp_path, text), leads=LEADS, rate_hz=250, units="mV")
+        source = read_source(manifest(tmp_path, text), Options(LEADS, 250, "mV"))
     assert "1 recordings have some labels of task own" in caplog.text
     write(source, tmp_path / "out")
     cohort = Cohort.open(tmp_path / "out")
@@ -216,7 +214,7 @@ def test_signals_of_every_kind_come_back_in_millivolts(tmp_path: Path) -> None:
     path = tmp_path / "tables" / ".." / "mine.csv"
     (tmp_path / "tables").mkdir()
     (tmp_path / "mine.csv").write_text("path\na.npy\nb.csv\n")
-    source = read_source(path, leads=LEADS, rate_hz=250, units="uV")
+    source = read_source(path, Options(LEADS, 250, "uV"))
     write(source, tmp_path / "out")
     cohort = Cohort.open(tmp_path / "out")
     for row in range(2):

@@ -26,7 +26,7 @@ from leadwise.config import Config, typed
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.label_subset import subset
 from leadwise.data.published_splits import PublishedError, read_published
-from leadwise.data.tasks import PTBXL
+from leadwise.data.sources.ptbxl import PTBXL
 from leadwise.evaluate.logistic_regression import ProbeError
 from leadwise.evaluate.merl_legacy.legacy_task import inapplicable_faults, load_legacy_task, with_published_splits
 from leadwise.evaluate.merl_legacy.probe_heads import (

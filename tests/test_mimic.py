@@ -22,7 +22,7 @@ from leadwise.data.cohort.layout import CohortError
 from leadwise.data.cohort.prepare import write
 from leadwise.data.formats import reading
 from leadwise.data.recordings import twelve_leads
-from leadwise.data.sources.mimic_iv_ecg import merl_report, read_source
+from leadwise.data.sources.mimic_iv_ecg import Options, merl_report, read_source
 from leadwise.data.sources.source import Source
 
 SECRET = "patient says something private"
@@ -132,7 +132,6 @@ def test_rows_stand_in_the_order_of_the_list_joined_by_study(tree: Tree, source:
     assert [row.patient for row in source.rows] == [str(subject) for subject in tree.subjects]
     assert [row.path for row in source.rows] == [tree.folder / path for path in tree.paths]
     assert [row.extra for row in source.rows] == [{"ecg_time": time_of(row)} for row in range(2000)]
-    assert read_source(tree.folder, min_words=0).min_report_words == 0
 
 
 def test_rows_are_a_sequence_made_when_asked(tree: Tree, source: Source) -> None:
@@ -159,7 +158,7 @@ def test_a_table_without_times_gives_none(tmp_path: Path) -> None:
 def test_subjects_are_split_by_their_id(tree: Tree, tmp_path: Path) -> None:
     def splits(folder: Path, val_share: float) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
-        for row in read_source(folder, val_share=val_share).rows:
+        for row in read_source(folder, Options(val_share=val_share)).rows:
             found.setdefault(row.patient, set()).add(row.split)
         return found
 
@@ -182,12 +181,10 @@ def test_subjects_are_split_by_their_id(tree: Tree, tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize(
-    "options", [{"min_words": -1}, {"val_share": 1.0}, {"val_share": -0.1}, {"val_share": float("nan")}]
-)
-def test_settings_are_checked(tmp_path: Path, options: dict[str, float]) -> None:
-    with pytest.raises(CohortError, match=f"{next(iter(options))} is .*; it takes"):
-        read_source(tables(tmp_path), **options)
+@pytest.mark.parametrize("val_share", [1.0, -0.1, float("nan")])
+def test_options_are_checked(val_share: float) -> None:
+    with pytest.raises(CohortError, match=r"val_share is .*; it must be a share"):
+        Options(val_share=val_share)
 
 
 @pytest.mark.parametrize(
@@ -196,10 +193,10 @@ def test_settings_are_checked(tmp_path: Path, options: dict[str, float]) -> None
         ({"listing": [(10, 1, "a"), (10, 2, "b")]}, r"measurements\.csv: 1 studies are not in record_list\.csv \(study_id 3\)"),
         ({"measured": [(10, 2, "b", "")]}, r"record_list\.csv: 2 studies are not in .*measurements\.csv \(study_id 1, 3\)"),
         ({"measured": []}, r"record_list\.csv: 3 studies are not in .*\(study_id 1, 2, 3\); use the two files of one release"),
-        ({"listing": [(10, 1, "a"), (10, 1, "b"), (20, 3, "c")]}, r"list\.csv: 1 studies stand .* \(study_id 1\)"),
+        ({"listing": [(10, 1, "a"), (10, 1, "b"), (20, 3, "c")]}, r"list\.csv: 1 studies appear .* \(study_id 1\)"),
         (
             {"measured": [(20, 3, "", ""), (10, 1, "", ""), (10, 2, "", ""), (10, 2, "", "")]},
-            r"measurements\.csv: 1 studies stand there more than once \(study_id 2\)",
+            r"measurements\.csv: 1 studies appear more than once \(study_id 2\)",
         ),
         (
             {"measured": [(20, 3, "", ""), (10, 1, "", ""), (20, 2, "", "")]},
@@ -216,8 +213,8 @@ def test_settings_are_checked(tmp_path: Path, options: dict[str, float]) -> None
         *(({"listing": [(10, 1, path)]}, "row 2: the path .* leaves") for path in ("c:/x", "a\\..\\b", "a\nb", "a\x00b", "../a")),
         ({"measured": [(20, 3, SECRET, "", "")]}, r"measurements\.csv is not a CSV .*\(a row of 5 cells under 4 columns\)"),
         ({"columns": ("subject_id", "study_id", "report", "x")}, r"measurements\.csv: it has no column report_0"),
-        ({"columns": ("subject_id", "study_id", "report_0", "report_0")}, r"column report_0 stands there twice"),
-        ({"columns": ("study", "subject", "report_0", "report_1")}, r"it has no column subject_id, study_id; fetch it again"),
+        ({"columns": ("subject_id", "study_id", "report_0", "report_0")}, r"column report_0 appears twice"),
+        ({"columns": ("study", "subject", "report_0", "report_1")}, r"it has no column subject_id, study_id; download it again"),
     ],
 )  # fmt: skip
 def test_a_bad_table_is_named(tmp_path: Path, changes: dict[str, Sequence], message: str) -> None:

@@ -16,8 +16,7 @@ from leadwise.cli import app
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.layout import CohortError
 from leadwise.data.cohort.prepare import write
-from leadwise.data.sources.ptbxl import read_source
-from leadwise.data.tasks import PTBXL
+from leadwise.data.sources.ptbxl import PTBXL, Options, read_source
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 STATEMENTS = """,description,diagnostic,form,rhythm,diagnostic_class,diagnostic_subclass
@@ -88,43 +87,48 @@ def test_labels_are_found_by_name_whatever_the_likelihood(tmp_path: Path) -> Non
 
 
 def test_min_likelihood_is_an_option(tmp_path: Path) -> None:
-    strict = read_source(tree(tmp_path, LINES, ()), min_likelihood=50)
+    strict = read_source(tree(tmp_path, LINES, ()), Options(min_likelihood=50))
     assert strict.rows[1].labels["super"] == {"NORM": 0, "MI": 0, "STTC": 1, "CD": 0, "HYP": 0}
-    assert strict.rows[1].labels["rhythm"]["AFIB"] == 1  # its likelihood 0 means that nobody stated one
-    assert "super" not in read_source(tmp_path, min_likelihood=60).rows[1].labels
+    assert strict.rows[1].labels["rhythm"]["AFIB"] == 1  # its likelihood 0 means that none was stated
+    assert "super" not in read_source(tmp_path, Options(min_likelihood=60)).rows[1].labels
     assert strict.settings == {"min_likelihood": 50}
     for wrong in (-1, 101, float("nan")):
-        with pytest.raises(CohortError, match=f"min_likelihood is {wrong}; it takes 0 to 100"):
-            read_source(tmp_path, min_likelihood=wrong)
+        with pytest.raises(CohortError, match=f"min_likelihood is {wrong}; it must be within 0 to 100"):
+            Options(min_likelihood=wrong)
 
 
 @pytest.mark.parametrize(("rates", "suffix"), [((), "_lr"), ((100,), "_lr"), ((500,), "_hr"), ((100, 500), "_hr")])
 def test_the_rate_follows_the_files_that_are_there(tmp_path: Path, rates: tuple[int, ...], suffix: str) -> None:
     folder = tree(tmp_path, LINES[:2], rates)
     assert all(row.path.name.endswith(suffix) for row in read_source(folder).rows)
-    assert read_source(folder, rate_hz=100).rows[0].path.name == "00001_lr"
-    assert read_source(folder, rate_hz=500).rows[0].path.name == "00001_hr"
-    assert read_source(folder, rate_hz=500.0).rows[0].path.name == "00001_hr"
+    assert read_source(folder, Options(rate_hz=100)).rows[0].path.name == "00001_lr"
+    assert read_source(folder, Options(rate_hz=500)).rows[0].path.name == "00001_hr"
+    assert read_source(folder, Options(rate_hz=500.0)).rows[0].path.name == "00001_hr"
     for wrong in (250, 100.5, 0, float("nan"), float("inf")):
-        with pytest.raises(CohortError, match=f"100 or 500 Hz, not {wrong}; say one of these"):
-            read_source(folder, rate_hz=wrong)
+        with pytest.raises(CohortError, match=f"100 or 500 Hz, rate_hz is {wrong}; give one of these"):
+            Options(rate_hz=wrong)
 
 
 def test_reports_from_another_file(tmp_path: Path) -> None:
     folder = tree(tmp_path, LINES, ())
     texts = tmp_path / "texts.csv"
     texts.write_text("ecg_id,text\n2,Sinus rhythm; Normal ECG\n1,\n99999,not here\n")
-    assert [row.report for row in read_source(folder, reports=texts).rows] == ["", "Sinus rhythm; Normal ECG", "", ""]
+    assert [row.report for row in read_source(folder, Options(reports=texts)).rows] == [
+        "",
+        "Sinus rhythm; Normal ECG",
+        "",
+        "",
+    ]
     assert read_source(folder).rows[0].report == "sinusrhythmus"
     texts.write_text("ecg_id,text,diagnosis\n2,x,y\n")
     with pytest.raises(CohortError, match=r"texts\.csv: unknown columns diagnosis"):
-        read_source(folder, reports=texts)
+        read_source(folder, Options(reports=texts))
     texts.write_text("ecg_id,words\n2,x\n")
     with pytest.raises(CohortError, match="no column text"):
-        read_source(folder, reports=texts)
+        read_source(folder, Options(reports=texts))
     texts.write_text("ecg_id,text\n2,x\n2,y\n")
-    with pytest.raises(CohortError, match="ecg_id 2 stands there twice"):
-        read_source(folder, reports=texts)
+    with pytest.raises(CohortError, match="ecg_id 2 appears twice"):
+        read_source(folder, Options(reports=texts))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +193,7 @@ def test_prepare_takes_min_likelihood_and_writes_it_down(tmp_path: Path) -> None
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the official tables do not lie beside this checkout")
 def test_golden_counts_of_the_official_tables(tmp_path: Path) -> None:
     facts = json.loads((SHARED / "reference" / "protocol_facts.json").read_text())["tasks"]
-    source = read_source(SHARED / "data" / "ptb-xl-metadata", rate_hz=500)
+    source = read_source(SHARED / "data" / "ptb-xl-metadata", Options(rate_hz=500))
     assert len(source.rows) == 21_799
     for task in ("super", "sub", "form", "rhythm"):
         expected = facts[f"ptbxl_{task}"]

@@ -22,7 +22,7 @@ from leadwise.data.published_splits import (
     read_published,
     tasks,
 )
-from leadwise.data.tasks import PTBXL
+from leadwise.data.sources.ptbxl import PTBXL
 from leadwise.evaluate.metrics.auroc import auroc
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"

@@ -30,6 +30,7 @@ LAYERS = (  # from the top; a module imports only from layers below its own, and
 )
 LEVEL = {name: len(LAYERS) - depth for depth, layer in enumerate(LAYERS) for name in layer}
 METHODS_MAY_USE = {"nn", "batch", "distributed", "config"}  # a method file; never the data, never another method
+BY_CONTRACT = {("methods", "Config"), ("methods", "Method"), ("sources", "Options")}  # one in every file of the folder
 SHARED_BY_METHODS = {"catalogue", "contract"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -112,13 +113,11 @@ def test_a_name_is_imported_from_the_module_that_defines_it() -> None:
 
 
 def test_no_two_classes_have_the_same_name() -> None:
-    """Except `Config` and `Method`, which every method file has."""
+    """Except `Config` and `Method`, which every method file has, and `Options`, which every source has."""
     places: dict[str, list[str]] = {}
     for path in FILES:
         for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ClassDef) and not (
-                path.parent.name == "methods" and node.name in ("Config", "Method")
-            ):
+            if isinstance(node, ast.ClassDef) and (path.parent.name, node.name) not in BY_CONTRACT:
                 places.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
     assert not {name: files for name, files in places.items() if len(files) > 1}
 

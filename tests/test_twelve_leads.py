@@ -185,7 +185,7 @@ def _edit(old: str, new: str):
         (_edit("a1 12 250 500", "a1 13 250 500"), "promises 13 signals and describes 12"),
         (_edit("a1 12 250 500", "a1 12 250 0"), "no sample"),
         (_edit("a1 12 250 500", "a1 12 0 500"), "rate 0 Hz"),
-        (_edit("a1 12 250 500", "a1 12"), "does not say its sampling rate; say rate_hz="),
+        (_edit("a1 12 250 500", "a1 12"), "does not state its sampling rate; pass rate_hz="),
         (_edit("a1 12 250 500", "a1 12 250 999999999999"), "implausible"),
         (_edit("a1 12 250 500", "a1/3 12 250 500"), "multi-segment"),
         (_edit("a1.dat", "../a1.dat"), "outside the header's folder"),
@@ -228,14 +228,14 @@ def test_npy_faults(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"readable|no sample"):
         read(path, **told)
     np.save(path, np.array([["a"] * 12] * 3))
-    with pytest.raises(RecordError, match="takes numbers"):
+    with pytest.raises(RecordError, match="must be numbers"):
         read(path, **told)
     np.save(path, np.array([[{}] * 12] * 3), allow_pickle=True)
     with pytest.raises(RecordError, match=r"a\.npy: not a readable"):
         read(path, **told)
     np.save(path, np.zeros((100, 12)))
     for missing in told:
-        with pytest.raises(RecordError, match=f"say {missing}="):
+        with pytest.raises(RecordError, match=f"pass {missing}="):
             read(path, **{name: value for name, value in told.items() if name != missing})
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(RecordError, match="not a readable"):
@@ -271,7 +271,7 @@ def test_a_csv_header_names_the_leads_whatever_order_is_told(tmp_path: Path) -> 
     assert found.leads == ("II", "I", "V1")
     np.testing.assert_allclose(found.signal, signal)
     for told in (["I", "II", "V2"], ["I", "II"]):
-        with pytest.raises(RecordError, match=r"a\.csv: its first row names II, I, V1, leads= says I, II"):
+        with pytest.raises(RecordError, match=r"a\.csv: its first row names II, I, V1, leads= gives I, II"):
             read(path, leads=told, rate_hz=250, units="mV")
 
 

@@ -14,12 +14,14 @@ from leadwise.cli import (
     card,
     check,
     compare,
-    data,
     methods,
+    plot,
+    prepare,
     prompts,
     reproduce,
     retrieve,
     scores,
+    simulate,
     tasks,
     training,
 )
@@ -37,8 +39,8 @@ app = typer.Typer(
 )
 VERBS = (
     training.demo,
-    data.simulate,
-    data.prepare,
+    simulate.simulate,
+    prepare.prepare,
     check.check,
     tasks.tasks,
     methods.methods,
@@ -50,10 +52,10 @@ VERBS = (
     retrieve.retrieve,
     reproduce.reproduce,
     card.card,
-    data.plot,
+    plot.plot,
 )
 for verb in VERBS:
-    app.command()(verb)
+    app.command(cls=prepare.PrepareCommand if verb is prepare.prepare else None)(verb)
 app.add_typer(prompts.app, name="prompts")
 
 

@@ -1,4 +1,4 @@
-"""The verb that says which tasks there are, and what their classes mean."""
+"""The command `tasks`: the label sets of the data sets, and the meaning of their classes."""
 
 from __future__ import annotations
 
@@ -18,40 +18,62 @@ if TYPE_CHECKING:
 
 
 def tasks(
-    task: Annotated[str | None, typer.Argument(help="Show the classes of this task, such as csn.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A task, such as rhythm, or a data set, such as ptbxl: show the classes of its tasks."),
+    ] = None,
     json_file: Json = None,
 ) -> None:
-    """List the tasks that data sets are labelled for, or one task's classes with what they mean."""
-    from leadwise.data import tasks
+    """List the tasks of all data sets, or the classes of one task or of one data set's tasks, with their meaning."""
+    from leadwise.data.sources import catalogue
 
-    chosen = tasks.TASKS if task is None else (tasks.find(task),)
-    if task is None:
+    # all tasks, without their classes
+    every = catalogue.tasks_by_source()
+    selected = every if name is None else catalogue.select_tasks(name)
+    pairs = [(source, task) for source, tasks in selected.items() for task in tasks]
+    if name is None:
         rows = [
-            {"source": one.source, "task": one.name, "classes": len(one.classes), "definition": one.definition}
-            for one in chosen
+            {"source": source, "task": task.name, "classes": len(task.classes), "definition": task.definition}
+            for source, task in pairs
         ]
-        print_table(rows, "tasks; leadwise tasks TASK lists its classes")
-    for one in chosen if task is not None else ():
-        print_table(_classes(one), f"{one.name} of {one.source}: {len(one.classes)} classes")
-        for text in (one.definition, one.remark):
+        print_table(rows, "tasks; leadwise tasks NAME lists the classes of one, or of a data set")
+
+    # the classes of the selected tasks
+    for source, task in pairs if name is not None else ():
+        print_table(_class_rows(task), f"{task.name} of {source}: {len(task.classes)} classes")
+        for text in (task.definition, task.remark):
             if text:
                 out.print(text, highlight=False, markup=False, soft_wrap=True)
-    write_json(json_file, {"command": "tasks", "tasks": [_told(one) for one in chosen]})
+
+    # a data set may have the name of one of its tasks, or no task of its own
+    others = [task.name for task in every.get(name or "", ()) if task not in selected.get(name or "", ())]
+    if others:
+        out.print(f"the data set {name} has more tasks: {', '.join(others)}", highlight=False, soft_wrap=True)
+    if not pairs:
+        out.print(
+            f"the data set {name} has no tasks of its own; a cohort has those of its label columns",
+            highlight=False,
+            soft_wrap=True,
+        )
+    write_json(json_file, {"command": "tasks", "tasks": [_to_json(source, task) for source, task in pairs]})
 
 
-def _classes(one: Task) -> list[dict[str, str]]:
+def _class_rows(task: Task) -> list[dict[str, str]]:
     rows = []
-    for code, name in one.classes.items():
-        rows.append({"class": code, "name": name} | ({"SNOMED CT": one.snomed.get(code, "-")} if one.snomed else {}))
+    for code, meaning in task.classes.items():
+        snomed = {"SNOMED CT": task.snomed.get(code, "-")} if task.snomed else {}
+        rows.append({"class": code, "name": meaning} | snomed)
     return rows
 
 
-def _told(one: Task) -> dict[str, Any]:
-    classes = [{"class": code, "name": name, "snomed": one.snomed.get(code)} for code, name in one.classes.items()]
+def _to_json(source: str, task: Task) -> dict[str, Any]:
+    classes = [
+        {"class": code, "name": meaning, "snomed": task.snomed.get(code)} for code, meaning in task.classes.items()
+    ]
     return {
-        "source": one.source,
-        "task": one.name,
-        "definition": one.definition,
-        "remark": one.remark,
+        "source": source,
+        "task": task.name,
+        "definition": task.definition,
+        "remark": task.remark,
         "classes": classes,
     }

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.layout import SPLITS, CohortError
-from leadwise.data.tasks import PTBXL
+from leadwise.data.sources.ptbxl import PTBXL
 
 log = logging.getLogger(__name__)
 

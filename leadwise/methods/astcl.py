@@ -166,7 +166,7 @@ class Method(PretrainingMethod):
             for one, other in zip(early, late)
         )
         own = {"L_st": self.config.w_st * (st[0] + st[1]) / 2}
-        own["L_adv"] = self.config.w_adv * pairwise.told_apart(noisy, calm)
+        own["L_adv"] = self.config.w_adv * pairwise.discriminator_loss(noisy, calm)
         predicted = self.predictor(torch.cat([half.z for half in seen])).chunk(len(seen))
         features = {f"z_{number}": half.z for number, half in enumerate(seen)}
         features |= {f"p_{number}": p for number, p in enumerate(predicted)}
@@ -188,7 +188,7 @@ class Method(PretrainingMethod):
         """(B, D) embeddings of ECGs, before the projector; any subset of leads may be observed.
 
         Raises:
-            ValueError: an unknown part, or a record of which nothing was observed.
+            ValueError: an unknown part, or a record without an observed sample.
         """
         check_part(part, self.parts)
         out: Tensor = self.ecg(batch)

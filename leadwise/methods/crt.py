@@ -152,7 +152,7 @@ class Method(PretrainingMethod):
         """(B, D) embeddings of whole ECGs, the mean of the three class tokens; any subset of leads may be observed.
 
         Raises:
-            ValueError: an unknown part, or a record of which nothing was observed.
+            ValueError: an unknown part, or a record without an observed sample.
         """
         check_part(part, self.parts)
         patches, usable = self._patches(batch)

@@ -64,7 +64,7 @@ from leadwise.nn.report_tower import (
     WithReports,
 )
 from leadwise.nn.text import ReportDecoder, Tokenizer, Tokens
-from leadwise.nn.views import PairViewSettings, report_numbers
+from leadwise.nn.views import PairViewSettings, report_ids
 from leadwise.nn.vit import ViT
 
 
@@ -162,13 +162,13 @@ class Method(WithReports, PretrainingMethod):
     def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """L_token; and what `batch_terms` compares, one row per record."""
         c = self.config
-        shown = self.shown(batch)
-        found, real = self._tokens(shown)
-        words, _ = self.text.tokenize(list(shown.report))
+        view = self.training_view(batch)
+        found, real = self._tokens(view)
+        words, _ = self.text.tokenize(list(view.report))
         states, e_text = self.text(words)
         beats = self._beats(found, real)
         terms: dict[str, Tensor] = {}
-        features = {"ecg": beats.mean(1), "text": self.text_head(e_text), "report": report_numbers(batch, shown)}
+        features = {"ecg": beats.mean(1), "text": self.text_head(e_text), "report": report_ids(batch, view)}
         if c.w_beat:
             where = local_alignment.statement_numbers(words, self.closing, self.special, c.n_statements)
             means, n_said = local_alignment.statement_means(states, *where, c.n_statements)
@@ -201,7 +201,7 @@ class Method(WithReports, PretrainingMethod):
         backbone: the encoder's mean (the probe's feature). shared: unit vectors in the space of `embed_text`.
 
         Raises:
-            ValueError: an unknown part, or a record of which nothing was observed.
+            ValueError: an unknown part, or a record without an observed sample.
         """
         check_part(part, self.parts)
         if part == "backbone":

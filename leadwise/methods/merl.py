@@ -56,7 +56,7 @@ from leadwise.nn.report_tower import (
 )
 from leadwise.nn.resnet import ResNet18
 from leadwise.nn.text import Tokenizer
-from leadwise.nn.views import PairViewSettings, report_numbers
+from leadwise.nn.views import PairViewSettings, report_ids
 from leadwise.nn.vit import ViT
 
 
@@ -154,10 +154,10 @@ class Method(WithReports, PretrainingMethod):
 
     def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """No term of a record by itself; and what `batch_terms` compares, one row per record."""
-        shown = self.shown(batch)
-        z_ecg, latent = self._project(self.ecg(scaled(shown, self.signal)))
-        z_text = self.text_head(self.text.read(list(shown.report)))
-        features = {"ecg": z_ecg, "text": z_text, "report": report_numbers(batch, shown)}
+        view = self.training_view(batch)
+        z_ecg, latent = self._project(self.ecg(scaled(view, self.signal)))
+        z_text = self.text_head(self.text.read(list(view.report)))
+        features = {"ecg": z_ecg, "text": z_text, "report": report_ids(batch, view)}
         if self.config.w_uma:
             features |= {"view_1": self.dropout(self.view_1(latent)), "view_2": self.dropout(self.view_2(latent))}
         return {}, features
@@ -182,7 +182,7 @@ class Method(WithReports, PretrainingMethod):
         feature). shared: unit vectors in the space of `embed_text`.
 
         Raises:
-            ValueError: an unknown part, or a record of which nothing was observed.
+            ValueError: an unknown part, or a record without an observed sample.
         """
         check_part(part, self.parts)
         features: Tensor = self.ecg(scaled(batch, self.signal))

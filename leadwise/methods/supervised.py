@@ -76,7 +76,7 @@ class Method(PretrainingMethod):
         backbone: the encoder's vector. scores: (B, K) logits, in the order of `config.classes`.
 
         Raises:
-            ValueError: an unknown part, or a record of which nothing was observed.
+            ValueError: an unknown part, or a record without an observed sample.
         """
         check_part(part, self.parts)
         out: Tensor = self.ecg(batch)

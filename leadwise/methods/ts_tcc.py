@@ -177,7 +177,7 @@ class Method(PretrainingMethod):
         """(B, D) embeddings of ECGs: the mean of the encoder's sequence; any subset of leads may be observed.
 
         Raises:
-            ValueError: an unknown part, or a record of which nothing was observed.
+            ValueError: an unknown part, or a record without an observed sample.
         """
         check_part(part, self.parts)
         return mean_of(*self._sequence(batch))

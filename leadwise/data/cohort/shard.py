@@ -188,7 +188,7 @@ def _pack_row(row: Row, files: tuple[Path, ...], min_report_words: int) -> tuple
     """A recording's line of the table and its samples as little-endian int16, or the reason why it is dropped."""
     # its report
     statements = reports.statements(row.report) if row.statements is None else list(row.statements)
-    text = reports.joined(statements) if row.statements is None else row.report
+    text = reports.join_statements(statements) if row.statements is None else row.report
     n_words = len(text.split())
     if n_words < min_report_words:
         return Dropped(row.record, "short_report", f"{n_words} words") if n_words else Dropped(row.record, "no_report")

@@ -1,7 +1,7 @@
-"""WFDB format 16 read by numpy alone: what nearly every ECG corpus is, many times faster than by `wfdb`.
+"""Plain WFDB format 16, read by numpy alone: the format of nearly every ECG corpus, many times faster than with `wfdb`.
 
-The file holds frames of one little-endian int16 per signal. Nothing is decided here that a header does not say:
-whatever is not this plain case is left to `wfdb`.
+A data file contains frames of one little-endian int16 per signal. Every record that is not this plain case is read by
+the library `wfdb`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from leadwise.data.formats.wfdb_header import Header
 
 
 def is_plain(header: Header) -> bool:
-    """Whether every signal lies in one file in format 16, from the same byte on and none behind another."""
+    """Whether every signal is in one file in format 16, from the same byte offset on and without skew."""
     first = header.signals[0]
     return header.n_described == len(header.signals) and all(
         line.format == "16"
@@ -25,12 +25,12 @@ def is_plain(header: Header) -> bool:
 
 
 def samples(content: bytes, header: Header) -> np.ndarray:
-    """The samples (T0, L0) int16 in a plain header's data file; in memory each lead lies in one piece.
+    """The samples (T0, L0) int16 in a plain header's data file; each lead is contiguous in memory.
 
-    A header that leaves out how many there are means all.
+    If the header does not state the number of samples, all are read.
 
     Raises:
-        ValueError: the file ends before.
+        ValueError: the file is shorter than the header states.
     """
     n_leads, offset = len(header.signals), header.signals[0].byte_offset
     n_samples = header.n_samples
@@ -47,6 +47,6 @@ def baseline(header: Header) -> np.ndarray:
     """The baselines (L0,) int32 of a plain header.
 
     Raises:
-        OverflowError: one is beyond int32.
+        OverflowError: a baseline does not fit int32.
     """
     return np.array([line.baseline for line in header.signals], dtype=np.int32)

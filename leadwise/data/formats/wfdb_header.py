@@ -1,7 +1,7 @@
-"""What a WFDB header says, checked before a sample is read: files, format, gain and unit of each signal; its comments.
+"""WFDB headers, parsed and checked before a sample is read: files, format, gain and unit of each signal; comments.
 
-`wfdb` reads headers as ASCII and drops what is not, so that 'µV' becomes 'V', and it fills in 'mV' where no unit
-stands. Units decide by a factor of a thousand, so they are read here from the text itself.
+The library `wfdb` reads headers as ASCII and drops other characters, so that 'µV' becomes 'V', and it assumes 'mV' where
+no unit is stated. A wrong unit changes amplitudes by a factor of a thousand, so units are read here from the text itself.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import NamedTuple
 _FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?$")
 _GAIN = re.compile(r"([^(/]+)(?:\((-?\d+)\))?(?:/(.*))?$")
 _RATE_END = re.compile(r"[/(]")
-_OLDEST = 130.0  # years; beyond, a number is no age
+_OLDEST = 130.0  # years; a larger number is not an age
 _BYTES_PER_SAMPLE = {"8": 1.0, "16": 2.0, "24": 3.0, "32": 4.0, "61": 2.0, "80": 1.0, "160": 2.0, "212": 1.5}
 
 
 class HeaderError(ValueError):
-    """A header that cannot be trusted; the message says which line and why."""
+    """A header that cannot be used; the message names the line and the reason."""
 
 
 class SignalLine(NamedTuple):
@@ -29,13 +29,11 @@ class SignalLine(NamedTuple):
 
     file: str
     format: str
-    skew: int  # samples that the signal lags behind
+    skew: int  # lag of the signal, in samples
     byte_offset: int
-    gain: float | None  # steps per unit; None where the header leaves it out
-    unit: str | None  # as written; None where the header leaves it out
-    baseline: (
-        int | None
-    )  # the sample that means 0: stated, else the ADC's zero, else 0; None where that is not a number
+    gain: float | None  # steps per unit; None where the header omits it
+    unit: str | None  # as written; None where the header omits it
+    baseline: int | None  # sample value of 0: as stated, else the ADC's zero, else 0; None if that is not a number
     checksum: int | None  # sum of the samples, modulo 65536
     name: str
 
@@ -44,18 +42,18 @@ class SignalLine(NamedTuple):
 class Header:
     """The record line and the signal lines."""
 
-    rate_hz: float | None  # None where the header leaves it out
-    n_samples: int | None  # None where the header leaves it out
+    rate_hz: float | None  # None where the header omits it
+    n_samples: int | None  # None where the header omits it
     signals: tuple[SignalLine, ...]
     n_described: int  # signal lines; more than `signals` where the record line promises fewer
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The data files named, each once, in order."""
+        """The names of the data files, each once, in order."""
         return tuple(dict.fromkeys(signal.file for signal in self.signals))
 
     def n_bytes(self, file: str) -> int | None:
-        """The least size of a data file in bytes; None where the header or its format does not say."""
+        """The least size of a data file in bytes; None if the header or the format does not determine it."""
         lines = [signal for signal in self.signals if signal.file == file]
         if self.n_samples is None or any(line.format not in _BYTES_PER_SAMPLE for line in lines):
             return None
@@ -63,26 +61,29 @@ class Header:
         return int(samples) + max(line.byte_offset for line in lines)
 
 
-@lru_cache(maxsize=4096)  # a shard's headers are wanted twice: for the files that they name, and for the samples
+@lru_cache(maxsize=4096)  # a shard parses each header twice: for the names of its files, and to read the samples
 def parse(raw: bytes) -> Header:
-    """The header that a .hea file holds.
+    """The header in the bytes of a .hea file.
 
     Raises:
-        HeaderError: not a single-segment WFDB header; the message has no file name, the caller adds it.
+        HeaderError: not a single-segment WFDB header; the message contains no file name, the caller adds it.
     """
+    # the record line: name, signals, rate, samples
     lines = [line for line in map(str.strip, _text(raw).splitlines()) if line and line[0] != "#"]
     if not lines:
         raise HeaderError("the header is empty")
     fields = lines[0].split()
     try:
         n_signals = int(fields[1])
-        # WFDB would read an absent rate as 250 Hz; nobody said so, and it decides every interval
+        # WFDB reads an absent rate as 250 Hz; that is a guess, and every interval depends on it
         rate_hz = float(_RATE_END.split(fields[2])[0]) if len(fields) > 2 else None
         n_samples = int(fields[3]) if len(fields) > 3 else None
     except (ValueError, IndexError):
         raise HeaderError(f"line 1 is not 'name signals rate samples': {lines[0][:80]!r}") from None
     if "/" in fields[0]:
-        raise HeaderError("multi-segment records are not read; convert it to a single segment first")
+        raise HeaderError("multi-segment records are not supported; convert it to a single segment first")
+
+    # one line per signal
     if n_signals < 1 or len(lines) - 1 < n_signals:
         raise HeaderError(f"it promises {n_signals} signals and describes {len(lines) - 1}")
     signals = tuple(_signal(line, row) for row, line in enumerate(lines[1 : n_signals + 1], start=2))
@@ -90,30 +91,30 @@ def parse(raw: bytes) -> Header:
 
 
 def comments(raw: bytes) -> dict[str, str]:
-    """What the comment lines of a header say, such as {'age': '49', 'sex': 'Female', 'dx': '164889003,59118001'}.
+    """The comment lines of a header as a dictionary: {'age': '49', 'sex': 'Female', 'dx': '164889003,59118001'}.
 
-    Keys are in lower case; a key that is there twice keeps all its values, with commas between. The rest of the header
-    may be damaged.
+    Keys are in lower case; the values of a key that appears twice are joined by commas. The rest of the header may be
+    damaged.
     """
-    said: dict[str, str] = {}
+    values: dict[str, str] = {}
     for line in map(str.strip, _text(raw).splitlines()):
         key, colon, value = line.removeprefix("#").partition(":")
         if line.startswith("#") and colon:
             key, value = key.strip().casefold(), value.strip()
-            said[key] = f"{said[key]},{value}" if said.get(key) else value
-    return said
+            values[key] = f"{values[key]},{value}" if values.get(key) else value
+    return values
 
 
-def person(said: Mapping[str, str]) -> dict[str, float | str | None]:
-    """Age in years and sex ('male', 'female') from what a header's comments say; None where it is not known.
+def person(values: Mapping[str, str]) -> dict[str, float | str | None]:
+    """Age in years and sex ('male', 'female') from a header's comments; None where they are not known.
 
-    Data sets write 'NaN' or -1 for an age that they do not know.
+    Data sets write 'NaN' or -1 for an unknown age.
     """
     try:
-        age = float(said.get("age", ""))
+        age = float(values.get("age", ""))
     except ValueError:
         age = -1.0
-    sex = said.get("sex", "").strip().casefold()
+    sex = values.get("sex", "").strip().casefold()
     return {
         "age": age if 0 <= age <= _OLDEST else None,  # NaN is in no range
         "sex": {"male": "male", "m": "male", "female": "female", "f": "female"}.get(sex),
@@ -128,6 +129,7 @@ def _text(raw: bytes) -> str:
 
 
 def _signal(line: str, row: int) -> SignalLine:
+    # file and storage format
     fields = line.split(maxsplit=8)
     n_fields = len(fields)
     stored = _storage(fields[1]) if n_fields > 1 else None
@@ -135,9 +137,11 @@ def _signal(line: str, row: int) -> SignalLine:
         raise HeaderError(f"signal line {row} has no storage format: {line[:80]!r}")
     storage, n_a_frame, skew, byte_offset = stored
     if n_a_frame != "1":
-        raise HeaderError(f"signal line {row} stores {n_a_frame} samples a frame; only one is read")
+        raise HeaderError(f"signal line {row} stores {n_a_frame} samples a frame; only one is supported")
     if not _is_plain_name(fields[0]):
         raise HeaderError(f"signal line {row} names the data file {fields[0]!r} outside the header's folder")
+
+    # gain, unit, baseline and checksum; all are optional
     gain, baseline, unit = None, None, None
     if n_fields > 2:
         try:
@@ -154,19 +158,19 @@ def _signal(line: str, row: int) -> SignalLine:
     return SignalLine(fields[0], storage, skew, byte_offset, gain, unit, baseline, checksum, name)
 
 
-# The few that follow are remembered: a data set says the same on every line.
+# The following are cached: in a data set these fields are the same on every line.
 
 
 @lru_cache(maxsize=256)
 def _storage(text: str) -> tuple[str, str, int, int] | None:
-    """Format, samples a frame, skew and byte offset from '16x1:0+24'; None where it is none."""
+    """Format, samples a frame, skew and byte offset from '16x1:0+24'; None if it has another form."""
     matched = _FORMAT.match(text)
     return matched and (matched[1], matched[2] or "1", int(matched[3] or 0), int(matched[4] or 0))
 
 
 @lru_cache(maxsize=256)
 def _gain(text: str) -> tuple[float, int | None, str | None]:
-    """Gain, baseline and unit from '1000(0)/mV'; the gain is NaN where it is none of that form."""
+    """Gain, baseline and unit from '1000(0)/mV'; the gain is NaN if it has another form."""
     matched = _GAIN.match(text)
     if matched is None:
         return float("nan"), None, None

@@ -1,54 +1,70 @@
-"""Your own data: a CSV table beside the recordings -> rows.
+"""Your own ECGs: a CSV table beside the recordings, with one row per recording.
 
-One line per recording. `path` (relative to the table) is all it must have; `record`, `patient`, `report`, `split`,
-`age`, `sex` and labels are welcome. `label.afib` is class afib of task 'own', `label.rhythm.afib` class afib of task
-'rhythm'; a label is 0, 1, or empty where it is not known. Without a `split` column, patients are dealt out 80/10/10
-by their name.
+The column `path` (relative to the table) is required; `record`, `patient`, `report`, `split`, `age`, `sex` and labels are
+optional. `label.afib` is class afib of task 'own', `label.rhythm.afib` is class afib of task 'rhythm'. A label is 0, 1, or
+empty if it is not known. Without a column `split`, a hash of the patient's name assigns each patient to train (80 %), val
+(10 %) or test (10 %).
 """
 
 from __future__ import annotations
 
 import csv
 import difflib
-import hashlib
 import logging
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from leadwise.data.cohort.layout import SPLITS, CohortError, inside
-from leadwise.data.formats.reading import check_told_leads
+from leadwise.data.formats.given import check_lead_names
+from leadwise.data.formats.reading import possible_files, suffixes
 from leadwise.data.messages import first_few, quoted_cell, short_cell
-from leadwise.data.sources.source import Row, Source
+from leadwise.data.sources.source import Row, Source, split_by_hash
+from leadwise.data.tasks import Task
 
 log = logging.getLogger(__name__)
 
+TASKS: tuple[Task, ...] = ()  # the tasks are the label columns of each table
+
 _COLUMNS = ("path", "record", "patient", "report", "split", "age", "sex")
-_KINDS = (".hea", ".dat", ".mat", ".npy", ".csv")
 _LABEL = "label."
 _OWN_TASK = "own"
 
 
-def read_source(
-    manifest: Path, leads: Sequence[str] | None = None, rate_hz: float | None = None, units: str | None = None
-) -> Source:
-    """The recordings that a CSV table lists, or the one CSV table in a folder; no recording is opened.
-
-    `leads`, `rate_hz` and `units` are said for files that do not state them: `.npy` and `.csv`.
+@dataclass(frozen=True)
+class Options:
+    """Options of `leadwise prepare folder`: facts about files that do not state them.
 
     Raises:
-        CohortError: the table is absent or not a table, or a column or cell of it cannot be used.
         RecordError: `leads` names one that is none of the twelve.
     """
-    check_told_leads(leads, "told leads")
-    path = _manifest(Path(manifest))
-    header, lines = _lines(path)
+
+    leads: tuple[str, ...] | None = field(
+        default=None, metadata={"help": "lead names of the columns of .npy, .mat and .csv files, such as I,II,V1"}
+    )
+    rate_hz: float | None = field(default=None, metadata={"help": "sampling rate of files that do not state it"})
+    units: str | None = field(default=None, metadata={"help": "unit of files that do not state it: mV, uV or V"})
+
+    def __post_init__(self) -> None:
+        check_lead_names(self.leads, "given leads")
+
+
+def read_source(folder: Path, options: Options | None = None) -> Source:
+    """The recordings that a CSV table lists; `folder` is the table, or a folder with one table. No recording is opened.
+
+    Raises:
+        CohortError: the table is absent or is not a table, or a column or cell of it cannot be used.
+    """
+    # a row for each recording
+    path = _find_table(Path(folder))
+    header, lines = _read_lines(path)
     tasks = _tasks(path, header)
-    told = (tuple(leads) if leads is not None else None, rate_hz, units)
-    rows = [_row(path, number, line, tasks, told) for number, line in lines]
+    rows = [_row(path, number, line, tasks, options or Options()) for number, line in lines]
+
+    # warn of what weakens scores: unknown patients and partly known labels
     n_nameless = sum(not line.get("patient", "").strip() for _, line in lines)
     if n_nameless:
         log.warning(
-            "%s: %d recordings name no patient; each counts as a person of its own, so a person may stand in two splits",
+            "%s: %d recordings name no patient; each counts as a patient of its own, so a person may be in two splits",
             path.name,
             n_nameless,
         )
@@ -64,21 +80,25 @@ def read_source(
     return Source("folder", rows, {task: tuple(classes.values()) for task, classes in tasks.items()})
 
 
-Told = tuple[tuple[str, ...] | None, float | None, str | None]  # leads, rate, units
-
-
-def _row(path: Path, number: int, line: dict[str, str], tasks: dict[str, dict[str, str]], told: Told) -> Row:
+def _row(path: Path, number: int, line: dict[str, str], tasks: dict[str, dict[str, str]], options: Options) -> Row:
+    # the file; it must be inside the folder of the table
     where = f"{path.name} row {number}"
     place = line["path"].strip()
-    if len(place.split()) > 1 and PurePosixPath(place).suffix.lower() not in _KINDS:
-        raise CohortError(f"{where}: path is a text with spaces that names no file ending in {', '.join(_KINDS)}")
+    if len(place.split()) > 1 and PurePosixPath(place).suffix.lower() not in suffixes():
+        raise CohortError(f"{where}: path is a text with spaces that names no file ending in {', '.join(suffixes())}")
     file = inside(path.parent, place, where)
-    inside(path.parent, f"{place}.hea", where)  # the file that a WFDB name without suffix means
-    record = line.get("record", "").strip() or str(PurePosixPath(place).with_suffix(_without(place)))
+    for other in possible_files(file):  # a header beside it may be read instead
+        if other != file:
+            inside(path.parent, str(other.relative_to(path.parent)), where)
+
+    # names and split; a record without a name is named by its path
+    record = line.get("record", "").strip() or str(PurePosixPath(place).with_suffix(_name_suffix(place)))
     patient = line.get("patient", "").strip() or record
-    split = line["split"].strip() if "split" in line else _dealt(patient)
+    split = line["split"].strip() if "split" in line else split_by_hash(patient, train=8)
     if split not in SPLITS:
-        raise CohortError(f"{where}: split is {quoted_cell(split)}; it takes {', '.join(SPLITS)}")
+        raise CohortError(f"{where}: split is {quoted_cell(split)}; it must be one of {', '.join(SPLITS)}")
+
+    # labels, age and sex
     labels: dict[str, dict[str, int]] = {}
     for task, classes in tasks.items():
         for column, name in classes.items():
@@ -90,13 +110,14 @@ def _row(path: Path, number: int, line: dict[str, str], tasks: dict[str, dict[st
         extra["age"] = _age(where, line["age"].strip())
     if "sex" in line:
         extra["sex"] = line["sex"].strip() or None
-    return Row(record, file, patient, split, line.get("report", ""), labels, extra, *told)
+    given = (options.leads, options.rate_hz, options.units)
+    return Row(record, file, patient, split, line.get("report", ""), labels, extra, *given)
 
 
-def _without(place: str) -> str:
-    """What stays of a path's suffix in a record name: all of it, unless it tells the kind of file."""
+def _name_suffix(place: str) -> str:
+    """The part of a path's suffix that belongs to the record's name: none of it if it is the suffix of a format."""
     suffix = PurePosixPath(place).suffix
-    return "" if suffix.lower() in _KINDS else suffix
+    return "" if suffix.lower() in suffixes() else suffix
 
 
 def _label(where: str, column: str, cell: str) -> int | None:
@@ -114,14 +135,8 @@ def _age(where: str, cell: str) -> float | None:
     except ValueError:
         age = -1.0
     if not 0 <= age <= 150:
-        raise CohortError(f"{where}: age is {quoted_cell(cell)}; it takes years or an empty cell")
+        raise CohortError(f"{where}: age is {quoted_cell(cell)}; it must be years (0 to 150) or empty")
     return age
-
-
-def _dealt(patient: str) -> str:
-    """A patient's split, from the name alone: it stays the same when others join."""
-    place = int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8]) % 10
-    return "train" if place < 8 else "val" if place == 8 else "test"
 
 
 def _tasks(path: Path, header: list[str]) -> dict[str, dict[str, str]]:
@@ -136,25 +151,26 @@ def _tasks(path: Path, header: list[str]) -> dict[str, dict[str, str]]:
         if not task or not name:
             raise CohortError(f"{path}: column {column!r} names no class; write label.CLASS or label.TASK.CLASS")
         if name in tasks.setdefault(task, {}).values():
-            raise CohortError(f"{path}: class {name!r} of task {task} has two columns; keep one")
+            raise CohortError(f"{path}: class {name!r} of task {task} has two columns; remove one")
         tasks[task][column] = name
     return tasks
 
 
-def _manifest(path: Path) -> Path:
+def _find_table(path: Path) -> Path:
+    """The table itself, or the only CSV file in a folder."""
     if not path.is_dir():
         if not path.is_file():
-            raise CohortError(f"no table at {path}; give a CSV with a column path, or the folder that holds it")
+            raise CohortError(f"no table at {path}; give a CSV with a column path, or the folder that contains it")
         return path
     tables = sorted(file for file in path.iterdir() if file.suffix.lower() == ".csv")
     if len(tables) != 1:
-        found = f"{len(tables)} CSV files ({first_few(table.name for table in tables)})" if tables else "no CSV file"
-        raise CohortError(f"{path} holds {found}; name the table itself")
+        content = f"{len(tables)} CSV files ({first_few(table.name for table in tables)})" if tables else "no CSV file"
+        raise CohortError(f"{path} contains {content}; name the table itself")
     return tables[0]
 
 
-def _lines(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """The column names, and each line with its row number as an editor counts it."""
+def _read_lines(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The column names, and each line with its row number as a text editor counts it."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             table = csv.reader(file, strict=True)
@@ -178,12 +194,12 @@ def _check_header(path: Path, header: list[str]) -> None:
         if name not in _COLUMNS and not name.startswith(_LABEL):
             if short_cell(name, 24) != name:
                 raise CohortError(
-                    f"{path}: its first row holds a longer text; it names the columns, such as path, report"
+                    f"{path}: its first row contains a longer text; it must be the column names, such as path, report"
                 )
             near = difflib.get_close_matches(name, [*_COLUMNS, _LABEL + name], n=1)
-            advice = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(_COLUMNS)} and label.*"
+            advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_COLUMNS)} and label.*"
             raise CohortError(f"{path}: unknown column {name!r}; {advice}")
         if header.count(name) > 1:
-            raise CohortError(f"{path}: column {name!r} stands there twice; keep one")
+            raise CohortError(f"{path}: column {name!r} appears twice; remove one")
     if "path" not in header:
-        raise CohortError(f"{path}: it has no column 'path', which names the file of each recording")
+        raise CohortError(f"{path}: it has no column 'path', which names the file of each recording; add it")

@@ -1,8 +1,8 @@
-"""PTB-XL (v1.0.3): its folder -> rows, with the tasks super, sub, form and rhythm rebuilt by name.
+"""PTB-XL (v1.0.3): 21,799 recordings of 10 s with German and English reports, at 100 and 500 Hz.
 
-Any SCP code that a record lists counts, whatever its likelihood, as in the published benchmark; `min_likelihood` is
-stricter on the diagnoses. A record belongs to a task only where it has at least one label of it. Folds 1-8 train, 9
-validates, 10 tests.
+The tasks super, sub, form and rhythm are built by class name. Any SCP code that a record lists counts, whatever its
+likelihood, as in the published benchmark; the option `min_likelihood` is stricter on the diagnoses. A record belongs to a
+task only if it has at least one label of it. Folds 1-8 are train, 9 is val, 10 is test.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -19,46 +19,158 @@ from leadwise.data.cohort.layout import CohortError, inside
 from leadwise.data.messages import first_few, quoted_cell
 from leadwise.data.reports import join_modifiers
 from leadwise.data.sources.source import Row, Source
-from leadwise.data.tasks import PTBXL, classes_of
+from leadwise.data.tasks import Task, class_names
+
+# ------------------------------------------------------------------------------------------------------------ tasks
+
+_SUPER = {
+    "NORM": "normal ECG",
+    "MI": "myocardial infarction",
+    "STTC": "ST-T change",
+    "CD": "conduction disturbance",
+    "HYP": "hypertrophy",
+}
+
+_SUB = {
+    "NORM": "normal ECG",
+    "AMI": "anterior myocardial infarction",
+    "IMI": "inferior myocardial infarction",
+    "LMI": "lateral myocardial infarction",
+    "PMI": "posterior myocardial infarction",
+    "STTC": "ST-T change, digitalis or drug effect, long QT",
+    "NST": "unspecific ST change",
+    "ISC": "unspecific ischaemia",
+    "ISCA": "ischaemia in anterior or lateral leads",
+    "ISCI": "ischaemia in inferior leads",
+    "AVB": "atrioventricular block",
+    "CLBBB": "complete left bundle branch block",
+    "ILBBB": "incomplete left bundle branch block",
+    "CRBBB": "complete right bundle branch block",
+    "IRBBB": "incomplete right bundle branch block",
+    "IVCD": "unspecific intraventricular conduction delay",
+    "LAFB/LPFB": "left anterior or posterior fascicular block",
+    "WPW": "Wolff-Parkinson-White pattern",
+    "LVH": "left ventricular hypertrophy",
+    "RVH": "right ventricular hypertrophy",
+    "SEHYP": "septal hypertrophy",
+    "LAO/LAE": "left atrial enlargement",
+    "RAO/RAE": "right atrial enlargement",
+}
+
+_FORM = {
+    "ABQRS": "abnormal QRS complex",
+    "QWAVE": "Q waves",
+    "HVOLT": "high QRS voltage",
+    "LVOLT": "low QRS voltage",
+    "VCLVH": "voltage criteria of left ventricular hypertrophy",
+    "LPR": "long PR interval",
+    "LNGQT": "long QT interval",
+    "DIG": "digitalis effect",
+    "STD": "ST depression",
+    "STE": "ST elevation",
+    "NST": "unspecific ST change",
+    "NT": "unspecific T-wave change",
+    "NDT": "T-wave abnormality without diagnosis",
+    "TAB": "abnormal T wave",
+    "LOWT": "flat T waves",
+    "INVT": "inverted T waves",
+    "PAC": "premature atrial beats",
+    "PVC": "premature ventricular beats",
+    "PRC(S)": "premature beats of unstated origin",
+}
+
+_RHYTHM = {
+    "SR": "sinus rhythm",
+    "SBRAD": "sinus bradycardia",
+    "STACH": "sinus tachycardia",
+    "SARRH": "sinus arrhythmia",
+    "AFIB": "atrial fibrillation",
+    "AFLT": "atrial flutter",
+    "SVTAC": "supraventricular tachycardia",
+    "PSVT": "paroxysmal supraventricular tachycardia",
+    "SVARR": "supraventricular arrhythmia",
+    "BIGU": "bigeminy",
+    "TRIGU": "trigeminy",
+    "PACE": "paced rhythm",
+}
+
+PTBXL = {"super": _SUPER, "sub": _SUB, "form": _FORM, "rhythm": _RHYTHM}
+"""Task -> class -> meaning."""
+
+_RULE = "any SCP code listed counts, whatever its likelihood; records with at least one"
+_LIKELIHOOD = "`leadwise prepare ptbxl PATH min_likelihood=50` counts only diagnoses of likelihood 50 or more."
+
+TASKS = (
+    Task("super", f"PTB-XL diagnostic superclasses: {_RULE}.", _SUPER, remark=_LIKELIHOOD),
+    Task("sub", f"PTB-XL diagnostic subclasses: {_RULE}.", _SUB, remark=_LIKELIHOOD),
+    Task("form", f"PTB-XL form statements: {_RULE}.", _FORM),
+    Task("rhythm", f"PTB-XL rhythm statements: {_RULE}.", _RHYTHM),
+)
+
+# ------------------------------------------------------------------------------------------------------------- rows
 
 _FILE_COLUMN = {100: "filename_lr", 500: "filename_hr"}
 _NEEDED = ("ecg_id", "patient_id", "age", "sex", "site", "report", "scp_codes", "strat_fold", *_FILE_COLUMN.values())
 _REPORT_COLUMNS = ("ecg_id", "text", "acronyms")
 _WITHOUT_LIKELIHOOD = ("form", "rhythm")  # 20,731 of 21,174 rhythm statements have the likelihood 0
-_OLDEST = 90.0  # PTB-XL writes 300 for everybody older than 89
+_OLDEST = 90.0  # PTB-XL writes 300 for every age above 89
 
 
-def read_source(
-    folder: Path, reports: Path | None = None, rate_hz: float | None = None, min_likelihood: float = 0.0
-) -> Source:
+@dataclass(frozen=True)
+class Options:
+    """Options of `leadwise prepare ptbxl`.
+
+    Raises:
+        CohortError: a value is out of range.
+    """
+
+    reports: Path | None = field(
+        default=None,
+        metadata={
+            "help": "CSV with ecg_id and text, read instead of the German and English reports; a record that it does not list "
+            "has no report"
+        },
+    )
+    rate_hz: float | None = field(
+        default=None, metadata={"help": "100 or 500; default: 500 if most of these files exist, else 100"}
+    )
+    min_likelihood: float = field(
+        default=0.0, metadata={"help": "lowest likelihood, 0 to 100, at which a diagnosis counts (tasks super and sub)"}
+    )
+
+    def __post_init__(self) -> None:
+        if self.rate_hz is not None and self.rate_hz not in _FILE_COLUMN:  # NaN is in no dictionary
+            raise CohortError(f"PTB-XL has 100 or 500 Hz, rate_hz is {self.rate_hz}; give one of these")
+        if not 0 <= self.min_likelihood <= 100:
+            raise CohortError(f"min_likelihood is {self.min_likelihood}; it must be within 0 to 100")
+
+
+def read_source(folder: Path, options: Options | None = None) -> Source:
     """PTB-XL in `folder` as rows; no waveform is opened.
 
-    `reports` is a CSV with the columns ecg_id and text, read instead of the German and English originals; a record
-    that it does not list has no report. `rate_hz` is 100 or 500; unsaid, 500 where most of those files are there.
-    `min_likelihood` (0 ... 100) is the least at which a code counts in the tasks super and sub; form and rhythm
-    statements mostly have the likelihood 0, which means that nobody stated one, and always count.
+    `options.min_likelihood` does not apply to form and rhythm statements: most have the likelihood 0, which means that
+    none was stated, and all of them count.
 
     Raises:
         CohortError: a table is absent, lacks a column, or a record lists an SCP code that scp_statements.csv does not.
     """
-    folder = Path(folder)
-    if rate_hz is not None and rate_hz not in _FILE_COLUMN:  # NaN is in nothing
-        raise CohortError(f"PTB-XL comes at 100 or 500 Hz, not {rate_hz}; say one of these")
-    if not 0 <= min_likelihood <= 100:
-        raise CohortError(f"min_likelihood is {min_likelihood}; it takes 0 to 100")
+    folder, options = Path(folder), options or Options()
     table = _table(folder / "ptbxl_database.csv", _NEEDED)
-    codes_of = _statements(folder / "scp_statements.csv")
-    column = _FILE_COLUMN[_present_rate(folder, table) if rate_hz is None else int(rate_hz)]
-    texts = None if reports is None else _report_texts(Path(reports))
-    rows = [_row(folder, line, column, codes_of, texts, min_likelihood) for line in table.to_dict("records")]
-    return Source("ptbxl", rows, classes_of("ptbxl"), settings={"min_likelihood": min_likelihood})
+    codes_of = _read_statements(folder / "scp_statements.csv")
+    rate_hz = _present_rate(folder, table) if options.rate_hz is None else int(options.rate_hz)
+    texts = None if options.reports is None else _read_texts(Path(options.reports))
+    rows = [
+        _row(folder, line, _FILE_COLUMN[rate_hz], codes_of, texts, options.min_likelihood)
+        for line in table.to_dict("records")
+    ]
+    return Source("ptbxl", rows, class_names(TASKS), settings={"min_likelihood": options.min_likelihood})
 
 
 def _row(
     folder: Path,
     line: Mapping[Hashable, object],
     column: str,
-    codes_of: dict[str, Codes],
+    codes_of: dict[str, dict[str, str]],
     texts: dict[int, str] | None,
     min_likelihood: float,
 ) -> Row:
@@ -67,11 +179,11 @@ def _row(
     fold = _number(line["strat_fold"])
     if fold is None or fold not in range(1, 11):
         raise CohortError(
-            f"{where}: strat_fold is {quoted_cell(line['strat_fold'])}, not 1 ... 10; fetch ptbxl_database.csv again"
+            f"{where}: strat_fold is {quoted_cell(line['strat_fold'])}, not 1 ... 10; download ptbxl_database.csv again"
         )
     patient = _number(line["patient_id"])
     if patient is None:
-        raise CohortError(f"{where}: it has no patient_id; fetch ptbxl_database.csv again")
+        raise CohortError(f"{where}: it has no patient_id; download ptbxl_database.csv again")
     age, sex, site = _number(line["age"]), _number(line["sex"]), _number(line["site"])
     return Row(
         record=f"{number:05d}",
@@ -89,33 +201,27 @@ def _row(
     )
 
 
-@dataclass(frozen=True)
-class Codes:
-    """What an SCP code stands for: task -> class; empty where it belongs to none."""
-
-    classes: dict[str, str]
-
-
 def _labels(
-    where: str, codes: dict[str, float], codes_of: dict[str, Codes], min_likelihood: float
+    where: str, codes: dict[str, float], codes_of: dict[str, dict[str, str]], min_likelihood: float
 ) -> dict[str, dict[str, int]]:
-    found: dict[str, set[str]] = {task: set() for task in PTBXL}
+    """The labels of a record: task -> class -> 0 or 1, for the tasks in which it has a positive class."""
+    positives: dict[str, set[str]] = {task: set() for task in PTBXL}
     for code, likelihood in codes.items():
         if code not in codes_of:
             raise CohortError(
                 f"{where}: SCP code {code!r} is not in scp_statements.csv; use the two files of one release"
             )
-        for task, name in codes_of[code].classes.items():
+        for task, name in codes_of[code].items():
             if likelihood >= min_likelihood or task in _WITHOUT_LIKELIHOOD:
-                found[task].add(name)
-    return {task: {name: int(name in found[task]) for name in PTBXL[task]} for task in PTBXL if found[task]}
+                positives[task].add(name)
+    return {task: {name: int(name in positives[task]) for name in PTBXL[task]} for task in PTBXL if positives[task]}
 
 
-def _statements(path: Path) -> dict[str, Codes]:
-    """SCP code -> its class in each task, from scp_statements.csv."""
+def _read_statements(path: Path) -> dict[str, dict[str, str]]:
+    """SCP code -> task -> class, from scp_statements.csv; a code that belongs to no task has none."""
     columns = ("diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass")
     table = _table(path, columns)
-    result = {}
+    classes_of = {}
     for line in table.to_dict("records"):
         code = str(line[table.columns[0]])  # the column of codes has no name
         classes = {}
@@ -128,13 +234,15 @@ def _statements(path: Path) -> dict[str, Codes]:
         classes = {task: name.strip("_") for task, name in classes.items()}  # NST_ is NST, _AVB is AVB
         for task, name in classes.items():
             if name not in PTBXL[task]:
-                raise CohortError(f"{path}: code {code!r} gives class {name!r}, which task {task} does not have")
-        result[code] = Codes(classes)
-    return result
+                raise CohortError(
+                    f"{path}: code {code!r} gives class {name!r}, which is not in task {task}; download it again"
+                )
+        classes_of[code] = classes
+    return classes_of
 
 
 def _codes(where: str, written: object) -> dict[str, float]:
-    """The codes of a record, written as a Python dictionary: {'NORM': 100.0, 'SR': 0.0}."""
+    """Code -> likelihood of a record; the table has the text of a Python dictionary: {'NORM': 100.0, 'SR': 0.0}."""
     try:
         codes = ast.literal_eval(str(written))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -143,43 +251,47 @@ def _codes(where: str, written: object) -> dict[str, float]:
         isinstance(code, str) and isinstance(likelihood, int | float) for code, likelihood in codes.items()
     ):
         raise CohortError(
-            f"{where}: scp_codes is not a dictionary of code to likelihood; fetch ptbxl_database.csv again"
+            f"{where}: scp_codes is not a dictionary of code to likelihood; download ptbxl_database.csv again"
         )
     return {code: float(likelihood) for code, likelihood in codes.items()}
 
 
-def _report_texts(path: Path) -> dict[int, str]:
+def _read_texts(path: Path) -> dict[int, str]:
+    """ecg_id -> report, from the CSV of the option `reports`."""
     table = _table(path, ("ecg_id", "text"))
     unknown = [name for name in table.columns if name not in _REPORT_COLUMNS]
     if unknown:
-        raise CohortError(f"{path}: unknown columns {first_few(unknown)}; it takes ecg_id and text")
+        raise CohortError(f"{path}: unknown columns {first_few(unknown)}; it must have ecg_id and text")
     if table["ecg_id"].duplicated().any():
-        raise CohortError(f"{path}: ecg_id {table['ecg_id'][table['ecg_id'].duplicated()].iloc[0]} stands there twice")
+        doubled = table["ecg_id"][table["ecg_id"].duplicated()].iloc[0]
+        raise CohortError(f"{path}: ecg_id {doubled} appears twice; keep one row")
     return {int(number): join_modifiers(_text(text)) for number, text in zip(table["ecg_id"], table["text"])}
 
 
 def _present_rate(folder: Path, table: pd.DataFrame) -> int:
+    """500 if more than half of the 500 Hz files exist, else 100."""
     n_present = sum((folder / f"{name}.hea").is_file() for name in table["filename_hr"])
     return 500 if 2 * n_present > len(table) else 100
 
 
 def _table(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
+    """A CSV table that has the needed columns."""
     if not path.is_file():
-        raise CohortError(f"{path} is missing; give the folder that holds PTB-XL as it was downloaded")
+        raise CohortError(f"{path} is missing; give the folder that contains PTB-XL as it was downloaded")
     try:
         table = pd.read_csv(path, encoding="utf-8-sig")
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise CohortError(f"{path} is not a CSV table in UTF-8 ({type(error).__name__}); fetch it again") from None
+        raise CohortError(f"{path} is not a CSV table in UTF-8 ({type(error).__name__}); download it again") from None
     missing = [name for name in needed if name not in table.columns]
     if missing:
-        raise CohortError(f"{path}: it has no column {first_few(missing)}; fetch it again")
+        raise CohortError(f"{path}: it has no column {first_few(missing)}; download it again")
     if "ecg_id" in needed and not pd.api.types.is_integer_dtype(table["ecg_id"]):
-        raise CohortError(f"{path}: ecg_id is not a whole number in every row; fetch it again")
+        raise CohortError(f"{path}: ecg_id is not a whole number in every row; download it again")
     return table
 
 
 def _number(value: object) -> float | None:
-    """A cell as a number; None where it is empty."""
+    """A cell as a number; None if it is empty."""
     try:
         number = float(str(value))
     except ValueError:

@@ -1,22 +1,22 @@
-"""Our own simulated data set: WFDB files, a table of records and a table of the truth behind them.
+"""Simulated 12-lead ECGs: WFDB files, a table of records, and a table of the true values behind them.
 
     records.csv    path, record, patient, split, report, age, sex, label.findings.<CODE> in {0, 1}
     truth.csv      what was drawn: rates, intervals, axis, ST levels, device, every artefact, what the report omits
-    ecg/00/*.hea   12-lead ECGs of 10 s in mixed rates, lead orders, spellings and units, several to a patient
+    ecg/00/*.hea   12-lead ECGs of 10 s in mixed rates, lead orders, spellings and units, several per patient
 
-What it is for: to test that the way from files to scores holds, and how methods rank against each other, on any
-machine and without a patient's data. What it is not: evidence of clinical accuracy. Its limits, plainly:
+Purpose: to test the whole path from files to scores, and to rank methods, on any machine and without patient data. It
+is no evidence of clinical accuracy. Its limits:
 
 - A single moving heart vector has no conduction heterogeneity: nothing is fragmented, local or border-line by tissue,
-  and every lead is a linear view of the same three curves. Real leads see more than three dimensions.
-- Waves are smooth sums of Gaussians, and findings are drawn with room between them (a PR interval of 195 ms does not
-  occur), so a threshold on the right quantity separates what in a clinic overlaps. Such shortcuts make scores high.
-- A report follows from the labels by a table of phrases. Its noise is ours: wording, hedges, omissions, irrelevant
+  and every lead is a linear view of the same three curves. Real leads have more than three dimensions.
+- Waves are smooth sums of Gaussians, and findings are drawn with a margin between them (a PR interval of 195 ms does not
+  occur), so a threshold on the right quantity separates what overlaps in a clinic. Such shortcuts make scores high.
+- A report follows from the labels by a table of phrases. Its noise is synthetic: wording, hedges, omissions, irrelevant
   remarks.
-- 28 findings, fixed prevalences, few combinations, one recording length; age shapes only how a sinus rhythm
-  breathes, and sex nothing.
+- 28 findings, fixed prevalences, few combinations, one recording length; age affects only how a sinus rhythm varies with
+  breathing, and sex affects nothing.
 
-Its numbers stand in no table beside those of real data sets.
+Its scores must not be compared with those of real data sets.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import csv
 import logging
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,26 +37,34 @@ from leadwise.data.simulator.findings import FINDINGS
 from leadwise.data.simulator.patients import Person, populate
 from leadwise.data.simulator.reports import write_report
 from leadwise.data.simulator.tracing import stream, trace
-from leadwise.data.sources.folder import read_source as read_table
+from leadwise.data.sources import folder as table_source
 from leadwise.data.sources.source import Source
+from leadwise.data.tasks import Task, class_names
 from leadwise.progress import Progress
 
 log = logging.getLogger(__name__)
+
+TASKS = (Task("findings", "Simulated ECGs: the findings that were drawn; every record.", FINDINGS),)
 
 _PATIENTS_PER_FOLDER = 100
 _Row = dict[str, str | int | float]
 
 
 def simulate(folder: Path, n_records: int, seed: int, progress: Progress | None = None) -> Path:
-    """The new folder with `n_records` simulated ECGs, the same for the same seed; `progress` hears (done, in all).
+    """Write `n_records` simulated ECGs into a new folder and return it; the same seed gives the same files.
+
+    `progress` is called with ("simulate", ECGs written, ECGs in total).
 
     Raises:
         CohortError: the folder exists, or `n_records` is not positive.
     """
+    # checked first: an existing folder is never changed
     if n_records < 1:
-        raise CohortError(f"{n_records} records cannot be simulated; ask for 1 or more")
+        raise CohortError(f"{n_records} records cannot be simulated; give 1 or more")
     if folder.exists():
         raise CohortError(f"{folder} exists already; give a new folder, or delete this one first")
+
+    # written to a temporary folder, which is renamed when it is complete
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     partial.mkdir()
@@ -74,43 +82,54 @@ def simulate(folder: Path, n_records: int, seed: int, progress: Progress | None 
         _write_table(partial / "records.csv", records)
         partial.rename(folder)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)  # gone already where all went well
+        shutil.rmtree(partial, ignore_errors=True)  # renamed already if all went well
     log.info("simulated %d ECGs of %d patients in %s", n_records, len({row["patient"] for row in records}), folder)
     return folder
 
 
-def read_source(folder: Path) -> Source:
+@dataclass(frozen=True)
+class Options:
+    """Simulated ECGs have no options; `leadwise simulate` has."""
+
+
+def read_source(folder: Path, options: Options | None = None) -> Source:
     """The recordings of a folder that `simulate` wrote, with the task 'findings'; no recording is opened.
 
     Raises:
-        CohortError: the folder holds no simulated data set, or its table was changed.
+        CohortError: the folder contains no simulated data set, or its table was changed.
     """
     table = Path(folder) / "records.csv"
     if not table.is_file():
         raise CohortError(
-            f"{folder} holds no records.csv; write a simulated data set there first, or name another folder"
+            f"{folder} contains no records.csv; write a simulated data set there with `leadwise simulate`, or name another "
+            "folder"
         )
-    source = read_table(table)
-    if source.tasks != {"findings": tuple(FINDINGS)}:
+    source = table_source.read_source(table)
+    if source.tasks != class_names(TASKS):
         raise CohortError(
-            f"{table}: its label columns are not the simulator's {len(FINDINGS)} findings; simulate it anew"
+            f"{table}: its label columns are not the simulator's {len(FINDINGS)} findings; simulate it again"
         )
     return replace(source, name="simulated")
 
 
 def _write_record(folder: Path, person: Person, k: int, seed: int) -> tuple[_Row, _Row]:
-    """Write one ECG; its row of records.csv and its row of truth.csv."""
+    """Write one ECG; return its row of records.csv and its row of truth.csv."""
+    # draw the device, the tracing and the report, in this order: it decides the random numbers
     rng = stream(person, k, seed)
     device = draw_device(rng)
     tracing = trace(person, rng, device.rate_hz)
     captured = capture(tracing.seen, device, rng)
     report = write_report(tracing.shown, tracing.truth["rate_bpm"], rng)
+
+    # the WFDB files
     patient = f"s{person.number + 1:05d}"
     record = f"{patient}_{k + 1}"
     path = Path("ecg") / f"{person.number // _PATIENTS_PER_FOLDER:02d}" / record
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
     write_wfdb(folder / path, captured.digital, device, (f"age: {person.age_years}", f"sex: {person.sex}", "simulated"))
-    found = tracing.shown.findings
+
+    # the rows of the two tables
+    findings = tracing.shown.findings
     row: _Row = {
         "path": path.with_name(f"{record}.hea").as_posix(),
         "record": record,
@@ -119,7 +138,7 @@ def _write_record(folder: Path, person: Person, k: int, seed: int) -> tuple[_Row
         "report": report.text,
         "age": person.age_years,
         "sex": person.sex,
-        **{f"label.findings.{code}": int(code in found) for code in FINDINGS},
+        **{f"label.findings.{code}": int(code in findings) for code in FINDINGS},
     }
     truth: _Row = {
         "record": record,

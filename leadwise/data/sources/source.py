@@ -1,4 +1,4 @@
-"""What a source says before a sample is read: one Row per recording, and the tasks its labels belong to."""
+"""Source: a data set before its samples are read. It has one Row per recording, and tasks for the labels of the rows."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from leadwise.data.cohort.layout import SPLITS, CohortError
+from leadwise.data.formats.reading import missing_file, part_suffixes
 from leadwise.data.messages import first_few, quoted_cell, short_name
 
 _FROM_SOURCE = ("record", "patient", "split", "report", "report_words", "statements")
@@ -24,21 +25,19 @@ _RESERVED = frozenset((*_FROM_SOURCE, *_FROM_FILE, *_CHECKSUMS, *_PER_LEAD))  # 
 
 @dataclass(frozen=True)
 class Row:
-    """What a source says about one recording."""
+    """One recording of a source: its file, patient, split, report and labels."""
 
     record: str  # its name, unique in the source
     path: Path
     patient: str
     split: str  # train, val or test
-    report: str = ""  # as the source has it; "" where there is none
+    report: str = ""  # as in the source; "" where there is none
     labels: dict[str, dict[str, int]] = field(default_factory=dict)  # task -> class -> 0 or 1; absent = not known
     extra: dict[str, float | str | None] = field(default_factory=dict)  # age, sex, ...
-    leads: tuple[str, ...] | None = None  # said for files that do not name their leads
-    rate_hz: float | None = None  # said for files that do not state their rate
-    units: str | None = None  # said for files that do not state their unit
-    statements: tuple[str, ...] | None = (
-        None  # of the report, where the source lists them: `report` then stands as it is
-    )
+    leads: tuple[str, ...] | None = None  # for files that do not name their leads
+    rate_hz: float | None = None  # for files that do not state their rate
+    units: str | None = None  # for files that do not state their unit
+    statements: tuple[str, ...] | None = None  # of the report, where the source lists them: `report` is stored as it is
 
 
 @dataclass(frozen=True)
@@ -46,23 +45,26 @@ class Source:
     """A data set: its rows, and its tasks with their classes in canonical order."""
 
     name: str
-    rows: Sequence[Row]  # a list, or what makes the rows of a slice when it is asked for them
+    rows: Sequence[Row]  # a list, or a sequence that creates the rows of a slice on access
     tasks: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    min_report_words: int = 0  # recordings whose report has fewer are left out, unless the caller says otherwise
-    settings: dict[str, float] = field(default_factory=dict)  # what decided the rows; kept in cohort.json
+    min_report_words: int = 0  # recordings with fewer words in their report are left out, unless the caller changes it
+    settings: dict[str, float] = field(default_factory=dict)  # that decided the rows; stored in cohort.json
+    n_published: int | None = None  # recordings in the whole data set, for `prepare --dry-run` with a part of it
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a look at every row says of a source."""
+    """Facts about a source from one pass over its rows."""
 
-    extra: dict[str, bool]  # extra column -> whether it holds text; numbers otherwise
-    absent: list[str]  # records whose own file (the header, where there is one) is not there, and the file's name
-    n_absent: int
+    extra: dict[str, bool]  # extra column -> whether it contains text; numbers otherwise
+    absent: list[str]  # the first missing files (the header, where there is one)
+    n_absent: int  # recordings whose file is missing
 
 
 def check(source: Source) -> Facts:
-    """Facts on a source that can become a cohort. Rows are looked at slice by slice, and few bytes of each are kept.
+    """Check that a source can become a cohort, and return facts about it.
+
+    Rows are created slice by slice, and few bytes of each stay in memory.
 
     Raises:
         CohortError: no row, a record twice, a patient in two splits, a file of two patients, an unknown split, task,
@@ -70,6 +72,8 @@ def check(source: Source) -> Facts:
     """
     if not len(source.rows):
         raise CohortError(f"source {source.name}: it has no recording; check the folder and its table")
+
+    # one pass over the rows: check each alone, and collect what is compared across rows
     split_of: dict[str, str] = {}
     torn: dict[str, None] = {}
     extra: dict[str, bool] = {}
@@ -82,53 +86,46 @@ def check(source: Source) -> Facts:
             torn[row.patient] = None
         for name, value in row.extra.items():
             extra[name] = extra.get(name, False) or isinstance(value, str)
-        file = main_file(row.path)
-        if not file.is_file():
+        missing = missing_file(row.path)
+        if missing is not None:
             n_absent += 1
-            absent += [str(file)] if n_absent <= 3 else []
+            absent += [str(missing)] if n_absent <= 3 else []
         names.append(hash(row.record))
         places.append(hash(_place(row.path)))
         owners.append(hash((row.patient, row.split)))
-    _refuse_doubled(source, np.asarray(names))
-    _refuse_shared(source, np.asarray(places), np.asarray(owners))
+
+    # across rows: unique names, no file of two patients, no patient in two splits
+    _check_names(source, np.asarray(names))
+    _check_files(source, np.asarray(places), np.asarray(owners))
     if torn:
         raise CohortError(
-            f"source {source.name}: {len(torn)} patients stand in more than one split ({first_few(map(short_name, torn))}); "
+            f"source {source.name}: {len(torn)} patients are in more than one split ({first_few(map(short_name, torn))}); "
             "move all recordings of a patient into one"
         )
     return Facts(extra, absent, n_absent)
 
 
 def in_slices(rows: Sequence[Row], n: int = 4096) -> Iterator[Row]:
-    """Every row, made slice by slice where a source makes them when asked."""
+    """Iterate over all rows, `n` at a time, for sources that create rows on access."""
     for begin in range(0, len(rows), n):
         yield from rows[begin : begin + n]
 
 
-def dealt(patient: str) -> str:
-    """A split from a patient's name alone, 70 % train, 10 % val, 20 % test: it stays the same when others join."""
-    place = int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8]) % 10
-    return "train" if place < 7 else "val" if place == 7 else "test"
+def split_by_hash(patient: str, train: int = 7, val: int = 1) -> str:
+    """The split of a patient, from a hash of the name alone: `train` tenths, `val` tenths, the rest test.
 
-
-def main_file(path: Path) -> Path:
-    """The file that says what a recording is: the header of a WFDB record, else the file itself."""
-    kind = path.suffix.lower()
-    if kind in (".npy", ".csv") or (kind == ".mat" and not path.with_suffix(".hea").is_file()):
-        return path
-    return path.with_suffix(".hea") if kind in (".hea", ".dat", ".mat") else path.with_name(path.name + ".hea")
+    The split of a patient does not change when others are added.
+    """
+    tenth = int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8]) % 10
+    return "train" if tenth < train else "val" if tenth < train + val else "test"
 
 
 def _check_row(source: Source, row: Row) -> None:
-    if row.split not in SPLITS:
-        raise CohortError(
-            f"record {short_name(row.record)}: split {quoted_cell(row.split)} is not one of {', '.join(SPLITS)}"
-        )
-    if not row.patient:
-        raise CohortError(
-            f"record {short_name(row.record)}: no patient is named; without one, splits cannot be kept apart"
-        )
     where = f"record {short_name(row.record)}"
+    if row.split not in SPLITS:
+        raise CohortError(f"{where}: split {quoted_cell(row.split)} is not one of {', '.join(SPLITS)}")
+    if not row.patient:
+        raise CohortError(f"{where}: no patient is named; give the name of the record where patients are not known")
     for task, classes in row.labels.items():
         known = source.tasks.get(task)
         if known is None:
@@ -137,20 +134,20 @@ def _check_row(source: Source, row: Row) -> None:
             if name not in known:
                 raise CohortError(f"{where}: class {name!r} is not in task {task}: {', '.join(known)}")
             if value not in (0, 1):
-                raise CohortError(f"{where}: label {task}.{name} is {quoted_cell(value)}; it takes 0 or 1")
+                raise CohortError(f"{where}: label {task}.{name} is {quoted_cell(value)}; it must be 0 or 1")
     for name in row.extra:
         if name in _RESERVED or name.startswith("label."):
             raise CohortError(f"{where}: the extra column {name!r} is one of the cohort's own; rename it")
 
 
-def _refuse_doubled(source: Source, names: np.ndarray) -> None:
-    """`names` (n,) are hashes of record names."""
+def _check_names(source: Source, names: np.ndarray) -> None:
+    """Check that record names are unique; `names` (n,) are their hashes."""
     values, counts = np.unique(names, return_counts=True)
     if len(values) == len(names):
         return
-    suspects = set(values[counts > 1].tolist())
-    said = Counter(row.record for row in in_slices(source.rows) if hash(row.record) in suspects)
-    doubled = [record for record, n in said.items() if n > 1]
+    suspects = set(values[counts > 1].tolist())  # two names may have the same hash
+    uses = Counter(row.record for row in in_slices(source.rows) if hash(row.record) in suspects)
+    doubled = [record for record, n in uses.items() if n > 1]
     if doubled:
         raise CohortError(
             f"source {source.name}: {len(doubled)} record names are used more than once ({first_few(map(short_name, doubled))}); "
@@ -158,8 +155,8 @@ def _refuse_doubled(source: Source, names: np.ndarray) -> None:
         )
 
 
-def _refuse_shared(source: Source, places: np.ndarray, owners: np.ndarray) -> None:
-    """`places` and `owners` (n,) are hashes of files and of who they belong to."""
+def _check_files(source: Source, places: np.ndarray, owners: np.ndarray) -> None:
+    """Check that no file belongs to two patients or splits; `places` and `owners` (n,) are hashes of both."""
     order = np.argsort(places, kind="stable")
     again = places[order][1:] == places[order][:-1]
     shared = again & (owners[order][1:] != owners[order][:-1])
@@ -173,6 +170,7 @@ def _refuse_shared(source: Source, places: np.ndarray, owners: np.ndarray) -> No
 
 
 def _place(path: Path) -> str:
-    """The file that a path leads to, links followed; one name for the parts of a WFDB record."""
+    """The file at the end of a path, links followed; the same text for all parts of a recording of several files."""
     place = os.path.realpath(path)  # half the time of Path.resolve, 800,000 times
-    return place[:-4] if place[-4:].lower() in (".hea", ".dat", ".mat") else place
+    stem, suffix = os.path.splitext(place)  # noqa: PTH122
+    return stem if suffix.lower() in part_suffixes() else place

@@ -1,0 +1,236 @@
+"""The command `prepare`: a data set into a cohort. The options of a data set are those of its file in data/sources."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from leadwise.cli.output import (
+    Json,
+    bars,
+    console,
+    out,
+    print_table,
+    progress_bars,
+    write_json,
+)
+from leadwise.progress import relabel
+
+if TYPE_CHECKING:
+    from leadwise.data.cohort.prepare import WorkerPool
+    from leadwise.data.sources.source import Source
+
+_ARGUMENTS = "leadwise.prepare.arguments"
+
+
+class PrepareCommand(TyperCommand):
+    """`prepare`, whose help has the options of the data set that is named beside --help."""
+
+    # `ctx` and `formatter` are of click, which recent versions of typer contain and older ones import
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Store the words of the command line: --help is processed before the arguments are."""
+        ctx.meta[_ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options of the data set, or without one the names of all data sets, and then the common options."""
+        from leadwise.data.sources import catalogue
+
+        names = catalogue.source_names()
+        name = next((word for word in ctx.meta.get(_ARGUMENTS, ()) if word in names), None)
+        if name is None:
+            with formatter.section("Data sets"):
+                formatter.write_text(f"{', '.join(names)}. `leadwise prepare NAME --help` shows the options of one.")
+        else:
+            with formatter.section(name):
+                formatter.write_text(catalogue.title(name))
+            rows = catalogue.option_rows(name)
+            with formatter.section(f"Options of {name}, each given as key=value after PATH"):
+                if rows:
+                    formatter.write_dl([(f"{row['key']}=", _option_help(row)) for row in rows])
+                else:
+                    formatter.write_text("none")
+        super().format_options(ctx, formatter)
+
+
+def prepare(
+    source: Annotated[
+        str | None, typer.Argument(help="Name of the data set, such as ptbxl; folder: your own CSV table of ECGs.")
+    ] = None,
+    path: Annotated[Path | None, typer.Argument(help="Folder of the data set, or your CSV table.")] = None,
+    options: Annotated[
+        list[str] | None, typer.Argument(help="Options of the data set: min_likelihood=50", metavar="KEY=VALUE")
+    ] = None,
+    target: Annotated[Path | None, typer.Option("-o", "--out", help="Cohort folder to write.")] = None,
+    reports: Annotated[str | None, typer.Option(help="The same as reports=", hidden=True)] = None,
+    leads: Annotated[str | None, typer.Option(help="The same as leads=", hidden=True)] = None,
+    rate_hz: Annotated[str | None, typer.Option(help="The same as rate_hz=", hidden=True)] = None,
+    units: Annotated[str | None, typer.Option(help="The same as units=", hidden=True)] = None,
+    min_likelihood: Annotated[str | None, typer.Option(help="The same as min_likelihood=", hidden=True)] = None,
+    min_words: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Leave out recordings whose report has fewer words [default: as the data set defines]."
+        ),
+    ] = None,
+    allow_missing: Annotated[bool, typer.Option(help="Leave out recordings whose file is missing.")] = False,
+    allow_unreadable: Annotated[bool, typer.Option(help="Leave out recordings that cannot be read.")] = False,
+    allow_copies: Annotated[
+        bool, typer.Option(help="Leave out recordings that have the same samples as another patient's.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing cohort.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes that pack; 1 = this one.")] = 1,
+    dask: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler whose workers pack, such as tcp://head:8786.")
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Pack only the i-th of n shares, as i/n: for a job array. The same call without it writes the cohort."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Continue where a killed run stopped. Finished shards are used again without it too."
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Pack a sample, print time and size for all recordings, write nothing.")
+    ] = False,
+    verify: Annotated[Path | None, typer.Option(help="Check every checksum of this cohort instead.")] = None,
+    json_file: Json = None,
+) -> None:
+    """Pack a data set into a cohort: leads by name, millivolts, quality and labels in one table, samples beside it."""
+    from leadwise.data.cohort.cohort import Cohort
+    from leadwise.data.cohort.estimate import estimate
+    from leadwise.data.cohort.prepare import write, write_share
+
+    # check an existing cohort instead
+    if verify is not None:
+        cohort = Cohort.open(verify, verify=True)
+        out.print(f"{verify}: {len(cohort)} recordings, every size and checksum is right", soft_wrap=True)
+        result = {"command": "prepare", "cohort": str(verify), "verified": True, "recordings": len(cohort)}
+        write_json(json_file, result)
+        return
+
+    # the rows of the data set; no recording is opened yet
+    if source is None or path is None or target is None:
+        raise typer.BadParameter(
+            "give SOURCE, PATH and -o OUT, such as: leadwise prepare folder manifest.csv -o cohorts/mine"
+        )
+    flags = {
+        "reports": reports,
+        "leads": leads,
+        "rate_hz": rate_hz,
+        "units": units,
+        "min_likelihood": min_likelihood,
+    }
+    rows = _read_source(source, path, flags, options or [])
+    result = {"command": "prepare", "cohort": str(target), "source": source}
+
+    # print an estimate and stop
+    if dry_run:
+        sizes = () if rows.n_published is None else (rows.n_published,)  # the folder may contain a part of the data set
+        table = estimate(rows, target, min_words).table(workers, sizes)
+        print_table(table, f"time and size of {target}")
+        write_json(json_file, {**result, "dry_run": True, "estimate": {row["what"]: row["value"] for row in table}})
+        return
+
+    # pack one share of the shards, or all of them
+    if resume and not target.with_name(target.name + ".partial").is_dir():
+        console.print(f"nothing to resume at {target}; starting from the beginning", soft_wrap=True)
+    with progress_bars(rate=True) as progress, _pool(workers, dask) as pool:
+        callback = relabel(bars(progress), f"prepare {target.name}")
+        if shard is not None:
+            n_shards = write_share(
+                rows,
+                target,
+                _share(shard),
+                min_report_words=min_words,
+                allow_missing=allow_missing,
+                pool=pool,
+                progress=callback,
+            )
+        else:
+            ledger = write(
+                rows,
+                target,
+                min_report_words=min_words,
+                allow_missing=allow_missing,
+                allow_unreadable=allow_unreadable,
+                allow_copies=allow_copies,
+                overwrite=overwrite,
+                pool=pool,
+                progress=callback,
+            )
+
+    # report what was written
+    if shard is not None:
+        write_json(json_file, {**result, "share": shard, "shards": n_shards})
+        out.print(
+            f"{n_shards} shards of {shard} are packed; when all shares are, run it without --shard", soft_wrap=True
+        )
+        return
+    counts = vars(ledger)
+    print_table([{"what": name.replace("_", " "), "count": n} for name, n in counts.items()], f"ledger of {target}")
+    write_json(json_file, {**result, "ledger": counts})
+
+
+def _pool(workers: int, address: str | None) -> AbstractContextManager[WorkerPool | None]:
+    """The pool that packs shards: a Dask cluster, processes, or None for this process."""
+    if address is None and workers == 1:
+        return nullcontext()
+    from leadwise.data.cohort import executors as pools
+
+    if address is not None and workers > 1:
+        raise typer.BadParameter("give --workers or --dask, not both: a cluster has its own workers")
+    return pools.dask(address) if address is not None else pools.processes(workers)
+
+
+def _share(text: str) -> tuple[int, int]:
+    """'3/8' as (3, 8)."""
+    which, slash, n = text.partition("/")
+    if not slash or not which.isdecimal() or not n.isdecimal():
+        raise typer.BadParameter(f"--shard {text}: it must be i/n, such as 3/8")
+    return int(which), int(n)
+
+
+def _read_source(name: str, path: Path, flags: dict[str, str | None], options: list[str]) -> Source:
+    """The rows of a data set, with its options from flags such as --rate-hz 500 and words such as rate_hz=500."""
+    from leadwise.data.cohort.layout import CohortError
+    from leadwise.data.recordings.recording import RecordError
+    from leadwise.data.sources import catalogue
+
+    pairs = [(key, value) for key, value in flags.items() if value is not None]
+    for word in options:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise typer.BadParameter(
+                f"{word!r} is not key=value; give SOURCE, PATH and options of the data set, such as {_example(name)}"
+            )
+        pairs.append((key.strip().replace("-", "_"), value))
+    try:
+        typed = catalogue.parse_options(name, pairs)
+    except (CohortError, RecordError) as error:
+        raise typer.BadParameter(str(error)) from None
+    return catalogue.find_source(name).read_source(path, typed)
+
+
+def _example(name: str) -> str:
+    """An option of a data set, for a message; one of PTB-XL if it has none."""
+    from leadwise.data.sources import catalogue
+
+    rows = catalogue.option_rows(name) if name in catalogue.source_names() else []
+    return f"{rows[0]['key']}=..." if rows else "min_likelihood=50"
+
+
+def _option_help(row: dict[str, Any]) -> str:
+    """One line of help of a data set's option."""
+    default = f" [default: {row['default']}]" if row["default"] else ""
+    return f"{row['help']} ({row['values']}){default}"
