@@ -55,7 +55,11 @@ def page(report: ProtocolReport, command: str, note: str, seconds: float) -> str
     ) or "none here"  # fmt: skip
     missing = report.to_json()["published_records_missing"]
     lost = f"Skipped, because the test split has no positive: {', '.join(skipped) or 'none'}."
-    source = "the cohort's own" if missing is None else f"the published ones; of their recordings, {missing} were not available"
+    source = (
+        "the cohort's own"
+        if missing is None
+        else f"the published ones; of their recordings, {missing} were not available"
+    )
     faults = "\n".join(f"- `{fault}`: {FAULT_DESCRIPTIONS[fault]}" for fault in report.faults)
     without = "\n".join(f"- `{fault}` does not apply: {reason}." for fault, reason in report.not_applicable.items())
     return f"""# What each fault of the published probe changes: {report.run} on {task.cohort.name}, {task.name}

@@ -69,8 +69,8 @@ def embedding(asked: Asked) -> Case:
         return (
             f"{n} recordings in one batch, cg_dmer_small with fresh weights, all 1,200 tokens, reading them from the cohort "
             f"included. ours: `embed` with the config's settings, in {said} and in "
-            f"{run.config.method['embed_passes']} parts that together contain every patch once, averaged (scores are as good: NOTES.md); at "
-            f"once: embed_passes = 1, float32. GFLOP a record {' and '.join(work_of)}. Largest 1 - cosine: {close}"
+            f"{run.config.method['embed_passes']} parts that together contain every patch once, averaged (scores are as good: "
+            f"NOTES.md); at once: embed_passes = 1, float32. GFLOP a record {' and '.join(work_of)}. Largest 1 - cosine: {close}"
         )
 
     return Case(

@@ -50,7 +50,8 @@ def decoders(asked: Asked) -> Case:
         + [Against(name, "ST-MEM") for name in DECODERS],
         gflop=gflop,
         note=lambda: (
-            f"the step of step-stmem, batch {n}, with the decoder that the row names. GFLOP a record, forward and backward: {work()}"
+            f"the step of step-stmem, batch {n}, with the decoder that the row names. GFLOP a record, forward and backward: "
+            f"{work()}"
         ),
     )
 

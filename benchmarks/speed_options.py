@@ -51,8 +51,9 @@ def options(asked: Asked) -> Case:
             gaps.append(f"{name} {float((gradients[name]() - wanted).norm() / wanted.norm()):.0e}")
         return (
             f"cg_dmer_small, batch {n}, all terms, clipping and fused AdamW included; memory is that of a second step. "
-            f"Difference of loss and gradient from float32: {', '.join(gaps)}. two passes: optim.accumulate = 2, the gradient of the whole "
-            "batch (tests/test_gradient_step.py), with other masks. torch.compile: each block; the first step took "
+            f"Difference of loss and gradient from float32: {', '.join(gaps)}. two passes: optim.accumulate = 2, "
+            "the gradient of the whole batch (tests/test_gradient_step.py), with other masks. "
+            "torch.compile: each block; the first step took "
             f"{time.perf_counter() - began:.0f} s"
         )
 
