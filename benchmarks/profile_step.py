@@ -27,6 +27,7 @@ from leadwise import config as settings
 from leadwise import run as runs
 from leadwise.batch import Batch
 from leadwise.nn import masking
+from leadwise.nn.losses.multimodal import token_reconstruction
 from leadwise.training.optimizer import make_optimizer
 
 REPORTS = (
@@ -70,7 +71,7 @@ def profile(path: Path, batch_size: int, rounds: int) -> tuple[list[dict[str, ob
 
     @torch.no_grad()
     def prepare() -> Tensor:
-        viewed = method._view(batch)
+        viewed = method.training_view(batch)
         clean, whole = method._patches(viewed)
         method._noisy(clean, whole)
         masking.draw_visible(whole, run.config.method["mask_ratio"])
@@ -88,7 +89,7 @@ def profile(path: Path, batch_size: int, rounds: int) -> tuple[list[dict[str, ob
         "text encoder, two passes": lambda: (
             method.text(words)[1].square().mean() + method.text(cloze.question)[0].square().mean()
         ),
-        "text decoder and words": lambda: method._fill_in(cloze, memory, e_text),
+        "text decoder and words": lambda: token_reconstruction(method._fill_in(cloze, memory, e_text)),
         "heads and contrast": heads,
     }
 

@@ -60,7 +60,7 @@ def test_a_discriminator_is_asked_for_the_kind() -> None:
     first, second = torch.randn(4, 1), torch.randn(4, 1)
     right = [1 / (1 + math.exp(-float(x))) for x in first] + [1 - 1 / (1 + math.exp(-float(x))) for x in second]
     slow = -sum(map(math.log, right)) / 8
-    assert float(pairwise.told_apart(first, second)) == pytest.approx(slow, rel=1e-5)
+    assert float(pairwise.discriminator_loss(first, second)) == pytest.approx(slow, rel=1e-5)
 
 
 def test_a_reversed_gradient_is_turned_round_on_the_way_back_only() -> None:

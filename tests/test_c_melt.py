@@ -50,7 +50,7 @@ def test_a_strange_report_is_a_far_one_and_never_the_same() -> None:
     report = torch.stack([torch.arange(n) % 6, torch.arange(n) % 4], dim=-1)
     drawn: dict[int, set[int]] = {i: set() for i in range(n)}
     for _ in range(200):
-        rows, there = pairwise.strange_rows(closeness, report, 0.5)
+        rows, there = pairwise.sample_dissimilar_reports(closeness, report, 0.5)
         assert bool(there.all())
         for i, j in enumerate(rows.tolist()):
             drawn[i].add(j)
@@ -61,7 +61,7 @@ def test_a_strange_report_is_a_far_one_and_never_the_same() -> None:
 
 
 def test_where_all_reports_are_the_same_there_is_no_strange_one() -> None:
-    _, there = pairwise.strange_rows(torch.rand(3, 3), torch.zeros(3, 2, dtype=torch.int64), 0.25)
+    _, there = pairwise.sample_dissimilar_reports(torch.rand(3, 3), torch.zeros(3, 2, dtype=torch.int64), 0.25)
     assert not bool(there.any())
     batch = make_batch(4)
     terms = build("c_melt")(dataclasses.replace(batch, report=(REPORTS[0],) * 4))

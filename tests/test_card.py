@@ -36,7 +36,7 @@ class CardRun(PlantedRun):
         self.provenance = {"cohort": "elsewhere", "source": "nowhere", "fingerprint": "f00", "people": ["a", "b"]}
 
 
-class Wordless(SeeingMethod):
+class WithoutText(SeeingMethod):
     parts = ("backbone",)
     embeds_text = False
 
@@ -46,39 +46,39 @@ def file(tmp_path: Path) -> Path:
     return write(tmp_path / "prompts.toml", PROMPTS)
 
 
-def known(cohort: PlantedCohort) -> PlantedCohort:
+def with_groups(cohort: PlantedCohort) -> PlantedCohort:
     cohort.index["age"] = np.resize([30.0, 30.0, 70.0, 70.0], len(cohort))
     cohort.index["sex"] = np.resize(["F", "F", "M", "M", "M", "M"], len(cohort))
     return cohort
 
 
 def test_the_whole_card_of_a_planted_run(file: Path, tmp_path: Path) -> None:
-    run, cohort = CardRun(), known(PlantedCohort(n_patients=150))
-    heard = []
-    made = cards.make_card(
-        run, cohort, prompt_file=file, progress=lambda what, done, total: heard.append(what.split("|")[0])
+    run, cohort = CardRun(), with_groups(PlantedCohort(n_patients=150))
+    reported = []
+    card = cards.make_card(
+        run, cohort, prompt_file=file, progress=lambda what, done, total: reported.append(what.split("|")[0])
     )
-    assert {"robustness", "occlusion", "embed backbone, untrained"} <= set(heard)
-    by_how = {row.how: row for row in made.scores}
+    assert {"robustness", "occlusion", "embed backbone, untrained"} <= set(reported)
+    by_how = {row.how: row for row in card.scores}
     assert by_how["zero-shot"].trained == run_zeroshot(run, cohort, "finding", file).trained
     probed = run_probe(run, cohort, "finding", fractions=(1.0,)).results[1.0]
     assert by_how["probe"].trained.macro == pytest.approx(probed["trained"].score.macro, abs=1e-9)
     assert by_how["probe"].untrained.macro == pytest.approx(probed["untrained"].score.macro, abs=1e-9)
-    assert {group.by for group in made.groups["finding"]} == {"age", "sex"}
-    assert made.robustness.n_records == 60
-    assert made.parts.apart is None
-    assert len(made.maps) == 3
-    for one in made.maps:  # class k is planted in lead k
+    assert {group.by for group in card.groups["finding"]} == {"age", "sex"}
+    assert card.robustness.n_records == 60
+    assert card.parts.overlap is None
+    assert len(card.maps) == 3
+    for one in card.maps:  # class k is planted in lead k
         assert one.without_lead[:4].argmax() == ("alpha", "beta", "gamma", "delta").index(one.name)
-    assert made.facts["n_people_tested_and_trained_on"] == 0
-    assert made.facts["n_parameters"] == 16
-    told = json.loads(json.dumps(made.to_json(), allow_nan=False))
-    assert told["command"] == "card"
-    assert [row["how"] for row in told["scores"]] == ["probe", "zero-shot"]
+    assert card.facts["n_people_tested_and_trained_on"] == 0
+    assert card.facts["n_parameters"] == 16
+    result = json.loads(json.dumps(card.to_json(), allow_nan=False))
+    assert result["command"] == "card"
+    assert [row["how"] for row in result["scores"]] == ["probe", "zero-shot"]
     words = {"file": "prompts.toml", "set": "own", "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-    assert [row["prompts"] for row in told["scores"]] == [None, words]
+    assert [row["prompts"] for row in result["scores"]] == [None, words]
 
-    build_page(made).write(tmp_path / "card.html")
+    build_page(card).write(tmp_path / "card.html")
     html = (tmp_path / "card.html").read_text()
     for heading in (
         "Training",
@@ -89,66 +89,66 @@ def test_the_whole_card_of_a_planted_run(file: Path, tmp_path: Path) -> None:
     ):
         assert f"<h2>{heading}</h2>" in html
     assert "None of the 30 patients of the test split was used for training." in html
-    assert "does not know site" in html
+    assert "has no site" in html
     assert all(f"<td>{value}</td>" in html for value in words.values())
     assert "has no specific part" in html
     assert "not a medical device" in html
-    assert not re.search(r'(src|href)="(?!data:)', html)  # it loads nothing
+    assert not re.search(r'(src|href)="(?!data:)', html)  # the page loads no other file
     assert html.count("data:image/png;base64,") == 1 + 1 + 4 + 1 + 2 * 3
 
 
-def test_a_leak_is_said_first(file: Path) -> None:
+def test_a_leak_is_reported_first(file: Path) -> None:
     run, cohort = CardRun(), PlantedCohort()
     run.known = {"p004", "p009"}
-    made = cards.make_card(run, cohort, quick=True, prompt_file=file)
-    assert made.facts["n_people_tested_and_trained_on"] == 2
-    assert "LEAK: 2 of the 24 patients" in build_page(made).html()
+    card = cards.make_card(run, cohort, quick=True, prompt_file=file)
+    assert card.facts["n_people_tested_and_trained_on"] == 2
+    assert "LEAK: 2 of the 24 patients" in build_page(card).html()
     run.provenance = {}
-    nameless = replace(made, facts=cards.describe_run(run, cohort))
+    nameless = replace(card, facts=cards.describe_run(run, cohort))
     assert "unknown whether patients of the test split were used" in build_page(nameless).html()
 
 
-def test_a_run_without_words_on_a_cohort_that_knows_nobody() -> None:
+def test_a_run_without_text_encoder_on_a_cohort_without_groups() -> None:
     run = CardRun()
-    run.method = Wordless()
-    made = cards.make_card(run, PlantedCohort(), quick=True)
-    assert [row.how for row in made.scores] == ["probe"]
-    assert made.scores[0].untrained is None
-    assert made.groups == {"finding": []}
-    assert made.maps[0].reader == "probe"
-    html = build_page(made).html()
-    assert "reads no words" in html
-    assert "does not know age or sex or site" in html
+    run.method = WithoutText()
+    card = cards.make_card(run, PlantedCohort(), quick=True)
+    assert [row.how for row in card.scores] == ["probe"]
+    assert card.scores[0].untrained is None
+    assert card.groups == {"finding": []}
+    assert card.maps[0].classifier == "probe"
+    html = build_page(card).html()
+    assert "has no text encoder" in html
+    assert "has no age or sex or site" in html
     assert "<h2>Scores by patient group</h2>" not in html
     assert "This is a quick card" in html
 
 
-def test_a_cohort_to_test_on_alone_is_read_by_words(file: Path) -> None:
+def test_a_cohort_with_a_test_split_only_is_scored_zero_shot(file: Path) -> None:
     cohort = PlantedCohort()
     cohort.index["split"] = "test"
-    made = cards.make_card(CardRun(), cohort, quick=True, n_records=50, prompt_file=file)
-    assert [row.how for row in made.scores] == ["zero-shot"]
-    assert made.parts is None
-    assert made.robustness.n_records == 50
-    assert any("no recording of the task in split 'train'" in remark for remark in made.remarks)
-    assert "takes a probe" in build_page(made).html()
+    card = cards.make_card(CardRun(), cohort, quick=True, n_records=50, prompt_file=file)
+    assert [row.how for row in card.scores] == ["zero-shot"]
+    assert card.parts is None
+    assert card.robustness.n_records == 50
+    assert any("no recording of the task in split 'train'" in remark for remark in card.remarks)
+    assert "needs a probe" in build_page(card).html()
 
 
 def test_without_prompts_for_it_a_task_is_only_probed() -> None:
-    made = cards.make_card(CardRun(), PlantedCohort(), quick=True)
-    assert [row.how for row in made.scores] == ["probe"]
-    assert any("no prompts are shipped" in remark for remark in made.remarks)
+    card = cards.make_card(CardRun(), PlantedCohort(), quick=True)
+    assert [row.how for row in card.scores] == ["probe"]
+    assert any("no prompts are shipped" in remark for remark in card.remarks)
     with pytest.raises(PromptError, match="cannot be read"):
         cards.make_card(CardRun(), PlantedCohort(), prompt_file=Path("nowhere.toml"))
 
 
-def test_what_cannot_be_scored_leaves_a_page_that_says_so() -> None:
+def test_a_cohort_that_cannot_be_scored_gives_a_page_with_remarks() -> None:
     cohort = PlantedCohort()
     cohort.truth[cohort.rows("test")] = 0
-    made = cards.make_card(CardRun(), cohort, quick=True)
-    assert made.scores == []
-    assert made.robustness is None
-    html = build_page(made).html()
+    card = cards.make_card(CardRun(), cohort, quick=True)
+    assert card.scores == []
+    assert card.robustness is None
+    html = build_page(card).html()
     assert "nothing to score" in html
     assert "No task could be scored." in html
 
@@ -163,35 +163,35 @@ def test_a_wrong_task_and_a_cohort_without_test_split_are_refused() -> None:
     assert not issubclass(ScoreError, cards.CardError)
 
 
-def test_a_cohort_of_limb_leads_gets_its_whole_card(file: Path) -> None:
+def test_a_cohort_of_limb_leads_gets_a_complete_card(file: Path) -> None:
     cohort = PlantedCohort()
     cohort.steps[:, 6:] = -32768
-    made = cards.make_card(CardRun(), cohort, quick=True, prompt_file=file)
-    assert made.robustness.n_left_out == 0
-    assert len(made.maps) == 1
-    assert "None of them has V1, V2, V3, V4, V5, V6." in build_page(made).html()
-    json.dumps(made.to_json(), allow_nan=False)
+    card = cards.make_card(CardRun(), cohort, quick=True, prompt_file=file)
+    assert card.robustness.n_left_out == 0
+    assert len(card.maps) == 1
+    assert "None of them has V1, V2, V3, V4, V5, V6." in build_page(card).html()
+    json.dumps(card.to_json(), allow_nan=False)
 
 
 def test_records_too_short_to_hide_anything_leave_a_remark() -> None:
     run = CardRun()
     run.config = replace(run.config, signal=replace(SIGNAL, duration_s=10.0))  # the recordings last two seconds
-    made = cards.make_card(run, PlantedCohort(), quick=True)
-    assert made.maps == []
-    assert any("No occlusion map of" in one and "too little was observed to hide" in one for one in made.remarks)
-    assert made.robustness is not None
-    assert "too little was observed" in build_page(made).html()
+    card = cards.make_card(run, PlantedCohort(), quick=True)
+    assert card.maps == []
+    assert any("No occlusion map of" in one and "too little was observed to hide" in one for one in card.remarks)
+    assert card.robustness is not None
+    assert "too little was observed" in build_page(card).html()
 
 
 def test_no_record_that_could_be_changed_leaves_a_remark() -> None:
     cohort = PlantedCohort()
     for row in cohort.rows("test"):
         cohort.steps[row, row % 12, 40:] = -32768  # each lacks another lead
-    made = cards.make_card(CardRun(), cohort, quick=True)
-    assert (made.robustness, made.maps) == (None, [])
+    card = cards.make_card(CardRun(), cohort, quick=True)
+    assert (card.robustness, card.maps) == (None, [])
     assert any(
-        one.startswith("Robustness is not shown: cohort planted: no test recording of task finding is")
-        for one in made.remarks
+        one.startswith("Robustness is not scored: cohort planted: no test recording of task finding is")
+        for one in card.remarks
     )
 
 
@@ -206,8 +206,8 @@ def test_prompts_that_would_not_be_used_are_refused(
         cards.make_card(CardRun(), PlantedCohort(), quick=True, prompt_file=other)
     foreign = tmp_path / "foreign.toml"
     foreign.write_text(file.read_text().replace('source = "nowhere"', 'source = "ptbxl"'))
-    made = cards.make_card(CardRun(), PlantedCohort(), quick=True, prompt_file=foreign)
-    assert [row.how for row in made.scores] == ["probe", "zero-shot"]
+    card = cards.make_card(CardRun(), PlantedCohort(), quick=True, prompt_file=foreign)
+    assert [row.how for row in card.scores] == ["probe", "zero-shot"]
     assert "was written for source 'ptbxl', the cohort is of 'nowhere'" in caplog.text
 
 
@@ -215,12 +215,12 @@ def test_the_sentences_follow_the_numbers(file: Path) -> None:
     plain = cards.make_card(CardRun(), PlantedCohort(), quick=True, prompt_file=file).parts
     assert interpretation(plain) == []
     scores = {**plain.probes, "specific": plain.probes["shared"]}
-    turned = replace(plain, probes=scores, apart=PartOverlap(0.001, 0.07, 0.97, 0.95))
+    turned = replace(plain, probes=scores, overlap=PartOverlap(0.001, 0.07, 0.97, 0.95))
     assert "does not mean that the parts are disentangled" in interpretation(turned)[-1]
     assert "as well as from the shared part" in interpretation(turned)[1]
-    beside = replace(turned, untrained=PartOverlap(0.06, 0.07, 0.99, 0.99))
+    beside = replace(turned, untrained_overlap=PartOverlap(0.06, 0.07, 0.99, 0.99))
     assert interpretation(beside)[-1].startswith("For comparison, in the untrained model a linear map predicts 99%")
-    free = interpretation(replace(turned, apart=PartOverlap(0.001, 0.07, 0.1, 0.1)))
+    free = interpretation(replace(turned, overlap=PartOverlap(0.001, 0.07, 0.1, 0.1)))
     assert free[-1] == "A linear map predicts 10% of the specific part's variance from the shared part."
 
 
@@ -230,11 +230,11 @@ def test_the_verb_writes_a_page_and_a_json_without_a_word_of_a_report(
     run = runs.create(typed(Config, config_table(cohort_folder)), REPORTS, tmp_path / "run")
     run.save_weights()
 
-    target, told = tmp_path / "out" / "card.html", tmp_path / "card.json"
-    verb(tmp_path / "run", cohort_folder, target, tasks="own", quick=True, json_file=told)
-    shown = capsys.readouterr()
-    assert json.loads(told.read_text())["disentanglement"]["apart"]["cosine"] > 0
-    for text in (target.read_text(), told.read_text(), shown.out, shown.err, caplog.text):
+    target, json_file = tmp_path / "out" / "card.html", tmp_path / "card.json"
+    verb(tmp_path / "run", cohort_folder, target, tasks="own", quick=True, json_file=json_file)
+    printed = capsys.readouterr()
+    assert json.loads(json_file.read_text())["disentanglement"]["apart"]["cosine"] > 0
+    for text in (target.read_text(), json_file.read_text(), printed.out, printed.err, caplog.text):
         assert "left bundle branch" not in text
         assert "age undetermined" not in text
     with pytest.raises(typer.BadParameter, match="name it such as"):

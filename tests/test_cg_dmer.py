@@ -1,4 +1,4 @@
-"""What CG-DMER promises beyond the contract."""
+"""CG-DMER beyond the contract."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ def test_tokenising_the_visible_equals_tokenising_all() -> None:
     method = build("cg_dmer").eval()
     patches, usable = method._patches(make_batch(3))
     visible = masking.draw_visible(usable, 0.75)
-    seen = method.ecg(patches, visible)
+    encoded = method.ecg(patches, visible)
     x = method.ecg.tokenizer(patches) + method.ecg.spatial[:, None] + method.ecg.temporal  # (B, L, N, D), Eq. 1
-    slow = method.ecg.transformer(masking.take(x.flatten(1, 2), seen.index))
-    torch.testing.assert_close(seen.tokens, slow, atol=1e-5, rtol=1e-5)
+    slow = method.ecg.transformer(masking.take(x.flatten(1, 2), encoded.index))
+    torch.testing.assert_close(encoded.tokens, slow, atol=1e-5, rtol=1e-5)
 
 
 def test_reconstruction_counts_hidden_and_observed_patches_only() -> None:
@@ -170,15 +170,15 @@ def test_a_pretrained_bert_folder_is_frozen_by_count_and_travels_with_the_run(tm
 
 
 def test_what_reaches_each_loss(monkeypatch) -> None:
-    """The wiring of forward: the right patches, words, pairs and scales."""
+    """Each loss gets the right patches, tokens, reports and scales."""
     from leadwise.nn.losses import multimodal
 
-    heard: dict[str, tuple] = {}
+    arguments: dict[str, tuple] = {}
     for name in ("patch_reconstruction", "token_errors", "info_nce", "siglip"):
         true = getattr(multimodal, name)
 
         def spy(*args, _name=name, _true=true):
-            heard[_name] = args
+            arguments[_name] = args
             return _true(*args)
 
         monkeypatch.setattr(multimodal, name, spy)
@@ -195,18 +195,18 @@ def test_what_reaches_each_loss(monkeypatch) -> None:
     method(dataclasses.replace(batch, report=report))
 
     _, usable = method.eval()._patches(batch)
-    hidden = heard["patch_reconstruction"][2]
+    hidden = arguments["patch_reconstruction"][2]
     assert bool((hidden == (usable & ~drawn[0])).all())
     same = torch.tensor([[a == b for b in report] for a in report])
     # two views of the same report stay the same report
     for name in ("info_nce", "siglip"):
-        numbers = heard[name][2]  # (B, 2): whole reports and views of them
+        numbers = arguments[name][2]  # (B, 2): whole reports and views of them
         assert bool(((numbers[:, None] == numbers[None]).any(-1) == same).all())
-    assert heard["info_nce"][3] == pytest.approx(1 / 0.07)
-    assert heard["siglip"][3].item() == pytest.approx(10.0, rel=1e-4)
-    assert heard["siglip"][4].item() == pytest.approx(-10.0)
-    # one pass reads the words, the other only what was left of them
-    _, answer, scored = heard["token_errors"]
+    assert arguments["info_nce"][3] == pytest.approx(1 / 0.07)
+    assert arguments["siglip"][3].item() == pytest.approx(10.0, rel=1e-4)
+    assert arguments["siglip"][4].item() == pytest.approx(-10.0)
+    # one pass reads the whole reports, the other the corrupted ones
+    _, answer, scored = arguments["token_errors"]
     corrupted = [t for t in read if bool(torch.isin(t.ids, method.sentinels).any())]
     assert len(read) == 2
     assert len(corrupted) == 1
@@ -217,14 +217,14 @@ def test_what_reaches_each_loss(monkeypatch) -> None:
     assert bool((answer[scored] > 3).all())
 
 
-def test_held_out_patients_are_looked_at_as_they_are() -> None:
+def test_eval_mode_changes_no_view() -> None:
     views = {"shift": True, "gain": 0.5, "noise_mv": 1.0, "statement_dropout": 0.5}
     method, batch = build("cg_dmer", **views).eval(), make_batch(4)
-    assert method._view(batch) is batch
+    assert method.training_view(batch) is batch
     patches, usable = method._patches(batch)
     assert method._noisy(patches, usable) is patches
     method.train()
-    assert not torch.equal(method._view(batch).ecg, batch.ecg)
+    assert not torch.equal(method.training_view(batch).ecg, batch.ecg)
     assert not torch.equal(method._noisy(patches, usable), patches)
 
 
@@ -247,32 +247,32 @@ def test_forward_refuses_a_record_without_anything_observed() -> None:
         build("cg_dmer")(dataclasses.replace(batch, observed=observed))
 
 
-def test_embedding_in_parts_sees_every_patch_once_and_averages() -> None:
+def test_embedding_in_parts_uses_each_patch_once_and_averages() -> None:
     method = build("cg_dmer", embed_passes=4).eval()
     batch = make_batch(3)
     batch = unobserve(batch, leads=[2])
     batch.observed[1, :, 40:] = False  # one patch of each lead is left
-    seen: list[Tensor] = []
+    parts_visible: list[Tensor] = []
     encode = method.ecg.forward
 
     def spy(patches: Tensor, visible: Tensor) -> object:
-        seen.append(visible)
+        parts_visible.append(visible)
         return encode(patches, visible)
 
     method.ecg.forward = spy
     with torch.no_grad():
         got = method.embed_ecg(batch)
         patches, usable = method._patches(batch)
-        assert len(seen) == 4
-        assert torch.equal(torch.stack(seen)[:, 0].sum(0), usable[0].long())  # each usable patch in one part
-        parts = [method.pooled_norm(encode(patches, visible).pooled) for visible in seen]
+        assert len(parts_visible) == 4
+        assert torch.equal(torch.stack(parts_visible)[:, 0].sum(0), usable[0].long())  # each usable patch in one part
+        parts = [method.pooled_norm(encode(patches, visible).pooled) for visible in parts_visible]
         torch.testing.assert_close(got, torch.stack(parts).mean(0))
         alone = build("cg_dmer", embed_passes=1).eval()
         alone.load_state_dict(method.state_dict())
         torch.testing.assert_close(alone.embed_ecg(batch), method.pooled_norm(encode(patches, usable).pooled))
 
 
-def test_a_part_with_nothing_in_it_has_no_say() -> None:
+def test_a_part_without_patches_does_not_count() -> None:
     method = build("cg_dmer", embed_passes=4).eval()
     batch = unobserve(make_batch(2), leads=list(range(1, 12)))
     batch.observed[0, 0, 40:] = False  # one patch of one lead
@@ -291,28 +291,28 @@ def test_statements_are_dropped_as_the_source_lists_them() -> None:
     batch = make_batch(2)
     listed = dataclasses.replace(batch, statements=(("rate 61. regular", "normal ecg"), ("afib",)))
     torch.manual_seed(0)
-    views = {method._view(listed).report for _ in range(60)}
+    views = {method.training_view(listed).report for _ in range(60)}
     assert {first for first, _ in views} == {
         "rate 61. regular.", "normal ecg.", "rate 61. regular. normal ecg.", "normal ecg. rate 61. regular.",
     }  # fmt: skip
     assert {second for _, second in views} == {"afib."}
 
 
-def test_the_cross_decoder_answers_for_hidden_patches_and_each_by_itself() -> None:
+def test_the_cross_decoder_predicts_hidden_patches_independently() -> None:
     method = build("cg_dmer", decoder="cross").eval()
     batch = unobserve(make_batch(2), leads=[3])
-    batch.observed[1, :, 200:] = False  # the second record has fewer patches: fillers beside real ones
+    batch.observed[1, :, 200:] = False  # the second record has fewer patches: padding tokens
     patches, usable = method._patches(batch)
     visible = masking.draw_visible(usable, 0.5)
     with torch.no_grad():
-        seen = method.ecg(patches, visible)
-        whole = method.ecg_decoder(seen, usable, None, visible)
+        encoded = method.ecg(patches, visible)
+        whole = method.ecg_decoder(encoded, usable, None, visible)
         hidden = usable & ~visible
         assert not whole[~hidden].any()
         assert bool((whole[hidden].abs().sum(-1) > 0).all())
         one = torch.zeros_like(hidden)
-        one[:, 0] = hidden[:, 0]  # asked for one lead alone, it says the same
-        some = method.ecg_decoder(seen, one | visible, None, visible)
+        one[:, 0] = hidden[:, 0]  # the hidden patches of one lead alone: the same output
+        some = method.ecg_decoder(encoded, one | visible, None, visible)
         torch.testing.assert_close(some[one], whole[one])
     with pytest.raises(ValueError, match="pass visible="):
-        method.ecg_decoder(seen, usable)
+        method.ecg_decoder(encoded, usable)

@@ -26,20 +26,20 @@ def parts(n: int = 400, width: int = 8, seed: int = 0) -> tuple[np.ndarray, np.n
     return rng.normal(size=(n, width)), rng.normal(size=(n, width))
 
 
-def test_a_right_angle_alone_is_seen_through() -> None:
-    """A specific part that is the shared one turned has cosine 0 and yet says nothing of its own."""
+def test_a_right_angle_alone_is_not_disentanglement() -> None:
+    """A specific part that is the shared one rotated has cosine 0 and contains no information of its own."""
     shared, other = parts()
     turned = shared[:, [1, 0, 3, 2, 5, 4, 7, 6]] * np.array([1, -1] * 4)
     train, test = np.arange(300), np.arange(300, 400)
-    apart = disentanglement.PartOverlap.of(shared, turned, train, test)
-    assert apart.cosine < 1e-9
-    assert apart.specific_from_shared > 0.99
+    overlap = disentanglement.PartOverlap.of(shared, turned, train, test)
+    assert overlap.cosine < 1e-9
+    assert overlap.specific_from_shared > 0.99
     free = disentanglement.PartOverlap.of(shared, other, train, test)
     assert free.specific_from_shared < 0.1
     assert free.by_chance == pytest.approx(np.sqrt(2 / (8 * np.pi)))
 
 
-def test_cosine_of_random_vectors_is_what_chance_says() -> None:
+def test_cosine_of_random_vectors_equals_the_chance_level() -> None:
     one, other = parts(4000, 128)
     assert disentanglement.mean_abs_cosine(one, other) == pytest.approx(np.sqrt(2 / (128 * np.pi)), rel=0.03)
     assert disentanglement.mean_abs_cosine(one, -3 * one) == pytest.approx(1.0)
@@ -56,8 +56,8 @@ def test_effective_rank_is_the_losses_one() -> None:
 def test_a_linear_map_finds_a_linear_relation_and_none_where_there_is_none() -> None:
     x, noise = parts()
     weights = np.random.default_rng(1).normal(size=(8, 5))
-    found = disentanglement.LinearMap.fit(x[:300], x[:300] @ weights + 2.0)
-    np.testing.assert_allclose(found(x[300:]), x[300:] @ weights + 2.0, atol=0.01)
+    result = disentanglement.LinearMap.fit(x[:300], x[:300] @ weights + 2.0)
+    np.testing.assert_allclose(result(x[300:]), x[300:] @ weights + 2.0, atol=0.01)
     idle = disentanglement.LinearMap.fit(x[:300], noise[:300])
     assert disentanglement.explained_variance(idle(x[300:]), noise[300:], noise[:300].mean(0)) < 0.05
 
@@ -66,19 +66,19 @@ def test_recall_against_a_slow_count() -> None:
     rng = np.random.default_rng(0)
     gallery, own = rng.normal(size=(30, 6)), rng.integers(30, size=50)
     queries = gallery[own] + rng.normal(size=(50, 6))
-    found = disentanglement.measure_recall("w", queries, gallery, own)
+    result = disentanglement.measure_recall("w", queries, gallery, own)
     ranks = []
     for query, at in zip(queries, own):
         cosines = [query @ g / np.linalg.norm(query) / np.linalg.norm(g) for g in gallery]
         ranks.append(1 + sum(c > cosines[at] for c in cosines))
-    assert found.recall == {k: np.mean(np.array(ranks) <= k) for k in (1, 5, 10)}
-    assert found.median_rank == np.median(ranks)
+    assert result.recall == {k: np.mean(np.array(ranks) <= k) for k in (1, 5, 10)}
+    assert result.median_rank == np.median(ranks)
     same = disentanglement.measure_recall("w", queries, np.ones((30, 6)), own)
-    assert same.recall[10] == pytest.approx(10 / 30)  # all alike: what chance finds
+    assert same.recall[10] == pytest.approx(10 / 30)  # all alike: the chance level
     assert same.median_rank == 15.5
 
 
-def test_strangers_are_of_another_patient_and_each_is_used_once() -> None:
+def test_other_patients_are_a_permutation_across_patients() -> None:
     patients = ["a", "b", "a", "c", "c", "a", "d"]
     partner = disentanglement.other_patients(patients)
     assert sorted(partner) == list(range(7))
@@ -87,7 +87,7 @@ def test_strangers_are_of_another_patient_and_each_is_used_once() -> None:
 
 
 class Split(PretrainingMethod):
-    """Shared: the beat's rate, which reports tell; specific: the size in each lead, which they do not."""
+    """Shared: the heart rate, which reports mention; specific: the amplitude in each lead, which they do not mention."""
 
     embeds_text = True
     parts = ("backbone", "shared", "specific", "both")
@@ -113,43 +113,43 @@ def split_run(cohort_folder, method) -> runs.Run:
     return runs.Run(typed(Config, config_table(cohort_folder)), method)
 
 
-def test_a_specific_part_that_holds_none_of_the_report_is_not_missed_when_exchanged(cohort_folder) -> None:
+def test_exchanging_a_specific_part_without_report_information_does_not_lower_recall(cohort_folder) -> None:
     cohort = Cohort.open(cohort_folder)
-    found = disentanglement.measure_disentanglement(split_run(cohort_folder, Split()), cohort, "own")
-    assert set(found.probes) == {"backbone", "shared", "specific", "both"}
-    above, (low, _) = disentanglement.probe_gain(found, "shared", "specific")
+    result = disentanglement.measure_disentanglement(split_run(cohort_folder, Split()), cohort, "own")
+    assert set(result.probes) == {"backbone", "shared", "specific", "both"}
+    above, (low, _) = disentanglement.probe_gain(result, "shared", "specific")
     assert above > 0.2
     assert low > 0
-    by_way = {way.way: way.recall for way in found.retrieval}
+    by_way = {one.query: one.recall for one in result.retrieval}
     assert by_way["linear map of shared"][1] > by_way["linear map of specific"][1]
     assert by_way["... shared part of another patient"][1] < by_way["... specific part of another patient"][1]
-    assert found.width == {"backbone": 24, "shared": 12, "specific": 12, "both": 24}
+    assert result.width == {"backbone": 24, "shared": 12, "specific": 12, "both": 24}
     twin = disentanglement.measure_disentanglement(split_run(cohort_folder, Split(split=False)), cohort, "own")
-    assert twin.apart.specific_from_shared > 0.8 > found.apart.specific_from_shared
-    json.dumps(found.to_json(), allow_nan=False)
+    assert twin.overlap.specific_from_shared > 0.8 > result.overlap.specific_from_shared
+    json.dumps(result.to_json(), allow_nan=False)
 
 
-def test_a_method_without_words_or_specific_part_is_measured_on_what_it_has(cohort_folder) -> None:
+def test_a_method_without_text_or_specific_part_is_measured_on_its_parts(cohort_folder) -> None:
     class Plain(Split):
         parts = ("backbone",)
-        embed_text = property()  # as if it were not there
+        embed_text = property()  # as if it did not exist
 
-    found = disentanglement.measure_disentanglement(
-        split_run(cohort_folder, Plain()), Cohort.open(cohort_folder), "own", most_train=30
+    result = disentanglement.measure_disentanglement(
+        split_run(cohort_folder, Plain()), Cohort.open(cohort_folder), "own", max_train=30
     )
-    assert set(found.probes) == {"backbone"}
-    assert found.apart is None
-    assert found.retrieval == []
-    assert found.reconstruction == {}
+    assert set(result.probes) == {"backbone"}
+    assert result.overlap is None
+    assert result.retrieval == []
+    assert result.reconstruction == {}
 
 
 def test_settings_without_a_specific_head_have_no_specific_part(cohort_folder) -> None:
     table = config_table(cohort_folder)
     table["method"] = {**table["method"], "w_orth": 0.0}
     run = runs.create(typed(Config, table), REPORTS)
-    found = disentanglement.measure_disentanglement(run, Cohort.open(cohort_folder), "own")
-    assert set(found.probes) == {"backbone", "shared"}
-    assert found.retrieval[0].n_reports > 1
+    result = disentanglement.measure_disentanglement(run, Cohort.open(cohort_folder), "own")
+    assert set(result.probes) == {"backbone", "shared"}
+    assert result.retrieval[0].n_reports > 1
 
 
 def test_a_decoder_that_is_given_the_specific_part_draws_otherwise_with_another_s() -> None:
@@ -170,7 +170,7 @@ def test_reconstruction_errors_are_measured_where_the_decoder_uses_the_part(coho
     table["method"] = {"name": "cg_dmer", **TINY["cg_dmer"], "specific_task": "recon"}
     run = runs.create(typed(Config, table), REPORTS)
     cohort = Cohort.open(cohort_folder)
-    found = disentanglement.reconstruction_errors(run, cohort, cohort.rows("test"))
-    assert set(found) == {"own", "of another patient"}
-    assert all(0 < error < 100 for error in found.values())
-    assert found["own"] != found["of another patient"]
+    result = disentanglement.reconstruction_errors(run, cohort, cohort.rows("test"))
+    assert set(result) == {"own", "of another patient"}
+    assert all(0 < error < 100 for error in result.values())
+    assert result["own"] != result["of another patient"]

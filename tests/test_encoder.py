@@ -138,7 +138,7 @@ def test_a_record_with_nothing_to_see_is_named(kind: str) -> None:
     batch = make_batch(3)
     nothing = dataclasses.replace(batch, observed=batch.observed & (torch.arange(3) != 1)[:, None, None])
     for look in (ecg, ecg.tokens):
-        with pytest.raises(ValueError, match=f"record {batch.record[1]}: nothing was observed"):
+        with pytest.raises(ValueError, match=f"record {batch.record[1]}: no sample was observed"):
             look(nothing)
     if kind in BY_LEAD:
         with pytest.raises(ValueError, match=f"record {batch.record[0]}: not one whole patch of 0.4 s"):

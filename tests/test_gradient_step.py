@@ -43,7 +43,7 @@ NAMES = ["-".join(f"{k}={v}" for k, v in options.items()) or "paper" for options
 
 
 def steady(patch: pytest.MonkeyPatch) -> None:
-    """Draws that a record makes of itself alone, so that it does not matter who stands beside it."""
+    """Draws that a record makes of itself alone, so that it does not matter which records are beside it."""
 
     def draw_visible(usable: Tensor, ratio: float, how: str = "uniform") -> Tensor:
         noise = torch.rand(usable.shape[1:], generator=torch.Generator().manual_seed(3)).expand(usable.shape)
@@ -101,7 +101,7 @@ def agree(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert got.keys() == expected.keys()
     for name, slope in expected.items():
         torch.testing.assert_close(
-            got[name], slope, rtol=1e-8, atol=1e-10, msg=lambda told, name=name: f"{name}: {told}"
+            got[name], slope, rtol=1e-8, atol=1e-10, msg=lambda message, name=name: f"{name}: {message}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Cohort -> Batch, and the order of training: every recording once an epoch, a pure function of the step."""
+"""Batches of a cohort, and the order of training: every recording once per epoch, a pure function of the step."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     return Cohort.open(folder / "out")
 
 
-def test_a_batch_is_what_the_signal_promises(cohort: Cohort) -> None:
-    promised = Signal(leads=("V1", "II", "V6"), rate_hz=200, duration_s=5.0)
-    recordings = Recordings(cohort, promised, rows=np.array([4, 2, 0]), task="task")
+def test_a_batch_has_the_leads_rate_and_duration_of_the_signal(cohort: Cohort) -> None:
+    signal = Signal(leads=("V1", "II", "V6"), rate_hz=200, duration_s=5.0)
+    recordings = Recordings(cohort, signal, rows=np.array([4, 2, 0]), task="task")
     batch = recordings.batch([2, 0, 1])
     assert batch.ecg.shape == batch.observed.shape == (3, 3, 1000)
     assert (batch.ecg.dtype, batch.observed.dtype) == (torch.float32, torch.bool)
@@ -48,7 +48,7 @@ def test_a_batch_is_what_the_signal_promises(cohort: Cohort) -> None:
     assert batch.label is not None
     assert (batch.label.dtype, batch.label.tolist()) == (torch.float32, [[0, 1], [0, 1], [0, 1]])
     for place, row in enumerate((0, 4, 2)):
-        ecg, observed = conform(*cohort.signal(row), promised)
+        ecg, observed = conform(*cohort.signal(row), signal)
         np.testing.assert_array_equal(batch.ecg[place], ecg)
         np.testing.assert_array_equal(batch.observed[place], observed)
     assert not batch.observed[0, :, 800:].any()  # 4 s of 5
@@ -57,7 +57,7 @@ def test_a_batch_is_what_the_signal_promises(cohort: Cohort) -> None:
     assert not batch.ecg[~batch.observed].any()
 
 
-def test_statements_come_as_lists_when_asked_for(cohort: Cohort) -> None:
+def test_statements_come_as_lists_on_request(cohort: Cohort) -> None:
     batch = Recordings(cohort, Signal(), statements=True).batch([1, 0])
     assert batch.statements == (("sinus rhythm", "normal ecg"), ())
     assert Recordings(cohort, Signal()).batch([1]).statements is None
@@ -98,8 +98,8 @@ def test_every_epoch_holds_every_position_once(n: int, batch_size: int) -> None:
     n_steps = -(-n * n_epochs // batch_size)
     batches = [sampler.positions(step) for step in range(n_steps)]
     assert all(len(batch) == batch_size for batch in batches)
-    seen = np.concatenate(batches)[: n * n_epochs].reshape(n_epochs, n)
-    np.testing.assert_array_equal(np.sort(seen, axis=1), np.tile(np.arange(n), (n_epochs, 1)))
+    positions = np.concatenate(batches)[: n * n_epochs].reshape(n_epochs, n)
+    np.testing.assert_array_equal(np.sort(positions, axis=1), np.tile(np.arange(n), (n_epochs, 1)))
 
 
 def test_epochs_differ_and_so_do_seeds() -> None:

@@ -1,4 +1,4 @@
-"""MERL's trainer against torch's own parts, each fault by what it does, and both protocols side by side."""
+"""MERL's trainer compared with torch's own modules, the effect of each fault, and both protocols side by side."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ from leadwise.run import create
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 SPLITS = SHARED / "data" / "merl-splits"
 FEW = TrainerSettings(epochs=8)
-FAST = TrainerSettings(epochs=40, lr=0.05)  # features of a few tenths of a mV learn slowly at MERL's rate
+FAST = TrainerSettings(epochs=40, lr=0.05)  # with features of a few tenths of a mV, training is slow at MERL's rate
 
 
 class NormedMethod(SeeingMethod):
-    """Sees as its parent does, through a BatchNorm whose running statistics are those of no data."""
+    """Embeds as its parent does, followed by a BatchNorm with the initial running statistics."""
 
     def __init__(self, seeing: bool = True) -> None:
         super().__init__(seeing)
@@ -75,15 +75,15 @@ class NormedRun(PlantedRun):
 def features(n: int = 90, width: int = 7, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     labels = (rng.random((n, 3)) < 0.4).astype(np.int8)
-    made = rng.normal(size=(n, width)).astype(np.float32)
-    made[:, :3] += labels
-    return made, labels
+    values = rng.normal(size=(n, width)).astype(np.float32)
+    values[:, :3] += labels
+    return values, labels
 
 
-def plainly(
+def train_with_torch(
     train: np.ndarray, labels: np.ndarray, test: np.ndarray, trainer: TrainerSettings, early: bool
 ) -> np.ndarray:
-    """(E, n_test, K) by torch's own layer, loss, optimiser and schedule."""
+    """Return (E, n_test, K) logits of torch's own layer, loss, optimiser and schedule."""
     torch.manual_seed(trainer.seed)
     layer = nn.Linear(train.shape[1], labels.shape[1])
     adam = torch.optim.Adam(layer.parameters(), lr=1e-3, weight_decay=1e-4)
@@ -105,14 +105,14 @@ def plainly(
 
 
 @pytest.mark.parametrize("early", [False, True])
-def test_the_trainer_gives_what_torchs_own_parts_give(early: bool) -> None:
+def test_the_trainer_equals_torchs_own_modules(early: bool) -> None:
     train, labels = features()
     val, test = features(20, seed=1)[0], features(30, seed=2)[0]
     trainer = TrainerSettings(epochs=45)
-    [trace] = train_heads(FrozenFeatures(train, val, test), [HeadSettings(labels, early)], trainer)
-    assert (trace.val.shape, trace.test.shape) == ((45, 20, 3), (45, 30, 3))
-    np.testing.assert_allclose(trace.test, plainly(train, labels, test, trainer, early), atol=2e-5)
-    np.testing.assert_allclose(trace.val, plainly(train, labels, val, trainer, early), atol=2e-5)
+    [logits] = train_heads(FrozenFeatures(train, val, test), [HeadSettings(labels, early)], trainer)
+    assert (logits.val.shape, logits.test.shape) == ((45, 20, 3), (45, 30, 3))
+    np.testing.assert_allclose(logits.test, train_with_torch(train, labels, test, trainer, early), atol=2e-5)
+    np.testing.assert_allclose(logits.val, train_with_torch(train, labels, val, trainer, early), atol=2e-5)
 
 
 def test_the_rate_drops_after_forty_epochs_or_with_the_fault_after_forty_steps_of_the_schedule() -> None:
@@ -123,48 +123,50 @@ def test_the_rate_drops_after_forty_epochs_or_with_the_fault_after_forty_steps_o
     assert [trainer.rate(epoch, 0, 1, True) for epoch in (19, 20)] == pytest.approx([1e-3, 1e-4])
 
 
-def test_heads_taught_together_are_those_taught_alone() -> None:
+def test_heads_trained_together_equal_those_trained_alone() -> None:
     train, labels = features()
     inputs = FrozenFeatures(train, train[:20], train[20:50])
-    lessons = [HeadSettings(labels), HeadSettings(labels, True), HeadSettings(1 - labels)]
-    together = train_heads(inputs, lessons, TrainerSettings(epochs=15))
-    for lesson, trace in zip(lessons, together):
-        [alone] = train_heads(inputs, [lesson], TrainerSettings(epochs=15))
-        np.testing.assert_array_equal(alone.test, trace.test)
+    heads = [HeadSettings(labels), HeadSettings(labels, True), HeadSettings(1 - labels)]
+    together = train_heads(inputs, heads, TrainerSettings(epochs=15))
+    for head, logits in zip(heads, together):
+        [alone] = train_heads(inputs, [head], TrainerSettings(epochs=15))
+        np.testing.assert_array_equal(alone.test, logits.test)
     assert np.abs(together[0].test - together[1].test).max() > 1e-3
-    [other] = train_heads(inputs, lessons[:1], TrainerSettings(epochs=15, seed=43))
+    [other] = train_heads(inputs, heads[:1], TrainerSettings(epochs=15, seed=43))
     assert np.abs(together[0].test - other.test).max() > 1e-3
     with pytest.raises(ProbeError, match="labels for other than the 90 training recordings"):
         train_heads(inputs, [HeadSettings(labels[1:])], FEW)
-    with pytest.raises(ProbeError, match="0 epochs teach nothing"):
+    with pytest.raises(ProbeError, match="0 epochs train nothing"):
         TrainerSettings(epochs=0)
 
 
 def test_the_epoch_is_chosen_on_validation_or_with_the_fault_on_test() -> None:
     val = test = np.array([[0], [0], [1], [1]], dtype=np.int8)
     good, fair, bad = ([0.0, 1, 2, 3], [0.0, 2, 1, 3], [3.0, 2, 1, 0])
-    trace = EpochLogits(
+    logits = EpochLogits(
         np.array([fair, good, bad, good], np.float32)[..., None],
         np.array([good, fair, bad, bad], np.float32)[..., None],
     )
-    assert best_epoch(trace, val, test, on_test=False) == 1
-    assert best_epoch(trace, val, test, on_test=True) == 0
+    assert best_epoch(logits, val, test, on_test=False) == 1
+    assert best_epoch(logits, val, test, on_test=True) == 0
     with pytest.raises(ProbeError, match="no class has both label values in split 'val'"):
-        best_epoch(trace, val * 0, test, on_test=False)
-    assert best_epoch(trace, val * 0, test, on_test=True) == 0  # validation has no say
+        best_epoch(logits, val * 0, test, on_test=False)
+    assert best_epoch(logits, val * 0, test, on_test=True) == 0  # validation is not used
 
 
-def test_positions_hold_a_class_against_the_one_that_stands_in_its_place() -> None:
+def test_positional_columns_compare_a_class_with_the_one_in_its_position() -> None:
     labels = np.eye(4, dtype=np.int8)
-    moved = labels_by_position(labels, ("a", "b", "c", "d"), learnt=("b", "a", "c", "d"), scored=("b", "c", "d", "a"))
-    # b is b; a stands where c stands in the scored file, c where d, d where a
+    moved = labels_by_position(
+        labels, ("a", "b", "c", "d"), train_order=("b", "a", "c", "d"), scored_order=("b", "c", "d", "a")
+    )
+    # b has the same position in both files; a has the position of c in the scored file, c that of d, d that of a
     np.testing.assert_array_equal(moved, labels[:, [2, 1, 3, 0]])
     assert known_column_orders("ptbxl", "super", tuple(PTBXL["super"])) is None
     assert known_column_orders("csn", "sub", tuple(PTBXL["sub"])) is None
 
 
 @pytest.mark.real
-@pytest.mark.skipif(not SPLITS.is_dir(), reason="the published splits do not lie beside this checkout")
+@pytest.mark.skipif(not SPLITS.is_dir(), reason="the published splits are not beside this checkout")
 def test_a_perfect_classifier_under_positional_columns() -> None:
     published = read_published(SPLITS, "sub")
     known = known_column_orders("ptbxl", "sub", published.classes)
@@ -174,32 +176,32 @@ def test_a_perfect_classifier_under_positional_columns() -> None:
         columns = published.columns
         moved = labels_by_position(truth, published.classes, columns["train"], columns[split])
         assert 100 * auroc(moved, truth).mean() == pytest.approx(expected, abs=0.005)
-        # without the files the same classes are held against each other
+        # without the files the same classes are compared
         np.testing.assert_array_equal(moved, labels_by_position(truth, published.classes, known["train"], known[split]))
 
 
-def test_moving_batchnorm_uses_each_batchs_statistics_and_leaves_no_trace() -> None:
+def test_moving_batchnorm_uses_each_batchs_statistics_and_is_restored() -> None:
     run, cohort = NormedRun(), PlantedCohort()
     method = run.method
     method.weight.requires_grad_(False)
     method.eval()
-    method.norm.train()  # an odd state that must come back
+    method.norm.train()  # an unusual state that must be restored
     before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
     modes = [module.training for module in method.modules()]
     rows = {"train": cohort.rows("train"), "val": cohort.rows("val"), "test": cohort.rows("test")}
     with restored_state(method):
         inputs = UnfrozenFeatures(run, cohort, rows, "backbone", None)
         positions = torch.tensor([3, 1, 40, 7])
-        made = inputs.train(positions)
+        embedded = inputs.train(positions)
         signal = cohort.steps[rows["train"][positions.numpy()], : len(WORDS)].astype(np.float32) / 1000
         spread = signal.std(axis=-1, ddof=1)
         np.testing.assert_allclose(
-            made, (spread - spread.mean(axis=0)) / np.sqrt(spread.var(axis=0) + 1e-5), rtol=1e-3, atol=1e-4
+            embedded, (spread - spread.mean(axis=0)) / np.sqrt(spread.var(axis=0) + 1e-5), rtol=1e-3, atol=1e-4
         )
         np.testing.assert_allclose(method.norm.running_mean, 0.1 * spread.mean(axis=0), rtol=1e-4)
         first, _ = inputs.held_out()
         again, _ = inputs.held_out()
-        torch.testing.assert_close(first, again, rtol=0, atol=0)  # held-out recordings do not move it
+        torch.testing.assert_close(first, again, rtol=0, atol=0)  # held-out recordings do not change it
         inputs.train(torch.arange(16))
         assert (inputs.held_out()[0] - first).abs().max() > 1e-2
     assert [module.training for module in method.modules()] == modes
@@ -215,11 +217,11 @@ def test_a_last_batch_of_one_does_not_stop_a_batchnorm_over_recordings() -> None
     with restored_state(run.method):
         inputs = UnfrozenFeatures(run, cohort, rows, "backbone", None)
         inputs.train(torch.arange(16))
-        kept = run.method.norm.running_mean.clone()
+        running_mean = run.method.norm.running_mean.clone()
         alone = inputs.train(torch.tensor([3]))
-        assert torch.equal(run.method.norm.running_mean, kept)
-        inputs.train(torch.arange(16))  # and the next batch moves it again
-        assert not torch.equal(run.method.norm.running_mean, kept)
+        assert torch.equal(run.method.norm.running_mean, running_mean)
+        inputs.train(torch.arange(16))  # the next batch changes it again
+        assert not torch.equal(run.method.norm.running_mean, running_mean)
     assert torch.isfinite(alone).all()
     assert not run.method.norm._forward_pre_hooks
     report = run_protocol(run, cohort, "finding", (17 / 144,), legacy=LegacySettings((Fault.MOVING_BATCHNORM,), FEW))
@@ -227,18 +229,18 @@ def test_a_last_batch_of_one_does_not_stop_a_batchnorm_over_recordings() -> None
 
 
 def test_moving_batchnorm_applies_to_a_part_that_runs_one(cohort_folder: Path) -> None:
-    def reason(of: str, part: str) -> str | None:
-        table = config_table(cohort_folder) | {"method": {"name": "merl", **TINY[of]}}
+    def reason(settings: str, part: str) -> str | None:
+        table = config_table(cohort_folder) | {"method": {"name": "merl", **TINY[settings]}}
         run = create(typed(Config, table), REPORTS)
         return inapplicable_faults(run, load_legacy_task(cohort, "own"), None, part).get(Fault.MOVING_BATCHNORM)
 
     cohort = Cohort.open(cohort_folder)
-    assert reason("merl vit", "backbone") == "no BatchNorm has a part in the method's 'backbone' embedding"
+    assert reason("merl vit", "backbone") == "the method's 'backbone' embedding uses no BatchNorm"
     assert reason("merl vit", "shared") is None
     assert reason("merl", "backbone") is None
 
 
-def test_the_backbone_comes_back_even_after_an_error() -> None:
+def test_the_backbone_is_restored_after_an_error() -> None:
     method = NormedMethod()
 
     def cut_short() -> None:
@@ -254,14 +256,14 @@ def test_the_backbone_comes_back_even_after_an_error() -> None:
 def test_both_protocols_side_by_side(tmp_path: Path) -> None:
     run, cohort = NormedRun(tmp_path), PlantedCohort()
     before = {name: tensor.clone() for name, tensor in run.method.state_dict().items()}
-    told: list[tuple[str, int, int]] = []
+    result: list[tuple[str, int, int]] = []
     report = run_protocol(
         run,
         cohort,
         "finding",
         (0.5, 1.0),
         legacy=LegacySettings(trainer=TrainerSettings(epochs=4)),
-        progress=lambda *at: told.append(at),
+        progress=lambda *at: result.append(at),
     )
     applied = ["best_test_epoch", "moving_batchnorm", "early_lr_drop"]
     names = ["strict probe", "MERL's trainer, no fault", "no fault, seed 43", *applied, "all of them"]
@@ -286,13 +288,13 @@ def test_both_protocols_side_by_side(tmp_path: Path) -> None:
     assert lines["all of them"].faults == tuple(Fault(name) for name in applied)
     for name, tensor in run.method.state_dict().items():
         assert torch.equal(tensor, before[name]), name
-    assert {what for what, *_ in told} >= {
+    assert {what for what, *_ in result} >= {
         "MERL's trainer, 1 of the labels, seed 42", "MERL's trainer, 1 of the labels, moving BatchNorm, seed 42",
         "MERL's trainer, 0.5 of the labels, seed 43",
     }  # fmt: skip
 
 
-def test_classes_that_a_draw_does_not_show_are_named_and_both_protocols_scored_without_them(
+def test_classes_absent_from_a_draw_are_named_and_both_protocols_scored_without_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cohort = PlantedCohort()
@@ -312,9 +314,9 @@ def test_classes_that_a_draw_does_not_show_are_named_and_both_protocols_scored_w
     assert few[0].learnable_only > few[0].score.macro
     for line in all_labels:
         assert line.learnable_only == pytest.approx(line.score.macro)
-    row, told = report.rows()[0], report.to_json()["lines"][0]
+    row, result = report.rows()[0], report.to_json()["lines"][0]
     assert (row["unlearnable"], row["learnable only"]) == ("beta", few[0].learnable_only)
-    assert (told["unlearnable"], told["learnable_only"]) == (["beta"], few[0].learnable_only)
+    assert (result["unlearnable"], result["learnable_only"]) == (["beta"], few[0].learnable_only)
     with out.capture() as printed:
         print_report(report)
     text = " ".join(printed.get().split())
@@ -325,23 +327,25 @@ def test_classes_that_a_draw_does_not_show_are_named_and_both_protocols_scored_w
     assert "learnable" not in printed.get()
 
 
-def test_every_legacy_number_is_marked_wherever_it_goes() -> None:
+def test_every_legacy_number_is_marked_in_every_output() -> None:
     report = run_protocol(PlantedRun(), PlantedCohort(), "finding", (1.0,), legacy=LegacySettings(trainer=FEW))
-    told = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    assert (told["command"], told["protocol"], told["comparable"]) == ("probe", "both", False)
-    assert [line["comparable"] for line in told["lines"]] == [line["probe"] == "strict probe" for line in told["lines"]]
-    assert told["trainer"]["epochs"] == 8
-    assert told["trainer"]["lr"] == 1e-3
-    assert "fp16" in told["trainer"]["precision"]
-    assert told["not_applicable"]["moving_batchnorm"] == "the method has no BatchNorm"
-    assert set(told["faults"]) == {"best_test_epoch", "early_lr_drop"}
-    assert told["left_out"] == NOT_REPRODUCED
+    result = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert (result["command"], result["protocol"], result["comparable"]) == ("probe", "both", False)
+    assert [line["comparable"] for line in result["lines"]] == [
+        line["probe"] == "strict probe" for line in result["lines"]
+    ]
+    assert result["trainer"]["epochs"] == 8
+    assert result["trainer"]["lr"] == 1e-3
+    assert "fp16" in result["trainer"]["precision"]
+    assert result["not_applicable"]["moving_batchnorm"] == "the method has no BatchNorm"
+    assert set(result["faults"]) == {"best_test_epoch", "early_lr_drop"}
+    assert result["left_out"] == NOT_REPRODUCED
     assert not set(NOT_REPRODUCED) & set(Fault)
     with out.capture() as printed:
         print_report(report)
-    said = " ".join(printed.get().split())
-    assert all(f"{what} ({reason})" in said for what, reason in NOT_REPRODUCED.items())
-    assert told["lines"][1]["macro"] == report.lines[1].score.macro
+    text = " ".join(printed.get().split())
+    assert all(f"{what} ({reason})" in text for what, reason in NOT_REPRODUCED.items())
+    assert result["lines"][1]["macro"] == report.lines[1].score.macro
     for rows in (report.rows(), report.class_rows(), report.long_rows()):
         for row in rows:
             assert row["comparable"] == ("comparable" if row["probe"] == "strict probe" else "not comparable")
@@ -352,7 +356,7 @@ def test_every_legacy_number_is_marked_wherever_it_goes() -> None:
     assert len({tuple(row) for row in long}) == 1  # the same columns in every line
 
 
-def test_merl_legacy_is_one_number_with_all_that_applies_or_with_what_is_asked() -> None:
+def test_merl_legacy_is_one_number_with_all_applicable_or_the_requested_faults() -> None:
     run, cohort = PlantedRun(), PlantedCohort()
     report = run_protocol(run, cohort, "finding", (0.1, 1.0), "merl-legacy", LegacySettings(trainer=FEW))
     assert [line.probe for line in report.lines] == ["MERL's probe: best_test_epoch + early_lr_drop"] * 2
@@ -414,9 +418,9 @@ def test_positional_columns_score_three_classes_against_others_without_any_file(
     for name in ("AVB", "RAO/RAE", "ISC"):
         assert honest[name] > 0.95
         assert wrong[name] < 0.75
-    true, held_against = (lines[name].score.positives for name in ("MERL's trainer, no fault", "positional_columns"))
-    for learnt, scored in {"AVB": "ISC", "RAO/RAE": "AVB", "ISC": "RAO/RAE", "NORM": "NORM"}.items():
-        assert held_against[learnt] == true[scored]
+    true, compared_with = (lines[name].score.positives for name in ("MERL's trainer, no fault", "positional_columns"))
+    for trained, scored in {"AVB": "ISC", "RAO/RAE": "AVB", "ISC": "RAO/RAE", "NORM": "NORM"}.items():
+        assert compared_with[trained] == true[scored]
     assert lines["positional_columns"].difference_interval[1] < -0.1
 
 
@@ -439,7 +443,7 @@ def test_five_seconds_lose_what_comes_later() -> None:
     lines = {line.probe: line for line in report.lines}
     assert lines["MERL's trainer, no fault"].score.macro > 0.9
     assert abs(lines["five_second_window"].score.macro - 0.5) < 0.15
-    assert "all of them" not in lines  # one fault alone is all of them
+    assert "all of them" not in lines  # a single fault has no such line
     windows = {row["probe"]: row["window"] for row in report.long_rows()}
     assert windows == {name: "merl_5s_pad" if name == "five_second_window" else None for name in lines}
     assert report.to_json()["window"] is None
@@ -453,11 +457,11 @@ def test_substring_labels_come_from_the_acronyms_or_from_the_files(cohort_folder
     assert "acronyms" in inapplicable_faults(PlantedRun(), load_legacy_task(cohort, "csn"))[Fault.SUBSTRING_LABELS]
     names = np.array(cohort.tasks["csn"])
     cohort.index["acronyms"] = [",".join(names[row.astype(bool)]) or None for row in cohort.truth]
-    asked = load_legacy_task(cohort, "csn")
+    legacy_task = load_legacy_task(cohort, "csn")
     expected = cohort.truth.copy()
     expected[:, 0] |= cohort.truth[:, 1]  # "alpha" is in "alphabet"
-    np.testing.assert_array_equal(asked.substring, expected)
-    assert Fault.SUBSTRING_LABELS not in inapplicable_faults(PlantedRun(), asked)
+    np.testing.assert_array_equal(legacy_task.substring, expected)
+    assert Fault.SUBSTRING_LABELS not in inapplicable_faults(PlantedRun(), legacy_task)
     legacy = LegacySettings((Fault.SUBSTRING_LABELS,), FEW)
     lines = run_protocol(PlantedRun(), cohort, "csn", (1.0,), legacy=legacy).lines
     test = cohort.rows("test")
@@ -472,7 +476,7 @@ def test_substring_labels_come_from_the_acronyms_or_from_the_files(cohort_folder
     assert Fault.POSITIONAL_COLUMNS in inapplicable_faults(PlantedRun(), from_files)
 
 
-def test_published_splits_stand_in_for_the_cohorts_own(cohort_folder: Path, tmp_path: Path) -> None:
+def test_published_splits_replace_the_cohorts_own(cohort_folder: Path, tmp_path: Path) -> None:
     cohort = named(cohort_folder)
     cohort.tasks["csn"] = cohort.tasks["own"]
     splits = own_splits(tmp_path, cohort)
@@ -480,15 +484,15 @@ def test_published_splits_stand_in_for_the_cohorts_own(cohort_folder: Path, tmp_
     table = pd.read_csv(path)
     table[[*table.columns[:3], *table.columns[:2:-1]]].to_csv(path, index=False)  # classes in another order
     report = run_protocol(PlantedRun(), cohort, "csn", (1.0,), legacy=LegacySettings(trainer=FEW, splits=splits))
-    told = report.to_json()
-    assert (told["n_train"], told["n_val"], told["n_test"]) == (30, 4, 6)
-    assert told["published_records_missing"] == {"train": 0, "val": 0, "test": 0}
-    assert told["splits"] == "published"
+    result = report.to_json()
+    assert (result["n_train"], result["n_val"], result["n_test"]) == (30, 4, 6)
+    assert result["published_records_missing"] == {"train": 0, "val": 0, "test": 0}
+    assert result["splits"] == "published"
     with out.capture() as printed:
         print_report(report)
     assert "cohort's own" not in printed.get()
-    assert told["fingerprints"]["splits"] == read_published(splits, "csn").fingerprint
-    assert "positional_columns" in told["faults"]
+    assert result["fingerprints"]["splits"] == read_published(splits, "csn").fingerprint
+    assert "positional_columns" in result["faults"]
     by_probe = {line.probe: line.score.positives for line in report.lines}
     classes = cohort.tasks["own"]
     assert list(by_probe["positional_columns"].values()) == list(by_probe["strict probe"].values())[::-1]
@@ -500,7 +504,7 @@ def test_published_splits_stand_in_for_the_cohorts_own(cohort_folder: Path, tmp_
 
 
 @pytest.mark.parametrize("protocol", ["merl-legacy", "both"])
-def test_without_the_published_splits_it_is_said_that_they_are_not_merls(
+def test_without_the_published_splits_the_report_names_the_cohorts_own(
     protocol: Literal["merl-legacy", "both"],
 ) -> None:
     for cohort, task, there_are in (
@@ -512,9 +516,9 @@ def test_without_the_published_splits_it_is_said_that_they_are_not_merls(
         assert report.to_json()["splits"] == "cohort"
         with out.capture() as printed:
             print_report(report)
-        said = " ".join(printed.get().split())
-        assert said.count("splits and labels are the cohort's own, not MERL's published ones") == 1
-        assert there_are in said
+        text = " ".join(printed.get().split())
+        assert text.count("splits and labels are the cohort's own, not MERL's published ones") == 1
+        assert there_are in text
 
 
 def test_faults_go_by_name() -> None:
@@ -560,32 +564,32 @@ def test_the_verb_refuses_what_makes_no_sense(monkeypatch: pytest.MonkeyPatch) -
     code, text = probe_verb(monkeypatch, "--protocol", "loose")
     assert code == 2
     assert "say one of strict, merl-legacy, both" in text
-    for words, said in (
+    for words, message in (
         (("--faults", "early_lr_drop"), "--faults belong to the legacy protocol"),
         (("--epochs", "100"), "--epochs belong to the legacy trainer"),
         (("--protocol", "merl-legacy", "--seeds", "42"), "--seeds belong to the strict probe"),
     ):
         code, text = probe_verb(monkeypatch, *words)
         assert code == 2
-        assert said in " ".join(text.replace("│", " ").split())
+        assert message in " ".join(text.replace("│", " ").split())
 
 
-def test_the_seeds_that_are_asked_for_are_those_of_the_strict_probe_beside_merls(
+def test_the_given_seeds_are_those_of_the_strict_probe_beside_merls(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     cohort = PlantedCohort()
-    told = {}
+    result = {}
     for name, seeds in (("some", ("--seeds", "7,8")), ("usual", ())):
         files = ("--json", str(tmp_path / "both.json"))
         code, text = probe_verb(
             monkeypatch, "--protocol", "both", "--fractions", "0.1", "--epochs", "2", *seeds, *files
         )
         assert code == 0, text
-        told[name] = json.loads((tmp_path / "both.json").read_text())
+        result[name] = json.loads((tmp_path / "both.json").read_text())
     alone = run_probe(PlantedRun(), cohort, "finding", fractions=(0.1,), seeds=(7, 8)).results[0.1]["trained"]
-    assert told["some"]["lines"][0]["macro"] == alone.score.macro != told["usual"]["lines"][0]["macro"]
-    assert told["some"]["lines"][1] == told["usual"]["lines"][1]  # MERL's trainer keeps its seed
-    assert (told["some"]["strict_seeds"], told["usual"]["strict_seeds"]) == ([7, 8], [42, 43, 44])
+    assert result["some"]["lines"][0]["macro"] == alone.score.macro != result["usual"]["lines"][0]["macro"]
+    assert result["some"]["lines"][1] == result["usual"]["lines"][1]  # the seed of MERL's trainer does not change
+    assert (result["some"]["strict_seeds"], result["usual"]["strict_seeds"]) == ([7, 8], [42, 43, 44])
     legacy = LegacySettings(trainer=FEW)
     assert (
         run_protocol(PlantedRun(), cohort, "finding", (1.0,), "merl-legacy", legacy).to_json()["strict_seeds"] is None
@@ -626,13 +630,13 @@ def test_zeroshot_takes_the_published_splits_too(
     with out.capture():
         done = CliRunner().invoke(app, ["zeroshot", *words, "--splits", str(splits)], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    told = json.loads(target.read_text())
-    assert told["trained"]["positives"] == {"normal": 2, "afib": 4, "mi": 2}  # of the six that the test file lists
-    assert told["n_records"] == 6
-    assert told["published_splits"]["fingerprint"] == read_published(splits, "csn").fingerprint
+    result = json.loads(target.read_text())
+    assert result["trained"]["positives"] == {"normal": 2, "afib": 4, "mi": 2}  # of the six that the test file lists
+    assert result["n_records"] == 6
+    assert result["published_splits"]["fingerprint"] == read_published(splits, "csn").fingerprint
 
 
-def test_merls_resnet_moves_and_comes_back(cohort_folder: Path) -> None:
+def test_merls_resnet_is_unfrozen_and_restored(cohort_folder: Path) -> None:
     table = config_table(cohort_folder) | {"method": {"name": "merl", **TINY["merl"]}}
     run = create(typed(Config, table), REPORTS)
     run.method.eval()

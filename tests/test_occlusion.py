@@ -1,4 +1,4 @@
-"""Maps of where a class is seen: a finding planted in one lead, and in one stretch of time, is found there."""
+"""Occlusion maps: a finding planted in one lead and one time window has its largest drop there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from leadwise.pictures import heat, ink, paper
 
 
 class Watching(PretrainingMethod):
-    """Sees lead V2 between 0.8 s and 1.2 s, less what lead II shows there; mean over what is observed."""
+    """Embeds the mean absolute value of lead V2 between 0.8 s and 1.2 s minus that of lead II, over observed samples."""
 
     def __init__(self) -> None:
         super().__init__(MethodConfig(), SIGNAL)
@@ -26,8 +26,8 @@ class Watching(PretrainingMethod):
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
         assert not torch.is_grad_enabled()
-        seen = (batch.ecg.abs() * batch.observed)[:, :, 80:120].mean(-1)
-        return (seen[:, [LEADS.index("V2")]] - seen[:, [LEADS.index("II")]]) * self.weight
+        means = (batch.ecg.abs() * batch.observed)[:, :, 80:120].mean(-1)
+        return (means[:, [LEADS.index("V2")]] - means[:, [LEADS.index("II")]]) * self.weight
 
 
 def watching(n_patches: int | None = None) -> PlantedRun:
@@ -37,50 +37,50 @@ def watching(n_patches: int | None = None) -> PlantedRun:
     return run
 
 
-READER = Classifier(PROBE, "backbone", ("other", "seen"), lambda features: np.hstack([-features, features]), "logit")
+READER = Classifier(PROBE, "backbone", ("other", "planted"), lambda features: np.hstack([-features, features]), "logit")
 
 
-def test_what_counts_is_found_in_its_lead_and_its_time() -> None:
-    found = occlusion.occlude(watching(), PlantedCohort(), 0, READER, "seen")
-    assert found.drop.shape == (12, 5)  # 2 s in windows of 0.4 s
+def test_the_largest_drop_is_in_the_planted_lead_and_window() -> None:
+    result = occlusion.occlude(watching(), PlantedCohort(), 0, READER, "planted")
+    assert result.drop.shape == (12, 5)  # 2 s in windows of 0.4 s
     v2, two = LEADS.index("V2"), LEADS.index("II")
-    assert np.unravel_index(found.drop.argmax(), found.drop.shape) == (v2, 2)
-    assert np.unravel_index(found.drop.argmin(), found.drop.shape) == (two, 2)
-    rest = found.drop.copy()
+    assert np.unravel_index(result.drop.argmax(), result.drop.shape) == (v2, 2)
+    assert np.unravel_index(result.drop.argmin(), result.drop.shape) == (two, 2)
+    rest = result.drop.copy()
     rest[[v2, two], 2] = 0
     assert not rest.any()
-    assert found.without_lead[v2] == pytest.approx(found.drop[v2, 2])
-    assert found.without_top > abs(found.without_random)
-    samples = found.heat(SIGNAL.n_samples, SIGNAL.rate_hz)
+    assert result.without_lead[v2] == pytest.approx(result.drop[v2, 2])
+    assert result.without_top > abs(result.without_random)
+    samples = result.heat(SIGNAL.n_samples, SIGNAL.rate_hz)
     assert samples.shape == (12, 200)
     assert np.flatnonzero(samples[v2]).tolist() == list(range(80, 120))
 
 
-def test_windows_are_whole_patches_where_the_run_names_them() -> None:
+def test_windows_are_whole_patches_if_the_run_has_patches() -> None:
     assert occlusion.window_s(watching()) == 0.4
     assert occlusion.window_s(watching(n_patches=8)) == 0.5  # 0.25 s each
     assert occlusion.window_s(watching(n_patches=2)) == 1.0
-    found = occlusion.occlude(watching(n_patches=8), PlantedCohort(), 0, READER, "seen")
-    assert found.drop.shape == (12, 4)
+    result = occlusion.occlude(watching(n_patches=8), PlantedCohort(), 0, READER, "planted")
+    assert result.drop.shape == (12, 4)
 
 
-def test_what_was_not_observed_is_not_asked() -> None:
+def test_windows_that_were_not_observed_are_not_scored() -> None:
     cohort = PlantedCohort()
     cohort.steps[0, 4] = -32768
-    found = occlusion.occlude(watching(), cohort, 0, READER, "seen")
-    assert np.isnan(found.drop[4]).all()
-    assert np.isnan(found.without_lead[4])
-    assert np.isfinite(np.delete(found.drop, 4, axis=0)).all()
+    result = occlusion.occlude(watching(), cohort, 0, READER, "planted")
+    assert np.isnan(result.drop[4]).all()
+    assert np.isnan(result.without_lead[4])
+    assert np.isfinite(np.delete(result.drop, 4, axis=0)).all()
     cohort.steps[0] = -32768
     with pytest.raises(EmbedError, match="record r000: too little was observed"):
-        occlusion.occlude(watching(), cohort, 0, READER, "seen")
+        occlusion.occlude(watching(), cohort, 0, READER, "planted")
 
 
-def test_examples_are_the_best_of_the_best_told_classes() -> None:
+def test_examples_are_the_best_of_the_best_scored_classes() -> None:
     labels = np.zeros((20, 3), dtype=np.int8)
     labels[:6, 0], labels[5:11, 1], labels[:2, 2] = 1, 1, 1
     scores = labels + np.linspace(0, 0.1, 20)[:, None]
-    scores[0, 1] = 5  # class 1 is told less well
+    scores[0, 1] = 5  # class 1 has a lower AUROC
     assert occlusion.choose_examples(labels, scores, ("a", "b", "c"), 3) == [(5, 0), (10, 1)]  # c has too few positives
     assert occlusion.choose_examples(labels, scores, ("a", "b", "c"), 1) == [(5, 0)]
     assert occlusion.choose_examples(labels[:0], scores[:0], ("a", "b", "c"), 2) == []
@@ -98,7 +98,7 @@ def test_heat_lies_behind_the_traces_of_its_lead(tmp_path) -> None:
     (v3,) = [artist for artist in figure.axes[0].get_children() if artist.get_gid() == "heat-V3"]
     left, right = v3.get_paths()[0].vertices[:, 0].min(), v3.get_paths()[0].vertices[:, 0].max()
     assert (left, right) == pytest.approx((10 + 25 * 5.0, 10 + 25 * 6.0))  # mm: the pulse, then 25 mm/s
-    assert "speaks for the class" in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "supports the class" in [text.get_text() for text in figure.legends[0].get_texts()]
     plain = paper.draw(ecg, 100, LEADS, heat=np.zeros((12, 1000)))
     assert not plain.legends
     with pytest.raises(ValueError, match="heat has shape"):

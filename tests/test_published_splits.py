@@ -1,4 +1,4 @@
-"""Published splits: columns by name, records by file name; golden counts where the files lie beside the checkout."""
+"""Published splits: columns by name, records by file name; golden counts if the files are beside the checkout."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 SPLITS = SHARED / "data" / "merl-splits"
 real = [
     pytest.mark.real,
-    pytest.mark.skipif(not SPLITS.is_dir(), reason="the published splits do not lie beside this checkout"),
+    pytest.mark.skipif(not SPLITS.is_dir(), reason="the published splits are not beside this checkout"),
 ]
 
 
@@ -41,21 +41,21 @@ def test_columns_go_by_name_whatever_their_order(tmp_path: Path) -> None:
     for part, split in enumerate(published.splits.values()):
         np.testing.assert_array_equal(split.labels, np.eye(5))  # record k has class k, in our order
         assert split.records == tuple(f"{100 * part + k + 1:05d}" for k in range(5))
-    asked = read_published(tmp_path, "super", classes=other)
-    np.testing.assert_array_equal(asked.splits["test"].labels.argmax(axis=1), [other.index(name) for name in NAMES])
-    assert asked.fingerprint == published.fingerprint
+    reordered = read_published(tmp_path, "super", classes=other)
+    np.testing.assert_array_equal(reordered.splits["test"].labels.argmax(axis=1), [other.index(name) for name in NAMES])
+    assert reordered.fingerprint == published.fingerprint
 
 
-def test_statements_go_by_token_and_the_columns_as_published_when_asked(tmp_path: Path) -> None:
-    said = {"train": ["1AVB", "VB,AF", "AFIB"], "val": ["AVB"], "test": ["SB,AF"]}
+def test_statements_go_by_token_and_the_columns_as_published_on_request(tmp_path: Path) -> None:
+    statements = {"train": ["1AVB", "VB,AF", "AFIB"], "val": ["AVB"], "test": ["SB,AF"]}
     classes = ("AF", "VB", "AVB", "AFIB")
-    folder = csn(tmp_path, said, classes)
+    folder = csn(tmp_path, statements, classes)
     exact = read_published(folder, "csn").splits["train"]
     np.testing.assert_array_equal(exact.labels, [[0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 1]])
     assert exact.records == ("JS00001", "JS00002", "JS00003")
     as_published = read_published(folder, "csn", labels="merl_substring").splits["train"]
     np.testing.assert_array_equal(as_published.labels, [[0, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 1]])
-    with pytest.raises(PublishedError, match="labels merl_substring are csn's alone"):
+    with pytest.raises(PublishedError, match="labels merl_substring exist only for csn; use exact for task super"):
         read_published(ptbxl(tmp_path), "super", labels="merl_substring")
 
 
@@ -74,7 +74,7 @@ def test_cpsc_records_go_by_file_name_and_never_by_number(tmp_path: Path) -> Non
     [
         ({"val": {"WHAT": 1}}, r"super_class_val\.csv: unknown class WHAT; the task has NORM, MI"),
         ({"test": {"filename_hr": "records500/00000/00001_hr"}}, r"_test\.csv: record 00001 is in split 'train' too"),
-        ({"train": {"filename_hr": "records500/00000/00002_hr"}}, r"_train\.csv: record 00002 stands there twice"),
+        ({"train": {"filename_hr": "records500/00000/00002_hr"}}, r"_train\.csv: record 00002 occurs twice"),
         ({"test": {"patient_id": 3.0}}, r"_test\.csv: patient 3\.0 is in split 'train' too"),
         ({"val": {"MI": 2}}, r"_val\.csv, line 2: class MI is '2', not 0 or 1"),
         ({"val": {"MI": ""}}, r"_val\.csv, line 2: class MI is '', not 0 or 1"),
@@ -92,7 +92,7 @@ def test_a_bad_file_is_named(tmp_path: Path, changes: dict[str, dict[str, object
 def test_missing_files_columns_and_tasks_are_errors(tmp_path: Path) -> None:
     with pytest.raises(PublishedError, match=r"ptbxl_super_class_train\.csv is missing; --splits is the folder"):
         read_published(tmp_path, "super")
-    with pytest.raises(PublishedError, match="no published splits for task 'findings'; there are those of super, sub"):
+    with pytest.raises(PublishedError, match="no published splits for task 'findings'; choose from super, sub"):
         read_published(tmp_path, "findings")
     ptbxl(tmp_path, {"val": NAMES[:4]})
     with pytest.raises(PublishedError, match=r"_val\.csv: no column for class HYP"):
@@ -111,11 +111,11 @@ def named_cohort(cohort_folder: Path) -> Cohort:
     return named(cohort_folder)
 
 
-def test_a_cohort_shows_the_published_rows_in_the_files_order(tmp_path: Path, named_cohort: Cohort) -> None:
+def test_a_cohort_has_the_published_rows_in_the_files_order(tmp_path: Path, named_cohort: Cohort) -> None:
     published = read_published(own_splits(tmp_path, named_cohort), "csn", classes=named_cohort.tasks["own"])
-    found = match_records(published, named_cohort)
-    np.testing.assert_array_equal(found.rows, np.arange(59, 19, -1))
-    assert (found.counts, found.missing) == (
+    matched = match_records(published, named_cohort)
+    np.testing.assert_array_equal(matched.rows, np.arange(59, 19, -1))
+    assert (matched.counts, matched.missing) == (
         {"train": 30, "val": 4, "test": 6},
         {"train": 0, "val": 0, "test": 0},
     )
@@ -135,7 +135,7 @@ def test_a_cohort_shows_the_published_rows_in_the_files_order(tmp_path: Path, na
         view.labels("csn", np.array([3]))
 
 
-def test_what_the_cohort_lacks_is_counted_and_told(
+def test_what_the_cohort_lacks_is_counted_and_logged(
     tmp_path: Path, named_cohort: Cohort, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = own_splits(tmp_path, named_cohort)
@@ -144,7 +144,7 @@ def test_what_the_cohort_lacks_is_counted_and_told(
     published = read_published(folder, "csn", classes=named_cohort.tasks["own"])
     with caplog.at_level(logging.WARNING):
         view = PublishedCohort(named_cohort, published)
-    assert view.found.missing == {"train": 0, "val": 0, "test": 1}
+    assert view.matched.missing == {"train": 0, "val": 0, "test": 1}
     assert "lacks 1 of the 40 published records of task csn" in caplog.text
     with pytest.raises(PublishedError, match="none of the published records of task super is in it"):
         match_records(read_published(ptbxl(tmp_path), "super"), named_cohort)
@@ -224,4 +224,4 @@ class TestGolden:
             published = read_published(SPLITS, task)
             train = published.splits["train"].labels
             drawn = train[subset(len(train), 0.01, 42)]
-            assert {name for name, there in zip(published.classes, drawn.any(axis=0)) if not there} == names
+            assert {name for name, occurs in zip(published.classes, drawn.any(axis=0)) if not occurs} == names

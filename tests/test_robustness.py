@@ -20,12 +20,17 @@ AT = {lead: number for number, lead in enumerate(LEADS)}
 
 
 def hearts(n: int = 3, signal: Signal = SIGNAL) -> Batch:
-    """Records that keep Einthoven's and Goldberger's laws."""
+    """Records that satisfy Einthoven's and Goldberger's laws."""
     batch = make_batch(n, signal=signal)
     ecg = batch.ecg.clone()
     one, two = ecg[:, AT["I"]], ecg[:, AT["II"]]
-    for lead, of in {"III": two - one, "aVR": -(one + two) / 2, "aVL": one - two / 2, "aVF": two - one / 2}.items():
-        ecg[:, AT[lead]] = of
+    for lead, derived in {
+        "III": two - one,
+        "aVR": -(one + two) / 2,
+        "aVL": one - two / 2,
+        "aVF": two - one / 2,
+    }.items():
+        ecg[:, AT[lead]] = derived
     return Batch(ecg, batch.observed, batch.record, batch.patient, batch.report)
 
 
@@ -38,22 +43,24 @@ def snr_db(clean: Batch, noisy: Batch) -> torch.Tensor:
     return 10 * torch.log10(power(centred) / power(noisy.ecg - clean.ecg))
 
 
-def test_kept_leads_are_found_by_name_and_the_others_are_not_observed() -> None:
+def test_leads_are_selected_by_name_and_the_others_are_not_observed() -> None:
     signal = Signal(leads=("V2", "II", "I"), rate_hz=100, duration_s=4.0)
     batch = make_batch(2, signal=signal)
-    kept = robustness.keep_leads(batch, ("I", "V2"), signal)
-    assert kept.observed.all(-1).all(0).tolist() == [True, False, True]
-    assert not kept.ecg[:, 1].any()
-    assert torch.equal(kept.ecg[:, 0], batch.ecg[:, 0])
-    assert batch.observed.all()  # the batch that came in is as it was
+    reduced = robustness.keep_leads(batch, ("I", "V2"), signal)
+    assert reduced.observed.all(-1).all(0).tolist() == [True, False, True]
+    assert not reduced.ecg[:, 1].any()
+    assert torch.equal(reduced.ecg[:, 0], batch.ecg[:, 0])
+    assert batch.observed.all()  # the input batch is unchanged
 
 
 def test_a_rate_above_the_promised_one_changes_little_and_a_lower_one_takes_the_fast_part() -> None:
     signal = Signal(rate_hz=250, duration_s=4.0)
     time_s = torch.arange(signal.n_samples) / signal.rate_hz
     slow, fast = torch.sin(2 * np.pi * 5 * time_s), torch.sin(2 * np.pi * 90 * time_s)
-    made = make_batch(1, signal=signal)
-    batch = Batch((slow + fast).expand(1, 12, -1).clone(), made.observed, made.record, made.patient, made.report)
+    template = make_batch(1, signal=signal)
+    batch = Batch(
+        (slow + fast).expand(1, 12, -1).clone(), template.observed, template.record, template.patient, template.report
+    )
     middle = slice(100, -100)
     higher = robustness.resample_through(batch, 500, signal)
     torch.testing.assert_close(higher.ecg[..., middle], batch.ecg[..., middle], atol=0.05, rtol=0)
@@ -66,7 +73,7 @@ def test_a_rate_above_the_promised_one_changes_little_and_a_lower_one_takes_the_
         assert changed.observed.float().mean() > 0.98
 
 
-def test_what_was_not_observed_stays_so_at_another_rate() -> None:
+def test_unobserved_samples_are_unobserved_at_another_rate() -> None:
     batch = unobserve(make_batch(2), leads=[4], after=300)
     changed = robustness.resample_through(batch, 125, SIGNAL)
     assert not changed.observed[:, 4].any()
@@ -75,13 +82,13 @@ def test_what_was_not_observed_stays_so_at_another_rate() -> None:
 
 
 @pytest.mark.parametrize("add", [robustness.add_white_noise, robustness.add_baseline_wander, robustness.add_mains_hum])
-def test_noise_has_the_power_that_was_asked_for(add) -> None:
+def test_noise_has_the_requested_power(add) -> None:
     signal = Signal(rate_hz=500, duration_s=10.0)
     clean = make_batch(6, signal=signal)
-    for asked in (20.0, 0.0):
-        found = snr_db(clean, add(clean, asked, signal))
-        assert float(found.mean()) == pytest.approx(asked, abs=1.0)
-        assert (found - asked).abs().max() < 3.5
+    for requested_db in (20.0, 0.0):
+        measured_db = snr_db(clean, add(clean, requested_db, signal))
+        assert float(measured_db.mean()) == pytest.approx(requested_db, abs=1.0)
+        assert (measured_db - requested_db).abs().max() < 3.5
 
 
 @pytest.mark.parametrize("add", [robustness.add_white_noise, robustness.add_baseline_wander, robustness.add_mains_hum])
@@ -111,13 +118,13 @@ def test_wander_is_slow_and_mains_hum_is_at_its_frequency() -> None:
     hum = spectrum(robustness.add_mains_hum(clean, 0, signal))
     assert rate_hz[hum.argmax()] == pytest.approx(50.0)
     assert robustness.add_mains_hum(clean, 0, signal, mains_hz=60.0).ecg.isfinite().all()
-    # at 100 Hz the resampling of a 500 Hz recording leaves a part of 50 Hz, less than what was picked up
+    # at 100 Hz the resampling of a 500 Hz recording leaves a part of 50 Hz, less than the recorder measured
     low = make_batch(1)
     left = power(robustness.add_mains_hum(low, 0, SIGNAL).ecg - low.ecg)
     assert left < power(low.ecg - low.ecg.mean(-1, keepdim=True))
 
 
-def test_swapped_arms_keep_the_laws_and_twice_is_as_before() -> None:
+def test_swapped_arms_satisfy_the_laws_and_swapping_twice_restores() -> None:
     batch = hearts()
     swapped = robustness.swap_arms(batch, SIGNAL)
     ecg = swapped.ecg
@@ -156,14 +163,14 @@ def test_a_wrong_unit_is_a_factor() -> None:
     torch.testing.assert_close(robustness.scale_amplitude(batch, 1000.0).ecg, batch.ecg * 1000)
 
 
-def test_every_change_that_is_offered_can_be_made() -> None:
+def test_every_change_can_be_applied() -> None:
     batch = make_batch(2)
     names = [change.name for change in robustness.make_changes(SIGNAL)]
     assert len(names) == len(set(names))
     assert "12 leads: all" in names
     assert len(robustness.make_changes(SIGNAL, quick=True)) < len(names)
     for change in robustness.make_changes(SIGNAL):
-        changed = change.of(batch)
+        changed = change.apply(batch)
         assert changed.ecg.shape == batch.ecg.shape, change.name
         assert changed.ecg.isfinite().all(), change.name
         assert not changed.ecg[~changed.observed].any(), change.name
@@ -179,20 +186,20 @@ def planted_probe(run: PlantedRun, cohort: PlantedCohort) -> classifiers.Classif
 
 def test_findings_in_leads_I_to_aVR_are_lost_with_those_leads_and_nothing_else() -> None:
     run, cohort = PlantedRun(), PlantedCohort(n_patients=200)
-    found = robustness.measure_robustness(run, cohort, "finding", [planted_probe(run, cohort)])
-    rows = {row["change"]: row for row in found.rows()}
-    assert found.n_left_out == 0
-    assert found.n_records == 80
+    result = robustness.measure_robustness(run, cohort, "finding", [planted_probe(run, cohort)])
+    rows = {row["change"]: row for row in result.rows()}
+    assert result.n_left_out == 0
+    assert result.n_records == 80
     assert rows["unchanged"]["macro"] > 0.95
     assert rows["12 leads: all"]["gain"] == 0
     assert rows["1 lead: I"]["macro"] < 0.75  # one of four findings is left
     assert rows["1 lead: I"]["gain_high"] < 0
     assert rows["6 leads: I, II, III, aVR, aVL, aVF"]["macro"] == pytest.approx(rows["unchanged"]["macro"])
     assert rows["arm electrodes swapped"]["macro"] < 0.7  # II is read as III, III as II and aVL as aVR; I has its size
-    json.dumps(found.to_json(), allow_nan=False)
+    json.dumps(result.to_json(), allow_nan=False)
 
 
-def test_an_embedding_that_is_not_finite_is_told_and_not_scored() -> None:
+def test_an_embedding_that_is_not_finite_is_reported_and_not_scored() -> None:
     run, cohort = PlantedRun(), PlantedCohort()
     probe = planted_probe(run, cohort)
     embed_ecg = run.method.embed_ecg
@@ -209,39 +216,39 @@ def test_records_that_a_change_would_leave_empty_are_left_out() -> None:
     first = cohort.rows("test")[0]
     cohort.steps[first, 5] = -32768
     run = PlantedRun()
-    kept, leads = robustness.complete_rows(cohort, run.config.signal, cohort.rows("test"))
+    complete, leads = robustness.complete_rows(cohort, run.config.signal, cohort.rows("test"))
     assert leads == LEADS
-    assert sorted({*cohort.rows("test")} - {*kept}) == [first]
-    found = robustness.measure_robustness(
+    assert sorted({*cohort.rows("test")} - {*complete}) == [first]
+    result = robustness.measure_robustness(
         run, cohort, "finding", [planted_probe(run, cohort)], n_records=30, quick=True
     )
-    assert (found.n_records, found.n_left_out) == (30, 1)
+    assert (result.n_records, result.n_left_out) == (30, 1)
 
 
-def test_leads_that_the_cohort_never_recorded_are_not_asked_for() -> None:
+def test_leads_that_the_cohort_never_recorded_are_in_no_change() -> None:
     run, cohort = PlantedRun(), PlantedCohort()
     cohort.steps[:, 6:] = -32768
     first = cohort.rows("test")[0]
     cohort.steps[first, 0] = -32768  # this record lacks a lead that the others have
-    found = robustness.measure_robustness(run, cohort, "finding", [planted_probe(run, cohort)], quick=True)
-    assert (found.n_records, found.n_left_out) == (len(cohort.rows("test")) - 1, 1)
-    assert found.not_recorded == LEADS[6:]
-    names = [change.name for change, _ in found.changed]
+    result = robustness.measure_robustness(run, cohort, "finding", [planted_probe(run, cohort)], quick=True)
+    assert (result.n_records, result.n_left_out) == (len(cohort.rows("test")) - 1, 1)
+    assert result.not_recorded == LEADS[6:]
+    names = [change.name for change, _ in result.changed]
     assert [name for name in names if "lead" in name] == ["1 lead: I", "1 lead: II", "2 leads: I, II", "6 leads: all"]
     cohort.steps[:, [0, 2, 3, 4, 5]] = -32768  # lead II alone
     _, alone = robustness.complete_rows(cohort, run.config.signal, cohort.rows("test"))
     assert alone == ("II",)
     assert "arm electrodes swapped" not in [change.name for change in robustness.make_changes(SIGNAL, recorded=alone)]
     cohort.steps[:] = -32768
-    assert [len(found) for found in robustness.complete_rows(cohort, run.config.signal, cohort.rows("test"))] == [0, 0]
+    assert [len(part) for part in robustness.complete_rows(cohort, run.config.signal, cohort.rows("test"))] == [0, 0]
 
 
-def test_words_may_be_asked_beside_a_probe(tmp_path) -> None:
+def test_a_probe_and_a_zero_shot_classifier_are_scored_together(tmp_path) -> None:
     from test_zeroshot import PROMPTS, write
 
     run, cohort = PlantedRun(), PlantedCohort()
-    words = classifiers.zeroshot_classifier(run, cohort, "finding", write(tmp_path / "p.toml", PROMPTS))
-    found = robustness.measure_robustness(run, cohort, "finding", [planted_probe(run, cohort), words], quick=True)
-    assert set(found.clean) == {"probe", "zero-shot"}
-    assert found.clean["zero-shot"].macro > 0.95
-    assert words.classes == WORDS
+    zero_shot = classifiers.zeroshot_classifier(run, cohort, "finding", write(tmp_path / "p.toml", PROMPTS))
+    result = robustness.measure_robustness(run, cohort, "finding", [planted_probe(run, cohort), zero_shot], quick=True)
+    assert set(result.clean) == {"probe", "zero-shot"}
+    assert result.clean["zero-shot"].macro > 0.95
+    assert zero_shot.classes == WORDS

@@ -95,7 +95,7 @@ def test_a_folder_that_is_taken_is_not_touched(folder: Path) -> None:
 def test_the_untrained_twin_shares_settings_and_not_weights(folder: Path) -> None:
     run = runs.load(folder)
     with torch.no_grad():
-        next(run.method.parameters()).add_(1e-3)  # as if it had learnt
+        next(run.method.parameters()).add_(1e-3)  # as after training
     before = torch.get_rng_state()
     twin, again = run.untrained(), run.untrained()
     assert torch.equal(before, torch.get_rng_state())

@@ -17,8 +17,8 @@ def test_a_patch_is_relative_to_itself_and_a_floor_of_the_record(floor: float) -
     patches, real = patchify(normalize(batch.ecg, batch.observed, "mv"), 10), patchify(batch.observed, 10)
     level, spread = targets.level_and_spread(patches, real, "patch", floor)
     for b in range(2):
-        seen = patches[b][real[b]]
-        record = float(((seen - seen.mean()) ** 2).mean())
+        samples = patches[b][real[b]]
+        record = float(((samples - samples.mean()) ** 2).mean())
         for lead, n in ((0, 0), (3, 4), (11, 5)):
             patch = patches[b, lead, n]
             variance = float(((patch - patch.mean()) ** 2).mean())

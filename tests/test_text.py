@@ -131,9 +131,9 @@ def test_the_decoder_cannot_see_what_it_has_to_write() -> None:
 def test_shuffled_statements_stay_statements() -> None:
     g = torch.Generator().manual_seed(0)
     report = "sinus rhythm. left axis deviation. abnormal ecg."
-    seen = {text.shuffled(text.split(report), 0.5, g) for _ in range(60)}
-    assert len(seen) > 5
-    assert all(set(s.rstrip(".").split(". ")) <= set(report.rstrip(".").split(". ")) for s in seen)
+    orders = {text.shuffled(text.split(report), 0.5, g) for _ in range(60)}
+    assert len(orders) > 5
+    assert all(set(s.rstrip(".").split(". ")) <= set(report.rstrip(".").split(". ")) for s in orders)
     assert text.shuffled(text.split("normal ecg."), 0.9, g) == "normal ecg."
 
 

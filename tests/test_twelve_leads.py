@@ -1,4 +1,4 @@
-"""Files -> Recording -> twelve leads -> the promised array: the same heart whatever the file; a bad file, one error."""
+"""From files to twelve leads to a model's input: the same ECG from every format, and one clear error for a bad file."""
 
 from __future__ import annotations
 
@@ -107,26 +107,26 @@ def test_an_unknown_or_absent_unit_is_an_error_unless_given(tmp_path: Path) -> N
     np.testing.assert_array_equal(read(header, units="mV").signal, known)
 
 
-def test_the_headers_own_unit_stands_over_what_is_given(tmp_path: Path) -> None:
+def test_the_headers_own_unit_overrides_the_given_one(tmp_path: Path) -> None:
     path = write_wfdb(tmp_path, "a1", heart(250, 2.0), 250, list(LEADS))
     np.testing.assert_array_equal(read(path, units="V", rate_hz=77).signal, read(path).signal)
     assert read(path, rate_hz=77).rate_hz == 250
 
 
-def test_a_header_without_a_rate_takes_the_given_one(tmp_path: Path) -> None:
+def test_a_header_without_a_rate_uses_the_given_one(tmp_path: Path) -> None:
     path = write_wfdb(tmp_path, "a1", heart(500, 2.0), 500, list(LEADS))
     known = read(path).signal
     rewrite(path.with_suffix(".hea"), "a1 12 500 1000", "a1 12")
-    actual = read(path, rate_hz=500)
-    assert actual.rate_hz == 500
-    np.testing.assert_array_equal(actual.signal, known)
+    recording = read(path, rate_hz=500)
+    assert recording.rate_hz == 500
+    np.testing.assert_array_equal(recording.signal, known)
 
 
 def test_invalid_samples_are_nan(tmp_path: Path) -> None:
     signal = heart(250, 2.0)
     signal[10:20, 3] = np.nan
-    actual = read(write_wfdb(tmp_path, "a1", signal, 250, list(LEADS))).signal
-    np.testing.assert_array_equal(np.isnan(actual), np.isnan(signal))
+    read_mv = read(write_wfdb(tmp_path, "a1", signal, 250, list(LEADS))).signal
+    np.testing.assert_array_equal(np.isnan(read_mv), np.isnan(signal))
 
 
 def test_invalid_samples_of_packed_formats_are_nan(tmp_path: Path) -> None:
@@ -217,32 +217,32 @@ def test_npy_either_way_round(tmp_path: Path, dtype: type, turned: bool) -> None
 
 def test_npy_faults(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
-    given_facts = {"leads": LEADS, "rate_hz": 250, "units": "mV"}
+    options = {"leads": LEADS, "rate_hz": 250, "units": "mV"}
     np.save(path, np.zeros((12, 12)))
     with pytest.raises(RecordError, match="either way round"):
-        read(path, **given_facts)
+        read(path, **options)
     np.save(path, np.zeros((100, 7)))
     with pytest.raises(RecordError, match="no side of 12 leads"):
-        read(path, **given_facts)
+        read(path, **options)
     np.save(path, np.zeros((0, 12)))
     with pytest.raises(RecordError, match=r"readable|no sample"):
-        read(path, **given_facts)
+        read(path, **options)
     np.save(path, np.array([["a"] * 12] * 3))
     with pytest.raises(RecordError, match="must be numbers"):
-        read(path, **given_facts)
+        read(path, **options)
     np.save(path, np.array([[{}] * 12] * 3), allow_pickle=True)
     with pytest.raises(RecordError, match=r"a\.npy: not a readable"):
-        read(path, **given_facts)
+        read(path, **options)
     np.save(path, np.zeros((100, 12)))
-    for missing in given_facts:
+    for missing in options:
         with pytest.raises(RecordError, match=f"pass {missing}="):
-            read(path, **{name: value for name, value in given_facts.items() if name != missing})
+            read(path, **{name: value for name, value in options.items() if name != missing})
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(RecordError, match="not a readable"):
-        read(path, **given_facts)
+        read(path, **options)
 
 
-def test_csv_names_its_leads_or_is_given(tmp_path: Path) -> None:
+def test_csv_names_its_leads_or_they_are_given(tmp_path: Path) -> None:
     signal = np.round(heart(250, 1.0), 4)[:, :3]
     path = tmp_path / "a.csv"
     np.savetxt(path, signal, delimiter=",", header="I,ii,III", comments="", fmt="%.4f")
@@ -267,12 +267,12 @@ def test_a_csv_header_names_the_leads_whatever_order_is_given(tmp_path: Path) ->
     signal = np.round(heart(250, 1.0), 4)[:, :3]
     path = tmp_path / "a.csv"
     np.savetxt(path, signal, delimiter=",", header="II,i,V1", comments="", fmt="%.4f")
-    actual = read(path, leads=["I", "II", "V1"], rate_hz=250, units="mV")
-    assert actual.leads == ("II", "I", "V1")
-    np.testing.assert_allclose(actual.signal, signal)
-    for leads in (["I", "II", "V2"], ["I", "II"]):
+    recording = read(path, leads=["I", "II", "V1"], rate_hz=250, units="mV")
+    assert recording.leads == ("II", "I", "V1")
+    np.testing.assert_allclose(recording.signal, signal)
+    for given_leads in (["I", "II", "V2"], ["I", "II"]):
         with pytest.raises(RecordError, match=r"a\.csv: its first row names II, I, V1, leads= gives I, II"):
-            read(path, leads=leads, rate_hz=250, units="mV")
+            read(path, leads=given_leads, rate_hz=250, units="mV")
 
 
 def test_a_given_lead_that_is_none_of_the_twelve_is_an_error(tmp_path: Path) -> None:
@@ -303,32 +303,32 @@ def recording(signal: np.ndarray, leads: tuple[str, ...] = LEADS, rate_hz: float
 
 def test_limb_leads_are_derived_and_chest_leads_never_invented() -> None:
     signal = heart(500)
-    keep = [0, 1, 6, 9]
-    actual = to_twelve_leads(recording(signal[:, keep], tuple(LEADS[k] for k in keep)))
+    present = [0, 1, 6, 9]
+    twelve = to_twelve_leads(recording(signal[:, present], tuple(LEADS[k] for k in present)))
     for lead, name in enumerate(LEADS):
-        origin = actual.quality[lead].origin
-        if lead in keep:
+        origin = twelve.quality[lead].origin
+        if lead in present:
             assert origin == "recorded"
-            np.testing.assert_array_equal(actual.signal[:, lead], signal[:, lead])
+            np.testing.assert_array_equal(twelve.signal[:, lead], signal[:, lead])
         elif name in EINTHOVEN:
             assert origin == "derived"
-            np.testing.assert_allclose(actual.signal[:, lead], signal[:, lead], atol=1e-12)
+            np.testing.assert_allclose(twelve.signal[:, lead], signal[:, lead], atol=1e-12)
         else:
             assert origin == "missing"
-            assert np.isnan(actual.signal[:, lead]).all()
-            assert not actual.quality[lead].flat
-    assert actual.lead_order == "unchecked"
+            assert np.isnan(twelve.signal[:, lead]).all()
+            assert not twelve.quality[lead].flat
+    assert twelve.lead_order == "unchecked"
 
 
 def test_a_header_with_a_lead_missing_is_read_without_inventing_it(tmp_path: Path) -> None:
     signal = heart(500)
-    keep = [k for k in range(12) if LEADS[k] not in ("aVL", "V4")]
-    path = write_wfdb(tmp_path, "a1", signal[:, keep], 500, [LEADS[k] for k in keep])
-    actual = to_twelve_leads(read(path))
-    assert [quality.origin for quality in actual.quality].count("recorded") == 10
-    assert actual.quality[LEADS.index("aVL")].origin == "derived"
-    assert actual.quality[LEADS.index("V4")].origin == "missing"
-    ecg, observed = conform(actual.signal, 500, Signal())
+    present = [k for k in range(12) if LEADS[k] not in ("aVL", "V4")]
+    path = write_wfdb(tmp_path, "a1", signal[:, present], 500, [LEADS[k] for k in present])
+    twelve = to_twelve_leads(read(path))
+    assert [quality.origin for quality in twelve.quality].count("recorded") == 10
+    assert twelve.quality[LEADS.index("aVL")].origin == "derived"
+    assert twelve.quality[LEADS.index("V4")].origin == "missing"
+    ecg, observed = conform(twelve.signal, 500, Signal())
     assert not observed[LEADS.index("V4")].any()
     assert not ecg[LEADS.index("V4")].any()
     assert observed[LEADS.index("aVL")].all()
@@ -338,14 +338,14 @@ def test_a_limb_lead_recorded_as_nothing_is_derived() -> None:
     signal = heart(500)
     known = signal[:, 2].copy()
     signal[:, 2] = np.nan
-    actual = to_twelve_leads(recording(signal))
-    assert actual.quality[2].origin == "derived"
-    np.testing.assert_allclose(actual.signal[:, 2], known, atol=1e-12)
+    twelve = to_twelve_leads(recording(signal))
+    assert twelve.quality[2].origin == "derived"
+    np.testing.assert_allclose(twelve.signal[:, 2], known, atol=1e-12)
 
 
 def test_no_limb_lead_is_derived_from_one_alone() -> None:
-    actual = to_twelve_leads(recording(heart(500)[:, [0, 7]], ("I", "V2")))
-    assert [quality.origin for quality in actual.quality].count("missing") == 10
+    twelve = to_twelve_leads(recording(heart(500)[:, [0, 7]], ("I", "V2")))
+    assert [quality.origin for quality in twelve.quality].count("missing") == 10
 
 
 def test_a_file_without_any_of_the_twelve_is_an_error() -> None:
@@ -356,9 +356,9 @@ def test_a_file_without_any_of_the_twelve_is_an_error() -> None:
 def test_leads_beside_the_twelve_are_named_once_for_all_files(caplog: pytest.LogCaptureFixture) -> None:
     leads = ("I", "C1", "II", "C2")
     for order in ([0, 1, 2, 3], [0, 2, 3, 1]):
-        actual = to_twelve_leads(recording(heart(500)[:, order], tuple(leads[k] for k in order)))
-        assert f"not used: {', '.join(actual.unused)}" in remarks(actual)
-        assert set(actual.unused) == {"C1", "C2"}
+        twelve = to_twelve_leads(recording(heart(500)[:, order], tuple(leads[k] for k in order)))
+        assert f"not used: {', '.join(twelve.unused)}" in remarks(twelve)
+        assert set(twelve.unused) == {"C1", "C2"}
     assert caplog.text.count("not used: C1, C2") == 1
     assert to_twelve_leads(recording(heart(500))).unused == ()
 
@@ -368,12 +368,12 @@ def test_a_signal_a_thousand_times_off_is_questioned(caplog, factor: float, doub
     signal = heart(500) * factor
     signal[:, 8] = 0.0
     signal[2000:2010] += 32.7  # a lone spike in every lead decides nothing
-    actual = to_twelve_leads(recording(signal))
-    lines = [line for line in (*remarks(actual), caplog.text) if "is the unit right?" in line]
-    assert len(lines) == (2 if doubted else 0)
-    assert bool(actual.unit_doubt) == doubted
+    twelve = to_twelve_leads(recording(signal))
+    questions = [line for line in (*remarks(twelve), caplog.text) if "is the unit right?" in line]
+    assert len(questions) == (2 if doubted else 0)
+    assert bool(twelve.unit_doubt) == doubted
     assert ("record a1: its leads range over" in caplog.text) == doubted
-    assert (actual.typical_range_mv > 20) == (factor > 1)
+    assert (twelve.typical_range_mv > 20) == (factor > 1)
 
 
 def test_a_recording_without_any_movement_raises_no_question_of_units() -> None:
@@ -389,7 +389,7 @@ def test_quality_counts_gaps_and_flags_flat_leads() -> None:
     signal[:, 8] = 0.7
     quality = to_twelve_leads(recording(signal)).quality
     assert (quality[2].n_missing, quality[2].n_short_gaps, quality[2].n_long_gaps) == (46, 1, 2)
-    assert [actual.flat for actual in quality] == [lead == 8 for lead in range(12)]
+    assert [lead_quality.flat for lead_quality in quality] == [lead == 8 for lead in range(12)]
     assert quality[0].max_abs_mv == np.abs(signal[:, 0]).max()
 
 
@@ -399,8 +399,8 @@ def test_swapped_rows_are_found_by_algebra_and_named(caplog, first: str, second:
     at, to = LEADS.index(first), LEADS.index(second)
     names[at], names[to] = second, first
     with caplog.at_level(logging.WARNING):
-        actual = to_twelve_leads(recording(heart(500), tuple(names)))
-    assert actual.lead_order == f"{first}/{second} swapped"
+        twelve = to_twelve_leads(recording(heart(500), tuple(names)))
+    assert twelve.lead_order == f"{first}/{second} swapped"
     assert "a1" in caplog.text
     assert f"{first}/{second} swapped" in caplog.text
 
@@ -444,9 +444,9 @@ def test_the_same_heart_in_any_order_rate_and_unit_conforms_to_one_array(
     path = write_wfdb(
         folder, "a1", heart(rate_hz, seed=seed)[:, order], rate_hz, [LEADS[k].lower() for k in order], unit, gain
     )
-    promised = Signal(rate_hz=500, duration_s=10.0)
+    target = Signal(rate_hz=500, duration_s=10.0)
     recording = to_twelve_leads(read(path))
-    ecg, observed = conform(recording.signal, recording.rate_hz, promised)
+    ecg, observed = conform(recording.signal, recording.rate_hz, target)
     assert ecg.dtype == np.float32
     assert observed.all()
     expected = heart(500, seed=seed).T
@@ -455,7 +455,7 @@ def test_the_same_heart_in_any_order_rate_and_unit_conforms_to_one_array(
     assert recording.lead_order == "ok"
 
 
-def test_the_promised_rate_is_passed_through_exactly() -> None:
+def test_a_signal_at_the_requested_rate_is_passed_through_exactly() -> None:
     signal = heart(500)
     ecg, observed = conform(signal, 500, Signal())
     np.testing.assert_array_equal(ecg, signal.T.astype(np.float32))
@@ -539,7 +539,7 @@ def test_bridging_is_a_straight_line() -> None:
     assert observed[0].sum() == 5000 - 21
 
 
-def test_leads_come_in_the_promised_order() -> None:
+def test_leads_come_in_the_requested_order() -> None:
     signal = heart(500)
     ecg, observed = conform(signal, 500, Signal(leads=("V5", "II")))
     np.testing.assert_array_equal(ecg, signal[:, [10, 1]].T.astype(np.float32))
@@ -550,17 +550,17 @@ def test_leads_come_in_the_promised_order() -> None:
 
 
 @pytest.mark.real
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real ECGs do not lie beside this checkout")
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real ECGs are not beside this checkout")
 def test_real_records_conform_and_their_limb_leads_agree() -> None:
     flat_chest = set()
     for folder, every in (("chapman", 1), ("cpsc_2018", 2), ("ptb-xl/records500", 3), ("ptb-xl/records100", 60)):
         for header in sorted((REAL / folder).rglob("*.hea"))[::every]:
-            actual = to_twelve_leads(read(header))
-            assert actual.lead_order == "ok", header
-            assert actual.unit_doubt == "", header
-            ecg, observed = conform(actual.signal, actual.rate_hz, Signal())
+            twelve = to_twelve_leads(read(header))
+            assert twelve.lead_order == "ok", header
+            assert twelve.unit_doubt == "", header
+            ecg, observed = conform(twelve.signal, twelve.rate_hz, Signal())
             assert np.isfinite(ecg).all()
-            assert observed[:, : min(5000, round(len(actual.signal) * 500 / actual.rate_hz) - 5)].all()
-            if any(quality.flat for quality in actual.quality):
+            assert observed[:, : min(5000, round(len(twelve.signal) * 500 / twelve.rate_hz) - 5)].all()
+            if any(quality.flat for quality in twelve.quality):
                 flat_chest.add(header.stem)
     assert flat_chest == {"JS11438", "JS20004", "JS20008", "JS45542", "JS45544", "JS45551"}

@@ -88,7 +88,7 @@ def published_splits_json(cohort: Cohort) -> dict[str, Any]:
 
     if not isinstance(cohort, PublishedCohort):
         return {}
-    told = {"fingerprint": cohort.published.fingerprint, "records_missing": dict(cohort.found.missing)}
+    told = {"fingerprint": cohort.published.fingerprint, "records_missing": dict(cohort.matched.missing)}
     return {"published_splits": told}
 
 

@@ -1,4 +1,4 @@
-"""Which recordings of a split a share of its labels is: one rule for the probe and for what learns from labels."""
+"""Draw a random subset of a split's labelled recordings, by the same rule for the probe and for supervised training."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from leadwise.data.cohort.cohort import Cohort
 
 
 class DrawError(ValueError):
-    """A share of the labels that cannot be drawn; the message names the fraction and the remedy."""
+    """The requested fraction of the labels cannot be drawn; the message names the fraction and the remedy."""
 
 
 def subset(n: int, fraction: float, seed: int) -> NDArray[np.int64]:
-    """Which of n training recordings a draw holds: floor(n x fraction) at random, the rule of the published splits.
+    """Positions of a random subset of floor(n x fraction) of n training recordings, by the rule of the published splits.
 
     Raises:
-        DrawError: a fraction outside (0, 1], or so small that no recording is drawn.
+        DrawError: a fraction outside (0, 1], or too small to draw one recording.
     """
     if not 0 < fraction <= 1:
         raise DrawError(f"fraction {fraction} is not within (0, 1]; 0.01 is one percent")
     if fraction == 1:
         return np.arange(n)
     if int(n * fraction) < 1:
-        raise DrawError(f"fraction {fraction:g} of {n} training recordings is none; ask for a larger fraction")
+        raise DrawError(f"fraction {fraction:g} of {n} training recordings is none; use a larger fraction")
     from sklearn.model_selection import train_test_split
 
     drawn, _ = train_test_split(np.arange(n), train_size=fraction, random_state=seed)
@@ -31,7 +31,7 @@ def subset(n: int, fraction: float, seed: int) -> NDArray[np.int64]:
 
 
 def labelled_rows(cohort: Cohort, task: str, split: str, fraction: float = 1.0, seed: int = 42) -> NDArray[np.int64]:
-    """Row numbers of a split's recordings with labels of a task, or of a share of them.
+    """Row numbers of a split's recordings with labels of a task, or of a random fraction of them.
 
     Raises:
         DrawError: as `subset`.

@@ -1,4 +1,4 @@
-"""Cohort -> Batch: recordings as a Signal promises them, and the order in which training sees them."""
+"""Read recordings of a cohort as batches for a model, and determine the order in which training uses them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from leadwise.data.recordings.twelve_leads import conform
 
 
 class Recordings:
-    """Rows of a cohort as a Signal promises them."""
+    """Rows of a cohort, read with the leads, rate and duration of a `Signal`."""
 
     def __init__(
         self,
@@ -29,18 +29,21 @@ class Recordings:
         task: str | None = None,
         statements: bool = False,
         starts_s: np.ndarray | None = None,
-        kept_s: float | None = None,
+        retained_s: float | None = None,
     ) -> None:
-        """`rows` are row numbers of the cohort: by default those of the task, or all. A task gives labels.
-
-        With `statements`, batches have the reports' statements as lists, too. `starts_s` (n,) says where in each row the
-        promised part begins. With `kept_s` only so many seconds stay, and zeros after them count as observed.
+        """
+        Args:
+            rows: row numbers of the cohort; by default those of the task, or all.
+            task: batches contain the labels of this task.
+            statements: batches contain the statements of the reports.
+            starts_s: (n,) where the part to read begins in each row, in seconds.
+            retained_s: only so many seconds are read; the zeros after them count as observed.
         """
         self.cohort = cohort
         self.signal = signal
         self.rows = np.asarray(cohort.rows(task=task) if rows is None else rows, dtype=np.int64)
         self._with_statements = statements
-        self._starts_s, self._kept_s = starts_s, kept_s
+        self._starts_s, self._retained_s = starts_s, retained_s
         self._labels = None if task is None else cohort.labels(task, self.rows).astype(np.float32)
 
     def __len__(self) -> int:
@@ -52,7 +55,7 @@ class Recordings:
         shape = (len(places), len(self.signal.leads), self.signal.n_samples)
         ecg, observed = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=bool)  # (B, L, T)
         rows = self.rows[places]
-        if self._starts_s is None and self._kept_s is None:
+        if self._starts_s is None and self._retained_s is None:
             for number, row in enumerate(rows.tolist()):
                 self._read(row, ecg[number], observed[number])
         else:
@@ -69,59 +72,61 @@ class Recordings:
         )
 
     def _read(self, row: int, ecg: np.ndarray, observed: np.ndarray) -> None:
-        """One recording into ecg (L, T) float32 and observed (L, T) bool."""
+        """Read one recording into ecg (L, T) float32 and observed (L, T) bool."""
         block, (uv_per_step, baseline, rate_hz) = self.cohort.block(row), self.cohort.scale(row)
-        promised = self.signal
-        n_kept = min(block.shape[1], promised.n_samples)
-        start = (block.shape[1] - n_kept) // 2 if promised.window == "center" else 0
-        kept = block[:, start : start + n_kept]
-        if promised.leads != LEADS:
-            columns = [LEADS.index(lead) for lead in promised.leads]
-            kept, uv_per_step, baseline = kept[columns], uv_per_step[columns], baseline[columns]
-        if rate_hz != promised.rate_hz or kept.min() == MISSING:
-            ecg[:], observed[:] = conform(unpack(block, *self.cohort.scale(row)[:2]), rate_hz, promised)
+        signal = self.signal
+        n_read = min(block.shape[1], signal.n_samples)
+        start = (block.shape[1] - n_read) // 2 if signal.window == "center" else 0
+        samples = block[:, start : start + n_read]
+        if signal.leads != LEADS:
+            columns = [LEADS.index(lead) for lead in signal.leads]
+            samples, uv_per_step, baseline = samples[columns], uv_per_step[columns], baseline[columns]
+        if rate_hz != signal.rate_hz or samples.min() == MISSING:
+            ecg[:], observed[:] = conform(unpack(block, *self.cohort.scale(row)[:2]), rate_hz, signal)
             return
-        # the common case at scale, nothing to resample or to bridge: the same numbers in a quarter of the time
-        scale_into(ecg[:, :n_kept], kept, uv_per_step, baseline)
-        ecg[:, n_kept:] = 0.0
-        observed[:, :n_kept], observed[:, n_kept:] = True, False
+        # the usual case in large cohorts, without resampling or gaps: the same numbers in a quarter of the time
+        scale_into(ecg[:, :n_read], samples, uv_per_step, baseline)
+        ecg[:, n_read:] = 0.0
+        observed[:, :n_read], observed[:, n_read:] = True, False
 
     def _read_part(self, place: int, ecg: np.ndarray, observed: np.ndarray) -> None:
-        """The same for a part that begins elsewhere, or that is cut short and padded."""
+        """The same for a part that begins at `starts_s`, or that is cut at `retained_s` and padded."""
         row = int(self.rows[place])
         uv_per_step, baseline, rate_hz = self.cohort.scale(row)
         signal = unpack(self.cohort.block(row), uv_per_step, baseline)
-        if self._kept_s is None:
+        if self._retained_s is None:
             start_s = None if self._starts_s is None else float(self._starts_s[place])
             ecg[:], observed[:] = conform(signal, rate_hz, self.signal, start_s)
             return
-        short = replace(self.signal, duration_s=min(self._kept_s, self.signal.duration_s))
-        part, real = conform(signal, rate_hz, short)
-        n_real = min(short.n_samples, math.ceil(len(signal) * self.signal.rate_hz / rate_hz))
-        ecg[:, : short.n_samples], ecg[:, short.n_samples :] = part, 0.0
+        cropped = replace(self.signal, duration_s=min(self._retained_s, self.signal.duration_s))
+        part, real = conform(signal, rate_hz, cropped)
+        n_real = min(cropped.n_samples, math.ceil(len(signal) * self.signal.rate_hz / rate_hz))
+        ecg[:, : cropped.n_samples], ecg[:, cropped.n_samples :] = part, 0.0
         observed[:, :n_real], observed[:, n_real:] = real[:, :n_real], real.any(axis=1, keepdims=True)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """All recordings in order; the last batch may be smaller."""
+        """Iterate over all recordings in order; the last batch may be smaller."""
         for begin in range(0, len(self), batch_size):
             yield self.batch(np.arange(begin, min(begin + batch_size, len(self))))
 
 
 class Sampler:
-    """The positions of each step's batch, a pure function of the step: to resume is to begin at another step.
+    """The positions of each step's batch, a pure function of the step: a resumed run starts at another step.
 
-    Each epoch is a fresh permutation of all positions, and batches run on over its end: every recording is seen exactly
-    once an epoch, and none is left out because the last batch would be small. Of several processes, each takes an equal
-    share of every batch; the batch itself does not depend on how many they are.
+    Each epoch is a new permutation of all positions, and a batch may extend over the end of an epoch: every recording is
+    used exactly once per epoch, and no incomplete batch is dropped. With several processes, each takes an equal share of
+    every batch; the batch does not depend on their number.
 
-    As the sampler of a torch DataLoader it gives a process's positions of the epoch that `set_epoch` named.
+    As the sampler of a torch DataLoader, it iterates over a process's positions in the epoch set by `set_epoch`.
     """
 
     def __init__(self, n: int, batch_size: int, seed: int, rank: int = 0, n_ranks: int = 1) -> None:
         if n < 1 or batch_size < 1:
             raise ValueError(f"a sampler needs recordings and a batch size of at least 1; got {n} and {batch_size}")
         if not 0 <= rank < n_ranks or batch_size % n_ranks:
-            raise ValueError(f"rank {rank} of {n_ranks} has no equal share in batches of {batch_size}")
+            raise ValueError(
+                f"rank {rank} of {n_ranks} has no equal share of a batch of {batch_size}; use a multiple of {n_ranks}"
+            )
         self.n = n
         self.batch_size = batch_size
         self.seed = seed
@@ -130,11 +135,11 @@ class Sampler:
         self._orders: dict[int, np.ndarray] = {}
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch the next iteration goes through."""
+        """Set the epoch of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """This process's positions of an epoch; what does not divide goes to the first ones, one more each."""
+        """The number of this process's positions in an epoch; the first processes have one more if it does not divide."""
         return len(range(self.rank, self.n, self.n_ranks))
 
     def __iter__(self) -> Iterator[int]:
@@ -152,8 +157,9 @@ class Sampler:
         return chosen
 
     def _order(self, epoch: int) -> np.ndarray:
+        """The permutation (n,) of an epoch."""
         if epoch not in self._orders:
-            while len(self._orders) > 1:  # two epochs can meet in a batch; older ones are not needed again
+            while len(self._orders) > 1:  # a batch can contain two epochs; older ones are not needed again
                 self._orders.pop(min(self._orders))
             self._orders[epoch] = np.random.default_rng([self.seed, epoch]).permutation(self.n)
         return self._orders[epoch]
@@ -162,9 +168,9 @@ class Sampler:
 def prefetch_batches(
     recordings: Recordings, sampler: Sampler, start: int, stop: int, n_threads: int = 0, n_parts: int = 1
 ) -> Generator[Batch]:
-    """The batches of the steps [start, stop), in order, each in `n_parts` equal parts; threads prepare the next ones.
+    """Yield the batches of the steps [start, stop) in order, each in `n_parts` equal parts; threads read ahead.
 
-    Without threads each is read when it is asked for. What a thread raises is raised here, in its batch's turn.
+    Without threads, each part is read when it is requested. An error in a thread is raised when its part is due.
     """
     parts = (part for step in range(start, stop) for part in np.split(sampler.positions(step), n_parts))
     if not n_threads:

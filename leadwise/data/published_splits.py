@@ -1,13 +1,14 @@
-"""The splits that the published tables were made with: CSV files that a user gives, read by name.
+"""Read the splits used for the published tables, from CSV files that the user provides.
 
     ptbxl/<super_class|sub_class|form|rhythm>/ptbxl_*_{train,val,test}.csv
     icbeb/icbeb_{train,val,test}.csv          CPSC2018
     chapman/chapman_{train,val,test}.csv      CSN
 
-That is the layout of MERL's repository. Two faults of these files must not travel: the label columns of PTB-XL's sub-classes
-stand in another order in val and test than in train, and CSN's columns were made by substring ("VB" is in "1AVB"). Here
-labels come back in the order of the caller's classes, found by name; CSN's are read from the statements token by token,
-and the columns as published only where they are asked for. A record is found by its file's name, never by a row number.
+This is the layout of MERL's repository. These files have two faults that must not have an effect here: the label columns
+of PTB-XL's sub-classes have another order in val and test than in train, and CSN's columns were derived by substring ("VB"
+is in "1AVB"). Here labels are found by name and returned in the order of the caller's classes. CSN's labels are read from
+the statements token by token; its columns as published are an option. A record is found by the name of its file, never
+by a row number.
 """
 
 from __future__ import annotations
@@ -34,19 +35,19 @@ LabelRule = Literal["exact", "merl_substring"]
 
 
 class PublishedError(ValueError):
-    """Split files that cannot be used; the message names the file, the value and the remedy."""
+    """The split files cannot be used; the message names the file, the value and the remedy."""
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where a task's files lie and what their columns are, beside one column for each class."""
+    """The path of a task's files, and their columns other than one per class."""
 
     stem: str  # the path without _train.csv
     file_column: str  # names the recording's file
-    record: re.Pattern[str]  # our record name within that
+    record: re.Pattern[str]  # matches the record name of our cohorts in that column
     metadata: tuple[str, ...]
-    patient_column: str | None = None  # real patients, which must not stand in two splits
-    statements: str | None = None  # codes joined by commas, which the columns were made of
+    patient_column: str | None = None  # real patients: none may be in two splits
+    statements: str | None = None  # codes joined by commas, from which the class columns were derived
 
 
 _PTBXL = ("ecg_id", "patient_id", "strat_fold", "filename_lr", "filename_hr")
@@ -56,7 +57,7 @@ _LAYOUTS = {
     )
     for task, name in {"super": "super_class", "sub": "sub_class", "form": "form", "rhythm": "rhythm"}.items()
 } | {
-    # patient_id repeats ecg_id there, which numbers the files of one machine's folder: neither is of use
+    # patient_id repeats ecg_id in these files, and ecg_id numbers the files of one folder: both are ignored
     "cpsc2018": _Layout(
         "icbeb/icbeb", "filename", re.compile(r"^(A\d{4})$"),
         ("patient_id", "ecg_id", "filename", "validation", "age", "sex", "scp_codes"),
@@ -69,13 +70,13 @@ _LAYOUTS = {
 
 @dataclass(frozen=True)
 class PublishedSplit:
-    """One file: its records in its order."""
+    """One split file: its records, in the order of the file."""
 
     file: Path
     sha256: str
     records: tuple[str, ...]  # as our cohorts name them
     labels: NDArray[np.int8]  # (n, K) in {0, 1}, classes in the order of `Published.classes`
-    columns: tuple[str, ...]  # the K classes as the file orders them
+    columns: tuple[str, ...]  # the K classes in the order of the file
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Published:
 
     @property
     def columns(self) -> dict[str, tuple[str, ...]]:
-        """Each split's own order of label columns: what code that goes by position takes for the same classes."""
+        """Each split's own order of label columns, which code that selects columns by position would confuse."""
         return {name: split.columns for name, split in self.splits.items()}
 
     @property
@@ -106,25 +107,28 @@ def tasks() -> tuple[str, ...]:
 def read_published(
     folder: Path, task: str, classes: Sequence[str] | None = None, labels: LabelRule = "exact"
 ) -> Published:
-    """The published splits of a task, from a folder in the layout of MERL's.
+    """Read the published splits of a task from a folder with the layout of MERL's repository.
 
     Args:
-        classes: the K classes in the order wanted; default: PTB-XL's as `labels.py` has them, else as the train file has.
+        classes: the K classes in the requested order; default: that of `tasks.py` for PTB-XL, else of the train file.
         labels: "exact", or for csn "merl_substring": its columns as published, wrong in 7 of 38 classes.
 
     Raises:
-        PublishedError: no such task or file, a column that is not there or is no class, a record that stands twice, a
-            patient in two splits, a label that is not 0 or 1.
+        PublishedError: an unknown task, a missing file or column, a column that is not a class, a record that occurs
+            twice, a patient in two splits, or a label that is not 0 or 1.
     """
+    # the arguments
     layout = _LAYOUTS.get(task)
     if layout is None:
-        raise PublishedError(f"no published splits for task {task!r}; there are those of {', '.join(_LAYOUTS)}")
+        raise PublishedError(f"no published splits for task {task!r}; choose from {', '.join(_LAYOUTS)}")
     if labels not in ("exact", "merl_substring"):
-        raise PublishedError(f"labels {labels!r}: say exact or merl_substring")
+        raise PublishedError(f"labels {labels!r} is unknown; use exact or merl_substring")
     if labels == "merl_substring" and layout.statements is None:
-        raise PublishedError(f"labels merl_substring are csn's alone; task {task} has exact ones")
+        raise PublishedError(f"labels merl_substring exist only for csn; use exact for task {task}")
     if classes is None and task in PTBXL:
         classes = tuple(PTBXL[task])
+
+    # the three files
     tables = {split: _table(Path(folder) / f"{layout.stem}_{split}.csv", layout) for split in SPLITS}
     splits: dict[str, PublishedSplit] = {}
     for split, (path, table) in tables.items():
@@ -138,6 +142,8 @@ def read_published(
             labels=_labels(path, table, classes, layout.statements if labels == "exact" else None),
             columns=columns,
         )
+
+    # no record twice, and no patient in two splits
     _check_apart("record", {split: (s.file, s.records) for split, s in splits.items()})
     if layout.patient_column is not None:
         _check_apart(
@@ -170,7 +176,7 @@ def _check_classes(path: Path, columns: tuple[str, ...], classes: tuple[str, ...
 
 
 def _records(path: Path, table: pd.DataFrame, layout: _Layout) -> tuple[str, ...]:
-    found = []
+    records = []
     for number, name in enumerate(table[layout.file_column], start=2):
         match = layout.record.search(name)
         if match is None:
@@ -178,15 +184,15 @@ def _records(path: Path, table: pd.DataFrame, layout: _Layout) -> tuple[str, ...
                 f"{path}, line {number}: {layout.file_column} {name[:60]!r} names no recording of the form "
                 f"{layout.record.pattern}"
             )
-        found.append(match[1])
-    return tuple(found)
+        records.append(match[1])
+    return tuple(records)
 
 
 def _labels(path: Path, table: pd.DataFrame, classes: tuple[str, ...], statements: str | None) -> NDArray[np.int8]:
-    """(n, K) labels by name: from the columns, or where there are statements from their tokens."""
+    """Labels (n, K) by class name, from the class columns, or from the tokens of the column `statements`."""
     if statements is not None:
-        said = [{token.strip() for token in text.split(",")} for text in table[statements]]
-        return np.array([[name in tokens for name in classes] for tokens in said], dtype=np.int8)
+        token_sets = [{token.strip() for token in text.split(",")} for text in table[statements]]
+        return np.array([[name in tokens for name in classes] for tokens in token_sets], dtype=np.int8)
     values = table[list(classes)].to_numpy()
     wrong = np.argwhere(~np.isin(values, ("0", "1")))
     if len(wrong):
@@ -198,90 +204,90 @@ def _labels(path: Path, table: pd.DataFrame, classes: tuple[str, ...], statement
 
 
 def _check_apart(what: str, named: dict[str, tuple[Path, Sequence[str]]]) -> None:
-    """No record twice at all, no patient in two splits."""
-    seen: dict[str, str] = {}
+    """Raise PublishedError if a record occurs twice, or a record or patient is in two splits."""
+    split_of: dict[str, str] = {}
     for split, (path, names) in named.items():
         if what == "record" and len(set(names)) < len(names):
             twice = next(name for name, count in pd.Series(list(names)).value_counts().items() if count > 1)
-            raise PublishedError(f"{path}: record {twice} stands there twice; fetch the file again")
+            raise PublishedError(f"{path}: record {twice} occurs twice; fetch the file again")
         for name in names:
-            if seen.setdefault(name, split) != split:
-                raise PublishedError(f"{path}: {what} {name} is in split '{seen[name]}' too; fetch the files again")
+            if split_of.setdefault(name, split) != split:
+                raise PublishedError(f"{path}: {what} {name} is in split '{split_of[name]}' too; fetch the files again")
 
 
 @dataclass(frozen=True)
 class MatchedSplits:
-    """The published records that a cohort holds: train, then val, then test, each in its file's order."""
+    """The published records that a cohort contains: train, then val, then test, each in the order of its file."""
 
     rows: NDArray[np.int64]  # (n,) of the cohort
     split: NDArray[Any]  # (n,) "train", "val" or "test", as published
     labels: NDArray[np.int8]  # (n, K), classes in the order of the published ones
-    missing: dict[str, int]  # by split, how many published records the cohort has not
+    missing: dict[str, int]  # by split: the number of published records that the cohort lacks
 
     @property
     def counts(self) -> dict[str, int]:
-        """Records found, by split."""
+        """Records that the cohort contains, by split."""
         return {split: int((self.split == split).sum()) for split in SPLITS}
 
 
 def match_records(published: Published, cohort: Cohort) -> MatchedSplits:
-    """Which rows of a cohort the published records are.
+    """Match the published records to the rows of a cohort by record name.
 
     Raises:
-        PublishedError: none of them is in the cohort.
+        PublishedError: the cohort contains none of them.
     """
     places = {record: row for row, record in enumerate(cohort.records)}
     rows, split, labels, missing = [], [], [], {}
     for name, part in published.splits.items():
-        here = [number for number, record in enumerate(part.records) if record in places]
-        rows += [places[part.records[number]] for number in here]
-        split += [name] * len(here)
-        labels.append(part.labels[here])
-        missing[name] = len(part.records) - len(here)
+        present = [number for number, record in enumerate(part.records) if record in places]
+        rows += [places[part.records[number]] for number in present]
+        split += [name] * len(present)
+        labels.append(part.labels[present])
+        missing[name] = len(part.records) - len(present)
     if not rows:
         first = published.splits["train"].records[0]
         raise PublishedError(
             f"cohort {cohort.name}: none of the published records of task {published.task} is in it (such as {first}); "
-            "take the cohort of that data set"
+            "use the cohort of that data set"
         )
     return MatchedSplits(np.array(rows, dtype=np.int64), np.array(split), np.concatenate(labels), missing)
 
 
 class PublishedCohort(Cohort):
-    """A cohort whose rows, splits and labels of one task are the published ones; all else is the cohort's own."""
+    """A cohort with the published rows, splits and labels of one task; everything else is that of the wrapped cohort."""
 
     def __init__(self, cohort: Cohort, published: Published) -> None:
         """
         Raises:
-            PublishedError: none of the published records is in the cohort.
+            PublishedError: the cohort contains none of the published records.
         """
         self.__dict__.update(cohort.__dict__)
-        self.published, self.found = published, match_records(published, cohort)
+        self.published, self.matched = published, match_records(published, cohort)
         self.tasks = {**cohort.tasks, published.task: published.classes}
-        self._place = {row: place for place, row in enumerate(self.found.rows.tolist())}
-        n_missing = sum(self.found.missing.values())
+        self._place = {row: place for place, row in enumerate(self.matched.rows.tolist())}
+        n_missing = sum(self.matched.missing.values())
         if n_missing:
             log.warning(
-                "cohort %s lacks %d of the %d published records of task %s: scores are of the part that is there",
-                self.name, n_missing, n_missing + len(self.found.rows), published.task,
+                "cohort %s lacks %d of the %d published records of task %s: scores are computed on the records that it has",
+                self.name, n_missing, n_missing + len(self.matched.rows), published.task,
             )  # fmt: skip
 
     def rows(self, split: str | None = None, task: str | None = None, min_report_words: int = 0) -> np.ndarray:
-        """As `Cohort.rows`; of the published task, its records in the order of the files, on which draws depend."""
+        """As `Cohort.rows`; for the published task, its records in the order of the files, on which random draws depend."""
         if task != self.published.task or split not in (None, *SPLITS):
-            return super().rows(split, task, min_report_words)  # which refuses a split that there is not
-        chosen = self.found.rows if split is None else self.found.rows[self.found.split == split]
+            return super().rows(split, task, min_report_words)  # raises for an unknown split
+        chosen = self.matched.rows if split is None else self.matched.rows[self.matched.split == split]
         if not min_report_words:
             return chosen
         return chosen[np.isin(chosen, super().rows(min_report_words=min_report_words))]
 
     def splits(self, rows: np.ndarray) -> np.ndarray:
-        """The published split of each of some published records, as text (n,)."""
-        return self.found.split[self._places(rows)]
+        """The published split of each of the given rows, as text (n,)."""
+        return self.matched.split[self._places(rows)]
 
     def labels(self, task: str, rows: np.ndarray) -> np.ndarray:
-        """As `Cohort.labels`; of the published task, the published labels."""
-        return self.found.labels[self._places(rows)] if task == self.published.task else super().labels(task, rows)
+        """As `Cohort.labels`; for the published task, the published labels."""
+        return self.matched.labels[self._places(rows)] if task == self.published.task else super().labels(task, rows)
 
     def _places(self, rows: np.ndarray) -> NDArray[np.int64]:
         try:

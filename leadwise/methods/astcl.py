@@ -130,6 +130,7 @@ class _Seen:
 
 class Method(PretrainingMethod):
     compares_records = True
+    falling_terms = ("L_pat", "L_st")
     config: Config
     electrodes: Tensor
 
@@ -166,7 +167,7 @@ class Method(PretrainingMethod):
             for one, other in zip(early, late)
         )
         own = {"L_st": self.config.w_st * (st[0] + st[1]) / 2}
-        own["L_adv"] = self.config.w_adv * pairwise.told_apart(noisy, calm)
+        own["L_adv"] = self.config.w_adv * pairwise.discriminator_loss(noisy, calm)
         predicted = self.predictor(torch.cat([half.z for half in seen])).chunk(len(seen))
         features = {f"z_{number}": half.z for number, half in enumerate(seen)}
         features |= {f"p_{number}": p for number, p in enumerate(predicted)}
@@ -176,7 +177,7 @@ class Method(PretrainingMethod):
 
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """L_pat over the whole batch: a half of a view meets the other half of the other view, of all the patient's records."""
-        every = distributed.gathered(features)
+        every = distributed.gather_features(features)
         patient, local_rows = every["patient"], distributed.local_rows(len(every["patient"]))
         terms = [
             pairwise.patient_agreement(every[f"p_{here}"], every[f"z_{3 - here}"], patient, local_rows)
@@ -188,7 +189,7 @@ class Method(PretrainingMethod):
         """(B, D) embeddings of ECGs, before the projector; any subset of leads may be observed.
 
         Raises:
-            ValueError: an unknown part, or a record of which nothing was observed.
+            ValueError: an unknown part, or a record without an observed sample.
         """
         check_part(part, self.parts)
         out: Tensor = self.ecg(batch)

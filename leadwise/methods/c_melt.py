@@ -64,7 +64,7 @@ from leadwise.nn.report_tower import (
     WithReports,
 )
 from leadwise.nn.text import Tokenizer, Tokens
-from leadwise.nn.views import PairViewSettings, report_numbers
+from leadwise.nn.views import PairViewSettings, report_ids
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,7 @@ TINY = {
 
 
 class Method(WithReports, PretrainingMethod):
+    falling_terms = ("L_MLM", "L_MEM", "L_ETM", "L_ETS")
     config: Config
 
     def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, saved_folder: Path | None = None) -> None:
@@ -192,12 +193,12 @@ class Method(WithReports, PretrainingMethod):
 
     def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The weighted terms that each record has for itself, and what `batch_terms` compares, one row per record."""
-        shown = self.shown(batch)
-        report = report_numbers(batch, shown)
-        patches, usable = self._patches(shown)
+        view = self.training_view(batch)
+        report = report_ids(batch, view)
+        patches, usable = self._patches(view)
         visible = masking.draw_visible(usable, self.config.mask_ratio)
         seen = self.ecg(patches, visible)
-        tokens, _ = self.text.tokenize(list(shown.report))
+        tokens, _ = self.text.tokenize(list(view.report))
         cloze = self._hide_words(tokens)
         states, e_text = self.text(cloze.question)
 
@@ -212,10 +213,10 @@ class Method(WithReports, PretrainingMethod):
 
         terms: dict[str, Tensor] = {}
         if self.config.w_mlm:
-            terms["L_MLM"] = self._words(cloze, end_text[: len(shown)])
+            terms["L_MLM"] = self._words(cloze, end_text[: len(view)])
         if self.config.w_mem:
-            mixed = fused[self.config.mem_layer][1][: len(shown)]
-            terms["L_MEM"] = self._hidden_ecg(shown, replace(seen, tokens=mixed), usable, visible)
+            mixed = fused[self.config.mem_layer][1][: len(view)]
+            terms["L_MEM"] = self._hidden_ecg(view, replace(seen, tokens=mixed), usable, visible)
         terms["L_ETM"] = pairwise.matching(own, other, there)
         features = {"ecg": self._pooled(seen, self.ecg_shared), "text": self.text_head(e_text), "report": report}
         return {name: self.weights[name] * term for name, term in terms.items()}, features
@@ -240,7 +241,7 @@ class Method(WithReports, PretrainingMethod):
         backbone: the encoder's normed vector (the probe's feature). shared: unit vectors in the space of `embed_text`.
 
         Raises:
-            ValueError: an unknown part, or a record of which nothing was observed.
+            ValueError: an unknown part, or a record without an observed sample.
         """
         check_part(part, self.parts)
         seen = self.ecg(*self._patches(batch))
@@ -282,7 +283,7 @@ class Method(WithReports, PretrainingMethod):
         special: Tensor = self.special  # type: ignore[assignment]
         counted = tokens.real & ~torch.isin(tokens.ids, special)
         close = pairwise.word_overlap(tokens.ids, counted, len(self.tokenizer))
-        return pairwise.strange_rows(close, report, self.config.far_share)
+        return pairwise.sample_dissimilar_reports(close, report, self.config.far_share)
 
     def _match(self, text: Tensor, ecg: Tensor, text_real: Tensor, ecg_real: Tensor | None) -> Tensor:
         """(B,) logits of whether two fused sequences belong together."""

@@ -33,7 +33,7 @@ This implementation departs from the paper's text as follows (in brackets: the s
   at the scale of the tokens, and queries and keys of the attention start equal. Without this, Eq. 2 stayed at the loss of
   predicting nothing (NOTES.md).
 - A report can have 32 sentinels; of a text with more masked runs, the last runs stay unmasked.
-- Not implemented: scheduled or learnt (uncertainty) weights, mixtures of masks, HSIC, LoRA.
+- Not implemented: scheduled or learnable (uncertainty) weights, mixtures of masks, HSIC, LoRA.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ from leadwise.nn.patches import ConvTokenizer, patchify
 from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextEncoderSettings, WithReports
 from leadwise.nn.targets import Target
 from leadwise.nn.text import Tokenizer, Tokens
+from leadwise.nn.views import report_ids
 
 TEMPERATURE = 0.07  # tau of Eqs. 7-8
 TEXT_MASK_RATIO = 0.15  # share of a report's tokens that Eq. 3 hides
@@ -140,6 +141,7 @@ TINY = {
 
 
 class Method(WithReports, PretrainingMethod):
+    falling_terms = ("L_cons", "L_e_rec", "L_t_rec", "L_orth", "L_siglip")
     config: Config
     parts: tuple[str, ...] = ("backbone", "shared", "specific", "both")
 
@@ -210,33 +212,31 @@ class Method(WithReports, PretrainingMethod):
 
     def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The weighted terms of each record by itself, and the features that `batch_terms` compares, one row per record."""
-        c, whole_report = self.config, batch.report
+        c, view = self.config, self.training_view(batch)
 
-        # ECG: one training view, masked; noise is on the encoder's input and not on Eq. 2's target
-        batch = self._view(batch)
-        clean, usable = self._patches(batch)
-        self._refuse_empty(batch, usable)
+        # ECG: the view, masked; noise is on the encoder's input and not on Eq. 2's target
+        clean, usable = self._patches(view)
+        self._refuse_empty(view, usable)
         patches = self._noisy(clean, usable)
         visible = masking.draw_visible(usable, c.mask_ratio)
         encoded = self.ecg(patches, visible)
         e_ecg = self._contrast_views(patches, usable, encoded)  # one (B, D) per pass
 
         # report: the corrupted one for Eq. 3, the whole one for the heads
-        tokens, _ = self.text.tokenize(list(batch.report))
+        tokens, _ = self.text.tokenize(list(view.report))
         cloze = self._hide_words(tokens) if c.w_t_rec else None
         states = None if cloze is None else self.text(cloze.question)
         e_text = self.text(tokens)[1]
         text_sh, ecg_sh = self.text_shared(e_text), [self.ecg_shared(e) for e in e_ecg]
 
-        # features of Eqs. 6-9; reports are also compared as a whole: two views of one report are the same report
-        report = torch.stack([reports.numbers(whole_report), reports.numbers(batch.report)], dim=-1)  # (B, 2)
-        features = {"ecg": torch.stack(ecg_sh, dim=1), "text": text_sh, "report": report.to(text_sh.device)}
+        # features of Eqs. 6-9
+        features = {"ecg": torch.stack(ecg_sh, dim=1), "text": text_sh, "report": report_ids(batch, view)}
 
         # Eqs. 2, 3 and 5
         terms: dict[str, Tensor] = {}
         if c.w_e_rec:
             predicted = self._reconstruct(encoded, usable, visible, self._pool(encoded))
-            target = self._target(clean, batch)
+            target = self._target(clean, view)
             terms["L_e_rec"] = multimodal.patch_reconstruction(predicted, target, usable & ~visible)
         if cloze is not None and states is not None:
             terms["L_t_rec"] = multimodal.token_reconstruction(self._fill_in(cloze, *states))
@@ -249,7 +249,7 @@ class Method(WithReports, PretrainingMethod):
 
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms that compare records: of the whole batch, including other processes' records."""
-        every = distributed.gathered(features)
+        every = distributed.gather_features(features)
         text, report = every["text"], every["report"]
         local_rows = distributed.local_rows(len(text))
         views = every["ecg"].unbind(1)  # one (B, D) per encoder pass
@@ -336,7 +336,7 @@ class Method(WithReports, PretrainingMethod):
 
     # --- inputs
 
-    def _view(self, batch: Batch) -> Batch:
+    def training_view(self, batch: Batch) -> Batch:
         """The batch as the settings' views change it in training; in eval mode the batch itself."""
         c, ecg, observed, report = self.config, batch.ecg, batch.observed, batch.report
         if not self.training:

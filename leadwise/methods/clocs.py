@@ -148,7 +148,7 @@ class Method(PretrainingMethod):
         """(B, D) embeddings of ECGs: the mean over a record's views; any subset of leads may be observed.
 
         Raises:
-            ValueError: an unknown part, or a record of which nothing was observed.
+            ValueError: an unknown part, or a record without an observed sample.
         """
         check_part(part, self.parts)
         shown, start, seen, amount = self._views(batch)

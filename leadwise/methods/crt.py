@@ -90,6 +90,7 @@ TINY = {
 
 
 class Method(PretrainingMethod):
+    falling_terms = ("L_rec", "L_idc")
     config: Config
     progress: Tensor
 
@@ -152,7 +153,7 @@ class Method(PretrainingMethod):
         """(B, D) embeddings of whole ECGs, the mean of the three class tokens; any subset of leads may be observed.
 
         Raises:
-            ValueError: an unknown part, or a record of which nothing was observed.
+            ValueError: an unknown part, or a record without an observed sample.
         """
         check_part(part, self.parts)
         patches, usable = self._patches(batch)

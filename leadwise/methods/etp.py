@@ -42,7 +42,7 @@ from leadwise.nn.report_tower import (
     WithReports,
 )
 from leadwise.nn.text import Tokenizer
-from leadwise.nn.views import PairViewSettings, report_numbers
+from leadwise.nn.views import PairViewSettings, report_ids
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,14 @@ class Method(WithReports, PretrainingMethod):
 
     def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """No term of a record by itself; and what `batch_terms` compares, one row per record."""
-        shown = self.shown(batch)
-        z_ecg, z_text = self.ecg_head(self.ecg(shown)), self.text_head(self.text.read(list(shown.report)))
-        return {}, {"ecg": z_ecg, "text": z_text, "report": report_numbers(batch, shown)}
+        view = self.training_view(batch)
+        z_ecg, z_text = self.ecg_head(self.ecg(view)), self.text_head(self.text.read(list(view.report)))
+        return {}, {"ecg": z_ecg, "text": z_text, "report": report_ids(batch, view)}
 
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss over the whole batch, other processes' records too."""
         c = self.config
-        every = distributed.gathered(features)
+        every = distributed.gather_features(features)
         ecg, text, report = every["ecg"], every["text"], every["report"]
         loss = multimodal.aligned(
             ecg, text, report, 1 / c.temperature, c.same_report, distributed.local_rows(len(report))
@@ -104,7 +104,7 @@ class Method(WithReports, PretrainingMethod):
         backbone: the encoder's mean (the probe's feature). shared: unit vectors in the space of `embed_text`.
 
         Raises:
-            ValueError: an unknown part, or a record of which nothing was observed.
+            ValueError: an unknown part, or a record without an observed sample.
         """
         check_part(part, self.parts)
         feature: Tensor = self.ecg(batch)

@@ -64,7 +64,7 @@ from leadwise.nn.report_tower import (
     WithReports,
 )
 from leadwise.nn.text import ReportDecoder, Tokenizer, Tokens
-from leadwise.nn.views import PairViewSettings, report_numbers
+from leadwise.nn.views import PairViewSettings, report_ids
 from leadwise.nn.vit import ViT
 
 
@@ -129,6 +129,7 @@ TINY = {
 
 
 class Method(WithReports, PretrainingMethod):
+    falling_terms = ("L_rhythm", "L_beat", "L_token")
     config: Config
     closing: Tensor
     special: Tensor
@@ -162,13 +163,13 @@ class Method(WithReports, PretrainingMethod):
     def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """L_token; and what `batch_terms` compares, one row per record."""
         c = self.config
-        shown = self.shown(batch)
-        found, real = self._tokens(shown)
-        words, _ = self.text.tokenize(list(shown.report))
+        view = self.training_view(batch)
+        found, real = self._tokens(view)
+        words, _ = self.text.tokenize(list(view.report))
         states, e_text = self.text(words)
         beats = self._beats(found, real)
         terms: dict[str, Tensor] = {}
-        features = {"ecg": beats.mean(1), "text": self.text_head(e_text), "report": report_numbers(batch, shown)}
+        features = {"ecg": beats.mean(1), "text": self.text_head(e_text), "report": report_ids(batch, view)}
         if c.w_beat:
             where = local_alignment.statement_numbers(words, self.closing, self.special, c.n_statements)
             means, n_said = local_alignment.statement_means(states, *where, c.n_statements)
@@ -181,7 +182,7 @@ class Method(WithReports, PretrainingMethod):
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms that need every record of the batch at once, those of other processes too."""
         c = self.config
-        every = distributed.gathered(features)
+        every = distributed.gather_features(features)
         local_rows = distributed.local_rows(len(every["report"]))
         rhythm = multimodal.aligned(
             every["ecg"], every["text"], every["report"], self.log_scale.exp(), c.same_report, local_rows
@@ -201,7 +202,7 @@ class Method(WithReports, PretrainingMethod):
         backbone: the encoder's mean (the probe's feature). shared: unit vectors in the space of `embed_text`.
 
         Raises:
-            ValueError: an unknown part, or a record of which nothing was observed.
+            ValueError: an unknown part, or a record without an observed sample.
         """
         check_part(part, self.parts)
         if part == "backbone":

@@ -57,7 +57,7 @@ from leadwise.nn.report_tower import (
     WithReports,
 )
 from leadwise.nn.text import Tokenizer
-from leadwise.nn.views import PairViewSettings, pair_view, report_numbers
+from leadwise.nn.views import PairViewSettings, pair_view, report_ids
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,7 @@ TINY = {
 
 
 class Method(WithReports, PretrainingMethod):
+    falling_terms = ("L_mem", "L_nce")
     config: Config
 
     def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, saved_folder: Path | None = None) -> None:
@@ -152,12 +153,12 @@ class Method(WithReports, PretrainingMethod):
 
         z_ecg = self.ecg_head(self.norm(self.ecg(patches, usable).pooled))
         z_text = self.text_head(self.text.read(list(shown.report)))
-        return {"L_mem": l_mem}, {"ecg": z_ecg, "text": z_text, "report": report_numbers(batch, shown)}
+        return {"L_mem": l_mem}, {"ecg": z_ecg, "text": z_text, "report": report_ids(batch, shown)}
 
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted L_nce over the whole batch, other processes' records too."""
         c = self.config
-        every = distributed.gathered(features)
+        every = distributed.gather_features(features)
         ecg, text, report = every["ecg"], every["text"], every["report"]
         loss = multimodal.aligned(
             ecg, text, report, 1 / c.temperature, c.same_report, distributed.local_rows(len(report))

@@ -56,7 +56,7 @@ from leadwise.nn.report_tower import (
 )
 from leadwise.nn.resnet import ResNet18
 from leadwise.nn.text import Tokenizer
-from leadwise.nn.views import PairViewSettings, report_numbers
+from leadwise.nn.views import PairViewSettings, report_ids
 from leadwise.nn.vit import ViT
 
 
@@ -118,6 +118,7 @@ TINY = {
 
 
 class Method(WithReports, PretrainingMethod):
+    falling_terms = ("L_CMA", "L_UMA")
     config: Config
 
     def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, saved_folder: Path | None = None) -> None:
@@ -154,10 +155,10 @@ class Method(WithReports, PretrainingMethod):
 
     def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """No term of a record by itself; and what `batch_terms` compares, one row per record."""
-        shown = self.shown(batch)
-        z_ecg, latent = self._project(self.ecg(scaled(shown, self.signal)))
-        z_text = self.text_head(self.text.read(list(shown.report)))
-        features = {"ecg": z_ecg, "text": z_text, "report": report_numbers(batch, shown)}
+        view = self.training_view(batch)
+        z_ecg, latent = self._project(self.ecg(scaled(view, self.signal)))
+        z_text = self.text_head(self.text.read(list(view.report)))
+        features = {"ecg": z_ecg, "text": z_text, "report": report_ids(batch, view)}
         if self.config.w_uma:
             features |= {"view_1": self.dropout(self.view_1(latent)), "view_2": self.dropout(self.view_2(latent))}
         return {}, features
@@ -165,7 +166,7 @@ class Method(WithReports, PretrainingMethod):
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms, which need every record of the batch at once, those of other processes too."""
         c = self.config
-        every = distributed.gathered(features)
+        every = distributed.gather_features(features)
         scale, local_rows = 1 / c.temperature, distributed.local_rows(len(every["report"]))
         cma = multimodal.aligned(every["ecg"], every["text"], every["report"], scale, c.same_report, local_rows)
         terms = {"L_CMA": c.w_cma * (2 * cma)}  # both directions' sum, as in the paper's code; `aligned` is their mean
@@ -182,7 +183,7 @@ class Method(WithReports, PretrainingMethod):
         feature). shared: unit vectors in the space of `embed_text`.
 
         Raises:
-            ValueError: an unknown part, or a record of which nothing was observed.
+            ValueError: an unknown part, or a record without an observed sample.
         """
         check_part(part, self.parts)
         features: Tensor = self.ecg(scaled(batch, self.signal))

@@ -1,11 +1,11 @@
-"""ECG -> one vector, by any of four encoders that a config can name; tokens too, for those that want more than a mean.
+"""Four ECG encoders behind one interface: an ECG in, one vector out, or the tokens before pooling.
 
-resnet           ResNet18 over time, all leads mixed by the first convolution; positions of 16 samples
-vit              a token for all leads of a patch
-lead_time        a token for each lead and patch, one linear map between two norms, fixed times, marks at each lead's ends
-lead_time_conv   a token for each lead and patch by convolutions within the patch, learnable times
+resnet           ResNet18 over time; the first convolution mixes all leads; one position per 16 samples
+vit              one token per patch, for all leads together
+lead_time        one token per lead and patch: a linear map between two norms, sine-cosine times, separator tokens per lead
+lead_time_conv   one token per lead and patch: convolutions within the patch, learnable times
 
-Where nothing was observed, lead_time encoders have no token, and the others see 0; no mean is taken over such places.
+Unobserved patches have no token in the lead_time encoders and are 0 in the others; means skip them.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ Kind = Literal["resnet", "vit", "lead_time", "lead_time_conv"]
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """Which encoder, and how large. The ResNet has `resnet_width`; the others have the rest."""
+    """Kind and size of the encoder. `resnet_width` belongs to the ResNet, the other sizes to the other three."""
 
     encoder: Kind = "resnet"
-    resnet_width: int = 64  # channels of the first stage; the feature has eight times as many
-    n_patches: int = 100  # along the promised time; T must be a multiple of it
-    width: int = 192  # of a token
+    resnet_width: int = 64  # channels of the first stage; the feature is eight times as wide
+    n_patches: int = 100  # per lead; T must be a multiple of it
+    width: int = 192  # token width
     depth: int = 12  # Transformer layers
     heads: int = 3
 
     @property
     def whole_batch(self) -> str:
-        """The setting that needs a process's share of a batch in one pass, for its batch norm; '' if none does."""
+        """The setting that forbids gradient accumulation (batch norm needs all records of a process in one pass), or ''."""
         return "method.encoder = 'resnet'" if self.encoder == "resnet" else ""
 
 
 class EcgEncoder(nn.Module):
-    """The encoder of some settings. `width` is D of what it gives, `grid` the samples at which a crop may begin."""
+    """ECG encoder built from `settings`. `width` is D of its output; crops must begin at a multiple of `grid` samples."""
 
     def __init__(self, settings: EncoderSettings, signal: Signal) -> None:
         super().__init__()
@@ -77,23 +77,23 @@ class EcgEncoder(nn.Module):
 
     @property
     def tokenizer(self) -> nn.Module | None:
-        """What makes a token of a patch's samples; the ResNet has no such part."""
+        """The module that turns the samples of a patch into a token; None for the ResNet."""
         if isinstance(self.model, ViT):
             return self.model.patch
         return self.model.tokenizer if isinstance(self.model, LeadTimeEncoder) else None
 
     @property
     def last_norm(self) -> nn.LayerNorm | None:
-        """The norm that the vector leaves; the ResNet's ends in a ReLU."""
+        """The norm of the output vector; None for the ResNet, which ends in a ReLU."""
         if isinstance(self.model, ViT):
             return self.model.norm
         return self.norm if isinstance(self.model, LeadTimeEncoder) else None
 
     def forward(self, batch: Batch, start: Tensor | None = None) -> Tensor:
-        """(B, D) vectors of ECGs in mV; `start` (B,) is the sample of the promised time at which a crop begins.
+        """(B, D) vectors of ECGs in mV; for crops, `start` (B,) is the first sample within the whole recording.
 
         Raises:
-            ValueError: a record of which nothing was observed, or not one whole patch.
+            ValueError: a record has no observed sample, or not one whole observed patch.
         """
         if self.kind in ("lead_time", "lead_time_conv"):
             patches, usable = self.patches(batch)
@@ -105,36 +105,37 @@ class EcgEncoder(nn.Module):
         return self.model.norm(mean) if isinstance(self.model, ViT) else mean
 
     def tokens(self, batch: Batch, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What the encoder makes of each time: (B, N, D), and which of the N times anything was observed at, (B, N) bool.
+        """Tokens before pooling (B, N, D), and (B, N) bool, True where any lead was observed.
 
-        The ResNet's N are positions of 16 samples; of lead_time encoders, a time is the mean over its leads.
+        N counts positions of 16 samples in the ResNet and patches in the others; lead_time encoders average over leads.
 
         Raises:
             ValueError: as `forward`.
         """
         ecg = scaled(batch, self.signal)
         if isinstance(self.model, ResNet18):
-            found: Tensor = self.model(ecg).transpose(1, 2)  # (B, N, D)
-            seen = batch.observed.any(1).float()[:, None]  # (B, 1, T)
-            real = F.adaptive_max_pool1d(seen, found.shape[1])[:, 0] > 0
-            return found, real
+            tokens: Tensor = self.model(ecg).transpose(1, 2)  # (B, N, D)
+            observed = batch.observed.any(1).float()[:, None]  # (B, 1, T)
+            real = F.adaptive_max_pool1d(observed, tokens.shape[1])[:, 0] > 0
+            return tokens, real
         if isinstance(self.model, ViT):
-            found = self.model.tokens(ecg, self._first(start))
-            seen = batch.observed.any(1).reshape(len(ecg), found.shape[1], -1)
-            return found, seen.any(-1)
+            tokens = self.model.tokens(ecg, self._first(start))
+            observed = batch.observed.any(1).reshape(len(ecg), tokens.shape[1], -1)
+            return tokens, observed.any(-1)
+        # lead_time: put the tokens back on the grid of leads and patches, then average over leads
         patches, usable = patchify(ecg, ecg.shape[-1] // self.grid), self._usable(batch)
         encoded = self.model(patches, usable, self._first(start))
         places = torch.zeros(usable.shape, device=ecg.device).flatten(1)  # (B, L N)
-        shown = torch.ones(encoded.index.shape, device=ecg.device) if encoded.real is None else encoded.real.float()
+        is_real = torch.ones(encoded.index.shape, device=ecg.device) if encoded.real is None else encoded.real.float()
         grid = encoded.tokens.new_zeros(*places.shape, self.width)
-        at = encoded.index[..., None].expand(-1, -1, self.width)
-        grid = grid.scatter_add(1, at, encoded.tokens * shown[..., None])
-        count = places.scatter_add(1, encoded.index, shown).reshape(usable.shape).sum(1)  # (B, N)
+        index = encoded.index[..., None].expand(-1, -1, self.width)
+        grid = grid.scatter_add(1, index, encoded.tokens * is_real[..., None])
+        count = places.scatter_add(1, encoded.index, is_real).reshape(usable.shape).sum(1)  # (B, N)
         total = grid.reshape(*usable.shape, self.width).sum(1)
         return self.norm(total / count.clamp(min=1)[..., None]), count > 0
 
     def patches(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Scaled patches (B, L, N, P), and which were observed from end to end (B, L, N): what lead_time encoders take.
+        """Normalised patches (B, L, N, P), and (B, L, N) bool, True where every sample was observed: input of lead_time encoders.
 
         Raises:
             ValueError: as `forward`.
@@ -146,38 +147,38 @@ class EcgEncoder(nn.Module):
         return None if start is None else start // self.grid
 
     def _usable(self, batch: Batch) -> Tensor:
-        """Patches of which every sample was observed, (B, L, N) bool."""
+        """(B, L, N) bool, True where every sample of a patch was observed."""
         usable = patchify(batch.observed, batch.observed.shape[-1] // self.grid).all(-1)
-        empty = [name for name, some in zip(batch.record, usable.flatten(1).any(-1).tolist()) if not some]
+        empty = [name for name, any_usable in zip(batch.record, usable.flatten(1).any(-1).tolist()) if not any_usable]
         if empty:
             seconds = self.grid / self.signal.rate_hz
-            raise ValueError(f"record {empty[0]}: not one whole patch of {seconds:g} s was observed in any lead")
+            raise ValueError(
+                f"record {empty[0]}: not one whole patch of {seconds:g} s was observed in any lead; leave the recording out"
+            )
         return usable
 
 
 def scaled(batch: Batch, signal: Signal) -> Tensor:
-    """The ECG (B, L, T) on the model's scale, 0 where nothing was observed.
+    """Normalised ECG (B, L, T), 0 where unobserved.
 
     Raises:
-        ValueError: a record of which nothing was observed.
+        ValueError: a record has no observed sample.
     """
-    empty = [name for name, some in zip(batch.record, batch.observed.flatten(1).any(-1).tolist()) if not some]
+    empty = [
+        name for name, any_sample in zip(batch.record, batch.observed.flatten(1).any(-1).tolist()) if not any_sample
+    ]
     if empty:
-        raise ValueError(f"record {empty[0]}: nothing was observed, so there is nothing to learn or embed")
+        raise ValueError(f"record {empty[0]}: no sample was observed; leave the recording out")
     return normalize(batch.ecg, batch.observed, signal.normalize)
 
 
 def mean_of(tokens: Tensor, real: Tensor) -> Tensor:
-    """(B, D): the mean of tokens (B, N, D) over those that are real (B, N)."""
+    """Mean (B, D) of the tokens (B, N, D) that are real (B, N) bool."""
     weight = real[..., None].to(tokens.dtype)
     return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 def check_part(part: str, parts: tuple[str, ...]) -> None:
-    """Nothing, if a method has the part.
-
-    Raises:
-        ValueError: it has not.
-    """
+    """Raise ValueError if `part` is not one of the method's `parts`."""
     if part not in parts:
         raise ValueError(f"no part '{part}' in this run; choose from {', '.join(parts)}")

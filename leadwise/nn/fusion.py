@@ -1,4 +1,4 @@
-"""Two sequences that read each other, layer by layer: each has attention to itself, attention to the other, feed-forward."""
+"""Cross-modal fusion: two token sequences with self-attention, cross-attention to each other, and feed-forward layers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from leadwise.nn.transformer import Attention, FeedForward
 
 
 class ReadingBlock(nn.Module):
-    """Self-attention, attention to another sequence, feed-forward, each behind its LayerNorm."""
+    """Pre-norm block: self-attention, cross-attention to another sequence, feed-forward."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class ReadingBlock(nn.Module):
 
 
 class Fusion(nn.Module):
-    """A stack of layers, each with one block a sequence; both read what the other was before the layer."""
+    """A stack of layers with one block per sequence; both blocks attend to the other sequence as it was before the layer."""
 
     def __init__(self, width: int, depth: int, heads: int) -> None:
         super().__init__()
@@ -40,9 +40,9 @@ class Fusion(nn.Module):
     def forward(
         self, first: Tensor, second: Tensor, first_real: Tensor | None = None, second_real: Tensor | None = None
     ) -> list[tuple[Tensor, Tensor]]:
-        """Both sequences, as they came and after each layer."""
-        found = [(first, second)]
+        """Both sequences before the first layer and after each layer: `depth` + 1 pairs of (B, S, D) and (B, M, D)."""
+        states = [(first, second)]
         for one, other in zip(self.first, self.second):
-            a, b = found[-1]
-            found.append((one(a, b, first_real, second_real), other(b, a, second_real, first_real)))
-        return found
+            a, b = states[-1]
+            states.append((one(a, b, first_real, second_real), other(b, a, second_real, first_real)))
+        return states

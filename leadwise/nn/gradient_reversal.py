@@ -1,6 +1,6 @@
-"""A layer that changes nothing on the way there and turns the gradient round on the way back (arXiv 1409.7495).
+"""Gradient reversal (arXiv 1409.7495): identity in the forward pass, negated gradient in the backward pass.
 
-What stands behind it minimises its loss; what stands before it is moved to raise that same loss.
+Layers after it minimise the loss; layers before it are trained to increase the same loss.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def reverse_gradient(x: Tensor, strength: float = 1.0) -> Tensor:
-    """x itself; its gradient comes back times -strength."""
+    """Return x; its gradient is multiplied by -strength."""
     out: Tensor = _Reverse.apply(x, strength)  # type: ignore[no-untyped-call]
     return out
 

@@ -1,4 +1,4 @@
-"""Scaling of the promised signal, on the batch, over observed samples only."""
+"""Normalisation of ECGs, on the batch, over observed samples only."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from leadwise.batch import Normalize
 
 
 def normalize(ecg: Tensor, observed: Tensor, how: Normalize) -> Tensor:
-    """The ECG on the model's scale, 0 where nothing was observed. ecg, observed: (B, L, T); ecg in mV.
+    """Normalise an ECG; unobserved samples become 0. ecg, observed: (B, L, T); ecg in mV.
 
-    mv: millivolts less each lead's median: amplitude keeps its meaning (hypertrophy, low voltage).
+    mv: millivolts minus each lead's median, so that amplitude keeps its meaning (hypertrophy, low voltage).
     record_zscore / lead_zscore: mean 0 and standard deviation 1 over the record / over each lead.
-    merl_minmax: the whole record to [0, 1], as MERL does; one spike squeezes every lead.
+    merl_minmax: the whole record scaled to [0, 1], as MERL does; one spike compresses every lead.
     """
     missing = ~observed
     if how == "mv":
         # the median, not the mean: a tall R wave must not move the baseline
-        shown = ecg.masked_fill(missing, torch.nan)
-        centre = shown.nanmedian(dim=-1, keepdim=True).values.nan_to_num(0.0)  # (B, L, 1)
+        present = ecg.masked_fill(missing, torch.nan)
+        centre = present.nanmedian(dim=-1, keepdim=True).values.nan_to_num(0.0)  # (B, L, 1)
         return (ecg - centre).masked_fill(missing, 0.0)
     over = (1, 2) if how in ("record_zscore", "merl_minmax") else (2,)
     if how == "merl_minmax":
@@ -30,4 +30,4 @@ def normalize(ecg: Tensor, observed: Tensor, how: Normalize) -> Tensor:
     mean = ecg.masked_fill(missing, 0.0).sum(dim=over, keepdim=True) / count
     centred = (ecg - mean).masked_fill(missing, 0.0)
     std = (centred.square().sum(dim=over, keepdim=True) / count).sqrt()
-    return centred / std.clamp(min=1e-3)  # 1 uV: below it a lead is flat, and noise must not be blown up
+    return centred / std.clamp(min=1e-3)  # 1 uV: a lead with less is flat, and its noise must not be amplified

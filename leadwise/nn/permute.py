@@ -1,4 +1,4 @@
-"""A recording cut in pieces, and the pieces in another order."""
+"""Permutation augmentation: a recording is cut into segments that are put in random order."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def permute(ecg: Tensor, observed: Tensor, most: int, grid: int = 1) -> tuple[Tensor, Tensor]:
-    """Each record cut in 1 to `most` pieces, put together in a random order, the same for all of its leads.
+    """Cut each record into 1 to `most` segments and shuffle them, all leads of a record alike.
 
-    ecg: (B, L, T); observed: (B, L, T) bool. Cuts lie at multiples of `grid`, so that whole patches stay whole.
+    ecg: (B, L, T); observed: (B, L, T) bool. Cuts are at multiples of `grid`, so that patches stay whole.
     """
     order = piece_order(len(ecg), ecg.shape[-1] // grid, most, ecg.device)  # (B, N)
     index = order[..., None] * grid + torch.arange(grid, device=ecg.device)
@@ -18,11 +18,11 @@ def permute(ecg: Tensor, observed: Tensor, most: int, grid: int = 1) -> tuple[Te
 
 
 def piece_order(n: int, length: int, most: int, device: torch.device) -> Tensor:
-    """(n, length) int64: numbers 0 to length - 1, cut in 1 to `most` pieces in each row, the pieces shuffled."""
+    """Shuffled positions (n, length) int64: each row is 0 to length - 1, cut into 1 to `most` segments in random order."""
     n_cuts = torch.randint(most, (n, 1), device=device)
     where = torch.rand(n, length, device=device)
-    where[:, 0] = 2.0  # before the first there is nothing to cut off
+    where[:, 0] = 2.0  # no cut before the first position
     rank = where.argsort(1).argsort(1)
-    piece = (rank < n_cuts.clamp(max=length - 1)).long().cumsum(1)  # (n, length) number of the piece a place is in
-    key = torch.rand(n, most, device=device).gather(1, piece)
+    segment = (rank < n_cuts.clamp(max=length - 1)).long().cumsum(1)  # (n, length) segment of each position
+    key = torch.rand(n, most, device=device).gather(1, segment)
     return key.argsort(dim=1, stable=True)

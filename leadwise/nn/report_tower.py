@@ -142,7 +142,7 @@ class WithReports(nn.Module):
         """The tokenizer saved in `folder`."""
         return reports.load_tokenizer(folder)
 
-    def shown(self, batch: Batch) -> Batch:
+    def training_view(self, batch: Batch) -> Batch:
         """The training view of a batch; in eval mode the batch itself."""
         return pair_view(batch, self.config, self.signal) if self.training else batch
 

@@ -1,6 +1,7 @@
-"""ResNet18 over time, all leads mixed by the first convolution (He et al. 2015, arXiv 1512.03385, in one dimension).
+"""ResNet18 in one dimension (He et al. 2015, arXiv 1512.03385); the first convolution mixes all leads.
 
-No max-pool after the first convolution: four halvings, so that of 10 s at 500 Hz 313 positions of 32 ms are left.
+There is no max-pooling after the first convolution: time is halved four times, so that 10 s at 500 Hz give 313 positions of
+32 ms.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from torch import Tensor, nn
 
 from leadwise.nn.batch_norm import BatchNorm
 
-STRIDES = (1, 2, 2, 2)  # of the four stages
+STRIDES = (1, 2, 2, 2)  # one per stage
 
 
 class BasicBlock(nn.Module):
-    """Two convolutions of three samples, each with batch norm, around a shortcut."""
+    """Residual block: two convolutions of three samples with batch norm, and a shortcut."""
 
     def __init__(self, width_in: int, width: int, stride: int) -> None:
         super().__init__()
@@ -33,7 +34,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """(B, L, T) -> (B, 8 base, T / 16). `base`: channels of the first of four stages, each of which doubles them."""
+    """(B, L, T) -> (B, 8 base, T / 16). `base` is the number of channels of the first of four stages; each stage doubles it."""
 
     def __init__(self, n_leads: int, base: int = 64) -> None:
         super().__init__()
@@ -50,12 +51,12 @@ class ResNet18(nn.Module):
 
     @staticmethod
     def n_positions(n_samples: int) -> int:
-        """How many positions are left of `n_samples`: each halving rounds up."""
+        """Number of output positions for `n_samples`; each halving rounds up."""
         for stride in (2, *STRIDES):
             n_samples = -(-n_samples // stride)
         return n_samples
 
     def forward(self, ecg: Tensor) -> Tensor:
-        """ecg: (B, L, T) on the model's scale -> (B, 8 base, N)."""
+        """ecg: (B, L, T), normalised -> (B, 8 base, N)."""
         out: Tensor = self.blocks(F.relu(self.norm(self.first(ecg))))
         return out

@@ -1,4 +1,4 @@
-"""Three convolutions over time, each with batch norm, ReLU, a halving by the larger neighbour, and dropout."""
+"""A small convolutional encoder: stages of convolution, batch norm, ReLU, max-pooling by two, and dropout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from leadwise.nn.batch_norm import BatchNorm
 
 
 class SmallConv(nn.Module):
-    """(B, L, T) -> (B, D, N), D the last of `widths`. Each stage divides the positions by 2 x stride, rounding up."""
+    """(B, L, T) -> (B, D, N), D = widths[-1]. Each stage divides the number of positions by 2 x stride, rounding up."""
 
     def __init__(self, n_leads: int, widths: Sequence[int], kernel: int, stride: int, dropout: Sequence[float]) -> None:
         super().__init__()
@@ -26,13 +26,13 @@ class SmallConv(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, ecg: Tensor) -> Tensor:
-        """ecg: (B, L, T) on the model's scale."""
+        """ecg: (B, L, T), normalised -> (B, D, N)."""
         out: Tensor = self.layers(ecg)
         return out
 
     @torch.no_grad()
     def n_positions(self, n_samples: int) -> int:
-        """How many positions are left of `n_samples`."""
+        """Number of output positions for `n_samples`."""
         for layer in self.layers:
             if isinstance(layer, nn.Conv1d):
                 (kernel,), (stride,) = layer.kernel_size, layer.stride

@@ -1,4 +1,4 @@
-"""Pre-norm Transformer blocks: an encoder over a set of tokens, and a causal decoder that reads a memory."""
+"""Pre-norm Transformer blocks: an encoder over a set of tokens, and decoders with cross-attention to a memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Attention(nn.Module):
-    """Multi-head attention of queries over a memory; the fused kernel picks its own algorithm."""
+    """Multi-head attention of queries over a memory, by PyTorch's fused kernel."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -19,16 +19,16 @@ class Attention(nn.Module):
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
-        # queries and keys start equal, so that at first like attends to like: a hidden patch to what was recorded at the
-        # same time. From unrelated random weights, reconstruction sits for long on predicting nothing at all.
+        # Queries and keys start with equal weights, so that a token first attends to similar tokens: a hidden patch to patches
+        # of the same time. From unrelated random weights, reconstruction stays at predicting zero for a long time.
         nn.init.orthogonal_(self.query.weight)
         with torch.no_grad():
             self.key_value.weight[:width] = self.query.weight
 
     def forward(self, x: Tensor, memory: Tensor, real: Tensor | None = None, causal: bool = False) -> Tensor:
-        """x: (B, S, D), memory: (B, M, D), real: (B, M) bool, False = not to be attended to."""
+        """x: (B, S, D), memory: (B, M, D), real: (B, M) bool, False = masked. Returns (B, S, D)."""
         b, s, d = x.shape
-        each = d // self.heads  # said outright, since of no queries at all it could not be inferred
+        each = d // self.heads  # explicit: with zero queries, reshape could not infer it
         q = self.query(x).reshape(b, s, self.heads, each).transpose(1, 2)  # (B, H, S, D/H)
         k, v = self.key_value(memory).reshape(b, memory.shape[1], 2, self.heads, each).permute(2, 0, 3, 1, 4)
         mask = None if real is None else real[:, None, None, :]
@@ -44,7 +44,7 @@ class FeedForward(nn.Sequential):
 
 
 class Block(nn.Module):
-    """Self-attention and feed-forward, each behind its LayerNorm."""
+    """Pre-norm self-attention and feed-forward."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()
@@ -61,16 +61,16 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks and a last LayerNorm. No positions: what a token means is added before."""
+    """A stack of blocks and a final LayerNorm. Position embeddings are added by the caller."""
 
     def __init__(self, width: int, depth: int, heads: int, mlp_ratio: float = 4.0, checkpointing: bool = False) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        self.checkpointing = checkpointing  # recompute activations in the backward pass: memory for time
+        self.checkpointing = checkpointing  # recompute activations in the backward pass: less memory, more time
 
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
-        """x: (B, S, D) -> (B, S, D); real: (B, S) bool, False = a filler nobody attends to."""
+        """x: (B, S, D) -> (B, S, D); real: (B, S) bool, False = padding."""
         for block in self.blocks:
             if self.checkpointing and self.training:
                 x = checkpoint(block, x, real, use_reentrant=False)
@@ -81,7 +81,7 @@ class Transformer(nn.Module):
 
 
 class CrossBlock(nn.Module):
-    """Attention to a memory and feed-forward: what asks does not hear the others that ask."""
+    """Cross-attention to a memory and feed-forward; the queries do not attend to each other."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class CrossBlock(nn.Module):
 
 
 class CausalBlock(nn.Module):
-    """Causal self-attention, attention to a memory, feed-forward."""
+    """Causal self-attention, cross-attention to a memory, feed-forward."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()

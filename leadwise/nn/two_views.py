@@ -1,6 +1,6 @@
-"""What methods of two views share: an encoder with a projector, two random views of each record, and what they embed.
+"""Shared parts of methods that train on two random views of each record: encoder, projector, views and embedding.
 
-No loss is here: each paper's file says what its two views have to do with each other.
+It contains no loss: each method file defines its own.
 """
 
 from __future__ import annotations
@@ -21,22 +21,24 @@ from leadwise.nn.views import View, Views, ViewSettings
 
 @dataclass(frozen=True)
 class TwoViewSettings(EncoderSettings, ViewSettings):
-    """Which encoder, and what a view does to an ECG."""
+    """Settings of the encoder and of the views."""
 
     @property
     def whole_batch(self) -> str:
-        """The projector's batch norm, which all these methods have, needs a process's share of a batch in one pass."""
-        return f"method.name = '{type(self).__module__.rpartition('.')[2]}'"  # a method is named as its file
+        """The setting that forbids gradient accumulation: the projector's batch norm needs all records in one pass."""
+        return f"method.name = '{type(self).__module__.rpartition('.')[2]}'"  # a method has the name of its file
 
 
 class Tower(nn.Module):
-    """An encoder and the projector behind it, of hidden and last `widths`: a view in, z (B, D) out."""
+    """An encoder and a projector of the given hidden and output `widths`: a view in, z (B, D) out."""
 
     def __init__(self, settings: EncoderSettings, signal: Signal, *widths: int, ends: Ending = "linear") -> None:
         super().__init__()
         self.ecg = EcgEncoder(settings, signal)
         self.projector = Projector(self.ecg.width, *widths, ends=ends)
-        if self.ecg.last_norm is not None:  # the projector's first batch norm takes a shift away: nothing to learn
+        if (
+            self.ecg.last_norm is not None
+        ):  # the projector's first batch norm removes a shift: a bias would have no gradient
             self.ecg.last_norm.bias.requires_grad_(False)
 
     def forward(self, view: View) -> Tensor:
@@ -45,21 +47,21 @@ class Tower(nn.Module):
 
 
 class TwoViews(nn.Module):
-    """A method of two views without its objective, for a class that is also a PretrainingMethod. `tower` learns, `view` draws."""
+    """Mixin for a PretrainingMethod that trains on two views: `tower` is the trained network, `view` draws the views."""
 
     parts: tuple[str, ...]
     tower: Tower
     view: Views
 
     def two_views(self, batch: Batch) -> tuple[View, View]:
-        """Two random views of each record, of held-out patients too: without them there is no objective."""
+        """Two random views of each record; validation uses views too, because the objective needs them."""
         return self.view(batch), self.view(batch)
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
         """(B, D) embeddings of whole ECGs, before the projector; any subset of leads may be observed.
 
         Raises:
-            ValueError: an unknown part, or a record of which nothing was observed.
+            ValueError: an unknown part, or a record without an observed sample.
         """
         check_part(part, self.parts)
         out: Tensor = self.tower.ecg(batch)
@@ -67,17 +69,17 @@ class TwoViews(nn.Module):
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:
-        """How many directions the projections of whole ECGs use: a collapse shows here, and in the loss it may not."""
+        """Effective rank of the projections of whole ECGs: it reveals a collapse that the loss may not show."""
         z = self.tower.projector(self.tower.ecg(batch))
         return {"effective_rank": multimodal.effective_rank(F.normalize(z.float(), dim=-1))}
 
 
 class TwoViewsInPairs(TwoViews):
-    """The same, where records are set against each other by their two projections."""
+    """TwoViews for methods that compare records by their two projections."""
 
     compares_records: ClassVar[bool] = True
 
     def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """No term of a record by itself; and z of two views of each, (B, D)."""
+        """No terms per record; features z_1 and z_2 (B, D), the projections of two views."""
         one, other = self.two_views(batch)
         return {}, {"z_1": self.tower(one), "z_2": self.tower(other)}

@@ -1,4 +1,4 @@
-"""A vision transformer over time: one token for all leads of a patch (Dosovitskiy et al. 2020, arXiv 2010.11929)."""
+"""Vision Transformer over time (Dosovitskiy et al. 2020, arXiv 2010.11929): one token per patch, for all leads together."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from leadwise.nn.transformer import Block
 
 
 class ViT(nn.Module):
-    """(B, L, T) -> (B, D): patches of all leads together, learnable positions, pre-norm blocks, mean, LayerNorm."""
+    """(B, L, T) -> (B, D): patch embedding of all leads, learnable positions, pre-norm blocks, mean over tokens, LayerNorm."""
 
     def __init__(self, n_leads: int, n_samples: int, n_patches: int, width: int, depth: int, heads: int) -> None:
         """
         Raises:
-            ValueError: the patches do not divide the samples.
+            ValueError: n_patches does not divide n_samples.
         """
         super().__init__()
         if n_samples % n_patches:
@@ -27,12 +27,12 @@ class ViT(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, ecg: Tensor) -> Tensor:
-        """ecg: (B, L, T) on the model's scale -> (B, D)."""
+        """ecg: (B, L, T), normalised -> (B, D)."""
         out: Tensor = self.norm(self.tokens(ecg).mean(1))
         return out
 
     def tokens(self, ecg: Tensor, first: Tensor | None = None) -> Tensor:
-        """ecg: (B, L, T) -> (B, N, D), before the norm. Of a crop, `first` (B,) is the number of its first patch."""
+        """ecg: (B, L, T) -> (B, N, D) before the norm. For crops, `first` (B,) is the number of the first patch."""
         x: Tensor = self.patch(ecg).transpose(1, 2)  # (B, N, D)
         time = torch.arange(x.shape[1], device=x.device)
         x = x + (self.position[:, time] if first is None else self.position[0, time + first[:, None]])

@@ -148,16 +148,16 @@ def _add_groups(page: Page, card: Card) -> None:
         rows = []
         for group in groups:
             line = group.row()
-            everybody = group.everybody
+            all_patients = group.all_patients
             rows.append({
-                "by": group.by, "group": group.name, "scored by": group.reader, "recordings": group.n_records,
+                "by": group.by, "group": group.name, "scored by": group.classifier, "recordings": group.n_records,
                 "patients": group.n_patients, "classes": len(group.classes),
                 "macro AUROC": _interval(line) if group.macro is not None else "too small to score",
-                "all patients, same classes": "–" if everybody is None else f"{everybody:.3f}",
+                "all patients, same classes": "–" if all_patients is None else f"{all_patients:.3f}",
             })  # fmt: skip
         page.table(rows, f"task {task}")
         dots = [
-            {"name": f"{g.by} {g.name} ({g.n_records})", "group": g.reader, "value": g.macro,
+            {"name": f"{g.by} {g.name} ({g.n_records})", "group": g.classifier, "value": g.macro,
              "low": g.interval[0] if g.interval else None, "high": g.interval[1] if g.interval else None}
             for g in groups
         ]  # fmt: skip
@@ -202,7 +202,7 @@ def _add_robustness(page: Page, robustness: Robustness) -> None:
 
 def _add_parts(page: Page, parts: Disentanglement) -> None:
     page.heading("Shared and specific parts")
-    if parts.apart is None:
+    if parts.overlap is None:
         page.text("This run has no specific part, so the section only lists the parts that it has.")
     else:
         page.text(
@@ -226,8 +226,8 @@ def _add_parts(page: Page, parts: Disentanglement) -> None:
     page.figure(bars.draw(dots, "probe of each part"), "Dashed line: chance.", "dots with intervals by part")
 
     # how well a linear map predicts one part from the other
-    if parts.apart:
-        pair = {"trained": parts.apart, "untrained": parts.untrained}
+    if parts.overlap:
+        pair = {"trained": parts.overlap, "untrained": parts.untrained_overlap}
         page.table(
             [
                 {"weights": name, "mean |cosine|": f"{at.cosine:.4f}", "specific from shared": f"{at.specific_from_shared:.3f}",
@@ -258,7 +258,7 @@ def _add_parts(page: Page, parts: Disentanglement) -> None:
     if parts.reconstruction:
         rows = [{"specific part": name, "error, mV²": f"{error:.5f}"} for name, error in parts.reconstruction.items()]
         page.table(rows, "error of the decoder on hidden patches; the decoder gets both parts")
-    elif parts.apart is not None:
+    elif parts.overlap is not None:
         page.text(
             "The decoder of this run does not get the specific part (specific_task is not 'recon', or no decoder in mV), "
             "so exchanging the specific part cannot change a reconstruction; only retrieval by a linear map measures what "
@@ -268,11 +268,11 @@ def _add_parts(page: Page, parts: Disentanglement) -> None:
 
 def interpretation(parts: Disentanglement) -> list[str]:
     """Return sentences that interpret the measurements of the two parts; empty if the run has no specific part."""
-    if parts.apart is None:
+    if parts.overlap is None:
         return []
     sentences = [
-        f"The mean |cosine| of the shared and the specific part is {parts.apart.cosine:.4f} (random vectors of that width: "
-        f"{parts.apart.by_chance:.3f})."
+        f"The mean |cosine| of the shared and the specific part is {parts.overlap.cosine:.4f} (random vectors of that width: "
+        f"{parts.overlap.by_chance:.3f})."
     ]
 
     # which part predicts the labels better
@@ -292,7 +292,7 @@ def interpretation(parts: Disentanglement) -> list[str]:
         )
 
     # how much of the specific part is linearly contained in the shared part
-    share = parts.apart.specific_from_shared
+    share = parts.overlap.specific_from_shared
     if share >= 0.5:
         sentences.append(
             f"A linear map predicts {share:.0%} of the specific part's variance from the shared part: most of it is the same "
@@ -302,10 +302,10 @@ def interpretation(parts: Disentanglement) -> list[str]:
         sentences.append(
             f"A linear map predicts {max(share, 0.0):.0%} of the specific part's variance from the shared part."
         )
-    if parts.untrained:
+    if parts.untrained_overlap:
         sentences.append(
-            f"For comparison, in the untrained model a linear map predicts {parts.untrained.specific_from_shared:.0%}, at a mean "
-            f"|cosine| of {parts.untrained.cosine:.3f}."
+            "For comparison, in the untrained model a linear map predicts "
+            f"{parts.untrained_overlap.specific_from_shared:.0%}, at a mean |cosine| of {parts.untrained_overlap.cosine:.3f}."
         )
     return sentences
 
@@ -315,7 +315,7 @@ def _add_maps(page: Page, card: Card) -> None:
         return
     page.heading("Important regions of the ECG")
     first, signal = card.maps[0], card.run.config.signal
-    score = "cosine to the class's prompts" if first.reader == ZERO_SHOT else "logit of the probe"
+    score = "cosine to the class's prompts" if first.classifier == ZERO_SHOT else "logit of the probe"
     page.text(
         f"The colour is how far the {score} falls when a window of {first.window_s:g} s of one lead is hidden (marked as not "
         "observed). The maps are of the classes with the best scores, each of the positive recording with the highest score: "

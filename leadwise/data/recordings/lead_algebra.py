@@ -1,7 +1,7 @@
-"""Are the limb leads named rightly? Their algebra tells.
+"""Check the names of the limb leads by their algebra.
 
-III = II - I, aVR = -(I + II)/2, aVL = I - II/2, aVF = II - I/2. A file whose
-rows were shuffled under unchanged names breaks these laws. Swapped electrodes do not: they obey them too.
+III = II - I, aVR = -(I + II)/2, aVL = I - II/2, aVF = II - I/2. A file whose rows are in another order than its lead names
+violates these equations. Swapped electrodes do not violate them, so they cannot be detected here.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ OK, UNCHECKED, INCONSISTENT = "ok", "unchecked", "inconsistent"
 
 # Each derived lead as (weight of I, weight of II).
 EINTHOVEN = {"III": (-1.0, 1.0), "aVR": (-0.5, -0.5), "aVL": (1.0, -0.5), "aVF": (-0.5, 1.0)}
-# Their residuals, doubled so that all weights are whole: (4, 6), to be multiplied with the limb leads (6, T).
+# Twice their residuals, so that all weights are whole numbers: (4, 6), multiplied by the limb leads (6, T).
 _TWICE_RESIDUAL = np.hstack([-2 * np.array(list(EINTHOVEN.values())), 2 * np.eye(len(EINTHOVEN))]).astype(np.float32)
-_TWICE_REACH = np.abs(_TWICE_RESIDUAL).sum(axis=1)  # the sum of the weights of each
+_TWICE_WEIGHT_SUM = np.abs(_TWICE_RESIDUAL).sum(axis=1)  # the sum of the absolute weights of each equation
 
 _TOLERANCE_MV = 0.05  # residuals below this are rounding, filtering or noise, not a wrong name
-_TOLERANCE_SHARE = 0.3  # of the larger of the two sides of the equation
-_PERCENTILE = 98.0  # of |residual|: high enough to see the QRS, blind to a lone spike
+_TOLERANCE_SHARE = 0.3  # of the larger side of the equation
+_PERCENTILE = 98.0  # of |residual|: high enough to include the QRS, low enough to ignore a single spike
 _MIN_SAMPLES = 50
 
 
 def check_limb_leads(leads: Mapping[str, np.ndarray]) -> str:
-    """The verdict on limb leads given as arrays (T,) in mV: 'ok', 'unchecked', 'inconsistent' or the likely fault.
+    """Check limb leads, arrays (T,) in mV; return 'ok', 'unchecked', 'inconsistent' or the likely fault.
 
-    Every equation whose leads are there is checked; 'unchecked' where there is none, or too little is observed. A likely
-    fault reads 'aVL/aVF swapped' or 'aVR inverted' and is named only where all six leads are there and that single change
-    makes all four equations hold.
+    Every equation whose leads are present is checked. The result is 'unchecked' if there is none, or if fewer than 50
+    samples are observed in all leads. A likely fault reads 'aVL/aVF swapped' or 'aVR inverted'. It is returned only if all
+    six leads are present and exactly one such change makes all four equations hold.
     """
+    # the samples that are observed in every limb lead
     names = [name for name in LIMB_LEADS if name in leads and np.isfinite(leads[name]).any()]
     if "I" not in names or "II" not in names or len(names) < 3:
         return UNCHECKED
@@ -41,7 +42,7 @@ def check_limb_leads(leads: Mapping[str, np.ndarray]) -> str:
     table = table[:, np.isfinite(table).all(axis=0)]
     if table.shape[1] < _MIN_SAMPLES:
         return UNCHECKED
-    table = table - np.median(table, axis=1, keepdims=True)  # offsets differ harmlessly between leads
+    table = table - np.median(table, axis=1, keepdims=True)  # offsets may differ between leads
     if _equations_hold_mv(table, names):
         return OK
     fault = _find_single_fault(table) if len(names) == len(LIMB_LEADS) else None
@@ -49,20 +50,30 @@ def check_limb_leads(leads: Mapping[str, np.ndarray]) -> str:
 
 
 def equations_hold(limb: np.ndarray, middle: np.ndarray, mv_per_step: float, off_by_mv: float) -> bool:
-    """Whether all four equations hold, as `audit` would find; where `off_by_mv` is not 0, False decides nothing.
+    """Whether all four equations hold by the criteria of `check_limb_leads`, computed on integers.
 
-    `limb` is (6, T) int16 in LIMB_LEADS order, nothing missing, one step for all. `middle` (6,) is in steps; no lead's
-    median is farther from it than `off_by_mv`. Of too few samples nothing holds.
+    If `off_by_mv` is not 0, False means undecided. With fewer than 50 samples the result is False.
+
+    Args:
+        limb: (6, T) int16 in LIMB_LEADS order, without missing samples, with the same step in all leads.
+        middle: (6,) in steps, an estimate of each lead's median.
+        mv_per_step: the step in mV.
+        off_by_mv: no lead's median is farther from `middle` than this.
     """
     n_samples = limb.shape[1]
     if n_samples < _MIN_SAMPLES:
         return False
-    # Most equations hold within the tolerance itself. Counting sees that; whole numbers are exact, in float32 too.
+
+    # Most equations hold within _TOLERANCE_MV alone, which counting samples can show. Whole numbers are exact in float32.
     twice = _TWICE_RESIDUAL @ limb.astype(np.float32)  # (4, T)
     centre = _TWICE_RESIDUAL @ middle.astype(np.float32)
-    limit = (2 * _TOLERANCE_MV - off_by_mv * _TWICE_REACH) * ((1 - 1e-6) / mv_per_step)  # a hair inside all rounding
+    limit = (2 * _TOLERANCE_MV - off_by_mv * _TWICE_WEIGHT_SUM) * (
+        (1 - 1e-6) / mv_per_step
+    )  # slightly smaller, to stay inside rounding errors
     twice -= centre[:, None]
     outside = np.abs(twice, out=twice) > limit[:, None]
+
+    # the others are checked with both tolerances, on percentiles
     n_allowed = n_samples - 1 - math.ceil(_PERCENTILE / 100 * (n_samples - 1))
     for row, lead in enumerate(outside, start=2):
         if np.count_nonzero(lead) > n_allowed:
@@ -74,33 +85,36 @@ def equations_hold(limb: np.ndarray, middle: np.ndarray, mv_per_step: float, off
 
 
 def _equations_hold_mv(table: np.ndarray, names: Sequence[str] = LIMB_LEADS) -> bool:
-    given = dict(zip(names, table))
+    """Whether every equation whose leads are among `names` holds; `table` (len(names), T) is in mV with medians removed."""
+    leads = dict(zip(names, table))
     for name, (of_i, of_ii) in EINTHOVEN.items():
-        if name not in given:
+        if name not in leads:
             continue
-        expected = of_i * given["I"] + of_ii * given["II"]
-        residual = _amplitude(given[name] - expected)
+        expected = of_i * leads["I"] + of_ii * leads["II"]
+        residual = _amplitude(leads[name] - expected)
         if residual > _TOLERANCE_MV and residual > _TOLERANCE_SHARE * max(
-            _amplitude(expected), _amplitude(given[name])
+            _amplitude(expected), _amplitude(leads[name])
         ):
             return False
     return True
 
 
 def _amplitude(values: np.ndarray) -> float:
+    """The 98th percentile of |values|."""
     return float(np.percentile(np.abs(values), _PERCENTILE))
 
 
 def _find_single_fault(table: np.ndarray) -> str | None:
-    found = []
+    """The swap of two leads or inversion of one lead that makes all equations hold; None unless exactly one does."""
+    faults = []
     for first, second in combinations(range(len(LIMB_LEADS)), 2):
         swapped = table.copy()
         swapped[[first, second]] = table[[second, first]]
         if _equations_hold_mv(swapped):
-            found.append(f"{LIMB_LEADS[first]}/{LIMB_LEADS[second]} swapped")
+            faults.append(f"{LIMB_LEADS[first]}/{LIMB_LEADS[second]} swapped")
     for row, name in enumerate(LIMB_LEADS):
         inverted = table.copy()
         inverted[row] *= -1
         if _equations_hold_mv(inverted):
-            found.append(f"{name} inverted")
-    return found[0] if len(found) == 1 else None  # two explanations are none
+            faults.append(f"{name} inverted")
+    return faults[0] if len(faults) == 1 else None

@@ -1,4 +1,4 @@
-"""Recording: what a file held, as integers where it has them, else in mV."""
+"""`Recording`: the contents of one ECG file, as integers where the file has them, else in mV."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-MISSING = -32768  # the int16 that stands for a missing sample, in WFDB format 16 and in a cohort
+MISSING = -32768  # the int16 value of a missing sample, in WFDB format 16 and in a cohort
 
 
 class RecordError(ValueError):
-    """A recording that cannot be used; the message names the record, the value and the remedy."""
+    """A recording cannot be used; the message names the record, the value and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -33,24 +33,24 @@ class Digital:
 
 @dataclass(frozen=True)
 class Recording:
-    """What a file held."""
+    """The contents of one ECG file."""
 
     name: str
-    given: np.ndarray | None  # (T0, L0) float64 mV, NaN = missing; None where `digital` says it all
-    leads: tuple[str, ...]  # canonical spelling where recognised, else as in the file
+    given: np.ndarray | None  # (T0, L0) float64 mV, NaN = missing; None if `digital` holds all samples
+    leads: tuple[str, ...]  # in canonical spelling if recognised, else as in the file
     rate_hz: float
-    digital: Digital | None = None  # the file's own integers, where it has them
-    files: tuple[Path, ...] = ()  # all that was read
-    contents: tuple[bytes, ...] = ()  # of these files, where they were read whole
+    digital: Digital | None = None  # the file's own integers, if it has them
+    files: tuple[Path, ...] = ()  # all files that were read
+    contents: tuple[bytes, ...] = ()  # of these files, if they were read whole
 
     @cached_property
     def signal(self) -> np.ndarray:
-        """The samples (T0, L0) as float64 mV, NaN = missing; integers are converted when first asked for."""
+        """The samples (T0, L0) as float64 mV, NaN = missing; integers are converted on first access."""
         return in_millivolts(self.given, self.digital)
 
     @cached_property
     def sha256(self) -> str:
-        """The checksum of its files' contents, one after the other, as 64 hexadecimal digits; files are read if need be."""
+        """The SHA-256 checksum of its files' concatenated contents, as 64 hexadecimal digits; reads them if necessary."""
         digest = hashlib.sha256()
         for content in self.contents or (file.read_bytes() for file in self.files):
             digest.update(content)
@@ -58,7 +58,7 @@ class Recording:
 
 
 def in_millivolts(given: np.ndarray | None, digital: Digital | None) -> np.ndarray:
-    """The samples as given, else as the integers say them: (T0, L) float64 mV, NaN = missing."""
+    """Return `given`, or the integers converted to mV if it is None: (T0, L) float64 mV, NaN = missing."""
     if given is not None:
         return given
     if digital is None:

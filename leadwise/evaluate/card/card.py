@@ -1,4 +1,4 @@
-"""A model card: what a run was trained on, how well it scores and for whom, what disturbs it, and what it looks at."""
+"""A model card: what a run was trained on, its scores overall and by patient group, its robustness, and occlusion maps."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from leadwise.evaluate.zeroshot import load_prompts
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
 
-N_RECORDS = 500  # test records that are judged once more after each change
+N_RECORDS = 500  # test records that are scored again after each change
 N_QUICK_RECORDS = 100
 N_MAPS = 3
 
@@ -50,7 +50,7 @@ _N_QUICK_TRAIN = 1000
 
 
 class CardError(ValueError):
-    """A card that cannot be made; the message names the cohort or task and the remedy."""
+    """A card cannot be computed; the message names the cohort or task and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class CardRow:
     task: str
     how: str  # PROBE or ZERO_SHOT
     trained: Score
-    untrained: Score | None  # None: not asked for
+    untrained: Score | None  # None: not requested
     prompts: dict[str, str] | None = None  # of ZERO_SHOT: file, sha256 and set
 
     def line(self) -> dict[str, Any]:
-        """For a table and for JSON; AUROCs in [0, 1]."""
+        """Return the row for tables and JSON; AUROCs in [0, 1]."""
         low, high = self.trained.interval
-        told: dict[str, Any] = {
+        line: dict[str, Any] = {
             "task": self.task,
             "how": self.how,
             "macro": self.trained.macro,
@@ -74,16 +74,16 @@ class CardRow:
             "high": high,
         }
         if self.untrained:
-            told["untrained"] = self.untrained.macro
-            told["untrained_low"], told["untrained_high"] = self.untrained.interval
-            told["gain"], (told["gain_low"], told["gain_high"]) = gain(self.trained, self.untrained)
-        told |= {"records": self.trained.n_records, "patients": self.trained.n_patients}
-        return {**told, "skipped": ", ".join(self.trained.skipped)}
+            line["untrained"] = self.untrained.macro
+            line["untrained_low"], line["untrained_high"] = self.untrained.interval
+            line["gain"], (line["gain_low"], line["gain_high"]) = gain(self.trained, self.untrained)
+        line |= {"records": self.trained.n_records, "patients": self.trained.n_patients}
+        return {**line, "skipped": ", ".join(self.trained.skipped)}
 
 
 @dataclass(frozen=True)
 class Card:
-    """Everything that stands on the page."""
+    """The content of the page."""
 
     run: Run
     cohort: Cohort
@@ -94,10 +94,10 @@ class Card:
     robustness: robustness.Robustness | None
     parts: disentanglement.Disentanglement | None
     maps: list[occlusion.OcclusionMap]
-    remarks: list[str]  # what could not be shown, and why
+    remarks: list[str]  # what could not be computed, and why
 
     def to_json(self) -> dict[str, Any]:
-        """One object of plain JSON values; no report, no ECG."""
+        """Return one object of plain JSON values, without reports and ECGs."""
         return {
             "command": "card",
             "quick": self.quick,
@@ -105,7 +105,7 @@ class Card:
             "scores": [
                 {**row.line(), "prompts": row.prompts, "per_class": dict(row.trained.per_class)} for row in self.scores
             ],
-            "groups": {task: [group.row() for group in found] for task, found in self.groups.items()},
+            "groups": {task: [group.row() for group in groups] for task, groups in self.groups.items()},
             "robustness": self.robustness.to_json() if self.robustness else None,
             "disentanglement": self.parts.to_json() if self.parts else None,
             "occlusion": [_map_json(one, self.run.config.signal.leads) for one in self.maps],
@@ -114,28 +114,28 @@ class Card:
 
 
 def _map_json(one: occlusion.OcclusionMap, leads: Sequence[str]) -> dict[str, Any]:
-    known = one.drop[np.isfinite(one.drop)]
-    whole = {lead: float(value) for lead, value in zip(leads, one.without_lead) if np.isfinite(value)}
+    finite = one.drop[np.isfinite(one.drop)]
+    without_lead = {lead: float(value) for lead, value in zip(leads, one.without_lead) if np.isfinite(value)}
     return {
-        "record": one.record, "class": one.name, "reader": one.reader, "unit": one.unit, "score": one.score,
-        "window_s": one.window_s, "largest_drop": float(known.max()), "without_lead": whole,
+        "record": one.record, "class": one.name, "reader": one.classifier, "unit": one.unit, "score": one.score,
+        "window_s": one.window_s, "largest_drop": float(finite.max()), "without_lead": without_lead,
         "without_top_tenth": one.without_top, "without_random_tenth": one.without_random,
     }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _CardContext:
-    """What every step of a card works on."""
+    """The inputs that every step of a card needs."""
 
     run: Run
-    twin: Run | None  # untrained; None: not asked for
+    twin: Run | None  # untrained; None: not requested
     cohort: Cohort
     prompt_file: Path | None
     progress: Progress | None
-    remarks: list[str]  # grows
+    remarks: list[str]  # the steps append to it
 
     def embed(self, run: Run, part: str, rows: NDArray[Any]) -> Features:
-        """(n, D) from the cache beside the run, the twin's too."""
+        """Return (n, D) embeddings, cached in the run's folder; the twin's too."""
         cache = self.run.folder / "embeddings" if self.run.folder else None
         what = f"embed {part}" if run is self.run else f"embed {part}, untrained"
         return embed_cohort(run, self.cohort, part, rows, relabel(self.progress, what), cache)
@@ -150,96 +150,107 @@ def make_card(
     prompt_file: Path | None = None,
     progress: Progress | None = None,
 ) -> Card:
-    """The card of a run on a cohort's test split.
+    """Return the card of a run on a cohort's test split.
 
     Args:
         tasks: default all of the cohort; robustness, parts and maps are measured on the first that can be scored.
-        n_records: test records for robustness; default RECORDS, or QUICK_RECORDS.
-        quick: a look in a minute or so: no untrained twin, fewer changes, probes of the parts on fewer recordings.
-        prompt_file: prompts for the task that it names, in place of those shipped.
+        n_records: test records for robustness; default N_RECORDS, or N_QUICK_RECORDS.
+        quick: takes about a minute: no untrained twin, fewer changes, probes of the parts on fewer recordings.
+        prompt_file: prompts for the task that it names, instead of the shipped ones.
 
     Raises:
         CardError: no test split, an unknown task, or prompts for none of the tasks.
         PromptError: the prompt file cannot be read.
     """
-    wanted = _check_tasks(cohort, tasks)
+    # Check the request before any computation.
+    checked_tasks = _check_tasks(cohort, tasks)
     if prompt_file is not None:
-        _check_prompts(cohort, prompt_file, wanted)
-    asked = _CardContext(run, None if quick else run.untrained(), cohort, prompt_file, progress, [])
+        _check_prompts(cohort, prompt_file, checked_tasks)
+    context = _CardContext(run, None if quick else run.untrained(), cohort, prompt_file, progress, [])
+    remarks = context.remarks
     facts = describe_run(run, cohort)
+
+    # Score every task, overall and by group; remember the first that could be scored.
     rows: list[CardRow] = []
-    by_group: dict[str, list[subgroups.Group]] = {}
+    groups_by_task: dict[str, list[subgroups.Group]] = {}
     first: tuple[str, list[Classifier], dict[str, Floats]] | None = None
-    for task in wanted:
-        readers, test = _classifiers(asked, run, task), cohort.rows("test", task)
-        if not readers:
+    for task in checked_tasks:
+        classifiers, test = _classifiers(context, run, task), cohort.rows("test", task)
+        if not classifiers:
             continue
-        scores = {one.name: one.scores(asked.embed(run, one.part, test)) for one in readers}
+        scores = {one.name: one.scores(context.embed(run, one.part, test)) for one in classifiers}
         try:
-            rows += _card_rows(asked, task, readers, scores)
+            rows += _card_rows(context, task, classifiers, scores)
         except ScoreError as error:
-            asked.remarks.append(f"Task {task} is not scored: {error}.")
+            remarks.append(f"Task {task} is not scored: {error}.")
             continue
         labels, patients = cohort.labels(task, test), cohort.patients.take(test)
-        by_group[task] = subgroups.score_groups(
-            labels, scores, patients, cohort.tasks[task], subgroups.group_names(cohort, test)
-        )
-        first = first or (task, readers, scores)
-    missing = [by for by in subgroups.GROUP_COLUMNS if by not in subgroups.group_names(cohort, cohort.rows("test"))]
+        names = subgroups.group_names(cohort, test)
+        groups_by_task[task] = subgroups.score_groups(labels, scores, patients, cohort.tasks[task], names)
+        first = first or (task, classifiers, scores)
+    available = subgroups.group_names(cohort, cohort.rows("test"))
+    missing = [by for by in subgroups.GROUP_COLUMNS if by not in available]
     if missing:
-        asked.remarks.append(f"The cohort does not know {' or '.join(missing)}, so there are no scores by it.")
+        remarks.append(f"The cohort has no {' or '.join(missing)}, so there are no scores by it.")
     if first is None:
-        asked.remarks.append("No task could be scored, so robustness, parts and occlusion maps are not shown.")
-        return Card(run, cohort, quick, facts, rows, by_group, None, None, [], list(dict.fromkeys(asked.remarks)))
-    task, readers, scores = first
-    hardy = _robustness(asked, task, readers, n_records or (N_QUICK_RECORDS if quick else N_RECORDS), quick)
+        remarks.append("No task could be scored, so there are no robustness scores, parts and occlusion maps.")
+        return Card(run, cohort, quick, facts, rows, groups_by_task, None, None, [], list(dict.fromkeys(remarks)))
+
+    # Robustness, parts and maps on that task.
+    task, classifiers, scores = first
+    n_changed = n_records or (N_QUICK_RECORDS if quick else N_RECORDS)
+    robustness_scores = _robustness(context, task, classifiers, n_changed, quick)
     parts = None
-    if any(one.name == PROBE for one in readers):
-        parts = disentanglement.measure_disentanglement(
-            run, cohort, task, _N_QUICK_TRAIN if quick else None, asked.twin, progress
-        )
+    if any(one.name == PROBE for one in classifiers):
+        max_train = _N_QUICK_TRAIN if quick else None
+        parts = disentanglement.measure_disentanglement(run, cohort, task, max_train, context.twin, progress)
     else:
-        asked.remarks.append(
-            "The parts of the embedding are not compared: that takes a probe, and none could be fitted."
+        remarks.append(
+            "The parts of the embedding are not compared: the comparison needs a probe, and none could be fitted."
         )
-    maps = _maps(asked, task, readers, scores, 1 if quick else N_MAPS)
-    return Card(run, cohort, quick, facts, rows, by_group, hardy, parts, maps, list(dict.fromkeys(asked.remarks)))
+    maps = _maps(context, task, classifiers, scores, 1 if quick else N_MAPS)
+    return Card(
+        run, cohort, quick, facts, rows, groups_by_task, robustness_scores, parts, maps, list(dict.fromkeys(remarks))
+    )
 
 
 def _check_tasks(cohort: Cohort, tasks: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the tasks of the card, or raise CardError."""
     if not len(cohort.rows("test")):
-        raise CardError(f"cohort {cohort.name} has no recording in split 'test', on which a card is written")
+        raise CardError(
+            f"cohort {cohort.name} has no recording in split 'test', which a card needs; choose a cohort that has one"
+        )
     unknown = [task for task in tasks or () if task not in cohort.tasks]
     if unknown:
         raise CardError(f"cohort {cohort.name}: no task {unknown[0]!r}; it has {', '.join(cohort.tasks) or 'none'}")
     return tuple(tasks or cohort.tasks)
 
 
-def _check_prompts(cohort: Cohort, path: Path, wanted: Sequence[str]) -> None:
-    """A file that was named and cannot be read, or would not be used, is an error and no remark; another source's warns."""
+def _check_prompts(cohort: Cohort, path: Path, tasks: Sequence[str]) -> None:
+    """Raise if the given prompt file cannot be read or would not be used; warn if it is for another source."""
     task = prompts.load(path).task
-    if task not in wanted:
+    if task not in tasks:
         raise CardError(
-            f"{path}: its prompts are for task '{task}', but the card is of {', '.join(wanted) or 'no task'}; "
+            f"{path}: its prompts are for task '{task}', but the card is of {', '.join(tasks) or 'no task'}; "
             "give a file for one of these, or name its task by --tasks"
         )
     load_prompts(cohort, task, path)
 
 
 def describe_run(run: Run, cohort: Cohort) -> dict[str, Any]:
-    """What a run is and what it learnt from, as plain values."""
-    learnt, optim, signal = run.provenance, run.config.optim, run.config.signal
+    """Return what a run is and what it was trained on, as plain values."""
+    provenance, optim, signal = run.provenance, run.config.optim, run.config.signal
     test = cohort.rows("test")
     sizes: dict[str, int] = {}
     for name, weight in run.method.named_parameters():
-        room = name.split(".")[0]
-        sizes[room] = sizes.get(room, 0) + weight.numel()
+        module = name.split(".")[0]
+        sizes[module] = sizes.get(module, 0) + weight.numel()
     return {
         "run": run.name,
         "method": run.config.method["name"],
         "weights": run.fingerprint,
-        "trained_on": {key: learnt.get(key) for key in ("cohort", "source", "fingerprint")} if learnt else None,
-        "n_people_trained_on": len(learnt["people"]) if "people" in learnt else None,
+        "trained_on": {key: provenance.get(key) for key in ("cohort", "source", "fingerprint")} if provenance else None,
+        "n_people_trained_on": len(provenance["people"]) if "people" in provenance else None,
         "steps": optim.steps,
         "batch_size": optim.batch_size,
         "precision": optim.precision,
@@ -251,40 +262,47 @@ def describe_run(run: Run, cohort: Cohort) -> dict[str, Any]:
         "cohort": {"name": cohort.name, "source": cohort.source, "fingerprint": cohort.fingerprint,
                    "recordings": {split: len(cohort.rows(split)) for split in ("train", "val", "test")}},
         "n_people_tested": len(cohort.patients.distinct(test)),
-        "n_people_tested_and_trained_on": count_leaked_patients(run, cohort, test) if "people" in learnt else None,
+        "n_people_tested_and_trained_on": (
+            count_leaked_patients(run, cohort, test) if "people" in provenance else None
+        ),
     }  # fmt: skip
 
 
-def _classifiers(asked: _CardContext, run: Run, task: str) -> list[Classifier]:
-    """What can read the task out of the run or its twin; a remark for what cannot."""
-    found: list[Classifier] = []
-    rows = asked.cohort.rows(task=task)
-    if not len(asked.cohort.rows("test", task)):
-        asked.remarks.append(f"Task {task}: no recording of it in the test split.")
-        return found
+def _classifiers(context: _CardContext, run: Run, task: str) -> list[Classifier]:
+    """Return the classifiers of a task that the run or its twin allows; add a remark for each that it does not."""
+    classifiers: list[Classifier] = []
+    rows = context.cohort.rows(task=task)
+    if not len(context.cohort.rows("test", task)):
+        context.remarks.append(f"Task {task}: no recording of it in the test split.")
+        return classifiers
     try:
-        wanted = make_probe_task(asked.cohort, task, rows)
-        found.append(probe_classifier(asked.embed(run, "backbone", rows), wanted))
+        probe_task = make_probe_task(context.cohort, task, rows)
+        classifiers.append(probe_classifier(context.embed(run, "backbone", rows), probe_task))
     except ProbeError as error:
-        asked.remarks.append(f"Task {task} is not probed: {error}.")
+        context.remarks.append(f"Task {task} is not probed: {error}.")
     if not has_text_encoder(run):
-        asked.remarks.append("There are no zero-shot scores: the run learnt from ECGs alone, it reads no words.")
-        return found
+        context.remarks.append(
+            "There are no zero-shot scores: the run was trained on ECGs only and has no text encoder."
+        )
+        return classifiers
     try:
-        found.append(zeroshot_classifier(run, asked.cohort, task, asked.prompt_file))
+        classifiers.append(zeroshot_classifier(run, context.cohort, task, context.prompt_file))
     except PromptError as error:
-        asked.remarks.append(f"Task {task} has no zero-shot score: {error}.")
-    return found
+        context.remarks.append(f"Task {task} has no zero-shot score: {error}.")
+    return classifiers
 
 
-def _card_rows(asked: _CardContext, task: str, readers: list[Classifier], scores: dict[str, Floats]) -> list[CardRow]:
-    test = asked.cohort.rows("test", task)
-    labels, patients = asked.cohort.labels(task, test), asked.cohort.patients.take(test)
+def _card_rows(
+    context: _CardContext, task: str, classifiers: list[Classifier], scores: dict[str, Floats]
+) -> list[CardRow]:
+    """Return the scores of a task by each classifier, with those of the untrained twin."""
+    test = context.cohort.rows("test", task)
+    labels, patients = context.cohort.labels(task, test), context.cohort.patients.take(test)
     untrained: dict[str, Score] = {}
-    if asked.twin is not None:
-        for own in _classifiers(asked, asked.twin, task):
-            values = own.scores(asked.embed(asked.twin, own.part, test))
-            untrained[own.name] = auroc_score(labels, values, patients, own.classes)
+    if context.twin is not None:
+        for one in _classifiers(context, context.twin, task):
+            values = one.scores(context.embed(context.twin, one.part, test))
+            untrained[one.name] = auroc_score(labels, values, patients, one.classes)
     return [
         CardRow(
             task,
@@ -293,36 +311,41 @@ def _card_rows(asked: _CardContext, task: str, readers: list[Classifier], scores
             untrained.get(one.name),
             one.prompts,
         )
-        for one in readers
+        for one in classifiers
     ]
 
 
 def _robustness(
-    asked: _CardContext, task: str, readers: list[Classifier], n_records: int, quick: bool
+    context: _CardContext, task: str, classifiers: list[Classifier], n_records: int, quick: bool
 ) -> robustness.Robustness | None:
+    """Return the robustness scores; None with a remark if they cannot be computed."""
     try:
-        return robustness.measure_robustness(asked.run, asked.cohort, task, readers, n_records, quick, asked.progress)
+        return robustness.measure_robustness(
+            context.run, context.cohort, task, classifiers, n_records, quick, context.progress
+        )
     except (ScoreError, EmbedError) as error:
-        asked.remarks.append(f"Robustness is not shown: {error}.")
+        context.remarks.append(f"Robustness is not scored: {error}.")
         return None
 
 
 def _maps(
-    asked: _CardContext, task: str, readers: list[Classifier], scores: dict[str, Floats], n: int
+    context: _CardContext, task: str, classifiers: list[Classifier], scores: dict[str, Floats], n: int
 ) -> list[occlusion.OcclusionMap]:
-    """Maps of a few records that are classified well, by words where the run reads them."""
-    run, cohort = asked.run, asked.cohort
-    reader = next((one for one in readers if one.name == ZERO_SHOT), readers[0])
+    """Return maps of a few well-classified records, by the zero-shot classifier if there is one."""
+    run, cohort = context.run, context.cohort
+    classifier = next((one for one in classifiers if one.name == ZERO_SHOT), classifiers[0])
     test = cohort.rows("test", task)
-    whole = np.isin(test, robustness.complete_rows(cohort, run.config.signal, test)[0])
-    labels, values, test = cohort.labels(task, test)[whole], scores[reader.name][whole], test[whole]
-    picked = occlusion.choose_examples(labels, values, reader.classes, n)
-    if not picked:
-        asked.remarks.append("There are no occlusion maps: no class has enough positives among whole recordings.")
+    complete = np.isin(test, robustness.complete_rows(cohort, run.config.signal, test)[0])
+    labels, values, test = cohort.labels(task, test)[complete], scores[classifier.name][complete], test[complete]
+    examples = occlusion.choose_examples(labels, values, classifier.classes, n)
+    if not examples:
+        context.remarks.append("There are no occlusion maps: no class has enough positives among complete recordings.")
     maps = []
-    for i, k in picked:
+    for i, k in examples:
         try:
-            maps.append(occlusion.occlude(run, cohort, int(test[i]), reader, reader.classes[k], asked.progress))
+            maps.append(
+                occlusion.occlude(run, cohort, int(test[i]), classifier, classifier.classes[k], context.progress)
+            )
         except EmbedError as error:
-            asked.remarks.append(f"No occlusion map of {reader.classes[k]}: {error}.")
+            context.remarks.append(f"No occlusion map of {classifier.classes[k]}: {error}.")
     return maps

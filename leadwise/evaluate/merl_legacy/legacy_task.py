@@ -1,6 +1,6 @@
-"""A task as both protocols need it: exact labels by name, and what MERL's files and code make of them.
+"""A task as both protocols need it: exact labels by name, and the columns and labels of MERL's files and code.
 
-With the published split files, their records, splits and labels stand in for the cohort's own.
+With the published split files, their records, splits and labels replace the cohort's own.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class LegacyTask:
     name: str
     rows: np.ndarray  # (n,) of the cohort
     task: ProbeTask  # exact labels
-    columns: dict[str, tuple[str, ...]] | None  # each split's order of label columns, where it is known
-    substring: Labels | None  # (n, K) labels made by substring, where there are any
+    columns: dict[str, tuple[str, ...]] | None  # the order of label columns in each split; None if it is not known
+    substring: Labels | None  # (n, K) labels assigned by substring; None if there are none
 
 
 def with_published_splits(cohort: Cohort, task: str, splits: Path | None) -> Cohort:
-    """The cohort with the published records, splits and exact labels of a task, found by name; without `splits` itself.
+    """Return the cohort with the published records, splits and exact labels of a task; the cohort itself without `splits`.
 
     Raises:
         PublishedError: a file is missing or wrong, or none of its records is in the cohort.
@@ -42,49 +42,52 @@ def with_published_splits(cohort: Cohort, task: str, splits: Path | None) -> Coh
 
 
 def load_legacy_task(cohort: Cohort, task: str, splits: Path | None = None) -> LegacyTask:
-    """What a cohort, and the published splits in a folder, say of a task.
+    """Return a task of a cohort, with the published splits in the folder `splits` if it is given.
 
     Raises:
-        PublishedError: as `with_published`.
+        PublishedError: as `with_published_splits`.
         ProbeError: a split is empty or shares patients with another.
     """
-    seen = with_published_splits(cohort, task, splits)
-    rows = seen.rows(task=task)
-    classes = tuple(seen.tasks[task])
-    asked = ProbeTask(classes, seen.labels(task, rows), seen.splits(rows), np.array(seen.patients.take(rows)))
+    # The records, splits and exact labels.
+    split_cohort = with_published_splits(cohort, task, splits)
+    rows = split_cohort.rows(task=task)
+    classes = tuple(split_cohort.tasks[task])
+    patients = np.array(split_cohort.patients.take(rows))
+    probe_task = ProbeTask(classes, split_cohort.labels(task, rows), split_cohort.splits(rows), patients)
+
+    # The order of label columns and CSN's substring labels: from the files, or as far as they are known without them.
     substring: Labels | None = None
-    if isinstance(seen, PublishedCohort):
-        columns = dict(seen.published.columns)
+    if isinstance(split_cohort, PublishedCohort):
+        columns = dict(split_cohort.published.columns)
         if task == "csn" and splits is not None:
-            wrong = PublishedCohort(cohort, read_published(splits, task, classes, "merl_substring"))
-            substring = wrong.labels(task, rows)
+            faulty = PublishedCohort(cohort, read_published(splits, task, classes, "merl_substring"))
+            substring = faulty.labels(task, rows)
     else:
-        known = known_column_orders(cohort.source, task, classes)
-        columns = known or {}
+        columns = known_column_orders(cohort.source, task, classes) or {}
         if task == "csn" and "acronyms" in cohort.column_names:
-            said = cohort.column("acronyms", rows).fillna("")
-            substring = np.array([[name in text for name in classes] for text in said], dtype=np.int8)
-    return LegacyTask(seen, task, rows, asked, columns or None, substring)
+            acronyms = cohort.column("acronyms", rows).fillna("")
+            substring = np.array([[name in text for name in classes] for text in acronyms], dtype=np.int8)
+    return LegacyTask(split_cohort, task, rows, probe_task, columns or None, substring)
 
 
 def inapplicable_faults(
-    run: Run, asked: LegacyTask, window: str | None = None, part: str = "backbone"
+    run: Run, task: LegacyTask, window: str | None = None, part: str = "backbone"
 ) -> dict[Fault, str]:
-    """The faults that cannot happen to this run, task and part, each with the reason."""
-    columns, reasons = asked.columns, {}
-    if columns is None and asked.name not in tasks():
+    """Return the faults that cannot occur with this run, task and part, each with the reason."""
+    columns, reasons = task.columns, {}
+    if columns is None and task.name not in tasks():
         reasons[Fault.POSITIONAL_COLUMNS] = "there are no published files of this task"
     elif columns is None or len(set(columns.values())) == 1:
         reasons[Fault.POSITIONAL_COLUMNS] = "the published files of this task order their columns alike"
     if not find_batchnorms(run.method):
         reasons[Fault.MOVING_BATCHNORM] = "the method has no BatchNorm"
-    elif not embedding_uses_batchnorm(run, asked.cohort, int(asked.rows[0]), part, window):
-        reasons[Fault.MOVING_BATCHNORM] = f"no BatchNorm has a part in the method's '{part}' embedding"
+    elif not embedding_uses_batchnorm(run, task.cohort, int(task.rows[0]), part, window):
+        reasons[Fault.MOVING_BATCHNORM] = f"the method's '{part}' embedding uses no BatchNorm"
     elif window == "multi_crop_mean":
-        reasons[Fault.MOVING_BATCHNORM] = "MERL's batches hold one window of a recording, not several"
-    if asked.substring is None:
-        of_csn = "prepare the cohort with its acronyms, or name the files by --splits"
-        reasons[Fault.SUBSTRING_LABELS] = of_csn if asked.name == "csn" else "only CSN's labels were made by substring"
-    if asked.cohort.source != "cpsc2018":
+        reasons[Fault.MOVING_BATCHNORM] = "MERL's batches contain one window of a recording, not several"
+    if task.substring is None:
+        csn_remedy = "prepare the cohort with its acronyms, or pass the files with --splits"
+        reasons[Fault.SUBSTRING_LABELS] = csn_remedy if task.name == "csn" else "only CSN's labels use substrings"
+    if task.cohort.source != "cpsc2018":
         reasons[Fault.FIVE_SECOND_WINDOW] = "only CPSC2018's recordings are cut"
     return reasons

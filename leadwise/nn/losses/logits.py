@@ -1,5 +1,5 @@
-"""The logit of a pair that must not count."""
+"""The logit given to pairs that must not count in a softmax."""
 
 from __future__ import annotations
 
-MASKED_LOGIT = -1e30  # a logit that weighs nothing; finite, so that a row of them has a gradient (zero) and no NaN
+MASKED_LOGIT = -1e30  # finite, so that a row that is masked throughout has a zero gradient and no NaN

@@ -1,8 +1,9 @@
-"""Losses: pure functions of tensors, one per equation, in mean form so that weights of one are a sensible start.
+"""Losses of methods that train on ECGs and reports: pure functions, one per equation, in mean form.
 
-Equation numbers are those of CG-DMER (arXiv 2602.21154). A term over pairs takes the rows of all processes, and in `local_rows`
-the rows for which this process answers: the mean of all processes' values is then the loss of the whole batch. The table of
-all pairs is never held: it is gone through in blocks of columns, each computed anew in the backward pass.
+Equation numbers are those of CG-DMER (arXiv 2602.21154). Mean form makes 1 a sensible first weight for every term.
+A loss over pairs takes the rows of all processes and returns the mean over `local_rows`, the rows of this process: the mean of
+all processes' values is the loss of the whole batch. The matrix of all pairs is never stored: it is computed in blocks of
+columns, and recomputed in the backward pass.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from leadwise.nn.losses.logits import MASKED_LOGIT
 ContrastForm = Literal["standard", "decoupled", "literal"]
 SameReport = Literal["ignore", "positive", "negative"]
 
-BLOCK = 1024  # columns of a block; a batch within one block is computed once and kept
+BLOCK = 1024  # columns per block; a batch that fits into one block is not recomputed
 
 
 def patch_reconstruction(prediction: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
-    """Eq. 2 as a mean: squared error per sample, over each record's hidden patches, then over records.
+    """Eq. 2 as a mean: squared error per sample, averaged over each record's hidden patches, then over records.
 
-    prediction, target: (B, L, N, P); hidden: (B, L, N) bool. A record with nothing hidden adds nothing, and counts: so the
-    mean over shares of a batch is the mean over the batch.
+    prediction, target: (B, L, N, P); hidden: (B, L, N) bool. A record without a hidden patch adds 0 and still
+    counts, so that the mean over equal parts of a batch equals the mean over the batch.
     """
     error = (prediction - target).square().mean(-1)  # (B, L, N)
     n = hidden.sum((1, 2))  # (B,)
@@ -35,9 +36,9 @@ def patch_reconstruction(prediction: Tensor, target: Tensor, hidden: Tensor) -> 
 
 
 def token_errors(logits: Tensor, tokens: Tensor, masked: Tensor) -> Tensor:
-    """(B, 2): the sum of the cross-entropies of each report's masked tokens, and how many there are.
+    """Cross-entropy of masked tokens: (B, 2), the sum over each report's masked tokens and their number.
 
-    logits: (B, S, V); tokens: (B, S) true ids; masked: (B, S) bool, the places that count.
+    logits: (B, S, V); tokens: (B, S) true ids; masked: (B, S) bool, True at masked tokens.
     """
     loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten(), reduction="none").reshape(tokens.shape)
     return torch.stack([(loss * masked).sum(-1), masked.sum(-1).float()], dim=-1)
@@ -46,13 +47,13 @@ def token_errors(logits: Tensor, tokens: Tensor, masked: Tensor) -> Tensor:
 def token_reconstruction(errors: Tensor) -> Tensor:
     """Eq. 3 from `token_errors` (B, 2): mean over each report's masked tokens, then over reports.
 
-    A report without a masked token adds 0 to the sum and counts as a report.
+    A report without a masked token adds 0 and still counts.
     """
     return (errors[:, 0] / errors[:, 1].clamp(min=1)).mean()
 
 
 def orthogonality(specific: Tensor, shared: Tensor) -> Tensor:
-    """Eq. 5, one modality: squared cosine between a sample's specific and shared parts, (B, D) each, mean over B."""
+    """Eq. 5 for one modality: squared cosine of each record's specific and shared embedding, (B, D) each, mean over B."""
     return F.cosine_similarity(specific, shared, dim=-1).square().mean()
 
 
@@ -65,11 +66,11 @@ def siglip(
     treat: SameReport,
     local_rows: slice = slice(None),
 ) -> Tensor:
-    """Eq. 6: -log sigmoid(y_ij (scale * ecg_i . text_j + bias)), summed over i in `local_rows` and all j, divided by the i's.
+    """Eq. 6: -log sigmoid(y_ij (scale * ecg_i . text_j + bias)), sum over i in `local_rows` and all j, per i.
 
-    ecg, text: (B, D). report: (B, C) int64; two rows that agree in a column have the same report. `treat` says what a pair
-    i != j with the same report is: a positive, a negative (the paper), or ignored.
-    The paper prints scale 1 and bias 0; with unit vectors its best value is then the collapse of all pairs apart.
+    ecg, text: (B, D). report: (B, C) int64 report ids; rows that agree in any column have the same report. `treat`: a pair i != j
+    with the same report counts as a positive, as a negative (the paper), or not at all ("ignore").
+    The paper prints scale 1 and bias 0; with unit vectors the minimum is then reached when all pairs point apart.
     """
     anchor = ecg[local_rows]  # (b, D)
 
@@ -93,10 +94,10 @@ def info_nce(
 ) -> Tensor:
     """Eqs. 7-9: mean over `local_rows` of the ECG-to-text and text-to-ECG cross-entropies; scale = 1 / tau.
 
-    standard: i = j is the target and stands in the denominator (symmetric InfoNCE).
-    decoupled: the printed denominator, without k = i, for i = j only. literal: Eq. 9's sum over every i and j.
-    report and treat as in `siglip`; with "positive" the target is spread evenly over equal reports. Where a printed
-    denominator is empty, since all reports are the same, there is nothing to learn.
+    standard: i = j is the target and part of the denominator (symmetric InfoNCE).
+    decoupled: the printed denominator, without k = i, for i = j only. literal: Eq. 9 as printed, summed over all i and j.
+    report and treat as in `siglip`; with "positive" the target is uniform over equal reports. An anchor whose printed denominator
+    is empty, because all reports are the same, adds 0.
     """
 
     def one_way(anchors: Tensor, others: Tensor) -> Tensor:
@@ -105,18 +106,18 @@ def info_nce(
         def block(columns: slice) -> Tensor:
             logits = (scale * (anchor @ others[columns].T)).float()  # (b, c)
             own, same = _relations(report, local_rows, columns)
-            shown = ~same | own if treat == "ignore" else torch.ones_like(own)
+            counted = ~same | own if treat == "ignore" else torch.ones_like(own)
             if form == "literal":
-                target = shown
+                target = counted
             else:
                 target = same if treat == "positive" else own
-            against = shown if form == "standard" else shown & ~own
-            all_of_them = logits.masked_fill(~against, MASKED_LOGIT).logsumexp(1)
-            return torch.stack([all_of_them, (logits * target).sum(1), target.sum(1)])  # (3, b)
+            denominator = counted if form == "standard" else counted & ~own
+            log_denominator = logits.masked_fill(~denominator, MASKED_LOGIT).logsumexp(1)
+            return torch.stack([log_denominator, (logits * target).sum(1), target.sum(1)])  # (3, b)
 
-        all_of_them, pull, n = _over_columns(block, len(others)).unbind(1)  # (blocks, b) each
-        loss = all_of_them.logsumexp(0) - pull.sum(0) / n.sum(0)
-        loss = torch.where(all_of_them.amax(0) > MASKED_LOGIT / 2, loss, 0.0 * loss)
+        log_denominator, positive_logits, n = _over_columns(block, len(others)).unbind(1)  # (blocks, b) each
+        loss = log_denominator.logsumexp(0) - positive_logits.sum(0) / n.sum(0)
+        loss = torch.where(log_denominator.amax(0) > MASKED_LOGIT / 2, loss, 0.0 * loss)
         return (loss * n.sum(0) if form == "literal" else loss).mean()
 
     return (one_way(ecg, text) + one_way(text, ecg)) / 2
@@ -131,24 +132,24 @@ def aligned(
     local_rows: slice = slice(None),
     form: ContrastForm = "standard",
 ) -> Tensor:
-    """`info_nce` of vectors of any length (B, D), by their cosines, in float32 whatever the precision around it."""
-    with torch.autocast(ecg.device.type, enabled=False):  # logits of 14 and more want float32's digits
+    """`info_nce` of the cosines of vectors (B, D) of any length, computed in float32 even under autocast."""
+    with torch.autocast(ecg.device.type, enabled=False):  # logits of 14 and more need float32's digits
         unit = (F.normalize(ecg.float(), dim=-1), F.normalize(text.float(), dim=-1))
         return info_nce(*unit, report, scale, treat, form, local_rows)
 
 
 def _relations(report: Tensor, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
-    """For each row and column, (b, c) bool: whether they are one record, and whether they have the same report."""
+    """Two (b, c) bool matrices: whether row and column are the same record, and whether they have the same report."""
     place = torch.arange(len(report), device=report.device)
     own = place[rows][:, None] == place[columns][None]
     same = torch.zeros_like(own)
-    for reading in report.unbind(1):
-        same |= reading[rows][:, None] == reading[columns][None]
+    for ids in report.unbind(1):
+        same |= ids[rows][:, None] == ids[columns][None]
     return own, same
 
 
 def _over_columns(block: Callable[[slice], Tensor], n: int) -> Tensor:
-    """What `block` makes of each block of n columns, stacked; nothing of size (b, n) outlives its block."""
+    """The results of `block` for each block of n columns, stacked; nothing of size (b, n) is stored."""
     spans = [slice(begin, min(begin + BLOCK, n)) for begin in range(0, n, BLOCK)]
     if len(spans) == 1:
         return block(spans[0])[None]
@@ -156,14 +157,14 @@ def _over_columns(block: Callable[[slice], Tensor], n: int) -> Tensor:
 
 
 def effective_rank(x: Tensor) -> float:
-    """exp of the entropy of the normalised singular values of x (N, D): how many directions are used, N - 1 at most."""
+    """Effective rank of x (N, D): exp of the entropy of its normalised singular values, at most N - 1."""
     s = torch.linalg.svdvals((x - x.mean(0)).float())
     p = s / s.sum().clamp(min=1e-12)
     return float(torch.exp(-(p * p.clamp(min=1e-12).log()).sum()))
 
 
 def effective_ranks(ecg: Tensor, text: Tensor) -> dict[str, float]:
-    """`effective_rank` of both sides of a shared space, (B, D) of any length, as a run logs them."""
+    """`effective_rank` of ECG and text embeddings (B, D) after normalisation, under the names that metrics.jsonl uses."""
     return {
         "effective_rank": effective_rank(F.normalize(ecg, dim=-1)),
         "effective_rank_text": effective_rank(F.normalize(text, dim=-1)),

@@ -1,6 +1,6 @@
-"""Losses of two views, one function each. Rows i of both are views of one record, (B, D).
+"""Losses that compare two views of each record: row i of both (B, D) inputs is a view of record i.
 
-A term over pairs takes the rows of all processes, and in `local_rows` the rows for which this process answers, as in `losses`.
+`local_rows` are the rows of this process among those of all processes, as in `losses.multimodal`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from leadwise.nn.losses.logits import MASKED_LOGIT
 
 
 def nt_xent(a: Tensor, b: Tensor, temperature: float, local_rows: slice = slice(None)) -> Tensor:
-    """SimCLR's normalised cross-entropy: of 2B views, each must find the other of its record among all but itself.
+    """SimCLR's NT-Xent: each of 2B views must identify the other view of its record among all other views.
 
     -log exp(cos(z_i, z_i') / t) / sum_{k != i} exp(cos(z_i, z_k) / t), mean over both views of the records in `local_rows`.
     """
@@ -31,7 +31,7 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float, local_rows: slice = slice(
 
 
 def bootstrap(prediction: Tensor, target: Tensor) -> Tensor:
-    """BYOL's Eq. 2: squared distance of unit vectors, 2 - 2 cos(q, z'), mean over B. No gradient goes to the target."""
+    """BYOL's Eq. 2: squared distance of unit vectors, 2 - 2 cos(q, z'), mean over B. No gradient reaches the target."""
     return 2 + 2 * negative_cosine(prediction, target)
 
 
@@ -41,7 +41,7 @@ def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def cross_correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Barlow Twins' Eq. 2, (D, D): the correlation over the batch of every feature of one view with every one of the other."""
+    """Barlow Twins' Eq. 2: (D, D) correlations over the batch between the features of two views."""
     a, b = F.normalize(a - a.mean(0), dim=0), F.normalize(b - b.mean(0), dim=0)
     return a.T @ b
 
@@ -55,8 +55,8 @@ def redundancy(correlation: Tensor, off_diagonal: float) -> Tensor:
 def momentum_nce(query: Tensor, keys: Tensor, temperature: float, local_rows: slice = slice(None)) -> Tensor:
     """MoCo v3's Eq. 1 times 2 t, as in its code: -2 t log exp(cos(q, k+) / t) / sum_k exp(cos(q, k) / t), mean over queries.
 
-    `query` (b, D) are this process's own, `keys` (B, D) those of all processes; its own stand at `local_rows`. The factor keeps
-    the gradient's size whatever the temperature. No gradient goes to the keys.
+    query: (b, D) of this process; keys: (B, D) of all processes, those of this process at `local_rows`. The factor makes the size
+    of the gradient independent of the temperature. No gradient reaches the keys.
     """
     logits = F.normalize(query, dim=-1) @ F.normalize(keys.detach(), dim=-1).T / temperature  # (b, B)
     own = torch.arange(len(keys), device=keys.device)[local_rows]
