@@ -287,7 +287,7 @@ def test_labels_that_cannot_be_had_are_refused(cohort_folder: Path, tmp_path: Pa
         training.pretrain(of_labels(cohort_folder, label_fraction=0.01), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"label_fraction must be in \(0, 1\]"):
         of_labels(cohort_folder, label_fraction=1.5)
-    with pytest.raises(ConfigError, match=r"name the task in data\.task"):
+    with pytest.raises(ConfigError, match=r"set data\.task to the task"):
         of_labels(cohort_folder, task="", label_fraction=0.5)
     other = of_labels(cohort_folder)
     other = dataclasses.replace(other, method={**other.method, "classes": ["mi", "normal", "afib"]})
