@@ -162,7 +162,7 @@ def request_completion(endpoint: Endpoint, prompt: str, pause: Sleep = time.slee
             problem = f"{endpoint.host} cannot be reached ({type(error).__name__})"
         except requests.RequestException as error:
             raise PromptGenerationError(
-                f"{endpoint.host} cannot be requested ({type(error).__name__}); check --url"
+                f"the request to {endpoint.host} failed ({type(error).__name__}); check --url"
             ) from None
         else:
             if answer.status_code == 200:
