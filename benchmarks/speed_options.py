@@ -114,7 +114,7 @@ def allocator(args: BenchmarkArgs) -> Case:
         ways=ways,
         against=[Against(fused, fused_plain), Against(written_kept, written_plain), Against(fused, written_kept)],
         note=lambda: (
-            f"the ECG branch, batch {n}, float32, visible tokens only, each variant in its own process. retained: mallopt without "
+            f"the ECG branch, batch {n}, float32, visible tokens, each variant in its own process; retained: mallopt without "
             "mapped blocks and no trimming. Each newly mapped block costs a page fault for every 4 KiB"
         ),
         memory=False,
