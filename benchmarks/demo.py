@@ -28,9 +28,9 @@ def main() -> None:
     text = f"""# The demo
 
 Command: `python {" ".join(sys.argv)}`. {describe()}.
-{minutes:.1f} minutes in all. Simulated ECGs: {counts["train"]} to learn from, {counts["val"]} for validation,
-{counts["test"]} of unseen people;
-{CONFIG.optim.steps} steps of {CONFIG.optim.batch_size}. Probe at 1 % of labels, trained above untrained: {100 * gain:+.1f} points
+{minutes:.1f} minutes in all. Simulated ECGs: {counts["train"]} for training, {counts["val"]} for validation,
+{counts["test"]} for testing, of other patients;
+{CONFIG.optim.steps} steps of {CONFIG.optim.batch_size}. Probe at 1 % of labels, trained minus untrained: {100 * gain:+.1f} points
 (95 % interval {100 * low:+.1f} to {100 * high:+.1f}).
 
 {pages}

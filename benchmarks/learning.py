@@ -352,7 +352,7 @@ def _where(ranked: list[Json], row: str) -> str:
     readers = [other["method"] for other in ranked if other["zero-shot"]]
     return (
         f"**{row}: rank {line['rank']} of {len(ranked)} by the mean probe, {readers.index(row) + 1} of {len(readers)} among "
-        f"those that read reports; zero-shot {line['zero-shot']}.**"
+        f"the methods that read reports; zero-shot {line['zero-shot']}.**"
     )
 
 
@@ -363,7 +363,7 @@ def page(asked: argparse.Namespace, found: list[Json]) -> None:
     cohort = Cohort.open(asked.cohort)
     counts = ", ".join(f"{split} {len(cohort.rows(split=split)):,}" for split in ("train", "val", "test"))
     where = _where([line for line in ranked if line["rank"]], "CG-DMER")
-    beside = "In brackets the difference from the same encoder untrained. " if asked.untrained else ""
+    beside = "The difference from the same encoder untrained is in brackets. " if asked.untrained else ""
     text = f"""# Every method under one budget: {cohort.source}
 
 Command: `python {_command()}`. {describe()}.
@@ -375,8 +375,8 @@ Command: `python {_command()}`. {describe()}.
 Each method: {asked.budget_min:g} minutes of one core (steps counted by processor time), AdamW with cosine, seed {asked.seed},
 small sizes (`SMALL` in its file), batches of 64 at {asked.lr:g} unless its file says otherwise (`SMALL_OPTIM`): {_others()}.
 12 leads x 10 s at 100 Hz. Recordings: {counts} ({cohort.source}). Macro AUROC x 100 on the test split,
-means over the tasks ({", ".join(cohort.tasks)}); below full labels means over three draws. {beside}Peak memory is the
-whole process's, libraries and data included.
+means over the tasks ({", ".join(cohort.tasks)}); scores below 100 % of the labels are means over three draws. {beside}Peak memory
+is the whole process's, libraries and data included.
 
 ## Sorted by the mean probe
 {table(ranked)}

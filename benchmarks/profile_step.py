@@ -154,7 +154,7 @@ def main() -> None:
 {facts["peak"]:.0f} GFLOP/s that plain matrix products reached in the same run.
 """)
         print(pages[-1], flush=True)
-    head = f"# Where a step's time goes\n\nCommand: `python {' '.join(sys.argv)}`. {describe()}.\n\n"
+    head = f"# Where the time of a training step goes\n\nCommand: `python {' '.join(sys.argv)}`. {describe()}.\n\n"
     print(write("profile_step", head + "\n".join(pages)))
 
 

@@ -54,21 +54,25 @@ def page(report: ProtocolReport, command: str, note: str, seconds: float) -> str
         f"{line.fraction:.0%} of labels: {', '.join(line.unlearnable)}" for line in report.lines if line.unlearnable
     ) or "none here"  # fmt: skip
     missing = report.to_json()["published_records_missing"]
-    lost = f"Skipped, for want of positives in the test split: {', '.join(skipped) or 'none'}."
-    source = "the cohort's own" if missing is None else f"the published ones, of whose records {missing} are not here"
+    lost = f"Skipped, because the test split has no positive: {', '.join(skipped) or 'none'}."
+    source = (
+        "the cohort's own"
+        if missing is None
+        else f"the published ones; of their recordings, {missing} were not available"
+    )
     faults = "\n".join(f"- `{fault}`: {FAULT_DESCRIPTIONS[fault]}" for fault in report.faults)
     without = "\n".join(f"- `{fault}` does not apply: {reason}." for fault, reason in report.not_applicable.items())
-    return f"""# What the published protocol's faults are worth: {report.run} on {task.cohort.name}, {task.name}
+    return f"""# What each fault of the published probe changes: {report.run} on {task.cohort.name}, {task.name}
 
 Command: `{command}`, {seconds:.0f} s. {describe()}.
 {note}
 
-Recordings: {counts}; splits are {source}. People of the test split seen in pre-training: {report.n_leaked_patients}.
+Recordings: {counts}; splits are {source}. Test patients used in pre-training: {report.n_leaked_patients}.
 Macro AUROC x 100 with 95 % intervals from 1,000 bootstraps of patients. Differences are to MERL's trainer without a fault, with
-the same patients drawn for both; the epoch is not chosen anew in a resampling. "Another seed" is the yardstick: it draws other
-labels (below 100 %), another order and other first weights. "Learnable only": macro AUROC over the classes that every draw of
-the strict probe shows with both label values; it counts the others 0.5 in a draw that does not ({lost_classes}), while MERL's
-trainer scores them as any other. MERL's trainer: {trainer.epochs} epochs, batches of
+the same patients drawn for both; the epoch is not chosen again in a resampling. "No fault" with another seed shows the noise:
+other labels (below 100 %), another order and other initial weights. "Learnable only": macro AUROC over the classes that have
+both label values in every draw of the strict probe; in a draw without both, the strict probe counts a class as 0.5
+({lost_classes}), while MERL's trainer scores it like any other. MERL's trainer: {trainer.epochs} epochs, batches of
 {trainer.batch_size}, float32 (MERL's code: fp16 autocast). {lost}
 
 {table([row(line) for line in report.lines])}

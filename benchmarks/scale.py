@@ -155,7 +155,7 @@ Command: `python {" ".join(sys.argv)}`. {describe()}.
 
 {table(lines)}
 
-What `--dry-run` says of the largest tree, from 512 records that it packs:
+The output of `--dry-run` for the largest folder, from a sample of 512 recordings:
 
 ```
 {told.strip()}

@@ -120,7 +120,7 @@ def page(asked: Asked, only: list[str]) -> str:
     began = time.perf_counter()
     rates = {"float32": matmul_peak(), "bfloat16": matmul_peak(dtype=torch.bfloat16), "memory": stream_rate()}
     parts = []
-    for title, every in (("", ROWS), ("## Looking for more", MORE)):
+    for title, every in (("", ROWS), ("## More options", MORE)):
         chosen = {name: build for name, build in every.items() if not only or name in only}
         if chosen:
             made, notes = measure(chosen, asked, rates)
@@ -133,11 +133,11 @@ Command: `python {" ".join(sys.argv)}`. {describe()}; {(time.perf_counter() - be
 In the same run plain matrix products reached {rates["float32"]:.0f} GFLOP/s in float32 and {rates["bfloat16"]:.0f} in
 bfloat16; copying or scaling 256 MiB read and wrote {rates["memory"]:.0f} GB/s, both counted.
 
-Ways take turns in one process; a ratio is the median over {asked.rounds} rounds (a row ends after two of them once it has
-taken {asked.seconds:.0f} s) of its time over ours, with the least and the most. Peak memory: the first call of one way in a
-fresh process, above what was held after set-up (weights, inputs), without pages of mapped files; where a way starts
-processes, the sum over all. Floor: multiply-adds over the measured matrix-product rate, or bytes over the memory rate,
-whichever is longer, and the ratio that would be reached there.
+The variants of a row alternate in one process. A ratio is the median over {asked.rounds} rounds (two, once a row has taken
+{asked.seconds:.0f} s) of the other variant's time divided by ours, with the smallest and the largest. Peak memory: the first
+call of a variant in a fresh process, above the memory after set-up (weights, inputs), without pages of mapped files; if a
+variant starts processes, the sum over all. Floor: multiply-adds divided by the measured matrix-product rate, or bytes divided
+by the memory rate, whichever takes longer, and the ratio at that time.
 
 {body}
 """

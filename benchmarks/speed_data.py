@@ -123,10 +123,10 @@ def prepare(asked: Asked) -> Case:
         against=[Against(name, "rdrecord + .npy", 8.0 if name == "ours" else None) for name in ways if "ours" in name],
         gbytes={"ours": 2 * 2 * 12 * N_SAMPLES / 1e9},
         note=lambda: (
-            f"{n} records of 12 x {N_SAMPLES} int16, WFDB format 16, one file each, read before. ours: `cohort.write`, "
-            f"shards of {SHARD_RECORDS}: samples as they were in int16, checksums of every file and record, quality of each "
+            f"{n} records of 12 x {N_SAMPLES} int16, WFDB format 16, one file each, all in the page cache. ours: `cohort.write`, "
+            f"shards of {SHARD_RECORDS}: samples unchanged in int16, checksums of every file and record, quality of each "
             "lead, lead order audited, index; flushed to disk. rdrecord + .npy: `wfdb.rdrecord`, millivolts as float32, one "
-            "file each, not flushed. Processes are started before"
+            "file each, not flushed. Starting processes is not counted"
         ),
         several=True,
         closing=closing,
@@ -253,7 +253,7 @@ def batches(asked: Asked, n: int) -> list[np.ndarray]:
 AIMS = {"HDF5": 1.5, "HDF5, gzip": 10.0, "zarr v3": 10.0, "wfdb.rdsamp": 100.0}
 GIVEN = {
     RAW: "int16 samples (64, 12, 5000) as stored, copied into one array",
-    MV: "float32 mV (64, 12, 5000); ours is `Recordings.batch`, which also checks for missing samples and hands out "
+    MV: "float32 mV (64, 12, 5000); ours is `Recordings.batch`, which also checks for missing samples and returns "
     "`observed`, names and reports; the others scale by one known factor",
 }
 
@@ -283,7 +283,7 @@ def reads(asked: Asked, gives: str, worker: bool) -> Case:
                 raise RuntimeError(f"{name} gives other samples than the cohort")
             if worker:
                 store.opened = None  # a worker opens its own
-        how = "a DataLoader with one worker that is running already" if worker else "in process"
+        how = "a DataLoader with one worker process, already started" if worker else "in one process"
         return (
             f"{asked.records} records in one random order, {how}; all in the page cache. Given: {GIVEN[gives]}. HDF5: one data "
             "set, contiguous, or a gzip chunk a record; zarr: a chunk a record, its default codec. Checked: the same samples"

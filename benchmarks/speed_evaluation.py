@@ -68,9 +68,9 @@ def embedding(asked: Asked) -> Case:
         work_of = [f"{gigaflop(partial(embed, which, one)):.1f}" for which in (in_float32, at_once)]
         return (
             f"{n} recordings in one batch, cg_dmer_small with fresh weights, all 1,200 tokens, reading them from the cohort "
-            f"included. ours: `embed` as it comes, in {said}, as the config learns, and in "
-            f"{run.config.method['embed_passes']} parts that together hold every patch once, averaged (NOTES.md: as good); at "
-            f"once: embed_passes = 1, float32. GFLOP a record {' and '.join(work_of)}. Largest 1 - cosine: {close}"
+            f"included. ours: `embed` with the config's settings, in {said} and in "
+            f"{run.config.method['embed_passes']} parts that together contain every patch once, averaged (scores are as good: "
+            f"NOTES.md); at once: embed_passes = 1, float32. GFLOP a record {' and '.join(work_of)}. Largest 1 - cosine: {close}"
         )
 
     return Case(
@@ -156,7 +156,7 @@ def linear_probe(asked: Asked) -> Case:
             Against("ours", "100 epochs, training part alone"),
         ],
         note=lambda: (
-            f"task {task_name} of {cohort.name}, {len(rows)} recordings, {len(train)} of them to learn from; network {run.name}, "
+            f"task {task_name} of {cohort.name}, {len(rows)} recordings, {len(train)} of them for training; network {run.name}, "
             f"{config['width']} wide, {config['depth']} deep, frozen. ours: train, validation and test extracted once (no "
             "cache), every strength fitted, validation and test scored with intervals. As MERL: one epoch times "
             f"{EPOCHS}, training recordings through the network in batches of {PROBE_BATCH}, then validation and test in batches "

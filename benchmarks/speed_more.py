@@ -25,8 +25,8 @@ DECODERS: dict[str, tuple[str, ...]] = {
     JOINT: ("method.decoder=joint",),
     "joint, 2 blocks": ("method.decoder=joint", "method.decoder_depth=2"),
     "by lead, 4 blocks": ("method.decoder=leadwise",),
-    "hidden ask visible, 4 blocks": ("method.decoder=cross",),
-    "hidden ask visible, 2 blocks": ("method.decoder=cross", "method.decoder_depth=2"),
+    "hidden attend to visible, 4 blocks": ("method.decoder=cross",),
+    "hidden attend to visible, 2 blocks": ("method.decoder=cross", "method.decoder_depth=2"),
 }
 GROUPS = (2, 4, 8)
 LONGEST = "padded to the longest"
@@ -50,7 +50,8 @@ def decoders(asked: Asked) -> Case:
         + [Against(name, "ST-MEM") for name in DECODERS],
         gflop=gflop,
         note=lambda: (
-            f"the step of step-stmem, batch {n}, decoder as said. GFLOP a record, forward and backward: {work()}"
+            f"the step of step-stmem, batch {n}, with the decoder that the row names. GFLOP a record, forward and backward: "
+            f"{work()}"
         ),
     )
 
@@ -164,8 +165,8 @@ def cached_layers(asked: Asked) -> Case:
         against=[Against("frozen layers cached", "all layers")],
         note=lambda: (
             f"{n} reports of {tokens.real.sum(-1).float().mean():.0f} tokens on average, padded to the longest; layers "
-            f"{FROZEN_LAYERS + 1} to 12 forward and backward, from states that were kept, against all 12 with the first "
-            f"{FROZEN_LAYERS} frozen. Only a report that is read as it stands can be kept, not one with hidden or shuffled "
+            f"{FROZEN_LAYERS + 1} to 12 forward and backward, from cached states, against all 12 with the first "
+            f"{FROZEN_LAYERS} frozen. Only an unmasked report can be cached, not one with hidden or shuffled "
             f"words: one of a step's two passes. A report's states are {4 * width / 1024:.0f} KiB a token in float32"
         ),
     )

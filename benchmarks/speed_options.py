@@ -25,7 +25,7 @@ from leadwise.batch import Batch
 from leadwise.training.gradient_step import Objective, backward
 from leadwise.training.optimizer import make_optimizer
 
-BFLOAT16, COMPILED, DEFAULT_ADAMW = "bfloat16 autocast", "torch.compile", "AdamW as it comes"
+BFLOAT16, COMPILED, DEFAULT_ADAMW = "bfloat16 autocast", "torch.compile", "default AdamW"
 
 
 def options(asked: Asked) -> Case:
@@ -50,9 +50,10 @@ def options(asked: Asked) -> Case:
             began = time.perf_counter()
             gaps.append(f"{name} {float((gradients[name]() - wanted).norm() / wanted.norm()):.0e}")
         return (
-            f"cg_dmer_small, batch {n}, all terms, clipping and fused AdamW included; memory is that of a second step. Loss and "
-            f"gradient apart from float32's: {', '.join(gaps)}. two passes: optim.accumulate = 2, the gradient of the whole "
-            "batch as tests/test_step.py holds it, with other masks. torch.compile: each block; the first step took "
+            f"cg_dmer_small, batch {n}, all terms, clipping and fused AdamW included; memory is that of a second step. "
+            f"Difference of loss and gradient from float32: {', '.join(gaps)}. two passes: optim.accumulate = 2, "
+            "the gradient of the whole batch (tests/test_gradient_step.py), with other masks. "
+            "torch.compile: each block; the first step took "
             f"{time.perf_counter() - began:.0f} s"
         )
 
@@ -101,7 +102,7 @@ def allocator(asked: Asked) -> Case:
         raise NotGivenError("it wants GNU's C library")
     n, closing = asked.batch or 8, contextlib.ExitStack()
     ways = {
-        f"{what}, memory {'kept' if kept else 'as it comes'}": Way(_stepper(asked, n, kept, written, closing), n)
+        f"{what}, {'memory kept' if kept else 'default memory'}": Way(_stepper(asked, n, kept, written, closing), n)
         for what, written in (("fused", False), ("written out", True))
         for kept in (True, False)
     }
@@ -111,8 +112,8 @@ def allocator(asked: Asked) -> Case:
         ways=ways,
         against=[Against(fused, fused_plain), Against(written_kept, written_plain), Against(fused, written_kept)],
         note=lambda: (
-            f"the ECG branch, batch {n}, float32, visible tokens only, each way in a process of its own. kept: mallopt with no "
-            "mapped blocks and no trimming. A block that is mapped anew costs a page fault for every 4 KiB"
+            f"the ECG branch, batch {n}, float32, visible tokens only, each variant in its own process. kept: mallopt with no "
+            "mapped blocks and no trimming. Each newly mapped block costs a page fault for every 4 KiB"
         ),
         memory=False,
         closing=closing,

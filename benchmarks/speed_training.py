@@ -87,7 +87,7 @@ def step_plain(asked: Asked) -> Case:
             plain = gradient(one.method, one.loss)
         unheard = gradient(one.method, lambda: one.all_tokens_loss(hear_hidden=False))
         said = agree("loss and gradient with fused and with written-out attention", fused, plain) + "; "
-        said += agree("those of visible tokens alone and of all tokens with the hidden ones unheard", fused, unheard)
+        said += agree("those of visible tokens alone and of all tokens with the hidden ones masked out", fused, unheard)
         return (
             f"batch {n}, {sizes(branch)}; float32. plain: a mask token in hidden places, all 1,200 tokens through the "
             f"encoder, the same decoder, softmax(QK^T)V written out. Checked: {said}"
@@ -225,7 +225,7 @@ def optimizer_step(asked: Asked) -> Case:
         gbytes={"ours": 7 * 4 * n / 1e9},  # reads weight, gradient and two moments, writes all but the gradient
         note=lambda: (
             f"{n / 1e6:.0f} M parameters in {len(parameters)} tensors (configs/cg_dmer.toml with a BERT-base from nothing, "
-            "nothing frozen), the same groups; memory: the two moments that the first step makes, and what it needs beside"
+            "nothing frozen), the same groups; memory: the two moments that the first step makes, and its temporary memory"
         ),
     )
 

@@ -66,11 +66,11 @@ def main() -> None:
             untrained: dict[str, object] = {"objective": "untrained", "zero-shot": f"{100 * zero.untrained.macro:.1f}"}
             untrained |= {f"probe {f:.0%}": f"{100 * r['untrained'].score.macro:.1f}" for f, r in probe.results.items()}
             untrained["seconds"] = None
-    text = f"""# Terms of the objective, left out one by one, on simulated hearts
+    text = f"""# Terms of the objective, left out one by one, on simulated ECGs
 
 Command: `python {" ".join(sys.argv)}`. {describe()}.
 {len(cohort)} simulated ECGs; {asked.steps} steps of {CONFIG.optim.batch_size}, seed {asked.seed}, one run each. Macro AUROC x 100
-over {len(cohort.tasks[TASK])} findings on unseen simulated people. The row with another seed says how much is noise.
+over {len(cohort.tasks[TASK])} findings on simulated patients of the test split. The row with another seed shows the noise.
 All terms: weights of 1, L_t_rec {BASE["w_t_rec"]}.
 
 {table([*rows, untrained])}

@@ -163,7 +163,7 @@ def methods_page() -> str:
 
 
 def _settings_table(name: str) -> list[str]:
-    meaning = _comments_of_fields(catalogue.find_method(name).Config)
+    meaning = _comments_of_fields(catalogue.find_method(name).config_class)
     rows = catalogue.settings(name)
     lines = [f'Settings (`[method]` of a config, `name = "{name}"`):', ""]
     lines += ["| setting | default | small | meaning |", "|---|---|---|---|"]

@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    """`leadwise.load(folder)`, imported when asked for: `import leadwise` stays light."""
+    """Import `leadwise.load` on first access, so that `import leadwise` is fast."""
     if name == "load":
         from leadwise.run import load
 

@@ -1,7 +1,7 @@
-"""The ground stone: lead names, the promised signal, and the batch that travels. Every shape and unit is said here, once.
+"""Lead names, the signal that a model expects, and the batch that it reads. Shapes and units are defined here, once.
 
 Shape letters used everywhere: B batch, L leads, T samples, P samples per patch, N patches per lead, D width, K classes,
-V vocabulary, S text tokens. Signals are millivolts. Rates are hertz. Times are seconds unless the name says otherwise.
+V vocabulary, S text tokens. Signals are in millivolts, rates in hertz, times in seconds unless the name has another unit.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Normalize = Literal["mv", "record_zscore", "lead_zscore", "merl_minmax"]
 
 @dataclass(frozen=True)
 class Signal:
-    """What a model was promised: which leads, how fast, how long, on which scale."""
+    """The input that a model expects: leads, sampling rate, duration and normalisation."""
 
     leads: tuple[str, ...] = LEADS
     rate_hz: int = 500
     duration_s: float = 10.0
-    window: Literal["first", "center"] = "first"  # which part of a longer recording stays
-    normalize: Normalize = "mv"  # mv: millivolts less the lead's median; the others rescale each record
+    window: Literal["first", "center"] = "first"  # which part of a longer recording is used
+    normalize: Normalize = "mv"  # mv: millivolts minus the lead's median; the others rescale each record
 
     def __post_init__(self) -> None:
         unknown = [lead for lead in self.leads if lead not in LEADS]
@@ -45,15 +45,15 @@ class Signal:
 
 @dataclass(frozen=True)
 class Batch:
-    """B recordings, as promised by a Signal."""
+    """B recordings, with the leads, rate and duration of a Signal."""
 
     ecg: torch.Tensor  # (B, L, T) float32, mV; 0 where not observed
-    observed: torch.Tensor  # (B, L, T) bool, true where a real sample stands
+    observed: torch.Tensor  # (B, L, T) bool, true where a sample was recorded
     record: tuple[str, ...]  # B record names, for messages
     patient: tuple[str, ...]  # B patient names
-    report: tuple[str, ...]  # B report texts, "" where there is none
+    report: tuple[str, ...]  # B report texts, "" if there is none
     label: torch.Tensor | None = None  # (B, K) float32 in {0, 1}
-    statements: tuple[tuple[str, ...], ...] | None = None  # B lists of what each report says, where the source lists it
+    statements: tuple[tuple[str, ...], ...] | None = None  # the statements of each of the B reports, if requested
 
     def __len__(self) -> int:
         return len(self.record)

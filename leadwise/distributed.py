@@ -1,7 +1,7 @@
-"""The processes of a run that `torchrun` started: who am I, what do the others hold, and what if one of them is gone.
+"""Functions for a run of several processes started by `torchrun`: ranks, gathering tensors, barriers and errors.
 
-Every room may stand on this stone, and every word between processes is spoken here. With one process, and inside `alone()`,
-all of it is the identity.
+All communication between processes is in this module. With one process, and inside `single_process()`, gathering returns
+its input and a barrier does nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-TIMEOUT = timedelta(minutes=30)  # how long a process waits for the others before it takes them for lost
+TIMEOUT = timedelta(minutes=30)  # how long a process waits for the others before it raises an error
 LOST_PEER_MESSAGES = (
     "closed by peer",
     "reset by peer",
@@ -29,49 +29,49 @@ LOST_PEER_MESSAGES = (
     "NCCL",
 )
 
-_by_itself = False  # inside `alone()`
+_is_single = False  # inside `single_process()`
 
 
-class RanksError(RuntimeError):
-    """A process of the run failed or was told to stop; the message says which and why."""
+class DistributedError(RuntimeError):
+    """A process of the run failed or was terminated; the message names the rank and the reason."""
 
 
 def n_launched() -> int:
-    """How many processes `torchrun` was told to start; 1 without it."""
+    """The number of processes that `torchrun` starts; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def local_rank() -> int:
-    """The number of this process on its own machine."""
+    """The rank of this process on its own machine, from 0."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def n_ranks() -> int:
-    """How many processes share this run's batches."""
-    return dist.get_world_size() if dist.is_initialized() and not _by_itself else 1
+    """The number of processes that share this run's batches."""
+    return dist.get_world_size() if dist.is_initialized() and not _is_single else 1
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
-    return dist.get_rank() if dist.is_initialized() and not _by_itself else 0
+    """The rank of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() and not _is_single else 0
 
 
 @contextmanager
 def single_process() -> Iterator[None]:
-    """A block in which this process is the only one: what one rank does while the others wait."""
-    global _by_itself
-    was, _by_itself = _by_itself, True
+    """A block in which this process has rank 0 of 1: for work of one rank while the others wait."""
+    global _is_single
+    before, _is_single = _is_single, True
     try:
         yield
     finally:
-        _by_itself = was
+        _is_single = before
 
 
 def gather(x: Tensor) -> Tensor:
-    """The rows of every rank's x (b, ...), in rank order: (n_ranks * b, ...). The gradient flows back to every rank.
+    """Concatenate every rank's x (b, ...) in rank order: (n_ranks * b, ...). The gradient flows back to every rank.
 
-    It comes back as the sum over ranks. So where each rank's loss is the mean over its own anchors, the mean over ranks
-    of the parameters' gradients, which DDP takes, is the gradient of the mean over all anchors.
+    Each rank receives the sum of the gradients of all ranks. If each rank's loss is the mean over its own anchors, the
+    mean of the parameters' gradients over ranks, which DDP computes, is the gradient of the mean over all anchors.
     """
     if n_ranks() == 1:
         return x
@@ -79,18 +79,20 @@ def gather(x: Tensor) -> Tensor:
     return out
 
 
-def gathered(features: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What records of every rank show each other: `gather` of each tensor, floating ones as float32."""
+def gather_features(features: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`gather` each tensor, converting floating-point tensors to float32 first."""
     return {name: gather(x.float() if x.is_floating_point() else x) for name, x in features.items()}
 
 
 def local_rows(n_rows: int) -> slice:
-    """Which of `n_rows` gathered rows are this rank's own."""
+    """The slice of `n_rows` gathered rows that belongs to this rank."""
     share = n_rows // n_ranks()
     return slice(rank() * share, (rank() + 1) * share)
 
 
 class _Gather(torch.autograd.Function):
+    """all_gather whose backward pass sums the gradients of all ranks."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(n_ranks())]
@@ -106,10 +108,9 @@ class _Gather(torch.autograd.Function):
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """A block in which the processes that `torchrun` started are one run: NCCL between GPUs, gloo between CPUs.
+    """A block in which the processes that `torchrun` started communicate: NCCL between GPUs, gloo between CPUs.
 
-    A group that stands already is used as it is. After an error the group is left as it lies: to close it, all would be
-    needed.
+    An existing process group is used. After an error the group is not closed, because closing it would need all ranks.
     """
     if n_launched() == 1 or dist.is_initialized():
         yield
@@ -126,18 +127,18 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _raise_on_sigterm() -> Iterator[None]:
-    """A block that ends with a RanksError on SIGTERM, which `torchrun` sends to those that a dead process leaves behind."""
+    """A block that raises DistributedError on SIGTERM, which `torchrun` sends to the other processes when one dies."""
 
     def stop(*_: object) -> None:
-        raise RanksError(f"rank {rank()} of {n_ranks()} was told to stop (SIGTERM)")
+        raise DistributedError(f"rank {rank()} of {n_ranks()} was terminated (SIGTERM)")
 
-    if threading.current_thread() is not threading.main_thread():  # only there can a signal be heard
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals only there
         yield
         return
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
-    except BaseException:  # on the way out already: a first SIGTERM must not cut the message short
+    except BaseException:  # the process already ends: a first SIGTERM must not cut the message short
         signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, before))
         raise
     signal.signal(signal.SIGTERM, before)
@@ -145,34 +146,34 @@ def _raise_on_sigterm() -> Iterator[None]:
 
 @contextmanager
 def all_ranks_or_none() -> Iterator[None]:
-    """A block that ends well on every rank or on none; it is also where they wait for each other.
+    """A block that raises on every rank if it raises on any rank; at its end the ranks wait for each other.
 
     Raises:
-        RanksError: it failed on another rank; the message is that rank's.
+        DistributedError: the block failed on another rank; the message contains that rank's message.
     """
     try:
         yield
     except Exception as error:
         _exchange_errors(str(error))
         raise
-    for number, fault in enumerate(_exchange_errors("")):
-        if fault:
-            raise RanksError(f"rank {number} of {n_ranks()} stopped: {fault}")
+    for number, message in enumerate(_exchange_errors("")):
+        if message:
+            raise DistributedError(f"rank {number} of {n_ranks()} stopped: {message}")
 
 
-def _exchange_errors(fault: str) -> list[str]:
-    """What every rank has to say, by rank."""
+def _exchange_errors(message: str) -> list[str]:
+    """The error message of every rank, in rank order; '' for a rank without an error."""
     if n_ranks() == 1:
         return [""]
-    faults = [""] * n_ranks()
-    dist.all_gather_object(faults, fault)
-    return faults
+    messages = [""] * n_ranks()
+    dist.all_gather_object(messages, message)
+    return messages
 
 
 def describe_lost_peer(error: BaseException) -> str:
-    """Who lost whom, where the error means that another process is gone; '' for any other error."""
-    if isinstance(error, RanksError):
+    """A message if `error` means that another process died or was terminated, else ''."""
+    if isinstance(error, DistributedError):
         return str(error)
     if n_ranks() > 1 and (isinstance(error, dist.DistError) or any(word in str(error) for word in LOST_PEER_MESSAGES)):
-        return f"rank {rank()} of {n_ranks()} lost its peer"
+        return f"rank {rank()} of {n_ranks()} lost its connection to another process"
     return ""

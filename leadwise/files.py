@@ -1,4 +1,4 @@
-"""Files written whole: another name first, then a rename. Every room may stand on this stone."""
+"""Write files atomically: under a temporary name first, then renamed, so that an incomplete file never has the final name."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it takes the name `path` if the block ends well, and vanishes if not."""
+    """Yield a temporary path beside `path`; it is renamed to `path` if the block succeeds and deleted if it raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")  # two writers never share one, on any machine
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")  # unique, also among processes on other machines
     try:
         yield part
         part.replace(path)

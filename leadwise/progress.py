@@ -1,4 +1,4 @@
-"""The progress callback that every long operation takes."""
+"""The type of the progress callback that every long operation accepts, and functions that adapt one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ Progress = Callable[[str, int, int], None]
 
 
 def relabel(progress: Progress | None, what: str) -> Progress | None:
-    """The same callback, told `what` whatever the work calls itself."""
+    """A callback that reports to `progress` under the task name `what`, whatever name it is called with."""
     return None if progress is None else lambda _, done, total: progress(what, done, total)
 
 
 def partial_progress(progress: Progress | None, begin: int, n: int, total: int) -> Progress | None:
-    """The same callback for a piece of `n` out of `total`: it counts on from `begin`, a recording of several windows once."""
+    """A callback for one part of a longer task: it reports `begin` plus the finished share of `n`, out of `total`.
+
+    The part may count other units than the task, such as windows instead of recordings.
+    """
     if progress is None:
         return None
-    return lambda what, done, of: progress(what, begin + n * done // of, total)
+    return lambda what, done, n_part: progress(what, begin + n * done // n_part, total)

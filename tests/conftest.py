@@ -23,11 +23,18 @@ REPORTS = (
     "sinus tachycardia. inferior infarct, age undetermined. abnormal ecg.",
 )
 SIGNAL = Signal(rate_hz=100, duration_s=4.0)
-TINY = {  # case -> settings; a case is a method, or a method and a variant of it: "merl vit"
-    f"{name} {variant}".strip(): settings
-    for name in method_names()
-    for variant, settings in find_method(name).tiny.items()
-}
+
+
+def tiny_settings() -> dict[str, dict]:
+    """The smallest settings of every method (TINY in its file) by case: "merl", or "merl vit" for a variant."""
+    return {
+        f"{name} {variant}".strip(): settings
+        for name in method_names()
+        for variant, settings in find_method(name).tiny.items()
+    }
+
+
+TINY = tiny_settings()
 
 
 @pytest.fixture(scope="session", autouse=True)

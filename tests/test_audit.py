@@ -476,11 +476,11 @@ def test_histograms_count_everything_once() -> None:
     few, many, none = figure.axes
     assert [bar.get_height() for bar in few.patches] == [3, 5]
     assert [tick.get_text() for tick in few.get_xticklabels()] == ["1", "2"]
-    assert few.texts[0].get_text() == "1 not shown"
+    assert few.texts[0].get_text() == "1 not drawn"
     heights = [bar.get_height() for bar in many.patches if bar.get_gid() == "bars-1"]
     assert sum(heights) == 200
     assert many.get_xscale() == "log"
-    assert none.texts[0].get_text() == "nothing to show"
+    assert none.texts[0].get_text() == "no values"
     with pytest.raises(ValueError, match="no histogram"):
         histogram.draw([])
 

@@ -1,4 +1,4 @@
-"""What Barlow Twins promises beyond the contract."""
+"""Tests of Barlow Twins beyond the contract."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def pair() -> tuple[torch.Tensor, torch.Tensor]:
     return a, a + torch.randn(9, 4, generator=g)
 
 
-def test_the_correlation_is_that_of_the_books(pair) -> None:
+def test_the_correlation_equals_torchs_corrcoef(pair) -> None:
     a, b = pair
     got = view_agreement.cross_correlation(a, b)
     for i in range(4):
@@ -36,7 +36,7 @@ def test_the_loss_equals_the_double_loop(pair) -> None:
 def test_features_that_agree_and_differ_from_each_other_are_best() -> None:
     torch.manual_seed(0)
     z = torch.randn(8, 4)
-    z, _ = torch.linalg.qr(z - z.mean(0))  # centred columns at right angles
+    z, _ = torch.linalg.qr(z - z.mean(0))  # centred orthogonal columns
     assert float(view_agreement.redundancy(view_agreement.cross_correlation(z, 5 * z + 1), 5e-3)) == pytest.approx(
         0, abs=1e-5
     )
@@ -46,8 +46,8 @@ def test_features_that_agree_and_differ_from_each_other_are_best() -> None:
     )
 
 
-def test_the_correlation_is_the_whole_batchs(monkeypatch) -> None:
-    """What a process adds to the rows of another is not two small correlations: it gathers before it correlates."""
+def test_the_correlation_is_that_of_the_whole_batch(monkeypatch) -> None:
+    """Rows of all processes are gathered before the correlation is computed."""
     method = build("barlow_twins").eval()
     with torch.no_grad():
         _, features = method.local_terms(make_batch(8))
@@ -58,7 +58,7 @@ def test_the_correlation_is_the_whole_batchs(monkeypatch) -> None:
         torch.testing.assert_close(method.batch_terms({name: z[:4] for name, z in features.items()})["L_BT"], whole)
 
 
-def test_held_out_patients_are_judged_by_their_own_statistics() -> None:
+def test_validation_uses_the_statistics_of_its_own_batch() -> None:
     """The scale of z does not matter, in eval mode either."""
     method = build("barlow_twins").eval()
     with torch.no_grad():
@@ -70,5 +70,5 @@ def test_held_out_patients_are_judged_by_their_own_statistics() -> None:
 
 
 def test_a_negative_weight_is_refused() -> None:
-    with pytest.raises(ValueError, match="off_diagonal is 0 or more"):
+    with pytest.raises(ValueError, match="off_diagonal must be 0 or more"):
         barlow_twins.Config(off_diagonal=-1.0)

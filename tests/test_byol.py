@@ -1,4 +1,4 @@
-"""What BYOL promises beyond the contract."""
+"""Tests of BYOL beyond the contract."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_both_views_predict_the_targets_of_the_other() -> None:
     torch.testing.assert_close(total, want)
 
 
-def test_the_target_follows_ever_more_slowly() -> None:
+def test_the_target_is_updated_more_slowly_as_training_proceeds() -> None:
     method = build("byol", momentum=0.9)
     names = [name for name, _ in method.tower.named_parameters()]
     target, online = (dict(m.named_parameters()) for m in (method.target.model, method.tower))
@@ -58,5 +58,5 @@ def test_no_gradient_reaches_the_target() -> None:
 
 
 def test_a_momentum_out_of_range_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"momentum lies in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"momentum must be in \[0, 1\]"):
         byol.Config(momentum=1.1)

@@ -1,3 +1,5 @@
+"""Configs parse and are written back, wrong settings are named, and overrides come last."""
+
 from __future__ import annotations
 
 import tomllib
@@ -39,8 +41,8 @@ def write(tmp_path: Path, text: str) -> Path:
         ("[optim]\nstepz = 3", r"unknown setting 'optim\.stepz'; did you mean 'steps'"),
         ("[optim]\nsteps = 'many'", r"setting optim\.steps = 'many'"),
         ("[optim]\nsteps = 1.5", r"setting optim\.steps = 1\.5"),
-        ("optim = 3", r"setting 'optim' is a table of its own"),
-        ("[data]\nworkers = -1", r"data\.workers is a number of threads"),
+        ("optim = 3", r"setting 'optim' must be a table"),
+        ("[data]\nworkers = -1", r"data\.workers must be a number of threads"),
         ("[signal]\nleads = ['I', 'X9']", "distinct names out of I, II"),
         ("[signal]\nnormalize = 'zscore'", r"setting signal\.normalize = 'zscore'"),
         ("[optim\nsteps = 3", "is not TOML"),

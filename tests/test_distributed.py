@@ -1,4 +1,4 @@
-"""Two processes are one run: the same gradient, the same batches, one folder, and a clear end when one of them dies."""
+"""Runs of two processes: the gradient and batches of one process, one folder, and a clear error when a process dies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from leadwise.nn.views import View, Views
 from leadwise.training import loop as training
 from leadwise.training.gradient_step import Objective, TrainingError, backward
 
-HOUSE = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[1]
 MERL = ("merl", "merl vit")  # batch norm over features (B, D, T) and over vectors (B, D)
 STILL = {"view_dropout": 0.0}
 OTHERS = ("simclr", "barlow_twins", "moco_v3 vit", "byol", "simsiam vit", "clocs", "etp", "merit", "melp resnet")
@@ -40,13 +40,13 @@ OTHERS = ("simclr", "barlow_twins", "moco_v3 vit", "byol", "simsiam vit", "clocs
 
 
 def _process(rank: int, home: Path) -> None:
-    """One of two processes: every case below in one group, its results left in a file; and two runs that go on."""
+    """One of two processes: computes every case below in one group, saves the results, and resumes two runs."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{home / 'meet'}", rank=rank, world_size=2)
     for name in ("by two", "by one, then two"):
         training.pretrain(config.read(home / "config.toml"), home / name, resume=True)
-    found = {"gather": _gathered(), "random": _random_gradient(), "stopped": _a_term_not_finite_on_rank_1()}
-    found |= {"elsewhere": _an_error_on_rank_1(), "alone": _by_itself()}
+    results = {"gather": _gather_rows(), "random": _random_gradient(), "stopped": _a_term_not_finite_on_rank_1()}
+    results |= {"elsewhere": _an_error_on_rank_1(), "alone": _single_process()}
     patch = pytest.MonkeyPatch()
     steady(patch)
     exact(patch)
@@ -55,31 +55,31 @@ def _process(rank: int, home: Path) -> None:
             model = training.ddp(exactly(options))
             share = split(batch_of(torch.float64), 2)[rank]
             values = backward(model, split(share, n_passes), 0, OptimConfig())
-            found[name, n_passes] = values, gradients(model.module.method)
+            results[name, n_passes] = values, gradients(model.module.method)
     for name in MERL:
         model = training.ddp(exactly(STILL, name))
         values = backward(model, [split(batch_of(torch.float64), 2)[rank]], 0, OptimConfig())
-        found[name] = values, gradients(model.module.method), dict(model.module.method.named_buffers())
+        results[name] = values, gradients(model.module.method), dict(model.module.method.named_buffers())
     patch.setattr(Views, "forward", _still)
     for name in OTHERS:
         model = training.ddp(exactly({}, name))
         values = backward(model, [split(batch_of(torch.float64), 2)[rank]], 0, OptimConfig())
-        found[name] = values, gradients(model.module.method)
-    torch.save(found, home / f"{rank}.pt")
+        results[name] = values, gradients(model.module.method)
+    torch.save(results, home / f"{rank}.pt")
     dist.destroy_process_group()
 
 
 def _still(views: Views, batch: Batch) -> View:
-    """Views that draw nothing: the earlier and the later half of each record, by turns."""
+    """Views without random draws: alternately the first and the second half of each record."""
     views.turn = 1 - getattr(views, "turn", 1)
     half = views.n_crop // views.grid * views.grid
     cut = slice(views.turn * half, (1 + views.turn) * half)
-    shown = dataclasses.replace(batch, ecg=batch.ecg[..., cut], observed=batch.observed[..., cut])
-    return View(shown, torch.full((len(batch),), views.turn * half))
+    cropped = dataclasses.replace(batch, ecg=batch.ecg[..., cut], observed=batch.observed[..., cut])
+    return View(cropped, torch.full((len(batch),), views.turn * half))
 
 
-def _gathered() -> tuple[list, list]:
-    """Rows of both, and the slope of a loss that weighs them differently on each rank."""
+def _gather_rows() -> tuple[list, list]:
+    """The rows of both ranks, and the gradient of a loss with different weights on each rank."""
     x = torch.arange(4.0).reshape(2, 2) + 10 * distributed.rank()
     x.requires_grad_()
     every = distributed.gather(x)
@@ -89,7 +89,7 @@ def _gathered() -> tuple[list, list]:
 
 
 def _random_gradient() -> dict[str, Tensor]:
-    """With masks drawn at random, as in a run."""
+    """A gradient with random masks, as in a run."""
     model = training.ddp(build("cg_dmer", noise_mv=0.02, gain=0.1, shift=True, statement_dropout=0.2))
     backward(model, [split(batch_of(), 2)[distributed.rank()]], 5, OptimConfig())
     return gradients(model.module.method)
@@ -104,22 +104,22 @@ def _a_term_not_finite_on_rank_1() -> str:
         return terms | {"L_orth": terms["L_orth"] * (float("nan") if distributed.rank() else 1.0)}, features
 
     method.local_terms = broken
-    with pytest.raises(TrainingError) as told:
+    with pytest.raises(TrainingError) as caught:
         backward(training.ddp(method), [split(batch_of(), 2)[distributed.rank()]], 7, OptimConfig())
-    return str(told.value)
+    return str(caught.value)
 
 
 def _an_error_on_rank_1() -> str:
     try:
         with distributed.all_ranks_or_none():
             if distributed.rank():
-                raise RuntimeError("no room left")
+                raise RuntimeError("disk full")
     except RuntimeError as error:
         return str(error)
     return ""
 
 
-def _by_itself() -> tuple:
+def _single_process() -> tuple:
     with distributed.single_process():
         return (
             distributed.rank(),
@@ -131,7 +131,7 @@ def _by_itself() -> tuple:
 
 @pytest.fixture(scope="module")
 def two(home: Path, torn: object) -> list[dict]:
-    """What two gloo processes found."""
+    """The results of two gloo processes."""
     torch.multiprocessing.spawn(_process, (home,), nprocs=2)
     return [torch.load(home / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
@@ -142,8 +142,8 @@ def test_two_processes_have_the_gradient_of_one(two, name, options, n_passes, mo
     steady(monkeypatch)
     exact(monkeypatch)
     terms, expected = in_one_pass(options)
-    for found in two:
-        values, slopes = found[name, n_passes]
+    for results in two:
+        values, slopes = results[name, n_passes]
         assert values == pytest.approx(terms, rel=1e-9)
         agree(slopes, expected)
 
@@ -152,14 +152,14 @@ def test_two_processes_have_the_gradient_of_one(two, name, options, n_passes, mo
 def test_merl_on_two_processes_has_the_gradient_and_the_running_statistics_of_one(two, name, monkeypatch) -> None:
     exact(monkeypatch)
     terms, expected = in_one_pass(STILL, name)
-    alone = exactly(STILL, name)
-    alone(batch_of(torch.float64))
-    for values, slopes, buffers in (found[name] for found in two):
+    single = exactly(STILL, name)
+    single(batch_of(torch.float64))
+    for values, slopes, buffers in (results[name] for results in two):
         assert values == pytest.approx(terms, rel=1e-9)
         agree(slopes, expected)
-        kept = {name: x for name, x in alone.named_buffers() if "running" in name or "tracked" in name}
-        assert kept
-        for buffer, x in kept.items():
+        buffers_of_one = {name: x for name, x in single.named_buffers() if "running" in name or "tracked" in name}
+        assert buffers_of_one
+        for buffer, x in buffers_of_one.items():
             torch.testing.assert_close(buffers[buffer], x, rtol=1e-9, atol=1e-12)
 
 
@@ -169,7 +169,7 @@ def test_every_method_on_two_processes_has_the_gradient_of_one(two, name, monkey
     exact(monkeypatch)
     monkeypatch.setattr(Views, "forward", _still)
     terms, expected = in_one_pass({}, name)
-    for values, slopes in (found[name] for found in two):
+    for values, slopes in (results[name] for results in two):
         assert values == pytest.approx(terms, rel=1e-9)
         agree(slopes, expected)
 
@@ -177,24 +177,24 @@ def test_every_method_on_two_processes_has_the_gradient_of_one(two, name, monkey
 def test_two_processes_draw_what_one_draws_in_two_passes(two) -> None:
     method = build("cg_dmer", noise_mv=0.02, gain=0.1, shift=True, statement_dropout=0.2)
     backward(Objective(method), split(batch_of(), 2), 5, OptimConfig())
-    for found in two:
+    for results in two:
         for name, slope in gradients(method).items():
-            torch.testing.assert_close(found["random"][name], slope, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(results["random"][name], slope, rtol=1e-3, atol=1e-5)
 
 
 def test_gathering_keeps_order_and_sums_slopes(two) -> None:
-    for rank, found in enumerate(two):
-        every, slope = found["gather"]
+    for rank, results in enumerate(two):
+        every, slope = results["gather"]
         assert every == [[0, 1], [2, 3], [10, 11], [12, 13]]
         assert slope == (3 * torch.arange(1.0, 9.0).reshape(4, 2)[2 * rank : 2 * rank + 2]).tolist()
-        assert found["alone"] == (0, 1, [1, 1, 1], slice(0, 3))
+        assert results["alone"] == (0, 1, [1, 1, 1], slice(0, 3))
 
 
 def test_what_fails_on_one_process_stops_both(two) -> None:
-    for found in two:
-        assert found["stopped"].startswith("step 7: L_orth is not finite (nan) on rank 1;")
-    assert two[0]["elsewhere"] == "rank 1 of 2 stopped: no room left"
-    assert two[1]["elsewhere"] == "no room left"
+    for results in two:
+        assert results["stopped"].startswith("step 7: L_orth is not finite (nan) on rank 1;")
+    assert two[0]["elsewhere"] == "rank 1 of 2 stopped: disk full"
+    assert two[1]["elsewhere"] == "disk full"
 
 
 # -------------------------------------------------------------------------------------------------- the batches
@@ -209,21 +209,21 @@ def test_a_batch_does_not_depend_on_how_many_share_it(n_ranks: int) -> None:
 
 
 @pytest.mark.parametrize(("n", "n_ranks"), [(10, 2), (11, 2), (29, 4), (3, 4), (8, 1)])
-def test_an_epoch_is_dealt_out_whole(n: int, n_ranks: int) -> None:
+def test_an_epoch_is_split_without_remainder(n: int, n_ranks: int) -> None:
     """As the sampler of a DataLoader: no position twice, none left out, the remainder with the first ranks."""
     samplers = [Sampler(n, 4 * n_ranks, 1, rank, n_ranks) for rank in range(n_ranks)]
-    seen = []
+    epochs = []
     for epoch in (0, 3):
         for sampler in samplers:
             sampler.set_epoch(epoch)
-        dealt = [list(sampler) for sampler in samplers]
-        assert [len(part) for part in dealt] == [len(sampler) for sampler in samplers]
-        assert [len(part) for part in dealt] == sorted(n // n_ranks + (r < n % n_ranks) for r in range(n_ranks))[::-1]
-        assert sorted(i for part in dealt for i in part) == list(range(n))
-        seen.append(dealt)
-    assert n < 8 or seen[0] != seen[1]
+        shares = [list(sampler) for sampler in samplers]
+        assert [len(part) for part in shares] == [len(sampler) for sampler in samplers]
+        assert [len(part) for part in shares] == sorted(n // n_ranks + (r < n % n_ranks) for r in range(n_ranks))[::-1]
+        assert sorted(i for part in shares for i in part) == list(range(n))
+        epochs.append(shares)
+    assert n < 8 or epochs[0] != epochs[1]
     loader = torch.utils.data.DataLoader(range(100, 100 + n), batch_size=3, sampler=samplers[0])
-    assert torch.cat([*loader]).tolist() == [100 + i for i in seen[1][0]]
+    assert torch.cat([*loader]).tolist() == [100 + i for i in epochs[1][0]]
 
 
 def test_a_share_that_is_not_equal_is_refused() -> None:
@@ -235,13 +235,15 @@ def test_a_share_that_is_not_equal_is_refused() -> None:
 
 
 def torchrun(*what: object, **more: str) -> subprocess.CompletedProcess:
-    """A command on two processes of this machine."""
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        port = door.getsockname()[1]
+    """Run a command on two processes of this machine."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HOUSE), **more}
-    return subprocess.run([*command, *map(str, what)], capture_output=True, text=True, env=env, timeout=120, cwd=HOUSE)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **more}
+    return subprocess.run(
+        [*command, *map(str, what)], capture_output=True, text=True, env=env, timeout=120, cwd=REPOSITORY
+    )
 
 
 DIES = """
@@ -263,7 +265,7 @@ loop.pretrain(config.read(home / "config.toml"), home / "torn", progress=die)
 
 @pytest.fixture(scope="module")
 def home(cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a config, the run `whole` of two processes from the command line, and `torn`, of which one died."""
+    """A folder with a config; other fixtures add the run `whole` of two processes, and `torn`, in which one of them died."""
     home = tmp_path_factory.mktemp("runs")
     table = config_table(cohort_folder, steps=12)
     table["method"] |= {"gain": 0.1, "noise_mv": 0.02, "statement_dropout": 0.3}
@@ -280,7 +282,7 @@ def whole(home: Path) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def torn(home: Path) -> subprocess.CompletedProcess:
-    """The run `torn`; copies of it for others to go on with; and one that a process began alone, in two passes a step."""
+    """The run `torn`; copies of it to resume; and a run started by one process with two passes per step."""
     died = torchrun(home / "dies.py", home)
     for name in ("by two", "by one"):
         shutil.copytree(home / "torn", home / name)
@@ -289,9 +291,9 @@ def torn(home: Path) -> subprocess.CompletedProcess:
         if done == 8:
             raise KeyboardInterrupt
 
-    alone = config.read(home / "config.toml", ["optim.accumulate=2"])
+    settings = config.read(home / "config.toml", ["optim.accumulate=2"])
     with pytest.raises(KeyboardInterrupt):
-        training.pretrain(alone, home / "by one, then two", progress=stop)
+        training.pretrain(settings, home / "by one, then two", progress=stop)
     return died
 
 
@@ -319,8 +321,8 @@ def test_the_command_line_leaves_one_whole_run(home: Path, whole: subprocess.Com
 
 def test_a_process_that_dies_ends_the_run(home: Path, torn: subprocess.CompletedProcess) -> None:
     assert torn.returncode != 0
-    told = "another process of this run is gone, or the run was stopped (rank 0 of 2"
-    assert told in torn.stderr, torn.stderr
+    message = "another process of this run is gone, or the run was stopped (rank 0 of 2"
+    assert message in torn.stderr, torn.stderr
     assert "--resume" in torn.stderr
     left = [path.name for path in (home / "torn").rglob("*.part")]
     assert left == []
@@ -336,7 +338,7 @@ def test_two_processes_go_on_to_the_bit(home: Path, whole: object, two: object) 
 
 @pytest.mark.parametrize("name", ["by one", "by one, then two"])
 def test_another_number_of_processes_goes_on(home: Path, name: str, whole: object, two: object) -> None:
-    """Two passes of one process take the shares of two, with the same draws: the same run, up to the order of sums."""
+    """Two passes of one process use the shares and draws of two processes: the same run, up to the order of sums."""
     if name == "by one":
         training.pretrain(config.read(home / "config.toml", ["optim.accumulate=2"]), home / name, resume=True)
     rows, others = ([row for row in metrics(home / run) if row["split"] == "train"] for run in (name, "whole"))
@@ -346,7 +348,7 @@ def test_another_number_of_processes_goes_on(home: Path, name: str, whole: objec
 
 
 def test_one_process_goes_on_in_one_pass(home: Path, torn: object) -> None:
-    """Other draws, and the same records at the same steps."""
+    """Resumed in one pass: other random draws, but the same records at the same steps."""
     shutil.copytree(home / "torn", home / "in one pass")
     training.pretrain(config.read(home / "config.toml"), home / "in one pass", resume=True)
     assert [r["step"] for r in metrics(home / "in one pass") if r["split"] == "train"] == list(range(1, 13))

@@ -135,7 +135,7 @@ def run_blocks(document: str, folder: Path, monkeypatch: pytest.MonkeyPatch, wit
     monkeypatch.chdir(folder)
     for block in blocks(document):
         where = f"{document}:{block.line}"
-        file = re.search(r"Save this as `([^`]+)`", block.above)
+        file = re.search(r"Save\s+this\s+as\s+`([^`]+)`", block.above)
         if file:
             write_beside(folder / file[1], block.text)
         elif block.language == "python" and block.is_run:
@@ -162,6 +162,12 @@ def write_beside(path: Path, text: str) -> None:
     (path.parent / "ecgs").mkdir()
     for i in range(1, 43):
         ecg = make_batch(4, seed=i, signal=signal).ecg[i % 2].numpy()
+        ecg[2:6] = (
+            ecg[1] - ecg[0],
+            -(ecg[0] + ecg[1]) / 2,
+            ecg[0] - ecg[1] / 2,
+            ecg[1] - ecg[0] / 2,
+        )  # III, aVR, aVL, aVF
         wfdb.wrsamp(
             f"{i:04d}", fs=100, units=["mV"] * 12, sig_name=list(LEADS), p_signal=ecg.T.astype(float), fmt=["16"] * 12,
             write_dir=str(path.parent / "ecgs"),

@@ -1,4 +1,4 @@
-"""Tables as CSV and LaTeX: every figure there, the best in bold, nothing that TeX would trip over."""
+"""Tables as CSV and LaTeX: all values, the best in bold, special characters escaped."""
 
 import csv
 import io
@@ -18,11 +18,11 @@ ROWS = [
 
 
 def cells(text):
-    """The table's cells, line by line."""
+    """Return the cells of the table, row by row."""
     return [line.removesuffix(r" \\").split(" & ") for line in text.splitlines() if line.endswith(r"\\")]
 
 
-def test_csv_gives_back_what_it_was_given():
+def test_csv_preserves_all_values():
     rows = [*ROWS, {"fraction": 1.0, "features": 'a "quoted", name', "extra": 0.1 + 0.2}]
     back = list(csv.DictReader(io.StringIO(export.to_csv(rows))))
     assert list(back[0]) == ["fraction", "features", "n", "macro", "low", "high", "ece", "extra"]
@@ -42,12 +42,12 @@ def test_latex_is_a_booktabs_tabular_with_intervals_and_the_best_in_bold():
     assert header == ["fraction", "features", "n", "macro", "ece"]
     assert first == ["0.01", "trained", "32", r"\textbf{0.791} {\footnotesize [0.775, 0.805]}", r"\textbf{0.139}"]
     assert second[1] == r"50\%\_\&"
-    assert second[4] == r"\textbf{0.139}"  # alike to three decimals
-    assert third[3].startswith("0.881 ")  # alone in its part: nothing to be better than
+    assert second[4] == r"\textbf{0.139}"  # equal to three decimals
+    assert third[3].startswith("0.881 ")  # a group of one row
     assert (fourth[3], fourth[4]) == ("--", r"\textbf{0.030}")
 
 
-def test_the_best_is_sought_in_the_whole_table_or_along_a_line():
+def test_the_best_of_the_whole_table_or_of_each_row_is_bold():
     text = export.to_latex(ROWS, best={"macro": True})
     assert re.findall(r"\\textbf\{(.*?)\}", text) == ["0.881"]
     pair = [{"class": "NORM", "a": 0.9, "b": 0.8, "difference": -0.1, "low": -0.2, "high": 0.05, "p_holm": 0.00012}]
@@ -59,7 +59,7 @@ def test_the_best_is_sought_in_the_whole_table_or_along_a_line():
     assert tied[1:] == [r"\textbf{0.500}", r"\textbf{0.500}"]
 
 
-def test_each_number_has_its_own_interval_and_none_that_of_another():
+def test_each_number_has_its_own_interval():
     score = {"macro": 0.8, "low": 0.7, "high": 0.9}
     rows = [
         {**score, "difference": None, "difference_low": None, "difference_high": None},
@@ -81,14 +81,14 @@ def test_columns_can_be_hidden_and_unknown_ones_are_refused():
             make([])
 
 
-def test_every_special_character_is_made_plain():
+def test_every_special_character_is_escaped():
     plain = export.escape(r"\ & % $ # _ { } ~ ^ < >")
     assert plain == (
         r"\textbackslash{} \& \% \$ \# \_ \{ \} \textasciitilde{} \textasciicircum{} \textless{} \textgreater{}"
     )
 
 
-def test_files_are_written_whole(tmp_path):
+def test_files_are_written_atomically(tmp_path):
     export.write(tmp_path / "new" / "t.csv", "a\n1\n")
     assert (tmp_path / "new" / "t.csv").read_text() == "a\n1\n"
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["t.csv"]

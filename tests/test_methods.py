@@ -13,20 +13,40 @@ from conftest import REPORTS, SIGNAL, TINY, make_batch, unobserve
 from leadwise import methods
 from leadwise.batch import LEADS, Signal
 from leadwise.methods.catalogue import find_method, method_names
+from leadwise.methods.contract import PretrainingMethod
 
 NAMES = method_names()
 CASES = list(TINY)
 
 
 def build(name: str, seed: int = 0, signal: Signal = SIGNAL, **changes):
-    file = find_method(name.split()[0])
-    config = file.config_class(**{**TINY[name], **changes})
+    method_name, _, variant = name.partition(" ")
+    file = find_method(method_name)
+    config = file.config_class(**{**file.tiny[variant], **changes})
     torch.manual_seed(seed)
     return file.method_class(config, signal, file.method_class.make_tokenizer(config, REPORTS))
 
 
-def test_every_method_is_here() -> None:
+def test_every_method_has_settings_for_these_tests() -> None:
     assert {name.split()[0] for name in CASES} == set(NAMES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_a_method_declares_is_what_it_implements(name: str) -> None:
+    """The base class has a default for every member, so a wrong flag would be silent."""
+    method = build(name)
+    implemented = {
+        member: getattr(type(method), member) is not getattr(PretrainingMethod, member)
+        for member in ("forward", "local_terms", "batch_terms", "embed_text", "make_tokenizer", "load_tokenizer")
+    }
+    assert implemented["local_terms"] == implemented["batch_terms"] == method.compares_records
+    assert implemented["forward"] != method.compares_records
+    assert implemented["embed_text"] == method.embeds_text
+    assert implemented["make_tokenizer"] == implemented["load_tokenizer"] == method.reads_reports
+    assert (method.tokenizer is not None) == method.reads_reports
+    assert method.learns_labels == ("classes" in {field.name for field in dataclasses.fields(method.config)})
+    assert method.parts[0] == "backbone"
+    assert isinstance(method.config.whole_batch, str)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -78,10 +98,10 @@ def test_what_is_not_observed_does_not_matter(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("keep", [["II"], ["I", "V1", "V5"], list(LEADS)])
-def test_any_subset_of_leads_embeds(name: str, keep: list[str]) -> None:
+@pytest.mark.parametrize("leads", [["II"], ["I", "V1", "V5"], list(LEADS)])
+def test_any_subset_of_leads_embeds(name: str, leads: list[str]) -> None:
     method = build(name).eval()
-    batch = unobserve(make_batch(3), leads=[i for i, lead in enumerate(LEADS) if lead not in keep])
+    batch = unobserve(make_batch(3), leads=[i for i, lead in enumerate(LEADS) if lead not in leads])
     assert bool(method.embed_ecg(batch).isfinite().all())
 
 
@@ -116,8 +136,11 @@ def test_twenty_steps_lower_the_sum(name: str) -> None:
         optimizer.zero_grad()
         sums.append(float(total.detach()))
     assert sum(sums[-3:]) < sum(sums[:3])
+    assert set(method.falling_terms) <= set(history[0])
     risen = [
-        name for name in history[0] if sum(h[name] for h in history[-3:]) > sum(h[name] for h in history[:3]) + 0.05
+        name
+        for name in method.falling_terms
+        if sum(terms[name] for terms in history[-3:]) > sum(terms[name] for terms in history[:3]) + 0.05
     ]
     assert risen == []
 

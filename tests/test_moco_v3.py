@@ -1,4 +1,4 @@
-"""What MoCo v3 promises beyond the contract."""
+"""Tests of MoCo v3 beyond the contract."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_shares_are_the_whole_and_keys_have_no_gradient(pair) -> None:
     assert k.grad is None
 
 
-def test_queries_look_for_the_keys_of_the_other_view() -> None:
+def test_queries_are_compared_with_the_keys_of_the_other_view() -> None:
     method = build("moco_v3 vit").eval()
     with torch.no_grad():
         _, features = method.local_terms(make_batch(4))
@@ -50,7 +50,7 @@ def test_queries_look_for_the_keys_of_the_other_view() -> None:
 
 
 @pytest.mark.parametrize("kind", ["vit", "lead_time_conv"])
-def test_the_map_from_patches_to_tokens_stays_as_drawn(kind: str) -> None:
+def test_the_map_from_patches_to_tokens_is_not_trained(kind: str) -> None:
     method = build(f"moco_v3 {kind}")
     tokenizer = method.tower.ecg.tokenizer
     before = [p.clone() for p in tokenizer.parameters()]
@@ -60,15 +60,15 @@ def test_the_map_from_patches_to_tokens_stays_as_drawn(kind: str) -> None:
     optimizer.step()
     method.after_step(0.5)
     assert all(torch.equal(a, b) for a, b in zip(before, tokenizer.parameters()))
-    learns = build(f"moco_v3 {kind}", freeze_patches=False).tower.ecg.tokenizer
-    assert all(p.requires_grad for p in learns.parameters())
+    trainable = build(f"moco_v3 {kind}", freeze_patches=False).tower.ecg.tokenizer
+    assert all(p.requires_grad for p in trainable.parameters())
 
 
-def test_a_resnet_learns_whole() -> None:
+def test_a_resnet_is_trained_whole() -> None:
     assert all(p.requires_grad for p in build("moco_v3").tower.parameters())
 
 
-def test_the_momentum_encoder_has_no_predictor_and_follows() -> None:
+def test_the_momentum_encoder_has_no_predictor_and_is_updated() -> None:
     method = build("moco_v3", momentum=0.5)
     assert len([*method.teacher.parameters()]) == len([*method.tower.parameters()])
     student = method.tower.projector[0].weight

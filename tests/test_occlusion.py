@@ -98,7 +98,7 @@ def test_heat_lies_behind_the_traces_of_its_lead(tmp_path) -> None:
     (v3,) = [artist for artist in figure.axes[0].get_children() if artist.get_gid() == "heat-V3"]
     left, right = v3.get_paths()[0].vertices[:, 0].min(), v3.get_paths()[0].vertices[:, 0].max()
     assert (left, right) == pytest.approx((10 + 25 * 5.0, 10 + 25 * 6.0))  # mm: the pulse, then 25 mm/s
-    assert "speaks for the class" in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "supports the class" in [text.get_text() for text in figure.legends[0].get_texts()]
     plain = paper.draw(ecg, 100, LEADS, heat=np.zeros((12, 1000)))
     assert not plain.legends
     with pytest.raises(ValueError, match="heat has shape"):

@@ -1,4 +1,4 @@
-"""Pictures: true to scale, honest about what is missing, free of pyplot state, and offline."""
+"""Pictures are to scale, mark what is missing, do not change pyplot's state, and pages work offline."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def only(figure: Figure, gid: str):
 
 
 def on_paper_mm(figure: Figure, line) -> np.ndarray:
-    """(n, 2) places of a line's points on the printed page, mm from its lower left corner."""
+    """(n, 2) positions of a line's points on the printed page, mm from its lower left corner."""
     return figure.axes[0].transData.transform(np.column_stack(line.get_data())) / figure.dpi * 25.4
 
 
@@ -73,7 +73,7 @@ def test_one_second_is_25_mm_and_one_millivolt_10_mm(rate_hz: float) -> None:
     assert strip[-1, 0] - strip[0, 0] == pytest.approx(25.0 * (10 - 1 / rate_hz), abs=1e-6)
 
 
-def test_calibration_pulse_stands_at_each_row_and_is_200_ms_by_1_mv() -> None:
+def test_each_row_has_a_calibration_pulse_of_200_ms_by_1_mv() -> None:
     figure = paper.draw(heartbeats(), RATE_HZ, LEADS)
     pulses = artists(figure, "calibration-")
     assert len(pulses) == 4
@@ -162,7 +162,7 @@ def test_hidden_patches_are_shaded_and_the_reconstruction_drawn_only_there() -> 
         600,
         1000,
         2200,
-    ):  # patches of 200 samples; 400 and 600 touch, 2200 lies beyond lead I's 2.5 s
+    ):  # patches of 200 samples; 400 and 600 touch, 2200 is partly beyond lead I's 2.5 s
         hidden[LEADS.index("I"), first : first + 200] = True
     rebuilt = ecg + 0.1
     figure = paper.draw(ecg, RATE_HZ, LEADS, hidden=hidden, reconstruction=rebuilt)
@@ -181,7 +181,7 @@ def test_hidden_patches_are_shaded_and_the_reconstruction_drawn_only_there() -> 
     assert {"recorded", "hidden from the model", "reconstructed"} <= set(texts(figure).splitlines())
 
 
-def test_a_spike_is_cut_off_marked_and_told_and_moves_nothing_else() -> None:
+def test_a_spike_is_cut_off_marked_and_noted_and_moves_nothing_else() -> None:
     ecg = heartbeats()
     calm = paper.draw(ecg, RATE_HZ, LEADS)
     spiky = ecg.copy()
@@ -204,7 +204,7 @@ def test_a_spike_is_cut_off_marked_and_told_and_moves_nothing_else() -> None:
     assert "Cut off" not in texts(calm)
 
 
-def test_tall_but_human_deflections_get_room_instead_of_a_cut() -> None:
+def test_tall_but_plausible_deflections_are_not_cut_off() -> None:
     peaks_mv = {"V1": -2.8, "V2": -3.0, "V3": -2.8, "V4": 2.8, "V5": 3.3, "V6": 2.8}  # left ventricular hypertrophy
     ecg = heartbeats()
     for lead, mv in peaks_mv.items():
@@ -220,9 +220,9 @@ def test_tall_but_human_deflections_get_room_instead_of_a_cut() -> None:
 def test_rows_stay_apart_and_inside_the_grid_whatever_the_amplitude(scale: float) -> None:
     figure = paper.draw(scale * heartbeats() * np.where(np.arange(12) % 2, 1, -1)[:, None], RATE_HZ, LEADS)
     zeros = [pulse.get_ydata()[0] for pulse in artists(figure, "calibration-")]
-    assert all(upper - lower >= 2 * paper.LEAST_MM - 1 for upper, lower in itertools.pairwise(zeros))
-    assert zeros[0] <= paper.GRID_MM[1] - paper.LEAST_MM + 1
-    assert zeros[-1] >= paper.LEAST_MM - 1
+    assert all(upper - lower >= 2 * paper.MIN_ROW_MM - 1 for upper, lower in itertools.pairwise(zeros))
+    assert zeros[0] <= paper.GRID_MM[1] - paper.MIN_ROW_MM + 1
+    assert zeros[-1] >= paper.MIN_ROW_MM - 1
 
 
 def test_short_record_leaves_white_space_and_a_long_one_says_so() -> None:
@@ -240,7 +240,7 @@ def test_short_record_leaves_white_space_and_a_long_one_says_so() -> None:
 def test_strip_takes_the_first_lead_there_is_when_lead_ii_is_not() -> None:
     figure = paper.draw(heartbeats()[:3], RATE_HZ, ["V3", "Vx", "Vy"])
     assert only(figure, "name-strip").get_text() == "V3"
-    assert "Not drawn, no place in the standard layout: Vx, Vy." in texts(figure)
+    assert "Not drawn, because the standard layout has no position for them: Vx, Vy." in texts(figure)
     nothing = paper.draw(np.full((2, 5000), np.nan), RATE_HZ, ["I", "II"])
     assert only(nothing, "absent-strip").get_text() == "II  not recorded"
     assert not artists(nothing, "trace-")
@@ -248,7 +248,8 @@ def test_strip_takes_the_first_lead_there_is_when_lead_ii_is_not() -> None:
 
 def test_many_notes_make_the_page_taller_and_lose_none() -> None:
     notes = [
-        f"Lead V{n % 6 + 1}: gap number {n} of many, told in a sentence that goes on for a while." for n in range(40)
+        f"Lead V{n % 6 + 1}: gap number {n} of many, described in a sentence that goes on for a while."
+        for n in range(40)
     ]
     plain, full = paper.draw(heartbeats(), RATE_HZ, LEADS), paper.draw(heartbeats(), RATE_HZ, LEADS, notes=notes)
     assert full.get_figheight() > plain.get_figheight()
@@ -431,34 +432,36 @@ def test_bars_place_values_and_intervals_and_name_what_is_absent() -> None:
     assert {"0.800", "0.600", "n/a"} <= {text.get_text() for text in axes.texts}
     (baseline,) = (line for line in axes.lines if line.get_gid() == "baseline")
     assert set(baseline.get_xdata()) == {0.5}
-    with pytest.raises(ValueError, match="twice"):
+    with pytest.raises(ValueError, match="same name and group"):
         bars.draw([rows[0], rows[0]])
     with pytest.raises(ValueError, match="no scores"):
         bars.draw([])
 
 
 def test_reliability_draws_each_class_against_the_diagonal() -> None:
-    curve = {"said": (0.05, 0.3, 0.8), "came": (0.0, 0.4, 0.7), "count": (20, 20, 10)}
+    curve = {"mean_probability": (0.05, 0.3, 0.8), "positive_share": (0.0, 0.4, 0.7), "count": (20, 20, 10)}
     rows = [
         {"name": "LAFB/LPFB $x$", **curve, "low": (0.0, 0.3, 0.5), "high": (0.1, 0.5, 0.9), "note": "ECE 0.05"},
-        {"name": "rare", "said": (0.001, 0.02), "came": (0.0, 0.03), "count": (5, 5)},
+        {"name": "rare", "mean_probability": (0.001, 0.02), "positive_share": (0.0, 0.03), "count": (5, 5)},
     ]
     figure = reliability.draw(rows, "probe of a_b")
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["LAFB/LPFB $x$", "rare"]
-    np.testing.assert_array_equal(only(figure, "curve").get_xydata(), np.column_stack([curve["said"], curve["came"]]))
+    np.testing.assert_array_equal(
+        only(figure, "curve").get_xydata(), np.column_stack([curve["mean_probability"], curve["positive_share"]])
+    )
     np.testing.assert_array_equal(only(figure, "perfect").get_xydata(), [[0, 0], [1, 1]])
     assert {"probe of a_b", "ECE 0.05"} <= set(texts(figure).splitlines())
-    wide, close = figure.axes
-    assert wide.get_xlim() == wide.get_ylim()
-    assert wide.get_ylim()[1] >= 0.9  # the whole interval
-    assert 0.03 < close.get_xlim()[1] < 0.1  # a rare class is drawn large enough to be seen
-    assert len(wide.collections) == 2  # intervals and dots
-    assert len(close.collections) == 1
+    common, rare = figure.axes
+    assert common.get_xlim() == common.get_ylim()
+    assert common.get_ylim()[1] >= 0.9  # the whole interval
+    assert 0.03 < rare.get_xlim()[1] < 0.1  # the axes zoom in on a rare class
+    assert len(common.collections) == 2  # intervals and dots
+    assert len(rare.collections) == 1
     many = reliability.draw([{"name": f"class {k}", **curve} for k in range(9)])
     assert len(many.axes) == 9
     warned = reliability.draw(rows, "probe", "Penalty chosen by AUROC, not for probabilities. " * 2)
     assert "Penalty chosen by AUROC" in texts(warned)
-    assert warned.get_figheight() > figure.get_figheight()  # room of its own
+    assert warned.get_figheight() > figure.get_figheight()  # the caution needs space
     with pytest.raises(ValueError, match="no reliability"):
         reliability.draw([])
     with pytest.raises(ValueError, match=r"'rare'.*each bin"):

@@ -1,4 +1,4 @@
-"""What SimCLR promises beyond the contract; and what all methods of two views share."""
+"""Tests of SimCLR, and of the parts that all two-view methods share."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ def test_a_temperature_of_zero_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", TWO_VIEWS)
-def test_two_views_want_a_share_in_one_pass(name: str) -> None:
+def test_two_view_methods_need_their_records_in_one_pass(name: str) -> None:
     assert build(name).config.whole_batch == f"method.name = '{name}'"
 
 
 @pytest.mark.parametrize("name", TWO_VIEWS)
-def test_held_out_patients_are_seen_in_two_views_and_embedded_whole(name: str) -> None:
+def test_validation_uses_two_views_and_embeddings_use_the_whole_ecg(name: str) -> None:
     method, batch = build(name).eval(), make_batch(4)
-    seen = []
-    method.tower.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].batch.ecg))
+    inputs_of_tower = []
+    method.tower.register_forward_pre_hook(lambda _, inputs: inputs_of_tower.append(inputs[0].batch.ecg))
     with torch.no_grad():
         method(batch)
-    assert [ecg.shape[-1] for ecg in seen] == [200, 200]
-    assert not torch.equal(*seen)
+    assert [ecg.shape[-1] for ecg in inputs_of_tower] == [200, 200]
+    assert not torch.equal(*inputs_of_tower)
     torch.testing.assert_close(method.embed_ecg(batch), method.tower.ecg(batch))
     assert 1 < method.measure(batch)["effective_rank"] <= 3
     with pytest.raises(ValueError, match="no part 'shared'"):
@@ -67,7 +67,7 @@ def test_held_out_patients_are_seen_in_two_views_and_embedded_whole(name: str) -
 
 
 @pytest.mark.parametrize("name", [f"{name} vit" for name in ("simclr", "barlow_twins", "moco_v3", "simsiam")])
-def test_no_bias_is_learnt_that_a_batch_norm_takes_away(name: str) -> None:
+def test_a_bias_that_a_batch_norm_removes_is_not_trained(name: str) -> None:
     norm = build(name).tower.ecg.last_norm
     assert not norm.bias.requires_grad
     assert norm.weight.requires_grad
@@ -75,7 +75,7 @@ def test_no_bias_is_learnt_that_a_batch_norm_takes_away(name: str) -> None:
 
 @pytest.mark.parametrize("name", TWO_VIEWS)
 def test_a_step_of_the_loop_has_the_gradient_of_forward(name: str) -> None:
-    """Pairs come detached: a gradient that went around them would be lost in the loop."""
+    """Features are detached: a gradient path around them would be missing in the training loop."""
     method, batch = build(name), make_batch(8)
     values = backward(Objective(method), [batch], 3, OptimConfig())
     through = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}

@@ -1,4 +1,4 @@
-"""What SimSiam promises beyond the contract."""
+"""Tests of SimSiam beyond the contract."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def test_both_views_predict_each_other() -> None:
 
 
 def test_the_gradient_goes_through_the_predictor_only() -> None:
-    """With a predictor that is cut off, nothing is left to learn from: z is stopped on the other side."""
+    """Without the predictor's gradient the encoder has none: the other side, z, is detached."""
     method = build("simsiam")
     method.predictor.register_forward_hook(lambda _, inputs, out: out.detach().requires_grad_())
     method(make_batch())["L_SimSiam"].backward()
     assert all(p.grad is None for p in method.tower.parameters())
 
 
-def test_the_predictor_has_a_waist_and_z_is_normed_bare() -> None:
+def test_the_predictor_has_a_narrow_layer_and_the_norm_of_z_is_not_affine() -> None:
     method = build("simsiam")
     assert method.predictor[0].weight.shape == (8, 32)
     assert method.predictor[-1].weight.shape == (32, 8)

@@ -31,7 +31,7 @@ TASK = "own"
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """96 recordings of 48 patients without reports; task 'own' has three of four, and a class that few have."""
+    """96 recordings of 48 patients without reports; task 'own' labels three of four, and one of its classes is rare."""
     home = tmp_path_factory.mktemp("labelled")
     rows = []
     for number in range(96):
@@ -92,7 +92,7 @@ def test_only_training_batches_are_augmented() -> None:
 
 def test_missing_labels_are_errors_with_a_remedy() -> None:
     method, batch = build("supervised"), make_batch(4)
-    with pytest.raises(ValueError, match=r"a batch without labels: name a task .* in data\.task"):
+    with pytest.raises(ValueError, match=r"the batch has no labels: set data\.task to a task"):
         method(dataclasses.replace(batch, label=None))
     with pytest.raises(ValueError, match="labels of 2 classes, but the method has 4"):
         method(dataclasses.replace(batch, label=batch.label[:, :2]))

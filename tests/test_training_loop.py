@@ -285,7 +285,7 @@ def test_labels_that_cannot_be_had_are_refused(cohort_folder: Path, tmp_path: Pa
         training.pretrain(of_labels(cohort_folder, task=""), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"label_fraction: fraction 0\.01 of 40 training recordings is none"):
         training.pretrain(of_labels(cohort_folder, label_fraction=0.01), tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"label_fraction lies in \(0, 1\]"):
+    with pytest.raises(ConfigError, match=r"label_fraction must be in \(0, 1\]"):
         of_labels(cohort_folder, label_fraction=1.5)
     with pytest.raises(ConfigError, match=r"name the task in data\.task"):
         of_labels(cohort_folder, task="", label_fraction=0.5)

@@ -69,7 +69,11 @@ def draw_reliability(report: ProbeReport, path: Path) -> None:
         ece = result.measures["ece"].per_class[name]
         low, high = zip(*curve.interval)
         note = f"ECE {ece:.3f}\n{result.score.positives[name]} positives"
-        bins = {"said": curve.mean_probability, "came": curve.positive_share, "count": curve.count}
+        bins = {
+            "mean_probability": curve.mean_probability,
+            "positive_share": curve.positive_share,
+            "count": curve.count,
+        }
         curves.append({"name": name, "note": note, "low": low, "high": high, **bins})
     where = f"{report.run} on {report.cohort}, task {report.task}{window_suffix(report.window)}"
     title = f"probe of {where}, {fraction:.0%} of labels: reliability on test"

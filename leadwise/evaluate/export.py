@@ -1,7 +1,7 @@
-"""Result tables as files for other programs: CSV, and a LaTeX tabular for a paper.
+"""Result tables as files: CSV for other programs, and a LaTeX tabular for a paper.
 
-A table is a list of rows, each a dict with the same columns, as reports give them. In LaTeX a score's interval stands in
-the score's own cell: `low` and `high` are that of the first of SCORED in the row, `NAME_low` and `NAME_high` that of NAME.
+A table is a list of rows, each a dict with the same columns, as the reports return them. In LaTeX the interval of a score is
+in the cell of the score: `low` and `high` belong to the first of SCORED in the row, `NAME_low` and `NAME_high` to NAME.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ExportError(ValueError):
 
 
 def to_csv(rows: Rows) -> str:
-    """CSV with a header; numbers in full precision, nothing where there is no value.
+    """Return CSV with a header; numbers in full precision, empty cells for missing values.
 
     Raises:
         ExportError: no rows.
@@ -59,42 +59,45 @@ def to_latex(
     hidden: Sequence[str] = (),
     decimals: int = 3,
 ) -> str:
-    """A tabular of the booktabs package; a score's interval stands small beside it, a missing value is a dash.
+    """Return a tabular for the booktabs package, with intervals in small print and dashes for missing values.
 
     Args:
-        best: columns whose best cell is bold, True where higher is better; all that look alike to `decimals` are.
-        within: a column that parts the table: the best is sought among rows that share its value, a rule between.
-        across: columns of which the highest cell on each line is bold.
-        hidden: columns to leave out.
+        best: columns whose best cell is bold, True if higher is better; cells that are equal to `decimals` are all bold.
+        within: a column that divides the table: the best cell is bold in each group of equal values, with a rule between.
+        across: columns of which the highest cell in each row is bold.
+        hidden: columns to omit.
 
     Raises:
-        ExportError: no rows, or a named column is not there.
+        ExportError: no rows, or a named column does not exist.
     """
-    named = _columns(rows)
-    unknown = [name for name in (*(best or {}), *across, *([within] if within else [])) if name not in named]
+    # the columns to print; those of interval ends are merged into the cells of their scores
+    columns = _columns(rows)
+    unknown = [name for name in (*(best or {}), *across, *([within] if within else [])) if name not in columns]
     if unknown:
-        raise ExportError(f"the table has no column '{unknown[0]}'; it has {', '.join(named)}")
+        raise ExportError(f"the table has no column '{unknown[0]}'; it has {', '.join(columns)}")
     ends = ("low", "high", *(f"{name}_{end}" for name in SCORED for end in ("low", "high")))
-    names = [name for name in named if name not in (*hidden, *ends)]
+    names = [name for name in columns if name not in (*hidden, *ends)]
+
+    # header, then the rows with a rule between groups
     bold = _best(rows, best or {}, within, decimals) | _highest(rows, across, decimals)
-    sides = "".join("r" if all(_is_number(row.get(name)) for row in rows) else "l" for name in names)
-    lines = [rf"\begin{{tabular}}{{{sides}}}", r"\toprule", " & ".join(escape(name) for name in names) + r" \\"]
+    alignment = "".join("r" if all(_is_number(row.get(name)) for row in rows) else "l" for name in names)
+    lines = [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", " & ".join(escape(name) for name in names) + r" \\"]
     lines.append(r"\midrule")
-    for at, row in enumerate(rows):
-        if within and at and row.get(within) != rows[at - 1].get(within):
+    for i, row in enumerate(rows):
+        if within and i and row.get(within) != rows[i - 1].get(within):
             lines.append(r"\midrule")
-        lines.append(" & ".join(_cell(row, name, (at, name) in bold, decimals) for name in names) + r" \\")
+        lines.append(" & ".join(_cell(row, name, (i, name) in bold, decimals) for name in names) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def write(path: Path, text: str) -> None:
-    """Write a table's text whole or not at all."""
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
+    """Write the text of a table atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX shows it: every character that means something to TeX made plain."""
+    """Return text with every special character of TeX escaped."""
     return "".join(_SPECIAL.get(character, character) for character in text)
 
 
@@ -105,25 +108,25 @@ def _columns(rows: Rows) -> list[str]:
 
 
 def _best(rows: Rows, best: Mapping[str, bool], within: str | None, decimals: int) -> set[tuple[int, str]]:
-    """(row, column) of the best cells, a part of the table at a time; a part of one row has none."""
-    found = set()
-    for part in dict.fromkeys(row.get(within) if within else None for row in rows):
-        members = [at for at, row in enumerate(rows) if not within or row.get(within) == part]
+    """Return (row, column) of the best cells of each group of rows; a group of one row has none."""
+    cells = set()
+    for group in dict.fromkeys(row.get(within) if within else None for row in rows):
+        members = [i for i, row in enumerate(rows) if not within or row.get(within) == group]
         for name, higher in best.items():
-            shown = {at: round(float(rows[at][name]), decimals) for at in members if rows[at].get(name) is not None}
-            if len(shown) > 1:
-                top = max(shown.values()) if higher else min(shown.values())
-                found |= {(at, name) for at, value in shown.items() if value == top}
-    return found
+            rounded = {i: round(float(rows[i][name]), decimals) for i in members if rows[i].get(name) is not None}
+            if len(rounded) > 1:
+                top = max(rounded.values()) if higher else min(rounded.values())
+                cells |= {(i, name) for i, value in rounded.items() if value == top}
+    return cells
 
 
 def _highest(rows: Rows, across: Sequence[str], decimals: int) -> set[tuple[int, str]]:
-    """(row, column) of the highest of some columns, line by line."""
-    found = set()
-    for at, row in enumerate(rows):
-        shown = {name: round(float(row[name]), decimals) for name in across if row.get(name) is not None}
-        found |= {(at, name) for name, value in shown.items() if value == max(shown.values())}
-    return found
+    """Return (row, column) of the highest of some columns, in each row."""
+    cells = set()
+    for i, row in enumerate(rows):
+        rounded = {name: round(float(row[name]), decimals) for name in across if row.get(name) is not None}
+        cells |= {(i, name) for name, value in rounded.items() if value == max(rounded.values())}
+    return cells
 
 
 def _is_number(value: Any) -> bool:
@@ -151,7 +154,7 @@ def _cell(row: Mapping[str, Any], name: str, bold: bool, decimals: int) -> str:
 
 
 def _interval(row: Mapping[str, Any], name: str) -> tuple[float, float] | None:
-    """The interval of one column of a row; never that of another column."""
+    """Return the interval of one column of a row, if it has one; never that of another column."""
     if name not in SCORED:
         return None
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
@@ -161,7 +164,7 @@ def _interval(row: Mapping[str, Any], name: str) -> tuple[float, float] | None:
 
 
 def markdown(lines: Sequence[Mapping[str, Any]]) -> str:
-    """The lines as a Markdown table; columns that stay empty are left out."""
+    """Return the lines as a Markdown table without empty columns."""
     heads = [
         name
         for name in dict.fromkeys(k for line in lines for k in line)

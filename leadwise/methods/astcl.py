@@ -130,6 +130,7 @@ class _Seen:
 
 class Method(PretrainingMethod):
     compares_records = True
+    falling_terms = ("L_pat", "L_st")
     config: Config
     electrodes: Tensor
 
@@ -176,7 +177,7 @@ class Method(PretrainingMethod):
 
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """L_pat over the whole batch: a half of a view meets the other half of the other view, of all the patient's records."""
-        every = distributed.gathered(features)
+        every = distributed.gather_features(features)
         patient, local_rows = every["patient"], distributed.local_rows(len(every["patient"]))
         terms = [
             pairwise.patient_agreement(every[f"p_{here}"], every[f"z_{3 - here}"], patient, local_rows)

@@ -1,17 +1,19 @@
 """Barlow Twins: Self-Supervised Learning via Redundancy Reduction.
 arXiv 2103.03230 (ICML 2021).
 
-    L_BT = sum_i (1 - C_ii)^2 + lambda sum_{i != j} C_ij^2      Eq. 1
+    L_BT = sum_i (1 - C_ii)^2 + lambda sum_{i != j} C_ij^2                                          (Eq. 1)
 
-    C_ij   correlation, over the batch, of feature i of one view's z with feature j of the other view's: Eq. 2. Equal features
-           are to agree, different ones to say different things. No negatives, no second network, no stopped gradient.
+    C_ij    correlation over the batch of feature i of one view's z with feature j of the other view's z    (Eq. 2)
 
-Where we depart from the paper, and why:
-- ECGs in place of images: one of four ECG encoders, and views that keep the diagnosis (nn/views.py), both drawn in the same
-  way, in place of two different sets of crops and colours.
-- AdamW and the house's schedule in place of LARS with another rate for biases and norms.
-- C is Eq. 2 on the gathered rows of all processes, with the batch's own statistics on held-out patients too; the released
-  code has a batch norm there, which would take the running ones.
+Equal features of the two views should correlate, different features should not. There are no negatives, no second network and
+no stopped gradient.
+
+This implementation departs from the paper as follows:
+- Inputs are ECGs, not images: one of four ECG encoders, and views that preserve the diagnosis (nn/views.py), both drawn from
+  the same distribution, in place of two different sets of crops and colour changes.
+- The optimiser is AdamW with leadwise's schedule, not LARS with a separate learning rate for biases and norms.
+- C is Eq. 2 on the gathered rows of all processes, with the batch's own statistics on held-out patients too. The released code
+  uses a batch norm instead, which would use running statistics in eval mode.
 """
 
 from __future__ import annotations
@@ -38,10 +40,10 @@ class Config(TwoViewSettings, MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.off_diagonal < 0:
-            raise ValueError(f"off_diagonal is 0 or more; got {self.off_diagonal}")
+            raise ValueError(f"off_diagonal must be 0 or more; got {self.off_diagonal}")
 
 
-# A size for two CPU cores.
+# Settings for two CPU cores.
 SMALL = {"encoder": "resnet", "resnet_width": 16, "hidden_width": 256, "out_width": 256}
 # The smallest settings, for the contract tests.
 TINY = {
@@ -64,7 +66,7 @@ class Method(TwoViewsInPairs, PretrainingMethod):
         self.weights = {"L_BT": 1.0}
 
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The loss of the whole batch, other processes' records too: each process holds the same value."""
+        """The loss of the whole batch, including other processes' records; its value is the same on every process."""
         one, other = (distributed.gather(features[name].float()) for name in ("z_1", "z_2"))
         correlation = view_agreement.cross_correlation(one, other)
         return {"L_BT": view_agreement.redundancy(correlation, self.config.off_diagonal)}

@@ -1,17 +1,19 @@
 """BYOL: Bootstrap Your Own Latent, a New Approach to Self-Supervised Learning.
 arXiv 2006.07733 (NeurIPS 2020).
 
-    L_BYOL = |q(z_1) - z'_2|^2 + |q(z_2) - z'_1|^2      Eq. 2 and its mirror image, of unit vectors; no negatives
+    L_BYOL = |q(z_1) - z'_2|^2 + |q(z_2) - z'_1|^2        unit vectors; Eq. 2 and the same with the views exchanged
 
-    z    encoder f, projector g; q predicts the target's z' of the other view
-    z'   of a target network, which no gradient reaches: it follows f and g, xi <- tau xi + (1 - tau) theta, after each step,
-         with tau from 0.996 to 1 by a half cosine
+    z     encoder f and projector g; the predictor q predicts the target network's z' of the other view
+    z'    target network, without gradient: an exponential moving average of f and g, xi <- tau xi + (1 - tau) theta after
+          each step, with tau from 0.996 to 1 along a half cosine
 
-Where we depart from the paper, and why:
-- ECGs in place of images: one of four ECG encoders, and views that keep the diagnosis (nn/views.py), both drawn in the same
-  way, in place of two different sets of crops and colours.
-- AdamW and the house's schedule in place of LARS.
-- g's last linear map has no bias: q's first batch norm takes it away, and so it could not learn.
+There are no negatives.
+
+This implementation departs from the paper as follows:
+- Inputs are ECGs, not images: one of four ECG encoders, and views that preserve the diagnosis (nn/views.py), both drawn from
+  the same distribution, in place of two different sets of crops and colour changes.
+- The optimiser is AdamW with leadwise's schedule, not LARS.
+- g's last linear map has no bias: q's first batch norm removes it, so it would get no gradient.
 """
 
 from __future__ import annotations
@@ -39,11 +41,11 @@ class Config(TwoViewSettings, MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.momentum <= 1:
-            raise ValueError(f"momentum lies in [0, 1]; got {self.momentum}")
+            raise ValueError(f"momentum must be in [0, 1]; got {self.momentum}")
 
 
-# A size for two CPU cores. Hundreds of steps, not hundreds of thousands: the target has to follow sooner. Views are harder than
-# the default, or the features fall below those of the untrained encoder (NOTES.md).
+# Settings for two CPU cores. Runs have hundreds of steps, not hundreds of thousands, so the target follows faster. Views are
+# harder than the default: with the default, the features become worse than those of the untrained encoder (NOTES.md).
 SMALL = {
     "encoder": "resnet", "resnet_width": 16, "hidden_width": 256, "out_width": 128, "momentum": 0.99,
     "view_gain": 0.3, "view_wander_mv": 0.3, "view_noise_mv": 0.06, "view_time_mask": 0.3,
@@ -71,14 +73,15 @@ class Method(TwoViews, PretrainingMethod):
         self.target = momentum.Teacher(self.tower)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, by name: each record's own, so that nothing is asked of other processes but the batch norms'."""
+        """The loss, by name. It compares no records, so only the batch norms communicate with other processes."""
         one, other = self.two_views(batch)
         return {"L_BYOL": self._predict(one, other) + self._predict(other, one)}
 
     def after_step(self, progress: float) -> None:
-        """The target follows."""
+        """Update the target network."""
         self.target.follow(self.tower, momentum.rising(progress, self.config.momentum))
 
-    def _predict(self, seen: View, other: View) -> Tensor:
-        prediction = self.predictor(self.tower(seen))
+    def _predict(self, view: View, other: View) -> Tensor:
+        """Eq. 2: predict the target network's output for `other` from `view`."""
+        prediction = self.predictor(self.tower(view))
         return view_agreement.bootstrap(prediction.float(), self.target(other).float())

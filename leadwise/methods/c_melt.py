@@ -142,6 +142,7 @@ TINY = {
 
 
 class Method(WithReports, PretrainingMethod):
+    falling_terms = ("L_MLM", "L_MEM", "L_ETM", "L_ETS")
     config: Config
 
     def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, saved_folder: Path | None = None) -> None:

@@ -141,6 +141,7 @@ TINY = {
 
 
 class Method(WithReports, PretrainingMethod):
+    falling_terms = ("L_cons", "L_e_rec", "L_t_rec", "L_orth", "L_siglip")
     config: Config
     parts: tuple[str, ...] = ("backbone", "shared", "specific", "both")
 
@@ -248,7 +249,7 @@ class Method(WithReports, PretrainingMethod):
 
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms that compare records: of the whole batch, including other processes' records."""
-        every = distributed.gathered(features)
+        every = distributed.gather_features(features)
         text, report = every["text"], every["report"]
         local_rows = distributed.local_rows(len(text))
         views = every["ecg"].unbind(1)  # one (B, D) per encoder pass

@@ -78,7 +78,7 @@ class PretrainingMethod(nn.Module):
     """Whether the loss compares the records of a batch: `local_terms` and `batch_terms` are implemented, and not `forward`."""
 
     falling_terms: ClassVar[tuple[str, ...]] = ()
-    """Loss terms that must fall, each by itself, in the contract test of twenty steps. The sum must always fall."""
+    """Loss terms that, each by itself, must not rise in the contract test of twenty steps. Of all methods, the sum must fall."""
 
     # --- what an instance has
 

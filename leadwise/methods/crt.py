@@ -90,6 +90,7 @@ TINY = {
 
 
 class Method(PretrainingMethod):
+    falling_terms = ("L_rec", "L_idc")
     config: Config
     progress: Tensor
 

@@ -91,7 +91,7 @@ class Method(WithReports, PretrainingMethod):
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss over the whole batch, other processes' records too."""
         c = self.config
-        every = distributed.gathered(features)
+        every = distributed.gather_features(features)
         ecg, text, report = every["ecg"], every["text"], every["report"]
         loss = multimodal.aligned(
             ecg, text, report, 1 / c.temperature, c.same_report, distributed.local_rows(len(report))

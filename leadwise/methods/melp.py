@@ -129,6 +129,7 @@ TINY = {
 
 
 class Method(WithReports, PretrainingMethod):
+    falling_terms = ("L_rhythm", "L_beat", "L_token")
     config: Config
     closing: Tensor
     special: Tensor
@@ -181,7 +182,7 @@ class Method(WithReports, PretrainingMethod):
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms that need every record of the batch at once, those of other processes too."""
         c = self.config
-        every = distributed.gathered(features)
+        every = distributed.gather_features(features)
         local_rows = distributed.local_rows(len(every["report"]))
         rhythm = multimodal.aligned(
             every["ecg"], every["text"], every["report"], self.log_scale.exp(), c.same_report, local_rows

@@ -111,6 +111,7 @@ TINY = {
 
 
 class Method(WithReports, PretrainingMethod):
+    falling_terms = ("L_mem", "L_nce")
     config: Config
 
     def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, saved_folder: Path | None = None) -> None:
@@ -157,7 +158,7 @@ class Method(WithReports, PretrainingMethod):
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted L_nce over the whole batch, other processes' records too."""
         c = self.config
-        every = distributed.gathered(features)
+        every = distributed.gather_features(features)
         ecg, text, report = every["ecg"], every["text"], every["report"]
         loss = multimodal.aligned(
             ecg, text, report, 1 / c.temperature, c.same_report, distributed.local_rows(len(report))

@@ -118,6 +118,7 @@ TINY = {
 
 
 class Method(WithReports, PretrainingMethod):
+    falling_terms = ("L_CMA", "L_UMA")
     config: Config
 
     def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, saved_folder: Path | None = None) -> None:
@@ -165,7 +166,7 @@ class Method(WithReports, PretrainingMethod):
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms, which need every record of the batch at once, those of other processes too."""
         c = self.config
-        every = distributed.gathered(features)
+        every = distributed.gather_features(features)
         scale, local_rows = 1 / c.temperature, distributed.local_rows(len(every["report"]))
         cma = multimodal.aligned(every["ecg"], every["text"], every["report"], scale, c.same_report, local_rows)
         terms = {"L_CMA": c.w_cma * (2 * cma)}  # both directions' sum, as in the paper's code; `aligned` is their mean

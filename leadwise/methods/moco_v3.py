@@ -1,20 +1,23 @@
 """MoCo v3: An Empirical Study of Training Self-Supervised Vision Transformers.
 arXiv 2104.02057 (ICCV 2021).
 
-    L_MoCo = ctr(q_1, k_2) + ctr(q_2, k_1),    ctr(q, k) = -2 tau log [exp(q k+ / tau) / sum_k exp(q k / tau)]      Eq. 1
+    L_MoCo = ctr(q_1, k_2) + ctr(q_2, k_1),    ctr(q, k) = -2 tau log [exp(q k+ / tau) / sum_k exp(q k / tau)]     (Eq. 1)
 
-    q    encoder, projector, predictor of a view; k of a momentum encoder and its projector, which no gradient reaches and
-         which follow by m k + (1 - m) q, m from 0.99 to 1 by a half cosine. Cosines; the other records of the batch are
-         the negatives, without a queue.
-    The map from patches to tokens stays as it was drawn at random: learning it, a Transformer is unsteady (section 4.2).
+    q    queries: encoder, projector and predictor of a view
+    k    keys: momentum encoder and its projector, without gradient. Their weights are an exponential moving average,
+         m k + (1 - m) q, with m from 0.99 to 1 along a half cosine
 
-Where we depart from the paper, and why:
-- ECGs in place of images: one of four ECG encoders, and views that keep the diagnosis (nn/views.py), both drawn in the same
-  way, in place of two different sets of crops and colours.
-- The vector is the mean over the encoder's tokens, not a class token; positions are the encoder's.
-- With encoder = "resnet", too, a projector of three layers and tau = 0.2; the released code then has two layers and tau = 1.
-  A ResNet has no patches, and all of it learns.
-- The momentum encoder moves after the optimiser's step, not before the next look: the same, but for the first step.
+Products are cosines. The other records of the batch are the negatives; there is no queue. The map from patches to tokens stays
+at its random initialisation: training it makes a Transformer unstable (section 4.2).
+
+This implementation departs from the paper as follows:
+- Inputs are ECGs, not images: one of four ECG encoders, and views that preserve the diagnosis (nn/views.py), both drawn from
+  the same distribution, in place of two different sets of crops and colour changes.
+- The ECG's vector is the mean over the encoder's tokens, not a class token. Position embeddings are those of the encoder.
+- encoder = "resnet" has the projector of three layers and tau = 0.2 too; the released code has two layers and tau = 1 for a
+  ResNet. A ResNet has no patches, so all of it is trained.
+- The momentum encoder is updated after the optimiser's step, not before the next forward pass: the same except for the first
+  step.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ class Config(TwoViewSettings, MethodConfig):
     out_width: int = 256  # of q and k
     temperature: float = 0.2  # tau
     momentum: float = 0.99  # m at the first step, 1 at the last
-    freeze_patches: bool = True  # the map from patches to tokens stays random
+    freeze_patches: bool = True  # do not train the map from patches to tokens
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,8 +55,9 @@ class Config(TwoViewSettings, MethodConfig):
             )
 
 
-# A size for two CPU cores. Hundreds of steps, not hundreds of thousands: the momentum encoder has to follow sooner. A ResNet, as
-# those beside it have: a small ViT, the paper's own kind, had not left its untrained twin behind after 236 steps (NOTES.md).
+# Settings for two CPU cores. Runs have hundreds of steps, not hundreds of thousands, so the momentum encoder follows faster. The
+# encoder is a ResNet, as in the other small settings: a small ViT, the paper's encoder, was not better than an untrained one
+# after 236 steps (NOTES.md).
 SMALL = {"encoder": "resnet", "resnet_width": 16, "hidden_width": 256, "out_width": 128, "momentum": 0.97}
 # The smallest settings, for the contract tests.
 TINY = {
@@ -82,23 +86,24 @@ class Method(TwoViewsInPairs, PretrainingMethod):
         self.teacher = momentum.Teacher(self.tower)
 
     def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """No term of a record by itself; and queries and keys of two views of each, (B, D)."""
+        """No terms per record; features q_1, k_1, q_2 and k_2 (B, D), the queries and keys of two views."""
         features: dict[str, Tensor] = {}
         for number, view in enumerate(self.two_views(batch), start=1):
             features |= {f"q_{number}": self.predictor(self.tower(view)), f"k_{number}": self.teacher(view)}
         return {}, features
 
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The mean over this process's queries, each among the keys of the whole batch."""
-        one = self._find(features["q_1"], features["k_2"])
-        other = self._find(features["q_2"], features["k_1"])
+        """The loss of this process's queries, each compared with the keys of the whole batch."""
+        one = self._contrast(features["q_1"], features["k_2"])
+        other = self._contrast(features["q_2"], features["k_1"])
         return {"L_MoCo": one + other}
 
     def after_step(self, progress: float) -> None:
-        """The momentum encoder follows."""
+        """Update the momentum encoder."""
         self.teacher.follow(self.tower, momentum.rising(progress, self.config.momentum))
 
-    def _find(self, query: Tensor, key: Tensor) -> Tensor:
+    def _contrast(self, query: Tensor, key: Tensor) -> Tensor:
+        """Eq. 1 of this process's queries (b, D); its keys (b, D) are gathered with those of the other processes."""
         keys = distributed.gather(key.detach().float())
         return view_agreement.momentum_nce(
             query.float(), keys, self.config.temperature, distributed.local_rows(len(keys))

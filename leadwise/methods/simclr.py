@@ -1,13 +1,13 @@
 """SimCLR: A Simple Framework for Contrastive Learning of Visual Representations.
 arXiv 2002.05709 (ICML 2020).
 
-    L_nt_xent   of 2B views, each finds the other view of its record: Eq. 1, cosine / tau
+    L_nt_xent   each of 2B views must identify the other view of its record; logits are cosine / tau       (Eq. 1)
 
-Where we depart from the paper, and why:
-- ECGs in place of images: one of four ECG encoders, and views that keep the diagnosis (nn/views.py) in place of crops and
-  colours.
-- AdamW and the house's schedule in place of LARS.
-- The first and the second views meet the batch norms one after the other, not as one batch of 2B.
+This implementation departs from the paper as follows:
+- Inputs are ECGs, not images: one of four ECG encoders, and views that preserve the diagnosis (nn/views.py) in place of crops
+  and colour changes.
+- The optimiser is AdamW with leadwise's schedule, not LARS.
+- The first and the second views pass the batch norms one after the other, not as one batch of 2B.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Config(TwoViewSettings, MethodConfig):
             raise ValueError(f"temperature must be positive; got {self.temperature}")
 
 
-# A size for two CPU cores.
+# Settings for two CPU cores.
 SMALL = {"encoder": "resnet", "resnet_width": 16, "hidden_width": 256}
 # The smallest settings, for the contract tests.
 TINY = {
@@ -64,7 +64,7 @@ class Method(TwoViewsInPairs, PretrainingMethod):
         self.weights = {"L_nt_xent": 1.0}
 
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The loss over the whole batch, other processes' records too."""
+        """The loss over the whole batch, including other processes' records."""
         one, other = (distributed.gather(features[name].float()) for name in ("z_1", "z_2"))
         local_rows = distributed.local_rows(len(one))
         return {"L_nt_xent": view_agreement.nt_xent(one, other, self.config.temperature, local_rows)}

@@ -1,16 +1,20 @@
 """SimSiam: Exploring Simple Siamese Representation Learning.
 arXiv 2011.10566 (CVPR 2021).
 
-    L_SimSiam = D(p_1, stop(z_2)) / 2 + D(p_2, stop(z_1)) / 2,    D(p, z) = -cos(p, z)      Eqs. 1 to 4
+    L_SimSiam = D(p_1, stop(z_2)) / 2 + D(p_2, stop(z_1)) / 2,    D(p, z) = -cos(p, z)              (Eqs. 1-4)
 
-    z = g f of a view: encoder and a projector of three layers; p = h(z), h a predictor with a narrow waist
-    stop: no gradient goes to z from there. No negatives, no second network: that stop alone keeps all from one point.
+    z       encoder f and a projector g of three layers: z = g(f(view))
+    p       p = h(z), a predictor h with a narrow hidden layer
+    stop    no gradient reaches z
 
-Where we depart from the paper, and why:
-- ECGs in place of images: one of four ECG encoders, and views that keep the diagnosis (nn/views.py) in place of crops and
-  colours.
-- AdamW and the house's schedule in place of SGD, for the predictor too, whose rate the paper keeps constant.
-- The projector's last batch norm neither scales nor shifts, as in the released code; the paper does not say.
+There are no negatives and no second network: the stopped gradient alone prevents collapse to one point.
+
+This implementation departs from the paper as follows:
+- Inputs are ECGs, not images: one of four ECG encoders, and views that preserve the diagnosis (nn/views.py) in place of crops
+  and colour changes.
+- The optimiser is AdamW with leadwise's schedule, not SGD. The predictor has the same schedule; the paper keeps its learning
+  rate constant.
+- The projector's last batch norm neither scales nor shifts, as in the released code; the paper does not specify this.
 """
 
 from __future__ import annotations
@@ -32,11 +36,11 @@ from leadwise.nn.views import Views
 class Config(TwoViewSettings, MethodConfig):
     hidden_width: int = 2048  # of the projector
     out_width: int = 2048  # of z and p
-    waist_width: int = 512  # of the predictor, between z and p
+    waist_width: int = 512  # hidden width of the predictor, between z and p
 
 
-# A size for two CPU cores. Views are harder than the default: two easy ones agree before much is learnt, and with nothing to push
-# records apart the features then fall below those of the untrained encoder (NOTES.md).
+# Settings for two CPU cores. Views are harder than the default: two easy views agree early in training, and without negatives
+# the features then become worse than those of the untrained encoder (NOTES.md).
 SMALL = {
     "encoder": "resnet", "resnet_width": 16, "hidden_width": 256, "out_width": 256, "waist_width": 64,
     "view_gain": 0.3, "view_wander_mv": 0.3, "view_noise_mv": 0.06, "view_time_mask": 0.3,
@@ -65,7 +69,7 @@ class Method(TwoViews, PretrainingMethod):
         self.predictor = Projector(c.out_width, c.waist_width, c.out_width)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, by name: each record's own, so that nothing is asked of other processes but the batch norms'."""
+        """The loss, by name. It compares no records, so only the batch norms communicate with other processes."""
         z_1, z_2 = (self.tower(view) for view in self.two_views(batch))
         p_1, p_2 = self.predictor(z_1), self.predictor(z_2)
         one = view_agreement.negative_cosine(p_1.float(), z_2.float())

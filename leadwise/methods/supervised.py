@@ -1,9 +1,10 @@
-"""Supervised: an encoder and one linear map, from nothing, with the labels of a task from the start. No paper; a reference.
+"""Supervised: an encoder with random initial weights and one linear map, trained on the labels of a task.
+No paper: a reference for pre-training.
 
-    L_bce       binary cross-entropy of K logits against K labels, mean over recordings and classes
+    L_bce       binary cross-entropy of K logits with K labels, mean over records and classes
 
-It answers what the labels alone are worth: the encoder, the draw of the labels and the test split are those of a probe of a
-pre-trained encoder (`reproduce/references.py` sets them side by side). All classes weigh alike, rare or not.
+This reference measures what the labels alone are worth: its encoder, label subset and test split are those of a probe of a
+pre-trained encoder (`reproduce/references.py` compares them). All classes have equal weight, frequent or rare.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from leadwise.nn.views import PairViewSettings, pair_view
 
 @dataclass(frozen=True)
 class Config(EncoderSettings, PairViewSettings, MethodConfig):
-    classes: tuple[str, ...] = ()  # K names, in the order of the scores; empty: those of data.task
+    classes: tuple[str, ...] = ()  # K names, in the order of the scores; empty: the classes of data.task
 
 
-# Sizes for two CPU cores, the encoders that MERL's small settings have, and their views.
+# Settings for two CPU cores: the encoders and views of MERL's small settings.
 _VIEWS = {"shift_s": 0.4, "gain": 0.1, "noise_mv": 0.02}
 SMALL = {"encoder": "resnet", "resnet_width": 16, **_VIEWS}
 ALSO_SMALL = ({"encoder": "vit", "n_patches": 50, "width": 96, "depth": 4, "heads": 3, **_VIEWS},)
@@ -50,7 +51,7 @@ class Method(PretrainingMethod):
     ) -> None:
         super().__init__(config, signal)
         if not config.classes:
-            raise ValueError("classes is empty, so there is nothing to learn: name a task of the cohort in data.task")
+            raise ValueError("classes is empty, so there is nothing to train on: set data.task to a task of the cohort")
         self.weights = {"L_bce": 1.0}
         self.ecg = EcgEncoder(config, signal)
         self.scores = nn.Linear(self.ecg.width, len(config.classes))
@@ -59,15 +60,16 @@ class Method(PretrainingMethod):
         """The loss, by name.
 
         Raises:
-            ValueError: the batch has no labels, or those of another task.
+            ValueError: the batch has no labels, or labels of another task.
         """
         if batch.label is None:
-            raise ValueError("a batch without labels: name a task of the cohort in data.task")
+            raise ValueError("the batch has no labels: set data.task to a task of the cohort")
         if batch.label.shape[1] != len(self.config.classes):
-            raise ValueError(f"labels of {batch.label.shape[1]} classes, but the method has {len(self.config.classes)}")
-        # held-out patients are looked at as they are
-        shown = pair_view(batch, self.config, self.signal) if self.training else batch
-        logits = self.scores(self.ecg(shown)).float()  # (B, K)
+            raise ValueError(
+                f"labels of {batch.label.shape[1]} classes, but the method has {len(self.config.classes)}: set data.task"
+            )
+        view = pair_view(batch, self.config, self.signal) if self.training else batch  # no changes in validation
+        logits = self.scores(self.ecg(view)).float()  # (B, K)
         return {"L_bce": F.binary_cross_entropy_with_logits(logits, batch.label)}
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:

@@ -117,6 +117,7 @@ TINY = {
 
 class Method(PretrainingMethod):
     compares_records = True
+    falling_terms = ("L_TC_s", "L_TC_w", "L_CC")
     config: Config
     electrodes: Tensor
 
@@ -164,7 +165,7 @@ class Method(PretrainingMethod):
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms over the whole batch, other processes' records too."""
         c = self.config
-        every = distributed.gathered(features)
+        every = distributed.gather_features(features)
         seen = every["seen"].bool()
         local_rows = distributed.local_rows(len(seen))
         with torch.autocast(seen.device.type, enabled=False):

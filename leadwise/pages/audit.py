@@ -160,8 +160,7 @@ def write_page(report: CheckReport, path: Path) -> None:
             ]
         ),
         f"Duration and sampling rate of all recordings; the other panels, of the {len(measures.row)} measured ones. "
-        "The shaded range is normal: for range and heart rate the median of a cohort lies within it, for duration every "
-        "recording.",
+        "Shaded: the normal range, of the median of a cohort for range and heart rate, of every recording for duration.",
         "histograms",
     )
 

@@ -1,4 +1,4 @@
-"""Scores with their intervals, side by side: a row per name, a dot and an interval per group."""
+"""Figure of scores with their intervals: one row per name, one dot and interval per group."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ MARKERS = "osD^vPX"
 def draw(
     rows: Sequence[Mapping[str, Any]], title: str = "", baseline: float | None = 0.5, unit: str = "AUROC"
 ) -> Figure:
-    """A figure of `rows`, each with `name`, `group`, `value`, and optionally `low` and `high`, its interval.
+    """Return a figure of `rows`, each with `name`, `group`, `value` and optionally its interval, `low` and `high`.
 
-    Names stand from top to bottom and groups (trained, untrained, ...) in colours, both in the order they first come.
-    A dashed line marks `baseline`, what guessing scores. A value that is missing or NaN is written as "n/a".
+    Names are listed from top to bottom and groups (trained, untrained, ...) have colours, both in the order of first
+    appearance. A dashed line marks `baseline`, the score of chance. A missing value or NaN is printed as "n/a".
 
     Raises:
-        ValueError: no rows, or two rows with the same name and group.
+        ValueError: `rows` is empty, or two rows have the same name and group.
     """
     names = list(dict.fromkeys(str(row["name"]) for row in rows))
     groups = list(dict.fromkeys(str(row["group"]) for row in rows))
     if not rows:
         raise ValueError(f"no scores to draw for '{title}'; pass at least one row")
     if len({(str(row["name"]), str(row["group"])) for row in rows}) != len(rows):
-        raise ValueError(f"scores for '{title}' hold the same name and group twice")
+        raise ValueError(f"two scores for '{title}' have the same name and group; merge them or rename one")
+    # an empty figure with a left margin that fits the longest name
     step = min(0.24, 0.8 / len(groups))  # between the groups of one name, in units of the distance of names
     height_in = 1.25 + len(names) * max(0.34, 0.21 * len(groups))
     figure = blank(9.0, height_in)
@@ -48,10 +49,11 @@ def draw(
     figure.text(
         0.012, 1 - 0.12 / height_in, title, fontsize=11, fontweight="bold", color=INK, va="top", parse_math=False
     )
-    for position in range(0, len(names), 2):  # a light band helps the eye from the name to its dots
+    for position in range(0, len(names), 2):  # a light band guides the eye from the name to its dots
         axes.axhspan(position - 0.5, position + 0.5, color="#f6f6f8", linewidth=0, zorder=0)
     if baseline is not None:
         axes.axvline(baseline, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1, gid="baseline")
+    # one dot and interval per row, shifted vertically by group
     for rank, group in enumerate(groups):
         colour = PALETTE[rank % len(PALETTE)]
         for row in (row for row in rows if str(row["group"]) == group):
@@ -67,6 +69,7 @@ def draw(
             )
             axes.plot([value], [y], marker=MARKERS[rank % len(MARKERS)], markersize=5, color=colour, zorder=3)
         axes.plot([], [], marker=MARKERS[rank % len(MARKERS)], markersize=5, linewidth=1.6, color=colour, label=group)
+    # names, scale and legend
     axes.set(ylim=(len(names) - 0.5, -0.5), yticks=range(len(names)))
     axes.set_yticklabels(labels, fontsize=8.5, color=INK, parse_math=False)
     axes.tick_params(axis="y", length=0)

@@ -1,4 +1,4 @@
-"""How a pre-training run went: one small panel per loss term, and the total, effective rank, gradient norm and rate."""
+"""Figure of a pre-training run: a panel per loss term, the total loss, effective rank, gradient norm and learning rate."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from leadwise.pictures.ink import (
 )
 
 COLUMNS = 3
-LOG_RANGE = 50.0  # a positive curve that spans more than this factor is drawn on a logarithmic axis
+LOG_RANGE = 50.0  # positive curves that span more than this factor get a logarithmic axis
 
 
 def draw(metrics: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
-    """A figure of small panels over the step, from the rows of a run's metrics.jsonl.
+    """Return a figure with small panels over the training step, from the rows of a run's metrics.jsonl.
 
-    A row holds `step`, `split` ("train" or "val"), `loss`, and any of `raw/<term>`, `term/<term>` (weighted), `lr`,
-    `grad_norm`, `effective_rank`. A term is drawn raw, or weighted where no raw value was kept. Training is a line,
-    validation markers. Values that are missing are skipped; those that are not finite leave a gap and are counted.
+    A row has `step`, `split` ("train" or "val"), `loss`, and any of `raw/<term>`, `term/<term>` (weighted), `lr`,
+    `grad_norm`, `effective_rank`. A term is drawn unweighted, or weighted if no raw value was logged. Training is a line,
+    validation is markers. Missing values are skipped; values that are not finite leave a gap and are counted.
     """
     panels = _panels(metrics)
     n_rows = max(1, math.ceil(len(panels) / COLUMNS))
@@ -53,7 +53,7 @@ def draw(metrics: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
 
 
 def _panels(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Key and title of every panel, for what at least one row holds."""
+    """Return key and title of every panel whose key occurs in at least one row."""
     keys = list(dict.fromkeys(key for row in metrics for key in row))
     terms = list(dict.fromkeys(key.partition("/")[2] for key in keys if key.startswith(("raw/", "term/"))))
     panels = [("loss", "total loss")]
@@ -70,7 +70,7 @@ def _panels(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 def _series(
     metrics: Sequence[Mapping[str, Any]], key: str, split: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Steps and values of `key` in one split, in the order of steps; a value that is no finite number is NaN."""
+    """Return steps and values of `key` in one split, sorted by step; a value that is not finite becomes NaN."""
     rows = [(row["step"], row[key]) for row in metrics if key in row and row.get("split", "train") == split]
     if not rows:
         return np.empty(0), np.empty(0)
@@ -85,22 +85,24 @@ def _panel(axes: Axes, metrics: Sequence[Mapping[str, Any]], key: str, name: str
     tidy(axes, name)
     axes.grid(axis="y", color=PALE, linewidth=0.5)
     axes.set_axisbelow(True)
-    looks: dict[str, dict[str, Any]] = {
+    # training as a line, validation as markers
+    styles: dict[str, dict[str, Any]] = {
         "train": {"color": PALETTE[0], "linewidth": 1.1, "marker": "", "label": "training"},
         "val": {"color": PALETTE[1], "linewidth": 0.0, "marker": "o", "markersize": 4, "label": "held-out patients"},
     }
     all_finite, n_broken, last = [np.empty(0)], 0, []
-    for split, look in looks.items():
+    for split, style in styles.items():
         steps, values = _series(metrics, key, split)
         finite = values[np.isfinite(values)]
         all_finite.append(finite)
         n_broken += len(values) - len(finite)
         if split == "train" and len(finite) == 1:
-            look["marker"] = "."  # a line needs two points to be seen
+            style["marker"] = "."  # a line of one point would be invisible
         if len(values):
-            axes.plot(steps, values, gid=f"{split}-{key}", **look)
+            axes.plot(steps, values, gid=f"{split}-{key}", **style)
         if len(finite):
             last.append(f"{finite[-1]:.3g}")
+    # scale, and the last values in the corner
     drawn = np.concatenate(all_finite)
     if len(drawn) and drawn.min() > 0 and drawn.max() > LOG_RANGE * drawn.min() and key != "lr":
         axes.set_yscale("log")

@@ -1,4 +1,4 @@
-"""How values are spread: one small histogram per quantity, side by side, with the range that is expected shaded."""
+"""Figure of histograms: one panel per quantity, with the expected range shaded."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ FEW = 8  # distinct values that get a bar each
 
 @dataclass(frozen=True)
 class Panel:
-    """One quantity."""
+    """One quantity of the figure."""
 
     title: str  # with its unit
-    values: NDArray[Any]  # any shape; what is not finite is counted and not drawn
+    values: NDArray[Any]  # any shape; values that are not finite are counted and not drawn
     expected: tuple[float, float] | None = None
-    log: bool = False  # a logarithmic scale; values must be positive to be drawn
+    log: bool = False  # logarithmic scale; only positive values are drawn
 
 
 def draw(panels: Sequence[Panel]) -> Figure:
-    """A figure with a histogram of each panel, counts on the vertical axis; few distinct values get a bar each.
+    """Return a figure with a histogram of counts per panel; if there are few distinct values, each gets a bar.
 
     Raises:
-        ValueError: no panel.
+        ValueError: `panels` is empty.
     """
     if not panels:
         raise ValueError("no histogram to draw; pass at least one panel")
@@ -50,11 +50,13 @@ def draw(panels: Sequence[Panel]) -> Figure:
     for number, panel in enumerate(panels):
         axes = figure.add_subplot(n_down, ACROSS, number + 1)
         tidy(axes, panel.title)
+        # the values that can be drawn
         values = np.asarray(panel.values, dtype=np.float64).ravel()
         drawn = values[np.isfinite(values) & ((values > 0) | (not panel.log))]
         distinct, counts = np.unique(drawn, return_counts=True)
+        # nothing, a bar for each of a few values, or a histogram
         if not len(drawn):
-            axes.text(0.5, 0.5, "nothing to show", transform=axes.transAxes, ha="center", fontsize=8, color=GREY)
+            axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center", fontsize=8, color=GREY)
             axes.set(xticks=[], yticks=[])
         elif len(distinct) <= FEW:
             axes.bar(np.arange(len(distinct)), counts, width=0.6, color=PALETTE[0], gid=f"bars-{number}")
@@ -69,8 +71,8 @@ def draw(panels: Sequence[Panel]) -> Figure:
         else:
             _draw_spread(axes, panel, drawn, number)
         if len(drawn) < len(values):
-            said = f"{len(values) - len(drawn)} not shown"
-            axes.text(1.0, 1.02, said, transform=axes.transAxes, ha="right", va="bottom", fontsize=7, color=INK)
+            note = f"{len(values) - len(drawn)} not drawn"
+            axes.text(1.0, 1.02, note, transform=axes.transAxes, ha="right", va="bottom", fontsize=7, color=INK)
     figure.tight_layout(pad=0.8)
     return figure
 
@@ -81,7 +83,7 @@ def _draw_spread(axes: Axes, panel: Panel, values: NDArray[np.float64], number: 
     axes.hist(values, bins=edges.tolist(), color=PALETTE[0], gid=f"bars-{number}")
     if panel.log:
         axes.set_xscale("log")
-        labelled = high / low < 30  # about a decade: 2 and 5 are written as well
+        labelled = high / low < 30  # about a decade: 2 and 5 are labelled as well
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
         axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if labelled else ""))

@@ -1,6 +1,6 @@
-"""What all pictures share: colours that colour-blind readers can tell apart, an empty figure, and saving it whole.
+"""Shared by all pictures: colours that colour-blind readers can distinguish, an empty figure, and saving to a file.
 
-Figures are built from matplotlib's objects (`Figure` with an Agg canvas); the global state of pyplot is never touched.
+Figures are built from matplotlib's objects (`Figure` with an Agg canvas); the global state of pyplot is never changed.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from matplotlib.figure import Figure
 from leadwise.files import replacing
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195")
-"""Seven hues that stay apart under the common colour deficiencies, in the order they are given out."""
+"""Seven colours that can be distinguished with the common colour vision deficiencies, in the order of use."""
 
 INK = "#1b1b1f"  # text and traces
-GREY = "#8a8a92"  # what is absent or of second rank
+GREY = "#8a8a92"  # absent or secondary
 PALE = "#d9d9de"  # frames and rules
-DPI = 254  # ten pixels a millimetre, so that the lines of ECG paper fall on whole pixels
+DPI = 254  # ten pixels per millimetre, so that the lines of ECG paper fall on whole pixels
 
 
 def blank(width_in: float, height_in: float) -> Figure:
-    """An empty white figure, width and height in inches."""
+    """Return an empty white figure; width and height in inches."""
     figure = Figure(figsize=(width_in, height_in), facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
 def tidy(axes: Axes, title: str = "") -> None:
-    """Give axes the house's quiet look: a title at the left, no box, small grey ticks."""
+    """Apply the style of all figures to axes: a title at the left, no box, small grey ticks."""
     axes.set_facecolor("white")
     axes.set_title(title, loc="left", fontsize=9, color=INK, fontweight="bold", parse_math=False)
     axes.tick_params(labelsize=7.5, colors=INK, color=PALE, length=3)
@@ -41,12 +41,12 @@ def tidy(axes: Axes, title: str = "") -> None:
 
 
 def save(figure: Figure, path: Path, dpi: float = DPI) -> None:
-    """Write the figure as PNG or SVG, whichever the suffix of `path` says, whole or not at all.
+    """Write the figure as PNG or SVG, according to the suffix of `path`; the file is replaced atomically.
 
-    The same figure gives the same bytes: no date, no random ids. Text stays text in an SVG.
+    The same figure gives the same bytes: no date, no random ids. In an SVG, text is stored as text.
 
     Raises:
-        ValueError: another suffix than .png or .svg.
+        ValueError: the suffix is not .png or .svg.
     """
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "svg"):

@@ -1,4 +1,4 @@
-"""Scores along a setting: one panel per setting, a line per way of scoring, with what varies about each point."""
+"""Figure of scores over the values of a setting: one panel per setting, one line per group, with intervals."""
 
 from __future__ import annotations
 
@@ -25,42 +25,44 @@ def draw(
     title: str = "",
     unit: str = "macro AUROC x 100",
 ) -> Figure:
-    """A figure with a panel per setting; its points have `x`, `group`, `y`, and optionally `low` and `high`.
+    """Return a figure with a panel per setting; its points have `x`, `group`, `y`, and optionally `low` and `high`.
 
-    The x of a panel are spaced evenly, in rising order: sweeps double as often as they add. `marked` says for a panel at
-    which x another's result stands, drawn as a dashed line.
+    The x values of a panel are spaced evenly, in rising order, because sweeps often double. `marked` maps a panel to the x
+    of a reference result, drawn as a dashed line.
 
     Raises:
-        ValueError: no panel, or one without a point.
+        ValueError: there is no panel, or a panel has no points.
     """
     if not panels or not all(panels.values()):
         raise ValueError(f"no points to draw for '{title}'; pass at least one for each panel")
     groups = list(dict.fromkeys(str(point["group"]) for points in panels.values() for point in points))
     figure = blank(4.6 * len(panels) + 0.6, 3.9)
     figure.text(0.012, 0.985, title, fontsize=11, fontweight="bold", color=INK, va="top", parse_math=False)
+    # a panel per setting
     for number, (name, points) in enumerate(panels.items()):
         axes = figure.add_subplot(1, len(panels), number + 1)
         tidy(axes, name)
-        places = {x: place for place, x in enumerate(sorted({float(point["x"]) for point in points}))}
+        ticks = {x: tick for tick, x in enumerate(sorted({float(point["x"]) for point in points}))}
         for rank, group in enumerate(groups):
             line = sorted((p for p in points if str(p["group"]) == group), key=lambda p: float(p["x"]))
-            at = [places[float(point["x"])] for point in line]
-            look: dict[str, Any] = {"color": PALETTE[rank % len(PALETTE)], "zorder": 3}
+            positions = [ticks[float(point["x"])] for point in line]
+            style: dict[str, Any] = {"color": PALETTE[rank % len(PALETTE)], "zorder": 3}
             axes.plot(
-                at, [p["y"] for p in line], marker=MARKERS[rank % len(MARKERS)], markersize=5, linewidth=1.3,
-                label=group, gid=f"{name}-{group}", **look,
+                positions, [p["y"] for p in line], marker=MARKERS[rank % len(MARKERS)], markersize=5, linewidth=1.3,
+                label=group, gid=f"{name}-{group}", **style,
             )  # fmt: skip
-            for place, point in zip(at, line):
+            for position, point in zip(positions, line):
                 if point.get("low") is not None and point["high"] > point["low"]:
-                    axes.plot([place, place], [point["low"], point["high"]], linewidth=1.0, **look)
+                    axes.plot([position, position], [point["low"], point["high"]], linewidth=1.0, **style)
         best = (marked or {}).get(name)
-        if best is not None and best in places:
-            axes.axvline(places[best], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1, gid=f"marked-{name}")
-        axes.set_xticks(list(places.values()), [f"{x:g}" for x in places])
-        axes.set_xlim(-0.4, len(places) - 0.6)
+        if best is not None and best in ticks:
+            axes.axvline(ticks[best], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1, gid=f"marked-{name}")
+        axes.set_xticks(list(ticks.values()), [f"{x:g}" for x in ticks])
+        axes.set_xlim(-0.4, len(ticks) - 0.6)
         axes.set_ylabel(unit, fontsize=8.5, color=INK)
         axes.grid(axis="y", color=PALE, linewidth=0.5)
         axes.set_axisbelow(True)
+    # one legend for all panels
     handles, labels = figure.axes[0].get_legend_handles_labels()
     legend = figure.legend(
         handles, labels, loc="upper right", ncols=len(groups), frameon=False, fontsize=8, labelcolor=INK

@@ -1,8 +1,8 @@
-"""An ECG as clinicians read it: millimetre paper, 25 mm/s and 10 mm/mV, three rows of four leads over a rhythm strip.
+"""Figure of an ECG on millimetre paper: 25 mm/s, 10 mm/mV, three rows of four leads and a rhythm strip.
 
 All geometry is in millimetres of paper, so that a print at 100 % is to scale (it fits A4 and US Letter, landscape). The
-columns are consecutive: I, II, III show the first 2.5 s, aVR, aVL, aVF the next, and so on; the strip shows all 10 s.
-Each lead is centred on its own median, as an electrocardiograph's high-pass filter would roughly do.
+columns are consecutive in time: I, II, III cover the first 2.5 s, aVR, aVL, aVF the next 2.5 s, and so on; the strip covers
+10 s. Each lead is centred on its median, roughly as an electrocardiograph's high-pass filter does.
 """
 
 from __future__ import annotations
@@ -23,24 +23,26 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from leadwise.batch import LEADS
-from leadwise.pictures import heat as hue
+from leadwise.pictures import heat as heat_colours
 from leadwise.pictures.ink import GREY, INK, blank
 
 SPEED_MM_PER_S = 25.0
 GAIN_MM_PER_MV = 10.0
 DURATION_S = 10.0
 COLUMN_S = DURATION_S / 4
-STRIP = 3  # the row under the three rows of LEADS, read column by column: I II III | aVR aVL aVF | ...
+STRIP = (
+    3  # the row below the three rows of LEADS, which fill the columns one after the other: I II III | aVR aVL aVF | ...
+)
 
-PULSE_MM = 10.0  # room left of the traces for the calibration pulse
+PULSE_MM = 10.0  # space to the left of the traces for the calibration pulse
 GRID_MM = (PULSE_MM + SPEED_MM_PER_S * DURATION_S, 160.0)
 MARGIN_MM = 8.0  # left and right of the grid
-HEADER_MM = 30.0  # at least; more notes make the page taller rather than vanish
+HEADER_MM = 30.0  # at least; more notes make the page taller
 FOOTER_MM = 14.0
 NOTE_MM = 3.6  # a line of notes
-LEAST_MM = 12.0  # a row keeps so much above and below its zero line, whatever its neighbours need
-OVERLAP_MM = 10.0  # a tall deflection may reach so far into the next row before it is cut off, as on a printed ECG
-ARTEFACT_MV = 5.0  # beyond this no heart is expected: such samples are cut off rather than given room
+MIN_ROW_MM = 12.0  # of a row above and below its zero line, whatever its neighbours need
+OVERLAP_MM = 10.0  # how far a tall deflection may reach into the next row before it is cut off, as on a printed ECG
+ARTEFACT_MV = 5.0  # larger samples are artefacts: they are cut off, and their row does not grow for them
 
 PAPER = "#fffafa"
 FINE = "#fbdcdf"
@@ -52,17 +54,17 @@ CUT = "#b3261e"
 
 @dataclass(frozen=True)
 class _Trace:
-    """One lead's first ten seconds, (n,) mV about its median, NaN where not observed."""
+    """The first ten seconds of a lead, (n,) mV minus its median, NaN where not observed."""
 
     mv: NDArray[np.float64]
     hidden: NDArray[np.bool_]
-    rebuilt: NDArray[np.float64] | None  # NaN where nothing is to be drawn
-    heat: NDArray[np.float64] | None = None  # in [-1, 1], NaN where nothing is known
+    rebuilt: NDArray[np.float64] | None  # NaN where nothing is drawn
+    heat: NDArray[np.float64] | None = None  # in [-1, 1], NaN where unknown
 
 
 @dataclass(frozen=True)
 class _Cell:
-    """A lead's place on the paper."""
+    """The position of a lead on the paper."""
 
     lead: str
     row: int
@@ -71,13 +73,13 @@ class _Cell:
     trace: _Trace | None  # None: not recorded
 
     def window(self, rate_hz: float) -> slice:
-        """The samples that the cell shows."""
+        """Return the samples that the cell contains."""
         return slice(math.ceil(self.start_s * rate_hz - 1e-9), math.ceil(self.stop_s * rate_hz - 1e-9))
 
 
 @dataclass(frozen=True)
 class _Row:
-    """Heights on the grid, mm from its lower edge."""
+    """Vertical positions of a row on the grid, in mm from its lower edge."""
 
     bottom_mm: float
     zero_mm: float
@@ -85,7 +87,7 @@ class _Row:
 
     @property
     def reach_mm(self) -> tuple[float, float]:
-        """The lowest and highest place a trace of this row may be drawn."""
+        """The lowest and highest position at which a trace of this row may be drawn."""
         return max(0.0, self.bottom_mm - OVERLAP_MM), min(GRID_MM[1], self.top_mm + OVERLAP_MM)
 
 
@@ -101,36 +103,43 @@ def draw(
     reconstruction: NDArray[Any] | None = None,
     heat: NDArray[Any] | None = None,
 ) -> Figure:
-    """A figure, to scale in millimetres, of the first 10 s of `ecg` (L, T) mV with the lead names `leads`.
+    """Return a figure, to scale in millimetres, of the first 10 s of `ecg` (L, T) in mV with the lead names `leads`.
 
-    Leads stand in their place by name; one that is absent or nowhere observed is named in grey, and stretches where
-    `observed` (L, T) is false or `ecg` is NaN are hatched. `hidden` (L, T) shades what a model was not shown and
-    `reconstruction` (L, T) mV is drawn over it (everywhere, if `hidden` is not given). `heat` (L, T) colours the paper
-    behind the traces, strongest where it is furthest from 0. `notes` are printed under the title, followed by what had
-    to be left out here: the time after 10 s, and deflections cut off.
+    Leads are placed by name. The name of a lead that is absent or nowhere observed is grey.
+
+    Args:
+        title: printed in bold above the grid.
+        notes: lines below the title; notes on the time after 10 s and on deflections that were cut off are added.
+        observed: (L, T); samples where it is false, or where `ecg` is NaN, are hatched.
+        hidden: (L, T); samples that were hidden from a model are shaded.
+        reconstruction: (L, T) mV; drawn over the hidden samples, or everywhere if `hidden` is not given.
+        heat: (L, T); colours the paper behind the traces, strongest where it is furthest from 0.
 
     Raises:
-        ValueError: shapes that do not fit each other, a lead named twice, or a rate that is not positive.
+        ValueError: the shapes do not agree, a lead is named twice, or the sampling rate is not positive.
     """
+    # check the input
     ecg = np.asarray(ecg, dtype=np.float64)
     names = _names(ecg, rate_hz, leads)
     for what, array in (("observed", observed), ("hidden", hidden), ("reconstruction", reconstruction), ("heat", heat)):
         if array is not None and np.shape(array) != ecg.shape:
             raise ValueError(f"{what} has shape {np.shape(array)} but ecg has {ecg.shape}; they must agree")
+    # the traces by lead name, and their positions on the paper
     real = np.isfinite(ecg) if observed is None else np.isfinite(ecg) & np.asarray(observed, dtype=bool)
     n = min(ecg.shape[1], math.ceil(DURATION_S * rate_hz - 1e-9))
-    warmth = None if heat is None else hue.relative(heat)
+    relative_heat = None if heat is None else heat_colours.relative(heat)
     traces: dict[str, _Trace | None] = {}
     for position, name in enumerate(names):
         mask = None if hidden is None else np.asarray(hidden[position, :n], dtype=bool)
         rebuilt = None if reconstruction is None else np.asarray(reconstruction[position, :n], dtype=np.float64)
         trace = _trace(np.where(real[position, :n], ecg[position, :n], np.nan), mask, rebuilt)
-        warm = None if warmth is None else warmth[position, :n]
-        traces[name] = None if trace is None else replace(trace, heat=warm)
+        lead_heat = None if relative_heat is None else relative_heat[position, :n]
+        traces[name] = None if trace is None else replace(trace, heat=lead_heat)
     cells = _cells(traces)
     rows = _rows(cells, rate_hz)
     lines = [*notes, *_left_out(ecg.shape[1] / rate_hz, cells, names), *_cut_off(cells, rows, rate_hz)]
 
+    # draw
     figure, grid, header_mm = _sheet(title, lines, rate_hz)
     for number, row in enumerate(rows):
         _draw_pulse(grid, row, number)
@@ -141,7 +150,7 @@ def draw(
 
 
 def _names(ecg: NDArray[np.float64], rate_hz: float, leads: Sequence[str]) -> list[str]:
-    """The lead names in canonical spelling, once they are known to fit the array."""
+    """Return the lead names in standard spelling, after checking that they fit the array."""
     if ecg.ndim != 2 or ecg.shape[0] != len(leads) or ecg.shape[1] == 0:
         raise ValueError(f"ecg has shape {ecg.shape} but {len(leads)} leads are named; it must be ({len(leads)}, T)")
     if not (math.isfinite(rate_hz) and rate_hz > 0):
@@ -157,49 +166,52 @@ def _names(ecg: NDArray[np.float64], rate_hz: float, leads: Sequence[str]) -> li
 def _trace(
     mv: NDArray[np.float64], hidden: NDArray[np.bool_] | None, rebuilt: NDArray[np.float64] | None
 ) -> _Trace | None:
-    """The trace about its median, or None where no sample was observed."""
+    """Return the trace minus its median, or None if no sample was observed."""
     if not np.isfinite(mv).any():
         return None
     median = float(np.nanmedian(mv))
     if rebuilt is not None:
-        shown = rebuilt if hidden is None else np.where(hidden, rebuilt, np.nan)
-        rebuilt = np.where(np.isfinite(shown), shown - median, np.nan)
+        visible = rebuilt if hidden is None else np.where(hidden, rebuilt, np.nan)
+        rebuilt = np.where(np.isfinite(visible), visible - median, np.nan)
     return _Trace(mv - median, np.zeros(len(mv), dtype=bool) if hidden is None else hidden, rebuilt)
 
 
 def _cells(traces: dict[str, _Trace | None]) -> list[_Cell]:
-    """The twelve places of the standard layout and the rhythm strip: lead II, or the first lead there is."""
+    """Return the twelve positions of the standard layout and the rhythm strip: lead II, or the first observed lead."""
     cells = []
     for position, lead in enumerate(LEADS):
         column, row = divmod(position, STRIP)
         cells.append(_Cell(lead, row, column * COLUMN_S, (column + 1) * COLUMN_S, traces.get(lead)))
-    there = [lead for lead, trace in traces.items() if trace is not None]
-    strip = "II" if "II" in there or not there else there[0]
+    present = [lead for lead, trace in traces.items() if trace is not None]
+    strip = "II" if "II" in present or not present else present[0]
     return [*cells, _Cell(strip, STRIP, 0.0, DURATION_S, traces.get(strip))]
 
 
 def _rows(cells: list[_Cell], rate_hz: float) -> list[_Row]:
-    """Four rows from top to bottom: equal while the deflections fit, else room goes where large deflections need it."""
-    needs = np.full((STRIP + 1, 2), LEAST_MM)  # (row, above and below the zero line) mm
+    """Return four rows from top to bottom, of equal height if the deflections fit, else higher for large deflections."""
+    # the height that each row needs above and below its zero line
+    needs = np.full((STRIP + 1, 2), MIN_ROW_MM)  # (row, above and below the zero line) mm
     for cell in cells:
         if cell.trace is not None:
             mv = cell.trace.mv[cell.window(rate_hz)]
-            mv = mv[np.abs(mv) <= ARTEFACT_MV]  # NaN falls out too
+            mv = mv[np.abs(mv) <= ARTEFACT_MV]  # removes NaN as well
             reach_mm = np.array([mv.max(initial=0.0), -mv.min(initial=0.0)]) * GAIN_MM_PER_MV + 1.0
             needs[cell.row] = np.maximum(needs[cell.row], reach_mm)
+    # equal heights if all fit, else let deflections reach into the next row as far as necessary
     height_mm = GRID_MM[1]
     if needs.max() <= height_mm / needs.size:
         needs[:] = height_mm / needs.size
-    relief = np.minimum(OVERLAP_MM, needs - LEAST_MM)  # what reaching into the next row could save
+    relief = np.minimum(OVERLAP_MM, needs - MIN_ROW_MM)  # height that reaching into the next row can save
     relief[0, 0] = relief[-1, 1] = 0.0  # no row above the first, none below the strip
     if relief.any():
         needs -= relief * np.clip((needs.sum() - height_mm) / relief.sum(), 0.0, 1.0)
+    # share out what is left, or shrink all rows in proportion
     spare_mm = height_mm - needs.sum()
     if spare_mm >= 0:
         needs += spare_mm / needs.size
     else:
-        above_least = needs - LEAST_MM
-        needs = LEAST_MM + above_least * (height_mm - LEAST_MM * needs.size) / above_least.sum()
+        above_least = needs - MIN_ROW_MM
+        needs = MIN_ROW_MM + above_least * (height_mm - MIN_ROW_MM * needs.size) / above_least.sum()
     edges = height_mm - np.rint(np.concatenate([[0.0], np.cumsum(needs)]))  # top, zero, bottom = top, zero, bottom ...
     return [_Row(*map(float, edges[2 * row : 2 * row + 3][::-1])) for row in range(STRIP + 1)]
 
@@ -207,10 +219,10 @@ def _rows(cells: list[_Cell], rate_hz: float) -> list[_Row]:
 def _left_out(duration_s: float, cells: list[_Cell], names: list[str]) -> list[str]:
     notes = []
     if duration_s > DURATION_S + 1e-6:
-        notes.append(f"Shown: the first {DURATION_S:g} s of {duration_s:.4g} s.")
-    homeless = [name for name in names if name not in {cell.lead for cell in cells}]
-    if homeless:
-        notes.append(f"Not drawn, no place in the standard layout: {', '.join(homeless)}.")
+        notes.append(f"Only the first {DURATION_S:g} s of {duration_s:.4g} s are drawn.")
+    unplaced = [name for name in names if name not in {cell.lead for cell in cells}]
+    if unplaced:
+        notes.append(f"Not drawn, because the standard layout has no position for them: {', '.join(unplaced)}.")
     return notes
 
 
@@ -227,7 +239,7 @@ def _cut_off(cells: list[_Cell], rows: list[_Row], rate_hz: float) -> list[str]:
     if not peaks:
         return []
     tallest = ", ".join(f"{lead} ({mv:+.1f} mV)".replace("-", "−") for lead, mv in peaks.items())
-    return [f"Cut off where they leave their row: {tallest}."]
+    return [f"Cut off at the edge of their row: {tallest}."]
 
 
 def _outside(mv: NDArray[np.float64], row: _Row) -> NDArray[np.bool_]:
@@ -237,23 +249,25 @@ def _outside(mv: NDArray[np.float64], row: _Row) -> NDArray[np.bool_]:
 
 
 def _runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """First and one-past-last position of every stretch where `mask` is true."""
+    """Return begin and end (exclusive) of every stretch where `mask` is true."""
     steps = np.diff(np.concatenate([[0], mask.astype(np.int8), [0]]))
     return list(zip(np.flatnonzero(steps == 1).tolist(), np.flatnonzero(steps == -1).tolist(), strict=True))
 
 
 def _sheet(title: str, notes: list[str], rate_hz: float) -> tuple[Figure, Axes, float]:
-    """The empty paper: the figure, its grid as axes in millimetres, and the height of the header in mm."""
+    """Return the empty paper: the figure, its grid as axes in millimetres, and the height of the header in mm."""
+    # the size of the page: the header grows with the notes
     titles = textwrap.wrap(title, 110)
     lines = [line for note in notes for line in textwrap.wrap(note, 175, subsequent_indent="    ")]
     text_mm = 9.0 + 5.0 * len(titles) + NOTE_MM * len(lines)
     header_mm = max(HEADER_MM, float(math.ceil(text_mm + 5.0)))  # 5: the legend's line
     width_mm, height_mm = GRID_MM[0] + 2 * MARGIN_MM, header_mm + GRID_MM[1] + FOOTER_MM
-    figure = blank((width_mm + 1e-6) / 25.4, (height_mm + 1e-6) / 25.4)  # a hair more: whole pixels are rounded down
+    figure = blank((width_mm + 1e-6) / 25.4, (height_mm + 1e-6) / 25.4)  # pixels are rounded down, so slightly more
 
     def write(x_mm: float, down_mm: float, text: str, **style: Any) -> None:
         figure.text(x_mm / width_mm, 1 - down_mm / height_mm, text, parse_math=False, **style)
 
+    # title, notes and footer
     for number, line in enumerate(titles):
         write(MARGIN_MM, 10.0 + 5.0 * number, line, fontsize=11, fontweight="bold", color=INK)
     for number, line in enumerate(lines):
@@ -263,6 +277,7 @@ def _sheet(title: str, notes: list[str], rate_hz: float) -> tuple[Figure, Axes, 
     disclaimer = "research use only, not a medical device"
     write(width_mm - MARGIN_MM, height_mm - 6.0, disclaimer, fontsize=7.5, color=INK, ha="right")
 
+    # the grid
     box = (MARGIN_MM / width_mm, FOOTER_MM / height_mm, GRID_MM[0] / width_mm, GRID_MM[1] / height_mm)
     grid = figure.add_axes(box, xlim=(0.0, GRID_MM[0]), ylim=(0.0, GRID_MM[1]), facecolor=PAPER)
     grid.set_axis_on()
@@ -279,7 +294,7 @@ def _sheet(title: str, notes: list[str], rate_hz: float) -> tuple[Figure, Axes, 
 
 
 def _draw_pulse(grid: Axes, row: _Row, number: int) -> None:
-    """1 mV for 200 ms at the left of a row."""
+    """Draw the calibration pulse at the left of a row: 1 mV for 200 ms."""
     left, right = (PULSE_MM - 0.2 * SPEED_MM_PER_S) / 2, (PULSE_MM + 0.2 * SPEED_MM_PER_S) / 2
     x = [1.0, left, left, right, right, PULSE_MM - 1.0]
     y = row.zero_mm + GAIN_MM_PER_MV * np.array([0.0, 0.0, 1.0, 1.0, 0.0, 0.0])
@@ -287,7 +302,8 @@ def _draw_pulse(grid: Axes, row: _Row, number: int) -> None:
 
 
 def _draw_cell(grid: Axes, cell: _Cell, row: _Row, rate_hz: float) -> None:
-    """A lead in its place: name, gaps, hidden patches, trace, reconstruction, marks where it was cut off."""
+    """Draw a lead at its position: name, gaps, hidden patches, trace, reconstruction, marks where it was cut off."""
+    # the name
     place = "strip" if cell.row == STRIP else cell.lead
     left_mm = PULSE_MM + SPEED_MM_PER_S * cell.start_s
     if cell.start_s > 0:  # the bar between two leads
@@ -300,6 +316,7 @@ def _draw_cell(grid: Axes, cell: _Cell, row: _Row, rate_hz: float) -> None:
         return
     grid.text(left_mm + 1.5, row.top_mm - 2.0, cell.lead, color=INK, fontweight="bold", gid=f"name-{place}", **style)
 
+    # what is behind the trace: heat, gaps and hidden patches
     window = cell.window(rate_hz)
     mv = cell.trace.mv[window]
     x_mm = PULSE_MM + SPEED_MM_PER_S * (window.start + np.arange(len(mv))) / rate_hz
@@ -307,19 +324,20 @@ def _draw_cell(grid: Axes, cell: _Cell, row: _Row, rate_hz: float) -> None:
     lowest_mm, highest_mm = row.reach_mm
     band = (row.bottom_mm + 1.0, row.top_mm - row.bottom_mm - 2.0)
     if cell.trace.heat is not None:
-        hue.paint(grid, x_mm, sample_mm, band, cell.trace.heat[window], gid=f"heat-{place}")
+        heat_colours.paint(grid, x_mm, sample_mm, band, cell.trace.heat[window], gid=f"heat-{place}")
 
-    def shade(mask: NDArray[np.bool_], **look: Any) -> None:
+    def shade(mask: NDArray[np.bool_], **style: Any) -> None:
         stretches = [(x_mm[first], (past - first) * sample_mm) for first, past in _runs(mask)]
         if stretches:
-            grid.broken_barh(stretches, band, **look)
+            grid.broken_barh(stretches, band, **style)
 
     shade(~np.isfinite(mv), facecolor="#ececef", edgecolor="#c4c4ca", hatch="////", linewidth=0, gid=f"gap-{place}")
     shade(cell.trace.hidden[window], facecolor=HIDDEN, alpha=0.38, linewidth=0, gid=f"hidden-{place}", zorder=1)
 
-    def line(values: NDArray[np.float64], **look: Any) -> None:
+    # the trace, its reconstruction and the marks where it was cut off
+    def line(values: NDArray[np.float64], **style: Any) -> None:
         y_mm = np.clip(row.zero_mm + GAIN_MM_PER_MV * values, lowest_mm, highest_mm)
-        grid.plot(x_mm, y_mm, solid_joinstyle="round", **look)
+        grid.plot(x_mm, y_mm, solid_joinstyle="round", **style)
 
     line(mv, color=INK, linewidth=0.8, gid=f"trace-{place}", zorder=4)
     if cell.trace.rebuilt is not None:
@@ -327,12 +345,12 @@ def _draw_cell(grid: Axes, cell: _Cell, row: _Row, rate_hz: float) -> None:
     for sign, edge_mm, marker in ((1, highest_mm - 0.8, "^"), (-1, lowest_mm + 0.8, "v")):
         tips = [x_mm[first:past].mean() for first, past in _runs(_outside(mv, row) & (sign * mv > 0))]
         if tips:
-            look: dict[str, Any] = {"color": CUT, "markersize": 4, "linestyle": "none", "zorder": 7}
-            grid.plot(tips, [edge_mm] * len(tips), marker=marker, gid=f"cut-{place}-{marker}", **look)
+            marker_style: dict[str, Any] = {"color": CUT, "markersize": 4, "linestyle": "none", "zorder": 7}
+            grid.plot(tips, [edge_mm] * len(tips), marker=marker, gid=f"cut-{place}-{marker}", **marker_style)
 
 
 def _draw_legend(figure: Figure, grid: Axes, header_mm: float) -> None:
-    """A line above the grid that explains every mark beyond the plain trace, if there is any."""
+    """Draw the legend above the grid, with an entry for everything drawn besides the plain trace."""
     gids = " ".join(artist.get_gid() or "" for artist in grid.get_children())
     handles: list[Artist] = []
     if "gap-" in gids:
@@ -346,8 +364,8 @@ def _draw_legend(figure: Figure, grid: Axes, header_mm: float) -> None:
     if "reconstruction-" in gids:
         handles.append(Line2D([], [], color=REBUILT, linewidth=1.2, label="reconstructed"))
     if "heat-" in gids:
-        handles += hue.handles()
+        handles += heat_colours.handles()
     if handles:
         corner = (grid.get_position().x1, grid.get_position().y1)
-        look: dict[str, Any] = {"loc": "lower right", "borderaxespad": 0.2, "borderpad": 0.2, "labelcolor": INK}
-        figure.legend(handles=handles, ncols=len(handles), bbox_to_anchor=corner, frameon=False, fontsize=7.5, **look)
+        style: dict[str, Any] = {"loc": "lower right", "borderaxespad": 0.2, "borderpad": 0.2, "labelcolor": INK}
+        figure.legend(handles=handles, ncols=len(handles), bbox_to_anchor=corner, frameon=False, fontsize=7.5, **style)

@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say: a small panel per class, what was said against what came."""
+"""Figure of calibration: a panel per class with the predicted probability against the observed share of positives."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ COLUMNS = 4
 
 
 def draw(curves: Sequence[Mapping[str, Any]], title: str = "", caution: str = "") -> Figure:
-    """A figure of `curves`, each with `name` and, for its B bins, `said`, `came` and `count`, optionally `low`, `high`.
+    """Return a figure of `curves`, one panel each.
 
-    `said` is the mean probability of a bin and `came` its share of positives, in [0, 1], with `low` and `high` its
-    interval; the area of a dot grows with `count`. Perfect calibration is the dashed diagonal. An optional `note` stands
-    in the panel's corner, an optional `caution` small below the title. Axes reach as far as the class's probabilities and
-    shares do, alike on both.
+    A curve has `name` and, per bin, `mean_probability` and `positive_share` in [0, 1] and `count`; optionally also the
+    confidence interval of the share (`low`, `high`) and a `note` for the corner of the panel. The area of a dot grows with
+    `count`. The dashed diagonal is perfect calibration. `caution` is printed small below the title. Both axes reach as far
+    as the probabilities and shares of the class.
 
     Raises:
-        ValueError: no curves, or one whose bins do not match.
+        ValueError: `curves` is empty, or the bins of a curve do not match.
     """
     if not curves:
         raise ValueError(f"no reliability to draw for '{title}'; pass at least one class")
+    # an empty figure with space for the title and the caution
     n_columns = min(COLUMNS, len(curves))
     n_rows = math.ceil(len(curves) / n_columns)
     width_in = max(5.0, 0.3 + 2.4 * n_columns)
@@ -46,13 +47,16 @@ def draw(curves: Sequence[Mapping[str, Any]], title: str = "", caution: str = ""
                 parse_math=False)  # fmt: skip
     figure.text(0.012, 1 - 0.32 / height_in, "\n".join(lines), fontsize=7.5, color=INK, va="top",
                 parse_math=False)  # fmt: skip
+    # a panel per class
     for position, curve in enumerate(curves):
-        if not len(curve["said"]) == len(curve["came"]) == len(curve["count"]) > 0:
-            raise ValueError(f"reliability of '{curve['name']}': said, came and count must have a value for each bin")
+        if not len(curve["mean_probability"]) == len(curve["positive_share"]) == len(curve["count"]) > 0:
+            raise ValueError(
+                f"reliability of '{curve['name']}': mean_probability, positive_share and count must have a value for each bin"
+            )
         axes = figure.add_subplot(n_rows, n_columns, position + 1)
         _panel(axes, curve)
         if position >= len(curves) - n_columns:
-            axes.set_xlabel("probability said", fontsize=8, color=INK)
+            axes.set_xlabel("predicted probability", fontsize=8, color=INK)
         if position % n_columns == 0:
             axes.set_ylabel("share of positives", fontsize=8, color=INK)
     figure.subplots_adjust(left=0.6 / figure.get_figwidth(), right=0.985, top=1 - head_in / height_in,
@@ -62,13 +66,15 @@ def draw(curves: Sequence[Mapping[str, Any]], title: str = "", caution: str = ""
 
 def _panel(axes: Axes, curve: Mapping[str, Any]) -> None:
     tidy(axes, str(curve["name"]))
-    said, came, count = curve["said"], curve["came"], curve["count"]
-    reach = min(1.0, 1.08 * max(*said, *came, *curve.get("high", ()), 0.05))
+    probability, share, count = curve["mean_probability"], curve["positive_share"], curve["count"]
+    reach = min(1.0, 1.08 * max(*probability, *share, *curve.get("high", ()), 0.05))
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1, gid="perfect")
-    axes.plot(said, came, color=PALETTE[0], linewidth=1.0, zorder=2, gid="curve")
+    axes.plot(probability, share, color=PALETTE[0], linewidth=1.0, zorder=2, gid="curve")
     if "low" in curve and "high" in curve:
-        axes.vlines(said, curve["low"], curve["high"], color=PALETTE[0], linewidth=1.2, alpha=0.5, zorder=2)
-    axes.scatter(said, came, s=[4 + 22 * n / max(count) for n in count], color=PALETTE[0], zorder=3, linewidths=0)
+        axes.vlines(probability, curve["low"], curve["high"], color=PALETTE[0], linewidth=1.2, alpha=0.5, zorder=2)
+    axes.scatter(
+        probability, share, s=[4 + 22 * n / max(count) for n in count], color=PALETTE[0], zorder=3, linewidths=0
+    )
     axes.set(xlim=(-0.02 * reach, reach), ylim=(-0.02 * reach, reach))
     axes.grid(color=PALE, linewidth=0.5)
     axes.set_axisbelow(True)

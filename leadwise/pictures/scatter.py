@@ -1,4 +1,4 @@
-"""A map of embeddings: points in the plane, coloured by group in hues that colour-blind readers can tell apart."""
+"""Figure of a map of embeddings: points in the plane, coloured by group."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from leadwise.pictures.ink import (
     tidy,
 )
 
-MARKERS = "o^sDvPX"  # after the last colour the hues begin again with another shape
+MARKERS = "o^sDvPX"  # after the last colour the colours repeat with another marker
 OTHER = "#c3c3ca"
 
 
 def draw(points: NDArray[Any], groups: Sequence[str], title: str = "") -> Figure:
-    """A figure of `points` (N, 2), each in the colour of its group; "" is drawn small and grey as "other".
+    """Return a figure of `points` (N, 2), each in the colour of its group; group "" is drawn small and grey as "other".
 
-    Groups are listed with their counts, largest first. The axes carry no numbers: distances on such a map have no unit.
+    Groups are listed with their counts, largest first. The axes have no numbers, because distances on such a map have no
+    unit.
 
     Raises:
-        ValueError: `points` is not (N, 2), holds values that are not finite, or `groups` has another length.
+        ValueError: `points` is not (N, 2) or not finite, or `groups` has another length.
     """
     points = np.asarray(points, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != 2 or len(points) != len(groups):
@@ -43,6 +44,7 @@ def draw(points: NDArray[Any], groups: Sequence[str], title: str = "") -> Figure
     ranked = sorted(counts, key=lambda group: (-counts[group], group))
     name_of = np.array(groups, dtype=object)
 
+    # an empty map with space for the legend at the right
     n_columns = 1 if len(ranked) <= 28 else 2
     figure = blank(9.0 + 2.0 * (n_columns - 1), 6.4)
     axes = figure.add_axes((0.02, 0.03, 6.0 / figure.get_figwidth(), 0.91))
@@ -53,18 +55,19 @@ def draw(points: NDArray[Any], groups: Sequence[str], title: str = "") -> Figure
         spine.set(visible=True, color=PALE)
     area = float(np.clip(9000 / max(1, len(points)), 5, 34))  # pt²
     rasterized = len(points) > 3000  # an SVG with more circles than that is slow to open
-    look: dict[str, Any] = {"linewidths": 0.3, "edgecolors": "white", "rasterized": rasterized}
+    style: dict[str, Any] = {"linewidths": 0.3, "edgecolors": "white", "rasterized": rasterized}
+    # the points, group by group
     if n_other:
-        there = points[name_of == ""]
+        members = points[name_of == ""]
         label = f"other ({n_other})"
         axes.scatter(
-            there[:, 0], there[:, 1], s=area * 0.6, color=OTHER, label=label, gid="group-other", zorder=1, **look
+            members[:, 0], members[:, 1], s=area * 0.6, color=OTHER, label=label, gid="group-other", zorder=1, **style
         )
-    for rank, group in enumerate(ranked):  # the largest first, so that small groups lie on top
-        there = points[name_of == group]
+    for rank, group in enumerate(ranked):  # the largest first, so that small groups are drawn on top
+        members = points[name_of == group]
         axes.scatter(
-            there[:, 0],
-            there[:, 1],
+            members[:, 0],
+            members[:, 1],
             s=area,
             color=PALETTE[rank % len(PALETTE)],
             marker=MARKERS[rank // len(PALETTE) % len(MARKERS)],
@@ -72,8 +75,9 @@ def draw(points: NDArray[Any], groups: Sequence[str], title: str = "") -> Figure
             gid=f"group-{group}",
             alpha=0.85,
             zorder=2 + rank,
-            **look,
+            **style,
         )
+    # the legend, sorted by size
     if len(points):
         handles, labels = axes.get_legend_handles_labels()
         if n_other:  # last in the list, though drawn first

@@ -91,6 +91,9 @@ def reproduce(request: ReproduceRequest, progress: Progress | None = None) -> Re
     # Refuse what cannot work before anything is written.
     names = request.methods or variants.compared_methods(request.target)
     compared = variants.make_variants(request.target, variants.base_configs(configs, names))
+    no_settings = variants.without_settings(configs, names)
+    if not compared:
+        raise ConfigError(f"no small settings: {', '.join(no_settings)}; give a config of the method with --config")
     if request.legacy and request.target != "table1":
         raise ConfigError(
             f"the published protocol is one of probes: it goes with table1, not with {request.target}; "
@@ -106,13 +109,14 @@ def reproduce(request: ReproduceRequest, progress: Progress | None = None) -> Re
     folder = request.out / request.target
     folder.mkdir(parents=True, exist_ok=True)
     with training_runs.locked_folder(request.out), _log_file(folder / "log.txt"):
-        return _reproduce(request, configs, compared, references, report)
+        return _reproduce(request, configs, compared, no_settings, references, report)
 
 
 def _reproduce(
     request: ReproduceRequest,
     configs: Sequence[Config],
     compared: Sequence[Variant],
+    no_settings: Sequence[str],
     references: References | None,
     progress: Progress,
 ) -> Reproduction:
@@ -169,6 +173,8 @@ def _reproduce(
         )
     if references:
         scale += f" References: {references}."
+    if no_settings:
+        scale += f" No small settings, so not compared: {', '.join(no_settings)}; give a config of each with --config."
     page = dataclasses.replace(_page(request, compared, cells, map_lines, maps), scale=scale)
     texts = {variant.folder: settings.dumps(variant.config) for variant in [*seeded, *reference_variants]}
     write_result(folder, page, texts)

@@ -60,12 +60,13 @@ def base_configs(given: Sequence[Config], names: Sequence[str] | None = None) ->
     """Return the config of each row by row name: the given ones, and small settings for the other methods of `names`.
 
     Small settings can be trained on a CPU. They share data, signal and budget with CG-DMER's config, or with the first one.
+    A method without small settings and without a config is left out (`without_settings`).
 
     Args:
         names: methods to compare; None means all.
 
     Raises:
-        ConfigError: two configs are for one row, or a method without a config has no small settings.
+        ConfigError: two configs are for one row.
         ValueError: no such method; the message suggests the nearest.
     """
     configs: dict[str, Config] = {}
@@ -81,6 +82,12 @@ def base_configs(given: Sequence[Config], names: Sequence[str] | None = None) ->
             config = with_defaults(dataclasses.replace(shared, method=method))
             configs[paper_numbers.row_name(config.method)] = config
     return configs
+
+
+def without_settings(given: Sequence[Config], names: Sequence[str]) -> list[str]:
+    """Return the methods of `names` that cannot be compared: those without a config and without small settings."""
+    configured = {config.method.get("name") for config in given}
+    return [name for name in names if name not in configured and not all_small_settings(name)]
 
 
 def make_variants(target: str, configs: Mapping[str, Config]) -> list[Variant]:
