@@ -48,7 +48,7 @@ class Batch:
     """B recordings, with the leads, rate and duration of a Signal."""
 
     ecg: torch.Tensor  # (B, L, T) float32, mV; 0 where not observed
-    observed: torch.Tensor  # (B, L, T) bool, true where a sample was recorded
+    observed: torch.Tensor  # (B, L, T) bool, False in padding, long gaps and missing leads
     record: tuple[str, ...]  # B record names, for messages
     patient: tuple[str, ...]  # B patient names
     report: tuple[str, ...]  # B report texts, "" if there is none

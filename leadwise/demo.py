@@ -1,4 +1,4 @@
-"""The whole way on the simulated cohort, from nothing to a page that a person can open."""
+"""The demo: simulate ECGs, prepare a cohort, pretrain, evaluate, and write an HTML page with the results."""
 
 from __future__ import annotations
 
@@ -28,12 +28,11 @@ from leadwise.progress import Progress
 from leadwise.training import loop as training
 
 TASK = "findings"
-FRACTIONS = (0.01, 0.1, 1.0)  # of the labels: one fewer than the probe's own, for time
-MARK = "demo.json"  # says that a folder is a demo's, so that it may be replaced
-
+FRACTIONS = (0.01, 0.1, 1.0)  # of the labels: one fewer than the probe's default, to save time
+MARK = "demo.json"  # a folder that contains this file was written by a demo and may be replaced
 
 N_RECORDS = 3000
-# wider than the method's own small settings, which are for other tables' minutes; chosen on these hearts: NOTES.md
+# wider than the method's small settings, which fit the time of other tables; chosen on these simulated ECGs: NOTES.md
 WIDER = {"mask_ratio": 0.7, "width": 128, "decoder": "joint", "decoder_width": 64}
 CONFIG = Config(
     signal=Signal(rate_hz=100, duration_s=10.0),
@@ -44,12 +43,12 @@ CONFIG = Config(
 
 
 class DemoError(ValueError):
-    """The demo cannot begin; the message names the folder and the remedy."""
+    """The demo cannot start; the message names the folder and the remedy."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What the demo found."""
+    """The results of a demo."""
 
     folder: Path
     page: Path
@@ -59,23 +58,23 @@ class Result:
 
     @property
     def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """The one table a person reads first, and where the time went."""
+        """Rows by table title: the scores, and the time of each step."""
         rows = [{"how": "zero-shot", **_short(row)} for row in self.zeroshot.rows()]
         rows += [{"how": f"probe, {row['fraction']:.0%} of labels", **_short(row)} for row in self.probe.rows()]
         times = [{"step": name, "seconds": f"{seconds:.0f}"} for name, seconds in self.seconds.items()]
         title = "unseen simulated patients, macro AUROC over findings with its 95 % interval"
-        return {title: rows, "where the time went": times}
+        return {title: rows, "time of each step": times}
 
     @property
     def remarks(self) -> list[str]:
-        """Classes that could not be learnt or scored, by name."""
+        """Sentences that name the classes that could not be trained or scored."""
         rows = [("zero-shot", row) for row in self.zeroshot.rows()]
         rows += [(f"probe, {row['fraction']:.0%} of labels", row) for row in self.probe.rows()]
         trained = [(how, row) for how, row in rows if row["features"] == "trained"]
         return [f"{how}, {key}: {row[key]}." for how, row in trained for key in REMARK_KEYS if row.get(key)]
 
     def to_json(self) -> dict[str, Any]:
-        """One object: both reports and the times."""
+        """Both reports and the times as one JSON object."""
         return {
             "command": "demo",
             "cohort": "simulated",
@@ -88,6 +87,7 @@ class Result:
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a score row that the demo's table has."""
     return {key: row[key] for key in ("features", "macro", "low", "high", *REMARK_KEYS) if key in row}
 
 
@@ -99,48 +99,65 @@ def demo(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Result:
-    """Simulate, prepare, pretrain, embed, probe and classify zero-shot in `folder`; the page is folder/run/report.html.
+    """Simulate, prepare, pretrain, probe and classify zero-shot in `folder`; the page is folder/run/report.html.
+
+    Args:
+        folder: a new or empty folder, or with `overwrite` that of an earlier demo.
+        n_records: simulated ECGs; default N_RECORDS.
+        steps: training steps; default those of CONFIG.
+        seed: of the simulation and of the training.
+        overwrite: replace an earlier demo.
+        progress: called with (task, units done, units in total) throughout.
 
     Raises:
-        DemoError: the folder is taken.
+        DemoError: the folder is not empty, and is not a demo that may be replaced.
     """
-    _make_room(folder, overwrite)
-    heard: Progress = progress or (lambda what, done, total: None)
+    _create_folder(folder, overwrite)
+    report: Progress = progress or (lambda what, done, total: None)
     seconds: dict[str, float] = {}
     began = time.perf_counter()
 
-    def lap(name: str) -> None:
+    def record_time(name: str) -> None:
+        """Store the time since the last call as that of the step `name`."""
         nonlocal began
         seconds[name] = time.perf_counter() - began
         began = time.perf_counter()
 
+    # the cohort
     n_records = N_RECORDS if n_records is None else n_records
-    simulated.simulate(folder / "ecgs", n_records, seed, heard)
-    lap("simulate")
+    simulated.simulate(folder / "ecgs", n_records, seed, report)
+    record_time("simulate")
     source = simulated.read_source(folder / "ecgs")
-    write(source, folder / "cohort", progress=heard)
+    write(source, folder / "cohort", progress=report)
     cohort = Cohort.open(folder / "cohort")
-    lap("prepare")
+    record_time("prepare")
+
+    # the run
     optim = dataclasses.replace(CONFIG.optim, seed=seed, steps=CONFIG.optim.steps if steps is None else steps)
     config = dataclasses.replace(CONFIG, data=DataConfig(cohort=str(folder / "cohort")), optim=optim)
-    run = training.pretrain(config, folder / "run", progress=heard)
-    lap("pretrain")
-    probe = run_probe(run, cohort, TASK, FRACTIONS, progress=heard)
-    lap("embed and probe")
-    zeroshot = run_zeroshot(run, cohort, TASK, progress=heard)
-    lap("zero-shot")
+    run = training.pretrain(config, folder / "run", progress=report)
+    record_time("pretrain")
+
+    # the scores and the page
+    probe = run_probe(run, cohort, TASK, FRACTIONS, progress=report)
+    record_time("embed and probe")
+    zeroshot = run_zeroshot(run, cohort, TASK, progress=report)
+    record_time("zero-shot")
     page = folder / "run" / "report.html"
     result = Result(folder, page, probe, zeroshot, seconds)
+    report("report", 0, 1)
     build_page(result.tables, result.remarks, zeroshot, probe, run, cohort).write(result.page)
-    lap("report")
+    report("report", 1, 1)
+    record_time("report")
     return result
 
 
-def _make_room(folder: Path, overwrite: bool) -> None:
+def _create_folder(folder: Path, overwrite: bool) -> None:
+    """Create the demo's folder with its mark, after deleting an earlier demo in it if `overwrite`."""
     if folder.exists() and any(folder.iterdir()):
-        ours = (folder / MARK).is_file()
-        if not (overwrite and ours):
-            remedy = "add --overwrite to replace that demo" if ours else "choose another with --out"
+        is_demo = (folder / MARK).is_file()
+        if not (overwrite and is_demo):
+            remedy = "add --overwrite to replace that demo" if is_demo else "choose another folder with --out"
             raise DemoError(f"{folder} is not empty: {remedy}")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -91,7 +91,7 @@ def plan(folder: Path, n_records: int, seed: int = 0, *, n_flawed: int = 3, shar
     studies = 40_000_000 + rng.permutation(10 * n_records)[:n_records]
     flawed = rng.choice(n_records, n_flawed * len(kinds), replace=False).reshape(len(kinds), n_flawed)
     flaws = {kind: tuple(sorted(rows)) for kind, rows in zip(kinds, flawed.tolist())}
-    statements = [_said(rng) for _ in range(n_records)]
+    statements = [_cells(rng) for _ in range(n_records)]
     for kind, reports in REPORT_FLAWS.items():
         for turn, row in enumerate(flaws[kind]):
             statements[row] = reports[turn % len(reports)]
@@ -102,7 +102,7 @@ def plan(folder: Path, n_records: int, seed: int = 0, *, n_flawed: int = 3, shar
     return Tree(folder, subjects, studies, tuple(paths), tuple(statements), flaws)
 
 
-def _said(rng: np.random.Generator) -> tuple[str, ...]:
+def _cells(rng: np.random.Generator) -> tuple[str, ...]:
     """An unflawed report: a rhythm, up to five findings (rarely all of them), a verdict; four words at least."""
     draw = rng.random(4)
     n_findings = len(_FINDINGS) if draw[0] > 0.995 else int(draw[0] * 6)
@@ -131,10 +131,10 @@ def write_tables(tree: Tree, seed: int = 0) -> None:
         table = csv.writer(file, lineterminator="\n")
         table.writerow([*before, *(f"report_{k}" for k in range(N_REPORTS)), *after])
         for row in rng.permutation(len(subjects)).tolist():
-            said = tree.statements[row] + ("",) * (N_REPORTS - len(tree.statements[row]))
+            cells = tree.statements[row] + ("",) * (N_REPORTS - len(tree.statements[row]))
             known = [subjects[row], studies[row], 6_800_000 + row % 97, time_of(row)]
             table.writerow(
-                [*known, *said, "0.005-150 Hz", "60 Hz notch", 900 - row % 300, 40, 150, 190, 280, 560, 9, 9, 9]
+                [*known, *cells, "0.005-150 Hz", "60 Hz notch", 900 - row % 300, 40, 150, 190, 280, 560, 9, 9, 9]
             )
 
 

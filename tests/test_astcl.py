@@ -1,4 +1,4 @@
-"""What ASTCL promises beyond the contract, and the parts that it brought."""
+"""Tests of ASTCL beyond the contract, and of the parts that only it uses."""
 
 from __future__ import annotations
 
@@ -44,26 +44,26 @@ def test_records_of_a_patient_agree_with_each_other_only() -> None:
     torch.testing.assert_close(sum(shares) / 2, loss)
 
 
-def test_a_forecast_counts_what_was_observed() -> None:
+def test_a_forecast_counts_observed_parts_only() -> None:
     predicted, target = torch.randn(3, 2, 4), torch.randn(3, 2, 4, requires_grad=True)
-    there = torch.tensor([[True, True], [True, False], [False, False]])
+    observed = torch.tensor([[True, True], [True, False], [False, False]])
     total = 0.0
     with torch.no_grad():
         for i in range(3):
-            found = [cosine(predicted[i, k], target[i, k]) for k in range(2) if there[i, k]]
-            total -= sum(found) / max(1, len(found)) / 3
-    assert float(pairwise.forecast(predicted, target, there)) == pytest.approx(total, rel=1e-5)
-    assert not pairwise.forecast(predicted, target, there).requires_grad
+            cosines = [cosine(predicted[i, k], target[i, k]) for k in range(2) if observed[i, k]]
+            total -= sum(cosines) / max(1, len(cosines)) / 3
+    assert float(pairwise.forecast(predicted, target, observed)) == pytest.approx(total, rel=1e-5)
+    assert not pairwise.forecast(predicted, target, observed).requires_grad
 
 
-def test_a_discriminator_is_asked_for_the_kind() -> None:
+def test_the_discriminator_loss_is_the_cross_entropy_of_both_kinds() -> None:
     first, second = torch.randn(4, 1), torch.randn(4, 1)
     right = [1 / (1 + math.exp(-float(x))) for x in first] + [1 - 1 / (1 + math.exp(-float(x))) for x in second]
     slow = -sum(map(math.log, right)) / 8
     assert float(pairwise.discriminator_loss(first, second)) == pytest.approx(slow, rel=1e-5)
 
 
-def test_a_reversed_gradient_is_turned_round_on_the_way_back_only() -> None:
+def test_gradient_reversal_negates_the_gradient_and_not_the_value() -> None:
     x = torch.randn(3, requires_grad=True)
     y = reverse_gradient(x, 0.5)
     assert torch.equal(x, y)
@@ -72,23 +72,23 @@ def test_a_reversed_gradient_is_turned_round_on_the_way_back_only() -> None:
 
 
 @pytest.mark.parametrize(("hertz", "passes"), [(0.1, False), (2.0, True), (15.0, True), (45.0, False)])
-def test_a_band_lets_its_frequencies_pass(hertz: float, passes: bool) -> None:
+def test_a_band_pass_filter_passes_its_frequencies_only(hertz: float, passes: bool) -> None:
     time = torch.arange(2000) / 200
     wave = torch.sin(2 * math.pi * hertz * time)
-    kept = band_pass(wave.expand(2, 3, -1), 200, 0.5, 30.0)[..., 200:-200]
-    assert kept.shape == (2, 3, 1600)
+    filtered = band_pass(wave.expand(2, 3, -1), 200, 0.5, 30.0)[..., 200:-200]
+    assert filtered.shape == (2, 3, 1600)
     if passes:
-        torch.testing.assert_close(kept, wave[200:-200].expand(2, 3, -1), atol=0.05, rtol=0)
+        torch.testing.assert_close(filtered, wave[200:-200].expand(2, 3, -1), atol=0.05, rtol=0)
     else:
-        assert float(kept.abs().max()) < 0.15
+        assert float(filtered.abs().max()) < 0.15
 
 
-def test_a_band_that_the_rate_cannot_hold_takes_nothing() -> None:
+def test_a_band_wider_than_the_spectrum_changes_nothing() -> None:
     x = torch.randn(2, 3, 50)
     torch.testing.assert_close(band_pass(x, 40, 0.0, 100.0), x)
 
 
-def test_views_have_more_and_less_noise_and_the_leads_algebra() -> None:
+def test_views_have_more_and_less_noise_and_consistent_leads() -> None:
     method = build("astcl", gain=0.0)
     batch = make_batch(6)
     i, ii = batch.ecg[:, 0], batch.ecg[:, 1]
@@ -108,7 +108,7 @@ def test_views_have_more_and_less_noise_and_the_leads_algebra() -> None:
         assert not bool(view.ecg[~hidden.observed].any())
 
 
-def test_leads_are_taken_from_the_earlier_half_only() -> None:
+def test_leads_are_removed_from_the_earlier_half_only() -> None:
     method = build("astcl")
     (early, begin), (late, later) = method._halves(make_batch(32))
     assert early.ecg.shape == late.ecg.shape == (32, 12, 200)
@@ -120,17 +120,17 @@ def test_leads_are_taken_from_the_earlier_half_only() -> None:
 
 
 @pytest.mark.parametrize("name", ["astcl", "astcl lead_time"])
-def test_a_half_that_was_not_observed_is_stood_in_for(name: str) -> None:
+def test_an_unobserved_half_is_replaced_by_the_other(name: str) -> None:
     method = build(name, lead_mask=0.0)
     batch = unobserve(make_batch(3), after=210)  # of the later half ten samples, not a whole patch
     (early, _), (late, start) = method._halves(batch)
-    stood_in = name != "astcl"  # which takes any sample
-    assert torch.equal(late.ecg, early.ecg) == stood_in
-    assert start.tolist() == [0 if stood_in else 200] * 3
+    replaced = name != "astcl"  # the ResNet accepts any sample
+    assert torch.equal(late.ecg, early.ecg) == replaced
+    assert start.tolist() == [0 if replaced else 200] * 3
     assert all(bool(term.isfinite()) for term in method(batch).values())
 
 
-def test_patients_are_known_by_name_and_the_nameless_are_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_without_a_patient_name_are_patients_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     method = build("astcl").eval()
     batch = dataclasses.replace(make_batch(5), patient=("a", "b", "a", "", ""))
     _, features = method.local_terms(batch)
@@ -147,8 +147,8 @@ def test_patients_are_known_by_name_and_the_nameless_are_alone(monkeypatch: pyte
         assert patient.tolist() == numbers
 
 
-def test_encoder_and_discriminator_play_against_each_other() -> None:
-    """The step that the discriminator wants lowers L_adv; the step that reaches the encoder raises it."""
+def test_encoder_and_discriminator_are_trained_against_each_other() -> None:
+    """A gradient step of the discriminator lowers L_adv; a gradient step of the encoder raises it."""
     method = build("astcl", w_adv=1.0).eval()
     batch = make_batch(8)
 
@@ -172,16 +172,16 @@ def test_encoder_and_discriminator_play_against_each_other() -> None:
     assert moved["discriminator"] < 0 < moved["ecg"]
 
 
-def test_no_gradient_reaches_what_is_predicted() -> None:
+def test_no_gradient_reaches_the_predicted_half() -> None:
     method = build("astcl")
-    seen = method._encode([half for view in [make_batch(4)] * 2 for half in method._halves(view)])
-    for half in seen:
+    halves = method._encode([half for view in [make_batch(4)] * 2 for half in method._halves(view)])
+    for half in halves:
         for x in (half.parts, half.z):
             x.retain_grad()
-    method._forecast(seen[0], seen[3]).backward()
-    assert seen[3].parts.grad is None
-    assert bool(seen[0].z.grad.any())
-    assert seen[0].parts.shape == (4, 4, 64)
+    method._forecast(halves[0], halves[3]).backward()
+    assert halves[3].parts.grad is None
+    assert bool(halves[0].z.grad.any())
+    assert halves[0].parts.shape == (4, 4, 64)
 
 
 @pytest.mark.parametrize("name", ["astcl", "astcl vit"])
@@ -201,11 +201,11 @@ def test_a_step_has_the_gradient_of_the_sum(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lead_mask": 1.0}, "lead_mask lies in"),
+        ({"lead_mask": 1.0}, "lead_mask must be in"),
         ({"low_hz": 50.0}, "low_hz below high_hz"),
-        ({"n_ahead": 0}, "n_ahead is 1 or more"),
-        ({"muscle_mv": -1.0}, "0 or more"),
-        ({"w_adv": 0.0}, "weights are positive"),
+        ({"n_ahead": 0}, "n_ahead 1 or more"),
+        ({"muscle_mv": -1.0}, "must be 0 or more"),
+        ({"w_adv": 0.0}, "must be positive"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes: dict, message: str) -> None:

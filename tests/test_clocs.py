@@ -1,4 +1,4 @@
-"""CLOCS: its loss against slow loops, and what it takes for one patient."""
+"""Tests of CLOCS: its loss against slow loops, its views, and recordings of one patient."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import make_batch, unobserve
-from test_gradient_step import agree, exact, exactly, gradients
-from test_gradient_step import split as shared_out
+from test_gradient_step import agree, exact, exactly, gradients, split
 from test_methods import build
 from torch import Tensor
 
@@ -20,19 +19,22 @@ from leadwise.nn.losses import series
 from leadwise.training.gradient_step import Objective, backward
 
 
-def slow(views: Tensor, seen: Tensor, patient: list[int], tau: float) -> float:
-    n, n_views = seen.shape
+def slow(views: Tensor, observed: Tensor, patient: list[int], tau: float) -> float:
+    n, n_views = observed.shape
 
     def one(a: int, i: int, b: int, j: int) -> float:
-        """-log of the share of b_j among all of view b, as a_i sees them."""
+        """-log of the softmax of a_i over all records of view b, at b_j."""
         likeness = [math.exp(float(torch.cosine_similarity(views[i, a], views[k, b], dim=0)) / tau) for k in range(n)]
-        return -math.log(likeness[j] / sum(x for k, x in enumerate(likeness) if seen[k, b]))
+        return -math.log(likeness[j] / sum(x for k, x in enumerate(likeness) if observed[k, b]))
 
     losses = []
     for a in range(n_views):
         for b in range(a + 1, n_views):
             pairs = [
-                (i, j) for i in range(n) for j in range(n) if seen[i, a] and seen[j, b] and patient[i] == patient[j]
+                (i, j)
+                for i in range(n)
+                for j in range(n)
+                if observed[i, a] and observed[j, b] and patient[i] == patient[j]
             ]
             kinds = [[p for p in pairs if p[0] == p[1]], [p for p in pairs if p[0] != p[1]]]
             means = []
@@ -45,22 +47,22 @@ def slow(views: Tensor, seen: Tensor, patient: list[int], tau: float) -> float:
 
 @pytest.mark.parametrize("n_views", [2, 4])
 @pytest.mark.parametrize("patient", [[0, 1, 2, 3, 4, 5], [0, 1, 0, 2, 0, 1]], ids=["once", "again"])
-def test_the_loss_equals_the_slow_loops_whole_and_shared_out(n_views: int, patient: list[int]) -> None:
+def test_the_loss_equals_the_slow_loops_whole_and_in_shares(n_views: int, patient: list[int]) -> None:
     g = torch.Generator().manual_seed(1)
-    views, seen = torch.randn(6, n_views, 5, generator=g), torch.ones(6, n_views, dtype=torch.bool)
-    seen[1, 0] = seen[4, 1] = False
-    seen[:, 3:] = False  # in the whole batch
-    args = (views, seen, torch.tensor(patient), 0.1)
-    expected = slow(views, seen, patient, 0.1)
+    views, observed = torch.randn(6, n_views, 5, generator=g), torch.ones(6, n_views, dtype=torch.bool)
+    observed[1, 0] = observed[4, 1] = False
+    observed[:, 3:] = False  # in the whole batch
+    args = (views, observed, torch.tensor(patient), 0.1)
+    expected = slow(views, observed, patient, 0.1)
     assert float(series.same_patient(*args)) == pytest.approx(expected, rel=1e-5)
     shares = [float(series.same_patient(*args, slice(i, i + 2))) for i in (0, 2, 4)]
     assert sum(shares) / 3 == pytest.approx(expected, rel=1e-5)
 
 
-def test_nothing_seen_teaches_nothing() -> None:
+def test_without_a_second_view_loss_and_gradient_are_zero() -> None:
     views = torch.randn(3, 2, 4, requires_grad=True)
-    seen = torch.tensor([[True, False]] * 3)  # no second view in the whole batch
-    loss = series.same_patient(views, seen, torch.arange(3), 0.1)
+    observed = torch.tensor([[True, False]] * 3)  # no second view in the whole batch
+    loss = series.same_patient(views, observed, torch.arange(3), 0.1)
     loss.backward()
     assert float(loss.detach()) == 0.0
     assert not views.grad.any()
@@ -75,11 +77,13 @@ def test_two_recordings_of_one_patient_are_positives() -> None:
     assert same.nonzero().tolist() == [[0, 0], [0, 3], [1, 1], [2, 2], [3, 0], [3, 3], [4, 4], [5, 5]]
     features["views"] = features["views"].detach().requires_grad_()
     slopes = []
-    for who in (features["patient"], torch.arange(6)):
-        (slope,) = torch.autograd.grad(method.batch_terms({**features, "patient": who})["L_clocs"], features["views"])
+    for patient in (features["patient"], torch.arange(6)):
+        (slope,) = torch.autograd.grad(
+            method.batch_terms({**features, "patient": patient})["L_clocs"], features["views"]
+        )
         near = features["views"].detach()[3, 1]
         slopes.append(float(slope[0, 0] @ (near / near.norm())))
-    assert slopes[0] < slopes[1]  # going down the slope brings it nearer to the patient's other recording
+    assert slopes[0] < slopes[1]  # a gradient step moves it towards the patient's other recording
 
 
 @pytest.mark.parametrize(
@@ -87,7 +91,7 @@ def test_two_recordings_of_one_patient_are_positives() -> None:
 )
 def test_views_are_segments_leads_or_both(kind: str, n_views: int, shape: tuple[int, int]) -> None:
     batch = make_batch(2)
-    views = build("clocs", kind=kind)._cut(batch.ecg)
+    views = build("clocs", kind=kind)._split(batch.ecg)
     assert views.shape == (2, n_views, *shape)
     if kind == "cmsc":
         assert torch.equal(torch.cat([views[:, 0], views[:, 1]], dim=-1), batch.ecg)
@@ -101,40 +105,40 @@ def test_a_lead_that_was_not_observed_is_no_view_and_the_rest_is_averaged() -> N
     method = build("clocs cmlc").eval()
     batch = unobserve(make_batch(3), leads=[0, 5])
     _, features = method.local_terms(batch)
-    assert features["seen"].bool().tolist() == [[lead not in (0, 5) for lead in range(12)]] * 3
-    left = [lead for lead in range(12) if lead not in (0, 5)]
-    torch.testing.assert_close(method.embed_ecg(batch), features["views"][:, left].mean(1))
+    assert features["observed"].bool().tolist() == [[lead not in (0, 5) for lead in range(12)]] * 3
+    leads = [lead for lead in range(12) if lead not in (0, 5)]
+    torch.testing.assert_close(method.embed_ecg(batch), features["views"][:, leads].mean(1))
     mean = method.batch_terms(features)["L_clocs"]
-    fewer = {"views": features["views"][:, left], "seen": features["seen"][:, left], "patient": features["patient"]}
+    fewer = {name: features[name][:, leads] for name in ("views", "observed")} | {"patient": features["patient"]}
     torch.testing.assert_close(method.batch_terms(fewer)["L_clocs"], mean)
 
 
-def test_a_half_is_embedded_by_how_much_was_observed() -> None:
+def test_halves_are_weighted_by_their_observed_samples() -> None:
     method = build("clocs lead_time").eval()
     batch = unobserve(make_batch(2), after=280)  # 200 samples and 80, of which two patches of 40
-    shown, start, seen, amount = method._views(batch)
-    views = method._encode(shown, start).unflatten(0, (2, 2))
+    views, start, observed, n_samples = method._views(batch)
+    vectors = method._encode(views, start).unflatten(0, (2, 2))
     assert start.tolist() == [0, 200, 0, 200]
-    assert bool(seen.all())
-    assert amount.tolist() == [[2400, 960]] * 2
-    torch.testing.assert_close(method.embed_ecg(batch), (5 * views[:, 0] + 2 * views[:, 1]) / 7)
+    assert bool(observed.all())
+    assert n_samples.tolist() == [[2400, 960]] * 2
+    torch.testing.assert_close(method.embed_ecg(batch), (5 * vectors[:, 0] + 2 * vectors[:, 1]) / 7)
     assert method._views(unobserve(batch, after=230))[2].tolist() == [[True, False]] * 2
 
 
-def test_an_embedding_is_of_what_was_recorded_not_of_changed_views() -> None:
+def test_embeddings_use_the_recording_and_not_its_changed_views() -> None:
     method = build("clocs lead_time", gain=0.3, noise_mv=0.1, lead_mask=0.5).eval()
     batch = make_batch(4)
     torch.testing.assert_close(method.embed_ecg(batch), method.embed_ecg(batch))
-    shown, *_ = method._views(batch)
-    changed = method._changed(shown)
-    kept = changed.observed.any(-1).sum(-1)
-    assert 1 <= int(kept.min()) < 12
+    views, *_ = method._views(batch)
+    changed = method._changed(views)
+    n_leads = changed.observed.any(-1).sum(-1)
+    assert 1 <= int(n_leads.min()) < 12
     assert not bool(changed.ecg[~changed.observed].any())
     assert not torch.equal(method.local_terms(batch)[1]["views"], method.local_terms(batch)[1]["views"])
 
 
 @pytest.mark.parametrize("name", ["clocs lead_time", "clocs cmsmlc"])
-def test_passes_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradient_accumulation_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     exact(monkeypatch)
     batch = make_batch(6)
     batch = replace(batch, ecg=batch.ecg.double(), patient=("a", "b", "c", "a", "d", "b"))
@@ -143,17 +147,17 @@ def test_passes_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     sum(terms.values()).backward()
     expected = gradients(method)
     method.zero_grad()
-    got = backward(Objective(method), shared_out(batch, 3), 0, OptimConfig())
+    got = backward(Objective(method), split(batch, 3), 0, OptimConfig())
     assert got == pytest.approx({name: float(x.detach()) for name, x in terms.items()}, rel=1e-9)
     agree(gradients(method), expected)
 
 
-def test_settings_that_cannot_be_are_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="temperature must be positive"):
         clocs.Config(temperature=0.0)
-    with pytest.raises(ValueError, match=r"signal\.leads has one: II"):
+    with pytest.raises(ValueError, match=r"signal\.leads has only II"):
         clocs.Method(clocs.Config(kind="cmlc"), Signal(leads=("II",), rate_hz=100))
-    with pytest.raises(ValueError, match="halves of a recording want an even number"):
+    with pytest.raises(ValueError, match="n_patches must be even for halves of a recording"):
         clocs.Method(clocs.Config(encoder="vit", n_patches=25), Signal(rate_hz=100))
     assert clocs.Config(encoder="vit").whole_batch == ""
     assert clocs.Config(encoder="vit", paper_encoder=True).whole_batch == "method.paper_encoder = true"

@@ -298,10 +298,10 @@ def test_golden_labels_of_real_records(tmp_path: Path) -> None:
     folder = SHARED / "data" / "cpsc_2018"
     source = read_source(folder)
     with (folder / "labels.csv").open(newline="") as file:
-        told = {line["record"]: line for line in csv.DictReader(file)}
-    assert len(source.rows) == len(told) == 117
+        lines = {line["record"]: line for line in csv.DictReader(file)}
+    assert len(source.rows) == len(lines) == 117
     for row in source.rows:
-        line = told[row.record]
+        line = lines[row.record]
         assert positives(row) == set(line["merl_labels"].split(";")), row.record
         assert row.extra == {"age": float(line["age"]), "sex": line["sex"].lower()}
     assert {name for row in source.rows for name in positives(row)} == set(CPSC2018)
@@ -309,4 +309,4 @@ def test_golden_labels_of_real_records(tmp_path: Path) -> None:
     assert (ledger.n_total, ledger.kept, ledger.n_leads_recorded) == (117, 117, 12 * 117)
     cohort = Cohort.open(tmp_path / "cohort")
     assert set(cohort.index["rate_hz"]) == {500.0}
-    assert cohort.index["n_samples"].tolist() == [int(told[record]["samples"]) for record in cohort.records]
+    assert cohort.index["n_samples"].tolist() == [int(lines[record]["samples"]) for record in cohort.records]

@@ -225,7 +225,7 @@ def test_comments_of_a_header() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "age"),
+    ("text", "age"),
     [
         ("49", 49.0),
         ("0", 0.0),
@@ -237,8 +237,8 @@ def test_comments_of_a_header() -> None:
         ("", None),
     ],
 )
-def test_an_age_that_is_none_is_unknown(said: str, age: float | None) -> None:
-    assert wfdb_header.person({"age": said, "sex": "FEMALE"}) == {"age": age, "sex": "female"}
+def test_an_age_that_is_none_is_unknown(text: str, age: float | None) -> None:
+    assert wfdb_header.person({"age": text, "sex": "FEMALE"}) == {"age": age, "sex": "female"}
     assert wfdb_header.person({"sex": "Unknown"}) == {"age": None, "sex": None}
 
 
@@ -251,17 +251,17 @@ def test_golden_labels_of_real_records(tmp_path: Path) -> None:
     folder = SHARED / "data" / "chapman"
     source = read_source(folder)
     with (folder / "labels.csv").open(newline="") as file:
-        told = {line["record"]: line for line in csv.DictReader(file)}
-    assert len(source.rows) == len(told) == 85
+        lines = {line["record"]: line for line in csv.DictReader(file)}
+    assert len(source.rows) == len(lines) == 85
     for row in source.rows:
-        codes = [code for code in told[row.record]["dx_snomed"].split(",") if code]
+        codes = [code for code in lines[row.record]["dx_snomed"].split(",") if code]
         exact = {CSN_ACRONYMS[code] for code in codes if code in CSN_ACRONYMS}
         assert (positives(row, "csn_full") if exact else set(row.labels)) == exact, row.record
         assert positives(row, "csn") == exact & set(CSN) if exact & set(CSN) else "csn" not in row.labels
         assert str(row.extra["unmapped"] or "") == ",".join(code for code in codes if code not in CSN_ACRONYMS)
-    listed = [row for row in source.rows if told[row.record]["merl_split"]]
+    listed = [row for row in source.rows if lines[row.record]["merl_split"]]
     by_substring = {row.record: {name for name in CSN if name in str(row.extra["acronyms"])} for row in listed}
-    published = {row.record: set(told[row.record]["merl_labels"].split(";")) for row in listed}
+    published = {row.record: set(lines[row.record]["merl_labels"].split(";")) for row in listed}
     assert len(listed) == 36
     assert [name for name in published if published[name] != by_substring[name]] == ["JS00005"]
     # its header lists 1AVB too, which the published table does not have

@@ -1,4 +1,4 @@
-"""The demo in small: everything is left where it should be, and the page opens offline."""
+"""A small demo: all files are written, progress covers every step, and the page opens offline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from leadwise import demo
 
 
-def test_the_whole_way_leaves_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_demo_writes_its_page_and_reports_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import dataclasses
 
     small = {
@@ -24,7 +24,15 @@ def test_the_whole_way_leaves_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyP
     }
     optim = dataclasses.replace(demo.CONFIG.optim, batch_size=16)
     monkeypatch.setattr(demo, "CONFIG", dataclasses.replace(demo.CONFIG, method=small, optim=optim))
-    result = demo.demo(tmp_path / "demo", n_records=240, steps=6)
+    tasks: dict[str, tuple[int, int]] = {}
+    result = demo.demo(
+        tmp_path / "demo",
+        n_records=240,
+        steps=6,
+        progress=lambda what, done, total: tasks.update({what.partition("|")[0]: (done, total)}),
+    )
+    assert {"simulate", "prepare", "pretrain", "embed, trained", "probe", "report"} <= tasks.keys()
+    assert all(done == total for done, total in tasks.values()), tasks
     page = result.page.read_text()
     assert result.page == tmp_path / "demo" / "run" / "report.html"
     assert page.count("<img") >= 4
@@ -37,6 +45,6 @@ def test_the_whole_way_leaves_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyP
         demo.demo(tmp_path / "demo", n_records=240)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("mine")
-    with pytest.raises(demo.DemoError, match="choose another"):
+    with pytest.raises(demo.DemoError, match="choose another folder"):
         demo.demo(tmp_path / "other", overwrite=True)
     assert (tmp_path / "other" / "thesis.tex").exists()

@@ -218,6 +218,6 @@ def test_signals_of_every_kind_come_back_in_millivolts(tmp_path: Path) -> None:
     write(source, tmp_path / "out")
     cohort = Cohort.open(tmp_path / "out")
     for row in range(2):
-        found, rate_hz = cohort.signal(row)
+        actual, rate_hz = cohort.signal(row)
         assert rate_hz == 250
-        np.testing.assert_allclose(found, signal, atol=0.0011 if row == 0 else 0.0006)
+        np.testing.assert_allclose(actual, signal, atol=0.0011 if row == 0 else 0.0006)

@@ -93,8 +93,8 @@ def test_words_are_counted_the_same_before_and_after_the_period(statements: list
 
 
 def test_rows_have_the_report_of_their_study(tree: Tree, source: Source) -> None:
-    for said, row in zip(tree.statements, source.rows):
-        text, n_words = merl_report([cell for cell in said if cell])
+    for cells, row in zip(tree.statements, source.rows):
+        text, n_words = merl_report([cell for cell in cells if cell])
         assert row.report == (f"{text[:-1].strip()}." if n_words else "")
         assert len(row.report.split()) == n_words
     silent = [source.rows[row] for row in tree.flaws["no_report"]]
@@ -157,10 +157,10 @@ def test_a_table_without_times_gives_none(tmp_path: Path) -> None:
 
 def test_subjects_are_split_by_their_id(tree: Tree, tmp_path: Path) -> None:
     def splits(folder: Path, val_share: float) -> dict[str, set[str]]:
-        found: dict[str, set[str]] = {}
+        actual: dict[str, set[str]] = {}
         for row in read_source(folder, Options(val_share=val_share)).rows:
-            found.setdefault(row.patient, set()).add(row.split)
-        return found
+            actual.setdefault(row.patient, set()).add(row.split)
+        return actual
 
     few, many = splits(tree.folder, 0.02), splits(tree.folder, 0.3)
     assert all(len(names) == 1 for names in many.values())
@@ -272,10 +272,10 @@ def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
 
 
 def test_no_study_is_no_cohort(tmp_path: Path) -> None:
-    made = read_source(tables(tmp_path, [], []))
-    assert (len(made.rows), list(made.rows), made.rows[:5]) == (0, [], [])
+    empty = read_source(tables(tmp_path, [], []))
+    assert (len(empty.rows), list(empty.rows), empty.rows[:5]) == (0, [], [])
     with pytest.raises(CohortError, match="it has no recording"):
-        write(made, tmp_path / "out")
+        write(empty, tmp_path / "out")
 
 
 # ---------------------------------------------------------------------------------------------------- the whole way
@@ -285,13 +285,13 @@ def test_no_study_is_no_cohort(tmp_path: Path) -> None:
 def test_leads_come_by_name_out_of_their_own_order(tmp_path: Path, shared_files: bool) -> None:
     tree = write_tree(tmp_path, 20, 1, 1000, n_flawed=1, shared_files=shared_files)
     row = next(row for row in range(1, 20) if all(row not in rows for rows in tree.flaws.values()))
-    found = read_source(tmp_path).rows[row]
-    read = reading.read(found.path)
+    actual = read_source(tmp_path).rows[row]
+    read = reading.read(actual.path)
     assert read.leads == MIMIC_LEADS
-    np.testing.assert_allclose(read.signal, wfdb.rdrecord(str(found.path)).p_signal)
-    header = found.path.with_name(found.path.name + ".hea").read_text().splitlines()[1].split()
+    np.testing.assert_allclose(read.signal, wfdb.rdrecord(str(actual.path)).p_signal)
+    header = actual.path.with_name(actual.path.name + ".hea").read_text().splitlines()[1].split()
     offset = int(header[1].partition("+")[2] or 0)
-    steps = np.fromfile(found.path.with_name(header[0]), "<i2", offset=offset)[: 1000 * 12].reshape(1000, 12)
+    steps = np.fromfile(actual.path.with_name(header[0]), "<i2", offset=offset)[: 1000 * 12].reshape(1000, 12)
     whole = twelve_leads.to_twelve_leads(read)
     assert (whole.lead_order, whole.rate_hz) == ("ok", 500)
     for column, lead in enumerate(LEADS):
@@ -308,7 +308,7 @@ def test_the_ledger_has_every_flaw_and_nothing_else(
         "truncated": "unreadable", "half_missing": "nan", "flat": "flat",
     }  # fmt: skip
     gone = {row: reason for flaw, reason in reasons.items() for row in tree.flaws[flaw]}
-    kept = [row for row in range(2000) if row not in gone]
+    retained = [row for row in range(2000) if row not in gone]
     counts = dataclasses.asdict(ledger)
     assert {name: counts[name] for name in ("n_total", "kept", "without_report")} == {
         "n_total": 2000, "kept": 1979, "without_report": 0,
@@ -321,19 +321,19 @@ def test_the_ledger_has_every_flaw_and_nothing_else(
     assert dict(zip(dropped["record"], dropped["reason"])) == {str(tree.studies[row]): gone[row] for row in gone}
     cohort = Cohort.open(tmp_path / "out")
     index = cohort.index
-    assert index["record"].tolist() == [str(tree.studies[row]) for row in kept]
-    assert index["report"].tolist() == [source.rows[row].report for row in kept]
-    assert index["report_words"].tolist() == [len(source.rows[row].report.split()) for row in kept]
-    assert index["ecg_time"].tolist() == [time_of(row) for row in kept]
+    assert index["record"].tolist() == [str(tree.studies[row]) for row in retained]
+    assert index["report"].tolist() == [source.rows[row].report for row in retained]
+    assert index["report_words"].tolist() == [len(source.rows[row].report.split()) for row in retained]
+    assert index["ecg_time"].tolist() == [time_of(row) for row in retained]
     assert not index.groupby("patient")["split"].nunique().gt(1).any()
     assert set(index["lead_order"]) == {"ok"}
-    gaps = {kept.index(row): (1, 0) for row in tree.flaws["short_gap"]}
-    gaps |= {kept.index(row): (0, 1) for row in tree.flaws["long_gap"]}
-    found = zip(index["n_short_gaps"].map(sum), index["n_long_gaps"].map(sum))
-    assert {place: pair for place, pair in enumerate(found) if pair != (0, 0)} == gaps
+    gaps = {retained.index(row): (1, 0) for row in tree.flaws["short_gap"]}
+    gaps |= {retained.index(row): (0, 1) for row in tree.flaws["long_gap"]}
+    actual = zip(index["n_short_gaps"].map(sum), index["n_long_gaps"].map(sum))
+    assert {place: pair for place, pair in enumerate(actual) if pair != (0, 0)} == gaps
     place = next(iter(gaps))
     signal, rate_hz = cohort.signal(place)
-    steps = np.fromfile(source.rows[kept[place]].path.with_suffix(".dat"), "<i2").reshape(1000, 12)
+    steps = np.fromfile(source.rows[retained[place]].path.with_suffix(".dat"), "<i2").reshape(1000, 12)
     expected = np.where(steps == -32768, np.nan, steps / 200)[:, [MIMIC_LEADS.index(lead) for lead in LEADS]]
     np.testing.assert_allclose(signal, expected.astype(np.float32), rtol=1e-6)
     assert rate_hz == 500

@@ -66,11 +66,11 @@ LINES[2]["patient_id"] = 2002.0
 
 def test_labels_are_found_by_name_whatever_the_likelihood(tmp_path: Path) -> None:
     source = read_source(tree(tmp_path, LINES, ()))
-    found = {
+    actual = {
         row.record: {task: {name for name, value in classes.items() if value} for task, classes in row.labels.items()}
         for row in source.rows
     }
-    assert found == {
+    assert actual == {
         "00001": {"super": {"NORM"}, "sub": {"NORM"}, "rhythm": {"SR"}},
         "00002": {"super": {"STTC", "CD"}, "sub": {"NST", "AVB"}, "form": {"NST"}, "rhythm": {"AFIB"}},
         "00007": {"form": {"PVC"}},

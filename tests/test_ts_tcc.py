@@ -1,4 +1,4 @@
-"""TS-TCC: its temporal loss against slow loops, its views, and what a context has heard."""
+"""Tests of TS-TCC: its temporal loss against slow loops, its views, and the inputs of a context."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from leadwise.nn.permute import permute, piece_order
 from leadwise.nn.small_conv import SmallConv
 
 
-def test_the_future_is_found_among_the_batch_as_in_slow_loops() -> None:
+def test_the_temporal_loss_equals_slow_loops() -> None:
     g = torch.Generator().manual_seed(0)
     predicted, future = torch.randn(6, 3, 5, generator=g), torch.randn(6, 3, 5, generator=g)
-    seen = torch.tensor([True, True, False, True, True, True])
+    observed = torch.tensor([True, True, False, True, True, True])
     total = 0.0
     for i in range(6):
         for k in range(3):
             likeness = [math.exp(float(predicted[i, k] @ future[j, k])) for j in range(6)]
-            among = sum(x for j, x in enumerate(likeness) if seen[j])
-            total -= math.log(likeness[i] / among) / 18 if seen[i] else 0.0
-    assert float(series.future_contrast(predicted, future, seen)) == pytest.approx(total, rel=1e-5)
-    shares = [float(series.future_contrast(predicted, future, seen, slice(i, i + 3))) for i in (0, 3)]
+            among = sum(x for j, x in enumerate(likeness) if observed[j])
+            total -= math.log(likeness[i] / among) / 18 if observed[i] else 0.0
+    assert float(series.future_contrast(predicted, future, observed)) == pytest.approx(total, rel=1e-5)
+    shares = [float(series.future_contrast(predicted, future, observed, slice(i, i + 3))) for i in (0, 3)]
     assert sum(shares) / 2 == pytest.approx(total, rel=1e-5)
 
 
-def test_a_record_without_a_future_teaches_nothing() -> None:
+def test_a_record_without_a_future_has_no_gradient() -> None:
     predicted = torch.randn(3, 2, 4, requires_grad=True)
     future = torch.randn(3, 2, 4, requires_grad=True)
     series.future_contrast(predicted, future, torch.tensor([True, False, True])).backward()
@@ -40,7 +40,7 @@ def test_a_record_without_a_future_teaches_nothing() -> None:
 
 
 @pytest.mark.parametrize("grid", [1, 40])
-def test_all_leads_are_put_together_in_one_order_and_nothing_is_lost(grid: int) -> None:
+def test_all_leads_are_permuted_in_one_order_and_no_sample_is_lost(grid: int) -> None:
     batch = unobserve(make_batch(20), leads=[3], after=330)
     torch.manual_seed(0)
     ecg, observed = permute(batch.ecg, batch.observed, 5, grid)
@@ -58,14 +58,14 @@ def test_all_leads_are_put_together_in_one_order_and_nothing_is_lost(grid: int) 
     assert int(per_record.max()) > 1
 
 
-def test_there_are_one_to_so_many_pieces() -> None:
+def test_the_number_of_pieces_is_between_one_and_the_maximum() -> None:
     torch.manual_seed(0)
     n_pieces = 1 + (piece_order(400, 50, 3, torch.device("cpu")).diff(dim=-1) != 1).sum(-1)
     assert sorted(set(n_pieces.tolist())) == [1, 2, 3]
     assert torch.equal(piece_order(2, 6, 1, torch.device("cpu")), torch.arange(6).expand(2, -1))
 
 
-def test_views_keep_the_leads_algebra_and_invent_nothing() -> None:
+def test_views_preserve_the_relations_of_leads_and_unobserved_samples() -> None:
     method = build("ts_tcc")
     batch = make_batch(4)
     ecg = batch.ecg.clone()
@@ -77,30 +77,30 @@ def test_views_keep_the_leads_algebra_and_invent_nothing() -> None:
         assert int(view.observed.sum()) == int(batch.observed.sum())
 
 
-def test_a_view_with_masked_leads_keeps_one() -> None:
+def test_a_view_with_masked_leads_has_at_least_one() -> None:
     method = build("ts_tcc", lead_mask=0.9)
     batch = unobserve(make_batch(30), leads=[0, 1, 2])
     for view in (method._weak(batch), method._strong(batch)):
-        kept = view.observed.any(-1).sum(-1)
-        assert int(kept.min()) == 1
-        assert int(kept.max()) < 9
+        n_leads = view.observed.any(-1).sum(-1)
+        assert int(n_leads.min()) == 1
+        assert int(n_leads.max()) < 9
         assert not bool(view.ecg[~view.observed].any())
 
 
-def test_a_time_has_something_before_it_and_a_whole_future_in_both_views() -> None:
+def test_a_time_has_a_past_and_a_whole_future_in_both_views() -> None:
     method = build("ts_tcc", n_future=3)
     real = torch.ones(4, 10, dtype=torch.bool)
     other = real.clone()
-    other[1, :4] = False  # a beginning that only one view has
+    other[1, :4] = False  # only one view has a beginning
     other[2, 7:] = False
     other[3, 1::3] = False  # never three in a row
     times = [method._times(real, other) for _ in range(60)]
-    assert all(seen.tolist() == [True, True, True, False] for _, seen in times)
+    assert all(has_future.tolist() == [True, True, True, False] for _, has_future in times)
     drawn = [sorted({int(t[record]) for t, _ in times}) for record in range(3)]
     assert drawn == [[0, 1, 2, 3, 4, 5, 6], [4, 5, 6], [0, 1, 2, 3]]
 
 
-def test_a_context_hears_nothing_after_its_time() -> None:
+def test_a_context_does_not_depend_on_later_tokens() -> None:
     method = build("ts_tcc").eval()
     z, real = torch.randn(3, 12, 64), torch.ones(3, 12, dtype=torch.bool)
     real[1, 2] = False
@@ -108,7 +108,7 @@ def test_a_context_hears_nothing_after_its_time() -> None:
     changed = z.clone()
     for record, last in enumerate(t.tolist()):
         changed[record, last + 1 :] += 1.0
-    changed[1, 2] += 1.0  # nor what was not observed
+    changed[1, 2] += 1.0  # nor on unobserved tokens
     torch.testing.assert_close(method._context(changed, real, t), method._context(z, real, t))
     changed[:, 3] += 1.0
     assert not torch.allclose(method._context(changed, real, t), method._context(z, real, t))
@@ -121,7 +121,7 @@ def test_each_view_predicts_the_other() -> None:
     features = {name: x.detach().requires_grad_(x.is_floating_point()) for name, x in features.items()}
     terms = method.batch_terms(features)
     for term, used in (("L_TC_s", ("predicted_s", "future_w")), ("L_TC_w", ("predicted_w", "future_s"))):
-        names = [name for name in features if name != "seen"]
+        names = [name for name in features if name != "has_future"]
         slopes = torch.autograd.grad(
             terms[term], [features[name] for name in names], retain_graph=True, allow_unused=True
         )
@@ -131,14 +131,14 @@ def test_each_view_predicts_the_other() -> None:
 
 
 @pytest.mark.parametrize("n_samples", [400, 401, 1000, 17])
-def test_small_convolutions_know_how_many_positions_they_leave(n_samples: int) -> None:
+def test_small_convolutions_compute_their_number_of_positions(n_samples: int) -> None:
     for stages in (((32, 64, 128), 8, 1, (0.35, 0.0, 0.0)), ((4, 16, 32), 7, 3, (0.1, 0.1, 0.1))):
         conv = SmallConv(2, *stages).eval()
         assert conv(torch.randn(1, 2, n_samples)).shape == (1, conv.width, conv.n_positions(n_samples))
 
 
-def test_settings_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ValueError, match="a sequence has only 10 positions"):
+def test_invalid_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="less than the 10 positions of a sequence"):
         ts_tcc.Method(ts_tcc.Config(encoder="vit", n_patches=10), Signal(rate_hz=100))
     with pytest.raises(ValueError, match="must be positive"):
         ts_tcc.Config(w_cc=0.0)

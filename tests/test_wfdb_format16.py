@@ -52,19 +52,19 @@ def noise(n_samples: int, n_leads: int, seed: int = 0) -> np.ndarray:
     return samples
 
 
-def assert_as_wfdb_reads(path: Path, found: Recording) -> None:
+def assert_as_wfdb_reads(path: Path, actual: Recording) -> None:
     known = wfdb.rdrecord(str(path.with_suffix("")), physical=False)
-    assert found.digital is not None
-    assert found.digital.samples.dtype == np.int16
-    assert np.array_equal(found.digital.samples, known.d_signal), path
-    assert found.digital.baseline.tolist() == known.baseline, path
-    assert found.digital.uv_per_step.tolist() == [1000.0 / gain for gain in known.adc_gain], path
-    assert [name.casefold() for name in found.leads] == [name.casefold() for name in known.sig_name], path
-    assert found.rate_hz == known.fs, path
+    assert actual.digital is not None
+    assert actual.digital.samples.dtype == np.int16
+    assert np.array_equal(actual.digital.samples, known.d_signal), path
+    assert actual.digital.baseline.tolist() == known.baseline, path
+    assert actual.digital.uv_per_step.tolist() == [1000.0 / gain for gain in known.adc_gain], path
+    assert [name.casefold() for name in actual.leads] == [name.casefold() for name in known.sig_name], path
+    assert actual.rate_hz == known.fs, path
     gone = known.d_signal == MISSING
-    in_mv = (known.d_signal - np.array(known.baseline)) * (found.digital.uv_per_step / 1000.0)
-    assert np.array_equal(found.signal, np.where(gone, np.nan, in_mv), equal_nan=True), path
-    assert np.allclose(found.signal, known.dac(), rtol=1e-13, atol=0.0, equal_nan=True), path
+    in_mv = (known.d_signal - np.array(known.baseline)) * (actual.digital.uv_per_step / 1000.0)
+    assert np.array_equal(actual.signal, np.where(gone, np.nan, in_mv), equal_nan=True), path
+    assert np.allclose(actual.signal, known.dac(), rtol=1e-13, atol=0.0, equal_nan=True), path
 
 
 # ------------------------------------------------------------------------------------------------------------- read
@@ -75,12 +75,12 @@ def assert_as_wfdb_reads(path: Path, found: Recording) -> None:
 def test_any_number_of_leads_and_samples(tmp_path: Path, n_samples: int, n_leads: int) -> None:
     line = "{file} 16 1000.0(0)/mV 16 0 {first} {checksum} 0 {name}"
     path = write(tmp_path, noise(n_samples, n_leads), f"a1 {n_leads} 500 {n_samples}", line)
-    found = read(path)
+    actual = read(path)
     assert wfdb_format16.is_plain(wfdb_header.parse(path.with_suffix(".hea").read_bytes()))
-    assert_as_wfdb_reads(path, found)
-    assert found.digital is not None
-    assert found.digital.samples.T.flags.c_contiguous  # each lead in one piece
-    assert found.digital.samples.flags.writeable
+    assert_as_wfdb_reads(path, actual)
+    assert actual.digital is not None
+    assert actual.digital.samples.T.flags.c_contiguous  # each lead in one piece
+    assert actual.digital.samples.flags.writeable
 
 
 @pytest.mark.parametrize(
@@ -113,16 +113,16 @@ def test_header_variants(tmp_path: Path, record_line: str, stored: str, rest: st
     head = b"head" * 6 if "+24" in stored else b""
     path = write(tmp_path, noise(700, 4), record_line, f"{{file}} {stored} {rest}", head)
     named = "name" in rest
-    found = read(path, units="mV", leads=None if named else ("I", "II", "V1", "V2"))
+    actual = read(path, units="mV", leads=None if named else ("I", "II", "V1", "V2"))
     assert wfdb_format16.is_plain(wfdb_header.parse(path.with_suffix(".hea").read_bytes()))
     if named:
-        assert_as_wfdb_reads(path, found)
+        assert_as_wfdb_reads(path, actual)
     else:
         known = wfdb.rdrecord(str(path), physical=False)
-        assert found.digital is not None
-        np.testing.assert_array_equal(found.digital.samples, known.d_signal)
-        assert found.digital.baseline.tolist() == known.baseline
-        assert found.leads == ("I", "II", "V1", "V2")
+        assert actual.digital is not None
+        np.testing.assert_array_equal(actual.digital.samples, known.d_signal)
+        assert actual.digital.baseline.tolist() == known.baseline
+        assert actual.leads == ("I", "II", "V1", "V2")
 
 
 @pytest.mark.parametrize(
@@ -142,10 +142,10 @@ def test_whatever_is_not_plain_is_left_to_wfdb(tmp_path: Path, monkeypatch, old:
     known = wfdb.rdrecord(str(path), physical=False)
     monkeypatch.setattr(wfdb, "rdrecord", lambda *_args, **_kwargs: known)
     monkeypatch.setattr(wfdb_format16, "samples", None)
-    found = read(path, leads=("I", "II", "III"), units="mV")
-    assert found.digital is not None
-    assert np.array_equal(found.digital.samples, known.d_signal)
-    assert np.isnan(found.signal[-3:]).all() == (":3" in new)
+    actual = read(path, leads=("I", "II", "III"), units="mV")
+    assert actual.digital is not None
+    assert np.array_equal(actual.digital.samples, known.d_signal)
+    assert np.isnan(actual.signal[-3:]).all() == (":3" in new)
 
 
 @pytest.mark.parametrize("fmt", ["212", "80", "24", "32"])
@@ -155,10 +155,10 @@ def test_other_formats_are_left_to_wfdb(tmp_path: Path, fmt: str) -> None:
         "a1", fs=500, units=["mV"] * 3, sig_name=["I", "II", "V1"], d_signal=steps, fmt=[fmt] * 3, adc_gain=[100] * 3,
         baseline=[7] * 3, write_dir=str(tmp_path),
     )  # fmt: skip
-    found = read(tmp_path / "a1")
+    actual = read(tmp_path / "a1")
     assert not wfdb_format16.is_plain(wfdb_header.parse((tmp_path / "a1.hea").read_bytes()))
-    assert not found.contents
-    np.testing.assert_allclose(found.signal, (steps - 7) / 100, rtol=1e-13)
+    assert not actual.contents
+    np.testing.assert_allclose(actual.signal, (steps - 7) / 100, rtol=1e-13)
 
 
 def test_leads_in_two_files_are_left_to_wfdb(tmp_path: Path) -> None:
@@ -208,10 +208,10 @@ def test_a_recording_knows_its_files_and_their_checksum(tmp_path: Path) -> None:
         read(tmp_path / "c1.npy", leads=["I"], rate_hz=500, units="uV"),
         read(tmp_path / "d1.csv", rate_hz=500, units="mV"),
     ]
-    for found, path in zip((plain, *others), ("a1", "b1", "c1.npy", "d1.csv")):
-        assert found.files == files(tmp_path / path)
-        contents = b"".join(file.read_bytes() for file in found.files)
-        assert found.sha256 == hashlib.sha256(contents).hexdigest()
+    for actual, path in zip((plain, *others), ("a1", "b1", "c1.npy", "d1.csv")):
+        assert actual.files == files(tmp_path / path)
+        contents = b"".join(file.read_bytes() for file in actual.files)
+        assert actual.sha256 == hashlib.sha256(contents).hexdigest()
 
 
 def test_a_plain_record_is_read_and_judged_without_importing_wfdb(tmp_path: Path) -> None:
@@ -237,26 +237,26 @@ def judged_lead_by_lead(recording: Recording, order: list[int]) -> TwelveLead:
 
 def assert_judged_alike(recording: Recording, order: list[int]) -> TwelveLead:
     """`order` says which column of the recording each of the twelve leads is."""
-    found, known = to_twelve_leads(recording), judged_lead_by_lead(recording, order)
+    actual, known = to_twelve_leads(recording), judged_lead_by_lead(recording, order)
     signal = recording.signal[:, order]
-    np.testing.assert_array_equal(found.signal, known.signal)
-    assert found.lead_order == known.lead_order
-    assert found.unit_doubt == known.unit_doubt
-    assert found.n_samples == len(signal)
-    np.testing.assert_allclose(found.typical_range_mv, known.typical_range_mv, rtol=1e-12)
+    np.testing.assert_array_equal(actual.signal, known.signal)
+    assert actual.lead_order == known.lead_order
+    assert actual.unit_doubt == known.unit_doubt
+    assert actual.n_samples == len(signal)
+    np.testing.assert_allclose(actual.typical_range_mv, known.typical_range_mv, rtol=1e-12)
     ranges = [np.ptp(np.percentile(lead[~np.isnan(lead)], (1, 99))) for lead in signal.T if not np.isnan(lead).all()]
-    if found.plausible:
+    if actual.plausible:
         assert PLAUSIBLE_MV[0] <= min(ranges)
         assert max(ranges) <= PLAUSIBLE_MV[1]
-    for lead, quality, slow in zip(signal.T, found.quality, known.quality):
+    for lead, quality, slow in zip(signal.T, actual.quality, known.quality):
         assert quality[:5] == slow[:5]
         np.testing.assert_allclose(quality.max_abs_mv, slow.max_abs_mv, rtol=1e-12)
-        seen = lead[~np.isnan(lead)]
-        if len(seen) and quality.origin == "recorded":
-            assert quality.n_missing == len(lead) - len(seen)
-            assert quality.flat == (seen.std() < FLAT_MV)
-            assert quality.max_abs_mv == np.abs(seen).max()
-    return found
+        observed = lead[~np.isnan(lead)]
+        if len(observed) and quality.origin == "recorded":
+            assert quality.n_missing == len(lead) - len(observed)
+            assert quality.flat == (observed.std() < FLAT_MV)
+            assert quality.max_abs_mv == np.abs(observed).max()
+    return actual
 
 
 def beats(rng: np.random.Generator, n_samples: int, steps_per_mv: float) -> np.ndarray:
@@ -318,8 +318,8 @@ def test_integers_are_judged_as_each_lead_alone_would_be(
     order = rng.permutation(12)
     digital = Digital(samples[:, order], uv[order], baseline[order])
     recording = Recording("a1", None, tuple(LEADS[k] for k in order), 500.0, digital)
-    found = assert_judged_alike(recording, np.argsort(order).tolist())
-    assert found.plausible <= (not faults & {"gap", "lost"})
+    actual = assert_judged_alike(recording, np.argsort(order).tolist())
+    assert actual.plausible <= (not faults & {"gap", "lost"})
 
 
 @settings(max_examples=100, deadline=None)
@@ -329,10 +329,10 @@ def test_what_counting_shows_is_true(seed: int, n_samples: int) -> None:
     spread = rng.choice([3.0, 20.0, 100.0, 3000.0], 12)
     samples = np.clip(rng.gamma(0.5, spread, (n_samples, 12)) + rng.normal(0, 5, 12), -32767, 32767).T.astype(np.int16)
     mv_per_step = rng.choice([0.0001, 0.001, 0.005, 0.03], 12)
-    found = integer_quality(samples, np.zeros(12, dtype=np.int32), mv_per_step)
-    assert found is not None
-    away_mv = np.abs(np.median(samples, axis=1) - found.middle) * mv_per_step
-    assert (away_mv[found.is_near] <= MARGIN_MV * (1 + 1e-12)).all()
+    actual = integer_quality(samples, np.zeros(12, dtype=np.int32), mv_per_step)
+    assert actual is not None
+    away_mv = np.abs(np.median(samples, axis=1) - actual.middle) * mv_per_step
+    assert (away_mv[actual.is_near] <= MARGIN_MV * (1 + 1e-12)).all()
 
 
 @settings(max_examples=100, deadline=None)
@@ -366,11 +366,11 @@ def test_a_sound_recording_is_seen_to_be_sound_by_counting(monkeypatch) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(lead_algebra, "check_limb_leads", slow)
             patch.setattr(Digital, "millivolts", slow)
-            found = to_twelve_leads(recording)
-        assert found.plausible
-        assert found.lead_order == "ok"
-        assert found.given is None
-        assert found.digital is recording.digital
+            actual = to_twelve_leads(recording)
+        assert actual.plausible
+        assert actual.lead_order == "ok"
+        assert actual.given is None
+        assert actual.digital is recording.digital
 
 
 # ------------------------------------------------------------------------------------------------------------- real
@@ -384,9 +384,9 @@ def test_every_real_record_is_read_as_wfdb_reads_it(folder: str) -> None:
     assert headers
     n_plausible = 0
     for number, header in enumerate(headers):
-        found = read(header)
-        assert found.contents, header  # the fast way
-        assert_as_wfdb_reads(header, found)
+        actual = read(header)
+        assert actual.contents, header  # the fast way
+        assert_as_wfdb_reads(header, actual)
         if number % 7 == 0 or folder == "chapman":
-            n_plausible += assert_judged_alike(found, [found.leads.index(lead) for lead in LEADS]).plausible
+            n_plausible += assert_judged_alike(actual, [actual.leads.index(lead) for lead in LEADS]).plausible
     assert n_plausible > 0.1 * len(headers)

@@ -3,28 +3,30 @@ arXiv 2205.09928 (IEEE Transactions on Neural Networks and Learning Systems, 202
 
     L = L_rec + w_idc L_idc
 
-    domains   the ECG in time (T samples), and of its Fourier transform the first T / 2 magnitudes and phases
-    tokens    patches of all leads in each domain, by an encoder of its own; a position, a domain, one class token a domain
-    dropping  a share of the times, and a share of the frequencies, the same for magnitude and phase: those have no token
-    L_rec     squared error over the patches of all three domains, the dropped and the shown
-    L_idc     log sum over i != j of exp(cos(P_1 token_i, P_2 encoded_j)): a record's tokens stay distinguishable
-    ratio     of what is dropped: progress through training, from 0.3 on and no further than 0.8
+    domains   time (T samples), and the first T / 2 magnitudes and phases of the ECG's Fourier transform
+    tokens    patches of all leads in each domain, with a patch encoder, position and embedding per domain, and one class token
+              per domain
+    dropping  a share of the times, and a share of the frequencies, the same for magnitude and phase: these get no token
+    L_rec     squared error over the patches of all three domains, dropped or not
+    L_idc     log sum over i != j of exp(cos(P_1 token_i, P_2 encoded_j)): keeps the tokens of a record distinguishable
+    ratio     the dropped share: the progress of training, at least 0.3 and at most 0.8
 
-Where we depart from the paper, and why (the option that restores it in brackets):
-- L_idc is that of the released code, among the tokens of one record. The abstract speaks of telling records apart; the code's
-  term does not set records against each other, and its weight is small in either reading.
-- Each record draws what it drops; the released code draws once for a batch.
-- Magnitudes are those of the orthonormal transform, at the scale of samples, and phases are shares of half a turn: of the plain
-  transform, a few low frequencies would be all of the loss. For the same reason L_rec is relative to each record's deviation
-  in time and magnitude. The paper prints no scale.
-- The paper's dropout (0.2) is left out: the house's blocks have none. A head has width / heads channels, not 64; what is shown
-  goes through the decoder too, where the released code reads it off the encoder.
-- The released encoder, when it embeds, adds a domain's embedding to records of the batch instead of tokens; here, to tokens.
-- Unobserved samples are 0 in both domains' input and count in no loss; a time at which nothing was observed has no token.
-  Of a lead that is missing for a while, the spectrum is that of the lead with zeros there.
-- Held-out patients are looked at with the last ratio, 0.8, so that a run's losses on them can be compared.
-- AdamW and the house's cosine in place of Adam with a rate that falls on plateaus.
-- The house's SMALL has one linear map a domain in place of three ResNets over 20 samples [patch_encoder = "resnet"].
+This implementation departs from the paper as follows (in brackets: the setting that restores the paper's text):
+- L_idc is that of the released code, among the tokens of one record. The abstract describes it as discriminating between
+  records; the code's term does not compare records, and its weight is small in either reading.
+- Each record draws its own dropped patches; the released code draws once per batch.
+- Magnitudes are those of the orthonormal transform, on the scale of samples, and phases are divided by pi: with the plain
+  transform a few low frequencies would dominate the loss. For the same reason L_rec is relative to each record's deviation in
+  time and magnitude. The paper gives no scale.
+- The paper's dropout (0.2) is omitted: leadwise's Transformer blocks have none. A head has width / heads channels, not 64.
+  Patches that were not dropped pass the decoder too; the released code predicts them directly from the encoder.
+- When the released code embeds, it adds a domain's embedding to the records of the batch instead of the tokens; here it is
+  added to the tokens.
+- Unobserved samples are 0 in the input of all domains and excluded from the loss; a time without an observed sample has no
+  token. If a lead is missing for part of the time, its spectrum is that of the lead with zeros there.
+- Validation uses the last ratio, 0.8, so that a run's validation losses are comparable.
+- The optimiser is AdamW with leadwise's cosine schedule, not Adam with a rate that is reduced on plateaus.
+- SMALL has one linear map per domain in place of three ResNets over 20 samples [patch_encoder = "resnet"].
 """
 
 from __future__ import annotations
@@ -51,17 +53,15 @@ DOMAINS = ("time", "magnitude", "phase")
 
 @dataclass(frozen=True)
 class Config(MethodConfig):
-    n_patches: int = 250  # patches in time, even: 20 samples each of 10 s at 500 Hz; half as many in each other domain
-    patch_encoder: Literal["resnet", "linear"] = (
-        "resnet"  # of each domain: a ResNet18 over a patch's samples, or one map
-    )
-    width: int = 128  # D; of "resnet", a multiple of 8
+    n_patches: int = 250  # patches in time, even: 20 samples each for 10 s at 500 Hz; half as many in each other domain
+    patch_encoder: Literal["resnet", "linear"] = "resnet"  # of each domain: a ResNet18 over a patch, or one linear map
+    width: int = 128  # D; for "resnet" a multiple of 8
     depth: int = 6  # Transformer layers
     heads: int = 8
-    mlp_ratio: float = 1.0  # hidden width of the feed-forward, of D
+    mlp_ratio: float = 1.0  # hidden width of the feed-forward layers, relative to D
     decoder_depth: int = 2
-    first_ratio: float = 0.3  # share of a domain's patches that is dropped, at the beginning
-    last_ratio: float = 0.8  # and at the end
+    first_ratio: float = 0.3  # dropped share of a domain's patches at the beginning of training
+    last_ratio: float = 0.8  # dropped share at the end of training
     w_idc: float = 1e-4  # weight of L_idc
 
     def __post_init__(self) -> None:
@@ -70,17 +70,19 @@ class Config(MethodConfig):
                 f"0 < first_ratio <= last_ratio < 1 must hold; got {self.first_ratio} and {self.last_ratio}"
             )
         if self.n_patches % 2:
-            raise ValueError(f"n_patches is even, since magnitude and phase have half as many; got {self.n_patches}")
+            raise ValueError(
+                f"n_patches must be even, because magnitude and phase have half as many; got {self.n_patches}"
+            )
         if self.w_idc <= 0:
             raise ValueError(f"w_idc must be positive; got {self.w_idc}")
 
     @property
     def whole_batch(self) -> str:
-        """The setting that needs a process's share of a batch in one pass, for its batch norm; '' if none does."""
+        """The setting that forbids gradient accumulation (batch norm needs all records of a process in one pass), or ''."""
         return "method.patch_encoder = 'resnet'" if self.patch_encoder == "resnet" else ""
 
 
-# A size for two CPU cores.
+# Settings for two CPU cores.
 SMALL = {"n_patches": 50, "patch_encoder": "linear", "width": 128, "depth": 4, "heads": 4}
 # The smallest settings, for the contract tests.
 TINY = {
@@ -118,35 +120,35 @@ class Method(PretrainingMethod):
         self.decoder = Transformer(c.width, c.decoder_depth, c.heads, c.mlp_ratio)
         self.leave = nn.ModuleList(nn.Linear(c.width, n_leads * samples) for _ in DOMAINS)
         self.before, self.after = nn.Linear(c.width, c.width), nn.Linear(c.width, c.width)  # P_1, P_2
-        self.register_buffer(
-            "progress", torch.zeros(())
-        )  # through training: in the state, so that a resumed run goes on
+        self.register_buffer("progress", torch.zeros(()))  # a buffer, so that a resumed run continues from it
 
     def after_step(self, progress: float) -> None:
-        """Keep how far training is, from 0 to 1: what is dropped goes with it."""
+        """Store the progress of training, 0 to 1, which determines the dropped share."""
         self.progress.fill_(progress)
 
     @property
     def ratio(self) -> float:
-        """The share of patches that is dropped now; of held-out patients' patches, the last."""
+        """The currently dropped share of patches; in eval mode the last one."""
         c = self.config
         return min(max(float(self.progress), c.first_ratio), c.last_ratio) if self.training else c.last_ratio
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The weighted terms, by name."""
+        # encode the visible patches of all domains; magnitude and phase share their visible frequencies
         patches, usable = self._patches(batch)
-        shown = torch.cat(
-            [self._drop(usable[0]), self._drop(usable[1]).repeat(1, 2)], dim=1
-        )  # (B, S), S of all domains
-        tokens, index, real = self._tokens(patches, shown)
+        times, frequencies = self._drop(usable[0]), self._drop(usable[1])
+        visible = torch.cat([times, frequencies.repeat(1, 2)], dim=1)  # (B, S), S patches of all domains
+        tokens, index, real = self._tokens(patches, visible)
         encoded = self._encode(tokens, index, real)
-        drawn = self._decode(encoded, index, real, torch.cat(usable, dim=1))
+
+        # the two terms
+        predicted = self._decode(encoded, index, real, torch.cat(usable, dim=1))
         n_cls = len(DOMAINS)
-        apart = masked.instance_discrimination(self.before(tokens), self.after(encoded[:, n_cls:]), real)
+        l_idc = masked.instance_discrimination(self.before(tokens), self.after(encoded[:, n_cls:]), real)
         target, counts = self._targets(patches, batch)
         return {
-            "L_rec": masked.reconstruction(drawn, target, counts),
-            "L_idc": self.config.w_idc * apart,
+            "L_rec": masked.reconstruction(predicted, target, counts),
+            "L_idc": self.config.w_idc * l_idc,
         }
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
@@ -160,90 +162,93 @@ class Method(PretrainingMethod):
         encoded = self._encode(*self._tokens(patches, torch.cat(usable, dim=1)))
         return encoded[:, : len(DOMAINS)].mean(1)
 
-    # --- the steps
+    # --- patches, tokens, encoder and decoder
 
     def _patches(self, batch: Batch) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Each domain's patches of all leads, (B, N, L P), and which of them say anything, (B, N) bool."""
+        """Each domain's patches of all leads, (B, N, L P), and which of them are usable, (B, N) bool."""
         n = self.config.n_patches
         domains = spectra(scaled(batch, self.signal))
         patches = tuple(_of_all_leads(domain, count) for domain, count in zip(domains, self.n_of))
-        seen = _of_all_leads(batch.observed, n).any(-1)
-        every = torch.ones_like(seen[:, : n // 2])
-        return patches, (seen, every, every)
+        observed = _of_all_leads(batch.observed, n).any(-1)
+        every = torch.ones_like(observed[:, : n // 2])
+        return patches, (observed, every, every)
 
     def _drop(self, usable: Tensor) -> Tensor:
-        """Of a domain's patches (B, N), those that are left."""
+        """The visible ones (B, N) among a domain's usable patches (B, N)."""
         return masking.draw_visible(usable[:, None], self.ratio)[:, 0]
 
-    def _tokens(self, patches: tuple[Tensor, ...], shown: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Tokens of the patches that are shown, (B, M, D), their places among all domains', and which are no fillers."""
+    def _tokens(self, patches: tuple[Tensor, ...], visible: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Tokens of the visible patches (B, M, D), their places among the patches of all domains, and which are not padding."""
         parts = []
-        for tokenize, patch, there in zip(self.tokenizers, patches, torch.split(shown, list(self.n_of), dim=1)):
-            found = tokenize(patch[there])  # (M', D): what is dropped does not even enter a batch norm
-            grid = found.new_zeros(*there.shape, self.config.width)
-            parts.append(grid.masked_scatter(there[..., None], found))
-        index, real = masking.places(shown)
+        for tokenize, patch, mask in zip(self.tokenizers, patches, torch.split(visible, list(self.n_of), dim=1)):
+            tokens = tokenize(patch[mask])  # (M', D): dropped patches do not enter a batch norm either
+            grid = tokens.new_zeros(*mask.shape, self.config.width)
+            parts.append(grid.masked_scatter(mask[..., None], tokens))
+        index, real = masking.places(visible)
         return masking.take(torch.cat(parts, dim=1), index), index, real
 
     def _encode(self, tokens: Tensor, index: Tensor, real: Tensor | None) -> Tensor:
-        """Encoded class tokens and tokens, (B, 3 + M, D)."""
+        """The encoder's output for class tokens and tokens, (B, 3 + M, D)."""
         x = tokens + self._place(self.positions, self.domains)[index]
         x = torch.cat([(self.cls + self.domains).expand(len(x), -1, -1).to(x.dtype), x], dim=1)
         out: Tensor = self.encoder(x, _with_cls(real))
         return out
 
     def _decode(self, encoded: Tensor, index: Tensor, real: Tensor | None, usable: Tensor) -> Tensor:
-        """The numbers of every patch of all domains, (B, S, L P)."""
+        """The predicted values of every patch of all domains, (B, S, L P)."""
         n_cls = len(DOMAINS)
-        known = encoded[:, n_cls:]
-        x = self._spread(self.mask).expand(len(known), -1, -1).to(known.dtype)  # (B, S, D)
-        if real is not None:  # a filler must not overwrite the place it points at
-            known = torch.where(real[..., None], known, masking.take(x, index))
-        x = x.scatter(1, index[..., None].expand_as(known), known)
+        # encoded tokens at their places, mask tokens at the others
+        tokens = encoded[:, n_cls:]
+        x = self._spread(self.mask).expand(len(tokens), -1, -1).to(tokens.dtype)  # (B, S, D)
+        if real is not None:  # padding must not overwrite the place of its index
+            tokens = torch.where(real[..., None], tokens, masking.take(x, index))
+        x = x.scatter(1, index[..., None].expand_as(tokens), tokens)
         x = x + self._place(self.decoder_positions, self.decoder_domains)
+
+        # decode, and one output map per domain
         x = torch.cat([encoded[:, :n_cls], x], dim=1)
         x = self.decoder(x, None if bool(usable.all()) else _with_cls(usable))[:, n_cls:]
         parts = [leave(part) for leave, part in zip(self.leave, torch.split(x, list(self.n_of), dim=1))]
         return torch.cat(parts, dim=1)
 
     def _targets(self, patches: tuple[Tensor, ...], batch: Batch) -> tuple[Tensor, Tensor]:
-        """What L_rec asks of all domains' patches, (B, S, L P), and which numbers of it were observed."""
+        """L_rec's target for the patches of all domains, (B, S, L P), and which of its values were observed."""
         lead = batch.observed.any(-1, keepdim=True).expand_as(batch.observed)  # a missing lead has no spectrum
         half = lead[..., : lead.shape[-1] // 2]
         real = [_of_all_leads(each, n) for each, n in zip((batch.observed, half, half), self.n_of)]
         n = real[0].sum((1, 2), keepdim=True).clamp(min=1)
-        # as the mean of an ECG is near none, its deviation is that of its magnitudes too (Parseval)
+        # the mean of an ECG is near 0, so its deviation is that of its magnitudes too (Parseval)
         spread = ((patches[0].square() * real[0]).sum((1, 2), keepdim=True) / n + 1e-6).sqrt()
         return torch.cat([patches[0] / spread, patches[1] / spread, patches[2]], dim=1), torch.cat(real, dim=1)
 
     def _place(self, places: nn.ParameterList, domains: Tensor) -> Tensor:
-        """What says where a patch stands, and in which domain: (S, D)."""
+        """Position plus domain embedding of each patch, (S, D)."""
         return torch.cat([*places]) + self._spread(domains)
 
     def _spread(self, domains: Tensor) -> Tensor:
-        """A vector of each domain (3, D), at all of its patches (S, D)."""
+        """One vector per domain (3, D), repeated for all patches of the domain: (S, D)."""
         return torch.cat([row.expand(n, -1) for row, n in zip(domains, self.n_of)])
 
 
 def spectra(ecg: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The ECG (B, L, T); the magnitudes of its orthonormal Fourier transform, (B, L, T / 2); and phases / pi, (B, L, T / 2)."""
-    found = torch.fft.rfft(ecg.float(), norm="ortho")[..., : ecg.shape[-1] // 2]
-    magnitude = found.abs()
-    # of next to nothing the phase is chance; and adding 0 takes the sign off zeros, which would turn a phase by half
-    phase = torch.atan2(found.imag + 0.0, found.real + 0.0) / torch.pi
+    """The ECG (B, L, T), and magnitudes and phases / pi of its orthonormal Fourier transform, both (B, L, T / 2)."""
+    spectrum = torch.fft.rfft(ecg.float(), norm="ortho")[..., : ecg.shape[-1] // 2]
+    magnitude = spectrum.abs()
+    # the phase of a magnitude near 0 is noise and set to 0; adding 0.0 turns -0.0 into 0.0, whose phase differs by pi
+    phase = torch.atan2(spectrum.imag + 0.0, spectrum.real + 0.0) / torch.pi
     return ecg, magnitude, phase.masked_fill(magnitude < 1e-6, 0.0)
 
 
 class _Convolved(nn.Module):
-    """Patches (M, L P) -> tokens (M, D): a ResNet18 over their samples, all leads mixed, and the mean over positions.
+    """Tokens (M, D) of patches (M, L P): a ResNet18 over their samples, all leads mixed, and the mean over positions.
 
-    Its batch norms weigh processes alike, though where recordings have gaps one may have a few patches more than another.
+    Its batch norms weight all processes equally, although with gaps in the recordings one may have a few more patches.
     """
 
     def __init__(self, n_leads: int, width: int) -> None:
         super().__init__()
         if width % 8:
-            raise ValueError(f"patch_encoder = 'resnet' wants a width that is a multiple of 8; got {width}")
+            raise ValueError(f"patch_encoder = 'resnet' needs a width that is a multiple of 8; got {width}")
         self.n_leads = n_leads
         self.model = ResNet18(n_leads, width // 8)
 
@@ -259,7 +264,7 @@ def _patch_encoder(config: Config, n_leads: int, samples: int) -> nn.Module:
 
 
 def _of_all_leads(signal: Tensor, n_patches: int) -> Tensor:
-    """(B, L, T) -> (B, N, L P)."""
+    """Patches of all leads together: (B, L, T) -> (B, N, L P)."""
     return patchify(signal, n_patches).transpose(1, 2).flatten(2)
 
 

@@ -3,29 +3,32 @@ arXiv 2106.14112 (IJCAI 2021).
 
     L = L_TC_s + L_TC_w + 0.7 L_CC
 
-    c_t         what a Transformer makes of a view's sequence z up to a random time t
-    L_TC_s      from c_t of the strong view, the next K of the weak view's z, each among those of the whole batch: Eq. 1
-    L_TC_w      the same from the weak view for the strong one: Eq. 2
-    L_CC        c_t of both views, projected, find each other among the batch: Eq. 3, cosine / tau, tau = 0.2
+    c_t         context: a Transformer's summary of a view's sequence z up to a random time t
+    L_TC_s      from c_t of the strong view, predict the next K of the weak view's z; each prediction must identify its record
+                among the whole batch                                                                       (Eq. 1)
+    L_TC_w      the same from the weak view to the strong view                                              (Eq. 2)
+    L_CC        NT-Xent of the projected c_t of both views, cosine / tau, tau = 0.2                         (Eq. 3)
 
-    weak view   another amplitude, and a little noise
-    strong view cut in up to M pieces, put together in another order, and more noise
+    weak view   another amplitude and a little noise
+    strong view split into up to M pieces, which are put in another order, and more noise
 
-Where paper and released code disagree, and where we depart from both (the option that restores it in brackets):
+Choices where the paper and its released code disagree, and departures from both (in brackets: the setting that restores the
+paper's text):
 - The code writes the first channel's shuffled pieces into all channels; here all leads are shuffled, in one order.
-- The softmax of L_TC is over the futures of the batch, as printed; the code's is over the predictions.
-- The code's weak view multiplies each sample by its own N(2, sigma) and adds no noise; here one factor for a record, around 1,
-  and noise that reaches the leads by their algebra. Sigmas and M differ from one of the paper's data sets to the next, and
-  none is an ECG: ours are a choice, in mV, and M = 5 is the code's for EEG.
-- K of the paper is 40 % of the sequence, which would be 125 linear maps for 10 s at 500 Hz; here 10, as in the code for EEG.
-- t is drawn for each record, where the code draws one for a batch; of times after which both views have K observed
-  positions. A record without such a time adds nothing.
-- Leads may be taken away from both views, off by default. SMALL takes half of them: with the paper's views alone, 70 steps on
-  the simulated cohort left features that a probe reads less from than from untrained ones.
-- Any of four ECG encoders in place of the paper's [paper_encoder = true: three small convolutions]. A Transformer's tokens
-  have seen the whole view, and the ResNet's a good part of it: predicting the future asks less of them.
-- The embedding is the sequence's mean; the paper's classifier reads all of the sequence.
-- AdamW and the house's schedule in place of Adam at a constant rate.
+- The softmax of L_TC is over the futures of the batch, as printed; in the code it is over the predictions.
+- The code's weak view multiplies each sample by its own N(2, sigma) and adds no noise. Here it is one factor per record, around
+  1, and noise at the electrodes, so that the relations between leads still hold. The paper's sigmas and M differ between its
+  data sets, none of which is an ECG: ours are a choice, in mV, and M = 5 is the code's value for EEG.
+- The paper's K is 40 % of the sequence, which would be 125 linear maps for 10 s at 500 Hz; here it is 10, as in the code for
+  EEG.
+- t is drawn for each record, among the times after which both views have K observed positions; the code draws one t per batch.
+  A record without such a time adds nothing to L_TC.
+- Leads may be removed from both views; off by default. SMALL removes half of them: with the paper's views alone, after 70 steps
+  on the simulated cohort a probe of the features was worse than one of untrained features.
+- The encoder is one of four, not the paper's [paper_encoder = true: three small convolutions]. A Transformer's tokens depend on
+  the whole view, and the ResNet's on a large part of it, so that predicting the future is easier for them.
+- The embedding is the mean of the sequence; the paper's classifier reads the whole sequence.
+- The optimiser is AdamW with leadwise's schedule, not Adam at a constant rate.
 """
 
 from __future__ import annotations
@@ -41,13 +44,7 @@ from leadwise import distributed
 from leadwise.batch import Batch, Signal
 from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn import augment
-from leadwise.nn.encoder import (
-    EcgEncoder,
-    EncoderSettings,
-    check_part,
-    mean_of,
-    scaled,
-)
+from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part, mean_of, scaled
 from leadwise.nn.heads import Projector
 from leadwise.nn.losses import series, view_agreement
 from leadwise.nn.patches import patchify
@@ -65,14 +62,14 @@ class Config(EncoderSettings, MethodConfig):
     gain: float = 0.1  # weak: one random factor exp(N(0, gain)) for all leads of a record
     weak_noise_mv: float = 0.02  # weak: white noise at each electrode, largest standard deviation
     strong_noise_mv: float = 0.05  # strong: the same
-    most_pieces: int = 5  # M: strong: a recording is cut in 1 to so many
-    lead_mask: float = 0.0  # both: chance of each lead to be taken away, one at least stays; the paper: none
+    most_pieces: int = 5  # M, strong: a recording is split into 1 to M pieces
+    lead_mask: float = 0.0  # both: probability that a lead is removed, at least one remains; the paper: 0
     # the context c_t
     context_width: int = 100
     context_depth: int = 4  # Transformer layers
     context_heads: int = 4
-    context_hidden: int = 64  # of their feed-forwards
-    n_future: int = 10  # K: positions of the sequence to be predicted
+    context_hidden: int = 64  # hidden width of the feed-forward layers
+    n_future: int = 10  # K, predicted positions of the sequence
     hidden_width: int = 64  # of the projector
     out_width: int = 32  # of the projected context
     temperature: float = 0.2  # tau, of L_CC
@@ -85,19 +82,19 @@ class Config(EncoderSettings, MethodConfig):
                 f"temperature, w_tc and w_cc must be positive; got {self.temperature}, {self.w_tc} and {self.w_cc}"
             )
         if not 0 <= self.lead_mask < 1:
-            raise ValueError(f"lead_mask lies in [0, 1); got {self.lead_mask}")
+            raise ValueError(f"lead_mask must be in [0, 1); got {self.lead_mask}")
         if self.most_pieces < 1 or self.n_future < 1 or min(self.gain, self.weak_noise_mv, self.strong_noise_mv) < 0:
             raise ValueError(
-                "most_pieces and n_future are 1 or more, gain, weak_noise_mv and strong_noise_mv 0 or more"
+                "most_pieces and n_future must be 1 or more, gain, weak_noise_mv and strong_noise_mv 0 or more"
             )
 
     @property
     def whole_batch(self) -> str:
-        """The projector's batch norm needs a process's share of a batch in one pass."""
+        """The setting that forbids gradient accumulation: the projector's batch norm needs all records in one pass."""
         return "method.name = 'ts_tcc'"
 
 
-# A size for two CPU cores.
+# Settings for two CPU cores.
 SMALL = {
     "encoder": "resnet", "resnet_width": 12, "context_width": 48, "context_depth": 1, "n_future": 5,
     "gain": 0.2, "lead_mask": 0.5,
@@ -135,25 +132,23 @@ class Method(PretrainingMethod):
             self.grid, width = self.ecg.grid, self.ecg.width
             length = ResNet18.n_positions(signal.n_samples) if c.encoder == "resnet" else c.n_patches
         if length <= c.n_future:
-            raise ValueError(
-                f"n_future = {c.n_future}, but a sequence has only {length} positions, the first to begin from"
-            )
+            raise ValueError(f"n_future = {c.n_future} must be less than the {length} positions of a sequence")
         self.register_buffer("electrodes", augment.lead_algebra(signal.leads), persistent=False)  # (L, 9)
         self.enter = nn.Linear(width, c.context_width)
         self.cls = nn.Parameter(0.02 * torch.randn(c.context_width))
         self.context = Transformer(
             c.context_width, c.context_depth, c.context_heads, mlp_ratio=c.context_hidden / c.context_width
         )
-        self.ahead = nn.Linear(c.context_width, c.n_future * width)  # W_1 to W_K, side by side
+        self.ahead = nn.Linear(c.context_width, c.n_future * width)  # W_1 to W_K in one map
         self.projector = Projector(c.context_width, c.hidden_width, c.out_width)
 
     def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """No term of a record by itself; and of each view what is predicted, what it is to be, and its context."""
+        """No terms per record; features of both views: predictions and futures (B, K, D), and projected contexts."""
         strong, real_s = self._sequence(self._strong(batch))
         weak, real_w = self._sequence(self._weak(batch))
         strong, weak = F.normalize(strong, dim=-1), F.normalize(weak, dim=-1)  # (B, N, D)
-        t, seen = self._times(real_s, real_w)
-        features = {"seen": seen.long()}
+        t, has_future = self._times(real_s, real_w)
+        features = {"has_future": has_future.long()}
         for name, z, real in (("s", strong, real_s), ("w", weak, real_w)):
             context = self._context(z, real, t)
             following = t[:, None] + torch.arange(1, self.config.n_future + 1, device=t.device)  # (B, K)
@@ -163,16 +158,16 @@ class Method(PretrainingMethod):
         return {}, features
 
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weighted terms over the whole batch, other processes' records too."""
+        """The weighted terms over the whole batch, including other processes' records."""
         c = self.config
         every = distributed.gather_features(features)
-        seen = every["seen"].bool()
-        local_rows = distributed.local_rows(len(seen))
-        with torch.autocast(seen.device.type, enabled=False):
-            to_weak = series.future_contrast(every["predicted_s"], every["future_w"], seen, local_rows)
-            to_strong = series.future_contrast(every["predicted_w"], every["future_s"], seen, local_rows)
-            alike = view_agreement.nt_xent(every["context_s"], every["context_w"], c.temperature, local_rows)
-        return {"L_TC_s": c.w_tc * to_weak, "L_TC_w": c.w_tc * to_strong, "L_CC": c.w_cc * alike}
+        has_future = every["has_future"].bool()
+        local_rows = distributed.local_rows(len(has_future))
+        with torch.autocast(has_future.device.type, enabled=False):
+            to_weak = series.future_contrast(every["predicted_s"], every["future_w"], has_future, local_rows)
+            to_strong = series.future_contrast(every["predicted_w"], every["future_s"], has_future, local_rows)
+            contexts = view_agreement.nt_xent(every["context_s"], every["context_w"], c.temperature, local_rows)
+        return {"L_TC_s": c.w_tc * to_weak, "L_TC_w": c.w_tc * to_strong, "L_CC": c.w_cc * contexts}
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
         """(B, D) embeddings of ECGs: the mean of the encoder's sequence; any subset of leads may be observed.
@@ -183,29 +178,31 @@ class Method(PretrainingMethod):
         check_part(part, self.parts)
         return mean_of(*self._sequence(batch))
 
-    # --- the steps
+    # --- views and contexts
 
     def _sequence(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """z (B, N, D), and at which of the N positions anything was observed, (B, N) bool."""
+        """z (B, N, D), and (B, N) bool, True for positions where any lead was observed."""
         if self.config.paper_encoder:
-            found: Tensor = self.conv(scaled(batch, self.signal)).transpose(1, 2)
-            seen = batch.observed.any(1).float()[:, None]  # (B, 1, T)
-            return found, F.adaptive_max_pool1d(seen, found.shape[1])[:, 0] > 0
+            z: Tensor = self.conv(scaled(batch, self.signal)).transpose(1, 2)
+            observed = batch.observed.any(1).float()[:, None]  # (B, 1, T)
+            return z, F.adaptive_max_pool1d(observed, z.shape[1])[:, 0] > 0
         tokens, real = self.ecg.tokens(batch)
-        # the ViT's tokens stand before its last norm
+        # the ViT returns its tokens without its last norm
         return self.ecg.model.norm(tokens) if isinstance(self.ecg.model, ViT) else tokens, real
 
     def _weak(self, batch: Batch) -> Batch:
+        """The weak view: gain, little noise, and lead masking."""
         ecg = augment.gain(batch.ecg, self.config.gain)
         return self._masked(replace(batch, ecg=self._noisy(ecg, self.config.weak_noise_mv) * batch.observed))
 
     def _strong(self, batch: Batch) -> Batch:
+        """The strong view: permuted pieces, more noise, and lead masking."""
         ecg, observed = permute(batch.ecg, batch.observed, self.config.most_pieces, self.grid)
         noisy = self._noisy(ecg, self.config.strong_noise_mv) * observed
         return self._masked(replace(batch, ecg=noisy, observed=observed))
 
     def _masked(self, batch: Batch) -> Batch:
-        """The view without some of its leads; one stays that an encoder could do with alone."""
+        """The view with some leads removed; at least one remains that suffices for the encoder by itself."""
         if not self.config.lead_mask:
             return batch
         whole = patchify(batch.observed, batch.observed.shape[-1] // self.grid).all(-1).any(-1)  # (B, L)
@@ -214,27 +211,27 @@ class Method(PretrainingMethod):
         return replace(batch, ecg=ecg, observed=observed)
 
     def _noisy(self, ecg: Tensor, largest_mv: float) -> Tensor:
-        """The ECG with white noise that arises at the electrodes."""
-        still = torch.zeros(len(ecg), self.electrodes.shape[1], ecg.shape[-1], device=ecg.device)
-        return ecg + torch.einsum("le,bet->blt", self.electrodes, augment.noise(still, largest_mv))
+        """The ECG with white noise, drawn at the nine electrodes."""
+        silence = torch.zeros(len(ecg), self.electrodes.shape[1], ecg.shape[-1], device=ecg.device)
+        return ecg + torch.einsum("le,bet->blt", self.electrodes, augment.noise(silence, largest_mv))
 
     def _times(self, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-        """A random t (B,) of each record: both views (B, N) have something until then, and K positions after it.
+        """A random t (B,) for each record, and (B,) bool, True for records that have a valid t; the others get 0.
 
-        And which records have such a t, (B,) bool; 0 for the others.
+        t is valid if both views (B, N) have an observed position up to t and K consecutive observed positions after it.
         """
         k = self.config.n_future
         after = (one & other)[:, 1:].unfold(1, k, 1).all(-1)  # (B, N - K)
         until = ((one.cumsum(1) > 0) & (other.cumsum(1) > 0))[:, :-k]
-        fit = until & after
-        draw = torch.rand(fit.shape, device=fit.device).masked_fill(~fit, -1.0)
-        seen = fit.any(1)
-        return torch.where(seen, draw.argmax(1), 0), seen
+        valid = until & after
+        draw = torch.rand(valid.shape, device=valid.device).masked_fill(~valid, -1.0)
+        has_future = valid.any(1)
+        return torch.where(has_future, draw.argmax(1), 0), has_future
 
     def _context(self, z: Tensor, real: Tensor, t: Tensor) -> Tensor:
-        """c_t (B, C): what a token of its own gathers from the sequence up to t."""
-        heard = real & (torch.arange(z.shape[1], device=t.device) <= t[:, None])
+        """c_t (B, C): the output of a class token that attends to the sequence up to t."""
+        visible = real & (torch.arange(z.shape[1], device=t.device) <= t[:, None])
         longest = int(t.max()) + 1
         x = torch.cat([self.cls.expand(len(z), 1, -1), self.enter(z[:, :longest])], dim=1)
-        out: Tensor = self.context(x, F.pad(heard[:, :longest], (1, 0), value=True))[:, 0]
+        out: Tensor = self.context(x, F.pad(visible[:, :longest], (1, 0), value=True))[:, 0]
         return out
