@@ -18,9 +18,9 @@ from leadwise.demo import CONFIG, demo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     began = time.perf_counter()
-    result = demo(asked.folder, overwrite=True)
+    result = demo(args.folder, overwrite=True)
     minutes = (time.perf_counter() - began) / 60
     gain, (low, high) = result.probe.gain(0.01)
     pages = "\n\n".join(f"{title}\n\n{table(rows)}" for title, rows in result.tables.items())

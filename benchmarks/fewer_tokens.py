@@ -2,7 +2,7 @@
 
     python benchmarks/fewer_tokens.py runs/ptbxl cohorts/ptbxl
 
-The encoder learnt from a part of the patches, so it can embed from one. Which: staggered, every second (fourth) patch of a
+The encoder was trained on a part of the patches, so it can embed from one. Which: staggered, every second (fourth) patch of a
 lead, each lead beginning at another; or drawn at random for each recording; or the mean over all two (four) staggered
 parts, which sees everything but no attention crosses the parts. Scores are those of the validation split, for choosing.
 """
@@ -69,8 +69,8 @@ def embedded(run: runs.Run, cohort: Cohort, rows: np.ndarray, part: str, keeps: 
     total, began = 0.0, time.perf_counter()
     for keep in keeps:
         run.method._patches = lambda batch, keep=keep: (
-            (found := whole(run.method, batch))[0],
-            keep(found[1]),
+            (outputs := whole(run.method, batch))[0],
+            keep(outputs[1]),
         )
         total = total + embed(run, Recordings(cohort, run.config.signal, rows), part)
     del run.method._patches
@@ -82,8 +82,8 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("cohort", type=Path)
     parser.add_argument("--split", default="val", choices=("val", "test"))
-    asked = parser.parse_args()
-    run, cohort = runs.load(asked.run), Cohort.open(asked.cohort)
+    args = parser.parse_args()
+    run, cohort = runs.load(args.run), Cohort.open(args.cohort)
     rows = np.concatenate([cohort.rows(split=split) for split in ("train", "val", "test")])
     place = {int(row): k for k, row in enumerate(rows)}
     batch = Recordings(cohort, run.config.signal, rows).batch(range(64))
@@ -99,15 +99,15 @@ def main() -> None:
             at = np.array([place[int(row)] for row in of_task])
             index = cohort.index.iloc[of_task]
             split, patient = (index[key].astype(str).to_numpy() for key in ("split", "patient"))
-            made = ProbeTask(tuple(cohort.tasks[task]), cohort.labels(task, of_task), split, patient)
+            probe_task = ProbeTask(tuple(cohort.tasks[task]), cohort.labels(task, of_task), split, patient)
             for fraction, scores in probes.items():
-                found = probe(backbone[at], made, fraction)
-                val = statistics.mean(draw.val_macro for draw in found.draws)
-                scores.append(val if asked.split == "val" else found.score.macro)
+                result = probe(backbone[at], probe_task, fraction)
+                val = statistics.mean(draw.val_macro for draw in result.draws)
+                scores.append(val if args.split == "val" else result.score.macro)
             classes = prompts.load(prompts.find(cohort.source, task)).for_classes(tuple(cohort.tasks[task]))
             vectors = [class_vector(texts) for texts in embed_prompts(run, classes)]
-            here = made.rows(asked.split)
-            zeros.append(float(np.nanmean(auroc(made.labels[here], cosines(shared[at][here], vectors)))))
+            here = probe_task.rows(args.split)
+            zeros.append(float(np.nanmean(auroc(probe_task.labels[here], cosines(shared[at][here], vectors)))))
         line |= {f"probe {f:.0%}": f"{100 * statistics.mean(scores):.2f}" for f, scores in probes.items()}
         line["zero-shot"] = f"{100 * statistics.mean(zeros):.2f}"
         seconds = []
@@ -126,7 +126,7 @@ def main() -> None:
     text = f"""# Embedding from fewer tokens
 
 Command: `python {" ".join(sys.argv)}`. {describe()}.
-{asked.run.name} ({n} tokens, width {run.method.ecg.shape.width}) on {asked.cohort.name}, {asked.split} split. Macro AUROC x 100,
+{args.run.name} ({n} tokens, width {run.method.ecg.shape.width}) on {args.cohort.name}, {args.split} split. Macro AUROC x 100,
 mean over the tasks {", ".join(cohort.tasks)}; probes at 1 % and 10 % are means over three draws.
 
 {table(lines)}

@@ -63,27 +63,27 @@ from leadwise.training.gradient_step import Objective, backward
 from leadwise.training.optimizer import make_optimizer
 
 FRACTIONS = (0.01, 0.1, 1.0)
-UNLEARNT, SUPERVISED = "without learning", "supervised"  # references that are made together
+UNTRAINED, SUPERVISED = "without learning", "supervised"  # references that are computed together
 WARM, TIMED = 4, 10  # steps before the clock runs, and while it does
 Json = dict[str, Any]
 
 
-def settings_of(asked: argparse.Namespace) -> dict[str, Config]:
+def settings_of(args: argparse.Namespace) -> dict[str, Config]:
     """Row -> settings: every method's small ones, on one signal, batch and schedule."""
     base = Config(
         signal=Signal(rate_hz=100, duration_s=10.0),
-        data=DataConfig(cohort=str(asked.cohort), min_report_words=2),
-        optim=OptimConfig(batch_size=64, lr=asked.lr, weight_decay=0.01, seed=asked.seed, device="cpu"),
+        data=DataConfig(cohort=str(args.cohort), min_report_words=2),
+        optim=OptimConfig(batch_size=64, lr=args.lr, weight_decay=0.01, seed=args.seed, device="cpu"),
         log=LogConfig(every=5, validate_every=0, save_every=10**9),
     )
     rows = {}
-    chosen = asked.methods.split(",") if asked.methods else method_names()
+    chosen = args.methods.split(",") if args.methods else method_names()
     for name in filter(lambda name: not learns_labels(name), chosen):
         for method in all_small_settings(name):
             optim = dataclasses.replace(base.optim, **small_optim_settings(name))
             config = with_defaults(dataclasses.replace(base, method=method, optim=optim))
             rows[paper_numbers.row_name(config.method)] = config
-    for text in asked.also:
+    for text in args.also:
         name, *overrides = text.split()
         optim = dataclasses.replace(base.optim, **small_optim_settings(name))
         config = settings.override(dataclasses.replace(base, method=small_settings(name), optim=optim), overrides)
@@ -111,12 +111,12 @@ def steps_in(config: Config, minutes: float) -> tuple[int, float]:
     return max(20, round(60 * minutes / seconds)), seconds
 
 
-def made(row: str, config: Config, asked: argparse.Namespace) -> Json:
+def train_and_score(row: str, config: Config, args: argparse.Namespace) -> Json:
     """Train and score one row."""
     torch.set_num_threads(1)
-    steps, seconds = steps_in(config, asked.budget_min)
+    steps, seconds = steps_in(config, args.budget_min)
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, steps=steps))
-    folder = asked.out / "runs" / f"{_folder(row)}-seed{asked.seed}"
+    folder = args.out / "runs" / f"{_folder(row)}-seed{args.seed}"
     if (folder / "model.safetensors").exists():
         run = runs.load(folder, "cpu")
         steps = run.config.optim.steps
@@ -135,25 +135,25 @@ def made(row: str, config: Config, asked: argparse.Namespace) -> Json:
         "parameters": sum(p.numel() for p in run.method.parameters()),
         "ecg parameters": None if encoder is None else sum(p.numel() for p in encoder.parameters()),
         "loss": [_mean(loss[:3]), _mean(loss[-3:])],
-        "cells": scored(run, asked),
+        "cells": scored(run, args),
     }
 
 
-def scored(run: Run, asked: argparse.Namespace) -> list[Json]:
+def scored(run: Run, args: argparse.Namespace) -> list[Json]:
     """Macro AUROC x 100 with its interval, of each task and way of scoring; of the untrained twin, too."""
-    cohort, cells = Cohort.open(asked.cohort), []
+    cohort, cells = Cohort.open(args.cohort), []
     twin = run.untrained(seed=run.config.optim.seed)
     for task in cohort.tasks:
         rows = cohort.rows(task=task)
         asks = probing.make_probe_task(cohort, task, rows)
         features = {"trained": embed_cohort(run, cohort, "backbone", rows, None, None)}
-        if asked.untrained:
+        if args.untrained:
             features["untrained"] = embed_cohort(twin, cohort, "backbone", rows, None, None)
         for fraction in FRACTIONS:
-            found = {name: probing.probe(values, asks, fraction) for name, values in features.items()}
-            cells += [_cell(task, f"{fraction:.0%}", name, result.score) for name, result in found.items()]
-            if "untrained" in found:
-                above, interval = gain(found["trained"].score, found["untrained"].score)
+            probes = {name: probing.probe(values, asks, fraction) for name, values in features.items()}
+            cells += [_cell(task, f"{fraction:.0%}", name, result.score) for name, result in probes.items()]
+            if "untrained" in probes:
+                above, interval = gain(probes["trained"].score, probes["untrained"].score)
                 cells[-2] |= {"gain": 100 * above, "gain interval": [100 * edge for edge in interval]}
         if run.method.embeds_text:
             zero = run_zeroshot(run, cohort, task)
@@ -161,20 +161,18 @@ def scored(run: Run, asked: argparse.Namespace) -> list[Json]:
     return cells
 
 
-def references(asked: argparse.Namespace, supervised: bool) -> list[Json]:
+def references(args: argparse.Namespace, supervised: bool) -> list[Json]:
     """Random encoders and hand-crafted features, probed; or encoders that have the labels from the start, their own scores."""
     torch.set_num_threads(1)
     signal = Signal(rate_hz=100, duration_s=10.0)
-    shared = Config(signal=signal, optim=OptimConfig(seed=asked.seed, device="cpu"))
+    shared = Config(signal=signal, optim=OptimConfig(seed=args.seed, device="cpu"))
     make = against.supervised_cells if supervised else against.untrained_cells
-    wanted, cohort = ScoringOptions(fractions=FRACTIONS, zero_shot=False), Cohort.open(asked.cohort)
-    made = make(
-        against.References.from_configs([], shared), [cohort], asked.out, wanted, (asked.seed,), lambda *_: None
-    )
+    wanted, cohort = ScoringOptions(fractions=FRACTIONS, zero_shot=False), Cohort.open(args.cohort)
+    cells = make(against.References.from_configs([], shared), [cohort], args.out, wanted, (args.seed,), lambda *_: None)
     rows: dict[str, list[Json]] = {}
-    for cell in made[0] if isinstance(made, tuple) else made:
+    for cell in cells[0] if isinstance(cells, tuple) else cells:
         low, macro, high = (100 * value for value in (cell.low, cell.macro, cell.high))
-        told = {
+        entry = {
             "task": cell.task,
             "how": f"{cell.fraction:.0%}",
             "features": "trained",
@@ -182,17 +180,17 @@ def references(asked: argparse.Namespace, supervised: bool) -> list[Json]:
             "low": low,
             "high": high,
         }
-        rows.setdefault(cell.row, []).append(told)
+        rows.setdefault(cell.row, []).append(entry)
     return [{"row": row, "reads": "labels" if supervised else "", "cells": cells} for row, cells in rows.items()]
 
 
-def _cell(task: str, how: str, features: str, found: Any) -> Json:
-    low, high = found.interval
+def _cell(task: str, how: str, features: str, score: Any) -> Json:
+    low, high = score.interval
     return {
         "task": task,
         "how": how,
         "features": features,
-        "macro": 100 * found.macro,
+        "macro": 100 * score.macro,
         "low": 100 * low,
         "high": 100 * high,
     }
@@ -209,9 +207,9 @@ def _folder(row: str) -> str:
 # -------------------------------------------------------------------------------------------------------- the page
 
 
-def lines(found: list[Json]) -> list[Json]:
+def lines(results: list[Json]) -> list[Json]:
     """One line for each row, the best mean probe first."""
-    tasks = list(dict.fromkeys(cell["task"] for cell in found[0]["cells"]))
+    tasks = list(dict.fromkeys(cell["task"] for cell in results[0]["cells"]))
 
     def mean(one: Json, how: str, features: str = "trained") -> float | None:
         values = [c["macro"] for c in one["cells"] if c["how"] == how and c["features"] == features]
@@ -220,11 +218,11 @@ def lines(found: list[Json]) -> list[Json]:
     def probe(one: Json) -> float:
         return _mean([mean(one, f"{fraction:.0%}") or 0.0 for fraction in FRACTIONS])
 
-    texts = sorted((mean(one, "zero-shot") for one in found if mean(one, "zero-shot")), reverse=True)
+    texts = sorted((mean(one, "zero-shot") for one in results if mean(one, "zero-shot")), reverse=True)
     table = []
     rank = 0
-    for one in sorted(found, key=probe, reverse=True):
-        rank += "steps" in one  # references stand where they belong, without a rank
+    for one in sorted(results, key=probe, reverse=True):
+        rank += "steps" in one  # references are listed at their score, without a rank
         line: Json = {
             "rank": str(rank) if "steps" in one else "",
             "method": one["row"],
@@ -247,13 +245,13 @@ def lines(found: list[Json]) -> list[Json]:
     return table
 
 
-def by_task(found: list[Json], order: list[str]) -> list[Json]:
+def by_task(results: list[Json], order: list[str]) -> list[Json]:
     """Every cell with its interval, a line for each row and way of scoring."""
     table = []
-    any_gains = any("gain" in cell for one in found for cell in one["cells"])
+    any_gains = any("gain" in cell for one in results for cell in one["cells"])
     for how in ("zero-shot", *(f"{fraction:.0%}" for fraction in FRACTIONS)):
         for row in order:
-            one = next(one for one in found if one["row"] == row)
+            one = next(one for one in results if one["row"] == row)
             cells = [c for c in one["cells"] if c["how"] == how and c["features"] == "trained"]
             if not cells:
                 continue
@@ -296,40 +294,40 @@ def main() -> None:
     )
     parser.add_argument("--note", default="", help="a sentence on what was trained")
     parser.add_argument("--only", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if not asked.cohort.is_dir():  # by its name alone
-        asked.cohort = Path("cohorts") / asked.cohort
-    rows = settings_of(asked)
-    if asked.only:
-        known = {UNLEARNT: lambda: references(asked, False), SUPERVISED: lambda: references(asked, True)}
-        result = known.get(asked.only, lambda: [made(asked.only, rows[asked.only], asked)])()
-        with replacing(asked.out / f"{_folder(asked.only)}-seed{asked.seed}.json") as part:
+    args = parser.parse_args()
+    if not args.cohort.is_dir():  # by its name alone
+        args.cohort = Path("cohorts") / args.cohort
+    rows = settings_of(args)
+    if args.only:
+        known = {UNTRAINED: lambda: references(args, False), SUPERVISED: lambda: references(args, True)}
+        result = known.get(args.only, lambda: [train_and_score(args.only, rows[args.only], args)])()
+        with replacing(args.out / f"{_folder(args.only)}-seed{args.seed}.json") as part:
             part.write_text(json.dumps(result, indent=1) + "\n")
         return
 
-    asked.out.mkdir(parents=True, exist_ok=True)
+    args.out.mkdir(parents=True, exist_ok=True)
 
     def ask(row: str) -> list[Json] | None:
-        path = asked.out / f"{_folder(row)}-seed{asked.seed}.json"
+        path = args.out / f"{_folder(row)}-seed{args.seed}.json"
         if not path.exists():
-            with (asked.out / f"{_folder(row)}.log").open("w") as log:
+            with (args.out / f"{_folder(row)}.log").open("w") as log:
                 command = [sys.executable, *sys.argv, "--only", row]
                 environment = {**os.environ, "OMP_NUM_THREADS": "1"}
                 done = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False)
             print(f"{row}: {'done' if done.returncode == 0 else f'FAILED, see {log.name}'}", flush=True)
         return json.loads(path.read_text()) if path.exists() else None
 
-    wanted = [*rows, UNLEARNT, *([SUPERVISED] if asked.supervised else [])]
-    with ThreadPoolExecutor(asked.at_once) as pool:
-        found = list(pool.map(ask, wanted))
-    failed = [row for row, one in zip(wanted, found) if one is None]
+    wanted = [*rows, UNTRAINED, *([SUPERVISED] if args.supervised else [])]
+    with ThreadPoolExecutor(args.at_once) as pool:
+        results = list(pool.map(ask, wanted))
+    failed = [row for row, one in zip(wanted, results) if one is None]
     if failed:
-        sys.exit(f"failed: {', '.join(failed)}; see the logs in {asked.out}. Nothing was written")
-    page(asked, [one for several in found if several is not None for one in several])
+        sys.exit(f"failed: {', '.join(failed)}; see the logs in {args.out}. Nothing was written")
+    page(args, [one for several in results if several is not None for one in several])
 
 
 def _command() -> str:
-    """The command line without its note, which stands below."""
+    """The command line without --note, whose text is printed below it."""
     words = list(sys.argv)
     if "--note" in words:
         at = words.index("--note")
@@ -339,13 +337,17 @@ def _command() -> str:
 
 def _others() -> str:
     """The methods with an [optim] of their own."""
-    found = {name: small_optim_settings(name) for name in method_names()}
-    told = (f"{name} {', '.join(f'{key} {value}' for key, value in own.items())}" for name, own in found.items() if own)
-    return "; ".join(told) or "none"
+    settings_of = {name: small_optim_settings(name) for name in method_names()}
+    lines = (
+        f"{name} {', '.join(f'{key} {value}' for key, value in own.items())}"
+        for name, own in settings_of.items()
+        if own
+    )
+    return "; ".join(lines) or "none"
 
 
 def _where(ranked: list[Json], row: str) -> str:
-    """Where a row stands, in a sentence."""
+    """One sentence on the rank of a row."""
     line = next((line for line in ranked if line["method"] == row), None)
     if line is None:
         return ""
@@ -356,24 +358,24 @@ def _where(ranked: list[Json], row: str) -> str:
     )
 
 
-def page(asked: argparse.Namespace, found: list[Json]) -> None:
+def page(args: argparse.Namespace, results: list[Json]) -> None:
     """benchmarks/results/NAME.md."""
-    ranked = lines(found)
+    ranked = lines(results)
     order = [line["method"] for line in ranked]
-    cohort = Cohort.open(asked.cohort)
+    cohort = Cohort.open(args.cohort)
     counts = ", ".join(f"{split} {len(cohort.rows(split=split)):,}" for split in ("train", "val", "test"))
     where = _where([line for line in ranked if line["rank"]], "CG-DMER")
-    beside = "The difference from the same encoder untrained is in brackets. " if asked.untrained else ""
+    beside = "The difference from the same encoder untrained is in brackets. " if args.untrained else ""
     text = f"""# Every method under one budget: {cohort.source}
 
 Command: `python {_command()}`. {describe()}.
 
-{asked.note}
+{args.note}
 
 {where}
 
-Each method: {asked.budget_min:g} minutes of one core (steps counted by processor time), AdamW with cosine, seed {asked.seed},
-small sizes (`SMALL` in its file), batches of 64 at {asked.lr:g} unless its file says otherwise (`SMALL_OPTIM`): {_others()}.
+Each method: {args.budget_min:g} minutes of one core (steps counted by processor time), AdamW with cosine, seed {args.seed},
+small sizes (`SMALL` in its file), batches of 64 at {args.lr:g} unless its file says otherwise (`SMALL_OPTIM`): {_others()}.
 12 leads x 10 s at 100 Hz. Recordings: {counts} ({cohort.source}). Macro AUROC x 100 on the test split,
 means over the tasks ({", ".join(cohort.tasks)}); scores below 100 % of the labels are means over three draws. {beside}Peak memory
 is the whole process's, libraries and data included.
@@ -382,9 +384,9 @@ is the whole process's, libraries and data included.
 {table(ranked)}
 
 ## Each task, with 95 % intervals over patients
-{table(by_task(found, order))}
+{table(by_task(results, order))}
 """
-    print(write(asked.name, text))
+    print(write(args.name, text))
 
 
 if __name__ == "__main__":

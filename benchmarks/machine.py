@@ -34,7 +34,7 @@ _SHAPES = {
 def matmul_peak(seconds: float = 1.0, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> float:
     """The device's matrix-multiply rate now, GFLOP/s: the best of several shapes."""
     kind, best = torch.device(device).type, 0.0
-    at_once = 20 if kind == "cuda" else 1  # a card is asked many times before it is waited for
+    at_once = 20 if kind == "cuda" else 1  # a GPU gets many calls before the first wait
     for m, k, n in _SHAPES[kind]:
         a, b = torch.randn(m, k, device=device).to(dtype), torch.randn(k, n, device=device).to(dtype)
         a @ b

@@ -54,13 +54,13 @@ def profile(path: Path, batch_size: int, rounds: int) -> tuple[list[dict[str, ob
         index, _ = masking.places(visible.flatten(1))
         chosen = masking.take(patches.flatten(1, 2), index)
         tokens = method.ecg.tokenizer(chosen)
-        seen = method.ecg(patches, visible)
-        seen = replace(seen, tokens=seen.tokens.requires_grad_())  # its gradient goes on to the encoder
+        encoded = method.ecg(patches, visible)
+        encoded = replace(encoded, tokens=encoded.tokens.requires_grad_())  # its gradient goes on to the encoder
         words, _ = method.text.tokenize(list(texts))
         cloze = method._hide_words(words)
         e_text = method.text(words)[1]
         memory = method.text(cloze.question)[0]
-        e_ecg = method._pool(seen)
+        e_ecg = method._pool(encoded)
     own = torch.arange(batch_size)[:, None]  # every report another
 
     def heads() -> Tensor:
@@ -85,7 +85,7 @@ def profile(path: Path, batch_size: int, rounds: int) -> tuple[list[dict[str, ob
         "report to tokens": hide,
         "tokeniser": lambda: method.ecg.tokenizer(chosen).square().mean(),
         "encoder": lambda: method.ecg.transformer(tokens.requires_grad_()).square().mean(),
-        "ECG decoder": lambda: method.ecg_decoder(seen, usable, None, visible).square().mean(),
+        "ECG decoder": lambda: method.ecg_decoder(encoded, usable, None, visible).square().mean(),
         "text encoder, two passes": lambda: (
             method.text(words)[1].square().mean() + method.text(cloze.question)[0].square().mean()
         ),
@@ -100,9 +100,9 @@ def profile(path: Path, batch_size: int, rounds: int) -> tuple[list[dict[str, ob
     for turn in range(rounds + 1):
         for name, part in parts.items():
             began = time.perf_counter()
-            made = part()
-            if made.requires_grad:
-                made.backward()
+            output = part()
+            if output.requires_grad:
+                output.backward()
             times[name].append(time.perf_counter() - began)
         began = time.perf_counter()
         step()
@@ -141,11 +141,11 @@ def main() -> None:
     parser.add_argument("configs", type=Path, nargs="+")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     pages = []
-    for path in asked.configs:
-        rows, facts = profile(path, asked.batch, asked.rounds)
-        pages.append(f"""## {path.stem}, batch {asked.batch}, float32
+    for path in args.configs:
+        rows, facts = profile(path, args.batch, args.rounds)
+        pages.append(f"""## {path.stem}, batch {args.batch}, float32
 
 {table(rows)}
 

@@ -92,24 +92,24 @@ def main() -> None:
     parser.add_argument("--fractions", default="0.01,0.1,1")
     parser.add_argument("--name", default="protocol_cost", help="name of the page in benchmarks/results")
     parser.add_argument("--note", default="", help="a sentence on the training")
-    asked = parser.parse_args()
-    fractions = tuple(float(share) for share in asked.fractions.split(","))
-    legacy = LegacySettings(trainer=TrainerSettings(epochs=asked.epochs), splits=asked.splits)
+    args = parser.parse_args()
+    fractions = tuple(float(share) for share in args.fractions.split(","))
+    legacy = LegacySettings(trainer=TrainerSettings(epochs=args.epochs), splits=args.splits)
     began = time.perf_counter()
-    told: dict[str, int] = {}
+    printed: dict[str, int] = {}
 
     def progress(what: str, done: int, total: int) -> None:
-        if told.get(what, -1) != (tenth := 10 * done // total):
-            told[what] = tenth
+        if printed.get(what, -1) != (tenth := 10 * done // total):
+            printed[what] = tenth
             print(f"{time.perf_counter() - began:6.0f} s  {what}: {done} of {total}", flush=True)
 
-    run, cohort = runs.load(asked.run), Cohort.open(asked.cohort)
-    report = run_protocol(run, cohort, asked.task, fractions, legacy=legacy, progress=progress)
+    run, cohort = runs.load(args.run), Cohort.open(args.cohort)
+    report = run_protocol(run, cohort, args.task, fractions, legacy=legacy, progress=progress)
     command = (
-        f"python benchmarks/protocol_cost.py {asked.run.name} {asked.cohort.name} --task {asked.task} "
-        f"{'--splits SPLITS ' if asked.splits else ''}--epochs {asked.epochs} --fractions {asked.fractions}"
+        f"python benchmarks/protocol_cost.py {args.run.name} {args.cohort.name} --task {args.task} "
+        f"{'--splits SPLITS ' if args.splits else ''}--epochs {args.epochs} --fractions {args.fractions}"
     )
-    print(write(asked.name, page(report, command, asked.note, time.perf_counter() - began)))
+    print(write(args.name, page(report, command, args.note, time.perf_counter() - began)))
 
 
 if __name__ == "__main__":

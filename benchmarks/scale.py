@@ -132,41 +132,41 @@ def main() -> None:
     parser.add_argument("--records", type=int, nargs="+", default=[2000, 20_000, 100_000])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=None, help="where trees and cohorts may lie for a while")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     lines = []
-    with tempfile.TemporaryDirectory(dir=asked.folder) as home:
-        for n in sorted(asked.records):
+    with tempfile.TemporaryDirectory(dir=args.folder) as home:
+        for n in sorted(args.records):
             write_tree(Path(home) / f"tree-{n}", n, shared_files=True)
-            lines.append(prepare(Path(home) / f"tree-{n}", Path(home) / f"cohort-{n}", asked.workers))
+            lines.append(prepare(Path(home) / f"tree-{n}", Path(home) / f"cohort-{n}", args.workers))
             print(lines[-1], flush=True)
         estimate = [sys.executable, "-m", "leadwise", "prepare", "mimic_iv_ecg", str(Path(home) / f"tree-{n}"), "-o"]
-        estimate += [str(Path(home) / "never"), "--dry-run", "--workers", str(asked.workers)]
-        told = subprocess.run(estimate, capture_output=True, text=True, check=True).stdout
-        small = Path(home) / f"cohort-{min(asked.records)}"
+        estimate += [str(Path(home) / "never"), "--dry-run", "--workers", str(args.workers)]
+        dry_run = subprocess.run(estimate, capture_output=True, text=True, check=True).stdout
+        small = Path(home) / f"cohort-{min(args.records)}"
         repeated(small, Path(home) / "big")
         opening = [sys.executable, "-c", OPENING, str(Path(home) / "big")]
-        found = json.loads(subprocess.run(opening, capture_output=True, text=True, check=True).stdout)
+        result = json.loads(subprocess.run(opening, capture_output=True, text=True, check=True).stdout)
         index_gb = (Path(home) / "big" / "index.parquet").stat().st_size / 1e9
     text = f"""# Many records
 
 Command: `python {" ".join(sys.argv)}`. {describe()}.
 
-## Preparing, {asked.workers} workers
+## Preparing, {args.workers} workers
 
 {table(lines)}
 
 The output of `--dry-run` for the largest folder, from a sample of 512 recordings:
 
 ```
-{told.strip()}
+{dry_run.strip()}
 ```
 
-## An index of {found["rows"]:,} rows ({index_gb:.2f} GB on disk)
+## An index of {result["rows"]:,} rows ({index_gb:.2f} GB on disk)
 
-Opened in {found["seconds"]:.2f} s (aim: below 5), checksum of the index included. Memory:
-{found["imports"]:.2f} GB with imports alone
-(torch is one of them), {found["open"]:.2f} GB at most while opening (aim: below 1.5), {found["read"]:.2f} GB after fifty random
-batches of 64, mapped samples included. Batches came at {found["rate"]:,.0f} records/s (the files are few, so all in the page
+Opened in {result["seconds"]:.2f} s (aim: below 5), checksum of the index included. Memory:
+{result["imports"]:.2f} GB with imports alone
+(torch is one of them), {result["open"]:.2f} GB at most while opening (aim: below 1.5), {result["read"]:.2f} GB after fifty random
+batches of 64, mapped samples included. Batches came at {result["rate"]:,.0f} records/s (the files are few, so all in the page
 cache).
 """
     print(write("scale", text))

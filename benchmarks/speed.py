@@ -5,7 +5,7 @@
     python benchmarks/speed.py --only step-plain reads --rounds 5
 
 Both sides of a ratio take turns in one process, and the ratio is the median over the rounds; peak memory is that of a first
-call in a fresh process, above what it held when everything was set up. Where an aim could be missed, the floor stands beside
+call in a fresh process, above what it held when everything was set up. Where an aim could be missed, the floor is given beside
 it: multiply-adds over the rate of plain matrix products, bytes over the rate of memory, both measured in the same run.
 """
 
@@ -26,7 +26,18 @@ import speed_options
 import speed_training
 import torch
 from machine import describe, matmul_peak, table, write
-from speed_pair import Against, Asked, Build, Case, NotGivenError, interleave, peak_elsewhere, quiet, ratio, stream_rate
+from speed_pair import (
+    Against,
+    BenchmarkArgs,
+    Build,
+    Case,
+    NotGivenError,
+    interleave,
+    peak_elsewhere,
+    quiet,
+    ratio,
+    stream_rate,
+)
 
 ROWS: dict[str, Build] = {**speed_training.ROWS, **speed_data.ROWS, **speed_evaluation.ROWS}
 MORE: dict[str, Build] = {**speed_more.ROWS, **speed_options.ROWS}
@@ -40,18 +51,18 @@ def spoken(seconds: float) -> str:
     return f"{seconds * 1e6:.3g} us"
 
 
-def lines(row: str, case: Case, asked: Asked, rates: dict[str, float], build: Build) -> list[dict[str, object]]:
+def lines(row: str, case: Case, args: BenchmarkArgs, rates: dict[str, float], build: Build) -> list[dict[str, object]]:
     """The table's lines of a case, measured."""
-    took = interleave(case.ways, asked.rounds, asked.seconds)
+    took = interleave(case.ways, args.rounds, args.seconds)
     median = {name: statistics.median(values) for name, values in took.items()}
     used = dict.fromkeys(name for pair in case.against for name in (pair.ours, pair.plain))
     floors = {pair.ours: _floor(case, pair.ours, rates) for pair in case.against}
-    peaks = {name: peak_elsewhere(build, name, asked) if case.memory else None for name in used}
-    made = []
+    peaks = {name: peak_elsewhere(build, name, args) if case.memory else None for name in used}
+    rows = []
     for pair in case.against:
-        found = ratio(took[pair.ours], took[pair.plain])
+        measured = ratio(took[pair.ours], took[pair.plain])
         floor = floors[pair.ours]
-        made.append(
+        rows.append(
             {
                 "row": row,
                 "ours": pair.ours.removeprefix("ours, "),
@@ -59,73 +70,75 @@ def lines(row: str, case: Case, asked: Asked, rates: dict[str, float], build: Bu
                 "per": case.what,
                 "time": spoken(median[pair.ours]),
                 "its time": spoken(median[pair.plain]),
-                "ratio (least-most)": str(found),
-                **_verdict(pair, found.median, median[pair.ours]),
+                "ratio (least-most)": str(measured),
+                **_verdict(pair, measured.median, median[pair.ours]),
                 "peak MiB": _mib(peaks[pair.ours]),
                 "its peak MiB": _mib(peaks[pair.plain]),
                 "floor": "-" if floor is None else f"{spoken(floor)}, ratio {median[pair.plain] / floor:.2g}",
             }
         )
-    return made
+    return rows
 
 
-def _verdict(pair: Against, found: float, seconds: float) -> dict[str, object]:
+def _verdict(pair: Against, ratio: float, seconds: float) -> dict[str, object]:
     """The aim, and whether it is reached."""
     if pair.below_s is not None:
         return {"aim": f"< {spoken(pair.below_s)}", "reached": "yes" if seconds < pair.below_s else "**no**"}
     if pair.aim is None:
         return {"aim": "-", "reached": "-"}
-    return {"aim": f">= {pair.aim:g}", "reached": "yes" if found >= pair.aim else "**no**"}
+    return {"aim": f">= {pair.aim:g}", "reached": "yes" if ratio >= pair.aim else "**no**"}
 
 
 def _floor(case: Case, way: str, rates: dict[str, float]) -> float | None:
     """Seconds an item that the way's products and bytes would take at the machine's best, the longer of both."""
-    found = []
+    floors = []
     if way in case.gflop:
-        found.append(case.gflop[way]() / rates[case.dtype.get(way, "float32")])
+        floors.append(case.gflop[way]() / rates[case.dtype.get(way, "float32")])
     if way in case.gbytes:
-        found.append(case.gbytes[way] / rates["memory"])
-    return max(found) if found else None
+        floors.append(case.gbytes[way] / rates["memory"])
+    return max(floors) if floors else None
 
 
 def _mib(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
-def measure(rows: dict[str, Build], asked: Asked, rates: dict[str, float]) -> tuple[list[dict[str, object]], list[str]]:
+def measure(
+    rows: dict[str, Build], args: BenchmarkArgs, rates: dict[str, float]
+) -> tuple[list[dict[str, object]], list[str]]:
     """Table lines and notes of these rows; one that fails or lacks something says so and the others go on."""
-    made: list[dict[str, object]] = []
+    rows: list[dict[str, object]] = []
     notes: list[str] = []
     for row, build in rows.items():
         began = time.perf_counter()
         try:
-            case = build(asked)
+            case = build(args)
             with case.closing:
                 note = case.note()
-                fresh = lines(row, case, asked, rates, build)
+                fresh = lines(row, case, args, rates, build)
         except NotGivenError as missing:  # a row that asks for what was not given
             notes.append(f"**{row}**: left out, {missing.args[0]}.")
         except Exception as error:  # hours of other rows are not to be lost
             traceback.print_exc()
             notes.append(f"**{row}**: failed, {type(error).__name__}: {error}.")
         else:
-            made += fresh
+            rows += fresh
             notes.append(f"**{row}**: {note}.")
             print(table(fresh), file=sys.stderr)
         print(f"{row}: {time.perf_counter() - began:.0f} s in all\n{notes[-1]}\n", file=sys.stderr, flush=True)
-    return made, notes
+    return rows, notes
 
 
-def page(asked: Asked, only: list[str]) -> str:
+def page(args: BenchmarkArgs, only: list[str]) -> str:
     began = time.perf_counter()
     rates = {"float32": matmul_peak(), "bfloat16": matmul_peak(dtype=torch.bfloat16), "memory": stream_rate()}
     parts = []
     for title, every in (("", ROWS), ("## More options", MORE)):
         chosen = {name: build for name, build in every.items() if not only or name in only}
         if chosen:
-            made, notes = measure(chosen, asked, rates)
-            said = "\n".join(f"- {note}" for note in notes)
-            parts.append(f"{title}\n\n{table(made) if made else ''}\n\n{said}\n".strip())
+            rows, notes = measure(chosen, args, rates)
+            remarks = "\n".join(f"- {note}" for note in notes)
+            parts.append(f"{title}\n\n{table(rows) if rows else ''}\n\n{remarks}\n".strip())
     body = "\n\n".join(parts)
     return f"""# Speed, as ratios
 
@@ -133,8 +146,8 @@ Command: `python {" ".join(sys.argv)}`. {describe()}; {(time.perf_counter() - be
 In the same run plain matrix products reached {rates["float32"]:.0f} GFLOP/s in float32 and {rates["bfloat16"]:.0f} in
 bfloat16; copying or scaling 256 MiB read and wrote {rates["memory"]:.0f} GB/s, both counted.
 
-The variants of a row alternate in one process. A ratio is the median over {asked.rounds} rounds (two, once a row has taken
-{asked.seconds:.0f} s) of the other variant's time divided by ours, with the smallest and the largest. Peak memory: the first
+The variants of a row alternate in one process. A ratio is the median over {args.rounds} rounds (two, once a row has taken
+{args.seconds:.0f} s) of the other variant's time divided by ours, with the smallest and the largest. Peak memory: the first
 call of a variant in a fresh process, above the memory after set-up (weights, inputs), without pages of mapped files; if a
 variant starts processes, the sum over all. Floor: multiply-adds divided by the measured matrix-product rate, or bytes divided
 by the memory rate, whichever takes longer, and the ratio at that time.
@@ -159,10 +172,10 @@ def main() -> None:
     parser.add_argument("--name", default="speed", help="page in benchmarks/results")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch, quiet():
-        asked = Asked(
+        args = BenchmarkArgs(
             max(1, given.rounds), given.seconds, given.batch, given.records, given.ptbxl, given.run, Path(scratch)
         )  # fmt: skip
-        text = page(asked, given.only)
+        text = page(args, given.only)
     print(text)
     print(write(given.name, text))
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import wfdb
-from speed_pair import Against, Asked, Build, Case, NotGivenError, Way
+from speed_pair import Against, BenchmarkArgs, Build, Case, NotGivenError, Way
 from torch.utils.data import DataLoader, Dataset
 
 from leadwise.batch import LEADS, Signal
@@ -55,14 +55,14 @@ def samples_of(number: int) -> np.ndarray:
     return (heart * STEPS_PER_MV).round().astype(np.int16)
 
 
-def wfdb_tree(asked: Asked) -> Path:
+def wfdb_tree(args: BenchmarkArgs) -> Path:
     """A folder of `records` WFDB records of format 16, 12 x 5,000 samples, each with its own file, as MIMIC-IV-ECG has them."""
-    folder = asked.scratch / "wfdb"
+    folder = args.scratch / "wfdb"
     if folder.is_dir():
         return folder
     partial_folder = folder.with_suffix(".partial")
     partial_folder.mkdir()
-    for number in range(asked.records):
+    for number in range(args.records):
         samples, name = samples_of(number), f"{number:07d}"
         (partial_folder / f"{name}.dat").write_bytes(samples.T.astype("<i2").tobytes())
         head = [f"{name} {len(samples)} {RATE_HZ} {N_SAMPLES}"]
@@ -83,26 +83,26 @@ def source_of(tree: Path) -> Source:
     return Source("simulated", rows)
 
 
-def cohort_of(asked: Asked) -> Cohort:
+def cohort_of(args: BenchmarkArgs) -> Cohort:
     """The same records as a cohort, in the order of their names."""
-    folder = asked.scratch / "cohort"
+    folder = args.scratch / "cohort"
     if not folder.is_dir():
-        write(source_of(wfdb_tree(asked)), folder)
+        write(source_of(wfdb_tree(args)), folder)
     return Cohort.open(folder)
 
 
 # -------------------------------------------------------------------------------------------------------------- preparing
 
 
-def prepare(asked: Asked) -> Case:
+def prepare(args: BenchmarkArgs) -> Case:
     """`cohort.write`, against `wfdb.rdrecord` and an `.npy` for each record."""
-    tree = wfdb_tree(asked)
+    tree = wfdb_tree(args)
     source, closing = source_of(tree), contextlib.ExitStack()
     paths = [row.path for row in source.rows]
     n = len(paths)
 
     def fresh() -> Path:
-        folder = tempfile.mkdtemp(dir=asked.scratch)  # empty, which `write` allows
+        folder = tempfile.mkdtemp(dir=args.scratch)  # empty, which `write` allows
         closing.callback(shutil.rmtree, folder, ignore_errors=True)
         return Path(folder)
 
@@ -142,39 +142,39 @@ def _open_h5(path: Path) -> Any:
     return h5py.File(path, "r")["ecg"]
 
 
-def h5_store(asked: Asked, compression: str | None) -> Any:
+def h5_store(args: BenchmarkArgs, compression: str | None) -> Any:
     h5py = _wanted("h5py")
-    path = asked.scratch / f"{compression or 'plain'}.h5"
+    path = args.scratch / f"{compression or 'plain'}.h5"
     if not path.is_file():
         partial_path = path.with_suffix(".partial")
         with h5py.File(partial_path, "w") as file:
-            shape = (asked.records, 12, N_SAMPLES)
+            shape = (args.records, 12, N_SAMPLES)
             chunks = (1, 12, N_SAMPLES) if compression else None
             dataset = file.create_dataset("ecg", shape, "<i2", chunks=chunks, compression=compression)
-            for number, block in enumerate(_blocks(asked)):
+            for number, block in enumerate(_blocks(args)):
                 dataset[number] = block
         partial_path.rename(path)
     return partial(_open_h5, path)
 
 
-def zarr_store(asked: Asked) -> Any:
+def zarr_store(args: BenchmarkArgs) -> Any:
     zarr = _wanted("zarr")
-    path = asked.scratch / "ecg.zarr"
+    path = args.scratch / "ecg.zarr"
     if not path.is_dir():
-        shape = (asked.records, 12, N_SAMPLES)
+        shape = (args.records, 12, N_SAMPLES)
         array = zarr.create_array(store=str(path), shape=shape, chunks=(1, 12, N_SAMPLES), dtype="<i2", zarr_format=3)
-        for number, block in enumerate(_blocks(asked)):
+        for number, block in enumerate(_blocks(args)):
             array[number] = block
     return partial(zarr.open_array, store=str(path), mode="r")
 
 
-def _blocks(asked: Asked) -> Any:
+def _blocks(args: BenchmarkArgs) -> Any:
     """Each record (12, T) int16 in LEADS order."""
-    return (samples_of(number)[IN_ORDER] for number in range(asked.records))
+    return (samples_of(number)[IN_ORDER] for number in range(args.records))
 
 
 def _wanted(name: str) -> ModuleType:
-    """A package that only this benchmark wants.
+    """Import a package that only this benchmark needs.
 
     Raises:
         NotGivenError: it is not installed.
@@ -182,7 +182,7 @@ def _wanted(name: str) -> ModuleType:
     try:
         return __import__(name)
     except ImportError:
-        raise NotGivenError(f"it wants {name}: pip install {name}") from None
+        raise NotGivenError(f"it needs {name}: pip install {name}") from None
 
 
 class Store(Dataset[Any]):
@@ -232,21 +232,21 @@ class Rdsamp(Store):
     __getitems__ = read
 
 
-def stores(asked: Asked, gives: str) -> dict[str, Store]:
-    cohort_of(asked)
-    names = [str(row.path) for row in source_of(wfdb_tree(asked)).rows]
-    made: dict[str, Store] = {
-        "ours": OurStore(partial(Cohort.open, asked.scratch / "cohort"), gives),
-        "HDF5": Store(h5_store(asked, None), gives),
-        "HDF5, gzip": Store(h5_store(asked, "gzip"), gives),
-        "zarr v3": Store(zarr_store(asked), gives),
+def stores(args: BenchmarkArgs, gives: str) -> dict[str, Store]:
+    cohort_of(args)
+    names = [str(row.path) for row in source_of(wfdb_tree(args)).rows]
+    readers: dict[str, Store] = {
+        "ours": OurStore(partial(Cohort.open, args.scratch / "cohort"), gives),
+        "HDF5": Store(h5_store(args, None), gives),
+        "HDF5, gzip": Store(h5_store(args, "gzip"), gives),
+        "zarr v3": Store(zarr_store(args), gives),
     }
-    return made | ({"wfdb.rdsamp": Rdsamp(partial(list, names), gives)} if gives == MV else {})
+    return readers | ({"wfdb.rdsamp": Rdsamp(partial(list, names), gives)} if gives == MV else {})
 
 
-def batches(asked: Asked, n: int) -> list[np.ndarray]:
+def batches(args: BenchmarkArgs, n: int) -> list[np.ndarray]:
     """Positions of the first n records of one random order, in batches."""
-    order = np.random.default_rng(0).permutation(asked.records)[:n]
+    order = np.random.default_rng(0).permutation(args.records)[:n]
     return [order[begin : begin + BATCH] for begin in range(0, n, BATCH)]
 
 
@@ -258,7 +258,7 @@ GIVEN = {
 }
 
 
-def reads(asked: Asked, gives: str, worker: bool) -> Case:
+def reads(args: BenchmarkArgs, gives: str, worker: bool) -> Case:
     """Random batches of 64 from each store."""
 
     def pass_over(store: Store, order: list[np.ndarray]) -> Callable[[], object]:
@@ -269,23 +269,23 @@ def reads(asked: Asked, gives: str, worker: bool) -> Case:
         )
         return lambda: deque(loader, maxlen=0)
 
-    found = stores(asked, gives)
+    readers = stores(args, gives)
     ways = {}
-    for name, store in found.items():
-        n = min(N_RDSAMP, asked.records) if isinstance(store, Rdsamp) else asked.records
-        ways[name] = Way(pass_over(store, batches(asked, n)), n)
+    for name, store in readers.items():
+        n = min(N_RDSAMP, args.records) if isinstance(store, Rdsamp) else args.records
+        ways[name] = Way(pass_over(store, batches(args, n)), n)
 
     def note() -> str:
-        first = batches(asked, 16)[0]
-        ours = found["ours"].read(first)
-        for name, store in found.items():
+        first = batches(args, 16)[0]
+        ours = readers["ours"].read(first)
+        for name, store in readers.items():
             if not np.allclose(store.read(first), ours, rtol=0, atol=1e-6):
                 raise RuntimeError(f"{name} gives other samples than the cohort")
             if worker:
                 store.opened = None  # a worker opens its own
         how = "a DataLoader with one worker process, already started" if worker else "in one process"
         return (
-            f"{asked.records} records in one random order, {how}; all in the page cache. Given: {GIVEN[gives]}. HDF5: one data "
+            f"{args.records} records in one random order, {how}; all in the page cache. Given: {GIVEN[gives]}. HDF5: one data "
             "set, contiguous, or a gzip chunk a record; zarr: a chunk a record, its default codec. Checked: the same samples"
         )
 

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import torch
 from speed_data import cohort_of
-from speed_pair import Against, Asked, Build, Case, NotGivenError, Way
+from speed_pair import Against, BenchmarkArgs, Build, Case, NotGivenError, Way
 from speed_plain import gigaflop, written_out
 from speed_training import make_method
 from torch import nn
@@ -32,14 +32,14 @@ PLAIN_EMBEDDING = "at once, written out"
 Features = np.ndarray
 
 
-def embedding(asked: Asked) -> Case:
+def embedding(args: BenchmarkArgs) -> Case:
     """A cohort's recordings through `embed` as it comes, against all tokens at once, attention written out, float32."""
-    n = asked.batch or 8
+    n = args.batch or 8
     texts = ("normal ecg.", "sinus rhythm.")
-    said = settings.read(asked.small).optim.precision
-    run = make_method(asked, texts, f"optim.precision={said}")
-    in_float32, at_once = make_method(asked, texts), make_method(asked, texts, "method.embed_passes=1")
-    cohort = cohort_of(asked)
+    precision = settings.read(args.small).optim.precision
+    run = make_method(args, texts, f"optim.precision={precision}")
+    in_float32, at_once = make_method(args, texts), make_method(args, texts, "method.embed_passes=1")
+    cohort = cohort_of(args)
     n = min(n, len(cohort))
     recordings, one = (Recordings(cohort, run.config.signal, np.arange(count)) for count in (n, 1))
 
@@ -68,7 +68,7 @@ def embedding(asked: Asked) -> Case:
         work_of = [f"{gigaflop(partial(embed, which, one)):.1f}" for which in (in_float32, at_once)]
         return (
             f"{n} recordings in one batch, cg_dmer_small with fresh weights, all 1,200 tokens, reading them from the cohort "
-            f"included. ours: `embed` with the config's settings, in {said} and in "
+            f"included. ours: `embed` with the config's settings, in {precision} and in "
             f"{run.config.method['embed_passes']} parts that together contain every patch once, averaged (scores are as good: "
             f"NOTES.md); at once: embed_passes = 1, float32. GFLOP a record {' and '.join(work_of)}. Largest 1 - cosine: {close}"
         )
@@ -85,7 +85,7 @@ def embedding(asked: Asked) -> Case:
         gflop={
             name: partial(gigaflop, partial(embed, at_once if "at once" in name else in_float32, one)) for name in work
         },
-        dtype={"ours": said},
+        dtype={"ours": precision},
         note=note,
     )
 
@@ -96,18 +96,18 @@ def cosine_gap(a: Features, b: Features) -> float:
     return float(np.abs(1 - (a * b).sum(axis=1, dtype=np.float64) / norms).max())
 
 
-def linear_probe(asked: Asked) -> Case:
+def linear_probe(args: BenchmarkArgs) -> Case:
     """One task at all labels: extract once and fit, against encoding anew in each of 100 epochs.
 
     Raises:
         NotGivenError: no cohort with labels was named.
     """
-    if asked.ptbxl is None:
-        raise NotGivenError("it wants --ptbxl, a prepared cohort with labels")
-    cohort = Cohort.open(asked.ptbxl)
-    run = runs.load(asked.run) if asked.run else _untrained(asked, cohort)
+    if args.ptbxl is None:
+        raise NotGivenError("it needs --ptbxl, a prepared cohort with labels")
+    cohort = Cohort.open(args.ptbxl)
+    run = runs.load(args.run) if args.run else _untrained(args, cohort)
     task_name = "super" if "super" in cohort.tasks else next(iter(cohort.tasks))
-    rows = _some_of(cohort.rows(task=task_name), 2 * asked.records)
+    rows = _some_of(cohort.rows(task=task_name), 2 * args.records)
     table = cohort.index.iloc[rows]
     task = ProbeTask(
         tuple(cohort.tasks[task_name]),
@@ -165,8 +165,8 @@ def linear_probe(asked: Asked) -> Case:
     )
 
 
-def _untrained(asked: Asked, cohort: Cohort) -> Run:
-    config = settings.read(asked.root / "configs" / "ptbxl_cpu.toml")
+def _untrained(args: BenchmarkArgs, cohort: Cohort) -> Run:
+    config = settings.read(args.root / "configs" / "ptbxl_cpu.toml")
     return runs.create(config, list(dict.fromkeys(cohort.reports))[:2000])
 
 
@@ -175,7 +175,7 @@ def _some_of(rows: np.ndarray, n: int) -> np.ndarray:
     return rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).round().astype(int)]
 
 
-def start_up(asked: Asked) -> Case:
+def start_up(args: BenchmarkArgs) -> Case:
     """`leadwise --help` in a process of its own, beside Python that does nothing."""
     command = [sys.executable, "-m", "leadwise", "--help"]
 

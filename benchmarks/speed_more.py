@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from speed_pair import Against, Asked, Build, Case, Way
+from speed_pair import Against, BenchmarkArgs, Build, Case, Way
 from speed_plain import gigaflop, learn
 from speed_reports import write_reports
 from speed_training import FROZEN_LAYERS, bert_method, ecg_branch, gradient, make_method, make_stmem
@@ -32,12 +32,12 @@ GROUPS = (2, 4, 8)
 LONGEST = "padded to the longest"
 
 
-def decoders(asked: Asked) -> Case:
+def decoders(args: BenchmarkArgs) -> Case:
     """The step with each decoder, against the method's default and against ST-MEM."""
-    n = asked.batch or 4
+    n = args.batch or 4
     ways, gflop = {}, {}
     for name, overrides in DECODERS.items():
-        branch, one = ecg_branch(asked, n, *overrides), ecg_branch(asked, 1, *overrides)
+        branch, one = ecg_branch(args, n, *overrides), ecg_branch(args, 1, *overrides)
         ways[name] = Way(partial(learn, branch.method, branch.loss), n)
         gflop[name] = partial(gigaflop, partial(learn, one.method, one.loss))
     stmem, ecg = make_stmem(branch), branch.batch.ecg
@@ -60,10 +60,10 @@ def _each(table: dict[str, Callable[[], float]], form: str) -> str:
     return ", ".join(f"{name} {form.format(value())}" for name, value in table.items())
 
 
-def fewer_tokens(asked: Asked) -> Case:
+def fewer_tokens(args: BenchmarkArgs) -> Case:
     """The encoder over every second and every fourth patch, against all 1,200."""
-    n = asked.batch or 4
-    branch = ecg_branch(asked, n)
+    n = args.batch or 4
+    branch = ecg_branch(args, n)
     patches, usable, _ = branch.draw()
     n_leads, n_patches = usable.shape[1:]
     place = torch.arange(n_leads)[:, None] + torch.arange(n_patches)  # each lead begins at another patch
@@ -104,10 +104,10 @@ def in_groups(bert: nn.Module, tokens: Tokens, k: int) -> Tensor:
     return torch.cat(parts)[order.argsort()]
 
 
-def grouped_reports(asked: Asked, n: int, base: bool) -> Case:
+def grouped_reports(args: BenchmarkArgs, n: int, base: bool) -> Case:
     """A batch of reports through the package's text encoder, and padded to the longest or in k groups."""
-    texts = write_reports(max(n, 2000), asked.ptbxl)
-    run = bert_method(asked, texts) if base else make_method(asked, texts)
+    texts = write_reports(max(n, 2000), args.ptbxl)
+    run = bert_method(args, texts) if base else make_method(args, texts)
     method, bert = run.method, run.method.text.bert
     tokens, _ = tokenize(method.tokenizer, list(texts[:n]), method.config.max_tokens, torch.device("cpu"))
     real = tokens.real[..., None]
@@ -138,11 +138,11 @@ def grouped_reports(asked: Asked, n: int, base: bool) -> Case:
     return Case("report", ways, [Against(name, LONGEST) for name in ways if name != LONGEST], note)
 
 
-def cached_layers(asked: Asked) -> Case:
+def cached_layers(args: BenchmarkArgs) -> Case:
     """BERT-base from cached states of its frozen layers, against all of it."""
-    n = asked.batch or 16
-    texts = write_reports(2000, asked.ptbxl)
-    method = bert_method(asked, texts).method
+    n = args.batch or 16
+    texts = write_reports(2000, args.ptbxl)
+    method = bert_method(args, texts).method
     bert, width = method.text.bert, method.text.width
     upper = bert_from_nothing(len(method.tokenizer), width, 12 - FROZEN_LAYERS, 12, 256)
     freeze(upper, 0)

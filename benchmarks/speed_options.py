@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-from speed_pair import Against, Asked, Build, Case, NotGivenError, Way
+from speed_pair import Against, BenchmarkArgs, Build, Case, NotGivenError, Way
 from speed_plain import learn, written_out
 from speed_reports import write_reports
 from speed_training import ecg_branch, gradient, make_method, noise
@@ -28,15 +28,15 @@ from leadwise.training.optimizer import make_optimizer
 BFLOAT16, COMPILED, DEFAULT_ADAMW = "bfloat16 autocast", "torch.compile", "default AdamW"
 
 
-def options(asked: Asked) -> Case:
+def options(args: BenchmarkArgs) -> Case:
     """The whole step, loss to optimiser, with one option changed."""
-    n = asked.batch or 4
-    texts = write_reports(2000, asked.ptbxl)
+    n = args.batch or 4
+    texts = write_reports(2000, args.ptbxl)
     ways, gradients = {}, {}
     for name in ("float32", BFLOAT16, "checkpointing", "two passes", COMPILED, DEFAULT_ADAMW):
-        run = make_method(asked, texts, *(("method.checkpointing=true",) if name == "checkpointing" else ()))
+        run = make_method(args, texts, *(("method.checkpointing=true",) if name == "checkpointing" else ()))
         if name == COMPILED:
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(asked.scratch / "inductor")  # not what another run has compiled
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(args.scratch / "inductor")  # not what another run has compiled
             for part in run.method.compilable_modules:
                 part.compile()
         batch, optimizer = noise(run.config.signal, n, texts), _optimizer(run, name)
@@ -92,19 +92,21 @@ def _in_two_passes(run: Any, batch: Batch) -> None:
     backward(Objective(run.method), halves, 0, replace(run.config.optim, accumulate=2))
 
 
-def allocator(asked: Asked) -> Case:
+def allocator(args: BenchmarkArgs) -> Case:
     """A step while the C library keeps what is freed, against handing it back to the kernel and asking for it anew.
 
     Raises:
         NotGivenError: another C library than GNU's.
     """
     if not sys.platform.startswith("linux") or not hasattr(ctypes.CDLL(None), "mallopt"):
-        raise NotGivenError("it wants GNU's C library")
-    n, closing = asked.batch or 8, contextlib.ExitStack()
+        raise NotGivenError("it needs GNU's C library")
+    n, closing = args.batch or 8, contextlib.ExitStack()
     ways = {
-        f"{what}, {'memory kept' if kept else 'default memory'}": Way(_stepper(asked, n, kept, written, closing), n)
+        f"{what}, {'memory retained' if retain else 'default memory'}": Way(
+            _stepper(args, n, retain, written, closing), n
+        )
         for what, written in (("fused", False), ("written out", True))
-        for kept in (True, False)
+        for retain in (True, False)
     }
     fused, fused_plain, written_kept, written_plain = ways
     return Case(
@@ -112,7 +114,7 @@ def allocator(asked: Asked) -> Case:
         ways=ways,
         against=[Against(fused, fused_plain), Against(written_kept, written_plain), Against(fused, written_kept)],
         note=lambda: (
-            f"the ECG branch, batch {n}, float32, visible tokens only, each variant in its own process. kept: mallopt with no "
+            f"the ECG branch, batch {n}, float32, visible tokens, each variant in its own process; retained: mallopt without "
             "mapped blocks and no trimming. Each newly mapped block costs a page fault for every 4 KiB"
         ),
         memory=False,
@@ -120,11 +122,13 @@ def allocator(asked: Asked) -> Case:
     )
 
 
-def _stepper(asked: Asked, n: int, kept: bool, written: bool, closing: contextlib.ExitStack) -> Callable[[], object]:
+def _stepper(
+    args: BenchmarkArgs, n: int, retain: bool, written: bool, closing: contextlib.ExitStack
+) -> Callable[[], object]:
     """A call that lets a process of its own take a step."""
     context = multiprocessing.get_context("forkserver")
     ours, its = context.Pipe()
-    process = context.Process(target=_take_steps, args=(its, asked, n, kept, written))
+    process = context.Process(target=_take_steps, args=(its, args, n, retain, written))
     process.start()
     its.close()  # its end is with the process alone, so that waiting for one that died ends
 
@@ -137,13 +141,13 @@ def _stepper(asked: Asked, n: int, kept: bool, written: bool, closing: contextli
     return step
 
 
-def _take_steps(pipe: Connection, asked: Asked, n: int, kept: bool, written: bool) -> None:
-    if kept:
+def _take_steps(pipe: Connection, args: BenchmarkArgs, n: int, retain: bool, written: bool) -> None:
+    if retain:
         library, most_maps, trim, top = ctypes.CDLL(None), -4, -1, -2  # names of mallopt's settings
         library.mallopt(most_maps, 0)
         library.mallopt(trim, -1)
         library.mallopt(top, 64 << 20)
-    branch = ecg_branch(asked, n)
+    branch = ecg_branch(args, n)
     with written_out() if written else contextlib.nullcontext(), contextlib.suppress(EOFError):
         while pipe.recv():
             learn(branch.method, branch.loss)

@@ -27,12 +27,12 @@ MIB = 1 << 20
 
 
 class NotGivenError(Exception):
-    """A row wants something that is not here; the message says what."""
+    """A row needs something that is missing; the message names it."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the command line said."""
+class BenchmarkArgs:
+    """The command-line arguments."""
 
     rounds: int
     seconds: float  # a row that has taken longer ends with the round it is in, if it has two
@@ -87,7 +87,7 @@ class Case:
     closing: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
 
-Build = Callable[[Asked], Case]
+Build = Callable[[BenchmarkArgs], Case]
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def ratio(ours: list[float], plain: list[float]) -> Ratio:
 def peak_mib(way: Way, several: bool) -> float:
     """MiB that a first call of `way` holds at its peak above what was held before it; call it in a fresh process.
 
-    Pages of mapped files are left out: the kernel takes them back when it wants them. Where a way starts processes, the
+    Pages of mapped files are left out: the kernel reclaims them when it needs memory. Where a way starts processes, the
     memory of all of them is looked at every few milliseconds, pages that they share counted once.
 
     Raises:
@@ -192,23 +192,23 @@ def _held_by(process: str) -> int:
     return held
 
 
-def peak_elsewhere(build: Build, way: str, asked: Asked) -> float | None:
-    """`peak_mib` of one way of a case in a fresh process; None where it cannot be told."""
+def peak_elsewhere(build: Build, way: str, args: BenchmarkArgs) -> float | None:
+    """`peak_mib` of one way of a case in a fresh process; None where it cannot be measured."""
     context = multiprocessing.get_context(
         "forkserver"
     )  # it imports once; a process that has computed must not be forked
     context.set_forkserver_preload(["leadwise.training.loop", "leadwise.evaluate.probe", "wfdb"])
     try:
         with ProcessPoolExecutor(1, mp_context=context) as alone:
-            return alone.submit(_peak_of, build, way, asked).result()
+            return alone.submit(_peak_of, build, way, args).result()
     except OSError as error:
         print(f"memory of {way}: {error}", file=sys.stderr)
         return None
 
 
-def _peak_of(build: Build, way: str, asked: Asked) -> float:
+def _peak_of(build: Build, way: str, args: BenchmarkArgs) -> float:
     with quiet():
-        case = build(asked)
+        case = build(args)
         with case.closing:
             return peak_mib(case.ways[way], case.several)
 

@@ -92,7 +92,7 @@ class EcgBranch:
     def all_tokens_loss(self, hear_hidden: bool = True) -> Tensor:
         """All tokens through the encoder, hidden ones as a mask token.
 
-        Without `hear_hidden` nobody attends to those, so that the loss is that of `loss`: for checking. It would be the
+        Without `hear_hidden`, no token attends to those, so that the loss is that of `loss`: for checking. It would be the
         slower one.
         """
         patches, usable, visible = self.draw()
@@ -107,11 +107,11 @@ class EcgBranch:
             x = masking.take(x, index)
         return self.error(Encoded(x, index, None, x.mean(1)), patches, usable, visible)
 
-    def error(self, seen: Encoded, patches: Tensor, usable: Tensor, visible: Tensor) -> Tensor:
+    def error(self, encoded: Encoded, patches: Tensor, usable: Tensor, visible: Tensor) -> Tensor:
         record = patches.var((1, 2, 3), correction=0, keepdim=True)
         spread = (patches.var(-1, correction=0, keepdim=True) + 0.01 * record + 1e-6).sqrt()
         target = (patches - patches.mean(-1, keepdim=True)) / spread
-        predicted = self.method.ecg_decoder(seen, usable, None, visible)
+        predicted = self.method.ecg_decoder(encoded, usable, None, visible)
         return patch_reconstruction(predicted, target, usable & ~visible)
 
 

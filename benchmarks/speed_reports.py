@@ -43,12 +43,12 @@ def write_reports(n: int, cohort: Path | None = None, seed: int = 0) -> tuple[st
     texts = []
     for n_words in lengths(cohort, n, rng):
         verdict = VERDICTS[rng.integers(len(VERDICTS))]
-        said: list[str] = []
+        statements: list[str] = []
         for k in rng.permutation(len(STATEMENTS)):
-            missing = n_words - sum(len(part.split()) for part in said) - len(verdict.split())
+            missing = n_words - sum(len(part.split()) for part in statements) - len(verdict.split())
             if missing <= 0:
                 break
             if len(STATEMENTS[k].split()) <= missing + 1:
-                said.append(STATEMENTS[k])
-        texts.append(". ".join([*said, verdict]) + ".")
+                statements.append(STATEMENTS[k])
+        texts.append(". ".join([*statements, verdict]) + ".")
     return tuple(texts)

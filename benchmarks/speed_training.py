@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from speed_pair import Against, Asked, Build, Case, Way
+from speed_pair import Against, BenchmarkArgs, Build, Case, Way
 from speed_plain import EcgBranch, gigaflop, learn, padded, written_out
 from speed_reports import write_reports
 from stmem import StMem
@@ -24,12 +24,12 @@ FROZEN_LAYERS = 6  # as configs/cg_dmer.toml
 PADDED_TOKENS = 256
 
 
-def make_method(asked: Asked, texts: tuple[str, ...], *overrides: str, config: str = "cg_dmer_small") -> Any:
+def make_method(args: BenchmarkArgs, texts: tuple[str, ...], *overrides: str, config: str = "cg_dmer_small") -> Any:
     """A method with fresh weights at a config's sizes, float32, and its settings."""
-    path = asked.root / "configs" / f"{config}.toml"
-    made = settings.read(path, ["optim.precision=float32", *overrides])
+    path = args.root / "configs" / f"{config}.toml"
+    config = settings.read(path, ["optim.precision=float32", *overrides])
     torch.manual_seed(0)
-    run = runs.create(made, texts)
+    run = runs.create(config, texts)
     run.method.train()
     return run
 
@@ -43,9 +43,9 @@ def noise(signal: Signal, n: int, texts: tuple[str, ...]) -> Batch:
     )
 
 
-def ecg_branch(asked: Asked, n: int, *overrides: str) -> EcgBranch:
+def ecg_branch(args: BenchmarkArgs, n: int, *overrides: str) -> EcgBranch:
     texts = write_reports(20)
-    run = make_method(asked, texts, *overrides)
+    run = make_method(args, texts, *overrides)
     return EcgBranch(run.method, noise(run.config.signal, n, texts))
 
 
@@ -71,10 +71,10 @@ def agree(what: str, a: Tensor, b: Tensor, within: float = 1e-4) -> str:
     return f"{what} agree to {apart:.0e}"
 
 
-def step_plain(asked: Asked) -> Case:
+def step_plain(args: BenchmarkArgs) -> Case:
     """Only visible tokens and fused attention, against all tokens and attention written out."""
-    n = asked.batch or 4
-    branch, one = ecg_branch(asked, n), ecg_branch(asked, 1)
+    n = args.batch or 4
+    branch, one = ecg_branch(args, n), ecg_branch(args, 1)
     method = branch.method
 
     def written(work: Any) -> None:
@@ -86,11 +86,13 @@ def step_plain(asked: Asked) -> Case:
         with written_out():
             plain = gradient(one.method, one.loss)
         unheard = gradient(one.method, lambda: one.all_tokens_loss(hear_hidden=False))
-        said = agree("loss and gradient with fused and with written-out attention", fused, plain) + "; "
-        said += agree("those of visible tokens alone and of all tokens with the hidden ones masked out", fused, unheard)
+        checked = agree("loss and gradient with fused and with written-out attention", fused, plain) + "; "
+        checked += agree(
+            "those of visible tokens alone and of all tokens with the hidden ones masked out", fused, unheard
+        )
         return (
             f"batch {n}, {sizes(branch)}; float32. plain: a mask token in hidden places, all 1,200 tokens through the "
-            f"encoder, the same decoder, softmax(QK^T)V written out. Checked: {said}"
+            f"encoder, the same decoder, softmax(QK^T)V written out. Checked: {checked}"
         )
 
     ours, plain = partial(learn, method, branch.loss), partial(learn, method, branch.all_tokens_loss)
@@ -122,10 +124,10 @@ def make_stmem(branch: EcgBranch) -> StMem:
     return StMem(len(signal.leads), c.n_patches, signal.n_samples // c.n_patches, c.width, c.depth, c.heads)
 
 
-def step_stmem(asked: Asked) -> Case:
+def step_stmem(args: BenchmarkArgs) -> Case:
     """The package's step as configured, against ST-MEM's architecture."""
-    n = asked.batch or 8
-    branch, one = ecg_branch(asked, n), ecg_branch(asked, 1)
+    n = args.batch or 8
+    branch, one = ecg_branch(args, n), ecg_branch(args, 1)
     stmem, ecg = make_stmem(branch), branch.batch.ecg
     gflop = {
         "ours": partial(gigaflop, partial(learn, one.method, one.loss)),
@@ -154,18 +156,18 @@ def step_stmem(asked: Asked) -> Case:
     )
 
 
-def bert_method(asked: Asked, texts: tuple[str, ...]) -> Any:
+def bert_method(args: BenchmarkArgs, texts: tuple[str, ...]) -> Any:
     """cg_dmer_small's ECG branch beside a BERT of base size from nothing, its first layers frozen; and its settings."""
-    run = make_method(asked, texts, *BERT_BASE)
+    run = make_method(args, texts, *BERT_BASE)
     freeze(run.method.text.bert, FROZEN_LAYERS)
     return run
 
 
-def step_text(asked: Asked) -> Case:
+def step_text(args: BenchmarkArgs) -> Case:
     """The whole step with reports as long as they are, against reports padded to 256 tokens."""
-    n = asked.batch or 8
-    texts = write_reports(2000, asked.ptbxl)
-    run = bert_method(asked, texts)
+    n = args.batch or 8
+    texts = write_reports(2000, args.ptbxl)
+    run = bert_method(args, texts)
     method, bert = run.method, run.method.text.bert
     batch = noise(run.config.signal, n, texts)
 
@@ -180,14 +182,14 @@ def step_text(asked: Asked) -> Case:
         few = partial(total, noise(run.config.signal, 2, texts))
         short = gradient(method, few)
         with padded(bert, PADDED_TOKENS):
-            said = agree("loss and gradient of both", short, gradient(method, few))
+            checked = agree("loss and gradient of both", short, gradient(method, few))
         counts = [len(ids) for ids in method.tokenizer(list(texts))["input_ids"]]
         trainable = sum(p.numel() for p in method.parameters() if p.requires_grad)
         return (
             f"batch {n}; ECG branch of cg_dmer_small, all terms of Eq. 10; BERT 12 x 768 from nothing, embeddings and first "
             f"{FROZEN_LAYERS} layers frozen, {trainable / 1e6:.0f} M trainable in all; float32. Reports: {lengths_of(counts)}; "
             f"of this batch {sum(counts[:n]) / n:.0f} on average, {max(counts[:n])} the longest. Only what BERT reads is "
-            f"padded, with what is padded masked; checked: {said}"
+            f"padded, with what is padded masked; checked: {checked}"
         )
 
     return Case(
@@ -204,10 +206,10 @@ def lengths_of(counts: list[int]) -> str:
     return f"{sum(order) / len(order):.0f} tokens on average, 95 % within {order[int(0.95 * len(order))]}"
 
 
-def optimizer_step(asked: Asked) -> Case:
+def optimizer_step(args: BenchmarkArgs) -> Case:
     """One step of the loop's optimiser, against torch's AdamW as it comes."""
     texts = write_reports(20)
-    run = make_method(asked, texts, 'method.text_encoder=""', *BERT_BASE, config="cg_dmer")
+    run = make_method(args, texts, 'method.text_encoder=""', *BERT_BASE, config="cg_dmer")
     method, generator = run.method, torch.Generator().manual_seed(0)
     ours = make_optimizer(method, run.config.optim)
     parameters = [p for group in ours.param_groups for p in group["params"]]

@@ -43,14 +43,14 @@ def main() -> None:
     parser.add_argument("cohort", type=Path)
     parser.add_argument("--steps", type=int, default=CONFIG.optim.steps)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    cohort, rows = Cohort.open(asked.cohort), []
+    args = parser.parse_args()
+    cohort, rows = Cohort.open(args.cohort), []
     for name, weights in VARIANTS.items():
         config = dataclasses.replace(
             CONFIG,
-            data=DataConfig(cohort=str(asked.cohort)),
+            data=DataConfig(cohort=str(args.cohort)),
             method={**BASE, **weights},
-            optim=dataclasses.replace(CONFIG.optim, steps=asked.steps, seed=asked.seed + name.endswith("another seed")),
+            optim=dataclasses.replace(CONFIG.optim, steps=args.steps, seed=args.seed + name.endswith("another seed")),
         )
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
@@ -69,7 +69,7 @@ def main() -> None:
     text = f"""# Terms of the objective, left out one by one, on simulated ECGs
 
 Command: `python {" ".join(sys.argv)}`. {describe()}.
-{len(cohort)} simulated ECGs; {asked.steps} steps of {CONFIG.optim.batch_size}, seed {asked.seed}, one run each. Macro AUROC x 100
+{len(cohort)} simulated ECGs; {args.steps} steps of {CONFIG.optim.batch_size}, seed {args.seed}, one run each. Macro AUROC x 100
 over {len(cohort.tasks[TASK])} findings on simulated patients of the test split. The row with another seed shows the noise.
 All terms: weights of 1, L_t_rec {BASE["w_t_rec"]}.
 

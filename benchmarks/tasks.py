@@ -29,44 +29,44 @@ def main() -> None:
     parser.add_argument("--name", required=True, help="name of the page in benchmarks/results")
     parser.add_argument("--note", default="", help="a sentence on the training")
     parser.add_argument("--split", default="test", help="val while choosing, test once at the end")
-    asked = parser.parse_args()
-    run, cohort = runs.load(asked.run), Cohort.open(asked.cohort)
+    args = parser.parse_args()
+    run, cohort = runs.load(args.run), Cohort.open(args.cohort)
     probe_rows, zero_rows, skipped = [], [], []
     for task in cohort.tasks:
         probe = run_probe(run, cohort, task)
         for fraction, results in probe.results.items():
             row: dict[str, object] = {"task": task, "labels": f"{fraction:.0%}"}
-            if asked.split == "val":  # while choosing, nobody looks at the test split
+            if args.split == "val":  # choices are made on validation; the test split is not scored
                 row |= {name: 100 * sum(d.val_macro for d in r.draws) / len(r.draws) for name, r in results.items()}
             else:
                 gain, (low, high) = probe.gain(fraction)
                 row |= {name: cell(r.score.macro, *r.score.interval) for name, r in results.items()}
                 row["trained - untrained"] = f"{100 * gain:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
             probe_rows.append(row)
-        zero = run_zeroshot(run, cohort, task, split=asked.split)
+        zero = run_zeroshot(run, cohort, task, split=args.split)
         zero_rows.append({"task": task, **{r["features"]: cell(r["macro"], r["low"], r["high"]) for r in zero.rows()}})
         skipped.append(
             f"{task}: scored {zero.trained.n_records} recordings, skipped {', '.join(zero.trained.skipped) or 'no class'}"
         )
         print(probe_rows[-3:], zero_rows[-1], flush=True)
     counts = json.dumps({split: len(cohort.rows(split=split)) for split in ("train", "val", "test")})
-    text = f"""# {asked.run.name} on {asked.cohort.name}
+    text = f"""# {args.run.name} on {args.cohort.name}
 
 Command: `python {" ".join(sys.argv)}`. {describe()}.
-{asked.note}
+{args.note}
 
 Recordings: {counts}. Macro AUROC x 100 over the classes that the split defines, with 95 % intervals from 1,000
 bootstraps of patients. Probes: strength chosen on validation, test scored once; less than 100 % are means over three draws.
 
-## Linear probe, {asked.split} split
+## Linear probe, {args.split} split
 {table(probe_rows)}
 
-## Zero-shot, {asked.split} split
+## Zero-shot, {args.split} split
 {table(zero_rows)}
 
 {"; ".join(skipped)}.
 """
-    print(write(asked.name, text))
+    print(write(args.name, text))
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def base_text(folder: Path, texts: list[str]) -> str:
 
 
 def loader_alone(recordings: Recordings, batch_size: int, steps: int, workers: int) -> float:
-    """Records/s of the loader with nobody to feed."""
+    """Records/s of the loader alone, without training."""
     sampler = Sampler(len(recordings), batch_size, 1)
     began = time.perf_counter()
     for _ in itertools.islice(prefetch_batches(recordings, sampler, 0, steps, workers), steps):
@@ -57,10 +57,10 @@ def loader_alone(recordings: Recordings, batch_size: int, steps: int, workers: i
     return batch_size * steps / (time.perf_counter() - began)
 
 
-def measure(path: Path, cohort: Cohort, asked: argparse.Namespace, home: Path) -> dict[str, object]:
-    device = runs.choose_device(asked.device)
+def measure(path: Path, cohort: Cohort, args: argparse.Namespace, home: Path) -> dict[str, object]:
+    device = runs.choose_device(args.device)
     on_gpu = device.type == "cuda"
-    config = settings.read(path, [f"optim.precision={'bfloat16' if on_gpu else 'float32'}", *asked.set])
+    config = settings.read(path, [f"optim.precision={'bfloat16' if on_gpu else 'float32'}", *args.set])
     config = dataclasses.replace(config, signal=Signal(normalize=config.signal.normalize))
     recordings = Recordings(cohort, config.signal)
     texts = cohort.reports.distinct(recordings.rows)
@@ -73,7 +73,7 @@ def measure(path: Path, cohort: Cohort, asked: argparse.Namespace, home: Path) -
     method = run.method.to(device).train()
     optimizer = make_optimizer(method, run.config.optim)
     precision = config.optim.precision
-    step_of = torch.compile(method) if asked.compile else method
+    step_of = torch.compile(method) if args.compile else method
 
     def step(batch: Batch) -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
@@ -87,10 +87,10 @@ def measure(path: Path, cohort: Cohort, asked: argparse.Namespace, home: Path) -
         if on_gpu:
             torch.cuda.synchronize()
 
-    sampler = Sampler(len(recordings), asked.batch, 0)
+    sampler = Sampler(len(recordings), args.batch, 0)
     warm_up = 5 if on_gpu else 1
     seconds, batch = [], recordings.batch(sampler.positions(0))
-    for number, batch in enumerate(prefetch_batches(recordings, sampler, 0, asked.steps + warm_up, asked.workers)):
+    for number, batch in enumerate(prefetch_batches(recordings, sampler, 0, args.steps + warm_up, args.workers)):
         if number == warm_up:
             wait()
             if on_gpu:
@@ -100,7 +100,7 @@ def measure(path: Path, cohort: Cohort, asked: argparse.Namespace, home: Path) -
         step(batch)
         wait()
         seconds.append(time.perf_counter() - one)
-    whole = (time.perf_counter() - began) / asked.steps  # waiting for the loader is in it
+    whole = (time.perf_counter() - began) / args.steps  # waiting for the loader is in it
     memory = torch.cuda.max_memory_allocated() / 1e9 if on_gpu else float("nan")
     checkpointing = run.config.method.get("checkpointing", False)
     if checkpointing:  # recomputed products are work, but no progress
@@ -113,8 +113,8 @@ def measure(path: Path, cohort: Cohort, asked: argparse.Namespace, home: Path) -
     flop = counter.get_total_flops() / len(few)
     optimizer.zero_grad(set_to_none=True)
     peak = matmul_peak(3.0, torch.bfloat16 if precision == "bfloat16" else torch.float32, device)
-    rate = asked.batch / whole
-    loaded = loader_alone(recordings, asked.batch, max(10, asked.steps), asked.workers)
+    rate = args.batch / whole
+    loaded = loader_alone(recordings, args.batch, max(10, args.steps), args.workers)
     return {
         "config": path.stem,
         "precision": precision,
@@ -142,24 +142,24 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--set", nargs="*", default=[], help="settings, such as method.checkpointing=false")
     parser.add_argument("--name", default="training", help="name of the page in benchmarks/results")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         home = Path(place)
-        write_tree(home / "tree", asked.records, n_flawed=0)
+        write_tree(home / "tree", args.records, n_flawed=0)
         write_cohort(mimic_iv_ecg.read_source(home / "tree"), home / "cohort")
         cohort = Cohort.open(home / "cohort")
-        lines = [measure(path, cohort, asked, home) for path in asked.configs]
-    device = runs.choose_device(asked.device)
+        lines = [measure(path, cohort, args, home) for path in args.configs]
+    device = runs.choose_device(args.device)
     card = f"{torch.cuda.get_device_name(device)}. " if device.type == "cuda" else "No GPU. "
     text = f"""# Training
 
-Command: `python {" ".join(sys.argv)}`. {describe()}. {card}Batch {asked.batch}, {asked.steps} timed steps, {asked.workers} loader
-threads{", compiled" if asked.compile else ""}. Aims: 40 % of the card's bfloat16 peak for `cg_dmer`, text included; the
+Command: `python {" ".join(sys.argv)}`. {describe()}. {card}Batch {args.batch}, {args.steps} timed steps, {args.workers} loader
+threads{", compiled" if args.compile else ""}. Aims: 40 % of the card's bfloat16 peak for `cg_dmer`, text included; the
 loader alone at 1.5 times what the step eats. The paper's recipe is 50 passes over 779,891 recordings.
 
 {table(lines)}
 """
-    print(write(asked.name, text))
+    print(write(args.name, text))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The simulated data set: what is on disk, who is in it, and what the hearts in it must obey."""
+"""The simulated data set: its files, its patients, and the rules that its ECGs must follow."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from leadwise.data.simulator.heart import (
     waves,
 )
 from leadwise.data.simulator.patients import (
-    Person,
+    Patient,
     Presentation,
-    populate,
-    present,
+    draw_patients,
+    draw_presentation,
 )
 from leadwise.data.simulator.reports import (
     HEDGE,
@@ -37,7 +37,7 @@ from leadwise.data.simulator.reports import (
     PHRASES,
     write_report,
 )
-from leadwise.data.simulator.tracing import trace
+from leadwise.data.simulator.tracing import draw_tracing
 from leadwise.data.sources.simulated import read_source, simulate
 from leadwise.data.sources.source import check
 
@@ -59,16 +59,16 @@ def truth(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "truth.csv", keep_default_na=False)
 
 
-def presentations(n: int, seed: int) -> list[tuple[Person, Presentation]]:
-    people = populate(n, seed)
+def presentations(n: int, seed: int) -> list[tuple[Patient, Presentation]]:
+    patients = draw_patients(n, seed)
     return [
-        (person, present(person, np.random.default_rng([9, person.number, k])))
-        for person in people
-        for k in range(person.n_ecgs)
+        (patient, draw_presentation(patient, np.random.default_rng([9, patient.number, k])))
+        for patient in patients
+        for k in range(patient.n_ecgs)
     ]
 
 
-def drawn(code: str, seed: int = 2) -> tuple[Person, Presentation]:
+def drawn(code: str, seed: int = 2) -> tuple[Patient, Presentation]:
     return next(pair for pair in presentations(400, seed) if code in pair[1].findings)
 
 
@@ -76,8 +76,10 @@ def drawn(code: str, seed: int = 2) -> tuple[Person, Presentation]:
 
 
 def test_einthoven_holds_exactly_and_the_derived_leads_to_rounding() -> None:
-    for person, shown in presentations(12, 0):
-        leads = dict(zip(LEADS, twelve_leads(trace(person, np.random.default_rng(1), 250, shown).seen).T))
+    for patient, presentation in presentations(12, 0):
+        leads = dict(
+            zip(LEADS, twelve_leads(draw_tracing(patient, np.random.default_rng(1), 250, presentation).leads).T)
+        )
         assert np.array_equal(leads["III"], leads["II"] - leads["I"])
         np.testing.assert_allclose(leads["aVR"], -(leads["I"] + leads["II"]) / 2, atol=1e-12)
         np.testing.assert_allclose(leads["aVL"], (leads["I"] - leads["III"]) / 2, atol=1e-12)
@@ -87,8 +89,8 @@ def test_einthoven_holds_exactly_and_the_derived_leads_to_rounding() -> None:
 def test_r_grows_and_s_shrinks_across_the_chest_of_healthy_hearts() -> None:
     healthy = [pair for pair in presentations(300, 1) if "NORM" in pair[1].findings][:25]
     ratios = []
-    for person, shown in healthy:
-        chest = twelve_leads(trace(person, np.random.default_rng(3), 250, shown).seen)[:, 6:]
+    for patient, presentation in healthy:
+        chest = twelve_leads(draw_tracing(patient, np.random.default_rng(3), 250, presentation).leads)[:, 6:]
         r, s = chest.max(axis=0), -chest.min(axis=0)
         ratios.append(r / (r + s))
         assert r[0] < s[0], "V1 is mostly negative"
@@ -98,7 +100,7 @@ def test_r_grows_and_s_shrinks_across_the_chest_of_healthy_hearts() -> None:
     assert mean[5] > 0.8, "V6 has its septal q and no S to speak of"
 
 
-def test_a_rendered_wave_is_the_gaussian_it_was_asked_for_at_any_rate() -> None:
+def test_a_rendered_wave_is_the_requested_gaussian_at_any_rate() -> None:
     event = waves([(500.0, 20.0, 40.0, 30.0, 1.0, -0.5, 0.25), (900.0, 8.0, 8.0, 0.0, 0.0, 2.0, 0.0)])
     for rate_hz in (100, 250, 1000):
         at_ms = np.arange(round(1.2 * rate_hz)) * 1000 / rate_hz
@@ -124,71 +126,76 @@ def test_stretching_a_loop_stretches_its_duration() -> None:
     assert longer[1] - longer[0] == pytest.approx(1.5 * (end - onset), abs=2)
 
 
-def test_the_same_heart_is_seen_alike_at_every_rate() -> None:
+def test_the_same_heart_has_the_same_leads_at_every_rate() -> None:
     for code in ("NORM", "CLBBB", "AFLT"):
-        person, shown = drawn(code)
-        fine = trace(person, np.random.default_rng(8), 1000, shown)
+        patient, presentation = drawn(code)
+        fine = draw_tracing(patient, np.random.default_rng(8), 1000, presentation)
         for rate_hz in (100, 250, 500):
-            coarse = trace(person, np.random.default_rng(8), rate_hz, shown)
+            coarse = draw_tracing(patient, np.random.default_rng(8), rate_hz, presentation)
             np.testing.assert_equal(coarse.truth, fine.truth)
-            np.testing.assert_allclose(coarse.seen, fine.seen[:: 1000 // rate_hz], atol=0.02)
+            np.testing.assert_allclose(coarse.leads, fine.leads[:: 1000 // rate_hz], atol=0.02)
 
 
 # ---------------------------------------------------------------------------------------------------------- findings
 
 
 def test_findings_obey_their_exclusions_and_implications() -> None:
-    seen = set()
-    for _, shown in presentations(1500, 3):
-        found = shown.findings
-        seen |= found
-        assert found <= set(FINDINGS)
-        assert len(found & set(RHYTHMS)) == 1
-        assert shown.rhythm in found
-        assert "LAD" in found or "LAFB" not in found
-        assert "RAD" in found or "RVH" not in found
-        assert ("NORM" in found) == (found <= {"SR", "NORM"})
-        implied = {"LAD"} if "LAFB" in found else set()
-        for code in found - implied:
-            assert not (found - implied) & set(EXCLUDES.get(code, ())), f"{code} beside {sorted(found)}"
-    assert seen == set(FINDINGS)
+    all_findings = set()
+    for _, presentation in presentations(1500, 3):
+        findings = presentation.findings
+        all_findings |= findings
+        assert findings <= set(FINDINGS)
+        assert len(findings & set(RHYTHMS)) == 1
+        assert presentation.rhythm in findings
+        assert "LAD" in findings or "LAFB" not in findings
+        assert "RAD" in findings or "RVH" not in findings
+        assert ("NORM" in findings) == (findings <= {"SR", "NORM"})
+        implied = {"LAD"} if "LAFB" in findings else set()
+        for code in findings - implied:
+            assert not (findings - implied) & set(EXCLUDES.get(code, ())), f"{code} beside {sorted(findings)}"
+    assert all_findings == set(FINDINGS)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_every_finding_is_frequent_enough_to_be_scored(seed: int) -> None:
     pairs = presentations(1500, seed)
-    share = {code: np.mean([code in shown.findings for _, shown in pairs]) for code in FINDINGS}
+    share = {code: np.mean([code in presentation.findings for _, presentation in pairs]) for code in FINDINGS}
     assert min(share.values()) > 0.035, min(share, key=share.__getitem__)
     assert 0.62 < share["SR"] < 0.78
     for split in ("val", "test"):
         for code in FINDINGS:
-            assert any(code in shown.findings for person, shown in pairs if person.split == split), (split, code)
+            assert any(code in presentation.findings for patient, presentation in pairs if patient.split == split), (
+                split,
+                code,
+            )
 
 
-def test_patients_keep_what_lasts_and_stay_in_one_split() -> None:
-    people = populate(1500, 4)
-    assert sum(person.n_ecgs for person in people) == 1500
-    assert all(2 <= person.n_ecgs <= 4 for person in people[:-1])
-    assert len({person.number for person in people}) == len(people)
-    share = pd.Series([person.split for person in people]).value_counts(normalize=True)
+def test_patients_have_the_same_chronic_findings_and_stay_in_one_split() -> None:
+    patients = draw_patients(1500, 4)
+    assert sum(patient.n_ecgs for patient in patients) == 1500
+    assert all(2 <= patient.n_ecgs <= 4 for patient in patients[:-1])
+    assert len({patient.number for patient in patients}) == len(patients)
+    share = pd.Series([patient.split for patient in patients]).value_counts(normalize=True)
     assert share["train"] == pytest.approx(0.70, abs=0.01)
     assert share["val"] == pytest.approx(0.15, abs=0.01)
     chronic = {"CRBBB", "CLBBB", "WPW", "LVH", "IMI", "AMI"}
-    kept, asked = 0, 0
-    for person in people:
-        shows = [present(person, np.random.default_rng([6, person.number, k])).findings for k in range(4)]
-        for code in person.lasting & chronic:
-            asked += 4
-            kept += sum(code in found for found in shows)
-        assert not any(found & (chronic - person.lasting) for found in shows)
-    assert kept / asked > 0.7  # where it is missing, a paced or an escape rhythm hides it
+    n_present, n_expected = 0, 0
+    for patient in patients:
+        shows = [draw_presentation(patient, np.random.default_rng([6, patient.number, k])).findings for k in range(4)]
+        for code in patient.lasting & chronic:
+            n_expected += 4
+            n_present += sum(code in findings for findings in shows)
+        assert not any(findings & (chronic - patient.lasting) for findings in shows)
+    assert n_present / n_expected > 0.7  # the others have a paced or an escape rhythm, which hides it
 
 
 def test_a_finding_changes_what_it_must() -> None:
     leads = {}
     for code in ("NORM", "CRBBB", "CLBBB", "STEI", "LVOLT", "LVH"):
-        person, shown = drawn(code)
-        leads[code] = dict(zip(LEADS, twelve_leads(trace(person, np.random.default_rng(2), 500, shown).seen).T))
+        patient, presentation = drawn(code)
+        leads[code] = dict(
+            zip(LEADS, twelve_leads(draw_tracing(patient, np.random.default_rng(2), 500, presentation).leads).T)
+        )
     assert np.ptp(leads["LVOLT"]["II"]) < 0.55 < np.ptp(leads["NORM"]["II"])
     assert -leads["LVH"]["V1"].min() + leads["LVH"]["V5"].max() > 3.2
     assert leads["CRBBB"]["V1"].max() > 0.35
@@ -206,7 +213,7 @@ def half_width_ms(lead: np.ndarray) -> float:
 # ----------------------------------------------------------------------------------------------------------- on disk
 
 
-def test_tables_say_one_thing_per_recording(records: pd.DataFrame, truth: pd.DataFrame) -> None:
+def test_tables_have_one_row_per_recording(records: pd.DataFrame, truth: pd.DataFrame) -> None:
     assert len(records) == len(truth) == N
     assert records.record.is_unique
     assert list(records.record) == list(truth.record)
@@ -220,11 +227,11 @@ def test_tables_say_one_thing_per_recording(records: pd.DataFrame, truth: pd.Dat
 def test_wfdb_reads_every_file_back_with_valid_checksums(
     folder: Path, records: pd.DataFrame, truth: pd.DataFrame
 ) -> None:
-    for row, said in zip(records.itertuples(), truth.itertuples()):
+    for row, true in zip(records.itertuples(), truth.itertuples()):
         digital = wfdb.rdrecord(str(folder / row.path).removesuffix(".hea"), physical=False)
-        assert digital.fs == said.rate_hz
-        assert digital.sig_len == 10 * said.rate_hz
-        assert digital.sig_name == said.lead_names.split()
+        assert digital.fs == true.rate_hz
+        assert digital.sig_len == 10 * true.rate_hz
+        assert digital.sig_name == true.lead_names.split()
         raw = np.fromfile(folder / row.path.replace(".hea", ".dat"), "<i2").reshape(-1, 12)
         assert np.array_equal(digital.d_signal, raw)
         assert [value % 65536 for value in digital.checksum] == [
@@ -233,7 +240,7 @@ def test_wfdb_reads_every_file_back_with_valid_checksums(
         assert digital.init_value == list(raw[0])
 
 
-def test_files_come_in_many_habits(truth: pd.DataFrame) -> None:
+def test_files_have_many_layouts(truth: pd.DataFrame) -> None:
     assert set(truth.rate_hz) == {100, 250, 500, 1000}
     assert set(truth.units) == {"mV", "uV"}
     assert truth.lead_names.nunique() >= 6
@@ -245,34 +252,34 @@ def test_files_come_in_many_habits(truth: pd.DataFrame) -> None:
 
 
 def test_leadwise_reads_them_as_written(folder: Path, records: pd.DataFrame, truth: pd.DataFrame) -> None:
-    for row, said in zip(records.head(60).itertuples(), truth.itertuples()):
+    for row, true in zip(records.head(60).itertuples(), truth.itertuples()):
         twelve = as_twelve_leads(reading.read(folder / row.path))
         signal = dict(zip(LEADS, twelve.signal.T))
-        lost = said.lead_off.split()
+        lost = true.lead_off.split()
         for lead in LEADS:
             gone = np.isnan(signal[lead])
             if lead in ("III", "aVR", "aVL", "aVF"):
-                continue  # derived where they are missing, as far as I and II go
+                continue  # computed from I and II where they are missing
             assert gone.any() == (lead in lost), (row.record, lead)
-        whole = not lost and not said.lead_flat
+        whole = not lost and not true.lead_flat
         if whole:
             off_mv = np.abs(signal["III"] - (signal["II"] - signal["I"])).max()
-            assert off_mv <= 1.51 * said.uv_per_step / 1000
+            assert off_mv <= 1.51 * true.uv_per_step / 1000
             assert 0.05 < np.ptp(signal["II"]) < 12
 
 
-def test_lost_leads_are_what_the_truth_says(folder: Path, records: pd.DataFrame, truth: pd.DataFrame) -> None:
+def test_lost_leads_are_those_of_the_truth_table(folder: Path, records: pd.DataFrame, truth: pd.DataFrame) -> None:
     checked = 0
-    for row, said in zip(records.itertuples(), truth.itertuples()):
+    for row, true in zip(records.itertuples(), truth.itertuples()):
         samples = np.fromfile(folder / row.path.replace(".hea", ".dat"), "<i2").reshape(-1, 12)
-        names = [name.upper() for name in said.lead_names.split()]
-        lost = {name.upper() for name in said.lead_off.split()}
+        names = [name.upper() for name in true.lead_names.split()]
+        lost = {name.upper() for name in true.lead_off.split()}
         for name, lead in zip(names, samples.T):
-            begin = round(float(said.lead_off_at_s or 0) * said.rate_hz) if name in lost else len(lead)
+            begin = round(float(true.lead_off_at_s or 0) * true.rate_hz) if name in lost else len(lead)
             assert (lead[begin:] == -32768).all()
-            assert (lead[: max(begin - said.rate_hz // 50, 0)] != -32768).all()
+            assert (lead[: max(begin - true.rate_hz // 50, 0)] != -32768).all()
             checked += name in lost
-            assert (np.ptp(lead) == 0) == (name == said.lead_flat or (name in lost and begin == 0)), (row.record, name)
+            assert (np.ptp(lead) == 0) == (name == true.lead_flat or (name in lost and begin == 0)), (row.record, name)
     assert checked
 
 
@@ -303,9 +310,9 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_progress_counts_to_the_end(tmp_path: Path) -> None:
-    heard: list[tuple[int, int]] = []
-    simulate(tmp_path / "sim", 7, 1, lambda _, done, total: heard.append((done, total)))
-    assert heard == [(k, 7) for k in range(1, 8)]
+    calls: list[tuple[int, int]] = []
+    simulate(tmp_path / "sim", 7, 1, lambda _, done, total: calls.append((done, total)))
+    assert calls == [(k, 7) for k in range(1, 8)]
 
 
 def test_read_source_is_the_table(folder: Path, records: pd.DataFrame) -> None:
@@ -332,27 +339,27 @@ def test_read_source_refuses_what_is_not_simulated(folder: Path, tmp_path: Path)
 # -------------------------------------------------------------------------------------------------------- acquisition
 
 
-def test_files_of_one_heart_in_two_habits_read_alike(tmp_path: Path) -> None:
-    person, shown = drawn("NORM")
-    seen = trace(person, np.random.default_rng(4), 250, shown).seen
+def test_files_of_one_heart_in_two_layouts_have_the_same_signal(tmp_path: Path) -> None:
+    patient, presentation = drawn("NORM")
+    clean = draw_tracing(patient, np.random.default_rng(4), 250, presentation).leads
     plain = Device(250, 1.0, 0, "mV", LEADS, tuple(range(12)))
     order = (11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
     odd = Device(250, 1.0, 512, "uV", tuple(LEADS[k].upper() for k in order), order)
     signals = []
     for name, device in (("plain", plain), ("odd", odd)):
-        captured = capture(seen, device, np.random.default_rng(2))
+        captured = capture(clean, device, np.random.default_rng(2))
         write_wfdb(tmp_path / name, captured.digital, device)
         signals.append(as_twelve_leads(reading.read(tmp_path / f"{name}.hea")).signal)
     np.testing.assert_allclose(signals[0], signals[1], atol=1e-9)
 
 
-def test_what_is_captured_is_the_clean_heart_within_its_noise() -> None:
-    person, shown = drawn("NORM")
+def test_a_captured_ecg_is_the_clean_ecg_with_noise() -> None:
+    patient, presentation = drawn("NORM")
     device = Device(500, 1.0, 0, "mV", LEADS, tuple(range(12)))
-    tracing = trace(person, np.random.default_rng(4), 500, shown)
+    tracing = draw_tracing(patient, np.random.default_rng(4), 500, presentation)
     for k in range(12):
-        captured = capture(tracing.seen, device, np.random.default_rng(k))
-        clean, noisy = twelve_leads(tracing.seen)[:, 1], captured.digital[:, 1] / 1000
+        captured = capture(tracing.leads, device, np.random.default_rng(k))
+        clean, noisy = twelve_leads(tracing.leads)[:, 1], captured.digital[:, 1] / 1000
         if captured.artefacts["lead_off"] or captured.artefacts["arms_swapped"]:
             continue
         assert np.corrcoef(np.diff(clean), np.diff(noisy))[0, 1] > 0.5
@@ -362,17 +369,19 @@ def test_what_is_captured_is_the_clean_heart_within_its_noise() -> None:
 # ------------------------------------------------------------------------------------------------ reports and prompts
 
 
-def test_reports_mention_only_what_is_there_and_omit_what_they_say_they_omit() -> None:
+def test_reports_state_and_omit_the_findings_that_they_list() -> None:
     n_findings, n_omitted = 0, 0
-    for k, (_, shown) in enumerate(presentations(600, 6)):
-        report = write_report(shown, 75.0, np.random.default_rng(k))
-        assert set(report.stated) | set(report.omitted) == shown.findings
+    for k, (_, presentation) in enumerate(presentations(600, 6)):
+        report = write_report(presentation, 75.0, np.random.default_rng(k))
+        assert set(report.stated) | set(report.omitted) == presentation.findings
         assert not set(report.stated) & set(report.omitted)
-        beyond = [code for code in shown.findings if code not in ("SR", "NORM", "SBRAD", "STACH", shown.rhythm)]
+        beyond = [
+            code for code in presentation.findings if code not in ("SR", "NORM", "SBRAD", "STACH", presentation.rhythm)
+        ]
         n_findings, n_omitted = n_findings + len(beyond), n_omitted + len(report.omitted)
         for code in report.omitted:
             assert not any(phrase in report.text for phrase in PHRASES[code] if unmistakable(code, phrase))
-        rhythm = next((code for code in ("SBRAD", "STACH") if code in shown.findings), shown.rhythm)
+        rhythm = next((code for code in ("SBRAD", "STACH") if code in presentation.findings), presentation.rhythm)
         assert report.text.startswith(PHRASES[rhythm])
         for code in report.stated:
             if code not in ("SR", "SBRAD", "STACH"):
@@ -385,7 +394,7 @@ def unmistakable(code: str, phrase: str) -> bool:
     return not any(phrase in other for key, options in PHRASES.items() if key != code for other in options)
 
 
-def test_reports_stand_in_the_cohorts_one_style(records: pd.DataFrame) -> None:
+def test_reports_have_the_style_of_a_cohort(records: pd.DataFrame) -> None:
     assert all(reports.clean(text) == text for text in records.report)
     assert records.report.nunique() > 0.6 * len(records)
     hedged = records.report.str.contains("possible |probable |consider |cannot rule out |not certain|suggests ").mean()

@@ -1,7 +1,7 @@
-"""A simulator of 12-lead ECGs: a moving heart vector, seen by twelve leads, recorded by an imperfect machine.
+"""Simulator of 12-lead ECGs: a heart vector over time, its projection on twelve leads, and an imperfect recorder.
 
-`heart` is the vector model, `beats` the shape of a beat under each finding, `rhythm` when beats come, `findings` the
-list of what can be found, `patients` who has what, `acquisition` the machine with its noise, `reports` what the
-machine prints, `tracing` one ECG of one patient, `measure` what rules read off a clean signal, and `self_check`
-whether that agrees with what was drawn.
+`heart` is the vector model, `beats` the shape of a beat under each finding, `rhythm` the times of the beats, `findings`
+the list of findings, `patients` who has which findings, `acquisition` the recorder with its noise, `reports` the text of
+the report, `tracing` one ECG of one patient, `measure` rule-based measurements on a clean signal, and `self_check` the
+comparison of these measurements with the labels.
 """

@@ -1,9 +1,9 @@
-"""The findings the simulator can draw: their codes and names, and which cannot stand together."""
+"""The findings of the simulator: codes, names, and which of them exclude each other."""
 
 from __future__ import annotations
 
 FINDINGS: dict[str, str] = {
-    # rhythm: exactly one of SR, AFIB, AFLT, SVTAC, PACE, AVB3; SBRAD and STACH say how fast a sinus rhythm is
+    # rhythm: exactly one of SR, AFIB, AFLT, SVTAC, PACE, AVB3; SBRAD and STACH are rates of a sinus rhythm
     "SR": "sinus rhythm",
     "SBRAD": "sinus bradycardia",
     "STACH": "sinus tachycardia",
@@ -41,25 +41,30 @@ FINDINGS: dict[str, str] = {
 RHYTHMS = ("SR", "AFIB", "AFLT", "SVTAC", "PACE", "AVB3")
 """Exactly one of these holds in every ECG."""
 
-_WIDE = ("LVH", "RVH", "LVOLT", "IMI", "AMI", "STEI", "STEA", "STD", "INVT", "LNGQT")
+_HIDDEN_BY_WIDE_QRS = ("LVH", "RVH", "LVOLT", "IMI", "AMI", "STEI", "STEA", "STD", "INVT", "LNGQT")
 
 EXCLUDES: dict[str, tuple[str, ...]] = {
     "SBRAD": ("STACH",),
-    "STACH": ("LPR", "PAC", "PVC", "LNGQT"),  # with P, T and early beats on top of each other they could not be read
-    "CLBBB": ("CRBBB", "LAFB", "WPW", *_WIDE),  # the wide QRS hides them: they are not called on a real tracing either
-    # the axis of a right bundle branch block is a left one only where the left anterior fascicle is blocked too (LAFB)
+    "STACH": ("LPR", "PAC", "PVC", "LNGQT"),  # P, T and early beats overlap, so they cannot be recognised
+    "CLBBB": (
+        "CRBBB",
+        "LAFB",
+        "WPW",
+        *_HIDDEN_BY_WIDE_QRS,
+    ),  # hidden by the wide QRS, as on real tracings
+    # with a right bundle branch block, the axis is left only if the left anterior fascicle is blocked too (LAFB)
     "CRBBB": ("LAD", "RVH", "LVH", "AMI", "STEA", "STD", "INVT", "LNGQT"),
-    "WPW": ("LPR", "CRBBB", "LAFB", *_WIDE),
+    "WPW": ("LPR", "CRBBB", "LAFB", *_HIDDEN_BY_WIDE_QRS),
     "LAFB": ("RAD", "RVH", "IMI"),
-    "LAD": ("RAD", "RVH", "AMI"),  # an anterior infarct turned to the left would show inferior Q waves too
+    "LAD": ("RAD", "RVH", "AMI"),  # an anterior infarct with left axis would have inferior Q waves too
     "LVH": ("RAD", "RVH", "LVOLT", "STEI", "STEA"),
     "RVH": ("LVOLT", "IMI", "AMI", "STEI", "STEA", "STD", "INVT"),
     "LVOLT": ("STEI", "STEA", "STD"),
     "IMI": ("AMI", "STEI"),
     "AMI": ("STEA",),
-    "STEI": ("STEA", "STD", "INVT", "LNGQT"),  # the reciprocal changes of an acute infarct are not counted again
+    "STEI": ("STEA", "STD", "INVT", "LNGQT"),  # reciprocal changes of an acute infarct are not labelled as findings
     "STEA": ("STD", "INVT", "LNGQT"),
-    "PACE": ("PAC", "PVC", "LPR", "WPW", "CRBBB", "CLBBB", "LAFB", "LAD", "RAD", *_WIDE),
+    "PACE": ("PAC", "PVC", "LPR", "WPW", "CRBBB", "CLBBB", "LAFB", "LAD", "RAD", *_HIDDEN_BY_WIDE_QRS),
     "AVB3": ("PAC", "PVC", "LPR", "WPW", "CLBBB", "CRBBB", "STEI", "STEA", "STD", "LNGQT"),
     "AFIB": ("PAC", "LPR", "WPW", "LNGQT"),
     "AFLT": ("PAC", "PVC", "LPR", "WPW", "STEI", "STEA", "STD", "INVT", "LNGQT"),
@@ -68,20 +73,20 @@ EXCLUDES: dict[str, tuple[str, ...]] = {
 
 
 def compatible(code: str, others: frozenset[str]) -> bool:
-    """Whether `code` may stand beside all of `others`."""
+    """Return whether `code` may occur together with all of `others`."""
     return not any(other in EXCLUDES.get(code, ()) or code in EXCLUDES.get(other, ()) for other in others)
 
 
-def completed(drawn: frozenset[str]) -> frozenset[str]:
-    """`drawn` with what follows from it: a fascicular block is a left axis, a hypertrophied right heart a right one.
+def with_implied_findings(drawn: frozenset[str]) -> frozenset[str]:
+    """Return `drawn` with the findings it implies: LAFB implies LAD, and RVH implies RAD.
 
-    An ECG in sinus rhythm at a normal rate with nothing else is NORM.
+    An ECG with sinus rhythm at a normal rate and nothing else is NORM.
     """
-    found = set(drawn)
-    if "LAFB" in found:
-        found.add("LAD")
-    if "RVH" in found:
-        found.add("RAD")
-    if found == {"SR"}:
-        found.add("NORM")
-    return frozenset(found)
+    findings = set(drawn)
+    if "LAFB" in findings:
+        findings.add("LAD")
+    if "RVH" in findings:
+        findings.add("RAD")
+    if findings == {"SR"}:
+        findings.add("NORM")
+    return frozenset(findings)

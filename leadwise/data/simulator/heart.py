@@ -1,8 +1,8 @@
-"""The vector model: Gaussian waves of the heart vector in X (left), Y (down), Z (back), and the leads that look at it.
+"""The vector model: Gaussian waves of the heart vector in X (left), Y (down), Z (back), and its projection on the leads.
 
-A wave rises along a Gaussian flank, holds its top (zero for a plain Gaussian) and falls along another flank, so one
-shape serves P, Q, R, S, T, a delta wave and an ST segment. Eight leads see the vector through a linear transform; the
-other four limb leads follow from I and II by algebra, so Einthoven's law holds by construction.
+A wave rises along a Gaussian flank, holds its maximum for some time (zero for a plain Gaussian) and falls along another
+flank. One shape therefore serves P, Q, R, S, T, a delta wave and an ST segment. Eight leads are linear transforms of the
+vector; the other four limb leads are computed from I and II, so Einthoven's law holds by construction.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from leadwise.batch import LEADS
 
 Array = NDArray[np.float64]
 
-SEEN = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
-"""The leads that look at the vector themselves, in the order of the transform's rows."""
+INDEPENDENT_LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
+"""The leads that are transforms of the heart vector, in the order of the transform's rows; the others follow from them."""
 
-# Dower's published weights of the X, Y, Z (left, down, back) components, one row a lead of SEEN.
+# Dower's published weights of the X, Y, Z (left, down, back) components, one row per lead of INDEPENDENT_LEADS.
 DOWER: Array = np.array(
     [
         [0.632, -0.235, 0.059],
@@ -34,19 +34,19 @@ DOWER: Array = np.array(
     ]
 )
 
-REACH = 4.2  # a flank is followed so many sigmas out: what is cut there is below 0.15 ‰ of the wave
-EDGE = 0.06  # a QRS starts and ends where the vector's speed passes this share of its greatest
+REACH = 4.2  # a flank ends after this many sigmas, where it is below 0.15 ‰ of the wave
+EDGE = 0.06  # a QRS starts and ends where the vector's speed passes this share of its maximum
 
 
 @dataclass(frozen=True)
 class Waves:
-    """G waves of the heart vector, timed against one instant (the QRS onset, once a beat is finished)."""
+    """G waves of the heart vector; times are relative to one instant (the QRS onset in a complete beat)."""
 
-    at_ms: Array  # (G,) where the top begins
+    at_ms: Array  # (G,) start of the maximum
     rise_ms: Array  # (G,) sigma of the rising flank
     fall_ms: Array  # (G,) sigma of the falling flank
-    hold_ms: Array  # (G,) how long the top is held
-    vector_mv: Array  # (G, 3) X, Y, Z at the top
+    hold_ms: Array  # (G,) duration of the maximum
+    vector_mv: Array  # (G, 3) X, Y, Z of the maximum
 
     def __len__(self) -> int:
         return len(self.at_ms)
@@ -61,44 +61,44 @@ class Waves:
         )
 
     def area(self) -> Array:
-        """The time integral of the vector, (3,) mV ms."""
+        """Return the time integral of the vector, (3,) mV ms."""
         weight = (self.rise_ms + self.fall_ms) * np.sqrt(np.pi / 2) + self.hold_ms
         return np.asarray(weight @ self.vector_mv)
 
     def along(self, at_ms: Array) -> Array:
-        """The vector at the given times, (T, 3) mV."""
+        """Return the vector at the given times, (T, 3) mV."""
         since = at_ms[:, None] - self.at_ms
         return _flanks(since, self.rise_ms, self.fall_ms, self.hold_ms) @ self.vector_mv
 
     def stretched(self, factor: float) -> Waves:
-        """The same loop, slower by `factor`."""
+        """Return the same loop, slower by `factor`."""
         times = (self.at_ms, self.rise_ms, self.fall_ms, self.hold_ms)
         at, rise, fall, hold = (part * factor for part in times)
         return Waves(at, rise, fall, hold, self.vector_mv)
 
     def delayed(self, by_ms: float) -> Waves:
-        """The same loop, `by_ms` later."""
+        """Return the same loop, `by_ms` later."""
         return replace(self, at_ms=self.at_ms + by_ms)
 
     def scaled(self, factor: float | Array) -> Waves:
-        """The same loop, larger by `factor` (a number, (3,) or (G, 3))."""
+        """Return the same loop, larger by `factor` (a number, (3,) or (G, 3))."""
         return replace(self, vector_mv=self.vector_mv * factor)
 
-    def turned(self, by_deg: float) -> Waves:
-        """The same loop, turned clockwise in the frontal plane (as the axis is counted: from lead I towards aVF)."""
+    def rotated(self, by_deg: float) -> Waves:
+        """Return the same loop, rotated clockwise in the frontal plane (like the axis: from lead I towards aVF)."""
         cos, sin = np.cos(np.deg2rad(by_deg)), np.sin(np.deg2rad(by_deg))
-        turn = np.array([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])
-        return replace(self, vector_mv=self.vector_mv @ turn)
+        rotation = np.array([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])
+        return replace(self, vector_mv=self.vector_mv @ rotation)
 
 
 def waves(rows: Sequence[Sequence[float]]) -> Waves:
-    """Waves from rows of (at ms, rise ms, fall ms, hold ms, x mV, y mV, z mV)."""
+    """Return waves from rows of (time ms, rise ms, fall ms, hold ms, x mV, y mV, z mV)."""
     table = np.asarray(rows, dtype=float).reshape(-1, 7)
     return Waves(table[:, 0], table[:, 1], table[:, 2], table[:, 3], table[:, 4:])
 
 
 def bounds_ms(qrs: Waves) -> tuple[float, float]:
-    """Onset and end of a QRS loop in ms: where its speed first and last passes EDGE of the greatest."""
+    """Return onset and end of a QRS loop in ms: where its speed first and last exceeds EDGE of its maximum."""
     grid = np.arange((qrs.at_ms - 4 * qrs.rise_ms).min(), (qrs.at_ms + qrs.hold_ms + 4 * qrs.fall_ms).max(), 1.0)
     speed = np.linalg.norm(np.diff(qrs.along(grid), axis=0), axis=1)
     moving = np.flatnonzero(speed > EDGE * speed.max())
@@ -106,32 +106,32 @@ def bounds_ms(qrs: Waves) -> tuple[float, float]:
 
 
 def axis_deg(i_mv: float, ii_mv: float) -> float:
-    """The frontal axis in degrees, -180 to 180, from the net deflections (or areas) of leads I and II."""
+    """Return the frontal axis in degrees, -180 to 180, from the net deflections (or areas) of leads I and II."""
     return float(np.rad2deg(np.arctan2((2 * ii_mv - i_mv) / np.sqrt(3), i_mv)))
 
 
-def twelve_leads(seen: Array) -> Array:
-    """All twelve leads in the order of LEADS, (T, 12) mV, from the eight of SEEN, (T, 8) mV."""
-    i, ii = seen[:, 0], seen[:, 1]
-    leads = np.empty((len(seen), len(LEADS)))
+def twelve_leads(independent: Array) -> Array:
+    """Return all leads in the order of LEADS, (T, 12) mV, from those of INDEPENDENT_LEADS, (T, 8) mV."""
+    i, ii = independent[:, 0], independent[:, 1]
+    leads = np.empty((len(independent), len(LEADS)))
     leads[:, 0], leads[:, 1] = i, ii
     leads[:, 2] = ii - i
     leads[:, 3] = -(i + ii) / 2
     leads[:, 4] = i - ii / 2
     leads[:, 5] = ii - i / 2
-    leads[:, 6:] = seen[:, 2:]
+    leads[:, 6:] = independent[:, 2:]
     return leads
 
 
 def render(events: Waves, n_samples: int, rate_hz: float) -> Array:
-    """The vector over time, (n_samples, 3) mV, as the sum of every event (their times count from the first sample)."""
+    """Return the vector over time, (n_samples, 3) mV: the sum of all events, whose times count from the first sample."""
     step_ms = 1000 / rate_hz
     first = np.floor((events.at_ms - REACH * events.rise_ms) / step_ms).astype(np.int64)
     last = np.ceil((events.at_ms + events.hold_ms + REACH * events.fall_ms) / step_ms).astype(np.int64)
     length = last - first + 1
-    vector = np.zeros((3, n_samples + 2))  # one spare sample at either end takes what lies outside
+    vector = np.zeros((3, n_samples + 2))  # one extra sample at either end collects what is outside
     narrow = length <= np.median(length)
-    for group in (narrow, ~narrow):  # two tables instead of one, as T waves are many times as long as Q waves
+    for group in (narrow, ~narrow):  # two tables instead of one, because T waves are much longer than Q waves
         if not group.any():
             continue
         index = first[group, None] + np.arange(length[group].max())

@@ -1,7 +1,7 @@
-"""What the machine prints: a report per ECG in short statements, rhythm first, then findings, a verdict last.
+"""The simulated reports: short statements, rhythm first, then findings, and a conclusion last.
 
-Texts are noisy on purpose: every finding has several wordings, some are hedged, one in ten is left out, and now and
-then a statement says nothing about the heart. Lower case, statements joined by ". ", as reports stand in a cohort.
+Texts are noisy on purpose: every finding has several wordings, some are hedged, one in ten is omitted, and some reports
+contain an irrelevant statement. Lower case, statements joined by ". ", like the reports of a cohort.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 from leadwise.data.simulator.findings import FINDINGS
 from leadwise.data.simulator.patients import Presentation
 
-OMISSION = 0.10  # share of findings (rhythm apart) that the report does not mention
-HEDGE = 0.15  # share of findings that it mentions with doubt
-IRRELEVANT = 0.25  # share of reports with a statement about something else
+OMISSION = 0.10  # share of findings (except the rhythm) that the report omits
+HEDGE = 0.15  # share of findings that it mentions with a hedge
+IRRELEVANT = 0.25  # share of reports with an irrelevant statement
 
 PHRASES: dict[str, tuple[str, ...]] = {
     "SR": ("sinus rhythm", "normal sinus rhythm", "sinus rhythm, rate within normal limits", "regular sinus rhythm"),
@@ -180,23 +180,26 @@ _BORDERLINE = frozenset({"SR", "LAD", "RAD", "LPR", "PAC"})
 
 @dataclass(frozen=True)
 class SimulatedReport:
-    """A report and what became of each finding in it."""
+    """A report, and which findings it states and omits."""
 
     text: str
-    stated: tuple[str, ...]  # codes of the findings it mentions, in its order
-    omitted: tuple[str, ...]  # codes of findings it leaves out
+    stated: tuple[str, ...]  # codes of the findings it states, in its order
+    omitted: tuple[str, ...]  # codes of the findings it omits
 
 
-def write_report(shown: Presentation, rate_bpm: float, rng: np.random.Generator) -> SimulatedReport:
-    """The machine's report of what an ECG shows."""
-    found = shown.findings
-    rhythm = next((code for code in ("SBRAD", "STACH") if code in found), shown.rhythm)
+def write_report(presentation: Presentation, rate_bpm: float, rng: np.random.Generator) -> SimulatedReport:
+    """Return a report on the findings of an ECG."""
+    findings = presentation.findings
+    # rhythm
+    rhythm = next((code for code in ("SBRAD", "STACH") if code in findings), presentation.rhythm)
     statements = [_rhythm_statement(rhythm, rate_bpm, rng)]
-    stated, omitted = [code for code in (shown.rhythm, rhythm) if code in found], []
+    stated, omitted = [code for code in (presentation.rhythm, rhythm) if code in findings], []
     if len(stated) == 2 and stated[0] == stated[1]:
         stated.pop()
+
+    # the other findings: omitted, hedged or plain
     for code in FINDINGS:
-        if code not in found or code in (shown.rhythm, rhythm, "NORM"):
+        if code not in findings or code in (presentation.rhythm, rhythm, "NORM"):
             continue
         if rng.random() < OMISSION:
             omitted.append(code)
@@ -207,11 +210,13 @@ def write_report(shown: Presentation, rate_bpm: float, rng: np.random.Generator)
             statements[0] += f" with {phrase}"
         else:
             statements.append(_one_of(_HEDGES, rng).format(phrase) if rng.random() < HEDGE else phrase)
+
+    # an irrelevant statement and the conclusion
     if rng.random() < IRRELEVANT:
         statements.insert(int(rng.integers(1, len(statements) + 1)), _one_of(_IRRELEVANT, rng))
-    if "NORM" in found:
+    if "NORM" in findings:
         stated.append("NORM")
-    statements.append(_verdict(found, rng))
+    statements.append(_conclusion(findings, rng))
     return SimulatedReport(". ".join(statements) + ".", tuple(stated), tuple(omitted))
 
 
@@ -228,12 +233,12 @@ def _rhythm_statement(code: str, rate_bpm: float, rng: np.random.Generator) -> s
     return statement
 
 
-def _verdict(found: frozenset[str], rng: np.random.Generator) -> str:
-    if "NORM" in found:
+def _conclusion(findings: frozenset[str], rng: np.random.Generator) -> str:
+    if "NORM" in findings:
         return _one_of(PHRASES["NORM"], rng)
-    if found <= {"SR", "SBRAD", "STACH"}:
+    if findings <= {"SR", "SBRAD", "STACH"}:
         return _one_of(("normal ecg except for rate", "otherwise normal ecg"), rng)
-    if found <= _BORDERLINE and rng.random() < 0.7:
+    if findings <= _BORDERLINE and rng.random() < 0.7:
         return "borderline ecg"
     return "abnormal ecg"
 

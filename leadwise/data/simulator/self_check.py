@@ -1,4 +1,4 @@
-"""The self-check: findings read off the signal by clinical rules, compared with the simulator's labels."""
+"""Compare the findings that clinical rules derive from the clean signal with the simulator's labels."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from leadwise.batch import LEADS
 from leadwise.data.simulator.acquisition import draw_device
 from leadwise.data.simulator.findings import FINDINGS
 from leadwise.data.simulator.heart import twelve_leads
-from leadwise.data.simulator.measure import RATE_HZ, Reading, measure
-from leadwise.data.simulator.patients import populate
-from leadwise.data.simulator.tracing import Tracing, stream, trace
+from leadwise.data.simulator.measure import RATE_HZ, EcgMeasurements, measure_ecg
+from leadwise.data.simulator.patients import draw_patients
+from leadwise.data.simulator.tracing import Tracing, draw_tracing, random_stream
 
 TOLERANCE = {"rate_bpm": 5.0, "pr_ms": 25.0, "qrs_ms": 15.0, "qtc_ms": 35.0, "axis_deg": 15.0, "st_mv": 0.05}
-"""How far a measured quantity may be from the true one and still agree."""
+"""Largest difference between a measured and a true quantity that counts as agreement."""
 
 _AT = {lead: k for k, lead in enumerate(LEADS)}
 _INFERIOR, _ANTERIOR = ("II", "III", "aVF"), ("V2", "V3", "V4")
@@ -22,155 +22,158 @@ _LIMB, _CHEST = slice(0, 6), slice(6, 12)
 
 
 def self_check(n_records: int, seed: int) -> pd.DataFrame:
-    """Agreement of rule-based readings with the truth, on the clean signal of the ECGs that `simulate` writes.
+    """Return the agreement of rule-based findings with the labels, on the clean signals of the ECGs that `simulate` writes.
 
-    One row a finding (`n` ECGs labelled with it, `agreement` over all ECGs, `sensitivity` and `precision` of the
-    reading) and one a quantity (`n` ECGs where it is defined, `agreement` within TOLERANCE; not read is not agreed).
+    One row per finding (`n` ECGs labelled with it, `agreement` over all ECGs, `sensitivity` and `precision` of the rules)
+    and one per quantity (`n` ECGs where it is defined, `agreement` within TOLERANCE; a missing measurement disagrees).
     """
-    truths, readings = [], []
-    for person in populate(n_records, seed):
-        for k in range(person.n_ecgs):
-            rng = stream(person, k, seed)
+    # simulate and measure the ECGs with the random numbers of `simulate`
+    tracings, measurements = [], []
+    for patient in draw_patients(n_records, seed):
+        for k in range(patient.n_ecgs):
+            rng = random_stream(patient, k, seed)
             draw_device(rng)
-            tracing = trace(person, rng, RATE_HZ)
-            truths.append(tracing)
-            readings.append(measure(twelve_leads(tracing.seen)))
-    read = [interpret(reading) for reading in readings]
+            tracing = draw_tracing(patient, rng, RATE_HZ)
+            tracings.append(tracing)
+            measurements.append(measure_ecg(twelve_leads(tracing.leads)))
+    detected = [interpret(measured) for measured in measurements]
+
+    # one row per finding, then one per quantity
     rows = []
     for code in FINDINGS:
-        true = np.array([code in tracing.shown.findings for tracing in truths])
-        said = np.array([code in found for found in read])
-        both = float((true & said).sum())
+        true = np.array([code in tracing.presentation.findings for tracing in tracings])
+        rule = np.array([code in findings for findings in detected])
+        both = float((true & rule).sum())
         rows.append(
             {
                 "item": code,
                 "kind": "finding",
                 "n": int(true.sum()),
-                "agreement": float((true == said).mean()),
+                "agreement": float((true == rule).mean()),
                 "sensitivity": both / true.sum() if true.any() else np.nan,
-                "precision": both / said.sum() if said.any() else np.nan,
+                "precision": both / rule.sum() if rule.any() else np.nan,
             }
         )
-    rows += [_quantity(name, truths, readings) for name in TOLERANCE]
+    rows += [_quantity(name, tracings, measurements) for name in TOLERANCE]
     return pd.DataFrame(rows)
 
 
-def _quantity(name: str, truths: list[Tracing], readings: list[Reading]) -> dict[str, object]:
+def _quantity(name: str, tracings: list[Tracing], measurements: list[EcgMeasurements]) -> dict[str, object]:
     if name == "st_mv":
-        true = np.stack([tracing.st_mv for tracing in truths])
-        read = np.stack([reading.st_mv for reading in readings])
-        off = np.abs(read - true).max(axis=1)
+        true = np.stack([tracing.st_mv for tracing in tracings])
+        estimate = np.stack([measured.st_mv for measured in measurements])
+        off = np.abs(estimate - true).max(axis=1)
     else:
-        true = np.array([tracing.truth[name] for tracing in truths])
-        off = np.abs(np.array([getattr(reading, name) for reading in readings]) - true)
+        true = np.array([tracing.truth[name] for tracing in tracings])
+        off = np.abs(np.array([getattr(measured, name) for measured in measurements]) - true)
         if name == "axis_deg":
             off = np.minimum(off, 360 - off)
-        off = np.where(np.isnan(off), np.inf, off)[~np.isnan(true)]  # not read is not agreed
+        off = np.where(np.isnan(off), np.inf, off)[~np.isnan(true)]  # a missing measurement disagrees
     return {"item": name, "kind": "quantity", "n": len(off), "agreement": float((off <= TOLERANCE[name]).mean())}
 
 
-def interpret(reading: Reading) -> frozenset[str]:
-    """The findings that clinical rules read off the measurements."""
-    if reading.paced:
+def interpret(measured: EcgMeasurements) -> frozenset[str]:
+    """Return the findings that clinical rules derive from the measurements."""
+    if measured.paced:
         return frozenset({"PACE"})
-    found = {_rhythm(reading)}
-    if "SR" in found:
-        if reading.rate_bpm < 60:
-            found.add("SBRAD")
-        if reading.rate_bpm > 100:
-            found.add("STACH")
-        if reading.pr_ms > 200:
-            found.add("LPR")
-        if reading.pr_ms < 120 and reading.qrs_ms >= 108:
-            found.add("WPW")
-        if reading.n_narrow_early:
-            found.add("PAC")
-        if reading.qtc_ms > 462 and reading.qrs_ms < 120:
-            found.add("LNGQT")
-    if found & {"SR", "AFIB"} and reading.n_wide_early:
-        found.add("PVC")
-    if "AVB3" in found and reading.qrs_ms >= 120:
-        return frozenset(found)  # a ventricular escape: nothing more can be said
-    found |= _conduction(reading, found)
-    found |= _axis_and_voltage(reading, found)
-    found |= _infarct(reading, found)
-    found |= _repolarisation(reading, found)
-    return frozenset(found | {"NORM"} if found == {"SR"} else found)
+    findings = {_rhythm(measured)}
+    if "SR" in findings:
+        if measured.rate_bpm < 60:
+            findings.add("SBRAD")
+        if measured.rate_bpm > 100:
+            findings.add("STACH")
+        if measured.pr_ms > 200:
+            findings.add("LPR")
+        if measured.pr_ms < 120 and measured.qrs_ms >= 108:
+            findings.add("WPW")
+        if measured.n_narrow_early:
+            findings.add("PAC")
+        if measured.qtc_ms > 462 and measured.qrs_ms < 120:
+            findings.add("LNGQT")
+    if findings & {"SR", "AFIB"} and measured.n_wide_early:
+        findings.add("PVC")
+    if "AVB3" in findings and measured.qrs_ms >= 120:
+        return frozenset(findings)  # a ventricular escape rhythm: no other finding can be derived
+    findings |= _conduction(measured, findings)
+    findings |= _axis_and_voltage(measured, findings)
+    findings |= _infarct(measured, findings)
+    findings |= _repolarisation(measured, findings)
+    return frozenset(findings | {"NORM"} if findings == {"SR"} else findings)
 
 
-def _rhythm(reading: Reading) -> str:
-    if reading.atrial == "flutter":
+def _rhythm(measured: EcgMeasurements) -> str:
+    if measured.atrial == "flutter":
         return "AFLT"
-    if 134 < reading.rate_bpm < 158 and reading.rr_spread < 0.05 and reading.atrial == "waves":
-        return "AFLT"  # regular at half of a flutter's rate, and never still: 2:1 conduction until shown otherwise
-    if reading.p_present and reading.rate_bpm < 145:
+    if 134 < measured.rate_bpm < 158 and measured.rr_spread < 0.05 and measured.atrial == "waves":
+        return "AFLT"  # regular at half of a flutter's rate with a moving baseline: 2:1 conduction
+    if measured.p_present and measured.rate_bpm < 145:
         return "SR"
-    if reading.rr_spread > 0.10:
+    if measured.rr_spread > 0.10:
         return "AFIB"
-    if reading.rate_bpm > 145:
+    if measured.rate_bpm > 145:
         return "SVTAC"
-    return "AVB3" if reading.rate_bpm < 56 else "AFIB"
+    return "AVB3" if measured.rate_bpm < 56 else "AFIB"
 
 
-def _conduction(reading: Reading, so_far: set[str]) -> set[str]:
-    found: set[str] = set()
-    if reading.qrs_ms >= 120 and "WPW" not in so_far:
-        found.add("CRBBB" if reading.late_v1_mv > 0 and reading.late_i_mv < 0 else "CLBBB")
-    if reading.axis_deg < -45 and "CLBBB" not in found and reading.first_r_mv[_AT["III"]] > 0.05:
-        found.add("LAFB")
-    return found
+def _conduction(measured: EcgMeasurements, so_far: set[str]) -> set[str]:
+    findings: set[str] = set()
+    if measured.qrs_ms >= 120 and "WPW" not in so_far:
+        findings.add("CRBBB" if measured.late_v1_mv > 0 and measured.late_i_mv < 0 else "CLBBB")
+    if measured.axis_deg < -45 and "CLBBB" not in findings and measured.first_r_mv[_AT["III"]] > 0.05:
+        findings.add("LAFB")
+    return findings
 
 
-def _axis_and_voltage(reading: Reading, so_far: set[str]) -> set[str]:
-    found: set[str] = set()
-    if reading.axis_deg < -30:
-        found.add("LAD")
-    if reading.axis_deg > 90:
-        found.add("RAD")
-    span = reading.r_mv + reading.s_mv
+def _axis_and_voltage(measured: EcgMeasurements, so_far: set[str]) -> set[str]:
+    findings: set[str] = set()
+    if measured.axis_deg < -30:
+        findings.add("LAD")
+    if measured.axis_deg > 90:
+        findings.add("RAD")
+    span = measured.r_mv + measured.s_mv
     if span[_LIMB].max() < 0.5 and span[_CHEST].max() < 1.0:
-        found.add("LVOLT")
+        findings.add("LVOLT")
     if so_far & {"CLBBB", "CRBBB", "WPW"}:
-        return found
-    sokolow = reading.s_mv[_AT["V1"]] + max(reading.r_mv[_AT["V5"]], reading.r_mv[_AT["V6"]])
+        return findings
+    sokolow = measured.s_mv[_AT["V1"]] + max(measured.r_mv[_AT["V5"]], measured.r_mv[_AT["V6"]])
     if sokolow >= 3.5:
-        found.add("LVH")
-    if "RAD" in found and reading.r_mv[_AT["V1"]] > max(reading.s_mv[_AT["V1"]], 0.5):
-        found.add("RVH")
-    return found
+        findings.add("LVH")
+    if "RAD" in findings and measured.r_mv[_AT["V1"]] > max(measured.s_mv[_AT["V1"]], 0.5):
+        findings.add("RVH")
+    return findings
 
 
-def _infarct(reading: Reading, so_far: set[str]) -> set[str]:
-    found: set[str] = set()
+def _infarct(measured: EcgMeasurements, so_far: set[str]) -> set[str]:
+    findings: set[str] = set()
     if so_far & {"CLBBB", "WPW", "RVH"}:
-        return found
+        return findings
     inferior = [k for k in map(_AT.get, _INFERIOR) if k is not None]
-    deep = reading.q_mv[inferior] > np.maximum(0.25 * reading.r_mv[inferior], 0.05)
-    if (deep & (reading.q_ms[inferior] >= 28)).sum() >= 2 and reading.first_r_mv[_AT["III"]] < 0.05:
-        found.add("IMI")
+    deep = measured.q_mv[inferior] > np.maximum(0.25 * measured.r_mv[inferior], 0.05)
+    if (deep & (measured.q_ms[inferior] >= 28)).sum() >= 2 and measured.first_r_mv[_AT["III"]] < 0.05:
+        findings.add("IMI")
     septal = [_AT["V1"], _AT["V2"], _AT["V3"]]
-    if (reading.q_mv[septal] > 0.05).sum() >= 2:
-        found.add("AMI")
-    return found
+    if (measured.q_mv[septal] > 0.05).sum() >= 2:
+        findings.add("AMI")
+    return findings
 
 
-def _repolarisation(reading: Reading, so_far: set[str]) -> set[str]:
-    found: set[str] = set()
+def _repolarisation(measured: EcgMeasurements, so_far: set[str]) -> set[str]:
+    findings: set[str] = set()
     if so_far & {"CLBBB", "WPW", "AFLT", "SVTAC"}:
-        return found
+        return findings
     inferior, anterior = [_AT[lead] for lead in _INFERIOR], [_AT[lead] for lead in _ANTERIOR]
-    if (reading.st_mv[inferior] >= 0.10).sum() >= 2:
-        found.add("STEI")
-    if (reading.st_mv[anterior] >= 0.15).sum() >= 2:
-        found.add("STEA")
-    if found:
-        return found
+    if (measured.st_mv[inferior] >= 0.10).sum() >= 2:
+        findings.add("STEI")
+    if (measured.st_mv[anterior] >= 0.15).sum() >= 2:
+        findings.add("STEA")
+    if findings:
+        return findings
     lateral = [_AT[lead] for lead in ("I", "II", "V4", "V5", "V6")]
-    if (reading.st_mv[lateral] <= -0.07).sum() >= 3 and "RVH" not in so_far:
-        found.add("STD")
-    inverted = reading.t_mv < -0.07
+    if (measured.st_mv[lateral] <= -0.07).sum() >= 3 and "RVH" not in so_far:
+        findings.add("STD")
+    inverted = measured.t_mv < -0.07
     if not so_far & {"CRBBB", "RVH"} and (
         inverted[[_AT[lead] for lead in ("V3", "V4", "V5", "V6", "I")]].sum() >= 2 or inverted[inferior].sum() >= 2
     ):
-        found.add("INVT")
-    return found
+        findings.add("INVT")
+    return findings

@@ -1,4 +1,4 @@
-"""One clean ECG of one patient: the heart vector over time, the leads that see it, and the truth about both."""
+"""One clean ECG of one patient: the heart vector over time, its leads, and the true values behind them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 from leadwise.data.simulator.beats import (
     Beat,
-    between,
     conducted_beat,
     ectopic_beat,
+    interpolate,
     p_wave,
     spike,
 )
@@ -20,43 +20,57 @@ from leadwise.data.simulator.heart import (
     render,
     twelve_leads,
 )
-from leadwise.data.simulator.patients import Person, Presentation, present
-from leadwise.data.simulator.rhythm import Rhythm, make_rhythm, restlessness
+from leadwise.data.simulator.patients import Patient, Presentation, draw_presentation
+from leadwise.data.simulator.rhythm import Rhythm, atrial_activity, draw_rhythm
 
 DURATION_S = 10.0
 
 
 @dataclass(frozen=True)
 class Tracing:
-    """What the electrodes would give without noise, and what is true of it."""
+    """The leads of an ECG without noise, and its true values."""
 
-    shown: Presentation
-    seen: Array  # (T, 8) mV, the leads of heart.SEEN
-    truth: dict[str, float]  # rate_bpm, pr_ms, qrs_ms, qt_ms, qtc_ms, axis_deg (nan where there is none)
-    st_mv: (
-        Array  # (12,) what repolarisation adds 60 ms after QRS (40 ms above 100 beats/min), in the order of batch.LEADS
-    )
+    presentation: Presentation
+    leads: Array  # (T, 8) mV, the leads of heart.INDEPENDENT_LEADS
+    truth: dict[str, float]  # rate_bpm, pr_ms, qrs_ms, qt_ms, qtc_ms, axis_deg (NaN if undefined)
+    st_mv: Array  # (12,) ST level 60 ms after the QRS (40 ms above 100 beats/min), in the order of batch.LEADS
 
 
-def stream(person: Person, k: int, seed: int) -> np.random.Generator:
-    """The random numbers of a patient's `k`-th ECG: its device first, then its tracing, its noise and its report."""
-    return np.random.default_rng([seed, 2, person.number, k])
+def random_stream(patient: Patient, k: int, seed: int) -> np.random.Generator:
+    """Return the random generator of a patient's `k`-th ECG; it draws the device, then the tracing, the noise and the report."""
+    return np.random.default_rng([seed, 2, patient.number, k])
 
 
-def trace(person: Person, rng: np.random.Generator, rate_hz: float, shown: Presentation | None = None) -> Tracing:
-    """One more ECG of this patient, `DURATION_S` long at `rate_hz`; what it shows is drawn when not given."""
-    shown = shown or present(person, rng)
+def draw_tracing(
+    patient: Patient, rng: np.random.Generator, rate_hz: float, presentation: Presentation | None = None
+) -> Tracing:
+    """Return one ECG of a patient, `DURATION_S` long at `rate_hz`; its findings are drawn if `presentation` is not given."""
+    presentation = presentation or draw_presentation(patient, rng)
+
+    # times of the beats and the QT interval
     n_samples = round(DURATION_S * rate_hz)
-    rhythm = make_rhythm(person, shown, DURATION_S, rng)
-    inside = rhythm.qrs_s[(rhythm.qrs_s >= 0) & (rhythm.qrs_s < DURATION_S)]
-    mean_s = float(np.diff(inside).mean())
-    qtc_ms = between(486, 540, person.traits[6]) if "LNGQT" in shown.findings else between(378, 440, person.traits[6])
+    rhythm = draw_rhythm(patient, presentation, DURATION_S, rng)
+    onsets = rhythm.qrs_s[(rhythm.qrs_s >= 0) & (rhythm.qrs_s < DURATION_S)]
+    mean_s = float(np.diff(onsets).mean())
+    qtc_ms = (
+        interpolate(486, 540, patient.traits[6])
+        if "LNGQT" in presentation.findings
+        else interpolate(378, 440, patient.traits[6])
+    )
     qt_ms = qtc_ms * np.sqrt(mean_s)
-    if shown.rhythm == "PACE" or shown.ventricular_escape or shown.findings & {"CLBBB", "CRBBB", "WPW"}:
-        qt_ms += 30  # what is activated late recovers late
-    beat = conducted_beat(person, shown, qt_ms, rng)
-    vector = render(_events(person, shown, rhythm, beat, qt_ms, rate_hz, rng), n_samples, rate_hz)
-    vector += restlessness(rhythm, shown, n_samples, rate_hz, rng)
+    if (
+        presentation.rhythm == "PACE"
+        or presentation.ventricular_escape
+        or presentation.findings & {"CLBBB", "CRBBB", "WPW"}
+    ):
+        qt_ms += 30  # late activation means late recovery
+
+    # the heart vector
+    beat = conducted_beat(patient, presentation, qt_ms, rng)
+    vector = render(_events(patient, presentation, rhythm, beat, qt_ms, rate_hz, rng), n_samples, rate_hz)
+    vector += atrial_activity(rhythm, presentation, n_samples, rate_hz, rng)
+
+    # the true values, and the leads
     truth = {
         "rate_bpm": 60 / mean_s,
         "atrial_bpm": rhythm.atrial_bpm,
@@ -67,35 +81,35 @@ def trace(person: Person, rng: np.random.Generator, rate_hz: float, shown: Prese
         "axis_deg": beat.axis_deg,
     }
     after_ms = np.array([beat.qrs_ms + (60 if mean_s > 0.6 else 40)])
-    st_mv = twelve_leads(beat.repolarisation.along(after_ms) @ person.transform.T)[0]
-    return Tracing(shown, _breathing(vector, rate_hz, rng) @ person.transform.T, truth, st_mv)
+    st_mv = twelve_leads(beat.repolarisation.along(after_ms) @ patient.transform.T)[0]
+    return Tracing(presentation, _modulate_by_breathing(vector, rate_hz, rng) @ patient.transform.T, truth, st_mv)
 
 
 def _events(
-    person: Person,
-    shown: Presentation,
+    patient: Patient,
+    presentation: Presentation,
     rhythm: Rhythm,
     beat: Beat,
     qt_ms: float,
     rate_hz: float,
     rng: np.random.Generator,
 ) -> Waves:
-    """Every wave of the record, timed against its first sample."""
-    every = _repeated(beat.waves, rhythm.qrs_s[~rhythm.ventricular], 0.025, rng)
+    """Return every wave of the recording; times are relative to its first sample."""
+    events = _repeat(beat.waves, rhythm.qrs_s[~rhythm.ventricular], 0.025, rng)
     if rhythm.ventricular.any():
-        early = ectopic_beat(person, shown, qt_ms)
-        every += _repeated(early.waves, rhythm.qrs_s[rhythm.ventricular], 0.03, rng)
+        early = ectopic_beat(patient, presentation, qt_ms)
+        events += _repeat(early.waves, rhythm.qrs_s[rhythm.ventricular], 0.03, rng)
     for ectopic in (False, True):
         times = rhythm.p_s[rhythm.p_ectopic == ectopic]
         if len(times):
-            every += _repeated(p_wave(person, shown, ectopic), times, 0.05, rng)
+            events += _repeat(p_wave(patient, presentation, ectopic), times, 0.05, rng)
     if len(rhythm.spike_s):
-        every += _repeated(spike(rate_hz), rhythm.spike_s, 0.03, rng)
-    return every
+        events += _repeat(spike(rate_hz), rhythm.spike_s, 0.03, rng)
+    return events
 
 
-def _repeated(shape: Waves, times_s: Array, jitter: float, rng: np.random.Generator) -> Waves:
-    """The same waves at each time, no two beats quite alike."""
+def _repeat(shape: Waves, times_s: Array, jitter: float, rng: np.random.Generator) -> Waves:
+    """Return the same waves at each time, with random variation between beats."""
     n, g = len(times_s), len(shape)
     gain = 1 + jitter * rng.standard_normal((n, 1, 3))
     return replace(
@@ -108,8 +122,8 @@ def _repeated(shape: Waves, times_s: Array, jitter: float, rng: np.random.Genera
     )
 
 
-def _breathing(vector: Array, rate_hz: float, rng: np.random.Generator) -> Array:
-    """The vector as breathing turns it in the frontal plane (a few degrees) and weakens it (a few percent)."""
+def _modulate_by_breathing(vector: Array, rate_hz: float, rng: np.random.Generator) -> Array:
+    """Return the vector with the effect of breathing: rotation in the frontal plane by degrees, and size by a few percent."""
     phase = 2 * np.pi * (rng.uniform(0.18, 0.32) * np.arange(len(vector)) / rate_hz + float(rng.random()))
     swing = np.sin(phase)
     angle = np.deg2rad(rng.uniform(1, 4)) * swing

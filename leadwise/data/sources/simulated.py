@@ -34,9 +34,9 @@ from leadwise.batch import LEADS
 from leadwise.data.cohort.layout import CohortError
 from leadwise.data.simulator.acquisition import capture, draw_device, write_wfdb
 from leadwise.data.simulator.findings import FINDINGS
-from leadwise.data.simulator.patients import Person, populate
+from leadwise.data.simulator.patients import Patient, draw_patients
 from leadwise.data.simulator.reports import write_report
-from leadwise.data.simulator.tracing import stream, trace
+from leadwise.data.simulator.tracing import draw_tracing, random_stream
 from leadwise.data.sources import folder as table_source
 from leadwise.data.sources.source import Source
 from leadwise.data.tasks import Task, class_names
@@ -71,9 +71,9 @@ def simulate(folder: Path, n_records: int, seed: int, progress: Progress | None 
     try:
         records: list[_Row] = []
         truths: list[_Row] = []
-        for person in populate(n_records, seed):
-            for k in range(person.n_ecgs):
-                row, truth = _write_record(partial, person, k, seed)
+        for patient in draw_patients(n_records, seed):
+            for k in range(patient.n_ecgs):
+                row, truth = _write_record(partial, patient, k, seed)
                 records.append(row)
                 truths.append(truth)
                 if progress is not None:
@@ -112,38 +112,40 @@ def read_source(folder: Path, options: Options | None = None) -> Source:
     return replace(source, name="simulated")
 
 
-def _write_record(folder: Path, person: Person, k: int, seed: int) -> tuple[_Row, _Row]:
+def _write_record(folder: Path, patient: Patient, k: int, seed: int) -> tuple[_Row, _Row]:
     """Write one ECG; return its row of records.csv and its row of truth.csv."""
     # draw the device, the tracing and the report, in this order: it decides the random numbers
-    rng = stream(person, k, seed)
+    rng = random_stream(patient, k, seed)
     device = draw_device(rng)
-    tracing = trace(person, rng, device.rate_hz)
-    captured = capture(tracing.seen, device, rng)
-    report = write_report(tracing.shown, tracing.truth["rate_bpm"], rng)
+    tracing = draw_tracing(patient, rng, device.rate_hz)
+    captured = capture(tracing.leads, device, rng)
+    report = write_report(tracing.presentation, tracing.truth["rate_bpm"], rng)
 
     # the WFDB files
-    patient = f"s{person.number + 1:05d}"
-    record = f"{patient}_{k + 1}"
-    path = Path("ecg") / f"{person.number // _PATIENTS_PER_FOLDER:02d}" / record
+    patient_id = f"s{patient.number + 1:05d}"
+    record = f"{patient_id}_{k + 1}"
+    path = Path("ecg") / f"{patient.number // _PATIENTS_PER_FOLDER:02d}" / record
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    write_wfdb(folder / path, captured.digital, device, (f"age: {person.age_years}", f"sex: {person.sex}", "simulated"))
+    write_wfdb(
+        folder / path, captured.digital, device, (f"age: {patient.age_years}", f"sex: {patient.sex}", "simulated")
+    )
 
     # the rows of the two tables
-    findings = tracing.shown.findings
+    findings = tracing.presentation.findings
     row: _Row = {
         "path": path.with_name(f"{record}.hea").as_posix(),
         "record": record,
-        "patient": patient,
-        "split": person.split,
+        "patient": patient_id,
+        "split": patient.split,
         "report": report.text,
-        "age": person.age_years,
-        "sex": person.sex,
+        "age": patient.age_years,
+        "sex": patient.sex,
         **{f"label.findings.{code}": int(code in findings) for code in FINDINGS},
     }
     truth: _Row = {
         "record": record,
-        "rhythm": tracing.shown.rhythm,
-        "ventricular_escape": int(tracing.shown.ventricular_escape),
+        "rhythm": tracing.presentation.rhythm,
+        "ventricular_escape": int(tracing.presentation.ventricular_escape),
         **{name: "" if np.isnan(value) else round(value, 2) for name, value in tracing.truth.items()},
         **{f"st_mv.{lead}": round(float(level), 4) for lead, level in zip(LEADS, tracing.st_mv)},
         "report_states": " ".join(report.stated),
