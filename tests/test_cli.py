@@ -1,4 +1,4 @@
-"""The verbs as a person calls them: what they print, what they leave, and one clear line when something is wrong."""
+"""The commands: printed output, written files, and one line per error."""
 
 from __future__ import annotations
 
@@ -47,36 +47,36 @@ def run_folder(cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return home / "run"
 
 
-def test_names_with_brackets_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_with_brackets_are_printed_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
     names = ["ecg[/x]", "P[old]", "[bold]b", ":heart:", "back\\"]
     output.print_table([{"record": name, "P[new]": 0.5, "skipped": "Q[red]"} for name in names], "run [a] of [/b]")
     output.out.print("written to out[/x]")
     with output.progress_bars() as progress:
         output.bars(progress)("embed|a[/b]", 1, 1)
-    told = capsys.readouterr()
+    result = capsys.readouterr()
     for name in (*names, "P[new]", "Q[red]", "run [a] of [/b]", "out[/x]"):
-        assert name in told.out
-    assert "embed a[/b]" in told.err
+        assert name in result.out
+    assert "embed a[/b]" in result.err
 
 
-def test_help_names_every_verb() -> None:
+def test_help_lists_every_command() -> None:
     output = call("--help").stdout
     for verb in ("demo", "simulate", "prepare", "check", "pretrain", "embed", "probe", "zeroshot", "plot"):
         assert verb in output
         assert call(verb, "--help").returncode == 0
 
 
-def test_dry_run_prints_the_plan_and_leaves_nothing(cohort_folder: Path, tmp_path: Path) -> None:
+def test_dry_run_prints_the_plan_and_writes_no_run(cohort_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(tomli_w.dumps(config_table(cohort_folder)))
     done = call("pretrain", tmp_path / "tiny.toml", "--dry-run", "--json", tmp_path / "plan.json")
     assert done.returncode == 0, done.stderr
     for word in ("mask_ratio = 0.75", "trainable", "frozen", "training recordings", "peak memory"):
         assert word in done.stdout
     assert sorted(p.name for p in tmp_path.iterdir()) == ["plan.json", "tiny.toml"]
-    told = json.loads((tmp_path / "plan.json").read_text())
-    assert told["command"] == "pretrain"
-    assert float(told["estimate"]["seconds a step"]) > 0
-    assert told["parameters"][-1]["trainable"] > 0
+    result = json.loads((tmp_path / "plan.json").read_text())
+    assert result["command"] == "pretrain"
+    assert float(result["estimate"]["seconds a step"]) > 0
+    assert result["parameters"][-1]["trainable"] > 0
 
 
 def test_probe_prints_a_table_and_writes_one_object(run_folder: Path, cohort_folder: Path, tmp_path: Path) -> None:
@@ -92,15 +92,15 @@ def test_probe_prints_a_table_and_writes_one_object(run_folder: Path, cohort_fol
     assert [draw["seed"] for draw in drawn] == [7, 8]
     assert "untrained" in done.stdout
     assert "handcrafted" in done.stdout
-    found = json.loads((tmp_path / "p.json").read_text())
-    assert found["command"] == "probe"
-    assert found["task"] == "own"
-    assert {"cohort", "run", "fractions"} <= found.keys()
-    text = json.dumps(found)
+    result = json.loads((tmp_path / "p.json").read_text())
+    assert result["command"] == "probe"
+    assert result["task"] == "own"
+    assert {"cohort", "run", "fractions"} <= result.keys()
+    text = json.dumps(result)
     assert all(word in text for word in ("macro", "interval", "per_class", "untrained"))
 
 
-def test_zeroshot_with_ones_own_prompts(run_folder: Path, cohort_folder: Path, tmp_path: Path) -> None:
+def test_zeroshot_with_your_own_prompts(run_folder: Path, cohort_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(PROMPTS)
     words = ("zeroshot", run_folder, cohort_folder, "--task", "own", "--prompts", tmp_path / "mine.toml")
     done = call(
@@ -110,10 +110,10 @@ def test_zeroshot_with_ones_own_prompts(run_folder: Path, cohort_folder: Path, t
     assert ",untrained,auprc,macro," in (tmp_path / "z.csv").read_text()
     assert "shuffled" not in (tmp_path / "z.tex").read_text()
     assert "atrial fibrillation" in done.stdout
-    found = json.loads((tmp_path / "z.json").read_text())
-    assert found["command"] == "zeroshot"
-    assert found["trained"]["macro"] is not None
-    assert found["untrained"]["macro"] is not None
+    result = json.loads((tmp_path / "z.json").read_text())
+    assert result["command"] == "zeroshot"
+    assert result["trained"]["macro"] is not None
+    assert result["untrained"]["macro"] is not None
     (tmp_path / "mine.toml").write_text(PROMPTS.split("[classes.mi]")[0])
     wrong = call(*words)
     assert wrong.returncode == 1
@@ -125,15 +125,15 @@ def test_embed_writes_a_row_for_every_recording(run_folder: Path, cohort_folder:
     words = ("embed", run_folder, cohort_folder, "-o", tmp_path / "e.npz", "--part", "shared", "--window", "center_10s")
     done = call(*words, "--json", tmp_path / "e.json")
     assert done.returncode == 0, done.stderr
-    told = json.loads((tmp_path / "e.json").read_text())
-    assert (told["recordings"], told["window"]) == (60, "center_10s")
+    result = json.loads((tmp_path / "e.json").read_text())
+    assert (result["recordings"], result["window"]) == (60, "center_10s")
     with np.load(tmp_path / "e.npz") as file:
         assert file["embedding"].shape == (60, 16)
         assert len(set(file["record"])) == 60
         np.testing.assert_allclose(np.linalg.norm(file["embedding"], axis=1), 1.0, rtol=1e-4)
 
 
-def test_plot_draws_png_and_svg_and_says_what_was_missing(tmp_path: Path) -> None:
+def test_plot_draws_png_and_svg_and_lists_missing_data(tmp_path: Path) -> None:
     ecg = make_batch(1).ecg[0, :8].numpy().T.copy()
     ecg[50:52, 0] = np.nan
     ecg[100:200, 3] = np.nan
@@ -190,7 +190,7 @@ def test_prepare_folder_prints_and_writes_the_ledger(tmp_path: Path) -> None:
         (("prepare",), "give SOURCE, PATH and -o OUT"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
+def test_errors_are_printed_in_one_line(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
     wrong = call(*words, cwd=tmp_path)
     assert wrong.returncode in (1, 2)
     assert message in " ".join(wrong.stderr.replace("│", " ").split())
@@ -198,14 +198,16 @@ def test_what_is_wrong_is_said_in_one_line(words: tuple[str, ...], message: str,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unknown_task_names_the_known(run_folder: Path, cohort_folder: Path) -> None:
+def test_an_unknown_task_lists_the_known_tasks(run_folder: Path, cohort_folder: Path) -> None:
     wrong = call("probe", run_folder, cohort_folder, "--task", "super")
     assert wrong.returncode == 1
     assert "own" in wrong.stderr
     assert "Traceback" not in wrong.stderr
 
 
-def test_a_taken_run_folder_is_refused_and_resume_without_state_too(run_folder: Path, tmp_path: Path) -> None:
+def test_a_run_folder_that_is_not_empty_is_refused_and_resume_without_a_run_too(
+    run_folder: Path, tmp_path: Path
+) -> None:
     again = call("pretrain", run_folder / "config.toml", "-o", run_folder)
     assert again.returncode == 1
     assert "is not empty" in again.stderr
@@ -218,10 +220,10 @@ def test_a_taken_run_folder_is_refused_and_resume_without_state_too(run_folder: 
 def test_a_mimic_tree_is_prepared_in_shares_by_processes_and_in_one_go(tmp_path: Path) -> None:
     write_tree(tmp_path / "mimic", 120, n_samples=500, n_flawed=1)
     allowed = ("--allow-missing", "--allow-unreadable")
-    told = call("prepare", "mimic_iv_ecg", "mimic", "-o", "never", "--dry-run", "--workers", 2, cwd=tmp_path)
-    assert told.returncode == 0, told.stderr
+    result = call("prepare", "mimic_iv_ecg", "mimic", "-o", "never", "--dry-run", "--workers", 2, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
     for words in ("recordings that the source lists", "one process", "2 workers", "gigabytes on disk for 800,035"):
-        assert words in told.stdout
+        assert words in result.stdout
     refused = call("prepare", "mimic_iv_ecg", "mimic", "-o", "whole", cwd=tmp_path)
     assert refused.returncode == 1
     assert "1 of 120 recordings have a missing file" in refused.stderr
@@ -240,7 +242,10 @@ def test_a_mimic_tree_is_prepared_in_shares_by_processes_and_in_one_go(tmp_path:
         assert f"shards of {share} are packed" in done.stdout
     assert call(*shares, "--workers", 2, "--resume", cwd=tmp_path).returncode == 0
     assert Cohort.open(tmp_path / "many", verify=True).fingerprint == Cohort.open(tmp_path / "whole").fingerprint
-    for wrong, said in ((("--shard", "3"), "it must be i/n"), (("--workers", "2", "--dask", "tcp://x:1"), "not both")):
+    for wrong, message in (
+        (("--shard", "3"), "it must be i/n"),
+        (("--workers", "2", "--dask", "tcp://x:1"), "not both"),
+    ):
         bad = call(*shares, "--overwrite", *wrong, cwd=tmp_path)
         assert bad.returncode == 2
-        assert said in bad.stderr
+        assert message in bad.stderr

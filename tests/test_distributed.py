@@ -307,7 +307,7 @@ def without_speed(rows: list[dict]) -> list[dict]:
 
 def test_the_command_line_leaves_one_whole_run(home: Path, whole: subprocess.CompletedProcess) -> None:
     assert whole.returncode == 0, whole.stderr
-    assert whole.stdout.count("its curves") == 1
+    assert whole.stdout.count("; curves: ") == 1
     run = leadwise.load(home / "whole")
     assert run.config.optim.steps == 12
     rows = metrics(home / "whole")

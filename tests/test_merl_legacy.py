@@ -509,7 +509,7 @@ def test_without_the_published_splits_the_report_names_the_cohorts_own(
 ) -> None:
     for cohort, task, there_are in (
         (PlantedCohort(), "finding", "MERL published none of this task"),
-        (SubCohort(), "sub", "name the folder of MERL's files by --splits"),
+        (SubCohort(), "sub", "pass the folder of MERL's files as --splits"),
     ):
         legacy = LegacySettings((Fault.EARLY_LR_DROP,), FEW)
         report = run_protocol(PlantedRun(), cohort, task, (1.0,), protocol, legacy)
@@ -563,11 +563,11 @@ def test_the_verb_shows_both_protocols(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_the_verb_refuses_what_makes_no_sense(monkeypatch: pytest.MonkeyPatch) -> None:
     code, text = probe_verb(monkeypatch, "--protocol", "loose")
     assert code == 2
-    assert "say one of strict, merl-legacy, both" in text
+    assert "must be one of strict, merl-legacy, both" in text
     for words, message in (
-        (("--faults", "early_lr_drop"), "--faults belong to the legacy protocol"),
-        (("--epochs", "100"), "--epochs belong to the legacy trainer"),
-        (("--protocol", "merl-legacy", "--seeds", "42"), "--seeds belong to the strict probe"),
+        (("--faults", "early_lr_drop"), "--faults needs --protocol merl-legacy or both"),
+        (("--epochs", "100"), "--epochs is for the legacy trainer"),
+        (("--protocol", "merl-legacy", "--seeds", "42"), "--seeds is for the strict probe"),
     ):
         code, text = probe_verb(monkeypatch, *words)
         assert code == 2

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from leadwise.data import reports, tasks
+from leadwise.data import reports
+from leadwise.data.sources import ptbxl
 from leadwise.evaluate import prompts
 from leadwise.evaluate.prompts import PromptError
 
@@ -14,13 +15,13 @@ CSN = (
     "AQW UW SR WPW 2AVB AT VB ARS STTC SA STE VPB TWO STTU ALS APB 2AVB1 PRIE CCR CR AF AVB QTIE LBBB VEB SVT RBBB 1AVB "
     "STDD MI AFIB TWC PWC ERV RVH LVH ST JEB"
 )
-SLOTS = {("ptbxl", task): tuple(classes) for task, classes in tasks.PTBXL.items()} | {
+SLOTS = {("ptbxl", task): tuple(classes) for task, classes in ptbxl.PTBXL.items()} | {
     ("cpsc2018", "cpsc2018"): tuple(CPSC2018.split()),
     ("csn", "csn"): tuple(CSN.split()),
 }  # the classes of the published tables
 
 SHARED_TEXTS = {"ptbxl_form": 7, "ptbxl_rhythm": 1, "ptbxl_sub": 6}
-"""Texts of two classes: reported scores rest on them; files without such scores have none."""
+"""Texts shared by two classes; retained because reported scores were computed with them."""
 
 
 @pytest.fixture(params=prompts.shipped(), ids=lambda path: path.stem)
@@ -42,23 +43,23 @@ def test_all_106_class_slots_have_all_three_sets():
 
 
 @pytest.mark.real
-@pytest.mark.skipif(not FACTS.is_file(), reason="the tables' facts do not lie beside the checkout")
+@pytest.mark.skipif(not FACTS.is_file(), reason="the facts of the published tables are not available")
 def test_the_slots_are_those_of_the_published_tables():
     facts = json.loads(FACTS.read_text())["tasks"]
     published = {
-        ((key, key) if "_" not in key else tuple(key.split("_"))): set(told["label_order"]["test"])
-        for key, told in facts.items()
+        ((key, key) if "_" not in key else tuple(key.split("_"))): set(fact["label_order"]["test"])
+        for key, fact in facts.items()
     }
     assert published == {slot: set(classes) for slot, classes in SLOTS.items()}
 
 
-def test_a_file_for_every_task_says_what_it_is(shipped):
+def test_every_file_is_named_by_source_and_task(shipped):
     assert shipped.path.name == f"{shipped.source}_{shipped.task}.toml"
     assert prompts.find(shipped.source, shipped.task) == shipped.path
     assert shipped.generation is None  # by hand
 
 
-def test_an_acronym_means_what_its_data_set_means_by_it():
+def test_an_acronym_has_the_meaning_of_its_data_set():
     csn = prompts.load(prompts.find("csn", "csn")).names
     assert (csn["AF"], csn["AFIB"]) == ("atrial flutter", "atrial fibrillation")
     assert csn["ST"] == "sinus tachycardia"
@@ -72,7 +73,7 @@ def test_an_acronym_means_what_its_data_set_means_by_it():
         assert not any("counterclockwise" in text for text in texts["CR"])
 
 
-def test_the_merged_view_takes_over_all_but_what_it_merges():
+def test_the_merged_view_inherits_all_other_classes():
     one, merged, full = (prompts.load(prompts.find("csn", task)) for task in ("csn", "csn_merged", "csn_full"))
     assert set(merged.names) == set(one.names) - {"AF", "AFIB"} | {"AFIB/AF"}
     assert set(full.names) > set(one.names)
@@ -85,7 +86,7 @@ def test_the_merged_view_takes_over_all_but_what_it_merges():
     assert any("flutter" in text for text in merged.texts["rich"]["AFIB/AF"])
 
 
-def test_prompts_read_like_cleaned_reports_without_chatter(shipped):
+def test_prompts_are_in_the_style_of_cleaned_reports(shipped):
     shared = [remark for remark in prompts.remarks(shipped) if "share a prompt" in remark]
     assert prompts.remarks(shipped) == shared
     assert len(shared) == SHARED_TEXTS.get(shipped.path.stem, 0)
@@ -109,10 +110,10 @@ def test_the_sets_name_a_class_and_add_one_criterion(shipped):
         assert 1 <= len(name.split()) <= 9
 
 
-def test_no_two_classes_are_told_apart_by_nothing(shipped):
+def test_no_two_classes_have_the_same_prompts(shipped):
     for which in shipped.sets:
-        said = [frozenset(texts) for texts in shipped.texts[which].values()]
-        assert len(set(said)) == len(said), which
+        text_sets = [frozenset(texts) for texts in shipped.texts[which].values()]
+        assert len(set(text_sets)) == len(text_sets), which
 
 
 GOOD = 'source = "s"\ntask = "t"\n[classes.A]\nname = "an a"\nprompts = ["one a.", "two a."]\n'
@@ -140,7 +141,7 @@ def test_own_file(tmp_path):
         ('"one a."', '"  "', r"\[classes.A\]: prompts must be a list of one or more texts"),
         ('["one a.", "two a."]', "[]", "one or more texts"),
         ('["one a.", "two a."]', '"one a."', "'prompts' must be a list"),
-        ('"two a."', '"one a."', "the same prompt twice"),
+        ('"two a."', '"one a."', "prompts contains a prompt twice"),
         ("prompts", "promts", "unknown key 'promts'"),
         ('name = "an a"\n', "", "'name' must be a text"),
         ('task = "t"', 'task = "t"\nextra = 1', "unknown key 'extra'"),
@@ -148,13 +149,13 @@ def test_own_file(tmp_path):
         ('name = "an a"', 'name = "-"', "'name' is empty"),
         ('task = "t"', 'task = "t"\nwithout = ["A"]', "there is no 'extends'"),
         ('task = "t"', 'task = "t"\nextends = "none"', r"none\.toml cannot be read"),
-        ('task = "t"', 'task = "t"\nextends = "../x"', "the name of a file beside it"),
+        ('task = "t"', 'task = "t"\nextends = "../x"', "the name of a file in the same folder"),
         ('task = "t"', 'task = "t"\nmade = "by hand"', "'made' must be a table"),
         ('task = "t"', 'task = "t"\n[made]\nmodel = "m"', r"\[made\]: 'host' must be a text"),
         ("prompts =", 'short = ["a."]\n[classes.B]\nname = "b"\nprompts =', "no 'short' for B, though other classes"),
     ],
 )
-def test_a_wrong_file_is_told_where(tmp_path, old, new, message):
+def test_an_invalid_file_is_refused_with_its_location(tmp_path, old, new, message):
     assert old in GOOD
     with pytest.raises(PromptError, match=message):
         load(tmp_path, GOOD.replace(old, new))
@@ -177,35 +178,35 @@ def test_extending_is_checked_and_hashed(tmp_path):
         load(tmp_path, head + more)
 
 
-def test_a_set_that_is_not_there_is_told(tmp_path):
+def test_a_missing_set_is_an_error(tmp_path):
     with pytest.raises(PromptError, match="no set 'rich'; it has name, own"):
         load(tmp_path, GOOD).for_classes(["A"], "rich")
 
 
-def test_remarks_name_what_a_person_should_look_at(tmp_path):
+def test_remarks_name_style_problems_and_identical_classes(tmp_path):
     own = load(
         tmp_path,
         GOOD.replace('"two a."', '"Sure, here are prompts."') + '[classes.B]\nname = "An A"\nprompts = ["b."]\n',
     )
-    found = prompts.remarks(own)
-    assert any("A, own: not in the style of reports" in line for line in found)
-    assert any("name: A and B have the same prompts" in line for line in found)
+    lines = prompts.remarks(own)
+    assert any("A, own: not in the style of reports" in line for line in lines)
+    assert any("name: A and B have the same prompts" in line for line in lines)
     assert prompts.style_problem("sinus rhythm. normal ecg.") is None
     assert "longer than" in prompts.style_problem("wide " * 19 + "qrs.")
     assert "'patient'" in prompts.style_problem("patient in sinus rhythm.")
 
 
-def test_a_text_of_two_classes_is_named(tmp_path):
+def test_a_text_of_two_classes_is_a_remark(tmp_path):
     more = '[classes.B]\nname = "b"\nprompts = ["Two a", "b."]\n[classes.C]\nname = "c"\nprompts = ["c.", "two a."]\n'
     twin = '[classes.D]\nname = "d"\nprompts = ["c.", "two a."]\n'
-    told = "own: A and B and C share a prompt, which tells them less apart: 'two a.'"
-    assert [line for line in prompts.remarks(load(tmp_path, GOOD + more)) if "share" in line] == [told]
-    found = prompts.remarks(load(tmp_path, GOOD + more + twin))
-    assert [line for line in found if "share" in line] == [told]  # D is told as all of C's, and not again
-    assert "own: C and D have the same prompts, so nothing tells them apart" in found
+    shared = "own: A and B and C share a prompt and are harder to distinguish: 'two a.'"
+    assert [line for line in prompts.remarks(load(tmp_path, GOOD + more)) if "share" in line] == [shared]
+    lines = prompts.remarks(load(tmp_path, GOOD + more + twin))
+    assert [line for line in lines if "share" in line] == [shared]  # D has all prompts of C and is reported once
+    assert "own: C and D have the same prompts and cannot be distinguished" in lines
 
 
-def test_what_is_not_there_is_told(tmp_path):
+def test_missing_files_are_errors(tmp_path):
     with pytest.raises(PromptError, match="cannot be read: No such file"):
         prompts.load(tmp_path / "none.toml")
     with pytest.raises(PromptError, match="did you mean ptbxl_rhythm"):

@@ -1,4 +1,4 @@
-"""Prompts from a language model, against a stand-in server: what is sent, what is kept, and what is refused."""
+"""Prompts from a language model, against a mock server: requests, saved files and refused answers."""
 
 import json
 import logging
@@ -36,17 +36,17 @@ def texts_for(name, n=2):
 
 
 class StandIn:
-    """An endpoint that answers with what stands in `script`, in turn, and then properly."""
+    """An endpoint that sends the answers of `script`, in turn, and then valid ones."""
 
     def __init__(self):
-        self.script, self.seen = [], []
+        self.script, self.requests = [], []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.seen.append((self.path, dict(self.headers), body))
-                status, answer, headers = outer.script.pop(0) if outer.script else outer.proper(body)
+                outer.requests.append((self.path, dict(self.headers), body))
+                status, answer, headers = outer.script.pop(0) if outer.script else outer.valid_answer(body)
                 raw = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
                 self.send_response(status)
                 for key, value in headers.items():
@@ -62,9 +62,9 @@ class StandIn:
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
-    def proper(self, body):
-        asked = body["messages"][0]["content"]
-        name = next(name for name in (*NAMES.values(), "") if name in asked)
+    def valid_answer(self, body):
+        prompt = body["messages"][0]["content"]
+        name = next(name for name in (*NAMES.values(), "") if name in prompt)
         return 200, completion(texts_for(name)), {}
 
 
@@ -76,16 +76,16 @@ def server():
     stand_in.server.server_close()
 
 
-def asked(server, tmp_path, key=KEY, names=NAMES, pauses=None, model="stand-in-1", task="t"):
+def generate(server, tmp_path, key=KEY, names=NAMES, pauses=None, model="stand-in-1", task="t"):
     pauses = [] if pauses is None else pauses
     return generate_prompts(
         tmp_path / "my.toml", "s", task, names, Endpoint(server.url, model, key), n_prompts=2, pause=pauses.append
     )
 
 
-def test_names_go_out_and_checked_statements_come_back(server, tmp_path, caplog):
+def test_names_are_sent_and_checked_statements_returned(server, tmp_path, caplog):
     caplog.set_level(logging.DEBUG)
-    generated = asked(server, tmp_path)
+    generated = generate(server, tmp_path)
     assert generated.texts["own"]["AFIB"] == (
         "atrial fibrillation. abnormal ecg.",
         "sinus rhythm. atrial fibrillation.",
@@ -96,7 +96,7 @@ def test_names_go_out_and_checked_statements_come_back(server, tmp_path, caplog)
     assert generated.generation["host"] == server.url.split("/")[2]
     assert generated.generation["prompt"] == TEMPLATE.replace("{n}", "2")
     assert len(generated.generation["date"]) == 10
-    for (path, headers, body), name in zip(server.seen, NAMES.values(), strict=True):
+    for (path, headers, body), name in zip(server.requests, NAMES.values(), strict=True):
         assert path == "/v1/chat/completions"
         assert headers["Authorization"] == f"Bearer {KEY}"
         content = TEMPLATE.replace("{n}", "2").replace("{name}", name)
@@ -107,24 +107,24 @@ def test_names_go_out_and_checked_statements_come_back(server, tmp_path, caplog)
     assert KEY not in repr(Endpoint(server.url, "m", KEY))
 
 
-def test_busy_hosts_are_asked_again_ever_later(server, tmp_path):
+def test_busy_hosts_are_retried_with_growing_pauses(server, tmp_path):
     server.script = [(429, {}, {"Retry-After": "7"}), (503, b"busy", {}), (500, {}, {"Retry-After": "9999"})]
     pauses = []
-    asked(server, tmp_path, pauses=pauses)
+    generate(server, tmp_path, pauses=pauses)
     assert pauses == [7.0, 2.0, 60.0]
-    assert len(server.seen) == 3 + len(NAMES)
+    assert len(server.requests) == 3 + len(NAMES)
 
 
-def test_a_host_that_stays_busy_is_given_up(server, tmp_path):
+def test_a_host_that_stays_busy_is_an_error(server, tmp_path):
     server.script = [(429, {}, {})] * MAX_TRIES
     pauses = []
     with pytest.raises(PromptGenerationError, match=rf"answered 429, {MAX_TRIES} times"):
-        asked(server, tmp_path, pauses=pauses)
+        generate(server, tmp_path, pauses=pauses)
     assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_host_that_is_not_there_is_told(tmp_path, server):
+def test_an_unreachable_host_is_an_error(tmp_path, server):
     server.server.shutdown()
     server.server.server_close()
     pauses = []
@@ -134,23 +134,23 @@ def test_a_host_that_is_not_there_is_told(tmp_path, server):
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "message"),
+    ("status", "body", "message"),
     [
         (401, {"error": {"message": f"Incorrect API key {KEY}"}}, "answered 401; check"),
         (404, {"error": {"message": "no such model"}}, "answered 404 .'no such model'.; check --url, --model"),
         (400, {"error": {"message": f"bad request of {KEY}"}}, "bad request of"),
         (302, b"", "answered 302"),
-        (200, {"hello": 1}, "with no chat completion"),
-        (200, b"<html>", "with no chat completion"),
-        (200, {"choices": [{"message": {"content": None}}]}, "with no chat completion"),
+        (200, {"hello": 1}, "without a chat completion"),
+        (200, b"<html>", "without a chat completion"),
+        (200, {"choices": [{"message": {"content": None}}]}, "without a chat completion"),
     ],
 )
-def test_a_refusal_is_told_at_once_and_without_the_key(server, tmp_path, status, said, message):
-    server.script = [(status, said, {"Location": "http://127.0.0.1:9/"} if status == 302 else {})]
-    with pytest.raises(PromptGenerationError, match=message) as told:
-        asked(server, tmp_path)
-    assert KEY not in str(told.value)
-    assert len(server.seen) == 1
+def test_a_refusal_is_an_error_without_the_key(server, tmp_path, status, body, message):
+    server.script = [(status, body, {"Location": "http://127.0.0.1:9/"} if status == 302 else {})]
+    with pytest.raises(PromptGenerationError, match=message) as error:
+        generate(server, tmp_path)
+    assert KEY not in str(error.value)
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -158,53 +158,53 @@ def test_a_refusal_is_told_at_once_and_without_the_key(server, tmp_path, status,
     [
         ('Sure! Here are two: ["a b.", "c d."]', "not a JSON list alone"),
         ('```json\n["sinus rhythm.", "normal ecg."]\n```', "not a JSON list alone"),
-        ('{"prompts": ["sinus rhythm.", "normal ecg."]}', "JSON but no list of texts"),
-        ('["sinus rhythm.", 3]', "JSON but no list of texts"),
-        ('["sinus rhythm."]', "1 different texts, not 2"),
-        ('["sinus rhythm.", "Sinus rhythm"]', "1 different texts, not 2"),
+        ('{"prompts": ["sinus rhythm.", "normal ecg."]}', "JSON but not a list of texts"),
+        ('["sinus rhythm.", 3]', "JSON but not a list of texts"),
+        ('["sinus rhythm."]', "1 distinct texts, not 2"),
+        ('["sinus rhythm.", "Sinus rhythm"]', "1 distinct texts, not 2"),
         ('["sinus rhythm.", ""]', "not in the style"),
-        ('["sinus rhythm.", "this ecg shows sinus rhythm."]', "the word 'this' is talk about an ECG"),
+        ('["sinus rhythm.", "this ecg shows sinus rhythm."]', "the word 'this' is a statement about an ECG"),
         ('["sinus rhythm.", "<b>sinus</b> rhythm."]', "not in the style"),
         (json.dumps(["sinus rhythm.", "wide " * 30 + "qrs."]), "longer than 18 words"),
     ],
 )
-def test_chatter_is_refused(answer, message):
-    with pytest.raises(PromptGenerationError, match=message) as told:
+def test_other_answers_than_a_list_of_reports_are_refused(answer, message):
+    with pytest.raises(PromptGenerationError, match=message) as error:
         parse_statements(answer, 2, "host, model, class X")
-    assert "host, model, class X" in str(told.value)
-    assert "\n" not in str(told.value)
-    assert len(str(told.value)) < 400
+    assert "host, model, class X" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
 
 
-def test_statements_come_in_the_style_of_reports():
+def test_statements_are_cleaned_like_reports():
     assert parse_statements('["Sinus rhythm; Normal EKG", "normal ecg"]', 2, "") == [
         "sinus rhythm. normal ecg.",
         "normal ecg.",
     ]
 
 
-def test_stopped_half_way_it_goes_on_and_leaves_nothing_half(server, tmp_path):
+def test_an_interrupted_call_continues_from_its_partial_file(server, tmp_path):
     server.script = [(200, completion(texts_for("atrial fibrillation")), {}), (200, completion("I cannot."), {})]
     with pytest.raises(PromptGenerationError, match="class LBBB: the answer is not a JSON list"):
-        asked(server, tmp_path)
+        generate(server, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["my.toml.partial"]
-    begun = tomllib.loads((tmp_path / "my.toml.partial").read_text())
-    assert list(begun["classes"]) == ["AFIB"]
+    partial = tomllib.loads((tmp_path / "my.toml.partial").read_text())
+    assert list(partial["classes"]) == ["AFIB"]
     for other in ({"model": "another"}, {"task": "u"}):
-        with pytest.raises(PromptError, match=f"begun with another {next(iter(other))}; delete it"):
-            asked(server, tmp_path, **other)
-    server.seen.clear()
-    generated = asked(server, tmp_path)
-    assert len(server.seen) == 1
-    assert "left bundle branch block" in server.seen[0][2]["messages"][0]["content"]
+        with pytest.raises(PromptError, match=f"started with another {next(iter(other))}; delete it"):
+            generate(server, tmp_path, **other)
+    server.requests.clear()
+    generated = generate(server, tmp_path)
+    assert len(server.requests) == 1
+    assert "left bundle branch block" in server.requests[0][2]["messages"][0]["content"]
     assert list(generated.names) == list(NAMES)
     assert [path.name for path in tmp_path.iterdir()] == ["my.toml"]
 
 
-def test_a_key_travels_encrypted_or_not_at_all():
-    with pytest.raises(PromptGenerationError, match=r"the key would travel to box\.lan unencrypted") as told:
+def test_a_key_is_sent_encrypted_or_not_at_all():
+    with pytest.raises(PromptGenerationError, match=r"the key would be sent to box\.lan unencrypted") as error:
         Endpoint("http://box.lan:8000/v1", "m", KEY)
-    assert KEY not in str(told.value)
+    assert KEY not in str(error.value)
     Endpoint("http://box.lan:8000/v1", "m")
     for wrong in ("ftp://x/v1", "api.openai.com/v1", "https://user:word@x/v1", "https://x/v1?key=1"):
         with pytest.raises(PromptGenerationError, match="--url must"):
@@ -213,11 +213,11 @@ def test_a_key_travels_encrypted_or_not_at_all():
         Endpoint("https://x/v1", "m", "sk-1\nX-Other: 2")
 
 
-def test_without_a_key_nothing_is_sent_that_authorises(server, tmp_path, monkeypatch):
+def test_without_a_key_no_authorization_is_sent(server, tmp_path, monkeypatch):
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password secret-word\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     request_completion(Endpoint(server.url, "m"), f'for "{NAMES["AFIB"]}"')
-    assert "Authorization" not in server.seen[0][1]
+    assert "Authorization" not in server.requests[0][1]
 
 
 def call(*words, **env):
@@ -225,7 +225,7 @@ def call(*words, **env):
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env})
 
 
-def test_the_verbs(server, tmp_path):
+def test_the_commands(server, tmp_path):
     (tmp_path / "like.toml").write_text(
         'source = "s"\ntask = "t"\n' + "".join(f'[classes.{code}]\nname = "{name}"\n' for code, name in NAMES.items())
     )
@@ -242,7 +242,7 @@ def test_the_verbs(server, tmp_path):
     )
     done = call(*words, "--n", 2, "--key-env", "MY_KEY", "--json", tmp_path / "m.json", MY_KEY=KEY)
     assert done.returncode == 0, done.stderr
-    assert server.seen[0][1]["Authorization"] == f"Bearer {KEY}"
+    assert server.requests[0][1]["Authorization"] == f"Bearer {KEY}"
     assert KEY not in done.stdout + done.stderr + (tmp_path / "m.json").read_text() + (tmp_path / "my.toml").read_text()
     again = call(*words)
     assert again.returncode == 2
@@ -250,9 +250,9 @@ def test_the_verbs(server, tmp_path):
 
     checked = call("check", tmp_path / "my.toml", "--json", tmp_path / "c.json")
     assert checked.returncode == 0, checked.stderr
-    told = json.loads((tmp_path / "c.json").read_text())
-    assert told["made"]["model"] == "m-1"
-    assert told["remarks"] == []
+    result = json.loads((tmp_path / "c.json").read_text())
+    assert result["made"]["model"] == "m-1"
+    assert result["remarks"] == []
     (tmp_path / "bad.toml").write_text((tmp_path / "my.toml").read_text().replace("name =", "nome ="))
     wrong = call("check", tmp_path / "bad.toml")
     assert wrong.returncode == 1
@@ -270,9 +270,9 @@ def test_a_file_is_checked_against_a_cohort(cohort_folder, tmp_path):
     assert "no prompts for mi" in wrong.stderr
 
 
-def test_shipped_files_are_shown():
-    shown = call("show")
-    assert all(path.name in shown.stdout for path in prompts.shipped())
+def test_shipped_files_are_printed():
+    listing = call("show")
+    assert all(path.name in listing.stdout for path in prompts.shipped())
     one = call("show", "--source", "csn", "--task", "csn", "--set", "name")
     assert "atrial flutter." in one.stdout
     assert call("show", "--source", "csn").returncode == 2

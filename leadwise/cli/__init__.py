@@ -1,4 +1,4 @@
-"""The command line: each verb a few lines over a function of the same name. Heavy imports wait until a verb runs."""
+"""The command line: each command calls a function of the package. Heavy imports are delayed until a command runs."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from leadwise.cli.output import console, rank
 
 app = typer.Typer(
     name="leadwise",
-    help="12-lead ECGs and their reports in; representations that classify, retrieve and explain out.\n\n"
-    "A first look: leadwise demo. Your own ECGs: leadwise prepare folder manifest.csv -o cohorts/mine. "
+    help="Learn representations of 12-lead ECGs and their reports; classify, retrieve and explain with them.\n\n"
+    "To start: leadwise demo. Your own ECGs: leadwise prepare folder manifest.csv -o cohorts/mine. "
     "Research use only. Not a medical device.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-VERBS = (
+COMMANDS = (
     training.demo,
     simulate.simulate,
     prepare.prepare,
@@ -54,13 +54,13 @@ VERBS = (
     card.card,
     plot.plot,
 )
-for verb in VERBS:
-    app.command(cls=prepare.PrepareCommand if verb is prepare.prepare else None)(verb)
+for command in COMMANDS:
+    app.command(cls=prepare.PrepareCommand if command is prepare.prepare else None)(command)
 app.add_typer(prompts.app, name="prompts")
 
 
 def main() -> None:
-    """The entry point: one clear line for an error a person can mend, a traceback for the rest."""
+    """Entry point: prints one line for an error of leadwise or of a file, a traceback for any other error."""
     level = logging.WARNING if rank() else logging.INFO
     logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     for name in ("httpx", "huggingface_hub", "matplotlib", "transformers"):
@@ -68,15 +68,15 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except (ValueError, OSError, RuntimeError) as error:
-        if not isinstance(error, OSError) and not _raised_here(error):
+        if not isinstance(error, OSError) and not _raised_by_leadwise(error):
             raise
-        who = f"rank {rank()}: " if "RANK" in os.environ else ""
-        console.print(f"{who}error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        prefix = f"rank {rank()}: " if "RANK" in os.environ else ""
+        console.print(f"{prefix}error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
 
 
-def _raised_here(error: BaseException) -> bool:
-    """Whether our own code raised it: then its message is meant for a person, else it is a fault to be traced."""
+def _raised_by_leadwise(error: BaseException) -> bool:
+    """Return whether code of this package raised the error: its message is for the user, others need a traceback."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next

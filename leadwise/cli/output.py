@@ -1,4 +1,4 @@
-"""What a person sees of every verb: progress bars, tables, JSON files; and the arguments that verbs share."""
+"""Output of the commands: progress bars, tables, JSON files; and the arguments that commands share."""
 
 from __future__ import annotations
 
@@ -27,41 +27,39 @@ from rich.text import Text
 from leadwise.cli.progress_log import ProgressLog
 from leadwise.files import replacing
 
-# names of records, runs and classes are shown as they are: "ecg[/x]" is no markup, ":heart:" no picture
+# no markup and no emoji: names of records, runs and classes such as "ecg[/x]" or ":heart:" are printed unchanged
 console = Console(stderr=True, markup=False, emoji=False)
-out = Console(
-    width=None if sys.stdout.isatty() else 160, markup=False, emoji=False
-)  # a file or a pipe has no edge to wrap at
+# a file or a pipe has no width to wrap at
+out = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
 
-RunFolder = Annotated[Path, typer.Argument(help="Run folder that `leadwise pretrain` left.")]
-CohortFolder = Annotated[Path, typer.Argument(help="Cohort folder that `leadwise prepare` wrote.")]
-Csv = Annotated[Path | None, typer.Option("--csv", help="Also write every figure to this file, one to a line.")]
-Latex = Annotated[Path | None, typer.Option("--latex", help="Also write the tables to this file, for booktabs.")]
+RunFolder = Annotated[Path, typer.Argument(help="Run folder written by `leadwise pretrain`.")]
+CohortFolder = Annotated[Path, typer.Argument(help="Cohort folder written by `leadwise prepare`.")]
+Csv = Annotated[Path | None, typer.Option("--csv", help="Also write all scores to this CSV file, one per line.")]
+Latex = Annotated[Path | None, typer.Option("--latex", help="Also write the tables to this file (LaTeX, booktabs).")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the result to this file, as one JSON object.")]
 TaskName = Annotated[
-    str, typer.Option("--task", help="Label set, such as super; `leadwise tasks` lists them. own: of your own table.")
+    str, typer.Option("--task", help="Task, such as super; `leadwise tasks` lists them. own: labels of your own table.")
 ]
 WindowName = Annotated[
     str | None,
     typer.Option(
         "--window",
-        help="Part of longer recordings: first_10s, center_10s or multi_crop_mean [as the run was promised]; "
-        "merl_5s_pad is for probe --protocol merl-legacy.",
+        help="Part of longer recordings: first_10s, center_10s or multi_crop_mean [the run's own setting]; "
+        "merl_5s_pad only with probe --protocol merl-legacy.",
     ),
 ]
 
-
-REMARKS = ("skipped", "unlearnable", "no threshold", "untested")  # classes that a row names: told below the table
+REMARKS = ("skipped", "unlearnable", "no threshold", "untested")  # columns that list classes: printed below the table
 
 
 def rank() -> int:
-    """The number of this process among those that `torchrun` started: only the first one shows and draws."""
+    """Return the rank of this process under `torchrun`, else 0; only rank 0 prints and draws."""
     return int(os.environ.get("RANK", "0"))
 
 
-def progress_bars(rate: bool = False, shown: bool = True) -> Progress | ProgressLog:
-    """Progress bars on a terminal, plain lines where stderr is a file or a pipe; nothing unless `shown`."""
-    if shown and (not console.is_terminal or console.is_dumb_terminal):
+def progress_bars(rate: bool = False, visible: bool = True) -> Progress | ProgressLog:
+    """Progress bars on a terminal, plain lines where stderr is a file or a pipe; nothing unless `visible`."""
+    if visible and (not console.is_terminal or console.is_dumb_terminal):
         return ProgressLog(lambda line: console.print(line, highlight=False, soft_wrap=True), rate)
     columns = [
         TextColumn("{task.description}", markup=False),
@@ -71,11 +69,11 @@ def progress_bars(rate: bool = False, shown: bool = True) -> Progress | Progress
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     ]
-    return Progress(*columns, console=console, transient=False, disable=not shown)
+    return Progress(*columns, console=console, transient=False, disable=not visible)
 
 
 class _Rate(ProgressColumn):
-    """Recordings a second, over the last half minute."""
+    """Recordings per second, over the last half minute."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -83,27 +81,28 @@ class _Rate(ProgressColumn):
 
 
 def bars(progress: Progress | ProgressLog) -> Callable[[str, int, int], None]:
-    """A callback (what, done, total) with one bar for each task; "name|details" updates the details of a task."""
+    """Return a callback (task, done, total) with one bar for each task; "name|details" updates the details of a task."""
     if isinstance(progress, ProgressLog):
         return progress.update
     tasks: dict[str, Any] = {}
 
-    def heard(what: str, done: int, total: int) -> None:
-        name, _, details = what.partition("|")
+    def update(task: str, done: int, total: int) -> None:
+        name, _, details = task.partition("|")
         if name not in tasks:
             tasks[name] = progress.add_task(name, total=total)
         progress.update(tasks[name], completed=done, total=total, description=f"{name} {details}".rstrip())
 
-    return heard
+    return update
 
 
 def window_suffix(window: str | None) -> str:
-    """For a title: the window that was asked for, if one was."""
+    """Return the window for a title, or '' if none was requested."""
     return "" if window is None else f", window {window}"
 
 
 def print_table(rows: list[dict[str, Any]], title: str) -> None:
-    """A table; a score and its interval share a cell, and remarks on classes stand below it."""
+    """Print a table; a score and its interval share a cell, and columns that list classes are printed below it."""
+    # merge intervals into the cells of their scores, and collect the remarks on classes
     if not rows:
         return
     lines, remarks = [], []
@@ -113,9 +112,11 @@ def print_table(rows: list[dict[str, Any]], title: str) -> None:
             if line.get(name) is not None and row.get("low") is not None:
                 line[name] = f"{row[name]:.3f} ({row['low']:.3f}-{row['high']:.3f})"
         lines.append(line)
-        where = " ".join(str(row[name]) for name in ("fraction", "features") if name in row)
-        if row.get("features", "trained") == "trained":  # the same classes for every feature
-            remarks += [f"{where}: {key} {row[key]}".lstrip(": ") for key in REMARKS if row.get(key)]
+        row_name = " ".join(str(row[name]) for name in ("fraction", "features") if name in row)
+        if row.get("features", "trained") == "trained":  # they are the same for all features
+            remarks += [f"{row_name}: {key} {row[key]}".lstrip(": ") for key in REMARKS if row.get(key)]
+
+    # numbers are right-aligned
     table = Table(title=title, title_justify="left", title_style="bold")
     for name in lines[0]:
         table.add_column(str(name), justify="left" if isinstance(lines[0][name], str) else "right")
@@ -133,6 +134,7 @@ def _cell(value: Any) -> str:
 
 
 def write_json(path: Path | None, result: dict[str, Any]) -> None:
+    """Write a result as one JSON object, atomically, if a path is given."""
     if path is not None:
-        with replacing(path) as part:
-            part.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")

@@ -1,4 +1,4 @@
-"""The verbs of prompt files: prompts make, prompts check and prompts show."""
+"""The commands for prompt files: prompts make, prompts check and prompts show."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from leadwise.cli.output import (
 )
 
 app = typer.Typer(
-    help="Prompt files: look at ours, check your own, or have a language model write one.", no_args_is_help=True
+    help="Prompt files: print the shipped ones, check your own, or generate one with a language model.",
+    no_args_is_help=True,
 )
 
 SourceName = Annotated[str | None, typer.Option(help="Data set: ptbxl, cpsc2018, csn or simulated.")]
@@ -27,21 +28,26 @@ OfTask = Annotated[str | None, typer.Option("--task", help="Label set, such as s
 
 @app.command()
 def show(
-    file: Annotated[Path | None, typer.Argument(help="A prompt file; or say --source and --task for ours.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="A prompt file; or pass --source and --task for a shipped one.")
+    ] = None,
     source: SourceName = None,
     task: OfTask = None,
     which: Annotated[str | None, typer.Option("--set", help="name, short or rich; default: all.")] = None,
     json_file: Json = None,
 ) -> None:
-    """Print the prompts of a file, or without arguments the files that we ship."""
+    """Print the prompts of a file; without arguments, list the shipped files."""
     from leadwise.evaluate import prompts
 
+    # without arguments: the list of shipped files
     if file is None and source is None and task is None:
-        every = [prompts.load(path) for path in prompts.shipped()]
-        rows = [_about(loaded) for loaded in every]
-        print_table(rows, "prompt files that we ship; `leadwise prompts show --source ... --task ...` prints one")
+        shipped = [prompts.load(path) for path in prompts.shipped()]
+        rows = [_summary(loaded) for loaded in shipped]
+        print_table(rows, "shipped prompt files; `leadwise prompts show --source ... --task ...` prints one")
         write_json(json_file, {"command": "prompts show", "files": rows})
         return
+
+    # one table for each prompt set
     path = _one_file(file, source, task)
     loaded = prompts.load(path)
     chosen = loaded.sets if which is None else (which,)
@@ -53,7 +59,9 @@ def show(
             for text in entry.prompts
         ]
         print_table(lines, f"{loaded.path.name}, set {name}")
-    write_json(json_file, {"command": "prompts show", **_about(loaded), "names": loaded.names, "prompts": loaded.texts})
+    write_json(
+        json_file, {"command": "prompts show", **_summary(loaded), "names": loaded.names, "prompts": loaded.texts}
+    )
 
 
 @app.command()
@@ -64,7 +72,7 @@ def check(
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Check a prompt file: its form (an error), and what in it does not read like a report (a remark)."""
+    """Check a prompt file: invalid content is an error, text that is not in the style of reports a remark."""
     from leadwise.evaluate import prompts
 
     loaded = prompts.load(file)
@@ -77,74 +85,75 @@ def check(
             raise prompts.PromptError(f"{file}: cohort {opened.name} has no task '{loaded.task}'; it has {known}")
         loaded.for_classes(opened.tasks[loaded.task])
     remarks = prompts.remarks(loaded)
-    print_table([_about(loaded)], "can be used")
+    print_table([_summary(loaded)], "valid prompt file")
     for remark in remarks:
-        out.print(f"look at {remark}", highlight=False, markup=False)
-    write_json(json_file, {"command": "prompts check", **_about(loaded), "made": loaded.generation, "remarks": remarks})
+        out.print(f"remark: {remark}", highlight=False, markup=False)
+    write_json(
+        json_file, {"command": "prompts check", **_summary(loaded), "made": loaded.generation, "remarks": remarks}
+    )
 
 
 @app.command()
 def make(
-    model: Annotated[str, typer.Option(help="Name of the language model, as the endpoint knows it.")],
+    model: Annotated[str, typer.Option(help="Name of the language model at the endpoint.")],
     target: Annotated[Path, typer.Option("-o", "--out", help="Prompt file to write.")],
     source: SourceName = None,
     task: OfTask = None,
     like: Annotated[
-        Path | None, typer.Option(help="Take source, task, classes and names from this file, not from ours.")
+        Path | None, typer.Option(help="Read source, task, classes and names from this file, not from a shipped one.")
     ] = None,
     url: Annotated[
-        str, typer.Option(help="Base of any OpenAI-compatible API, such as http://localhost:8000/v1.")
+        str, typer.Option(help="Base URL of an OpenAI-compatible API, such as http://localhost:8000/v1.")
     ] = "https://api.openai.com/v1",
     key_env: Annotated[
-        str, typer.Option(help="Environment variable that holds the key; '' for none.")
+        str, typer.Option(help="Environment variable with the API key; '' for none.")
     ] = "OPENAI_API_KEY",
     number: Annotated[int, typer.Option("--n", min=1, max=20, help="Prompts for each class.")] = 5,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there already.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     json_file: Json = None,
 ) -> None:
-    """Have a language model write prompts: it is told label names only, never anything of a record.
+    """Generate prompts with a language model. The requests contain class names only, never data of a recording.
 
-    A key stands in an environment variable and is kept nowhere. Stopped half-way, the same command goes on.
+    The API key is read from an environment variable and not stored. After an interruption, the same command continues.
     """
     from leadwise.evaluate import prompts
-    from leadwise.evaluate.prompts.make import Endpoint
-    from leadwise.evaluate.prompts.make import generate_prompts as written
+    from leadwise.evaluate.prompts.make import Endpoint, generate_prompts
 
     if target.exists() and not overwrite:
-        raise typer.BadParameter(f"{target} is there already; say --overwrite to replace it")
+        raise typer.BadParameter(f"{target} exists; pass --overwrite to replace it")
     if target.suffix != ".toml":
-        raise typer.BadParameter(f"-o {target}: a prompt file ends in .toml")
+        raise typer.BadParameter(f"-o {target}: the name of a prompt file must end in .toml")
     key = (os.environ.get(key_env) or None) if key_env else None
     if key_env and key is None and url.startswith("https://api.openai.com"):
         raise typer.BadParameter(f"environment variable {key_env} is not set; it must hold the key")
-    named = prompts.load(_one_file(like, source, task))
+    template = prompts.load(_one_file(like, source, task))
     with progress_bars() as progress:
-        loaded = written(
-            target, named.source, named.task, named.names, Endpoint(url, model, key), number, bars(progress)
+        loaded = generate_prompts(
+            target, template.source, template.task, template.names, Endpoint(url, model, key), number, bars(progress)
         )
-    print_table([_about(loaded)], f"written by {model}; look through it before you use it")
-    write_json(json_file, {"command": "prompts make", **_about(loaded), "made": loaded.generation})
+    print_table([_summary(loaded)], f"generated by {model}; review it before use")
+    write_json(json_file, {"command": "prompts make", **_summary(loaded), "made": loaded.generation})
 
 
 def _one_file(file: Path | None, source: str | None, task: str | None) -> Path:
-    """The file itself, or ours of a source and task."""
+    """Return the given file, or the shipped one of a source and task."""
     from leadwise.evaluate import prompts
 
     if file is not None:
         if source is not None or task is not None:
-            raise typer.BadParameter("say either a file, or --source and --task")
+            raise typer.BadParameter("pass either a file, or --source and --task")
         return file
     if source is None or task is None:
-        raise typer.BadParameter("say both --source and --task, such as --source ptbxl --task sub")
+        raise typer.BadParameter("pass both --source and --task, such as --source ptbxl --task sub")
     return prompts.find(source, task)
 
 
-def _about(loaded: Any) -> dict[str, Any]:
+def _summary(loaded: Any) -> dict[str, Any]:
     return {
         "file": loaded.path.name,
         "source": loaded.source,
         "task": loaded.task,
         "classes": len(loaded.names),
-        "sets": ", ".join(f"{which} {sum(map(len, loaded.texts[which].values()))}" for which in loaded.sets),
+        "sets": ", ".join(f"{name} {sum(map(len, loaded.texts[name].values()))}" for name in loaded.sets),
         "sha256": loaded.sha256[:12],
     }

@@ -1,4 +1,4 @@
-"""What the scoring verbs write and read beside their tables: CSV, LaTeX, the reliability picture, lists of seeds."""
+"""Files that the scoring commands write in addition to their tables: CSV, LaTeX, the reliability diagram."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ScoreReport(Protocol):
-    """What a scoring verb found."""
+    """Result of a scoring command, as tables."""
 
     def rows(self) -> list[dict[str, Any]]: ...
     def class_rows(self) -> list[dict[str, Any]]: ...
@@ -22,27 +22,27 @@ class ScoreReport(Protocol):
 
 
 def read_seeds(text: str) -> tuple[int, ...]:
-    """The whole numbers of "42,43,44", each once."""
+    """Return the distinct whole numbers of a list such as "42,43,44"."""
     try:
         seeds = tuple(int(seed) for seed in text.split(","))
     except ValueError:
-        raise typer.BadParameter(f"--seeds {text}: say whole numbers, such as 42,43,44") from None
+        raise typer.BadParameter(f"--seeds {text}: must be whole numbers, such as 42,43,44") from None
     if len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise typer.BadParameter(f"--seeds {text}: say each number once, none below 0")
+        raise typer.BadParameter(f"--seeds {text}: numbers must be distinct and not below 0")
     return seeds
 
 
 def write_tables(csv_file: Path | None, latex_file: Path | None, report: ScoreReport, per_class: bool) -> None:
-    """The report's every figure as CSV, and the tables that were printed as LaTeX, the best of a fraction in bold."""
+    """Write all scores as CSV, and the printed tables as LaTeX with the best of each fraction in bold."""
     from leadwise.evaluate import export
     from leadwise.evaluate.metrics.all_metrics import HIGHER_IS_BETTER
 
     if csv_file is not None:
         export.write(csv_file, export.to_csv(report.long_rows()))
     if latex_file is not None:
-        rows = [row for row in report.rows() if row.get("features") != "shuffled pairs"]  # a control cannot be best
+        rows = [row for row in report.rows() if row.get("features") != "shuffled pairs"]  # a control is never the best
         best = {name: up for name, up in {"macro": True, **HIGHER_IS_BETTER}.items() if name in rows[0]}
-        best = {} if "comparable" in rows[0] else best  # of numbers that cannot be compared none is best
+        best = {} if "comparable" in rows[0] else best  # numbers that are not comparable have no best
         within = "fraction" if "fraction" in rows[0] else None
         text = export.to_latex(rows, best, within, hidden=REMARKS)
         if per_class:
@@ -52,13 +52,13 @@ def write_tables(csv_file: Path | None, latex_file: Path | None, report: ScoreRe
 
 
 def check_picture(path: Path) -> None:
-    """Before the work, not after it."""
+    """Raise BadParameter if the suffix is not .png or .svg; called before the computation starts."""
     if path.suffix.lower() not in (".png", ".svg"):
         raise typer.BadParameter(f"--picture {path}: the name must end in .png or .svg")
 
 
 def draw_reliability(report: ProbeReport, path: Path) -> None:
-    """The trained encoder's reliability with the most labels, a panel per class."""
+    """Draw the reliability of the trained encoder at the largest fraction of labels, one panel per class."""
     from leadwise.evaluate.metrics.calibration import CAUTION
     from leadwise.pictures import ink, reliability
 
@@ -75,6 +75,6 @@ def draw_reliability(report: ProbeReport, path: Path) -> None:
             "count": curve.count,
         }
         curves.append({"name": name, "note": note, "low": low, "high": high, **bins})
-    where = f"{report.run} on {report.cohort}, task {report.task}{window_suffix(report.window)}"
-    title = f"probe of {where}, {fraction:.0%} of labels: reliability on test"
+    subject = f"{report.run} on {report.cohort}, task {report.task}{window_suffix(report.window)}"
+    title = f"probe of {subject}, {fraction:.0%} of labels: reliability on test"
     ink.save(reliability.draw(curves, title, CAUTION), path, dpi=150)

@@ -1,4 +1,4 @@
-"""Verbs that judge a trained run: embed, probe and zeroshot."""
+"""The commands that evaluate a run: embed, probe and zeroshot."""
 
 from __future__ import annotations
 
@@ -60,9 +60,11 @@ def embed(
     with progress_bars() as progress:
         features = embedding.embed_cohort(loaded, opened, part, rows, bars(progress), window=window)
     embedding.write_npz(target, features, opened, rows)
-    told = {"command": "embed", "cohort": str(cohort), "run": str(run), "part": part, "window": window}
-    write_json(json_file, {**told, "file": str(target), "recordings": features.shape[0], "width": features.shape[1]})
-    out.print(f"{features.shape[0]} embeddings of {features.shape[1]} numbers in {target}", soft_wrap=True)
+    settings = {"command": "embed", "cohort": str(cohort), "run": str(run), "part": part, "window": window}
+    write_json(
+        json_file, {**settings, "file": str(target), "recordings": features.shape[0], "width": features.shape[1]}
+    )
+    out.print(f"{features.shape[0]} embeddings of width {features.shape[1]} written to {target}", soft_wrap=True)
 
 
 def probe(
@@ -70,43 +72,48 @@ def probe(
     cohort: CohortFolder,
     task: TaskName,
     part: Annotated[str, typer.Option(help="Feature: backbone, shared, specific or both.")] = "backbone",
-    fractions: Annotated[str, typer.Option(help="Shares of the training labels.")] = "0.01,0.05,0.1,1",
+    fractions: Annotated[str, typer.Option(help="Fractions of the training labels.")] = "0.01,0.05,0.1,1",
     seeds: SeedsOfStrict = None,
     window: WindowName = None,
     protocol: ProtocolName = "strict",
     splits: Splits = None,
     faults: FaultNames = None,
     epochs: EpochsOfLegacy = None,
-    per_class: Annotated[bool, typer.Option("--per-class", help="Print each class too.")] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Also print each class.")] = False,
     picture: Annotated[
-        Path | None, typer.Option(help="Also draw here (.png or .svg) how far the probabilities can be believed.")
+        Path | None, typer.Option(help="Also draw a reliability diagram to this file (.png or .svg).")
     ] = None,
     json_file: Json = None,
     csv_file: Csv = None,
     latex_file: Latex = None,
 ) -> None:
-    """Linear probe: how well frozen features classify, beside the untrained encoder and hand-crafted features."""
+    """Linear probe on frozen features, with the untrained encoder and hand-crafted features as references."""
     from leadwise import run as runs
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import probe as probing
     from leadwise.evaluate.merl_legacy.legacy_task import with_published_splits
 
+    # check the options before anything is loaded
     check_protocol(protocol, faults, epochs, seeds)
     try:
-        shares = tuple(float(share) for share in fractions.split(","))
+        parsed_fractions = tuple(float(share) for share in fractions.split(","))
     except ValueError:
-        raise typer.BadParameter(f"--fractions {fractions}: say numbers within (0, 1], such as 0.01,0.1,1") from None
-    drawn = probing.SEEDS if seeds is None else read_seeds(seeds)
+        raise typer.BadParameter(f"--fractions {fractions}: must be numbers in (0, 1], such as 0.01,0.1,1") from None
+    parsed_seeds = probing.SEEDS if seeds is None else read_seeds(seeds)
     if picture is not None:
         check_picture(picture)
+
+    # the legacy protocol, or both
     if protocol != "strict":
         if picture is not None:
-            raise typer.BadParameter("--picture draws the strict probe's probabilities; leave out --protocol")
-        settings = legacy_settings(faults, epochs, part, splits, window, drawn)
-        told = run_legacy_probe(run, cohort, task, shares, protocol, settings, json_file)
-        print_table(told.class_rows() if per_class else [], "AUROC per class")
-        write_tables(csv_file, latex_file, told, per_class)
+            raise typer.BadParameter("--picture draws the probabilities of the strict probe; omit --protocol")
+        settings = legacy_settings(faults, epochs, part, splits, window, parsed_seeds)
+        protocol_report = run_legacy_probe(run, cohort, task, parsed_fractions, protocol, settings, json_file)
+        print_table(protocol_report.class_rows() if per_class else [], "AUROC per class")
+        write_tables(csv_file, latex_file, protocol_report, per_class)
         return
+
+    # the strict protocol
     loaded = runs.load(run)
     opened = with_published_splits(Cohort.open(cohort), task, splits)
     with progress_bars() as progress:
@@ -114,14 +121,14 @@ def probe(
             loaded,
             opened,
             task,
-            fractions=shares,
-            seeds=drawn,
+            fractions=parsed_fractions,
+            seeds=parsed_seeds,
             part=part,
             progress=bars(progress),
             window=window,
         )
-    where = f"{report.run} on {report.cohort}, task {task}{window_suffix(window)}"
-    print_table(report.rows(), f"probe of {where}: macro AUROC on test")
+    subject = f"{report.run} on {report.cohort}, task {task}{window_suffix(window)}"
+    print_table(report.rows(), f"probe of {subject}: macro AUROC on test")
     if per_class:
         print_table(report.class_rows(), "AUROC per class; auprc, f1, ece and brier of the trained encoder")
     write_json(json_file, {**report.to_json(), **published_splits_json(opened)})
@@ -134,24 +141,22 @@ def zeroshot(
     run: RunFolder,
     cohort: CohortFolder,
     task: TaskName,
-    prompts: Annotated[
-        Path | None, typer.Option(help="Your own prompt file (TOML); default: ours for this task.")
-    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Your own prompt file (TOML); default: the shipped one.")] = None,
     prompt_set: Annotated[
-        str | None, typer.Option("--set", help="Prompts to score by: name, short or rich [rich; your own file's].")
+        str | None, typer.Option("--set", help="Prompt set: name, short or rich [rich, or that of your own file].")
     ] = None,
-    split: Annotated[str, typer.Option(help="Recordings to score.")] = "test",
+    split: Annotated[str, typer.Option(help="Split to score.")] = "test",
     window: WindowName = None,
     splits: Splits = None,
-    per_class: Annotated[bool, typer.Option("--per-class", help="Print each class too.")] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Also print each class.")] = False,
     sensitivity: Annotated[
-        bool, typer.Option("--sensitivity", help="Print each set of prompts too, and each class by set.")
+        bool, typer.Option("--sensitivity", help="Also print each prompt set, and each class by set.")
     ] = False,
     json_file: Json = None,
     csv_file: Csv = None,
     latex_file: Latex = None,
 ) -> None:
-    """Classify by prompts alone, no label seen, beside the untrained encoder and a shuffled control."""
+    """Classify by prompts, without labels; the untrained encoder and a shuffled control are references."""
     from leadwise import run as runs
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import zeroshot as zero
@@ -169,13 +174,13 @@ def zeroshot(
             window=window,
             prompt_set=prompt_set,
         )
-    where = f"{report.run} on {report.cohort}, task {task}{window_suffix(window)}"
-    print_table(report.rows(), f"zero-shot of {where}: macro AUROC on {split}")
+    subject = f"{report.run} on {report.cohort}, task {task}{window_suffix(window)}"
+    print_table(report.rows(), f"zero-shot of {subject}: macro AUROC on {split}")
     if per_class:
         print_table(report.class_rows(), "AUROC per class; auprc and f1 of the trained encoder")
     if sensitivity:
-        print_table(report.sensitivity.rows(), "macro AUROC by set of prompts (* the one reported)")
-        print_table(report.sensitivity.class_rows(), "AUROC per class by set of prompts")
+        print_table(report.sensitivity.rows(), "macro AUROC by prompt set (*: the reported one)")
+        print_table(report.sensitivity.class_rows(), "AUROC per class by prompt set")
     out.print(report.sensitivity.line(), highlight=False)
     write_json(json_file, {**report.to_json(), **published_splits_json(opened)})
     write_tables(csv_file, latex_file, report, per_class)

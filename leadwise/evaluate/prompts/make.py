@@ -1,7 +1,7 @@
-"""Prompts that a language model writes: label names go out to an OpenAI-compatible endpoint, short statements come back.
+"""Generate a prompt file with a language model behind an OpenAI-compatible endpoint.
 
-Nothing of a record is sent: the request holds the template below with a class's plain name in it. One class a request;
-what came back is checked strictly and kept at once in FILE.partial, so that a broken run goes on where it stopped.
+No data of a recording is sent: a request contains the template below with the plain name of a class. There is one request
+per class. Each answer is checked strictly and written to FILE.partial at once, so an interrupted call continues from there.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ N_PROMPTS = 5
 RETRIED = (408, 429, 500, 502, 503, 504)
 MAX_TRIES = 6
 LONGEST_PAUSE_S = 60.0
-TIMEOUT_S = (10.0, 120.0)  # to connect, to answer
+TIMEOUT_S = (10.0, 120.0)  # to connect, to read the answer
 _MAX_ANSWER_BYTES = 1_000_000
 _ON_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
@@ -50,12 +50,12 @@ Sleep = Callable[[float], None]
 
 
 class PromptGenerationError(RuntimeError):
-    """An endpoint or answer that cannot be used; the message names the host, what it said and the remedy."""
+    """An endpoint or answer that cannot be used; the message contains the host, its answer and the remedy."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a language model is asked. The key is sent to it and goes nowhere else."""
+    """URL, model and key of a language model. The key is sent to this URL only."""
 
     url: str  # base of the API: /chat/completions is added
     model: str
@@ -68,19 +68,19 @@ class Endpoint:
                 f"--url must begin with https:// (or http://) and name a host, not {parts.scheme or 'this'!r}"
             )
         if parts.username or parts.password or parts.query or parts.fragment:
-            raise PromptGenerationError("--url must hold neither a password nor a query; give a key by --key-env")
+            raise PromptGenerationError("--url must not contain a password or a query; pass a key with --key-env")
         if self.key and parts.scheme == "http" and parts.hostname not in _ON_THIS_MACHINE:
             raise PromptGenerationError(
-                f"the key would travel to {parts.hostname} unencrypted; use https:// or no key (--key-env '')"
+                f"the key would be sent to {parts.hostname} unencrypted; use https:// or no key (--key-env '')"
             )
         if self.key and not re.fullmatch(r"[\x21-\x7e]+", self.key):
             raise PromptGenerationError(
-                "the key holds a blank, a line break or a letter outside ASCII; set the variable anew"
+                "the key contains a blank, a line break or a non-ASCII letter; set the variable again"
             )
 
     @property
     def host(self) -> str:
-        """The host's name, for the record."""
+        """Host name, as written to prompt files."""
         return urlsplit(self.url).netloc
 
     def __repr__(self) -> str:
@@ -97,88 +97,97 @@ def generate_prompts(
     progress: Callable[[str, int, int], None] | None = None,
     pause: Sleep = time.sleep,
 ) -> Prompts:
-    """The prompt file that `endpoint` wrote for classes with these plain names, now at `target`, read back and checked.
+    """Generate prompts for classes with these plain names, write them to `target` and return the checked file.
 
     Raises:
-        MakeError: the endpoint refused or answered with anything but statements. Classes answered before are kept.
-        PromptError: what an earlier call left is of another model, host, template or task.
+        PromptGenerationError: the endpoint refused, or its answer is not a list of statements. Finished classes stay in
+            FILE.partial.
+        PromptError: FILE.partial of an earlier call is of another model, host, template or task.
     """
-    made = {
+    # start a new file, or continue FILE.partial of an interrupted call
+    generation = {
         "model": endpoint.model,
         "host": endpoint.host,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "prompt": TEMPLATE.replace("{n}", str(n_prompts)),
     }
-    table: dict[str, Any] = {"source": source, "task": task, "made": made, "classes": {}}
+    table: dict[str, Any] = {"source": source, "task": task, "made": generation, "classes": {}}
     partial = target.with_name(f"{target.name}.partial")
     if partial.is_file():
         table = _resume_partial(partial, table)
+
+    # one request per class; each checked answer is written at once
     for done, (code, name) in enumerate(names.items()):
         if progress is not None:
-            progress(f"ask {endpoint.model}", done, len(names))
+            progress(f"request {endpoint.model}", done, len(names))
         if code in table["classes"] and table["classes"][code]["name"] == name:
             continue
-        answer = request_completion(endpoint, made["prompt"].replace("{name}", name), pause)
+        answer = request_completion(endpoint, generation["prompt"].replace("{name}", name), pause)
         texts = parse_statements(answer, n_prompts, f"{endpoint.host}, {endpoint.model}, class {code}")
         table["classes"][code] = {"name": name, "prompts": texts}
         _write(partial, table)
-    table["classes"] = {code: table["classes"][code] for code in names}  # in the task's order, none of an older task
+
+    # the classes in the task's order, without classes of an earlier call that are not in the task
+    table["classes"] = {code: table["classes"][code] for code in names}
     _write(partial, table)
     load(partial)
     partial.replace(target)
     if progress is not None:
-        progress(f"ask {endpoint.model}", len(names), len(names))
+        progress(f"request {endpoint.model}", len(names), len(names))
     return load(target)
 
 
 def request_completion(endpoint: Endpoint, prompt: str, pause: Sleep = time.sleep) -> str:
-    """What the model answers to one prompt; asked again, ever later, while the host is busy or away.
+    """Return the model's answer to one prompt; retries with growing pauses while the host is busy or unreachable.
 
     Raises:
-        MakeError: refused, still busy after MAX_TRIES, or no chat completion in the answer.
+        PromptGenerationError: the request is refused, fails MAX_TRIES times, or the answer is not a chat completion.
     """
     body = {"model": endpoint.model, "messages": [{"role": "user", "content": prompt}]}
 
-    def signed(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    def add_key(request: requests.PreparedRequest) -> requests.PreparedRequest:
         if endpoint.key:
             request.headers["Authorization"] = f"Bearer {endpoint.key}"
-        return request  # and no password of a .netrc, which requests would look up without this
+        return request  # without `auth`, requests would send a password from .netrc
 
-    for number in range(1, MAX_TRIES + 1):
-        wait_s = min(2.0 ** (number - 1), LONGEST_PAUSE_S)
+    for attempt in range(1, MAX_TRIES + 1):
+        # post the request; a refusal or an unreachable host sets `problem`
+        wait_s = min(2.0 ** (attempt - 1), LONGEST_PAUSE_S)
         try:
             answer = requests.post(
                 f"{endpoint.url.rstrip('/')}/chat/completions",
-                json=body, auth=signed, timeout=TIMEOUT_S, allow_redirects=False,
+                json=body, auth=add_key, timeout=TIMEOUT_S, allow_redirects=False,
             )  # fmt: skip
         except (requests.ConnectionError, requests.Timeout) as error:
-            trouble = f"{endpoint.host} cannot be reached ({type(error).__name__})"
+            problem = f"{endpoint.host} cannot be reached ({type(error).__name__})"
         except requests.RequestException as error:
             raise PromptGenerationError(
-                f"{endpoint.host} cannot be asked ({type(error).__name__}); check --url"
+                f"the request to {endpoint.host} failed ({type(error).__name__}); check --url"
             ) from None
         else:
             if answer.status_code == 200:
                 return _content(answer, endpoint)
-            trouble = f"{endpoint.host} answered {answer.status_code}{_reason(answer, endpoint)}"
+            problem = f"{endpoint.host} answered {answer.status_code}{_reason(answer, endpoint)}"
             if answer.status_code not in RETRIED:
-                raise PromptGenerationError(f"{trouble}; check --url, --model and the key")
+                raise PromptGenerationError(f"{problem}; check --url, --model and the key")
             wait_s = _retry_pause_s(answer, wait_s)
-        if number < MAX_TRIES:
-            log.warning("%s; asked again in %.0f s", trouble, wait_s)
+
+        # wait before the next attempt
+        if attempt < MAX_TRIES:
+            log.warning("%s; retrying in %.0f s", problem, wait_s)
             pause(wait_s)
     raise PromptGenerationError(
-        f"{trouble}, {MAX_TRIES} times; what was answered is kept, so the same command goes on later"
+        f"{problem}, {MAX_TRIES} times; finished classes are saved: run the same command again later"
     )
 
 
 def parse_statements(answer: str, n_prompts: int, where: str) -> list[str]:
-    """The short reports in an answer that is a JSON list of them and nothing else.
+    """Return the short reports of an answer, which must be a JSON list of texts and nothing else.
 
     Raises:
-        MakeError: chatter around the list, another number of texts, or a text that is no report; with what was found.
+        PromptGenerationError: text around the list, another number of texts, or a text that is not in the style of reports.
     """
-    remedy = "run the same command again (finished classes are kept) or take another model"
+    remedy = "run the same command again (finished classes are saved) or use another model"
     try:
         texts = json.loads(answer)
     except ValueError:
@@ -186,31 +195,41 @@ def parse_statements(answer: str, n_prompts: int, where: str) -> list[str]:
             f"{where}: the answer is not a JSON list alone: {_shortened(answer)}; {remedy}"
         ) from None
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise PromptGenerationError(f"{where}: the answer is JSON but no list of texts: {_shortened(answer)}; {remedy}")
+        raise PromptGenerationError(
+            f"{where}: the answer is JSON but not a list of texts: {_shortened(answer)}; {remedy}"
+        )
     cleaned = [reports.clean(text) for text in texts]
     for text in cleaned:
         if why := style_problem(text):
             raise PromptGenerationError(f"{where}: {why}: {_shortened(text)}; {remedy}")
     if len(cleaned) != n_prompts or len(set(cleaned)) < n_prompts:
-        raise PromptGenerationError(f"{where}: {len(set(cleaned))} different texts, not {n_prompts}; {remedy}")
+        raise PromptGenerationError(f"{where}: {len(set(cleaned))} distinct texts, not {n_prompts}; {remedy}")
     return cleaned
 
 
 def _resume_partial(partial: Path, fresh: dict[str, Any]) -> dict[str, Any]:
-    """What an earlier call left, once it is known to be of the same question to the same model."""
-    begun = load(partial)
-    wanted = {"source": fresh["source"], "task": fresh["task"], **fresh["made"]}
-    found = {"source": begun.source, "task": begun.task, **(begun.generation or {})}
-    other = [key for key in wanted if key != "date" and found.get(key) != wanted[key]]
-    if other:
-        raise PromptError(f"{partial} was begun with another {', '.join(other)}; delete it, or ask as it was begun")
-    kept = {code: {"name": name, "prompts": list(begun.texts["own"][code])} for code, name in begun.names.items()}
-    return {**fresh, "made": begun.generation, "classes": kept}
+    """Return the table of an interrupted call, after checking that it has the same settings.
+
+    Raises:
+        PromptError: source, task, model, host or template differ.
+    """
+    earlier = load(partial)
+    expected = {"source": fresh["source"], "task": fresh["task"], **fresh["made"]}
+    actual = {"source": earlier.source, "task": earlier.task, **(earlier.generation or {})}
+    differing = [key for key in expected if key != "date" and actual.get(key) != expected[key]]
+    if differing:
+        raise PromptError(
+            f"{partial} was started with another {', '.join(differing)}; delete it, or use the same settings"
+        )
+    classes = {
+        code: {"name": name, "prompts": list(earlier.texts["own"][code])} for code, name in earlier.names.items()
+    }
+    return {**fresh, "made": earlier.generation, "classes": classes}
 
 
 def _write(path: Path, table: dict[str, Any]) -> None:
-    with replacing(path) as part:
-        part.write_text(tomli_w.dumps(table), encoding="utf-8")
+    with replacing(path) as temporary:
+        temporary.write_text(tomli_w.dumps(table), encoding="utf-8")
 
 
 def _content(answer: requests.Response, endpoint: Endpoint) -> str:
@@ -221,23 +240,25 @@ def _content(answer: requests.Response, endpoint: Endpoint) -> str:
         if not isinstance(content, str):
             raise TypeError
     except (ValueError, KeyError, IndexError, TypeError):
-        raise PromptGenerationError(f"{endpoint.host} answered 200, but with no chat completion; check --url") from None
+        raise PromptGenerationError(
+            f"{endpoint.host} answered 200, but without a chat completion; check --url"
+        ) from None
     return content
 
 
 def _reason(answer: requests.Response, endpoint: Endpoint) -> str:
-    """What the host says of an error, in short; never after 401 or 403, where some hosts repeat the key."""
+    """Return the host's error message, shortened; '' after 401 or 403, because some hosts repeat the key there."""
     if answer.status_code in (401, 403):
         return ""
     try:
-        said = str(answer.json()["error"]["message"])
+        message = str(answer.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return ""
-    return f" ({_shortened(said.replace(endpoint.key, '...') if endpoint.key else said)})"
+    return f" ({_shortened(message.replace(endpoint.key, '...') if endpoint.key else message)})"
 
 
 def _retry_pause_s(answer: requests.Response, wait_s: float) -> float:
-    """The pause that a Retry-After header asks for, in seconds or as a date; else `wait_s`. A minute at most."""
+    """Return the pause of the Retry-After header (seconds or a date), else `wait_s`; at most one minute."""
     header = answer.headers.get("Retry-After", "")
     if re.fullmatch(r"\d{1,6}(\.\d+)?", header):
         wait_s = float(header)
