@@ -1,6 +1,6 @@
 """Pages of the site that are written at build time: methods, API reference, results, notes and changes.
 
-They come from the package's docstrings and from files of the repository, so that no text is kept twice. Nothing here needs
+They come from the package's docstrings and from files of the repository, so that no text exists twice. Nothing here needs
 a network, a GPU or data.
 """
 
@@ -20,7 +20,7 @@ from leadwise.methods import catalogue
 
 ROOT = Path(__file__).resolve().parents[1]
 
-API = {  # page of the reference -> title, introduction, modules; NAME.* stands for every module in a package
+API = {  # page of the reference -> title, introduction, modules; NAME.* is every module of a package
     "runs": (
         "Runs, configs and batches",
         "Load a trained run, read and change its settings, and the batch that every method receives.",

@@ -1,4 +1,4 @@
-"""What C-MELT promises beyond the contract, and the parts that it brought."""
+"""Tests of C-MELT beyond the contract, and of the parts that only it uses."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def sigmoid(x: float) -> float:
 
 
 def test_matching_is_both_cross_entropies() -> None:
-    own, other, there = torch.randn(5), torch.randn(5), torch.tensor([True, True, False, True, False])
+    own, other, exists = torch.randn(5), torch.randn(5), torch.tensor([True, True, False, True, False])
     total = 0.0
     for i in range(5):
         loss = [-math.log(sigmoid(float(own[i])))]
-        if there[i]:
+        if exists[i]:
             loss.append(-math.log(1 - sigmoid(float(other[i]))))
         total += sum(loss) / len(loss) / 5
-    assert float(pairwise.matching(own, other, there)) == pytest.approx(total, rel=1e-5)
+    assert float(pairwise.matching(own, other, exists)) == pytest.approx(total, rel=1e-5)
 
 
 def test_word_overlap_counts_words_once() -> None:
@@ -44,67 +44,67 @@ def test_word_overlap_counts_words_once() -> None:
             assert float(got[i, j]) == pytest.approx(len(a & b) / math.sqrt(len(a) * len(b)))
 
 
-def test_a_strange_report_is_a_far_one_and_never_the_same() -> None:
+def test_a_sampled_negative_is_dissimilar_and_never_the_same_report() -> None:
     n = 12
     closeness = torch.rand(n, n)
     report = torch.stack([torch.arange(n) % 6, torch.arange(n) % 4], dim=-1)
     drawn: dict[int, set[int]] = {i: set() for i in range(n)}
     for _ in range(200):
-        rows, there = pairwise.sample_dissimilar_reports(closeness, report, 0.5)
-        assert bool(there.all())
+        rows, exists = pairwise.sample_dissimilar_reports(closeness, report, 0.5)
+        assert bool(exists.all())
         for i, j in enumerate(rows.tolist()):
             drawn[i].add(j)
-    for i, found in drawn.items():
+    for i, negatives in drawn.items():
         others = [j for j in range(n) if not bool((report[i] == report[j]).any())]
         far = sorted(others, key=lambda j: float(closeness[i, j]))[: math.ceil(len(others) / 2)]
-        assert found == set(far)
+        assert negatives == set(far)
 
 
-def test_where_all_reports_are_the_same_there_is_no_strange_one() -> None:
-    _, there = pairwise.sample_dissimilar_reports(torch.rand(3, 3), torch.zeros(3, 2, dtype=torch.int64), 0.25)
-    assert not bool(there.any())
+def test_identical_reports_have_no_dissimilar_one() -> None:
+    _, exists = pairwise.sample_dissimilar_reports(torch.rand(3, 3), torch.zeros(3, 2, dtype=torch.int64), 0.25)
+    assert not bool(exists.any())
     batch = make_batch(4)
     terms = build("c_melt")(dataclasses.replace(batch, report=(REPORTS[0],) * 4))
     assert all(bool(term.isfinite()) for term in terms.values())
 
 
-def test_fused_sequences_read_each_other_and_nothing_that_is_not_real() -> None:
+def test_fused_sequences_attend_to_each_other_and_not_to_padding() -> None:
     torch.manual_seed(0)
     fusion = Fusion(8, 2, 2)
     a, b = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
     real = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
     with torch.no_grad():
-        found = fusion(a, b, None, real)
-        assert len(found) == 3
-        assert torch.equal(found[0][0], a)
+        fused = fusion(a, b, None, real)
+        assert len(fused) == 3
+        assert torch.equal(fused[0][0], a)
         changed = b.clone()
         changed[1, 3:] = 9.0
-        torch.testing.assert_close(fusion(a, changed, None, real)[-1][0], found[-1][0])
+        torch.testing.assert_close(fusion(a, changed, None, real)[-1][0], fused[-1][0])
         changed[1, 0] = 9.0
-        assert not torch.allclose(fusion(a, changed, None, real)[-1][0][1], found[-1][0][1])
-        assert not torch.allclose(fusion(a + torch.randn(8), b, None, real)[-1][1], found[-1][1])
+        assert not torch.allclose(fusion(a, changed, None, real)[-1][0][1], fused[-1][0][1])
+        assert not torch.allclose(fusion(a + torch.randn(8), b, None, real)[-1][1], fused[-1][1])
 
 
-def heard(monkeypatch: pytest.MonkeyPatch, where: object, name: str) -> list[tuple]:
-    """What a function is called with, from here on."""
+def record_calls(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> list[tuple]:
+    """Record the arguments of each later call of a function."""
     calls: list[tuple] = []
-    true = getattr(where, name)
-    monkeypatch.setattr(where, name, lambda *a: calls.append(a) or true(*a))
+    original = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *a: calls.append(a) or original(*a))
     return calls
 
 
-def test_hidden_ecg_is_asked_for_where_it_was_observed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hidden_ecg_is_scored_where_it_was_observed(monkeypatch: pytest.MonkeyPatch) -> None:
     method = build("c_melt").eval()
-    calls = heard(monkeypatch, c_melt.multimodal, "patch_reconstruction")
-    seen = heard(monkeypatch, method.ecg, "forward")
+    loss_calls = record_calls(monkeypatch, c_melt.multimodal, "patch_reconstruction")
+    encoder_calls = record_calls(monkeypatch, method.ecg, "forward")
     batch = unobserve(make_batch(6), leads=[2], after=330)
     method(batch)
-    (_, target, hidden), (patches, visible) = calls[0], seen[0]
+    (_, target, hidden), (patches, visible) = loss_calls[0], encoder_calls[0]
     assert patches.shape == (6, 1, 10, 12 * 40)
-    assert visible.sum((1, 2)).tolist() == [2] * 6  # a quarter of nine moments of which anything was observed
+    assert visible.sum((1, 2)).tolist() == [2] * 6  # a quarter of the nine times with an observed sample
     assert hidden.shape == (6, 12, 10)
     assert not bool(hidden[:, 2].any())
-    assert not bool(hidden[:, :, 8:].any())  # the ninth is not whole, the tenth not there
+    assert not bool(hidden[:, :, 8:].any())  # the ninth is incomplete, the tenth unobserved
     assert not bool((hidden & visible).any())
     assert bool((hidden[:, 0] | visible[:, 0])[:, :8].all())
     lead = target[0, 0].flatten()[:330]
@@ -112,8 +112,8 @@ def test_hidden_ecg_is_asked_for_where_it_was_observed(monkeypatch: pytest.Monke
     assert float(lead.std()) == pytest.approx(1, rel=0.01)
 
 
-def test_a_sample_comes_back_to_its_own_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A decoder that repeats the patches it is asked for has no error: patches of all leads are taken apart as they were put."""
+def test_predicted_patches_are_put_back_in_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder that returns the true patches has no error: patches of all leads are split as they were joined."""
     method = build("c_melt").eval()
     batch = make_batch(3)
     patches, usable = method._patches(batch)
@@ -122,18 +122,18 @@ def test_a_sample_comes_back_to_its_own_place(monkeypatch: pytest.MonkeyPatch) -
     assert float(method._hidden_ecg(batch, None, usable, torch.zeros_like(usable))) == 0.0
 
 
-def test_words_and_ecg_are_asked_for_beside_their_own_partner_only() -> None:
-    """Who the strange reports are does not reach L_MLM and L_MEM."""
+def test_words_and_ecg_are_predicted_beside_their_own_partner_only() -> None:
+    """The choice of dissimilar reports does not change L_MLM and L_MEM."""
     method = build("c_melt").eval()
     batch = make_batch(8)
-    found = []
+    results = []
     for by in (1, 3):
-        method._strange = lambda tokens, report, by=by: (torch.arange(8).roll(by), torch.ones(8, dtype=torch.bool))
+        method._dissimilar = lambda tokens, report, by=by: (torch.arange(8).roll(by), torch.ones(8, dtype=torch.bool))
         torch.manual_seed(0)
-        found.append(method(batch))
+        results.append(method(batch))
     for name in ("L_MLM", "L_MEM", "L_ETS"):
-        torch.testing.assert_close(found[0][name], found[1][name])
-    assert not torch.allclose(found[0]["L_ETM"], found[1]["L_ETM"], rtol=1e-6, atol=0)
+        torch.testing.assert_close(results[0][name], results[1][name])
+    assert not torch.allclose(results[0]["L_ETM"], results[1]["L_ETM"], rtol=1e-6, atol=0)
 
 
 @torch.no_grad()
@@ -146,7 +146,7 @@ def slow_siglip(ecg: Tensor, text: Tensor) -> float:
     return total / len(ecg)
 
 
-def test_ets_is_plain_products_of_what_embeds() -> None:
+def test_ets_uses_plain_products_of_the_embedded_vectors() -> None:
     method = build("c_melt").eval()
     batch = make_batch(6)
     _, features = method.local_terms(batch)
@@ -170,18 +170,18 @@ def test_embedding_hides_nothing_and_reads_no_report() -> None:
     assert bool((method.embed_ecg(changed) != first).any(-1).all())
 
 
-def test_leads_are_taken_away_in_training_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leads_are_removed_in_training_only(monkeypatch: pytest.MonkeyPatch) -> None:
     method = build("c_melt")
-    seen = heard(monkeypatch, method.ecg, "forward")
+    calls = record_calls(monkeypatch, method.ecg, "forward")
     method(make_batch(16))
     method.eval()(make_batch(16))
-    empty = [(patches.reshape(16, 10, 12, 40).abs().amax((1, 3)) == 0).float().mean() for patches, _ in seen]
+    empty = [(patches.reshape(16, 10, 12, 40).abs().amax((1, 3)) == 0).float().mean() for patches, _ in calls]
     assert 0.3 < float(empty[0]) < 0.7
     assert float(empty[1]) == 0
 
 
 @pytest.mark.parametrize("name", ["w_mlm", "w_mem"])
-def test_a_weight_of_zero_takes_the_term_and_its_parameters_away(name: str) -> None:
+def test_a_weight_of_zero_removes_the_term_and_its_parameters(name: str) -> None:
     method = build("c_melt", **{name: 0.0})
     terms = method(make_batch())
     assert set(terms) == set(method.weights) == {"L_MLM", "L_MEM", "L_ETM", "L_ETS"} - {f"L_{name[2:].upper()}"}
@@ -206,9 +206,9 @@ def test_a_step_has_the_gradient_of_the_sum(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mask_ratio": 1.0}, "mask ratios lie in"),
-        ({"mem_layer": 7}, "mem_layer is one of 0 to fusion_depth = 6"),
-        ({"far_share": 0.0}, "far_share lies in"),
+        ({"mask_ratio": 1.0}, "mask_ratio and text_mask_ratio must be in"),
+        ({"mem_layer": 7}, "mem_layer must be from 0 to fusion_depth = 6"),
+        ({"far_share": 0.0}, "far_share in"),
         ({"w_ets": 0.0}, "w_etm and w_ets must be positive"),
     ],
 )

@@ -237,5 +237,5 @@ def test_the_verb_writes_a_page_and_a_json_without_a_word_of_a_report(
     for text in (target.read_text(), json_file.read_text(), printed.out, printed.err, caplog.text):
         assert "left bundle branch" not in text
         assert "age undetermined" not in text
-    with pytest.raises(typer.BadParameter, match="use a name such as"):
+    with pytest.raises(typer.BadParameter, match=r"use a name such as card\.html"):
         verb(tmp_path / "run", cohort_folder, tmp_path / "card.pdf")

@@ -1,4 +1,4 @@
-"""What ETP promises beyond the contract."""
+"""Tests of ETP beyond the contract."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_the_loss_is_the_mean_of_both_directions() -> None:
     assert float(loss) == pytest.approx(slow_clip(features["ecg"], features["text"], 0.1) / 2, rel=1e-4)
 
 
-def test_aligned_vectors_may_be_of_any_length_and_half_precision_around_them() -> None:
+def test_alignment_depends_on_neither_vector_length_nor_autocast() -> None:
     torch.manual_seed(0)
     a, b, report = torch.randn(6, 4), torch.randn(6, 4), torch.arange(6)[:, None]
     exact = multimodal.aligned(a, b, report, 10.0, "negative")
@@ -44,7 +44,7 @@ def test_both_projectors_are_one_linear_map_and_the_feature_comes_before_it() ->
     torch.testing.assert_close(method.embed_ecg(batch, "shared"), shared)
 
 
-def test_a_borrowed_text_encoder_does_not_learn(tmp_path) -> None:
+def test_a_pretrained_text_encoder_is_frozen(tmp_path) -> None:
     tokenizer = reports.train_tokenizer(REPORTS, 400)
     reports.bert_from_nothing(len(tokenizer), 32, 2, 2, 64).save_pretrained(tmp_path / "bert")
     tokenizer.save_pretrained(tmp_path / "bert")
@@ -62,6 +62,6 @@ def test_equal_reports_may_be_left_out() -> None:
     assert float(build("etp").eval()(batch)["L_align"].detach()) > 1.0
 
 
-def test_a_temperature_of_nothing_is_refused() -> None:
+def test_a_temperature_of_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="temperature must be positive"):
         etp.Config(temperature=0.0)

@@ -1,4 +1,4 @@
-"""What MELP promises beyond the contract."""
+"""Tests of MELP beyond the contract."""
 
 from __future__ import annotations
 
@@ -28,39 +28,42 @@ def slow_similarity(statements: Tensor, beats: Tensor) -> float:
     claims = [softmax([float(s @ b) for s in statements]) for b in beats]  # (Q, M)
     total = 0.0
     for m, s in enumerate(statements):
-        looks = softmax([4.0 * claim[m] for claim in claims])
-        context = sum(a * b for a, b in zip(looks, beats))
+        attention = softmax([4.0 * claim[m] for claim in claims])
+        context = sum(a * b for a, b in zip(attention, beats))
         total += math.exp(5.0 * float(s @ context / (s.norm() * context.norm())))
     return math.log(total)
 
 
 def test_the_local_similarity_is_that_of_a_slow_loop() -> None:
     torch.manual_seed(0)
-    statements, beats, n_said = torch.randn(4, 3, 5), torch.randn(4, 6, 5), torch.tensor([3, 1, 2, 3])
-    fast = local.local_similarity(statements, n_said, beats)
+    statements, beats, n_statements = torch.randn(4, 3, 5), torch.randn(4, 6, 5), torch.tensor([3, 1, 2, 3])
+    fast = local.local_similarity(statements, n_statements, beats)
     for i in range(4):
         for j in range(4):
-            slow = slow_similarity(statements[i, : n_said[i]], beats[j])
+            slow = slow_similarity(statements[i, : n_statements[i]], beats[j])
             assert float(fast[i, j]) == pytest.approx(slow, rel=1e-4)
 
 
 @pytest.mark.parametrize("treat", ["negative", "ignore", "positive"])
 def test_local_cross_entropies_are_those_of_a_slow_loop(treat: str) -> None:
     torch.manual_seed(0)
-    similarity, report = torch.randn(4, 4), torch.tensor([[0, 5], [1, 6], [2, 5], [3, 7]])  # 0 and 2 say the same
+    similarity, report = (
+        torch.randn(4, 4),
+        torch.tensor([[0, 5], [1, 6], [2, 5], [3, 7]]),
+    )  # 0 and 2 have the same report
     fast = local.local_nce(similarity, report, 2.0, treat)
     for i in range(4):
         twin = {0: 2, 2: 0}.get(i)
-        shown = [j for j in range(4) if not (treat == "ignore" and j == twin)]
+        candidates = [j for j in range(4) if not (treat == "ignore" and j == twin)]
         right = [i] if treat != "positive" or twin is None else [i, twin]
         slow = 0.0
         for row in (similarity[i], similarity[:, i]):
-            among = math.log(sum(math.exp(2 * float(row[j])) for j in shown))
+            among = math.log(sum(math.exp(2 * float(row[j])) for j in candidates))
             slow += (among - sum(2 * float(row[j]) for j in right) / len(right)) / 2
         assert float(fast[i]) == pytest.approx(slow, rel=1e-4)
 
 
-def test_groups_cover_each_row_once_whoever_answers_for_it() -> None:
+def test_groups_contain_each_row_once() -> None:
     assert local.groups(8, 3, slice(None)) == [
         (slice(0, 3), slice(0, 3)),
         (slice(3, 6), slice(0, 3)),
@@ -69,11 +72,11 @@ def test_groups_cover_each_row_once_whoever_answers_for_it() -> None:
     assert local.groups(8, 3, slice(4, 8)) == [(slice(3, 6), slice(1, 3)), (slice(6, 8), slice(0, 2))]
 
 
-def test_shares_of_a_batch_have_the_whole_batchs_local_loss() -> None:
+def test_the_mean_local_loss_of_shares_is_that_of_the_whole_batch() -> None:
     method = build("melp", local_group=3).eval()
     _, features = method.local_terms(make_batch(8))
-    whole = method._local(features, slice(None))
-    parts = [method._local(features, slice(begin, begin + 4)) for begin in (0, 4)]
+    whole = method._beat_loss(features, slice(None))
+    parts = [method._beat_loss(features, slice(begin, begin + 4)) for begin in (0, 4)]
     torch.testing.assert_close(torch.stack(parts).mean(), whole)
 
 
@@ -84,23 +87,23 @@ def test_statements_end_at_periods() -> None:
     closing, special = local.closing_words(tokenizer), torch.tensor(tokenizer.all_special_ids)
     number, inside = local.statement_numbers(tokens, closing, special, 3)
 
-    def said(i: int) -> list[str]:
+    def statements_of(i: int) -> list[str]:
         chosen = [tokens.ids[i][inside[i] & (number[i] == m)] for m in range(3)]
         return [tokenizer.decode(ids).strip() for ids in chosen if len(ids)]
 
-    assert said(0) == ["sinus bradycardia.", "left bundle branch block.", "abnormal ecg."]
-    assert said(1) == ["no period at the end"]
-    assert len(said(2)) == 1  # its special tokens: a report without words has one statement, too
-    assert said(3) == ["one.", "two.", "three. four."]
+    assert statements_of(0) == ["sinus bradycardia.", "left bundle branch block.", "abnormal ecg."]
+    assert statements_of(1) == ["no period at the end"]
+    assert len(statements_of(2)) == 1  # its special tokens: a report without words has one statement, too
+    assert statements_of(3) == ["one.", "two.", "three. four."]
     states = torch.randn(4, tokens.ids.shape[1], 5)
-    means, n_said = local.statement_means(states, number, inside, 3)
-    assert n_said.tolist() == [3, 1, 1, 3]
+    means, n_statements = local.statement_means(states, number, inside, 3)
+    assert n_statements.tolist() == [3, 1, 1, 3]
     torch.testing.assert_close(means[0, 1], states[0][inside[0] & (number[0] == 1)].mean(0))
     assert not bool(means[1, 1:].any())
 
 
 @pytest.mark.parametrize("name", ["melp", "melp resnet"])
-def test_the_rhythm_is_the_beats_mean_and_its_loss_symmetric(name: str) -> None:
+def test_the_rhythm_is_the_mean_of_the_beats_and_its_loss_is_symmetric(name: str) -> None:
     method = build(name).eval()
     batch = make_batch(6)
     _, features = method.local_terms(batch)
@@ -111,19 +114,19 @@ def test_the_rhythm_is_the_beats_mean_and_its_loss_symmetric(name: str) -> None:
     torch.testing.assert_close(method.embed_ecg(batch, "shared"), shared)
 
 
-def test_the_decoder_hears_the_ecg_and_no_coming_word() -> None:
+def test_the_decoder_reads_the_ecg_and_no_later_word() -> None:
     method = build("melp").eval()
     batch = make_batch(2)
     words, _ = method.text.tokenize(list(batch.report))
     memory = method.token_pool(*method._tokens(batch))
-    heard: list[Tensor] = []
-    method.decoder.register_forward_hook(lambda _m, _i, out: heard.append(out))
-    method._write(words, memory)
+    outputs: list[Tensor] = []
+    method.decoder.register_forward_hook(lambda _m, _i, out: outputs.append(out))
+    method._next_word_errors(words, memory)
     later = dataclasses.replace(words, ids=words.ids.clone())
     later.ids[:, 3] = 40
-    method._write(later, memory)
-    method._write(words, memory.flip(0))
-    plain, other_word, other_ecg = heard
+    method._next_word_errors(later, memory)
+    method._next_word_errors(words, memory.flip(0))
+    plain, other_word, other_ecg = outputs
     torch.testing.assert_close(plain[:, :3], other_word[:, :3])
     assert not torch.allclose(plain[:, 3:], other_word[:, 3:])
     assert not torch.allclose(plain[:, 0], other_ecg[:, 0])
@@ -133,11 +136,11 @@ def test_padding_is_not_scored_and_every_real_word_is() -> None:
     method = build("melp").eval()
     batch = make_batch(4)
     words, _ = method.text.tokenize(list(batch.report))
-    errors = method._write(words, method.token_pool(*method._tokens(batch)))
+    errors = method._next_word_errors(words, method.token_pool(*method._tokens(batch)))
     assert errors[:, 1].tolist() == (words.real.sum(-1) - 1).tolist()
 
 
-def test_queries_ask_nobody_who_was_not_observed() -> None:
+def test_queries_do_not_attend_to_unobserved_positions() -> None:
     torch.manual_seed(0)
     pool = QueryPool(6, 8, 2, 3)
     tokens, real = torch.randn(2, 5, 6), torch.tensor([[True] * 5, [True, True, False, False, True]])
@@ -148,22 +151,22 @@ def test_queries_ask_nobody_who_was_not_observed() -> None:
     torch.testing.assert_close(pool(tokens[1:, [0, 1, 4]]), out[1:])
     method = build("melp resnet").eval()
     batch = unobserve(make_batch(2), after=200)
-    _, seen = method._tokens(batch)
-    assert seen.sum(-1).tolist() == [13, 13]  # of 25 positions of 16 samples
+    _, real = method._tokens(batch)
+    assert real.sum(-1).tolist() == [13, 13]  # of 25 positions of 16 samples
 
 
 @pytest.mark.parametrize(
     ("without", "terms"), [("w_beat", {"L_rhythm", "L_token"}), ("w_token", {"L_rhythm", "L_beat"})]
 )
-def test_a_weight_of_zero_takes_the_term_and_its_parts_away(without: str, terms: set[str]) -> None:
+def test_a_weight_of_zero_removes_the_term_and_its_parts(without: str, terms: set[str]) -> None:
     method = build("melp", **{without: 0.0})
-    found = method(make_batch(4))
-    assert set(found) == set(method.weights) == terms
-    sum(found.values()).backward()
+    losses = method(make_batch(4))
+    assert set(losses) == set(method.weights) == terms
+    sum(losses.values()).backward()
     assert [n for n, p in method.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_the_learnt_scale_has_a_ceiling() -> None:
+def test_the_learnable_scale_is_limited() -> None:
     method = build("melp")
     assert float(method.log_scale.detach().exp()) == pytest.approx(1 / 0.07)
     method.log_scale.data.fill_(9.0)

@@ -1,4 +1,4 @@
-"""What the MERIT-style method promises beyond the contract."""
+"""Tests of the MERIT-style method beyond the contract."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from leadwise.methods import merit
 from leadwise.nn import masking
 
 
-def test_branch_2_sees_the_whole_ecg_and_branch_1_what_is_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_branch_2_encodes_the_whole_ecg_and_branch_1_the_visible_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     method = build("merit")
-    seen, true = [], method.ecg.forward
-    monkeypatch.setattr(method.ecg, "forward", lambda patches, visible: seen.append(visible) or true(patches, visible))
+    masks, original = [], method.ecg.forward
+    monkeypatch.setattr(method.ecg, "forward", lambda patches, mask: masks.append(mask) or original(patches, mask))
     method(make_batch(4))
-    branch_1, branch_2 = seen
+    branch_1, branch_2 = masks
     assert bool(branch_2.all())
     assert branch_1.sum(-1).unique().tolist() == [2]  # of ten patches in each lead
 
@@ -30,13 +30,13 @@ def test_l_mem_is_the_error_on_hidden_patches_alone(target: str) -> None:
     method = build("merit", target=target).eval()
     batch = unobserve(make_batch(3), leads=[2], after=330)
     torch.manual_seed(4)
-    found = float(method(batch)["L_mem"].detach())
+    loss = float(method(batch)["L_mem"].detach())
     torch.manual_seed(4)
     with torch.no_grad():
         patches, usable = method._patches(batch)
         visible = masking.draw_visible(usable, 0.75)
         predicted = method.decoder(method.ecg(patches, visible), usable, None, visible)
-        each = []
+        of_records = []
         for i in range(3):
             samples = patches[i][batch.observed[i].reshape(patches[i].shape)]
             errors = []
@@ -51,8 +51,8 @@ def test_l_mem_is_the_error_on_hidden_patches_alone(target: str) -> None:
                     ),
                 }[target]
                 errors.append((predicted[i, lead, n] - (patch - level) / spread).square().mean())
-            each.append(torch.stack(errors).mean())
-    assert found == pytest.approx(float(torch.stack(each).mean()), rel=1e-4)
+            of_records.append(torch.stack(errors).mean())
+    assert loss == pytest.approx(float(torch.stack(of_records).mean()), rel=1e-4)
 
 
 def test_l_nce_is_the_weighted_mean_of_both_directions() -> None:
@@ -62,20 +62,20 @@ def test_l_nce_is_the_weighted_mean_of_both_directions() -> None:
     assert float(loss) == pytest.approx(0.5 * slow_clip(features["ecg"], features["text"], 0.07) / 2, rel=1e-4)
 
 
-def test_the_views_noise_is_on_what_is_seen_and_not_on_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_views_noise_is_on_the_input_and_not_on_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
     method = build("merit", noise_mv=0.5)
     batch = make_batch(3)
-    heard, seen, true = [], [], method.ecg.forward
-    monkeypatch.setattr(merit.multimodal, "patch_reconstruction", lambda p, t, h: heard.append(t) or p.sum())
-    monkeypatch.setattr(method.ecg, "forward", lambda patches, visible: seen.append(patches) or true(patches, visible))
+    targets, inputs, original = [], [], method.ecg.forward
+    monkeypatch.setattr(merit.multimodal, "patch_reconstruction", lambda p, t, h: targets.append(t) or p.sum())
+    monkeypatch.setattr(method.ecg, "forward", lambda patches, mask: inputs.append(patches) or original(patches, mask))
     method(batch)
     method(batch)
-    assert torch.equal(heard[0], heard[1])
-    assert not torch.equal(seen[0], seen[2])
-    assert torch.equal(seen[0], seen[1])  # both branches see one view
+    assert torch.equal(targets[0], targets[1])
+    assert not torch.equal(inputs[0], inputs[2])
+    assert torch.equal(inputs[0], inputs[1])  # both branches encode the same view
 
 
-def test_a_reconstruction_is_in_millivolts_and_says_what_was_hidden() -> None:
+def test_a_reconstruction_is_in_millivolts_with_its_mask() -> None:
     method = build("merit").eval()
     batch = unobserve(make_batch(2), leads=[1])
     samples, hidden = method.reconstruct(batch)
@@ -89,7 +89,7 @@ def test_a_reconstruction_is_in_millivolts_and_says_what_was_hidden() -> None:
         minmax.reconstruct(batch)
 
 
-def test_to_embed_nothing_is_hidden_and_nothing_random() -> None:
+def test_embeddings_hide_nothing_and_are_deterministic() -> None:
     method = build("merit").eval()
     batch = make_batch(2)
     torch.testing.assert_close(method.embed_ecg(batch), method.embed_ecg(batch), rtol=0, atol=0)
@@ -99,7 +99,7 @@ def test_to_embed_nothing_is_hidden_and_nothing_random() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"b": 0.0}, "without b no report is read"), ({"mask_ratio": 0.0}, "mask_ratio"), ({"n_patches": 7}, "does not")],
+    [({"b": 0.0}, "without b no report is used"), ({"mask_ratio": 0.0}, "mask_ratio"), ({"n_patches": 7}, "does not")],
 )
 def test_settings_out_of_range_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

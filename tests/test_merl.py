@@ -1,4 +1,4 @@
-"""What MERL promises beyond the contract."""
+"""Tests of MERL beyond the contract."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_resnet_has_the_papers_shape() -> None:
 
 
 @pytest.mark.parametrize("n_samples", [1000, 999, 401, 16, 1])
-def test_positions_are_counted_as_the_convolutions_do(n_samples: int) -> None:
+def test_the_number_of_positions_is_that_of_the_convolutions(n_samples: int) -> None:
     assert ResNet18(3, base=4)(torch.randn(2, 3, n_samples)).shape == (2, 32, ResNet18.n_positions(n_samples))
 
 
@@ -67,8 +67,8 @@ def test_the_vit_has_the_papers_shape() -> None:
         build("merl vit", n_patches=7)
 
 
-def test_patches_of_the_vit_have_their_place() -> None:
-    """Two patches that change places change the vector: positions are learnt, not ignored."""
+def test_the_vit_depends_on_the_order_of_patches() -> None:
+    """Exchanging two patches changes the vector: positions are encoded."""
     torch.manual_seed(0)
     net = ViT(3, 40, 4, 16, 2, 2).eval()
     ecg = torch.randn(2, 3, 40)
@@ -76,7 +76,7 @@ def test_patches_of_the_vit_have_their_place() -> None:
     assert not torch.allclose(net(ecg), net(moved), atol=1e-4)
 
 
-def test_the_pool_asks_every_position() -> None:
+def test_the_pool_attends_to_every_position() -> None:
     torch.manual_seed(0)
     pool = AttentionPool(8, 5, 4, 6)
     x = torch.randn(3, 8, 5, requires_grad=True)
@@ -112,23 +112,23 @@ def test_terms_are_the_sum_of_both_directions(name: str) -> None:
 
 
 def test_equal_reports_count_in_cma_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    heard = []
-    true = multimodal.info_nce
-    monkeypatch.setattr(multimodal, "info_nce", lambda *a: heard.append(a) or true(*a))
+    calls = []
+    original = multimodal.info_nce
+    monkeypatch.setattr(multimodal, "info_nce", lambda *a: calls.append(a) or original(*a))
     batch = make_batch(8)
     batch = dataclasses.replace(batch, report=(*batch.report[:7], batch.report[0]))
     build("merl", same_report="ignore", statement_dropout=0.5)(batch)
-    cma, uma = heard
+    cma, uma = calls
     assert (cma[4], uma[4]) == ("ignore", "negative")
-    assert cma[2].shape == (8, 2)  # as it was written, and as the view has it
+    assert cma[2].shape == (8, 2)  # the whole report, and the view's
     assert cma[2][0, 0] == cma[2][7, 0]
     assert len(cma[2][:, 0].unique()) == 7
-    assert len(uma[2].unique()) == 8  # no record but itself
+    assert len(uma[2].unique()) == 8  # every record differs from all others
     assert cma[3] == uma[3] == 1 / 0.07
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_parts_are_what_they_say(name: str) -> None:
+def test_parts_are_backbone_and_shared_vectors(name: str) -> None:
     method = build(name).eval()
     batch = make_batch(5)
     with torch.no_grad():
@@ -173,17 +173,17 @@ def test_views_differ_by_map_and_dropout_and_only_in_training() -> None:
     assert method.view_1.bias is None
 
 
-def test_views_of_the_ecg_are_of_training_alone() -> None:
+def test_views_of_the_ecg_are_drawn_in_training_only() -> None:
     views = {"shift_s": 0.4, "gain": 0.2, "noise_mv": 0.05, "lead_dropout": 0.5, "statement_dropout": 0.3}
     method = build("merl", **views)
     batch = make_batch()
     torch.manual_seed(0)
-    seen = pair_view(batch, method.config, SIGNAL)
-    assert bool((~seen.observed).any())
-    assert bool(seen.observed.any(-1).any(-1).all())
-    assert seen.report != batch.report
-    assert not torch.equal(seen.ecg, pair_view(batch, method.config, SIGNAL).ecg)
-    assert not bool(seen.ecg[~seen.observed].any())
+    view = pair_view(batch, method.config, SIGNAL)
+    assert bool((~view.observed).any())
+    assert bool(view.observed.any(-1).any(-1).all())
+    assert view.report != batch.report
+    assert not torch.equal(view.ecg, pair_view(batch, method.config, SIGNAL).ecg)
+    assert not bool(view.ecg[~view.observed].any())
 
     def features() -> dict[str, Tensor]:
         return method.local_terms(batch)[1]
@@ -196,7 +196,7 @@ def test_views_of_the_ecg_are_of_training_alone() -> None:
 
 
 @pytest.fixture
-def borrowed(tmp_path):
+def pretrained(tmp_path):
     """A folder with a small BERT of three layers, whose dropout is on."""
     tokenizer = reports.train_tokenizer(REPORTS, 400)
     bert = reports.bert_from_nothing(len(tokenizer), 32, 3, 2, 64)
@@ -211,8 +211,8 @@ def with_bert(folder, **changes) -> merl.Method:
     return merl.Method(config, SIGNAL, merl.Method.make_tokenizer(config, []))
 
 
-def test_a_text_encoder_frozen_whole_gets_no_gradient_and_no_dropout(borrowed) -> None:
-    method = with_bert(borrowed)
+def test_a_text_encoder_frozen_whole_gets_no_gradient_and_no_dropout(pretrained) -> None:
+    method = with_bert(pretrained)
     before = {name: p.clone() for name, p in method.text.named_parameters()}
     assert method.train().training
     assert not any(part.training for part in method.text.modules())
@@ -230,8 +230,8 @@ def test_a_text_encoder_frozen_whole_gets_no_gradient_and_no_dropout(borrowed) -
 
 
 @pytest.mark.parametrize("pooling", ["cls", "pooler"])
-def test_frozen_by_layers_the_rest_learns_at_a_lower_rate(borrowed, pooling: str) -> None:
-    method = with_bert(borrowed, text_frozen="layers", text_frozen_layers=2, text_pooling=pooling)
+def test_layers_that_are_not_frozen_get_a_lower_learning_rate(pretrained, pooling: str) -> None:
+    method = with_bert(pretrained, text_frozen="layers", text_frozen_layers=2, text_pooling=pooling)
     assert any(part.training for part in method.text.modules())
     sum(method(make_batch()).values()).backward()
     for name, p in method.text.bert.named_parameters():
@@ -243,8 +243,8 @@ def test_frozen_by_layers_the_rest_learns_at_a_lower_rate(borrowed, pooling: str
     assert scales == {1.0, OptimConfig().pretrained_lr_scale}
 
 
-def test_a_borrowed_encoder_travels_with_the_run(borrowed, tmp_path) -> None:
-    method = with_bert(borrowed).eval()
+def test_a_pretrained_encoder_is_saved_with_the_run(pretrained, tmp_path) -> None:
+    method = with_bert(pretrained).eval()
     (tmp_path / "saved").mkdir()
     method.save_extra(tmp_path / "saved")
     gone = dataclasses.replace(method.config, text_encoder="gone")
@@ -268,7 +268,7 @@ def test_measures_are_finite_and_leave_statistics_alone() -> None:
     [
         ({"temperature": 0.0}, "temperature must be positive"),
         ({"view_dropout": 1.0}, r"view_dropout in \[0, 1\)"),
-        ({"w_cma": 0.0}, "without it no report is read"),
+        ({"w_cma": 0.0}, "without it no report is used"),
         ({"w_uma": -1.0}, "w_uma 0 or more"),
     ],
 )

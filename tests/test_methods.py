@@ -1,4 +1,4 @@
-"""The contract, for every file in methods/."""
+"""Contract tests of every file in methods/."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_terms_are_finite_and_named_with_their_weights(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_trainable_parameter_learns(name: str) -> None:
+def test_every_trainable_parameter_has_a_gradient(name: str) -> None:
     method = build(name)
     sum(method(make_batch()).values()).backward()
     idle = [n for n, p in method.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
@@ -84,7 +84,7 @@ def test_an_embedding_does_not_depend_on_the_batch(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_not_observed_does_not_matter(name: str) -> None:
+def test_unobserved_samples_do_not_matter(name: str) -> None:
     method = build(name).eval()
     batch = unobserve(make_batch(3), leads=[0, 11], after=250)
     other = dataclasses.replace(batch, ecg=torch.where(batch.observed, batch.ecg, torch.full_like(batch.ecg, 7.0)))
@@ -106,7 +106,7 @@ def test_any_subset_of_leads_embeds(name: str, leads: list[str]) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_record_without_anything_observed_is_an_error_with_its_name(name: str) -> None:
+def test_a_record_without_an_observed_sample_is_an_error_with_its_name(name: str) -> None:
     batch = unobserve(make_batch(2), leads=list(range(12)))
     with pytest.raises(ValueError, match=batch.record[0]):
         build(name).eval().embed_ecg(batch)
@@ -127,7 +127,7 @@ def test_twenty_steps_lower_the_sum(name: str) -> None:
     optimizer = torch.optim.AdamW(method.parameters(), lr=2e-3)
     sums, history = [], []
     for step in range(21):
-        torch.manual_seed(step % 3)  # masks come back, so sums are comparable
+        torch.manual_seed(step % 3)  # the same masks every third step, so that sums are comparable
         terms = method(make_batch(8))
         total = sum(terms.values())
         history.append({name: float(term.detach()) for name, term in terms.items()})

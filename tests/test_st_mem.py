@@ -1,4 +1,4 @@
-"""What ST-MEM and its one-axis variants promise beyond the contract."""
+"""Tests of ST-MEM and its single-axis variants beyond the contract."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def hidden_of(method, batch) -> torch.Tensor:
     return parts.all(-1)
 
 
-def test_each_row_hides_what_its_name_says() -> None:
+def test_each_variant_hides_patches_times_or_leads() -> None:
     batch = make_batch(4)
     each = hidden_of(build("st_mem").eval(), batch)
-    assert (each.sum(-1) == 8).all()  # round(10 x 0.25) = 2 of each lead are seen
-    assert not bool((each == each[:, :1]).all())  # at times of its own
+    assert (each.sum(-1) == 8).all()  # round(10 x 0.25) = 2 of each lead are visible
+    assert not bool((each == each[:, :1]).all())  # each lead at its own times
     times = hidden_of(build("st_mem time").eval(), batch)
     assert bool((times == times[:, :1]).all())
     assert (times.sum(-1) == 8).all()
@@ -39,7 +39,7 @@ def test_each_row_hides_what_its_name_says() -> None:
 
 @pytest.mark.parametrize("decoder", ["paper", "cross"])
 @pytest.mark.parametrize("name", ROWS)
-def test_hidden_patches_are_asked_for_but_never_read(name: str, decoder: str) -> None:
+def test_hidden_patches_are_predicted_but_not_encoded(name: str, decoder: str) -> None:
     method = build(name, decoder=decoder).eval()
     patches, usable = method.ecg.patches(make_batch(3))
     torch.manual_seed(0)
@@ -50,7 +50,7 @@ def test_hidden_patches_are_asked_for_but_never_read(name: str, decoder: str) ->
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_the_loss_is_the_mean_over_hidden_patches_each_by_its_own_scale(name: str) -> None:
+def test_the_loss_is_the_mean_over_hidden_patches_each_on_its_own_scale(name: str) -> None:
     method = build(name).eval()
     batch = unobserve(make_batch(3), leads=[2], after=330)
     torch.manual_seed(1)
@@ -70,30 +70,30 @@ def test_the_loss_is_the_mean_over_hidden_patches_each_by_its_own_scale(name: st
     assert loss == pytest.approx(sum(records) / 3, rel=1e-4)
 
 
-def test_the_decoder_of_st_mem_fills_in_each_lead_by_itself() -> None:
+def test_the_decoder_of_st_mem_reconstructs_each_lead_by_itself() -> None:
     for name, apart in (("st_mem", True), ("st_mem time", False), ("st_mem lead", False)):
         method = build(name).eval()
         patches, usable = method.ecg.patches(make_batch(2))
-        seen = method._encoder(patches, usable)
-        grid = seen.tokens.reshape(2, 12, 10, -1).clone()
+        encoded = method._encoder(patches, usable)
+        grid = encoded.tokens.reshape(2, 12, 10, -1).clone()
         grid[:, 4] += torch.randn_like(grid[:, 4])
-        moved = dataclasses.replace(seen, tokens=grid.flatten(1, 2))
-        same = (method.decoder(seen, usable) == method.decoder(moved, usable)).flatten(2).all(-1)  # (B, L)
+        moved = dataclasses.replace(encoded, tokens=grid.flatten(1, 2))
+        same = (method.decoder(encoded, usable) == method.decoder(moved, usable)).flatten(2).all(-1)  # (B, L)
         assert bool(same[:, [0, 11]].all()) == apart
         assert not bool(same[:, 4].any())
 
 
 @pytest.mark.parametrize("decoder", ["paper", "cross"])
 @pytest.mark.parametrize("name", ROWS)
-def test_a_hidden_patch_teaches_the_encoder(name: str, decoder: str) -> None:
-    """Of a lead that is hidden as a whole, too: its decoder must see the others."""
+def test_hidden_patches_give_the_encoder_a_gradient(name: str, decoder: str) -> None:
+    """Also if whole leads are hidden: the decoder must then attend to the other leads."""
     method = build(name, decoder=decoder)
     method(make_batch())["L_rec"].backward()
     slope = method.ecg.model.transformer.blocks[0].feed[0].weight.grad
     assert float(slope.abs().max()) > 1e-6
 
 
-def test_one_lead_is_still_learnt_from() -> None:
+def test_records_with_one_lead_can_be_trained_on() -> None:
     batch = unobserve(make_batch(4), leads=[i for i in range(12) if i != 1])
     for name, decoder in itertools.product(ROWS, ("paper", "cross")):
         loss = build(name, decoder=decoder)(batch)["L_rec"]
@@ -114,13 +114,13 @@ def test_a_picture_is_in_millivolts() -> None:
         build("st_mem", signal=dataclasses.replace(SIGNAL, normalize="record_zscore")).reconstruct(batch)
 
 
-def test_rows_of_the_tables_have_names_of_their_own() -> None:
+def test_each_variant_has_its_own_row_name_in_tables() -> None:
     named = [paper_numbers.row_name({"name": "st_mem", "masking": how}) for how in ("uniform", "time", "lead")]
     assert named == ["ST-MEM", "MTAE", "MLAE"]
     assert paper_numbers.linear_probe("MLAE", "ptbxl", "super", 1.0) is None
 
 
-def test_ratios_and_patches_that_cannot_be_are_refused() -> None:
+def test_invalid_ratios_and_patches_are_refused() -> None:
     with pytest.raises(ValueError, match="mask_ratio"):
         build("st_mem", mask_ratio=1.0)
     with pytest.raises(ValueError, match="does not divide"):

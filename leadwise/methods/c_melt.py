@@ -1,31 +1,32 @@
-"""C-MELT: Contrastive Enhanced Masked Auto-Encoders for ECG-Language Pre-Training; at ICML 2025, as D-BETA, Boosting Masked
-ECG-Text Auto-Encoders as Discriminative Learners. arXiv 2410.02131.
+"""C-MELT: Contrastive Enhanced Masked Auto-Encoders for ECG-Language Pre-Training.
+arXiv 2410.02131 (ICML 2025, as D-BETA: Boosting Masked ECG-Text Auto-Encoders as Discriminative Learners).
 
     L = L_MLM + L_MEM + L_ETM + L_ETS
 
-    tokens   of the ECG, all leads of a moment in one; of the report. Most of the former and some of the latter are hidden
+    tokens   of the ECG, one per time for all leads; of the report. Most ECG tokens and some report tokens are hidden
     fusion   both sequences, each with attention to itself and to the other, layer by layer
     L_MLM    cross-entropy of hidden words, from the fused report
-    L_MEM    squared error on hidden ECG, by a decoder of the ECG as it is after half of the fusion
-    L_ETM    does this report belong to this ECG? from both ends of the fusion; strange reports are far ones (N3S)
-    L_ETS    sigmoid loss over all ECG-report pairs, on what each has before the fusion; what embeds is read here
+    L_MEM    squared error on hidden ECG, from a decoder of the ECG after half of the fusion layers
+    L_ETM    binary classification of whether a report belongs to an ECG, from both outputs of the fusion; negatives are
+             dissimilar reports (N3S)
+    L_ETS    sigmoid loss over all ECG-report pairs, of each modality's vector before the fusion; embeddings use these vectors
 
-Where we depart from the paper, and why (the option that restores it in brackets):
-- N3S looks for strange reports among the 64 farthest of the whole corpus, by vectors that Flan-T5 made beforehand. Here they
-  come from the process's own share of the batch, and far is who has few words in common, which needs no second model
-  [far_share: among how many of the share's records]. In both, a report word for word the same is never a strange one.
-- The released code gives half of a batch a strange report before anything is read, so that hidden words and ECG are asked
-  for beside a report that is not theirs, and L_ETS loses half its positives. Here a strange report is only met by L_ETM: each
-  record is fused twice, with its own and with a strange report.
-- The code's front end, four convolutions without overlap, is one linear map of 20 ms x all leads in ours; learnable times in
-  place of convolved ones; 250 tokens of 20 samples in place of 312 of 16, which do not divide 5,000.
-- Flan-T5 in place of the text encoder would be an encoder-decoder; the house reads BERT-like ones [text_encoder], or a small
-  one from nothing. Vectors of whole reports and ECGs come by `text_pooling` and `pooling`; the fused ones are means.
-- No dropout. A matching logit, not two. Pre-norm layers; attention begins like to like (nn/transformer.py).
-- L_MEM's target is each lead over its own deviation, as in the code, on what was observed and not taken away.
-- Leads are taken away, and what the settings' views do besides, in training only; the paper does the former.
+This implementation departs from the paper as follows (in brackets: the setting that restores the paper's text):
+- N3S samples a negative among the 64 most dissimilar reports of the whole corpus, by precomputed vectors of Flan-T5. Here
+  negatives come from the process's own share of the batch, and dissimilarity is few common words, which needs no second model
+  [far_share: the share of these records to sample from]. In both, an identical report is never a negative.
+- The released code replaces the reports of half of a batch before the forward pass. Hidden words and ECG are then predicted
+  beside a report that does not belong to the ECG, and L_ETS loses half of its positives. Here only L_ETM uses dissimilar reports:
+  each record is fused twice, with its own report and with a dissimilar one.
+- The code's four convolutions without overlap are one linear map of 20 ms x all leads here; times are learnable, not convolved;
+  there are 250 tokens of 20 samples in place of 312 of 16, which do not divide 5,000.
+- Flan-T5 would be an encoder-decoder; leadwise's text encoders are of the BERT family [text_encoder], or a small one with random
+  initial weights. Vectors of whole reports and ECGs are computed by `text_pooling` and `pooling`; fused vectors are means.
+- No dropout. One matching logit, not two. Pre-norm layers; queries and keys of the attention start equal (nn/transformer.py).
+- L_MEM's target is each lead divided by its own deviation, as in the code, on samples that were observed and not removed.
+- Leads are removed, and the other views of the settings are drawn, in training only; the paper has only the former.
 - L_ETS has neither scale nor bias, and its vectors end in tanh, as in the code [ets = "learnable" for unit vectors].
-- In SMALL reports that are word for word the same are no negatives in L_ETS [same_report = "negative"].
+- In SMALL, identical reports are not negatives in L_ETS [same_report = "negative"].
 """
 
 from __future__ import annotations
@@ -46,23 +47,12 @@ from leadwise.nn import masking
 from leadwise.nn import text as reports
 from leadwise.nn.encoder import check_part, mean_of, scaled
 from leadwise.nn.fusion import Fusion
-from leadwise.nn.lead_time import (
-    DecoderShape,
-    Encoded,
-    EncoderShape,
-    LeadTimeDecoder,
-    LeadTimeEncoder,
-)
+from leadwise.nn.lead_time import DecoderShape, Encoded, EncoderShape, LeadTimeDecoder, LeadTimeEncoder
 from leadwise.nn.losses import multimodal, pairwise
 from leadwise.nn.losses.multimodal import SameReport
 from leadwise.nn.normalize import normalize
 from leadwise.nn.patches import LinearTokenizer, patchify
-from leadwise.nn.report_tower import (
-    SMALL_REPORTS,
-    ReportTower,
-    TextSettings,
-    WithReports,
-)
+from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextSettings, WithReports
 from leadwise.nn.text import Tokenizer, Tokens
 from leadwise.nn.views import PairViewSettings, report_ids
 
@@ -70,56 +60,62 @@ from leadwise.nn.views import PairViewSettings, report_ids
 @dataclass(frozen=True)
 class Config(TextSettings, PairViewSettings, MethodConfig):
     # ECG branch
-    n_patches: int = 250  # tokens, each of all leads; T must be a multiple of it
-    mask_ratio: float = 0.75  # share of tokens that is hidden
-    width: int = 768  # of a token
+    n_patches: int = 250  # tokens, each of all leads; must divide the number of samples of a lead
+    mask_ratio: float = 0.75  # hidden share of ECG tokens
+    width: int = 768  # of an ECG token
     depth: int = 8  # Transformer layers
     heads: int = 12
-    pooling: Literal["mean", "cls"] = "cls"  # tokens -> the ECG's vector
-    lead_dropout: float = 0.5  # chance of each lead to be taken away in training, one at least stays
-    # report branch (the paper: Flan-T5-base, learning)
-    text_frozen: Literal["whole", "layers"] = "layers"  # of a borrowed encoder
-    text_frozen_layers: int = 0  # none: all of it learns
-    text_mask_ratio: float = 0.25  # share of words that is hidden
+    pooling: Literal["mean", "cls"] = "cls"  # computes the ECG's vector from its tokens
+    lead_dropout: float = 0.5  # probability that a lead is removed in training; at least one remains
+    # report branch (the paper: Flan-T5-base, trained)
+    text_frozen: Literal["whole", "layers"] = "layers"  # frozen part of a pre-trained encoder
+    text_frozen_layers: int = 0  # 0: all layers are trained
+    text_mask_ratio: float = 0.25  # hidden share of words
     # fusion
     fusion_width: int = 768
     fusion_depth: int = 6  # layers, each of both sequences
     fusion_heads: int = 12
-    mem_layer: int = 3  # after so many layers the ECG is decoded; 0 = before the fusion
+    mem_layer: int = 3  # number of fusion layers before the ECG is decoded; 0 = before the fusion
     decoder_width: int = 384  # of L_MEM's decoder
     decoder_depth: int = 4
     decoder_heads: int = 6
     # matching and alignment
-    far_share: float = 0.25  # a strange report is drawn from this share of the batch, the farthest in words
-    shared_width: int = 768  # of the vectors that L_ETS sets against each other
-    ets: Literal["unscaled", "learnable"] = "unscaled"  # plain products; or unit vectors with a learnt scale and bias
-    same_report: SameReport = "negative"  # pairs with word for word the same report, in L_ETS
-    w_mlm: float = 1.0  # 0 takes the term and its compute away
-    w_mem: float = 1.0  # so does this
+    far_share: float = (
+        0.25  # a dissimilar report is sampled from this share of the batch, those with the fewest common words
+    )
+    shared_width: int = 768  # of the vectors that L_ETS compares
+    ets: Literal["unscaled", "learnable"] = (
+        "unscaled"  # plain products, or unit vectors with a learnable scale and bias
+    )
+    same_report: SameReport = "negative"  # pairs of records with identical reports, in L_ETS
+    w_mlm: float = 1.0  # 0 removes the term and its computation
+    w_mem: float = 1.0  # 0 removes the term and its computation
     w_etm: float = 1.0
     w_ets: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.mask_ratio < 1 or not 0 < self.text_mask_ratio < 1:
-            raise ValueError(f"mask ratios lie in (0, 1); got {self.mask_ratio} and {self.text_mask_ratio}")
+            raise ValueError(
+                f"mask_ratio and text_mask_ratio must be in (0, 1); got {self.mask_ratio} and {self.text_mask_ratio}"
+            )
         if not 0 <= self.mem_layer <= self.fusion_depth or not 0 < self.far_share <= 1:
             raise ValueError(
-                f"mem_layer is one of 0 to fusion_depth = {self.fusion_depth} and far_share lies in (0, 1]; got "
+                f"mem_layer must be from 0 to fusion_depth = {self.fusion_depth} and far_share in (0, 1]; got "
                 f"{self.mem_layer} and {self.far_share}"
             )
         if min(self.w_etm, self.w_ets) <= 0 or min(self.w_mlm, self.w_mem) < 0:
             raise ValueError(
-                "w_etm and w_ets must be positive (without them no fusion ends, and nothing embeds), w_mlm and w_mem 0 or more; "
+                "w_etm and w_ets must be positive (they train the fusion and the embeddings), w_mlm and w_mem 0 or more; "
                 f"got {self.w_etm}, {self.w_ets}, {self.w_mlm} and {self.w_mem}"
             )
 
     @property
     def whole_batch(self) -> str:
-        """L_ETM draws strange reports from a process's share of a batch: in one pass, or there is less to choose from."""
+        """The setting that forbids gradient accumulation: L_ETM samples negatives among a process's records of one pass."""
         return "method.name = 'c_melt'"
 
 
-# A size for two CPU cores, and the views that MERL's small settings have.
+# Settings for two CPU cores, with the views of MERL's small settings.
 SMALL = {
     "n_patches": 50, "width": 128, "depth": 4, "heads": 4, "pooling": "mean",
     "fusion_width": 64, "fusion_depth": 2, "fusion_heads": 2, "mem_layer": 1,
@@ -144,16 +140,17 @@ TINY = {
 class Method(WithReports, PretrainingMethod):
     falling_terms = ("L_MLM", "L_MEM", "L_ETM", "L_ETS")
     config: Config
+    special: Tensor
 
     def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, saved_folder: Path | None = None) -> None:
-        """`saved_folder` is the folder to which `save_extra` wrote, when the weights of a saved run will be loaded."""
+        """`saved_folder` is the folder to which `save_extra` wrote, when saved weights will be loaded into this method."""
         super().__init__(config, signal, tokenizer)
         c = config
         self.weights = nonzero_weights(L_MLM=c.w_mlm, L_MEM=c.w_mem, L_ETM=c.w_etm, L_ETS=c.w_ets)
         if signal.n_samples % c.n_patches:
             raise ValueError(f"n_patches = {c.n_patches} does not divide the {signal.n_samples} samples of a lead")
 
-        # both branches; the grid has one row, whose patches hold all leads
+        # both branches; the grid has one row, and its patches contain all leads
         samples = len(signal.leads) * signal.n_samples // c.n_patches
         shape = EncoderShape(1, c.n_patches, samples, c.width, c.depth, c.heads, pooling=c.pooling)
         self.ecg = LeadTimeEncoder(shape, LinearTokenizer(samples, c.width))
@@ -192,37 +189,39 @@ class Method(WithReports, PretrainingMethod):
         self.register_buffer("special", torch.tensor(tokenizer.all_special_ids), persistent=False)
 
     def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The weighted terms that each record has for itself, and what `batch_terms` compares, one row per record."""
+        """The weighted terms of each record by itself, and the features that `batch_terms` compares, one row per record."""
+        # encode the visible ECG and the report with hidden words
         view = self.training_view(batch)
         report = report_ids(batch, view)
         patches, usable = self._patches(view)
         visible = masking.draw_visible(usable, self.config.mask_ratio)
-        seen = self.ecg(patches, visible)
+        encoded = self.ecg(patches, visible)
         tokens, _ = self.text.tokenize(list(view.report))
         cloze = self._hide_words(tokens)
         states, e_text = self.text(cloze.question)
 
-        # fused with its own report, and with a strange one
-        strange, there = self._strange(tokens, report)
-        both = torch.cat([torch.arange(len(strange), device=strange.device), strange])
-        ecg, text = self.ecg_enter(seen.tokens).repeat(2, 1, 1), self.text_enter(states)[both]
-        ecg_real, text_real = None if seen.real is None else seen.real.repeat(2, 1), tokens.real[both]
+        # fuse each ECG with its own report, and with a dissimilar one
+        dissimilar, exists = self._dissimilar(tokens, report)
+        both = torch.cat([torch.arange(len(dissimilar), device=dissimilar.device), dissimilar])
+        ecg, text = self.ecg_enter(encoded.tokens).repeat(2, 1, 1), self.text_enter(states)[both]
+        ecg_real, text_real = None if encoded.real is None else encoded.real.repeat(2, 1), tokens.real[both]
         fused = self.fusion(text, ecg, text_real, ecg_real)
         end_text, end_ecg = fused[-1]
         own, other = self._match(end_text, end_ecg, text_real, ecg_real).chunk(2)
 
+        # L_MLM and L_MEM use the first half of the rows, with the own reports
         terms: dict[str, Tensor] = {}
         if self.config.w_mlm:
             terms["L_MLM"] = self._words(cloze, end_text[: len(view)])
         if self.config.w_mem:
             mixed = fused[self.config.mem_layer][1][: len(view)]
-            terms["L_MEM"] = self._hidden_ecg(view, replace(seen, tokens=mixed), usable, visible)
-        terms["L_ETM"] = pairwise.matching(own, other, there)
-        features = {"ecg": self._pooled(seen, self.ecg_shared), "text": self.text_head(e_text), "report": report}
+            terms["L_MEM"] = self._hidden_ecg(view, replace(encoded, tokens=mixed), usable, visible)
+        terms["L_ETM"] = pairwise.matching(own, other, exists)
+        features = {"ecg": self._pooled(encoded, self.ecg_shared), "text": self.text_head(e_text), "report": report}
         return {name: self.weights[name] * term for name, term in terms.items()}, features
 
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """L_ETS, weighted, which needs every record of the batch at once, those of other processes too."""
+        """Weighted L_ETS over the whole batch, including other processes' records."""
         c = self.config
         ecg, text = (distributed.gather(features[name].float()) for name in ("ecg", "text"))
         report = distributed.gather(features["report"])
@@ -238,20 +237,20 @@ class Method(WithReports, PretrainingMethod):
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
         """(B, D) embeddings of whole, unmasked ECGs, before any fusion; any subset of leads may be observed.
 
-        backbone: the encoder's normed vector (the probe's feature). shared: unit vectors in the space of `embed_text`.
+        backbone: the encoder's normalised vector (the probe's feature). shared: unit vectors in the space of `embed_text`.
 
         Raises:
             ValueError: an unknown part, or a record without an observed sample.
         """
         check_part(part, self.parts)
-        seen = self.ecg(*self._patches(batch))
+        encoded = self.ecg(*self._patches(batch))
         if part == "backbone":
-            return self._pooled(seen)
-        return F.normalize(self._pooled(seen, self.ecg_shared), dim=-1)
+            return self._pooled(encoded)
+        return F.normalize(self._pooled(encoded, self.ecg_shared), dim=-1)
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:
-        """What a run wants to watch beside its losses, on one held-out batch."""
+        """Figures that a run logs in addition to its losses, for one held-out batch."""
         tokens, cut = self.text.tokenize(list(batch.report))
         text = F.normalize(self.text_head(self.text(tokens)[1]), dim=-1)
         return {
@@ -260,28 +259,30 @@ class Method(WithReports, PretrainingMethod):
             "reports_cut": cut,
         }
 
-    # --- the steps
+    # --- patches and terms
 
     def _patches(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Patches of all leads, (B, 1, N, L P) on the model's scale, and those of which anything was observed, (B, 1, N)."""
+        """Patches of all leads (B, 1, N, L P) on the model's scale, and (B, 1, N) bool, True where any lead was observed."""
         n = self.config.n_patches
         patches = patchify(scaled(batch, self.signal), n).transpose(1, 2).flatten(2)  # (B, N, L P)
         return patches[:, None], patchify(batch.observed, n).any(-1).any(1)[:, None]
 
-    def _pooled(self, seen: Encoded, head: nn.Module | None = None) -> Tensor:
-        out: Tensor = self.pooled_norm(seen.pooled)
+    def _pooled(self, encoded: Encoded, head: nn.Module | None = None) -> Tensor:
+        """The ECG's normalised vector (B, D), or its projection by `head`."""
+        out: Tensor = self.pooled_norm(encoded.pooled)
         return out if head is None else head(out)
 
     def _hide_words(self, tokens: Tokens) -> reports.Cloze:
-        special: Tensor = self.special  # type: ignore[assignment]
+        """The reports with random words hidden; no word is hidden if w_mlm is 0."""
         ratio = self.config.text_mask_ratio
-        masked = reports.choose_masked(tokens, special, ratio) if self.config.w_mlm else torch.zeros_like(tokens.real)
+        masked = (
+            reports.choose_masked(tokens, self.special, ratio) if self.config.w_mlm else torch.zeros_like(tokens.real)
+        )
         return reports.mask_in_place(tokens, masked, self.tokenizer.mask_token_id, len(self.tokenizer))
 
-    def _strange(self, tokens: Tokens, report: Tensor) -> tuple[Tensor, Tensor]:
-        """For each record another one of this pass with a report far from its own, and whether there is any."""
-        special: Tensor = self.special  # type: ignore[assignment]
-        counted = tokens.real & ~torch.isin(tokens.ids, special)
+    def _dissimilar(self, tokens: Tokens, report: Tensor) -> tuple[Tensor, Tensor]:
+        """For each record, sample a dissimilar report of this pass: (B,) its row, and (B,) bool, whether one exists."""
+        counted = tokens.real & ~torch.isin(tokens.ids, self.special)
         close = pairwise.word_overlap(tokens.ids, counted, len(self.tokenizer))
         return pairwise.sample_dissimilar_reports(close, report, self.config.far_share)
 
@@ -294,14 +295,14 @@ class Method(WithReports, PretrainingMethod):
 
     def _words(self, cloze: reports.Cloze, states: Tensor) -> Tensor:
         """L_MLM from the fused report (B, S, D)."""
-        index, _ = masking.places(cloze.scored)  # only hidden words pay for the vocabulary
+        index, _ = masking.places(cloze.scored)  # the vocabulary's logits are computed for hidden words only
         words = self.text.words[: len(self.word_bias)]
         logits = self.word_transform(masking.take(states, index)) @ words.T + self.word_bias  # (B, A, V)
         errors = multimodal.token_errors(logits, cloze.answer.gather(1, index), cloze.scored.gather(1, index))
         return multimodal.token_reconstruction(errors)
 
     def _hidden_ecg(self, batch: Batch, mixed: Encoded, usable: Tensor, visible: Tensor) -> Tensor:
-        """L_MEM from the ECG's tokens, half fused."""
+        """L_MEM, from the ECG's tokens after `mem_layer` fusion layers."""
         n = self.config.n_patches
         target = patchify(normalize(batch.ecg, batch.observed, "lead_zscore"), n)  # (B, L, N, P)
         predicted = self.decoder(mixed, usable)[:, 0].reshape(len(batch), n, target.shape[1], -1).transpose(1, 2)

@@ -1,23 +1,23 @@
 """ETP: Learning Transferable ECG Representations via ECG-Text Pre-training.
 arXiv 2309.07145 (ICASSP 2024).
 
-    L_align     cross-entropy of ECG -> report and of report -> ECG over the batch's pairs, cosine / tau; their mean
+    L_align     mean of the cross-entropies ECG -> report and report -> ECG over the batch's pairs, cosine / tau
 
     ECG         ResNet18 over time -> mean over time -> one linear map = z_ecg
     report      BioClinicalBERT, frozen -> one linear map = z_text
 
-The abstract, the two encoders, the linear projectors and the symmetric loss are known; no code was released, and the
-paper's settings could not be read. Ours, therefore:
-- tau = 0.07, 256 shared dimensions, the plain CLS state as the report's vector, 256 tokens of it, the mean over time as the
-  ECG's.
-- The ResNet's shape is that of nn/resnet.py, as in MERL, whose first author is this paper's.
-- text_encoder = "" is a small BERT from nothing, which learns: a frozen one would say nothing.
+The abstract, the two encoders, the linear projectors and the symmetric loss are known. No code was released and the paper's
+settings were not accessible, so these are ours:
+- tau = 0.07, 256 shared dimensions, the plain CLS state as the report's vector, at most 256 tokens per report, the mean over
+  time as the ECG's vector.
+- The ResNet's shape is that of nn/resnet.py, as in MERL, which has the same first author.
+- text_encoder = "" is a small BERT with random initial weights, which is trained: frozen random weights would be useless.
 
-Where we depart from the paper, and why:
-- Reports that are word for word the same are negatives of each other [same_report = "ignore" or "positive"].
-- A lead or time that was not observed is 0 on the model's scale, and no mean is taken over times without any lead.
-- Across processes the gradient is that of the whole batch, and batch norm has the whole batch's statistics.
-- Any of the four ECG encoders can stand in the ResNet's place [encoder].
+This implementation departs from the paper as follows:
+- Records with identical reports are negatives of each other [same_report = "ignore" or "positive"].
+- An unobserved lead or time is 0 on the model's scale, and the mean over time skips times without an observed lead.
+- Across processes the gradient is that of the whole batch, and batch norm uses the statistics of the whole batch.
+- Any of the four ECG encoders can replace the ResNet [encoder].
 """
 
 from __future__ import annotations
@@ -35,12 +35,7 @@ from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
 from leadwise.nn.losses import multimodal
 from leadwise.nn.losses.multimodal import SameReport
-from leadwise.nn.report_tower import (
-    SMALL_REPORTS,
-    ReportTower,
-    TextSettings,
-    WithReports,
-)
+from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextSettings, WithReports
 from leadwise.nn.text import Tokenizer
 from leadwise.nn.views import PairViewSettings, report_ids
 
@@ -49,14 +44,14 @@ from leadwise.nn.views import PairViewSettings, report_ids
 class Config(EncoderSettings, TextSettings, PairViewSettings, MethodConfig):
     shared_width: int = 256  # of z_ecg and z_text
     temperature: float = 0.07  # tau
-    same_report: SameReport = "negative"  # pairs with word for word the same report
+    same_report: SameReport = "negative"  # pairs of records with identical reports
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
             raise ValueError(f"temperature must be positive; got {self.temperature}")
 
 
-# A size for two CPU cores; views and report branch are those of the other methods that read reports.
+# Settings for two CPU cores; views and report branch are those of the other methods with reports.
 SMALL = {
     "encoder": "resnet", "resnet_width": 16, **SMALL_REPORTS,
 }  # fmt: skip
@@ -73,7 +68,7 @@ class Method(WithReports, PretrainingMethod):
     config: Config
 
     def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, saved_folder: Path | None = None) -> None:
-        """`saved_folder` is the folder to which `save_extra` wrote, when the weights of a saved run will be loaded."""
+        """`saved_folder` is the folder to which `save_extra` wrote, when saved weights will be loaded into this method."""
         super().__init__(config, signal, tokenizer)
         c = config
         self.weights = {"L_align": 1.0}
@@ -83,13 +78,13 @@ class Method(WithReports, PretrainingMethod):
         self.text_head = nn.Linear(self.text.width, c.shared_width)
 
     def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """No term of a record by itself; and what `batch_terms` compares, one row per record."""
+        """No terms per record; the features that `batch_terms` compares, one row per record."""
         view = self.training_view(batch)
         z_ecg, z_text = self.ecg_head(self.ecg(view)), self.text_head(self.text.read(list(view.report)))
         return {}, {"ecg": z_ecg, "text": z_text, "report": report_ids(batch, view)}
 
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The loss over the whole batch, other processes' records too."""
+        """The loss over the whole batch, including other processes' records."""
         c = self.config
         every = distributed.gather_features(features)
         ecg, text, report = every["ecg"], every["text"], every["report"]
@@ -112,7 +107,7 @@ class Method(WithReports, PretrainingMethod):
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:
-        """What a run wants to watch beside its losses, on one held-out batch."""
+        """Figures that a run logs in addition to its losses, for one held-out batch."""
         tokens, cut = self.text.tokenize(list(batch.report))
         z_text = self.text_head(self.text(tokens)[1])
         return multimodal.effective_ranks(self.ecg_head(self.ecg(batch)), z_text) | {"reports_cut": cut}

@@ -3,34 +3,35 @@ arXiv 2506.21803 (ICML 2025).
 
     L = L_rhythm + w_token L_token + w_beat L_beat
 
-    tokens      what the encoder makes of each time
-    beats       a few queries that ask all tokens, LayerNorm, linear map
-    L_rhythm    symmetric InfoNCE of the beats' mean with the projected report, learnt scale
-    L_beat      symmetric cross-entropy of a local similarity: statements of each report, each the mean of its tokens' states,
-                look for themselves among the beats of each ECG (nn/local_alignment.py, after GLoRIA)
-    L_token     cross-entropy of the report's next word, by a causal decoder that reads the ECG through queries of its own
+    tokens      the encoder's output for each time
+    beats       attention pooling of the tokens by a few learnable queries, LayerNorm, linear map
+    L_rhythm    symmetric InfoNCE of the mean of the beats with the projected report, learnable scale
+    L_beat      symmetric cross-entropy of a local similarity: each statement of a report, the mean of its tokens' states, attends
+                to the beats of each ECG (nn/local_alignment.py, after GLoRIA)
+    L_token     cross-entropy of the report's next word, from a causal decoder that attends to the ECG through its own queries
 
-Known, from the abstract and from the released code (no other part of the paper could be read): the three levels and how each
-is computed, the weights 1, 2 and 0.2, the numbers of queries (13 and 128), 256 shared dimensions, the decoder's six layers, the
-scale's start at 1 / 0.07 and its ceiling of 100, the local similarity's constants 4, 5 and 10, the statements' borders at
+Known from the abstract and the released code (no other part of the paper was accessible): the three levels and the computation
+of each, the weights 1, 2 and 0.2, the numbers of queries (13 and 128), 256 shared dimensions, the decoder's six layers, the
+scale's start at 1 / 0.07 and its upper bound of 100, the constants 4, 5 and 10 of the local similarity, statements that end at
 periods, the text encoder (MedCPT, half of it frozen), 128 tokens of text.
 
-Where we depart from them, and why (the option that restores it in brackets):
+This implementation departs from them as follows (in brackets: the setting that restores the paper's text):
 - The ECG encoder is a Transformer of the paper's width and depth on patches, or any other of nn/encoder.py; the paper's is
-  convolutions and a Transformer in wav2vec 2.0's manner. It begins from nothing here: the paper's is trained before on the
-  ECGs alone (hidden codes, and two halves of a record), and its text encoder on cardiology text.
-- The paper runs its BERT with a causal mask, takes the state of a CLS token at the end as the report's vector, and lets the
-  decoder read those states. Ours stays as it was trained, in both directions, and the decoder reads plain words: the states of
-  all other words would hand it the answer.
-- Statements seek their beats among `local_group` records, as they stand in the batch: 64 is the paper's share of one GPU,
-  which there is all that this term sees. So its cost grows with the batch, not with its square, and the gradient does not
-  depend on how a batch is shared out.
-- A statement that no period ends counts too; what follows the eighth is part of it [n_statements].
-- L_token is the mean over each report's words first, then over reports, so that the mean over shares of a batch is exact.
+  convolutions and a Transformer like wav2vec 2.0. It starts from random weights. The paper's encoder is pre-trained on the ECGs
+  alone (hidden codes, and two halves of a record), and its text encoder on cardiology text.
+- The paper runs its BERT with a causal mask, uses the state of a CLS token at the end as the report's vector, and the decoder
+  reads those states. Here the BERT stays bidirectional, as it was trained, and the decoder reads plain word embeddings:
+  bidirectional states would contain the words to predict.
+- Statements are compared with the beats of `local_group` consecutive records of the batch: 64 is the paper's share of one GPU,
+  and there this term compares only records of the same GPU. Its cost therefore grows with the batch, not with its square, and the
+  gradient does not depend on how a batch is split.
+- A statement without a final period counts too; text after the eighth statement is part of the eighth [n_statements].
+- L_token is the mean over each report's words, then over reports, so that the mean over equal shares of a batch is exact.
 - The logarithm of a sum over statements favours reports with many of them, as in the paper's code.
-- same_report = "ignore" or "positive" is ours, for L_rhythm and L_beat; the paper knows nothing of equal reports.
-- The probe's feature is the encoder's mean, as of every method here; the paper's code takes the beats' mean before the map.
-- Not here: reports written by beam search, and weights chosen by zero-shot scores on labelled records.
+- same_report = "ignore" or "positive" is ours, for L_rhythm and L_beat; the paper does not treat identical reports specially.
+- The probe's feature is the encoder's mean, as for every method here; the paper's code uses the mean of the beats before the
+  linear map.
+- Not implemented: report generation by beam search, and selection of weights by zero-shot scores on labelled records.
 """
 
 from __future__ import annotations
@@ -48,21 +49,11 @@ from leadwise import distributed
 from leadwise.batch import Batch, Signal
 from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
 from leadwise.nn import local_alignment
-from leadwise.nn.encoder import (
-    EcgEncoder,
-    EncoderSettings,
-    Kind,
-    check_part,
-)
+from leadwise.nn.encoder import EcgEncoder, EncoderSettings, Kind, check_part
 from leadwise.nn.heads import QueryPool
 from leadwise.nn.losses import multimodal
 from leadwise.nn.losses.multimodal import SameReport
-from leadwise.nn.report_tower import (
-    SMALL_REPORTS,
-    ReportTower,
-    TextSettings,
-    WithReports,
-)
+from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextSettings, WithReports
 from leadwise.nn.text import ReportDecoder, Tokenizer, Tokens
 from leadwise.nn.views import PairViewSettings, report_ids
 from leadwise.nn.vit import ViT
@@ -75,30 +66,30 @@ class Config(EncoderSettings, TextSettings, PairViewSettings, MethodConfig):
     width: int = 768
     depth: int = 8
     heads: int = 12
-    beat_queries: int = 13  # Q, of the alignment
-    token_queries: int = 128  # that the decoder reads
-    query_heads: int = 8  # of both
+    beat_queries: int = 13  # Q, queries that pool the beats
+    token_queries: int = 128  # queries that pool the decoder's input
+    query_heads: int = 8  # attention heads of both
     # report branch (the paper: ncbi/MedCPT-Query-Encoder, trained further)
-    text_frozen: Literal["whole", "layers"] = "layers"  # of a borrowed encoder
-    max_tokens: int = 128  # longer reports are cut; the share is logged
-    n_statements: int = 8  # of a report; what follows is part of the last
+    text_frozen: Literal["whole", "layers"] = "layers"  # frozen part of a pre-trained encoder
+    max_tokens: int = 128  # longer reports are truncated; the share is logged
+    n_statements: int = 8  # largest number per report; further text is part of the last
     decoder_depth: int = 6
     decoder_heads: int = 8
     # alignment
     shared_width: int = 256  # of z_ecg, z_text, beats and statements
-    temperature: float = 0.07  # where L_rhythm's begins
-    local_scale: float = 10.0  # of the local similarity in L_beat's cross-entropy
-    local_group: int = 64  # records among which L_beat compares
-    same_report: SameReport = "negative"  # pairs with word for word the same report
+    temperature: float = 0.07  # initial temperature of L_rhythm
+    local_scale: float = 10.0  # scale of the local similarity in L_beat's cross-entropy
+    local_group: int = 64  # number of records that L_beat compares with each other
+    same_report: SameReport = "negative"  # pairs of records with identical reports
     w_rhythm: float = 1.0
-    w_beat: float = 0.2  # 0 takes the term and its compute away
-    w_token: float = 2.0  # 0 takes the term and its compute away
+    w_beat: float = 0.2  # 0 removes the term and its computation
+    w_token: float = 2.0  # 0 removes the term and its computation
 
     def __post_init__(self) -> None:
         if self.temperature <= 0 or self.local_scale <= 0 or self.local_group < 2 or self.n_statements < 1:
             got = f"{self.temperature}, {self.local_scale}, {self.local_group} and {self.n_statements}"
             raise ValueError(
-                f"melp wants temperature > 0, local_scale > 0, local_group >= 2 and n_statements >= 1; got {got}"
+                f"melp needs temperature > 0, local_scale > 0, local_group >= 2 and n_statements >= 1; got {got}"
             )
         if self.w_rhythm <= 0 or min(self.w_beat, self.w_token) < 0:
             raise ValueError(
@@ -107,8 +98,8 @@ class Config(EncoderSettings, TextSettings, PairViewSettings, MethodConfig):
             )
 
 
-NEEDS = "reports of several statements, or its second level is its first"
-# A size for two CPU cores; views and report branch are those of the other methods that read reports.
+NEEDS = "reports of several statements; otherwise its second level equals its first"
+# Settings for two CPU cores; views and report branch are those of the other methods with reports.
 SMALL = {
     "encoder": "resnet", "resnet_width": 16, "beat_queries": 10, "token_queries": 16, "query_heads": 4, "decoder_depth": 1,
     "decoder_heads": 4, **SMALL_REPORTS,
@@ -135,7 +126,7 @@ class Method(WithReports, PretrainingMethod):
     special: Tensor
 
     def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, saved_folder: Path | None = None) -> None:
-        """`saved_folder` is the folder to which `save_extra` wrote, when the weights of a saved run will be loaded."""
+        """`saved_folder` is the folder to which `save_extra` wrote, when saved weights will be loaded into this method."""
         super().__init__(config, signal, tokenizer)
         c = config
         self.weights = nonzero_weights(L_rhythm=c.w_rhythm, L_beat=c.w_beat, L_token=c.w_token)
@@ -161,26 +152,31 @@ class Method(WithReports, PretrainingMethod):
             self.word_bias = nn.Parameter(torch.zeros(len(tokenizer)))
 
     def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """L_token; and what `batch_terms` compares, one row per record."""
+        """Weighted L_token; and the features that `batch_terms` compares, one row per record."""
+        # encode both
         c = self.config
         view = self.training_view(batch)
-        found, real = self._tokens(view)
+        tokens, real = self._tokens(view)
         words, _ = self.text.tokenize(list(view.report))
         states, e_text = self.text(words)
-        beats = self._beats(found, real)
-        terms: dict[str, Tensor] = {}
+
+        # features of L_rhythm and L_beat
+        beats = self._beats(tokens, real)
         features = {"ecg": beats.mean(1), "text": self.text_head(e_text), "report": report_ids(batch, view)}
         if c.w_beat:
-            where = local_alignment.statement_numbers(words, self.closing, self.special, c.n_statements)
-            means, n_said = local_alignment.statement_means(states, *where, c.n_statements)
-            features |= {"beats": beats, "statements": self.statement_map(means), "n_said": n_said}
+            number, inside = local_alignment.statement_numbers(words, self.closing, self.special, c.n_statements)
+            means, n_statements = local_alignment.statement_means(states, number, inside, c.n_statements)
+            features |= {"beats": beats, "statements": self.statement_map(means), "n_statements": n_statements}
+
+        # L_token
+        terms: dict[str, Tensor] = {}
         if c.w_token:
-            errors = self._write(words, self.token_pool(found, real))
+            errors = self._next_word_errors(words, self.token_pool(tokens, real))
             terms["L_token"] = c.w_token * multimodal.token_reconstruction(errors)
         return terms, features
 
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weighted terms that need every record of the batch at once, those of other processes too."""
+        """Weighted L_rhythm and L_beat over the whole batch, including other processes' records."""
         c = self.config
         every = distributed.gather_features(features)
         local_rows = distributed.local_rows(len(every["report"]))
@@ -189,11 +185,11 @@ class Method(WithReports, PretrainingMethod):
         )
         terms = {"L_rhythm": c.w_rhythm * rhythm}
         if c.w_beat:
-            terms["L_beat"] = c.w_beat * self._local(every, local_rows)
+            terms["L_beat"] = c.w_beat * self._beat_loss(every, local_rows)
         return terms
 
     def after_step(self, progress: float) -> None:
-        """CLIP's ceiling on a learnt scale: 100."""
+        """Limit the learnable scale to 100, as CLIP does."""
         self.log_scale.data.clamp_(max=math.log(100.0))
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
@@ -212,39 +208,39 @@ class Method(WithReports, PretrainingMethod):
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:
-        """What a run wants to watch beside its losses, on one held-out batch."""
+        """Figures that a run logs in addition to its losses, for one held-out batch."""
         words, cut = self.text.tokenize(list(batch.report))
         out = multimodal.effective_ranks(self.embed_ecg(batch, "shared"), self.text_head(self.text(words)[1]))
         return out | {"reports_cut": cut, "scale": float(self.log_scale.exp())}
 
-    # --- the steps
+    # --- tokens, words and beats
 
     def _tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Tokens (B, N, D), and of which anything was observed (B, N)."""
-        found, real = self.ecg.tokens(batch)
-        if isinstance(self.ecg.model, ViT):  # whose tokens come before its norm
-            found = self.ecg.model.norm(found)
-        return found, real
+        """Tokens (B, N, D), and (B, N) bool, True where any lead was observed."""
+        tokens, real = self.ecg.tokens(batch)
+        if isinstance(self.ecg.model, ViT):  # it returns its tokens without its last norm
+            tokens = self.ecg.model.norm(tokens)
+        return tokens, real
 
-    def _beats(self, found: Tensor, real: Tensor) -> Tensor:
-        out: Tensor = self.beat_map(self.beat_pool(found, real))  # (B, Q, D)
+    def _beats(self, tokens: Tensor, real: Tensor) -> Tensor:
+        out: Tensor = self.beat_map(self.beat_pool(tokens, real))  # (B, Q, D)
         return out
 
-    def _write(self, words: Tokens, memory: Tensor) -> Tensor:
-        """Errors of each report's next words (B, 2), as `losses.token_errors` gives them; memory (B, Q, D) is the ECG."""
+    def _next_word_errors(self, words: Tokens, memory: Tensor) -> Tensor:
+        """Errors of each report's next words (B, 2), as `multimodal.token_errors` returns them; memory (B, Q, D) is the ECG."""
         table = self.text.words
         states = self.decoder(F.embedding(words.ids[:, :-1], table), memory, None)
         logits = states @ table[: len(self.word_bias)].T + self.word_bias  # (B, S - 1, V)
         return multimodal.token_errors(logits, words.ids[:, 1:], words.real[:, 1:])
 
-    def _local(self, every: dict[str, Tensor], local_rows: slice) -> Tensor:
-        """L_beat: the mean over this process's rows, each within its group."""
-        c, each = self.config, []
+    def _beat_loss(self, every: dict[str, Tensor], local_rows: slice) -> Tensor:
+        """L_beat: the mean over this process's rows, each compared with the records of its group."""
+        c, losses = self.config, []
         with torch.autocast(every["beats"].device.type, enabled=False):
             for group, own in local_alignment.groups(len(every["beats"]), c.local_group, local_rows):
                 similarity = local_alignment.local_similarity(
-                    every["statements"][group], every["n_said"][group], every["beats"][group]
+                    every["statements"][group], every["n_statements"][group], every["beats"][group]
                 )
                 loss = local_alignment.local_nce(similarity, every["report"][group], c.local_scale, c.same_report)
-                each.append(loss[own])
-        return torch.cat(each).mean()
+                losses.append(loss[own])
+        return torch.cat(losses).mean()

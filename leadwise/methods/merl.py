@@ -3,31 +3,32 @@ arXiv 2403.06659 (ICML 2024).
 
     L_total = L_CMA + L_UMA
 
-    clip(a, b)  cross-entropy of a -> b plus that of b -> a over the batch's pairs, cosine / tau, tau = 0.07; their sum
+    clip(a, b)  cross-entropy a -> b plus cross-entropy b -> a over the batch's pairs, cosine / tau, tau = 0.07
     L_CMA       clip(z_ecg, z_text): cross-modal alignment of the projected ECG and the projected report
-    L_UMA       clip(z_1, z_2): uni-modal alignment of two views of one latent, each its own linear map and dropout
+    L_UMA       clip(z_1, z_2): uni-modal alignment of two views of one latent, each with its own linear map and dropout
 
     resnet      ResNet18 -> 1x1 convolution -> attention pool = z_ecg; the convolution's mean over time -> the two views
     vit         patches of all leads -> mean -> LayerNorm -> MLP with batch norm = z_ecg; the LayerNorm's output -> the two views
 
-Where paper and released code disagree, and where we depart from both (the option that restores it in brackets):
-- The paper freezes the text encoder's first six layers; the released code runs all of it without gradient, and so do the
-  weights behind the published numbers: frozen whole, with its dropout off [text_frozen = "layers"].
-- The pooler's output is the report's vector, as in the code, though MedCPT learnt with the plain CLS state
+Choices where the paper and its released code disagree, and departures from both (in brackets: the setting that restores the
+paper's text):
+- The paper freezes the text encoder's first six layers. The released code runs the whole text encoder without gradient, and the
+  weights behind the published results were trained like this: here it is frozen whole, with its dropout off
+  [text_frozen = "layers"].
+- The report's vector is the pooler's output, as in the code, although MedCPT was trained with the plain CLS state
   [text_pooling = "cls"].
-- text_encoder = "" is a small BERT from nothing, which learns: nothing is frozen then.
-- Reports are padded to the longest of the batch, not to 256 tokens: what is padded is not attended to.
-- Views and positives know nothing of equal reports: word for word the same reports are negatives of each other, as in the
-  paper [same_report = "ignore" or "positive" for L_CMA].
-- Across processes the gradient is that of the whole batch, and batch norm has the whole batch's statistics; the code scales
-  the former by 1 / processes and leaves the latter to each process.
-- A lead or time that was not observed is 0 on the model's scale: the paper always has twelve whole leads. With
+- text_encoder = "" is a small BERT with random initial weights, which is trained: nothing is frozen then.
+- Reports are padded to the longest of the batch, not to 256 tokens: padding is not attended to.
+- Records with identical reports are negatives of each other, as in the paper [same_report = "ignore" or "positive" for L_CMA].
+- Across processes the gradient is that of the whole batch, and batch norm uses the statistics of the whole batch. The code scales
+  the gradient by 1 / processes and computes batch norm statistics per process.
+- An unobserved lead or time is 0 on the model's scale; the paper always has twelve whole leads. With
   signal.normalize = "merl_minmax", the paper's scale, 0 is the record's lowest value.
-- Leads come by name in the order of `signal.leads`; the code has aVF before aVL, and swaps rows for that.
-- Linear maps before a batch norm have no bias, which it would take away; attention begins like to like (nn/transformer.py);
-  the pool's learnable token gets its position once.
-- Not here: cosine with warm restarts, prompts from a language model (evaluate/prompts are ours), and the choice of weights
-  by zero-shot scores on labelled downstream records, which is no zero-shot.
+- Leads are selected by name in the order of `signal.leads`; the code has aVF before aVL and swaps rows to correct this.
+- Linear maps before a batch norm have no bias, which the batch norm would remove. Queries and keys of the attention start equal
+  (nn/transformer.py). The position of the pool's learnable token is added once.
+- Not implemented: cosine schedule with warm restarts; prompts from a language model (evaluate/prompts are ours); and selection
+  of weights by zero-shot scores on labelled downstream records, which is not zero-shot.
 """
 
 from __future__ import annotations
@@ -48,12 +49,7 @@ from leadwise.nn.encoder import check_part, scaled
 from leadwise.nn.heads import AttentionPool
 from leadwise.nn.losses import multimodal
 from leadwise.nn.losses.multimodal import SameReport
-from leadwise.nn.report_tower import (
-    SMALL_REPORTS,
-    ReportTower,
-    TextSettings,
-    WithReports,
-)
+from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextSettings, WithReports
 from leadwise.nn.resnet import ResNet18
 from leadwise.nn.text import Tokenizer
 from leadwise.nn.views import PairViewSettings, report_ids
@@ -64,22 +60,22 @@ from leadwise.nn.vit import ViT
 class Config(TextSettings, PairViewSettings, MethodConfig):
     # ECG branch
     encoder: Literal["resnet", "vit"] = "resnet"
-    resnet_width: int = 64  # channels of the first stage; the feature has eight times as many
+    resnet_width: int = 64  # channels of the first stage; the feature is eight times as wide
     pool_heads: int = 4  # of the attention pool
-    n_patches: int = 100  # of the ViT, each of all leads; T must be a multiple of it
+    n_patches: int = 100  # of the ViT, each of all leads; must divide the number of samples of a lead
     vit_width: int = 192
     vit_depth: int = 12
     vit_heads: int = 3
     head_norm: Literal["batch", "layer"] = "batch"  # in the ViT's head
     # report branch (the paper: ncbi/MedCPT-Query-Encoder, frozen whole in its code)
-    text_pooling: Literal["cls", "mean", "pooler"] = "pooler"  # tokens -> the report's vector
+    text_pooling: Literal["cls", "mean", "pooler"] = "pooler"  # computes the report's vector from its tokens
     # alignment
     shared_width: int = 256  # of z_ecg, z_text and the two views
     temperature: float = 0.07  # tau, of both terms
     view_dropout: float = 0.1  # after each of L_UMA's two linear maps
-    same_report: SameReport = "negative"  # pairs with word for word the same report, in L_CMA
+    same_report: SameReport = "negative"  # pairs of records with identical reports, in L_CMA
     w_cma: float = 1.0
-    w_uma: float = 1.0  # 0 takes the term and its compute away
+    w_uma: float = 1.0  # 0 removes the term and its computation
 
     def __post_init__(self) -> None:
         if self.temperature <= 0 or not 0.0 <= self.view_dropout < 1.0:
@@ -88,18 +84,18 @@ class Config(TextSettings, PairViewSettings, MethodConfig):
             )
         if self.w_cma <= 0 or self.w_uma < 0:
             raise ValueError(
-                f"w_cma must be positive (without it no report is read) and w_uma 0 or more; got {self.w_cma} and {self.w_uma}"
+                f"w_cma must be positive (without it no report is used) and w_uma 0 or more; got {self.w_cma} and {self.w_uma}"
             )
 
     @property
     def whole_batch(self) -> str:
-        """The setting that needs a process's share of a batch in one pass, for its batch norm; '' if none does."""
+        """The setting that forbids gradient accumulation (batch norm needs all records of a process in one pass), or ''."""
         if self.encoder == "resnet":
             return "method.encoder = 'resnet'"
         return "method.head_norm = 'batch'" if self.head_norm == "batch" else ""
 
 
-# A size for two CPU cores: a quarter of the paper's width, and the views that CG-DMER's small settings have.
+# Settings for two CPU cores: a quarter of the paper's width, and the views of CG-DMER's small settings.
 SMALL = {
     "encoder": "resnet", "resnet_width": 16, **SMALL_REPORTS,
 }  # fmt: skip
@@ -122,7 +118,7 @@ class Method(WithReports, PretrainingMethod):
     config: Config
 
     def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, saved_folder: Path | None = None) -> None:
-        """`saved_folder` is the folder to which `save_extra` wrote, when the weights of a saved run will be loaded."""
+        """`saved_folder` is the folder to which `save_extra` wrote, when saved weights will be loaded into this method."""
         super().__init__(config, signal, tokenizer)
         c = config
         self.weights = nonzero_weights(L_CMA=c.w_cma, L_UMA=c.w_uma)
@@ -154,7 +150,7 @@ class Method(WithReports, PretrainingMethod):
             self.dropout = nn.Dropout(c.view_dropout)
 
     def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """No term of a record by itself; and what `batch_terms` compares, one row per record."""
+        """No terms per record; the features that `batch_terms` compares, one row per record."""
         view = self.training_view(batch)
         z_ecg, latent = self._project(self.ecg(scaled(view, self.signal)))
         z_text = self.text_head(self.text.read(list(view.report)))
@@ -164,23 +160,26 @@ class Method(WithReports, PretrainingMethod):
         return {}, features
 
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weighted terms, which need every record of the batch at once, those of other processes too."""
+        """The weighted terms over the whole batch, including other processes' records."""
         c = self.config
         every = distributed.gather_features(features)
         scale, local_rows = 1 / c.temperature, distributed.local_rows(len(every["report"]))
         cma = multimodal.aligned(every["ecg"], every["text"], every["report"], scale, c.same_report, local_rows)
-        terms = {"L_CMA": c.w_cma * (2 * cma)}  # both directions' sum, as in the paper's code; `aligned` is their mean
+        terms = {
+            "L_CMA": c.w_cma * (2 * cma)
+        }  # the sum of both directions, as in the paper's code; `aligned` is their mean
         if c.w_uma:
-            itself = torch.arange(len(every["report"]), device=every["report"].device)[:, None]  # only its own view
-            uma = multimodal.aligned(every["view_1"], every["view_2"], itself, scale, "negative", local_rows)
+            # as report ids: the only positive of a record is its own other view
+            own = torch.arange(len(every["report"]), device=every["report"].device)[:, None]
+            uma = multimodal.aligned(every["view_1"], every["view_2"], own, scale, "negative", local_rows)
             terms["L_UMA"] = c.w_uma * (2 * uma)
         return terms
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
         """(B, D) embeddings of ECGs; any subset of leads may be observed.
 
-        backbone: the ResNet's features before the 1x1 convolution, mean over time, or the ViT's normed mean (the probe's
-        feature). shared: unit vectors in the space of `embed_text`.
+        backbone: the mean over time of the ResNet's features before the 1x1 convolution, or the ViT's normalised mean (the
+        probe's feature). shared: unit vectors in the space of `embed_text`.
 
         Raises:
             ValueError: an unknown part, or a record without an observed sample.
@@ -193,7 +192,7 @@ class Method(WithReports, PretrainingMethod):
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:
-        """What a run wants to watch beside its losses, on one held-out batch."""
+        """Figures that a run logs in addition to its losses, for one held-out batch."""
         z_ecg, latent = self._project(self.ecg(scaled(batch, self.signal)))
         tokens, cut = self.text.tokenize(list(batch.report))
         z_text = self.text_head(self.text(tokens)[1])
@@ -202,10 +201,8 @@ class Method(WithReports, PretrainingMethod):
             out["cos_views"] = float(F.cosine_similarity(self.view_1(latent), self.view_2(latent), dim=-1).mean())
         return out
 
-    # --- the steps
-
     def _project(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """z_ecg (B, D), and the latent of the two views (B, D), of the encoder's output."""
+        """z_ecg (B, D) and the latent of the two views (B, D), from the encoder's output."""
         if self.config.encoder == "vit":
             return self.head(features), features
         features = self.down(features)  # (B, D, N)

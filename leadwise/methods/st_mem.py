@@ -1,31 +1,31 @@
 """ST-MEM: Guiding Masked Representation Learning to Capture Spatio-Temporal Relationship of Electrocardiogram.
-arXiv 2402.09450 (ICLR 2024); and the two one-axis variants that its paper sets beside it, MTAE and MLAE.
+arXiv 2402.09450 (ICLR 2024); with the two single-axis variants of the paper's comparison, MTAE and MLAE.
 
-    L_rec   squared error per sample on hidden patches; a patch's target has its own mean and deviation taken away
+    L_rec     squared error per sample on hidden patches; a patch's target is scaled to its own mean and deviation
 
-    tokens    time_n + lead_l + norm(W norm(patch l, n)), visible patches only, a separator at either end of each lead
-    ST-MEM    of each lead, patches are hidden at times of its own; a decoder fills in each lead by itself, the same for all
-    MTAE      the same times are hidden in every lead [masking = "time"]
-    MLAE      whole leads are hidden [masking = "lead"]
+    tokens    time_n + lead_l + norm(W norm(patch l, n)), visible patches only, a separator at each end of each lead
+    ST-MEM    hides patches of each lead at its own times; one decoder, shared by all leads, reconstructs each lead by itself
+    MTAE      hides the same times in every lead [masking = "time"]
+    MLAE      hides whole leads [masking = "lead"]
 
-Where we depart from the paper, and why (the option that restores it in brackets):
-- MTAE and MLAE have ST-MEM's tokens, and hide as they do. In the paper their tokens are a time of all leads and a whole lead,
-  so that three encoders differ by more than what is hidden; here one encoder serves all rows and any subset of leads.
-- MTAE and MLAE decode all leads at once, as the paper's do across their tokens. For MLAE it must be so: of a lead that is
-  hidden as a whole, a decoder of single leads sees nothing that was recorded, and no gradient would reach the encoder.
-- SMALL has `decoder` = "cross": hidden patches ask the visible ones of all leads. In the paper's decoder, which is the default
-  here, what other leads show must first have reached a visible token of the hidden patch's own lead, which takes longer still
-  to learn. Short runs of either predict nothing (L_rec 0.92 after 120 steps of 64 and "paper", 0.90 after 160 of 32 and
-  "cross", on simulated hearts) and leave the encoder no better than untrained: expect to train for many hundreds of steps.
-- Separators carry their lead's embedding, and there are two marks, one for the beginning and one for the end: attention
-  knows no order that would tell a shared mark of one lead from that of another.
-- Lead and time embeddings stand at the scale of the tokens, and attention begins like to like (nn/lead_time.py,
-  nn/transformer.py), or reconstruction sits for long on predicting nothing.
-- Signals are as the run promises them, without the paper's 0.67-40 Hz filter. In place of random crops of 9 s the patch grid
-  moves, by one random part of a patch for each batch [none; `shift` = false switches it off].
-- An embedding is of the whole promised signal at once, where the paper averages three crops.
-- `target_floor` adds a share of the record's variance to a patch's, so that isoelectric patches do not ask for noise: 0 in the
-  paper, a hundredth in SMALL.
+This implementation departs from the paper as follows (in brackets: the setting that restores the paper's text):
+- MTAE and MLAE have ST-MEM's tokens and differ only in what is hidden. In the paper their tokens are a time of all leads and a
+  whole lead, so that the three encoders differ in more than masking; here one encoder serves all rows and any subset of leads.
+- MTAE and MLAE decode all leads together, as the paper's do across their tokens. MLAE requires this: for a lead that is hidden
+  completely, a decoder of single leads has no visible token, and no gradient would reach the encoder.
+- SMALL has `decoder` = "cross": hidden patches attend to the visible ones of all leads. In the paper's decoder, the default,
+  information from other leads must first reach a visible token of the hidden patch's own lead, which takes even longer to train.
+  Short runs of either predict nothing (L_rec 0.92 after 120 steps of 64 with "paper", 0.90 after 160 steps of 32 with "cross", on
+  simulated hearts), and their encoder is no better than untrained: expect to train for many hundreds of steps.
+- Separators include their lead's embedding, and there are two of them, one for the beginning and one for the end: attention has
+  no order, so it could not distinguish the shared separator of one lead from that of another.
+- Lead and time embeddings start at the scale of the tokens, and queries and keys of the attention start equal (nn/lead_time.py,
+  nn/transformer.py). Without this, the reconstruction predicts nothing for a long time.
+- Signals are those of the run's settings, without the paper's 0.67-40 Hz filter. Instead of random crops of 9 s, the patch grid
+  is shifted by a random part of a patch for each batch [none; `shift` = false disables it].
+- An embedding is that of the whole signal; the paper averages three crops.
+- `target_floor` adds a share of the record's variance to a patch's variance, so that isoelectric patches do not require the
+  model to predict noise: 0 in the paper, a hundredth in SMALL.
 """
 
 from __future__ import annotations
@@ -49,30 +49,31 @@ from leadwise.nn.transformer import Block
 
 @dataclass(frozen=True)
 class Config(MethodConfig):
-    n_patches: int = 30  # N, patches per lead: 0.3 s each of 9 s; T must be a multiple of it
+    n_patches: int = 30  # N, patches per lead: 0.3 s each for 9 s; must divide the number of samples of a lead
     masking: Literal["uniform", "time", "lead"] = "uniform"  # what is hidden: ST-MEM, MTAE, MLAE
-    mask_ratio: float = 0.75  # share of each lead's patches that is hidden; of the times; of the leads
+    mask_ratio: float = 0.75  # hidden share of each lead's patches, of the times, or of the leads
     width: int = 768  # D
     depth: int = 12  # Transformer layers
     heads: int = 12
-    decoder: Literal["paper", "cross"] = "paper"  # leads by themselves (all at once where masking is not "uniform"), or
-    # hidden patches ask the visible ones of all leads and do not hear each other
+    decoder: Literal["paper", "cross"] = "paper"  # each lead by itself (all leads if masking is not "uniform"), or
+    # hidden patches attend to the visible ones of all leads and not to each other
     decoder_width: int = 256
     decoder_depth: int = 4
     decoder_heads: int = 4
-    target_floor: float = 0.0  # share of the record's variance in what a patch's target is divided by
-    shift: bool = True  # move each batch's patch grid by a random part of a patch, either way
+    target_floor: float = 0.0  # share of the record's variance that is added to a patch's, for the target's scale
+    shift: bool = True  # shift each batch against the patch grid by a random part of a patch, in either direction
 
     def __post_init__(self) -> None:
         if not 0.0 < self.mask_ratio < 1.0 or self.target_floor < 0:
             raise ValueError(
-                f"mask_ratio lies in (0, 1), target_floor is 0 or more; got {self.mask_ratio} and {self.target_floor}"
+                f"mask_ratio must be in (0, 1), target_floor 0 or more; got {self.mask_ratio} and {self.target_floor}"
             )
 
 
-SIGNAL = Signal(rate_hz=250, duration_s=9.0)  # the paper's, which its number of patches divides
-# Sizes for two CPU cores: narrow, and with many small steps, since some 300 go by before L_rec leaves what predicting nothing
-# scores (0.91); 128 wide and with batches of 64, it had not after four minutes, and the probe was below the untrained one's.
+SIGNAL = Signal(rate_hz=250, duration_s=9.0)  # the paper's; its number of samples is a multiple of n_patches
+# Settings for two CPU cores: narrow, with many small steps, because about 300 steps pass before L_rec falls below the loss of
+# predicting nothing (0.91). With width 128 and batches of 64 it did not within four minutes, and the probe was below that of the
+# untrained encoder.
 SMALL = {
     "n_patches": 20, "width": 64, "depth": 4, "heads": 4, "decoder_width": 48, "decoder_depth": 1, "decoder_heads": 2,
     "decoder": "cross", "target_floor": 0.01,
@@ -114,7 +115,7 @@ class Method(PretrainingMethod):
 
     @property
     def compilable_modules(self) -> list[nn.Module]:
-        """What torch.compile may take: the blocks, which draw nothing at random."""
+        """Modules that torch.compile may compile: the blocks, which draw no random numbers."""
         return [part for part in self.modules() if isinstance(part, Block)]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -128,10 +129,10 @@ class Method(PretrainingMethod):
         return {"L_rec": multimodal.patch_reconstruction(predicted, (patches - level) / spread, hidden)}
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
-        """(B, D) embeddings of whole, unmasked ECGs, the normed mean of their tokens; any subset of leads may be observed.
+        """(B, D) embeddings of whole, unmasked ECGs, the normalised mean of their tokens; any subset of leads may be observed.
 
         Raises:
-            ValueError: an unknown part, or a record without one whole patch that was observed.
+            ValueError: an unknown part, or a record without one completely observed patch.
         """
         check_part(part, self.parts)
         out: Tensor = self.ecg(batch)
@@ -139,12 +140,12 @@ class Method(PretrainingMethod):
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """For a look: the decoder's ECG (B, L, T) in mV where patches were hidden, and which samples those are.
+        """The decoder's ECG (B, L, T) in mV where patches were hidden, and the mask (B, L, T) of these samples.
 
-        A patch's predicted shape is brought back to mV with the true patch's level and spread, which the target took away.
+        A predicted patch is scaled back to mV with the true patch's level and spread, which the target does not contain.
 
         Raises:
-            ValueError: a run on a scale that has no way back to mV.
+            ValueError: a signal scale that cannot be converted back to mV.
         """
         targets.refuse_other_scales(self.signal.normalize)
         patches, usable = self.ecg.patches(batch)
@@ -154,17 +155,19 @@ class Method(PretrainingMethod):
 
     @property
     def _encoder(self) -> LeadTimeEncoder:
-        """What encodes visible patches only, within the encoder that embeds."""
+        """The lead-time encoder within `ecg`, which encodes visible patches only."""
         assert isinstance(self.ecg.model, LeadTimeEncoder)
         return self.ecg.model
 
     def _fill_in(self, patches: Tensor, usable: Tensor) -> tuple[Tensor, Tensor]:
-        """Every patch's predicted target (B, L, N, P), and which patches the encoder did not see, (B, L, N) bool."""
+        """Every patch's predicted target (B, L, N, P), and which patches were hidden from the encoder, (B, L, N) bool."""
         visible = masking.draw_visible(usable, self.config.mask_ratio, self.config.masking)
-        seen = self._encoder(patches, visible)
-        predicted: Tensor = self.decoder(replace(seen, tokens=self.ecg.norm(seen.tokens)), usable, visible=visible)
+        encoded = self._encoder(patches, visible)
+        encoded = replace(encoded, tokens=self.ecg.norm(encoded.tokens))
+        predicted: Tensor = self.decoder(encoded, usable, visible=visible)
         return predicted, usable & ~visible
 
     def _level_and_spread(self, patches: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The mean and deviation that L_rec's target is relative to, (B, L, N, 1) each."""
         real = patchify(batch.observed, self.config.n_patches)
         return targets.level_and_spread(patches, real, "patch", self.config.target_floor)
