@@ -1,4 +1,4 @@
-"""What `leadwise methods` says of each method."""
+"""Tests of the list of methods, which `leadwise methods` prints."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ NAMES = method_names()
 def test_every_method_names_its_paper_and_its_objective(name: str) -> None:
     (entry,) = catalogue.entries([name])
     assert len(entry.title) > 5
-    if name == "supervised":  # a reference, of no paper
+    if name == "supervised":  # a reference without a paper
         return
     assert re.search(r"arXiv \d{4}\.\d{4,5}|doi|\d{4}", entry.source), entry.source
-    assert re.search(r"depart|ours", entry.objective), "what is ours, and not the paper's, is to be said"
+    assert re.search(r"depart|ours", entry.objective), "the docstring does not state its departures from the paper"
     assert any(term in entry.objective for term in _terms(name)), "the docstring names no term of the loss"
     assert entry.n_small is not None
     assert 0 < entry.n_small < entry.n_parameters
@@ -36,27 +36,27 @@ def _terms(name: str) -> list[str]:
     return [term for case in CASES if case.split()[0] == name for term in build(case).weights]
 
 
-def test_reports_are_read_by_those_that_answer_words() -> None:
+def test_methods_with_zero_shot_read_reports() -> None:
     for entry in catalogue.entries():
         assert (entry.reads == "ECG + report") >= entry.zero_shot
     assert {entry.name for entry in catalogue.entries() if entry.zero_shot} >= {"cg_dmer", "merl"}
 
 
-def test_parameters_are_counted_as_a_built_method_has_them() -> None:
+def test_the_parameter_count_is_that_of_a_built_method() -> None:
     file = find_method("simclr")
     built = file.method_class(file.config_class(**file.small), Signal(rate_hz=100, duration_s=10.0))
     (entry,) = catalogue.entries(["simclr"])
     assert entry.n_small == sum(p.numel() for p in built.parameters())
 
 
-def test_the_verb_lists_and_shows(tmp_path: Path) -> None:
-    listed = CliRunner().invoke(app, ["methods", "--json", str(tmp_path / "all.json")])
-    assert listed.exit_code == 0, listed.output
+def test_the_command_lists_all_methods_and_prints_one(tmp_path: Path) -> None:
+    table = CliRunner().invoke(app, ["methods", "--json", str(tmp_path / "all.json")])
+    assert table.exit_code == 0, table.output
     assert [one["name"] for one in json.loads((tmp_path / "all.json").read_text())["methods"]] == NAMES
-    shown = CliRunner().invoke(app, ["methods", "merl"])
-    assert shown.exit_code == 0, shown.output
-    assert "L_UMA" in shown.output
-    assert "temperature" in shown.output
+    details = CliRunner().invoke(app, ["methods", "merl"])
+    assert details.exit_code == 0, details.output
+    assert "L_UMA" in details.output
+    assert "temperature" in details.output
     wrong = CliRunner().invoke(app, ["methods", "simcrl"])
     assert isinstance(wrong.exception, ValueError)
     assert "did you mean 'simclr'" in str(wrong.exception)
