@@ -1,7 +1,10 @@
+# test files are shared out to as many processes as there are cores
+PYTEST = pytest -n auto --dist loadfile
+
 PYTHON ?= python3
 IN_VENV = $(PYTHON) tools/bootstrap.py --
 
-.PHONY: setup demo test check docs format
+.PHONY: setup demo test test-all check docs format
 
 setup:
 	$(PYTHON) tools/bootstrap.py
@@ -9,14 +12,18 @@ setup:
 demo:
 	$(IN_VENV) leadwise demo -o demo --overwrite
 
+# all but the tests marked `slow`
 test:
-	$(IN_VENV) pytest
+	$(IN_VENV) $(PYTEST) -m "not slow"
+
+test-all:
+	$(IN_VENV) $(PYTEST)
 
 check:
 	$(IN_VENV) ruff format --check .
 	$(IN_VENV) ruff check .
 	$(IN_VENV) mypy
-	$(IN_VENV) pytest
+	$(IN_VENV) $(PYTEST)
 
 docs:
 	$(IN_VENV) sphinx-build -q -W --keep-going -b html docs docs/_build

@@ -1,10 +1,11 @@
-"""A run: one folder that another machine can load. Create, save, resume, load.
+"""A run: one folder with everything that another machine needs to load a trained method. Create, save, resume and load it.
 
-config.toml          every setting, the preprocessing (`signal`) among them
-tokenizer/           what turns reports into tokens, and the shape of a borrowed text encoder
+config.toml          every setting, including the preprocessing (`signal`)
+data.json            the training cohort: name, source, fingerprint, and a hash of each training patient
+tokenizer/           the tokenizer of reports, and the shape of a borrowed text encoder
 model.safetensors    the weights
-metrics.jsonl        one line of numbers every few steps
-resume/state.pt      model, optimiser, step and best loss: enough to go on to the bit, since random numbers follow the step
+metrics.jsonl        one line of metrics every few steps
+resume/state.pt      model, optimiser, step and best loss; random numbers depend on the step, so a resumed run is bit-identical
 """
 
 from __future__ import annotations
@@ -30,22 +31,22 @@ from leadwise.files import replacing
 from leadwise.methods import catalogue
 from leadwise.methods.contract import PretrainingMethod
 
-RESUME = {"step", "best", "model", "optimizer"}  # what a resume state holds
+RESUME_KEYS = {"step", "best", "model", "optimizer"}  # of a resume state
 
 
 class RunError(RuntimeError):
-    """A run folder that cannot be used; the message names the file, what is wrong and the remedy."""
+    """A run folder that cannot be used; the message names the file, the problem and the remedy."""
 
 
 class Run:
-    """A method with its settings, and the folder it lives in (None: nowhere yet)."""
+    """A method with its settings and its folder; `folder` is None for a run that is not on disk."""
 
     def __init__(self, config: Config, method: PretrainingMethod, folder: Path | None = None) -> None:
         self.config, self.method, self.folder = config, method, folder
 
     @property
     def name(self) -> str:
-        """What tables call this run."""
+        """The run's name in tables: that of its folder, or of its method."""
         return self.folder.name if self.folder else str(self.config.method["name"])
 
     @property
@@ -65,7 +66,7 @@ class Run:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What the run learnt from, as data.json says; empty for a run without a folder.
+        """The contents of data.json, which describe the training data; empty for a run without a folder.
 
         Raises:
             RunError: data.json is damaged.
@@ -74,70 +75,68 @@ class Run:
         if not path or not path.is_file():
             return {}
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
+            provenance = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise RunError(
-                f"{path} is damaged ({error}); copy it again: whom the run learnt from stands there"
-            ) from None
-        if not isinstance(told, dict):
-            raise RunError(f"{path} is damaged (no JSON object); copy it again: whom the run learnt from stands there")
-        return told
+            raise _damaged(path, str(error)) from None
+        if not isinstance(provenance, dict):
+            raise _damaged(path, "no JSON object")
+        return provenance
 
-    def learnt_from(self, source: str, patients: Iterable[str]) -> list[str]:
-        """Which of these people of a data set stood in the run's training part."""
-        known = set(self.provenance.get("people", ()))
-        return [patient for patient in patients if person_hash(source, patient) in known]
+    def trained_on(self, source: str, patients: Iterable[str]) -> list[str]:
+        """Return those of the `patients` of a data set that were used to train the run."""
+        training_patients = set(self.provenance.get("people", ()))
+        return [patient for patient in patients if patient_hash(source, patient) in training_patients]
 
     def untrained(self, seed: int = 0) -> Run:
-        """The twin that never learnt: same settings and tokenizer, fresh weights from `seed`, a borrowed BERT's included.
+        """Return a run with the same settings and tokenizer and fresh weights from `seed`, also of a borrowed text encoder.
 
-        With the run's own seed it is the very start of this run.
+        With the run's own seed these are the weights that this run started from.
         """
-        with side_random():
+        with isolated_random_state():
             torch.manual_seed(seed)
             saved_folder = self.folder / "tokenizer" if self.folder else None
-            twin = catalogue.build(self.config, self.method.tokenizer, saved_folder)
-        twin.to(next(self.method.parameters()).device).eval()
-        return Run(self.config, twin)
+            method = catalogue.build(self.config, self.method.tokenizer, saved_folder)
+        method.to(next(self.method.parameters()).device).eval()
+        return Run(self.config, method)
 
     def save_weights(self) -> None:
-        """Write model.safetensors, whole or not at all."""
+        """Write model.safetensors; an interrupted write leaves the previous file."""
         tensors = {name: tensor.detach().contiguous() for name, tensor in self.method.state_dict().items()}
-        with replacing(self._home / "model.safetensors") as temporary:
+        with replacing(self._existing_folder / "model.safetensors") as temporary:
             save_file(tensors, temporary)
 
     def save_resume(self, state: dict[str, Any]) -> None:
-        """Write resume/state.pt, whole or not at all."""
-        (self._home / "resume").mkdir(exist_ok=True)
-        with replacing(self._home / "resume" / "state.pt") as temporary:
+        """Write resume/state.pt; an interrupted write leaves the previous file."""
+        (self._existing_folder / "resume").mkdir(exist_ok=True)
+        with replacing(self._existing_folder / "resume" / "state.pt") as temporary:
             torch.save(state, temporary)
 
     def load_resume(self) -> dict[str, Any]:
-        """What `save_resume` wrote.
+        """Return the state that `save_resume` wrote.
 
         Raises:
-            RunError: there is none, or it is another version's.
+            RunError: the file is missing, or another version wrote it.
         """
-        path = self._home / "resume" / "state.pt"
+        path = self._existing_folder / "resume" / "state.pt"
         if not path.exists():
-            raise RunError(f"{path} is not there, so this run cannot be resumed; start it afresh in another folder")
+            raise RunError(f"{path} is missing, so this run cannot be resumed; start it again in another folder")
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        lacking = RESUME - state.keys()
-        if lacking:
+        missing = RESUME_KEYS - state.keys()
+        if missing:
             raise RunError(
-                f"{path} lacks {', '.join(sorted(lacking))}: another version of leadwise wrote it; resume with that"
+                f"{path} lacks {', '.join(sorted(missing))}: another version of leadwise wrote it; resume with that version"
             )
         return state
 
     def log(self, row: dict[str, Any]) -> None:
-        """Add a line to metrics.jsonl."""
-        short = {key: round(v, 6) if isinstance(v, float) and abs(v) > 1e-3 else v for key, v in row.items()}
-        with (self._home / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(short) + "\n")
+        """Append a line to metrics.jsonl."""
+        rounded = {key: round(v, 6) if isinstance(v, float) and abs(v) > 1e-3 else v for key, v in row.items()}
+        with (self._existing_folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(rounded) + "\n")
 
-    def forget_after(self, step: int) -> None:
-        """Take away the lines of steps that a crash undid, so that a resumed log reads like an uninterrupted one."""
-        path = self._home / "metrics.jsonl"
+    def truncate_log(self, step: int) -> None:
+        """Remove the lines of metrics.jsonl after `step`, so that a resumed run logs each step once."""
+        path = self._existing_folder / "metrics.jsonl"
         if not path.exists():
             return
         lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
@@ -145,39 +144,57 @@ class Run:
             temporary.write_text("".join(line + "\n" for line in lines))
 
     @property
-    def _home(self) -> Path:
+    def _existing_folder(self) -> Path:
         if self.folder is None:
-            raise RunError("this run has no folder; save it first")
+            raise RunError("this run has no folder; create it with one")
         return self.folder
 
 
+def _damaged(path: Path, problem: str) -> RunError:
+    return RunError(
+        f"{path} is damaged ({problem}); copy the run folder again: this file lists the patients used for training"
+    )
+
+
 def _step_of(line: str) -> float:
+    """Return the step of a line of metrics.jsonl; infinity for a line that a crash cut off."""
     try:
         return float(json.loads(line)["step"])
     except json.JSONDecodeError:
-        return math.inf  # torn by the crash
+        return math.inf
 
 
-def person_hash(source: str, patient: str) -> str:
-    """A short hash of a person of a data set, so that a run can say whom it knows without naming anyone."""
+def patient_hash(source: str, patient: str) -> str:
+    """Return a short hash of a patient of a data set, so that a run can list its training patients without naming them."""
     return hashlib.sha256(f"{source}/{patient}".encode()).hexdigest()[:12]
 
 
 def create(
     config: Config, texts: Iterable[str], folder: Path | None = None, provenance: dict[str, Any] | None = None
 ) -> Run:
-    """A new run with fresh weights; with a folder, its config, tokenizer and provenance are written there.
+    """Return a new run with fresh weights. With a folder, write its config, tokenizer and provenance there.
+
+    Args:
+        config: the settings; those of the method that are not given take their defaults.
+        texts: the training reports, from which the tokenizer is made.
+        folder: the run's folder; None for a run in memory.
+        provenance: the contents of data.json.
 
     Raises:
-        RunError: the folder holds something already.
+        RunError: the folder is not empty.
+        ConfigError: settings that the method cannot use.
     """
     if folder is not None and folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder} is not empty; choose another folder, or continue that run with --resume")
+
+    # the method, with weights from the run's seed
     config = catalogue.with_defaults(config)
     file, method_config = catalogue.method_settings(config)
     tokenizer = file.method_class.make_tokenizer(method_config, texts)
     torch.manual_seed(config.optim.seed)
     run = Run(config, catalogue.build(config, tokenizer), folder)
+
+    # the folder; config.toml comes last, because it makes the folder a run folder
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         if tokenizer is not None:
@@ -190,11 +207,15 @@ def create(
     return run
 
 
-def reopen(folder: Path) -> Run:
-    """The run of a folder with fresh weights: its settings and tokenizer, before any weights are read."""
+def open_without_weights(folder: Path) -> Run:
+    """Return the run of a folder with its settings and tokenizer, and with fresh weights.
+
+    Raises:
+        RunError: no run folder, a damaged config, settings of another version, or a missing tokenizer.
+    """
     path = folder / "config.toml"
     if not path.is_file():
-        raise RunError(f"{folder} is not a run folder: it has no config.toml; `leadwise pretrain` makes one")
+        raise RunError(f"{folder} is not a run folder: it has no config.toml; `leadwise pretrain` writes one")
     try:
         config = settings.typed(Config, tomllib.loads(path.read_text()))
         file, _ = catalogue.method_settings(config)
@@ -203,66 +224,82 @@ def reopen(folder: Path) -> Run:
     config = dataclasses.replace(config, method=settings.drop_removed(config.method, file.removed))
     saved_folder = folder / "tokenizer"
     if file.method_class.reads_reports and not (saved_folder / "tokenizer.json").is_file():
-        raise RunError(f"{saved_folder} holds no tokenizer.json; copy the run folder again, whole")
+        raise RunError(f"{saved_folder} has no tokenizer.json; copy the whole run folder again")
     tokenizer = file.method_class.load_tokenizer(saved_folder)
     return Run(config, catalogue.build(config, tokenizer, saved_folder), folder)
 
 
-def side_random() -> AbstractContextManager[None]:
-    """A block whose random draws, on any device, leave those outside as they were."""
+def isolated_random_state() -> AbstractContextManager[None]:
+    """Return a context that restores the random states of all devices when it ends."""
     return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device of that name; "auto" is the first GPU, or the CPU where there is none. Under `torchrun`, each its own GPU.
+    """Return the device of that name; "auto" is the first GPU, or the CPU if there is none.
+
+    Under `torchrun` each process has its own GPU.
 
     Raises:
-        ConfigError: no such device on this machine.
+        ConfigError: this machine has no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise settings.ConfigError(f"setting optim.device = {name!r} is no device: {error}") from None
+        raise settings.ConfigError(
+            f"setting optim.device = {name!r} is not a device ({error}); use 'auto', 'cpu' or 'cuda'"
+        ) from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise settings.ConfigError(f"setting optim.device = {name!r}, but torch sees no GPU here; use 'auto' or 'cpu'")
+        raise settings.ConfigError(f"setting optim.device = {name!r}, but torch finds no GPU; use 'auto' or 'cpu'")
     if device.type != "cuda" or distributed.n_launched() == 1:
         return device
-    n_cards, number = torch.cuda.device_count(), distributed.local_rank()
+
+    # several processes on this machine: one GPU each, by the process's local rank
+    n_gpus, number = torch.cuda.device_count(), distributed.local_rank()
     if device.index is not None:
-        raise settings.ConfigError(f"setting optim.device = {name!r}, but each process takes its own GPU; use 'cuda'")
-    if number >= n_cards:
+        raise settings.ConfigError(f"setting optim.device = {name!r}, but each process uses its own GPU; use 'cuda'")
+    if number >= n_gpus:
         raise settings.ConfigError(
-            f"process {number} of this machine finds {n_cards} GPUs; start {n_cards} processes here"
+            f"process {number} of this machine has no GPU of its own, there are {n_gpus}; start {n_gpus} processes here"
         )
     return torch.device("cuda", number)
 
 
 def load(folder: Path | str, device: str = "auto") -> Run:
-    """A trained run, in eval mode, on `device` ("auto": the first GPU, or the CPU).
+    """Return a trained run in eval mode on `device` ("auto": the first GPU, or the CPU).
 
     Raises:
-        RunError: no run there, a file is missing or torn, or the weights do not fit the config.
+        RunError: no run folder, a missing or damaged file, or weights that do not fit the config.
     """
+    # the method as the config describes it
     folder = Path(folder)
-    run = reopen(folder)
+    run = open_without_weights(folder)
     path = folder / "model.safetensors"
     if not path.is_file():
-        raise RunError(f"{folder} has no model.safetensors: the run saved no weights yet, or the copy is not whole")
+        raise RunError(
+            f"{folder} has no model.safetensors: the run has saved no weights yet, or the copy is incomplete"
+        )
     try:
         weights = load_file(path)
     except SafetensorError as error:
         raise RunError(f"{path} cannot be read as safetensors ({error}); copy it again") from None
-    own = run.method.state_dict()
-    wrong = {
-        "missing": sorted(own.keys() - weights.keys()),
-        "unexpected": sorted(weights.keys() - own.keys()),
-        "of another shape": sorted(k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape),
+
+    # every weight must fit: a method that is half random would go unnoticed
+    expected = run.method.state_dict()
+    mismatches = {
+        "missing": sorted(expected.keys() - weights.keys()),
+        "unexpected": sorted(weights.keys() - expected.keys()),
+        "of another shape": sorted(
+            k for k in expected.keys() & weights.keys() if expected[k].shape != weights[k].shape
+        ),
     }
-    faults = [f"{len(keys)} {kind} (first: {keys[0]})" for kind, keys in wrong.items() if keys]
-    if faults:
-        raise RunError(f"{path} does not fit {folder / 'config.toml'}: weights {'; '.join(faults)}. Nothing was loaded")
+    problems = [f"{len(keys)} {kind} (first: {keys[0]})" for kind, keys in mismatches.items() if keys]
+    if problems:
+        raise RunError(
+            f"{path} does not fit {folder / 'config.toml'}: weights {'; '.join(problems)}. Nothing was loaded; copy the "
+            "whole run folder again"
+        )
     run.method.load_state_dict(weights)
     run.method.to(choose_device(device)).eval()
     return run

@@ -117,7 +117,7 @@ class PlantedRun:
         self.fingerprint = f"weights-{self.name}"
         self.known: set[str] = set()  # people it learnt from
 
-    def learnt_from(self, source: str, patients: Sequence[str]) -> list[str]:
+    def trained_on(self, source: str, patients: Sequence[str]) -> list[str]:
         return [patient for patient in patients if patient in self.known]
 
     def untrained(self) -> PlantedRun:

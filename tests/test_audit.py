@@ -347,7 +347,7 @@ def test_the_same_split_of_both_is_a_warning(sound: Cohort, tmp_path: Path) -> N
 def test_training_patients_of_a_run(sound: Cohort, tmp_path: Path) -> None:
     cohort = sound
     config = settings.typed(settings.Config, config_table(cohort.folder))
-    people = [runs.person_hash("made", patient) for patient in ("p00", "p29", "p77")]
+    people = [runs.patient_hash("made", patient) for patient in ("p00", "p29", "p77")]
     run = runs.create(config, cohort.reports, tmp_path / "run", {"people": people})
     result = audit_page.check_cohort(cohort, run=run, n_sampled=4)
     scored = finding_of(result.audit, "training patients of run, in val or test")

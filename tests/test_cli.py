@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tomli_w
+from command_line import invoke
 from conftest import config_table, make_batch
 from mimic_tree import write_tree
 
@@ -31,16 +32,11 @@ prompts = ["inferior infarct, age undetermined. abnormal ecg."]
 """
 
 
-def call(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "leadwise", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
-
-
 @pytest.fixture(scope="module")
 def run_folder(cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("runs")
     (home / "tiny.toml").write_text(tomli_w.dumps(config_table(cohort_folder, steps=12)))
-    done = call("pretrain", home / "tiny.toml", "optim.lr=0.003", "-o", home / "run")
+    done = invoke("pretrain", home / "tiny.toml", "optim.lr=0.003", "-o", home / "run")
     assert done.returncode == 0, done.stderr
     assert (home / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "lr = 0.003" in (home / "run" / "config.toml").read_text()
@@ -59,16 +55,27 @@ def test_names_with_brackets_are_printed_unchanged(capsys: pytest.CaptureFixture
     assert "embed a[/b]" in result.err
 
 
+def test_a_process_of_its_own_prints_and_fails_as_one_does_here(tmp_path: Path) -> None:
+    """The only call that starts a process: all others run in this one (`command_line.invoke`)."""
+    command = [sys.executable, "-m", "leadwise"]
+    done = subprocess.run([*command, "tasks"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, invoke("tasks").stdout)
+    words = ("check", str(tmp_path / "nothing"))
+    failed, here = subprocess.run([*command, *words], capture_output=True, text=True), invoke(*words)
+    assert failed.returncode == here.returncode == 1
+    assert failed.stderr == here.stderr != ""
+
+
 def test_help_lists_every_command() -> None:
-    output = call("--help").stdout
+    output = invoke("--help").stdout
     for verb in ("demo", "simulate", "prepare", "check", "pretrain", "embed", "probe", "zeroshot", "plot"):
         assert verb in output
-        assert call(verb, "--help").returncode == 0
+        assert invoke(verb, "--help").returncode == 0
 
 
 def test_dry_run_prints_the_plan_and_writes_no_run(cohort_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(tomli_w.dumps(config_table(cohort_folder)))
-    done = call("pretrain", tmp_path / "tiny.toml", "--dry-run", "--json", tmp_path / "plan.json")
+    done = invoke("pretrain", tmp_path / "tiny.toml", "--dry-run", "--json", tmp_path / "plan.json")
     assert done.returncode == 0, done.stderr
     for word in ("mask_ratio = 0.75", "trainable", "frozen", "training recordings", "peak memory"):
         assert word in done.stdout
@@ -82,7 +89,7 @@ def test_dry_run_prints_the_plan_and_writes_no_run(cohort_folder: Path, tmp_path
 def test_probe_prints_a_table_and_writes_one_object(run_folder: Path, cohort_folder: Path, tmp_path: Path) -> None:
     words = ("probe", run_folder, cohort_folder, "--task", "own", "--fractions", "0.5,1", "--json", tmp_path / "p.json")
     files = ("--csv", tmp_path / "p.csv", "--latex", tmp_path / "p.tex", "--picture", tmp_path / "p.png")
-    done = call(*words, *files, "--seeds", "7,8", "--per-class")
+    done = invoke(*words, *files, "--seeds", "7,8", "--per-class")
     assert done.returncode == 0, done.stderr
     for measure in ("auroc", "auprc", "f1", "ece", "brier"):
         assert f",{measure},macro," in (tmp_path / "p.csv").read_text()
@@ -103,7 +110,7 @@ def test_probe_prints_a_table_and_writes_one_object(run_folder: Path, cohort_fol
 def test_zeroshot_with_your_own_prompts(run_folder: Path, cohort_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(PROMPTS)
     words = ("zeroshot", run_folder, cohort_folder, "--task", "own", "--prompts", tmp_path / "mine.toml")
-    done = call(
+    done = invoke(
         *words, "--json", tmp_path / "z.json", "--per-class", "--csv", tmp_path / "z.csv", "--latex", tmp_path / "z.tex"
     )
     assert done.returncode == 0, done.stderr
@@ -115,7 +122,7 @@ def test_zeroshot_with_your_own_prompts(run_folder: Path, cohort_folder: Path, t
     assert result["trained"]["macro"] is not None
     assert result["untrained"]["macro"] is not None
     (tmp_path / "mine.toml").write_text(PROMPTS.split("[classes.mi]")[0])
-    wrong = call(*words)
+    wrong = invoke(*words)
     assert wrong.returncode == 1
     assert "mi" in wrong.stderr
     assert "Traceback" not in wrong.stderr
@@ -123,7 +130,7 @@ def test_zeroshot_with_your_own_prompts(run_folder: Path, cohort_folder: Path, t
 
 def test_embed_writes_a_row_for_every_recording(run_folder: Path, cohort_folder: Path, tmp_path: Path) -> None:
     words = ("embed", run_folder, cohort_folder, "-o", tmp_path / "e.npz", "--part", "shared", "--window", "center_10s")
-    done = call(*words, "--json", tmp_path / "e.json")
+    done = invoke(*words, "--json", tmp_path / "e.json")
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "e.json").read_text())
     assert (result["recordings"], result["window"]) == (60, "center_10s")
@@ -141,7 +148,7 @@ def test_plot_draws_png_and_svg_and_lists_missing_data(tmp_path: Path) -> None:
     leads = "I,II,V1,V2,V3,V4,V5,V6"
     for suffix in ("png", "svg"):
         words = ("plot", tmp_path / "mine.npy", "--leads", leads, "--rate-hz", 100, "--units", "mV")
-        done = call(*words, "-o", tmp_path / f"x.{suffix}")
+        done = invoke(*words, "-o", tmp_path / f"x.{suffix}")
         assert done.returncode == 0, done.stderr
     svg = (tmp_path / "x.svg").read_text()
     for word in ("derived from I and II: III, aVR, aVL, aVF", "short gaps bridged", "100 Hz", "aVR", "V6"):
@@ -153,12 +160,12 @@ def test_verify_finds_a_changed_sample(cohort_folder: Path, tmp_path: Path) -> N
     import shutil
 
     shutil.copytree(cohort_folder, tmp_path / "c")
-    assert call("prepare", "--verify", tmp_path / "c").returncode == 0
+    assert invoke("prepare", "--verify", tmp_path / "c").returncode == 0
     shard = tmp_path / "c" / "samples-00000.npy"
     data = bytearray(shard.read_bytes())
     data[-5] ^= 1
     shard.write_bytes(bytes(data))
-    wrong = call("prepare", "--verify", tmp_path / "c")
+    wrong = invoke("prepare", "--verify", tmp_path / "c")
     assert wrong.returncode == 1
     assert "samples-00000.npy" in wrong.stderr
 
@@ -168,11 +175,11 @@ def test_prepare_folder_prints_and_writes_the_ledger(tmp_path: Path) -> None:
     (tmp_path / "ecgs.csv").write_text("path,report\na.npy,normal ecg\ngone.npy,\n")
     words = ("prepare", "folder", tmp_path / "ecgs.csv", "-o", tmp_path / "c", "--leads", ",".join(LEADS))
     words = (*words, "--rate-hz", 100, "--units", "mV")
-    wrong = call(*words)
+    wrong = invoke(*words)
     assert wrong.returncode == 1
     assert "gone.npy" in wrong.stderr
     assert not (tmp_path / "c").exists()
-    done = call(*words, "--allow-missing", "--json", tmp_path / "l.json")
+    done = invoke(*words, "--allow-missing", "--json", tmp_path / "l.json")
     assert done.returncode == 0, done.stderr
     ledger = json.loads((tmp_path / "l.json").read_text())["ledger"]
     assert ledger["kept"] == 1
@@ -191,7 +198,7 @@ def test_prepare_folder_prints_and_writes_the_ledger(tmp_path: Path) -> None:
     ],
 )
 def test_errors_are_printed_in_one_line(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
-    wrong = call(*words, cwd=tmp_path)
+    wrong = invoke(*words, cwd=tmp_path)
     assert wrong.returncode in (1, 2)
     assert message in " ".join(wrong.stderr.replace("│", " ").split())
     assert "Traceback" not in wrong.stderr
@@ -199,7 +206,7 @@ def test_errors_are_printed_in_one_line(words: tuple[str, ...], message: str, tm
 
 
 def test_an_unknown_task_lists_the_known_tasks(run_folder: Path, cohort_folder: Path) -> None:
-    wrong = call("probe", run_folder, cohort_folder, "--task", "super")
+    wrong = invoke("probe", run_folder, cohort_folder, "--task", "super")
     assert wrong.returncode == 1
     assert "own" in wrong.stderr
     assert "Traceback" not in wrong.stderr
@@ -208,11 +215,11 @@ def test_an_unknown_task_lists_the_known_tasks(run_folder: Path, cohort_folder: 
 def test_a_run_folder_that_is_not_empty_is_refused_and_resume_without_a_run_too(
     run_folder: Path, tmp_path: Path
 ) -> None:
-    again = call("pretrain", run_folder / "config.toml", "-o", run_folder)
+    again = invoke("pretrain", run_folder / "config.toml", "-o", run_folder)
     assert again.returncode == 1
     assert "is not empty" in again.stderr
     (tmp_path / "r").mkdir()
-    none = call("pretrain", run_folder / "config.toml", "-o", tmp_path / "r", "--resume")
+    none = invoke("pretrain", run_folder / "config.toml", "-o", tmp_path / "r", "--resume")
     assert none.returncode == 1
     assert "is not a run folder" in none.stderr
 
@@ -220,32 +227,32 @@ def test_a_run_folder_that_is_not_empty_is_refused_and_resume_without_a_run_too(
 def test_a_mimic_tree_is_prepared_in_shares_by_processes_and_in_one_go(tmp_path: Path) -> None:
     write_tree(tmp_path / "mimic", 120, n_samples=500, n_flawed=1)
     allowed = ("--allow-missing", "--allow-unreadable")
-    result = call("prepare", "mimic_iv_ecg", "mimic", "-o", "never", "--dry-run", "--workers", 2, cwd=tmp_path)
+    result = invoke("prepare", "mimic_iv_ecg", "mimic", "-o", "never", "--dry-run", "--workers", 2, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     for words in ("recordings that the source lists", "one process", "2 workers", "gigabytes on disk for 800,035"):
         assert words in result.stdout
-    refused = call("prepare", "mimic_iv_ecg", "mimic", "-o", "whole", cwd=tmp_path)
+    refused = invoke("prepare", "mimic_iv_ecg", "mimic", "-o", "whole", cwd=tmp_path)
     assert refused.returncode == 1
     assert "1 of 120 recordings have a missing file" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mimic"]
 
-    whole = call("prepare", "mimic_iv_ecg", "mimic", "-o", "whole", *allowed, "--json", "whole.json", cwd=tmp_path)
+    whole = invoke("prepare", "mimic_iv_ecg", "mimic", "-o", "whole", *allowed, "--json", "whole.json", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     ledger = json.loads((tmp_path / "whole.json").read_text())["ledger"]
     assert (ledger["n_total"], ledger["missing_file"], ledger["unreadable"]) == (120, 2, 1)
     assert (ledger["no_report"], ledger["short_report"]) == (1, 1)
     shares = ("prepare", "mimic_iv_ecg", "mimic", "-o", "many", *allowed)
     for share in ("2/2", "1/2"):
-        done = call(*shares, "--shard", share, cwd=tmp_path)
+        done = invoke(*shares, "--shard", share, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert f"shards of {share} are packed" in done.stdout
-    assert call(*shares, "--workers", 2, "--resume", cwd=tmp_path).returncode == 0
+    assert invoke(*shares, "--workers", 2, "--resume", cwd=tmp_path).returncode == 0
     assert Cohort.open(tmp_path / "many", verify=True).fingerprint == Cohort.open(tmp_path / "whole").fingerprint
     for wrong, message in (
         (("--shard", "3"), "it must be i/n"),
         (("--workers", "2", "--dask", "tcp://x:1"), "not both"),
     ):
-        bad = call(*shares, "--overwrite", *wrong, cwd=tmp_path)
+        bad = invoke(*shares, "--overwrite", *wrong, cwd=tmp_path)
         assert bad.returncode == 2
         assert message in bad.stderr

@@ -321,7 +321,7 @@ def test_the_command_line_leaves_one_whole_run(home: Path, whole: subprocess.Com
 
 def test_a_process_that_dies_ends_the_run(home: Path, torn: subprocess.CompletedProcess) -> None:
     assert torn.returncode != 0
-    message = "another process of this run is gone, or the run was stopped (rank 0 of 2"
+    message = "another process of this run has ended, or the run was stopped (rank 0 of 2"
     assert message in torn.stderr, torn.stderr
     assert "--resume" in torn.stderr
     left = [path.name for path in (home / "torn").rglob("*.part")]

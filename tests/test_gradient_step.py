@@ -119,7 +119,7 @@ def test_passes_change_nothing(options: dict, n_passes: int, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("n_passes", [1, 2, 4])
-def test_passes_change_nothing_where_there_are_only_pairs(n_passes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passes_change_nothing_without_local_terms(n_passes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     exact(monkeypatch)
     options = {"head_norm": "layer", "view_dropout": 0.0, "same_report": "ignore"}
     terms, expected = in_one_pass(options, "merl vit")
@@ -129,7 +129,7 @@ def test_passes_change_nothing_where_there_are_only_pairs(n_passes: int, monkeyp
     agree(gradients(method), expected)
 
 
-def test_both_looks_draw_the_same_views_and_masks() -> None:
+def test_both_forward_passes_draw_the_same_views_and_masks() -> None:
     views = {"shift": True, "gain": 0.1, "noise_mv": 0.02, "statement_dropout": 0.3}
     method = build("cg_dmer", **views)
     backward(Objective(method), split(batch_of(), 2), 3, OptimConfig())
@@ -207,7 +207,7 @@ def test_judging_the_weights_leaves_running_statistics_as_they_were(name: str) -
             {"batch_size": 8, "accumulate": 3},
             {},
             1,
-            "batch_size = 8 does not divide among 1 processes with optim.accum",
+            "batch_size = 8 cannot be split equally over 1 processes with optim.accum",
         ),
         ({"batch_size": 8, "accumulate": 2}, {}, 3, "choose a multiple of 6"),
         (
@@ -231,10 +231,10 @@ def test_judging_the_weights_leaves_running_statistics_as_they_were(name: str) -
 def test_shares_that_are_not_equal_are_refused(optim: dict, method: dict, n_ranks: int, message: str) -> None:
     config = typed(Config, {"optim": optim, "method": {"name": "cg_dmer", **method}})
     if not message:
-        inputs.refuse_unequal_shares(config, n_ranks)
+        inputs.check_batch_split(config, n_ranks)
         return
     with pytest.raises(ConfigError, match=message):
-        inputs.refuse_unequal_shares(config, n_ranks)
+        inputs.check_batch_split(config, n_ranks)
 
 
 def test_held_out_terms_do_not_depend_on_the_passes(monkeypatch) -> None:

@@ -2,14 +2,12 @@
 
 import json
 import logging
-import os
-import subprocess
-import sys
 import threading
 import tomllib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from command_line import invoke
 
 from leadwise.evaluate import prompts
 from leadwise.evaluate.prompts import PromptError
@@ -221,8 +219,10 @@ def test_without_a_key_no_authorization_is_sent(server, tmp_path, monkeypatch):
 
 
 def call(*words, **env):
-    command = [sys.executable, "-m", "leadwise", "prompts", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env})
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in env.items():
+            patch.setenv(name, value)
+        return invoke("prompts", *words)
 
 
 def test_the_commands(server, tmp_path):

@@ -68,7 +68,7 @@ def test_torn_weights_and_missing_files_are_errors(folder: Path, tmp_path: Path)
     with pytest.raises(RunError, match=r"has no model\.safetensors"):
         runs.load(folder)
     (folder / "tokenizer" / "tokenizer.json").unlink()
-    with pytest.raises(RunError, match=r"holds no tokenizer\.json"):
+    with pytest.raises(RunError, match=r"has no tokenizer\.json"):
         runs.load(folder)
     with pytest.raises(RunError, match="is not a run folder"):
         runs.load(tmp_path)
@@ -79,8 +79,8 @@ def test_a_damaged_provenance_is_named(folder: Path, text: str) -> None:
     run = runs.load(folder)
     assert isinstance(run.provenance, dict)
     (folder / "data.json").write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(RunError, match=r"data\.json is damaged .*; copy it again"):
-        run.learnt_from("somewhere", ["a"])
+    with pytest.raises(RunError, match=r"data\.json is damaged .*; copy the run folder again"):
+        run.trained_on("somewhere", ["a"])
     (folder / "data.json").unlink()
     assert run.provenance == {}
 
@@ -201,8 +201,8 @@ def test_each_process_of_a_machine_has_its_own_gpu(monkeypatch: pytest.MonkeyPat
     for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
     assert runs.choose_device("auto") == runs.choose_device("cuda") == torch.device("cuda", 1)
-    with pytest.raises(ConfigError, match="'cuda:0', but each process takes its own GPU"):
+    with pytest.raises(ConfigError, match="'cuda:0', but each process uses its own GPU"):
         runs.choose_device("cuda:0")
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(ConfigError, match="process 2 of this machine finds 2 GPUs; start 2"):
+    with pytest.raises(ConfigError, match="process 2 of this machine has no GPU of its own, there are 2; start 2"):
         runs.choose_device()

@@ -168,7 +168,7 @@ def test_the_run_stores_its_classes_and_resumes_exactly(labelled: Path, tmp_path
     assert resumed.fingerprint == whole.fingerprint == runs.load(tmp_path / "whole").fingerprint
     assert runs.load(tmp_path / "torn").config.method["classes"] == ["fast", "rare"]
     other = dataclasses.replace(config, data=dataclasses.replace(config.data, label_seed=43))
-    with pytest.raises(ConfigError, match=r"data\.label_seed \(was 42, asked 43\)"):
+    with pytest.raises(ConfigError, match=r"data\.label_seed \(saved 42, requested 43\)"):
         training.pretrain(other, tmp_path / "torn", resume=True)
 
 

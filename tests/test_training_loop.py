@@ -187,7 +187,7 @@ def test_plan_says_who_shares_the_work(cohort_folder: Path, monkeypatch: pytest.
     facts = {row["what"]: row["value"] for row in plan.estimate}
     assert (facts["processes"], facts["passes a step"]) == ("2", "2")
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(ConfigError, match="does not divide among 3 processes"):
+    with pytest.raises(ConfigError, match="cannot be split equally over 3 processes"):
         planning.plan(typed(Config, config_table(cohort_folder)))
 
 
@@ -266,10 +266,10 @@ def of_labels(cohort: Path, **data: object) -> Config:
 def test_labels_that_are_asked_for_are_the_probes_draw(cohort_folder: Path) -> None:
     data = inputs.open_data(of_labels(cohort_folder, label_fraction=0.2, label_seed=44))
     cohort = data.train.cohort
-    asked = make_probe_task(cohort, "own", cohort.rows(task="own"))
-    places = asked.rows("train")[subset(40, 0.2, 44)]
+    probe_task = make_probe_task(cohort, "own", cohort.rows(task="own"))
+    places = probe_task.rows("train")[subset(40, 0.2, 44)]
     assert data.train.rows.tolist() == cohort.rows(task="own")[places].tolist()
-    assert data.train.batch([3]).label.tolist() == asked.labels[places[3:4]].tolist()
+    assert data.train.batch([3]).label.tolist() == probe_task.labels[places[3:4]].tolist()
     assert set(cohort.splits(data.held_out.rows)) == {"val"}
     assert data.held_out.batch([0]).label.shape == (1, 3)
     assert data.n_left_out == 32
@@ -281,18 +281,18 @@ def test_labels_that_are_asked_for_are_the_probes_draw(cohort_folder: Path) -> N
 def test_labels_that_cannot_be_had_are_refused(cohort_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.task = 'onw' is no task of .*; did you mean 'own'\?"):
         training.pretrain(of_labels(cohort_folder, task="onw"), tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"method 'supervised' learns from labels: .*data\.task \(own\)"):
+    with pytest.raises(ConfigError, match=r"method 'supervised' is trained on labels: set data\.task .*\(own\)"):
         training.pretrain(of_labels(cohort_folder, task=""), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"label_fraction: fraction 0\.01 of 40 training recordings is none"):
         training.pretrain(of_labels(cohort_folder, label_fraction=0.01), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"label_fraction must be in \(0, 1\]"):
         of_labels(cohort_folder, label_fraction=1.5)
-    with pytest.raises(ConfigError, match=r"name the task in data\.task"):
+    with pytest.raises(ConfigError, match=r"set data\.task to the task"):
         of_labels(cohort_folder, task="", label_fraction=0.5)
     other = of_labels(cohort_folder)
     other = dataclasses.replace(other, method={**other.method, "classes": ["mi", "normal", "afib"]})
     with pytest.raises(
-        ConfigError, match=r"but task 'own' of .* has \['normal', 'afib', 'mi'\]: leave the setting empty"
+        ConfigError, match=r"but task 'own' of .* has \['normal', 'afib', 'mi'\]; leave the setting empty"
     ):
         training.pretrain(other, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -313,13 +313,13 @@ def test_a_batch_larger_than_the_data_is_an_error(cohort_folder: Path, tmp_path:
 
 def test_a_resumed_run_keeps_its_settings_and_its_data(cohort_folder: Path, tmp_path: Path) -> None:
     train(cohort_folder, tmp_path / "run", steps=5)
-    with pytest.raises(ConfigError, match=r"optim\.steps \(was 5, asked 9\)"):
+    with pytest.raises(ConfigError, match=r"optim\.steps \(saved 5, requested 9\)"):
         train(cohort_folder, tmp_path / "run", resume=True, steps=9)
     data = tmp_path / "run" / "data.json"
-    told = json.loads(data.read_text())
-    assert len(told["people"]) == 20
+    provenance = json.loads(data.read_text())
+    assert len(provenance["people"]) == 20
     assert "p00" not in data.read_text()
-    data.write_text(json.dumps({**told, "fingerprint": "another"}))
+    data.write_text(json.dumps({**provenance, "fingerprint": "another"}))
     with pytest.raises(TrainingError, match="is not the cohort"):
         train(cohort_folder, tmp_path / "run", resume=True, steps=5)
 

@@ -48,7 +48,7 @@ def check(
 
     opened = Cohort.open(cohort)
     other = None if against is None else Cohort.open(against)
-    trained = None if run is None else runs.reopen(run)
+    trained = None if run is None else runs.open_without_weights(run)
     with progress_bars() as progress:
         report = audit_page.check_cohort(opened, other, trained, sample, bars(progress))
     print_table(report.rows(), f"check of {cohort}")

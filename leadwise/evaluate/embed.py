@@ -201,7 +201,7 @@ def _write_cache(path: Path, rows: NDArray[np.int64], embedding: Features) -> No
 def count_leaked_patients(run: Run, cohort: Cohort, rows: Rows) -> int:
     """Return how many patients of these rows were used to train the run; more than 0 is a leak and logs a warning."""
     patients = sorted(cohort.patients.distinct(rows))
-    leaked = run.learnt_from(cohort.source, patients)
+    leaked = run.trained_on(cohort.source, patients)
     if leaked:
         log.warning(
             "%d of the %d patients to be scored were used to pre-train %s: its scores on %s are too high. "

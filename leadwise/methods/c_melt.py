@@ -140,6 +140,7 @@ TINY = {
 class Method(WithReports, PretrainingMethod):
     falling_terms = ("L_MLM", "L_MEM", "L_ETM", "L_ETS")
     config: Config
+    special: Tensor
 
     def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, saved_folder: Path | None = None) -> None:
         """`saved_folder` is the folder to which `save_extra` wrote, when saved weights will be loaded into this method."""
@@ -273,15 +274,15 @@ class Method(WithReports, PretrainingMethod):
 
     def _hide_words(self, tokens: Tokens) -> reports.Cloze:
         """The reports with random words hidden; no word is hidden if w_mlm is 0."""
-        special: Tensor = self.special  # type: ignore[assignment]
         ratio = self.config.text_mask_ratio
-        masked = reports.choose_masked(tokens, special, ratio) if self.config.w_mlm else torch.zeros_like(tokens.real)
+        masked = (
+            reports.choose_masked(tokens, self.special, ratio) if self.config.w_mlm else torch.zeros_like(tokens.real)
+        )
         return reports.mask_in_place(tokens, masked, self.tokenizer.mask_token_id, len(self.tokenizer))
 
     def _dissimilar(self, tokens: Tokens, report: Tensor) -> tuple[Tensor, Tensor]:
         """For each record, sample a dissimilar report of this pass: (B,) its row, and (B,) bool, whether one exists."""
-        special: Tensor = self.special  # type: ignore[assignment]
-        counted = tokens.real & ~torch.isin(tokens.ids, special)
+        counted = tokens.real & ~torch.isin(tokens.ids, self.special)
         close = pairwise.word_overlap(tokens.ids, counted, len(self.tokenizer))
         return pairwise.sample_dissimilar_reports(close, report, self.config.far_share)
 

@@ -23,6 +23,7 @@ from leadwise import methods
 from leadwise.batch import Signal
 from leadwise.config import Config, ConfigError, drop_removed, typed
 from leadwise.methods.contract import MethodConfig, PretrainingMethod
+from leadwise.nn.text import Tokenizer
 
 _NOT_METHODS = ("catalogue", "contract")  # modules of this folder that are no method
 _SMALL_SIGNAL = Signal(rate_hz=100, duration_s=10.0)  # to count the parameters of SMALL
@@ -136,7 +137,7 @@ def with_defaults(config: Config) -> Config:
     return dataclasses.replace(config, method={"name": config.method["name"], **table})
 
 
-def build(config: Config, tokenizer: Any = None, saved_folder: Path | None = None) -> PretrainingMethod:
+def build(config: Config, tokenizer: Tokenizer | None = None, saved_folder: Path | None = None) -> PretrainingMethod:
     """Return the method of a config with fresh weights, drawn from torch's random state.
 
     Args:

@@ -143,6 +143,8 @@ TINY = {
 class Method(WithReports, PretrainingMethod):
     falling_terms = ("L_cons", "L_e_rec", "L_t_rec", "L_orth", "L_siglip")
     config: Config
+    special: Tensor
+    sentinels: Tensor
     parts: tuple[str, ...] = ("backbone", "shared", "specific", "both")
 
     def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, saved_folder: Path | None = None) -> None:
@@ -414,12 +416,10 @@ class Method(WithReports, PretrainingMethod):
 
     def _hide_words(self, tokens: Tokens) -> reports.Cloze:
         """The reports with random tokens hidden, in the form that `text_task` needs."""
-        special: Tensor = self.special  # type: ignore[assignment]
-        masked = reports.choose_masked(tokens, special, TEXT_MASK_RATIO)
+        masked = reports.choose_masked(tokens, self.special, TEXT_MASK_RATIO)
         if self.config.text_task == "mlm":
             return reports.mask_in_place(tokens, masked, self.tokenizer.mask_token_id, len(self.tokenizer))
-        sentinels: Tensor = self.sentinels  # type: ignore[assignment]
-        return reports.cloze(tokens, masked, sentinels, self.tokenizer.cls_token_id, self.tokenizer.pad_token_id)
+        return reports.cloze(tokens, masked, self.sentinels, self.tokenizer.cls_token_id, self.tokenizer.pad_token_id)
 
     def _fill_in(self, cloze: reports.Cloze, memory: Tensor, e_text: Tensor) -> Tensor:
         """Eq. 3's errors (B, 2), as `multimodal.token_errors` returns them, from the corrupted report's states (B, S, D)."""

@@ -107,7 +107,7 @@ def _check_run(cohort: Cohort, run: Run) -> list[Finding]:
         )
         return [Finding(f"training patients of {run.name}", "warning", 1, 0, "runs", message)]
     patients = cohort.patients.distinct(np.arange(len(cohort)))
-    return check_training_patients(cohort, run.learnt_from(cohort.source, patients), run.name)
+    return check_training_patients(cohort, run.trained_on(cohort.source, patients), run.name)
 
 
 def write_page(report: CheckReport, path: Path) -> None:

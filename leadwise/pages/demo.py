@@ -22,7 +22,7 @@ from leadwise.pictures import (
     paper,
     scatter,
 )
-from leadwise.run import Run, side_random
+from leadwise.run import Run, isolated_random_state
 
 MAP_CLASSES = ("NORM", "AFIB", "CLBBB", "CRBBB", "LVH", "IMI", "PACE")  # classes that have a colour on the map
 REMARK_KEYS = ("skipped", "unlearnable")  # columns of a score row that are printed as remarks below the table
@@ -99,7 +99,7 @@ def draw_reconstruction(run: Run, cohort: Cohort, row: int | None = None) -> Fig
     """Return a figure of one ECG with its hidden patches and their reconstruction; default: the first of the val split."""
     rows = cohort.rows(split="val")[:1] if row is None else np.array([row])
     batch = Recordings(cohort, run.config.signal, rows).batch([0]).to(next(run.method.parameters()).device)
-    with side_random():
+    with isolated_random_state():
         torch.manual_seed(0)
         reconstruction, hidden = run.method.reconstruct(batch)
     return paper.draw(

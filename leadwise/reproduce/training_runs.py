@@ -80,7 +80,7 @@ def check_variant(variant: Variant) -> None:
         ConfigError: a setting that its method cannot use.
     """
     config = variant.config
-    inputs.refuse_unequal_shares(config, 1)
+    inputs.check_batch_split(config, 1)
     n_patches = config.method.get("n_patches")
     if n_patches and config.signal.n_samples % int(n_patches):
         raise ConfigError(
@@ -125,7 +125,7 @@ def _is_finished(run_folder: Path, config: Config) -> bool:
         return False
     # The resume state is written after the weights: one of an earlier step means a crash between the two.
     state = run_folder / "resume" / "state.pt"
-    return not state.is_file() or int(runs.reopen(run_folder).load_resume()["step"]) == config.optim.steps
+    return not state.is_file() or int(runs.open_without_weights(run_folder).load_resume()["step"]) == config.optim.steps
 
 
 def _config_hash(config: Config) -> str:

@@ -1,4 +1,4 @@
-"""What a run would be, before it begins: `leadwise pretrain --dry-run`."""
+"""A dry run: what a run would be, without training it (`leadwise pretrain --dry-run`)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from leadwise import run as runs
 from leadwise.config import Config
 from leadwise.data.loader import Sampler
 from leadwise.training.gradient_step import Objective, backward
-from leadwise.training.inputs import open_data, refuse_unequal_shares, with_classes
+from leadwise.training.inputs import check_batch_split, open_data, with_classes
 from leadwise.training.optimizer import make_optimizer
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would be, as text and table rows."""
+    """The description of a run before it is trained, as text and table rows."""
 
     config: str  # every setting, as TOML
     parameters: list[dict[str, Any]]
@@ -32,26 +32,30 @@ class Plan:
 
 
 def plan(config: Config, n_timed: int = 3) -> Plan:
-    """What `pretrain` would do: settings, parameters, counts, and time and memory from a few timed steps.
+    """Return what `pretrain` would do: settings, parameters, counts, and time and memory estimated from `n_timed` steps.
 
-    Of several processes that `torchrun` started, this one times its own share, and hears nothing of the others.
+    Of several processes that `torchrun` started, each times its own share of the batch, without communication.
     """
+    # the run and its data, in memory
     n_ranks = distributed.n_launched()
-    refuse_unequal_shares(config, n_ranks)
+    check_batch_split(config, n_ranks)
     data = open_data(config)
     run = runs.create(with_classes(config, data.train.cohort), data.texts)
     config, method = run.config, run.method.to(runs.choose_device(config.optim.device))
     optim, model = config.optim, Objective(method)
     sampler = Sampler(len(data.train), optim.batch_size, 0, 0, n_ranks)
     optimizer = make_optimizer(method, optim)
-    for step in range(n_timed + 1):  # the first step also warms up
+
+    # timed steps, after one to warm up
+    for step in range(n_timed + 1):
         if step == 1:
-            began = time.perf_counter()
-        parts = np.split(sampler.positions(step), optim.accumulate)
-        backward(model, [data.train.batch(part) for part in parts], step, optim)
+            timer_start = time.perf_counter()
+        passes = np.split(sampler.positions(step), optim.accumulate)
+        backward(model, [data.train.batch(positions) for positions in passes], step, optim)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    per_step = (time.perf_counter() - began) / n_timed
+    per_step = (time.perf_counter() - timer_start) / n_timed
+
     facts: dict[str, Any] = {
         "training recordings": len(data.train),
         f"left out, {'not drawn or without labels' if config.data.task else 'report too short'}": data.n_left_out,
@@ -74,10 +78,11 @@ def plan(config: Config, n_timed: int = 3) -> Plan:
 
 
 def parameter_table(method: nn.Module) -> list[dict[str, Any]]:
-    """Trainable and frozen parameters of each part of a method, and their sum."""
+    """Return the numbers of trainable and frozen parameters of each part of a method, and their sums."""
     rows: dict[str, dict[str, Any]] = {}
     for name, p in method.named_parameters():
-        row = rows.setdefault(name.split(".")[0], {"part": name.split(".")[0], "trainable": 0, "frozen": 0})
+        part = name.split(".")[0]
+        row = rows.setdefault(part, {"part": part, "trainable": 0, "frozen": 0})
         row["trainable" if p.requires_grad else "frozen"] += p.numel()
     table = list(rows.values())
     total = {"part": "all", **{key: sum(row[key] for row in table) for key in ("trainable", "frozen")}}
@@ -85,12 +90,12 @@ def parameter_table(method: nn.Module) -> list[dict[str, Any]]:
 
 
 def peak_memory() -> float:
-    """The most memory held so far, in bytes: the card's where there is one, else this process's."""
+    """Return the largest memory use so far in bytes: of the GPU if it was used, else of this process; nan if unknown."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return float(torch.cuda.max_memory_allocated())
     try:
         import resource
-    except ImportError:  # Windows has no such count
+    except ImportError:  # on Windows
         return math.nan
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak if sys.platform == "darwin" else peak * 1024)  # macOS counts bytes, Linux kilobytes

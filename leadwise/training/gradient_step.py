@@ -191,7 +191,7 @@ def gradient_norms(method: PretrainingMethod, batch: Batch, precision: str) -> d
     parameters = [p for p in method.parameters() if p.requires_grad]
     buffers = [(buffer, buffer.clone()) for buffer in method.buffers()]  # to restore the running statistics
     norms = {}
-    with runs.side_random(), distributed.single_process():
+    with runs.isolated_random_state(), distributed.single_process():
         with autocast(method, precision):
             terms: Terms = method(batch.to(device_of(method)))
         for name, term in terms.items():

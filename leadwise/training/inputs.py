@@ -1,4 +1,4 @@
-"""TODO."""
+"""The recordings that a run is trained and validated on, and checks of the settings that depend on them."""
 
 from __future__ import annotations
 
@@ -15,113 +15,128 @@ from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.label_subset import DrawError, labelled_rows
 from leadwise.data.loader import Recordings
 from leadwise.methods.catalogue import learns_labels, method_settings
-from leadwise.run import person_hash
+from leadwise.run import patient_hash
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run learns from and is watched on."""
+    """The recordings of a run."""
 
     train: Recordings
     held_out: Recordings
-    texts: list[str]  # the training reports, one each
-    n_left_out: int  # training recordings whose report is too short, or whose labels are not learnt from
+    texts: list[str]  # the distinct training reports
+    n_left_out: int  # recordings of the training split that are not used: report too short, or labels not in the subset
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What ties a run to its data: the cohort's fingerprint, and a hash of each person it learns from."""
+        """The contents of a run's data.json: the cohort's name, source and fingerprint, and a hash of each training patient."""
         cohort = self.train.cohort
-        people = sorted(person_hash(cohort.source, patient) for patient in cohort.patients.distinct(self.train.rows))
+        people = sorted(patient_hash(cohort.source, patient) for patient in cohort.patients.distinct(self.train.rows))
         return {"cohort": cohort.name, "source": cohort.source, "fingerprint": cohort.fingerprint, "people": people}
 
 
 def open_data(config: Config) -> TrainingData:
-    """The recordings that a config names: those with a report, or of a task a share of those with its labels.
+    """Return the recordings that a config selects: those with a report, or a subset of those with labels of the task.
 
-    A draw of labels may be smaller than a batch, which then holds its recordings more than once.
+    A label subset may be smaller than a batch; a batch then contains its recordings more than once.
 
     Raises:
-        ConfigError: no cohort is named, it has no such task, or a split has too few recordings.
+        ConfigError: no cohort is given, the cohort does not have the task, or a split has too few recordings.
     """
-    asked = config.data
-    if not asked.cohort:
-        raise ConfigError("setting 'data.cohort' is empty: name a folder that `leadwise prepare` wrote")
-    cohort = Cohort.open(Path(asked.cohort))
-    task, words = asked.task or None, 0 if asked.task else asked.min_report_words
-    kind = f"labels of task '{task}'" if task else f"a report of {words} words or more"
+    selection = config.data
+    if not selection.cohort:
+        raise ConfigError("setting 'data.cohort' is empty; set it to a folder that `leadwise prepare` wrote")
+    cohort = Cohort.open(Path(selection.cohort))
+
+    # the training rows: with labels of the task, or with a report that is long enough
+    task, min_words = selection.task or None, 0 if selection.task else selection.min_report_words
+    kind = f"labels of task '{task}'" if task else f"a report of {min_words} words or more"
     if task:
-        train = _labelled_rows(cohort, config)
+        train = _labelled_training_rows(cohort, config)
     else:
-        train = cohort.rows(split=asked.train_split, min_report_words=words)
+        train = cohort.rows(split=selection.train_split, min_report_words=min_words)
         if len(train) < config.optim.batch_size:
             raise ConfigError(
-                f"optim.batch_size = {config.optim.batch_size}, but {asked.cohort} has {len(train)} recordings in "
-                f"split '{asked.train_split}' with {kind}"
+                f"optim.batch_size = {config.optim.batch_size}, but {selection.cohort} has {len(train)} recordings in "
+                f"split '{selection.train_split}' with {kind}; lower optim.batch_size"
             )
-    held_out = cohort.rows(split=asked.val_split, task=task, min_report_words=words)[: config.log.validate_records]
+
+    # the held-out rows, selected in the same way
+    held_out = cohort.rows(split=selection.val_split, task=task, min_report_words=min_words)
+    held_out = held_out[: config.log.validate_records]
     if config.log.validate_every and not len(held_out):
         raise ConfigError(
-            f"{asked.cohort} has no recording in split '{asked.val_split}' with {kind}, so a run cannot be watched on people "
-            "it does not learn from: split the cohort anew, or set log.validate_every=0 and log.keep=last"
+            f"{selection.cohort} has no recording in split '{selection.val_split}' with {kind}, so the run cannot be validated "
+            "on other patients; prepare the cohort with such a split, or set log.validate_every=0 and log.keep=last"
         )
-    n_all = len(cohort.rows(split=asked.train_split))
-    texts = cohort.reports.distinct(train)
-    learnt = Recordings(cohort, config.signal, train, task, statements=True)
-    return TrainingData(learnt, Recordings(cohort, config.signal, held_out, task), texts, n_all - len(train))
+    n_train_split = len(cohort.rows(split=selection.train_split))
+    return TrainingData(
+        train=Recordings(cohort, config.signal, train, task, statements=True),
+        held_out=Recordings(cohort, config.signal, held_out, task),
+        texts=cohort.reports.distinct(train),
+        n_left_out=n_train_split - len(train),
+    )
 
 
-def _labelled_rows(cohort: Cohort, config: Config) -> np.ndarray:
-    """The rows whose labels are learnt from, the very ones that a probe of this fraction and seed is fitted on."""
-    asked = config.data
-    if asked.task not in cohort.tasks:
-        near = difflib.get_close_matches(asked.task, cohort.tasks, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(cohort.tasks) or 'none'}"
-        raise ConfigError(f"data.task = '{asked.task}' is no task of {asked.cohort}; {hint}")
+def _labelled_training_rows(cohort: Cohort, config: Config) -> np.ndarray:
+    """Return the rows whose labels are used: those that a probe of the same fraction and seed is fitted on."""
+    selection = config.data
+    if selection.task not in cohort.tasks:
+        nearest = difflib.get_close_matches(selection.task, cohort.tasks, n=1)
+        hint = f"did you mean '{nearest[0]}'?" if nearest else f"it has {', '.join(cohort.tasks) or 'none'}"
+        raise ConfigError(f"data.task = '{selection.task}' is no task of {selection.cohort}; {hint}")
     try:
-        rows = labelled_rows(cohort, asked.task, asked.train_split, asked.label_fraction, asked.label_seed)
+        rows = labelled_rows(
+            cohort, selection.task, selection.train_split, selection.label_fraction, selection.label_seed
+        )
     except DrawError as error:
         raise ConfigError(f"data.label_fraction: {error}") from None
     if not len(rows):
         raise ConfigError(
-            f"{asked.cohort} has no recording in split '{asked.train_split}' with labels of '{asked.task}'"
+            f"{selection.cohort} has no recording in split '{selection.train_split}' with labels of '{selection.task}'; "
+            "choose another data.task or data.train_split"
         )
     return rows
 
 
 def with_classes(config: Config, cohort: Cohort) -> Config:
-    """The config with the task's classes, where its method learns them: a run knows what its scores are of.
+    """Return the config with the classes of its task, if its method is trained on labels: a run stores the classes of its scores.
 
     Raises:
-        ConfigError: it names other classes, or classes without a task.
+        ConfigError: the config has other classes, or no task.
     """
     if not learns_labels(str(config.method["name"])):
         return config
-    task, named = config.data.task, list(config.method.get("classes", ()))
+    task, given_classes = config.data.task, list(config.method.get("classes", ()))
     if not task:
         raise ConfigError(
-            f"method '{config.method['name']}' learns from labels: name a task of {config.data.cohort} in data.task "
+            f"method '{config.method['name']}' is trained on labels: set data.task to a task of {config.data.cohort} "
             f"({', '.join(cohort.tasks) or 'it has none'})"
         )
     classes = list(cohort.tasks[task])
-    if named and named != classes:
+    if given_classes and given_classes != classes:
         raise ConfigError(
-            f"method.classes = {named}, but task '{task}' of {config.data.cohort} has {classes}: leave the setting empty"
+            f"method.classes = {given_classes}, but task '{task}' of {config.data.cohort} has {classes}; leave the setting empty"
         )
     return dataclasses.replace(config, method={**config.method, "classes": classes})
 
 
-def refuse_unequal_shares(config: Config, n_ranks: int) -> None:
-    """A mean over shares is the batch's mean only where the shares are equal; and some methods want theirs in one pass.
+def check_batch_split(config: Config, n_ranks: int) -> None:
+    """Check that a batch can be split over processes and passes: in equal shares, and in one pass if the method requires it.
+
+    The mean over shares is the batch's mean only if the shares are equal.
 
     Raises:
-        ConfigError: the batch does not divide, or the method does not want it divided.
+        ConfigError: the shares are not equal, or the method requires one pass.
     """
     optim = config.optim
     if optim.batch_size % (n_ranks * optim.accumulate):
         raise ConfigError(
-            f"optim.batch_size = {optim.batch_size} does not divide among {n_ranks} processes with optim.accumulate = "
+            f"optim.batch_size = {optim.batch_size} cannot be split equally over {n_ranks} processes with optim.accumulate = "
             f"{optim.accumulate}; choose a multiple of {n_ranks * optim.accumulate}"
         )
-    whole = method_settings(config)[1].whole_batch
-    if whole and optim.accumulate > 1:
-        raise ConfigError(f"{whole} needs a process's records in one pass; change that, or set optim.accumulate=1")
+    whole_batch = method_settings(config)[1].whole_batch
+    if whole_batch and optim.accumulate > 1:
+        raise ConfigError(
+            f"{whole_batch} needs all records of a process in one pass; change it, or set optim.accumulate=1"
+        )

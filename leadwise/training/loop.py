@@ -1,4 +1,4 @@
-"""The loop: steps as the clock, plain PyTorch, no method known by name; under `torchrun`, every process of it runs this."""
+"""The training loop, in plain PyTorch. It counts steps and knows no method; under `torchrun` every process runs it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,219 +23,231 @@ from leadwise.methods.catalogue import with_defaults
 from leadwise.methods.contract import PretrainingMethod
 from leadwise.progress import Progress
 from leadwise.run import Run
-from leadwise.training.gradient_step import (
-    Objective,
-    TrainingError,
-    backward,
-    device_of,
-    forward,
-    gradient_norms,
-)
-from leadwise.training.inputs import (
-    TrainingData,
-    open_data,
-    refuse_unequal_shares,
-    with_classes,
-)
+from leadwise.training.gradient_step import Objective, TrainingError, backward, device_of, forward, gradient_norms
+from leadwise.training.inputs import TrainingData, check_batch_split, open_data, with_classes
 from leadwise.training.optimizer import learning_rate, make_optimizer
 
 log = logging.getLogger(__name__)
 
-FREE = {"optim.accumulate", "optim.compile", "optim.device", "data.workers"}  # may change on the way: not the science
+# settings that a resumed run may change: they do not change the result
+CHANGEABLE = {"optim.accumulate", "optim.compile", "optim.device", "data.workers"}
 
 
 def pretrain(config: Config, folder: Path, resume: bool = False, progress: Progress | None = None) -> Run:
-    """Train the config's method, leaving a run in `folder`, which every process must see; rank 0 writes it.
+    """Train the method of a config and return the run.
+
+    Args:
+        config: the run's settings.
+        folder: the run's folder; all processes must have access to it, and rank 0 writes it.
+        resume: continue the run of `folder` from its last resume state.
+        progress: called after every step.
 
     Raises:
-        ConfigError: a setting that cannot be used, here or with this many processes.
-        TrainingError: a loss term is not finite, or another process of the run is gone.
-        RunError: the folder is taken, or there is nothing to resume.
+        ConfigError: settings that cannot be used, here or with this number of processes.
+        TrainingError: a loss term is not finite, or another process of the run has ended.
+        RunError: the folder is not empty, or there is nothing to resume.
     """
     device = runs.choose_device(config.optim.device)
     with distributed.process_group(device):
-        run, data = _begin(config, folder, resume)
-        config, first = run.config, distributed.rank() == 0
+        # the run, its data, and where to start
+        run, data = _open_or_create(config, folder, resume)
+        config, is_first_rank = run.config, distributed.rank() == 0
         optim, method = config.optim, run.method.to(device)
         optimizer = make_optimizer(method, optim)
-        start, best = 0, math.inf
+        start, best_loss = 0, math.inf
         if resume:
             with distributed.all_ranks_or_none():
-                start, best = _restore(run, optimizer)
+                start, best_loss = _restore(run, optimizer)
             log.info("resumed %s at step %d of %d", folder, start, optim.steps)
         if optim.compile:
             _compile(method)
         model = ddp(method)
         sampler = Sampler(len(data.train), optim.batch_size, optim.seed, distributed.rank(), distributed.n_ranks())
-        ahead = prefetch_batches(data.train, sampler, start, optim.steps, config.data.workers, optim.accumulate)
-        if first:
-            run.forget_after(start)
-        began, counted, step = time.perf_counter(), start, start
+        prefetched = prefetch_batches(data.train, sampler, start, optim.steps, config.data.workers, optim.accumulate)
+        if is_first_rank:
+            run.truncate_log(start)
+        timer_start, timer_step, step = time.perf_counter(), start, start  # since the last line of metrics
 
-        with closing(ahead) as batches, _told_where(lambda: step):
+        with closing(prefetched) as batches, _report_lost_process(lambda: step):
             for step in range(start, optim.steps):
+                # one step of the optimiser
                 method.train()
                 rate = learning_rate(step, optim)
                 for group in optimizer.param_groups:
                     group["lr"] = rate * group["scale"]
-                share = [next(batches) for _ in range(optim.accumulate)]
-                terms = backward(model, share, step, optim)
+                local_batches = [next(batches) for _ in range(optim.accumulate)]
+                terms = backward(model, local_batches, step, optim)
                 norm = nn.utils.clip_grad_norm_(method.parameters(), optim.clip, error_if_nonfinite=False)
-                if not bool(norm.isfinite()):  # the same on every rank
+                if not bool(norm.isfinite()):  # equal on every rank, so every rank raises
                     raise TrainingError(
-                        f"step {step}: the gradient is not finite; lower optim.lr, or use precision float32"
+                        f"step {step}: the gradient is not finite; lower optim.lr, or use optim.precision=float32"
                     )
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 method.after_step((step + 1) / optim.steps)
 
-                done, last = step + 1, step + 1 == optim.steps
-                numbers = {"lr": rate, "grad_norm": float(norm), **_numbers(method, terms)}
-                numbers["records_per_s"] = optim.batch_size * (done - counted) / max(time.perf_counter() - began, 1e-9)
+                n_done, is_last = step + 1, step + 1 == optim.steps
+                metrics = {"lr": rate, "grad_norm": float(norm), **_term_metrics(method, terms)}
+                seconds = max(time.perf_counter() - timer_start, 1e-9)
+                metrics["records_per_s"] = optim.batch_size * (n_done - timer_step) / seconds
                 if progress:
-                    progress(f"pretrain|{_details(numbers)}", done, optim.steps)
+                    progress(f"pretrain|{_progress_text(metrics)}", n_done, optim.steps)
 
-                # now and then: a line of metrics
-                if done % config.log.every == 0 or last:
-                    if first:
-                        run.log({"step": done, "split": "train", **numbers})
-                    began, counted = time.perf_counter(), done
+                # every log.every steps: a line of metrics
+                if n_done % config.log.every == 0 or is_last:
+                    if is_first_rank:
+                        run.log({"step": n_done, "split": "train", **metrics})
+                    timer_start, timer_step = time.perf_counter(), n_done
 
-                # now and then: held-out patients, and the gradient of each term
-                if last or (config.log.validate_every and done % config.log.validate_every == 0):
-                    if first:
-                        held = validate(method, data.held_out, optim, len(share[0]))
-                        held |= gradient_norms(method, share[0], optim.precision)
-                        run.log({"step": done, "split": "val", **held})
-                        if config.log.keep == "last" or held.get("loss", -math.inf) < best:
-                            best = min(best, held.get("loss", math.inf))
+                # every log.validate_every steps: metrics on held-out patients, and the gradient of each term
+                if is_last or (config.log.validate_every and n_done % config.log.validate_every == 0):
+                    if is_first_rank:
+                        held_out = validate(method, data.held_out, optim, len(local_batches[0]))
+                        held_out |= gradient_norms(method, local_batches[0], optim.precision)
+                        run.log({"step": n_done, "split": "val", **held_out})
+                        if config.log.keep == "last" or held_out.get("loss", -math.inf) < best_loss:
+                            best_loss = min(best_loss, held_out.get("loss", math.inf))
                             run.save_weights()
-                    began, counted = time.perf_counter(), done
+                    timer_start, timer_step = time.perf_counter(), n_done
 
-                # now and then: enough to go on after a crash
-                if first and (last or done % config.log.save_every == 0):
+                # every log.save_every steps: a state from which a crashed run can be resumed
+                if is_first_rank and (is_last or n_done % config.log.save_every == 0):
                     state = {"model": method.state_dict(), "optimizer": optimizer.state_dict()}
-                    run.save_resume({"step": done, "best": best, **state})
-        with distributed.all_ranks_or_none():  # rank 0 has written what it had to
+                    run.save_resume({"step": n_done, "best": best_loss, **state})
+        with distributed.all_ranks_or_none():  # wait until rank 0 has written its files
             method.eval()
         return runs.load(folder, optim.device) if config.log.keep == "best" else run
 
 
-def _begin(config: Config, folder: Path, resume: bool) -> tuple[Run, TrainingData]:
-    """The run of `folder` and what it learns from. Rank 0 makes a new run; the others open what it wrote."""
-    refuse_unequal_shares(config, distributed.n_ranks())
+def _open_or_create(config: Config, folder: Path, resume: bool) -> tuple[Run, TrainingData]:
+    """Return the run of `folder` and its training data. Rank 0 creates a new run; the other ranks open what it wrote."""
+    check_batch_split(config, distributed.n_ranks())
     with distributed.all_ranks_or_none():
-        run = runs.reopen(folder) if resume else None
+        run = runs.open_without_weights(folder) if resume else None
         data = open_data(config)
         config = with_classes(config, data.train.cohort)
         if run is not None:
-            run.config = _same_science(run.config, with_defaults(config))
+            run.config = _check_same_settings(run.config, with_defaults(config))
         if run is None and distributed.rank() == 0:
             run = runs.create(config, data.texts, folder, data.provenance)
         elif run is not None and run.provenance.get("fingerprint") != data.provenance["fingerprint"]:
             raise TrainingError(
-                f"{config.data.cohort} is not the cohort that {folder} began with: its contents changed. Prepare the old one "
-                "again, or begin a new run"
+                f"{config.data.cohort} is not the cohort that {folder} was started with: its contents have changed; prepare "
+                "the old one again, or start a new run"
             )
     with distributed.all_ranks_or_none():
-        return run or runs.reopen(folder), data
+        return run or runs.open_without_weights(folder), data
 
 
 def _compile(method: PretrainingMethod) -> None:
-    """Let torch compile what the method names, in place: names and state stay as they are."""
+    """Compile the method's compilable modules in place: their names and their state do not change."""
     modules = method.compilable_modules
     if not modules:
-        raise ConfigError("optim.compile = true, but this method names nothing to compile; leave it false")
+        raise ConfigError("optim.compile = true, but this method has no modules to compile; set it to false")
     for module in modules:
         module.compile()
 
 
 def ddp(method: PretrainingMethod) -> Objective | DistributedDataParallel:
-    """The method as the loop calls it: an Objective; on several processes behind DDP, with the weights of rank 0."""
-    model = Objective(method)
+    """Return the method as an Objective, with several processes inside DDP, which copies the weights of rank 0 to all."""
+    objective = Objective(method)
     if distributed.n_ranks() == 1:
-        return model
-    return DistributedDataParallel(model, gradient_as_bucket_view=True)
+        return objective
+    return DistributedDataParallel(objective, gradient_as_bucket_view=True)
 
 
 @contextmanager
-def _told_where(step: Callable[[], int]) -> Iterator[None]:
-    """A block in which the loss of another process is told as what it is, with the step and the way to go on."""
+def _report_lost_process(step: Callable[[], int]) -> Iterator[None]:
+    """Re-raise a failure of another process as TrainingError, which names the step and how to continue."""
     try:
         yield
     except RuntimeError as error:
-        why = distributed.describe_lost_peer(error)
-        if not why:
+        reason = distributed.describe_lost_peer(error)
+        if not reason:
             raise
         raise TrainingError(
-            f"step {step()}: another process of this run is gone, or the run was stopped ({why}). Go on with the same "
+            f"step {step()}: another process of this run has ended, or the run was stopped ({reason}); continue with the same "
             "command and --resume"
         ) from error
 
 
-def _same_science(was: Config, asked: Config) -> Config:
-    """A resumed run is the same run: only where and in how many passes it computes may change on the way."""
-    tables = dataclasses.asdict(was), dataclasses.asdict(asked)
+def _check_same_settings(saved: Config, requested: Config) -> Config:
+    """Return the requested settings of a resumed run, which may differ from the saved ones only in CHANGEABLE.
+
+    Raises:
+        ConfigError: another setting differs.
+    """
+    before, after = dataclasses.asdict(saved), dataclasses.asdict(requested)
     changed = [
-        f"{room}.{key} (was {old!r}, asked {tables[1][room].get(key)!r})"
-        for room in tables[0]
-        for key, old in tables[0][room].items()
-        if old != tables[1][room].get(key) and f"{room}.{key}" not in FREE
+        f"{table}.{key} (saved {value!r}, requested {after[table].get(key)!r})"
+        for table in before
+        for key, value in before[table].items()
+        if value != after[table].get(key) and f"{table}.{key}" not in CHANGEABLE
     ]
     if changed:
-        raise ConfigError(f"--resume goes on with a run's own settings; these differ: {', '.join(changed[:4])}")
-    return asked
+        raise ConfigError(
+            f"--resume continues a run with its own settings, but these differ: {', '.join(changed[:4])}; "
+            "use the saved values, or start a new run"
+        )
+    return requested
 
 
 def _restore(run: Run, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """Put a saved state back; the step to go on from and the best held-out loss so far."""
-    state: dict[str, Any] = run.load_resume()
+    """Load the resume state, and return the step to continue from and the best held-out loss so far."""
+    state = run.load_resume()
     run.method.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     return int(state["step"]), float(state["best"])
 
 
-def _numbers(method: PretrainingMethod, values: dict[str, float]) -> dict[str, float]:
-    """Each term weighted and raw, and their sum."""
-    out = {"loss": sum(values.values())}
-    for name, value in values.items():
-        out[f"term/{name}"] = value
-        out[f"raw/{name}"] = value / method.weights.get(name, 1.0)
-    return out
+def _term_metrics(method: PretrainingMethod, terms: dict[str, float]) -> dict[str, float]:
+    """Return the sum of the weighted terms, and each term weighted ("term/") and unweighted ("raw/")."""
+    metrics = {"loss": sum(terms.values())}
+    for name, value in terms.items():
+        metrics[f"term/{name}"] = value
+        metrics[f"raw/{name}"] = value / method.weights.get(name, 1.0)
+    return metrics
 
 
-def _details(numbers: dict[str, float]) -> str:
-    """Every term and the rate, short enough for a progress bar."""
+def _progress_text(metrics: dict[str, float]) -> str:
+    """Return the terms and the speed as a short text for a progress bar."""
     terms = [
-        f"{name.removeprefix('term/L_')} {value:.2f}" for name, value in numbers.items() if name.startswith("term/")
+        f"{name.removeprefix('term/L_')} {value:.2f}" for name, value in metrics.items() if name.startswith("term/")
     ]
-    return f"{' '.join(terms)}, {numbers['records_per_s']:.0f} records/s"
+    return f"{' '.join(terms)}, {metrics['records_per_s']:.0f} records/s"
 
 
 def validate(
-    method: PretrainingMethod, held_out: Recordings, optim: OptimConfig, n_at_once: int = 0
+    method: PretrainingMethod, held_out: Recordings, optim: OptimConfig, pass_size: int = 0
 ) -> dict[str, float]:
-    """The terms on held-out patients, the same masks every time, and what the method measures of itself. One rank does it.
+    """Return the mean metrics over batches of held-out patients: the loss terms, and what the method measures.
 
-    A batch is as large as in training, and seen `n_at_once` records at a time: as many as a pass of training has.
+    Random masks are equal in every call. One rank calls this.
+
+    Args:
+        method: the method, which is in training mode afterwards.
+        held_out: the recordings.
+        optim: batch size, precision and seed.
+        pass_size: records per pass, as in training; 0 means the batch size.
     """
-    n_at_once = n_at_once or optim.batch_size
+    pass_size = pass_size or optim.batch_size
     sums: dict[str, float] = {}
-    n = 0
+    n_batches = 0
     method.eval()
-    with torch.inference_mode(), runs.side_random(), distributed.single_process():
+    with torch.inference_mode(), runs.isolated_random_state(), distributed.single_process():
         torch.manual_seed(optim.seed)
-        for begin in range(0, len(held_out), optim.batch_size):
-            size = min(optim.batch_size, len(held_out) - begin)
-            if size < 2 or (n and size < optim.batch_size):
-                continue  # a contrastive term depends on the batch size: whole batches only
-            passes = np.array_split(np.arange(begin, begin + size), -(-size // n_at_once))
-            batches = [held_out.batch(places) for places in passes]
-            numbers = _numbers(method, forward(method, batches, optim.precision))
+        for start in range(0, len(held_out), optim.batch_size):
+            # terms that compare records depend on the batch size, so only full batches count, or the first
+            size = min(optim.batch_size, len(held_out) - start)
+            if size < 2 or (n_batches and size < optim.batch_size):
+                continue
+            passes = np.array_split(np.arange(start, start + size), -(-size // pass_size))
+            batches = [held_out.batch(positions) for positions in passes]
+            metrics = _term_metrics(method, forward(method, batches, optim.precision))
             measured = [method.measure(batch.to(device_of(method))) for batch in batches if len(batch) > 1]
-            numbers |= {name: sum(one[name] for one in measured) / len(measured) for name in measured[0]}
-            for name, value in numbers.items():
+            metrics |= {name: sum(one[name] for one in measured) / len(measured) for name in measured[0]}
+            for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + value
-            n += 1
+            n_batches += 1
     method.train()
-    return {name: value / n for name, value in sums.items()}
+    return {name: value / n_batches for name, value in sums.items()}

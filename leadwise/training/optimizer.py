@@ -1,4 +1,4 @@
-"""TODO."""
+"""The optimiser and its learning rate."""
 
 from __future__ import annotations
 
@@ -12,31 +12,35 @@ from leadwise.methods.contract import PretrainingMethod
 
 
 def learning_rate(step: int, optim: OptimConfig) -> float:
-    """The rate at a step: a straight rise over the warm-up, then a cosine down to `final_lr`."""
-    rise = max(1, round(optim.warmup * optim.steps))
-    if step < rise:
-        return optim.lr * (step + 1) / rise
-    way = (step - rise) / max(1, optim.steps - rise)
-    return optim.final_lr + (optim.lr - optim.final_lr) * (1 + math.cos(math.pi * way)) / 2
+    """Return the learning rate of a step: a linear rise during the warm-up, then a cosine down to `final_lr`."""
+    n_warmup = max(1, round(optim.warmup * optim.steps))
+    if step < n_warmup:
+        return optim.lr * (step + 1) / n_warmup
+    progress = (step - n_warmup) / max(1, optim.steps - n_warmup)
+    return optim.final_lr + (optim.lr - optim.final_lr) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def make_optimizer(method: PretrainingMethod, optim: OptimConfig) -> torch.optim.AdamW:
-    """AdamW without decay on norms, biases and embeddings, and a lower rate for what came pre-trained."""
+    """Return AdamW, without weight decay on norms, biases and embeddings, and with a lower rate for pretrained parameters.
+
+    Each parameter group has a "scale", the factor on the learning rate.
+    """
+    # group the parameters by (decays, pretrained)
     pretrained = {id(p) for p in method.pretrained_parameters}
-    tables = {id(m.weight) for m in method.modules() if isinstance(m, nn.Embedding)}
+    embedding_tables = {id(m.weight) for m in method.modules() if isinstance(m, nn.Embedding)}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, p in method.named_parameters():
         if p.requires_grad:
-            # bare parameters named for what they embed: lead, temporal, mask and class embeddings
-            embedding = id(p) in tables or not name.endswith("weight")
-            key = (p.ndim >= 2 and not embedding, id(p) in pretrained)
-            groups.setdefault(key, []).append(p)
-    table = [
+            # a parameter of a method itself (lead, time, mask and class embeddings) is not named "weight"
+            is_embedding = id(p) in embedding_tables or not name.endswith("weight")
+            groups.setdefault((p.ndim >= 2 and not is_embedding, id(p) in pretrained), []).append(p)
+
+    parameter_groups = [
         {
-            "params": group,
+            "params": parameters,
             "weight_decay": optim.weight_decay if decays else 0.0,
-            "scale": optim.pretrained_lr_scale if borrowed else 1.0,
+            "scale": optim.pretrained_lr_scale if is_pretrained else 1.0,
         }
-        for (decays, borrowed), group in sorted(groups.items())
+        for (decays, is_pretrained), parameters in sorted(groups.items())
     ]
-    return torch.optim.AdamW(table, lr=optim.lr, betas=optim.betas, fused=True)
+    return torch.optim.AdamW(parameter_groups, lr=optim.lr, betas=optim.betas, fused=True)

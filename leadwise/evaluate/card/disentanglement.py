@@ -28,7 +28,7 @@ from leadwise.evaluate.probe import make_probe_task
 from leadwise.evaluate.retrieve import rank_matches
 from leadwise.evaluate.text_embeddings import embed_texts, unit
 from leadwise.progress import Progress, relabel
-from leadwise.run import Run, side_random
+from leadwise.run import Run, isolated_random_state
 
 PARTS = ("backbone", "shared", "specific", "both")
 KS = (1, 5, 10)
@@ -329,7 +329,7 @@ def reconstruction_errors(run: Run, cohort: Cohort, rows: NDArray[Any]) -> dict[
     with frozen(run.method):
         own = torch.arange(len(batch), device=device)
         for name, specific_of in (("own", own), ("of another patient", torch.from_numpy(other).to(device))):
-            with side_random():
+            with isolated_random_state():
                 torch.manual_seed(0)  # hides the same patches
                 samples, hidden = run.method.reconstruct_with_specific(batch, specific_of)
             errors[name] = float((samples - batch.ecg).square()[hidden].mean())
