@@ -320,7 +320,7 @@ def test_classes_absent_from_a_draw_are_named_and_both_protocols_scored_without_
     with out.capture() as printed:
         print_report(report)
     text = " ".join(printed.get().split())
-    assert "0.1 strict probe: unlearnable beta unlearnable: a draw" in text
+    assert "0.1 strict probe: unlearnable beta unlearnable: the class has" in text
     assert f"{few[1].learnable_only:.3f}" in text
     with out.capture() as printed:
         print_report(dataclasses.replace(report, lines=all_labels))

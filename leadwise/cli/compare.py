@@ -51,6 +51,7 @@ def compare(
     from leadwise.evaluate import compare as comparing
     from leadwise.evaluate import export
 
+    # check the options and choose the scorer
     if how not in comparing.SCORERS:
         raise typer.BadParameter(f"--how {how}: must be probe or zeroshot")
     if measure not in comparing.MEASURES:
@@ -60,6 +61,8 @@ def compare(
         scorer = comparing.ZeroShotScorer(prompts, prompt_set, window)
     else:
         scorer = comparing.ProbeScorer(fraction, read_seeds(seeds), part, window)
+
+    # compare, print the tables and write the files
     with progress_bars() as progress:
         pair = (runs.load(run_a), runs.load(run_b))
         result = comparing.run_compare(pair, Cohort.open(cohort), task, scorer, measure, resamplings, bars(progress))

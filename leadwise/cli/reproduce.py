@@ -60,6 +60,7 @@ def reproduce(
     from leadwise.reproduce import budget as budgets
     from leadwise.reproduce import reproduction
 
+    # parse the options
     numbers = read_seeds(seeds) if seeds else ()
     if protocol not in ("strict", "both"):
         raise typer.BadParameter(f"--protocol {protocol}: must be strict or both")
@@ -76,6 +77,8 @@ def reproduce(
         tuple(name.strip() for name in methods.split(",")) if methods else (),
         references,
     )
+
+    # reproduce, print the table and write the JSON file
     with progress_bars() as progress:
         result = reproduction.reproduce(request, bars(progress))
     unit = "cosine silhouette and neighbours" if target == "fig3" else "macro AUROC x 100"

@@ -162,6 +162,7 @@ def zeroshot(
     from leadwise.evaluate import zeroshot as zero
     from leadwise.evaluate.merl_legacy.legacy_task import with_published_splits
 
+    # score the run on the split, or on the published split
     loaded, opened = runs.load(run), with_published_splits(Cohort.open(cohort), task, splits)
     with progress_bars() as progress:
         report = zero.run_zeroshot(
@@ -174,6 +175,8 @@ def zeroshot(
             window=window,
             prompt_set=prompt_set,
         )
+
+    # print the tables and write the files
     subject = f"{report.run} on {report.cohort}, task {task}{window_suffix(window)}"
     print_table(report.rows(), f"zero-shot of {subject}: macro AUROC on {split}")
     if per_class:

@@ -14,10 +14,10 @@ settings were not accessible, so these are ours:
 - text_encoder = "" is a small BERT with random initial weights, which is trained: frozen random weights would be useless.
 
 This implementation departs from the paper as follows:
-- Records with identical reports are negatives of each other [same_report = "ignore" or "positive"].
+- Records with identical reports are negatives of each other; same_report = "ignore" or "positive" changes this.
 - An unobserved lead or time is 0 on the model's scale, and the mean over time skips times without an observed lead.
 - Across processes the gradient is that of the whole batch, and batch norm uses the statistics of the whole batch.
-- Any of the four ECG encoders can replace the ResNet [encoder].
+- Any of the four ECG encoders can replace the ResNet: setting `encoder`.
 """
 
 from __future__ import annotations

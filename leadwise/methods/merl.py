@@ -19,7 +19,8 @@ paper's text):
   [text_pooling = "cls"].
 - text_encoder = "" is a small BERT with random initial weights, which is trained: nothing is frozen then.
 - Reports are padded to the longest of the batch, not to 256 tokens: padding is not attended to.
-- Records with identical reports are negatives of each other, as in the paper [same_report = "ignore" or "positive" for L_CMA].
+- Records with identical reports are negatives of each other, as in the paper; same_report = "ignore" or "positive" changes this
+  for L_CMA.
 - Across processes the gradient is that of the whole batch, and batch norm uses the statistics of the whole batch. The code scales
   the gradient by 1 / processes and computes batch norm statistics per process.
 - An unobserved lead or time is 0 on the model's scale; the paper always has twelve whole leads. With

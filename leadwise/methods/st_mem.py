@@ -22,7 +22,8 @@ This implementation departs from the paper as follows (in brackets: the setting 
 - Lead and time embeddings start at the scale of the tokens, and queries and keys of the attention start equal (nn/lead_time.py,
   nn/transformer.py). Without this, the reconstruction predicts nothing for a long time.
 - Signals are those of the run's settings, without the paper's 0.67-40 Hz filter. Instead of random crops of 9 s, the patch grid
-  is shifted by a random part of a patch for each batch [none; `shift` = false disables it].
+  is shifted by a random part of a patch for each batch [no setting restores the crops;
+  `shift` = false disables the shift].
 - An embedding is that of the whole signal; the paper averages three crops.
 - `target_floor` adds a share of the record's variance to a patch's variance, so that isoelectric patches do not require the
   model to predict noise: 0 in the paper, a hundredth in SMALL.
