@@ -55,14 +55,14 @@ def test_names_with_brackets_are_printed_unchanged(capsys: pytest.CaptureFixture
     assert "embed a[/b]" in result.err
 
 
-def test_a_process_of_its_own_prints_and_fails_as_one_does_here(tmp_path: Path) -> None:
+def test_a_process_of_its_own_prints_and_fails_as_one_does_here() -> None:
     """The only call that starts a process: all others run in this one (`command_line.invoke`)."""
     command = [sys.executable, "-m", "leadwise"]
     done = subprocess.run([*command, "tasks"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, invoke("tasks").stdout)
-    words = ("check", str(tmp_path / "nothing"))
+    words = ("tasks", "nothing")
     failed, here = subprocess.run([*command, *words], capture_output=True, text=True), invoke(*words)
-    assert failed.returncode == here.returncode == 1
+    assert failed.returncode == here.returncode != 0
     assert failed.stderr == here.stderr != ""
 
 

@@ -10,6 +10,7 @@ import pytest
 from leadwise import demo
 
 
+@pytest.mark.slow
 def test_a_small_demo_writes_its_page_and_reports_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import dataclasses
 

@@ -136,6 +136,7 @@ def two(home: Path, torn: object) -> list[dict]:
     return [torch.load(home / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_passes", [1, 2])
 @pytest.mark.parametrize(("name", "options"), [*zip(NAMES, OPTIONS)], ids=NAMES)
 def test_two_processes_have_the_gradient_of_one(two, name, options, n_passes, monkeypatch) -> None:
@@ -148,6 +149,7 @@ def test_two_processes_have_the_gradient_of_one(two, name, options, n_passes, mo
         agree(slopes, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MERL)
 def test_merl_on_two_processes_has_the_gradient_and_the_running_statistics_of_one(two, name, monkeypatch) -> None:
     exact(monkeypatch)
@@ -163,6 +165,7 @@ def test_merl_on_two_processes_has_the_gradient_and_the_running_statistics_of_on
             torch.testing.assert_close(buffers[buffer], x, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_method_on_two_processes_has_the_gradient_of_one(two, name, monkeypatch) -> None:
     steady(monkeypatch)
@@ -174,6 +177,7 @@ def test_every_method_on_two_processes_has_the_gradient_of_one(two, name, monkey
         agree(slopes, expected)
 
 
+@pytest.mark.slow
 def test_two_processes_draw_what_one_draws_in_two_passes(two) -> None:
     method = build("cg_dmer", noise_mv=0.02, gain=0.1, shift=True, statement_dropout=0.2)
     backward(Objective(method), split(batch_of(), 2), 5, OptimConfig())
@@ -182,6 +186,7 @@ def test_two_processes_draw_what_one_draws_in_two_passes(two) -> None:
             torch.testing.assert_close(results["random"][name], slope, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gathering_keeps_order_and_sums_slopes(two) -> None:
     for rank, results in enumerate(two):
         every, slope = results["gather"]
@@ -190,6 +195,7 @@ def test_gathering_keeps_order_and_sums_slopes(two) -> None:
         assert results["alone"] == (0, 1, [1, 1, 1], slice(0, 3))
 
 
+@pytest.mark.slow
 def test_what_fails_on_one_process_stops_both(two) -> None:
     for results in two:
         assert results["stopped"].startswith("step 7: L_orth is not finite (nan) on rank 1;")
@@ -305,6 +311,7 @@ def without_speed(rows: list[dict]) -> list[dict]:
     return [{key: value for key, value in row.items() if key != "records_per_s"} for row in rows]
 
 
+@pytest.mark.slow
 def test_the_command_line_leaves_one_whole_run(home: Path, whole: subprocess.CompletedProcess) -> None:
     assert whole.returncode == 0, whole.stderr
     assert whole.stdout.count("; curves: ") == 1
@@ -319,6 +326,7 @@ def test_the_command_line_leaves_one_whole_run(home: Path, whole: subprocess.Com
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_run(home: Path, torn: subprocess.CompletedProcess) -> None:
     assert torn.returncode != 0
     message = "another process of this run has ended, or the run was stopped (rank 0 of 2"
@@ -330,12 +338,14 @@ def test_a_process_that_dies_ends_the_run(home: Path, torn: subprocess.Completed
     assert state["step"] == 5
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_to_the_bit(home: Path, whole: object, two: object) -> None:
     a, b = leadwise.load(home / "whole"), leadwise.load(home / "by two")
     assert a.fingerprint == b.fingerprint
     assert without_speed(metrics(home / "whole")) == without_speed(metrics(home / "by two"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["by one", "by one, then two"])
 def test_another_number_of_processes_goes_on(home: Path, name: str, whole: object, two: object) -> None:
     """Two passes of one process use the shares and draws of two processes: the same run, up to the order of sums."""
@@ -347,6 +357,7 @@ def test_another_number_of_processes_goes_on(home: Path, name: str, whole: objec
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_in_one_pass(home: Path, torn: object) -> None:
     """Resumed in one pass: other random draws, but the same records at the same steps."""
     shutil.copytree(home / "torn", home / "in one pass")

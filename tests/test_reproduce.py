@@ -147,6 +147,7 @@ def test_a_budget_in_minutes_becomes_steps(cohort_folder: Path) -> None:
     assert budget.Budget(steps=2).of(config).log.validate_every == 2
 
 
+@pytest.mark.slow
 def test_table3_end_to_end_and_again(wide: Path, tmp_path: Path) -> None:
     request = ReproduceRequest(
         "table3", tmp_path / "out", configs=(config_file(tmp_path, wide),), budget=budget.Budget(steps=2)
@@ -181,6 +182,7 @@ def test_table3_end_to_end_and_again(wide: Path, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_resumed(cohort_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from leadwise.training import loop as training
 
@@ -214,6 +216,7 @@ def test_an_interrupted_run_is_resumed(cohort_folder: Path, tmp_path: Path, monk
     assert steps == list(range(6, 13))  # saved at 5
 
 
+@pytest.mark.slow
 def test_references_are_computed_once_for_every_row(wide: Path, tmp_path: Path) -> None:
     table = config_table(wide, steps=5)
     small = typed(Config, table | {"method": {"name": "supervised", "resnet_width": 4, "classes": []}})
@@ -262,6 +265,7 @@ def test_references_are_computed_once_for_every_row(wide: Path, tmp_path: Path) 
     assert not [what for what in messages if not what.startswith("embed")]  # nothing is trained or scored again
 
 
+@pytest.mark.slow
 def test_table1_has_the_references_first(wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(variants, "method_names", lambda: ["cg_dmer", "supervised"])
     vit = {"encoder": "vit", "n_patches": 10, "width": 16, "depth": 1, "heads": 2}

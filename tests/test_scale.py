@@ -57,6 +57,7 @@ def test_at_most_in_flight_shards_are_submitted_at_once(tmp_path: Path) -> None:
     assert sorted(submitted) == list(range(12))
 
 
+@pytest.mark.slow
 def test_a_local_dask_cluster_writes_the_same_bytes(tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
     data = source(tmp_path / "raw", n=8)
@@ -102,6 +103,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_kill_9_redoes_at_most_the_shards_under_way(tmp_path: Path) -> None:
     data = source(tmp_path / "raw", n=40)
     write(data, tmp_path / "straight", shard_records=2)
@@ -140,6 +142,7 @@ def _wait_until_unchanged(folder: Path) -> None:
     raise AssertionError("a worker still writes")
 
 
+@pytest.mark.slow
 def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     program = tmp_path / "parent.py"
     program.write_text(

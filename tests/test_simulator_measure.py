@@ -19,6 +19,7 @@ def table() -> pd.DataFrame:
     return self_check(300, seed=11)
 
 
+@pytest.mark.slow
 def test_labels_are_measured_again(table: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         print("\n" + table.round(3).to_string(index=False))

@@ -38,6 +38,7 @@ def train(cohort: Path, folder: Path, resume: bool = False, **optim: object) -> 
     return training.pretrain(typed(Config, config_table(cohort, **optim)), folder, resume=resume)
 
 
+@pytest.mark.slow
 def test_ten_steps_kill_9_and_resume_equal_twenty_to_the_bit(cohort_folder: Path, tmp_path: Path) -> None:
     views = {"shift": True, "gain": 0.1, "noise_mv": 0.02, "statement_dropout": 0.3}
     table = config_table(cohort_folder, steps=20)

@@ -376,6 +376,7 @@ def test_a_sound_recording_is_seen_to_be_sound_by_counting(monkeypatch) -> None:
 # ------------------------------------------------------------------------------------------------------------- real
 
 
+@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real ECGs do not lie beside this checkout")
 @pytest.mark.parametrize("folder", ["chapman", "cpsc_2018", "ptb-xl/records500", "ptb-xl/records100"])
