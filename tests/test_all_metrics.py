@@ -86,6 +86,7 @@ def test_a_thousand_resamplings_are_counted_in_a_moment():
 # ---- thresholds and F1 ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decimals", [None, 1, 0], ids=["no ties", "some ties", "many ties"])
 def test_thresholds_are_the_best_of_all(decimals):
     labels, scores = make(n=120, decimals=decimals)

@@ -310,6 +310,7 @@ def test_ages_that_are_all_the_same_are_doubted(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------------- two cohorts
 
 
+@pytest.mark.slow
 def test_what_two_cohorts_share_is_reported(sound: Cohort, tmp_path: Path) -> None:
     ours, theirs = sound, make_cohort(tmp_path / "b", first=40)  # r40 ... r59 are in test here, in train there
     result = audit_cohort(ours, against=theirs)
@@ -325,6 +326,7 @@ def test_what_two_cohorts_share_is_reported(sound: Cohort, tmp_path: Path) -> No
     assert kinds == {"signals", "files"}
 
 
+@pytest.mark.slow
 def test_near_copies_in_another_cohort_are_found(sound: Cohort, tmp_path: Path) -> None:
     def scale(signals: dict[str, np.ndarray], rows: list[Row]) -> None:
         signals["r60"] = 0.7 * heart(59)
@@ -419,6 +421,7 @@ def test_shape_vectors_ignore_scale_rate_and_rounding_and_separate_patients() ->
     ]
 
 
+@pytest.mark.slow
 def test_page_table_and_json_show_the_worst_and_no_report(tmp_path: Path) -> None:
     def plant_reports(signals: dict[str, np.ndarray], rows: list[Row]) -> None:
         plant(signals, rows)

@@ -97,6 +97,7 @@ def test_the_whole_card_of_a_planted_run(file: Path, tmp_path: Path) -> None:
     assert html.count("data:image/png;base64,") == 1 + 1 + 4 + 1 + 2 * 3
 
 
+@pytest.mark.slow
 def test_a_leak_is_reported_first(file: Path) -> None:
     run, cohort = CardRun(), PlantedCohort()
     run.known = {"p004", "p009"}
@@ -108,6 +109,7 @@ def test_a_leak_is_reported_first(file: Path) -> None:
     assert "unknown whether patients of the test split were used" in build_page(nameless).html()
 
 
+@pytest.mark.slow
 def test_a_run_without_text_encoder_on_a_cohort_without_groups() -> None:
     run = CardRun()
     run.method = WithoutText()
@@ -123,6 +125,7 @@ def test_a_run_without_text_encoder_on_a_cohort_without_groups() -> None:
     assert "This is a quick card" in html
 
 
+@pytest.mark.slow
 def test_a_cohort_with_a_test_split_only_is_scored_zero_shot(file: Path) -> None:
     cohort = PlantedCohort()
     cohort.index["split"] = "test"
@@ -163,6 +166,7 @@ def test_a_wrong_task_and_a_cohort_without_test_split_are_refused() -> None:
     assert not issubclass(ScoreError, cards.CardError)
 
 
+@pytest.mark.slow
 def test_a_cohort_of_limb_leads_gets_a_complete_card(file: Path) -> None:
     cohort = PlantedCohort()
     cohort.steps[:, 6:] = -32768
@@ -173,6 +177,7 @@ def test_a_cohort_of_limb_leads_gets_a_complete_card(file: Path) -> None:
     json.dumps(card.to_json(), allow_nan=False)
 
 
+@pytest.mark.slow
 def test_records_too_short_to_hide_anything_leave_a_remark() -> None:
     run = CardRun()
     run.config = replace(run.config, signal=replace(SIGNAL, duration_s=10.0))  # the recordings last two seconds

@@ -27,6 +27,7 @@ def test_every_method_has_a_title_a_source_and_an_objective(name: str) -> None:
         assert 0 < entry.n_small < entry.n_parameters
 
 
+@pytest.mark.slow
 def test_methods_that_embed_texts_are_marked_and_read_reports() -> None:
     entries = catalogue.entries()
     assert all(entry.reads == "ECG + report" for entry in entries if entry.zero_shot)

@@ -224,6 +224,7 @@ def test_a_run_folder_that_is_not_empty_is_refused_and_resume_without_a_run_too(
     assert "is not a run folder" in none.stderr
 
 
+@pytest.mark.slow
 def test_a_mimic_tree_is_prepared_in_shares_by_processes_and_in_one_go(tmp_path: Path) -> None:
     write_tree(tmp_path / "mimic", 120, n_samples=500, n_flawed=1)
     allowed = ("--allow-missing", "--allow-unreadable")

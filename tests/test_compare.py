@@ -188,6 +188,7 @@ def prompt_file(tmp_path):
     return tmp_path / "prompts.toml"
 
 
+@pytest.mark.slow
 def test_probe_scores_equal_those_of_run_probe():
     run, cohort = PlantedRun(), PlantedCohort()
     report = run_probe(run, cohort, "finding", fractions=(0.5,))

@@ -539,6 +539,7 @@ def probe_verb(monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str]:
     return done.exit_code, printed.get() + done.output
 
 
+@pytest.mark.slow
 def test_the_verb_shows_both_protocols(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     target = tmp_path / "both.json"
     words = ("--protocol", "both", "--fractions", "1", "--epochs", "3", "--json", str(target), "--per-class")
@@ -574,6 +575,7 @@ def test_the_verb_refuses_what_makes_no_sense(monkeypatch: pytest.MonkeyPatch) -
         assert message in " ".join(text.replace("│", " ").split())
 
 
+@pytest.mark.slow
 def test_the_given_seeds_are_those_of_the_strict_probe_beside_merls(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -299,6 +299,7 @@ def test_leads_come_by_name_out_of_their_own_order(tmp_path: Path, shared_files:
     assert {lead: LEADS.index(lead) - MIMIC_LEADS.index(lead) for lead in ("aVL", "aVF")} == {"aVL": -1, "aVF": 1}
 
 
+@pytest.mark.slow
 def test_the_ledger_has_every_flaw_and_nothing_else(
     tree: Tree, source: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -133,6 +133,7 @@ def test_it_is_trained_saved_and_loaded(cohort_folder: Path, tmp_path: Path) -> 
         assert torch.equal(again.method.embed_ecg(batch), run.method.embed_ecg(batch))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("added")
 def test_reproduce_lists_a_method_without_small_settings_and_continues(
     cohort_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -516,6 +516,7 @@ def test_page_is_one_offline_file_that_escapes_every_text(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
+@pytest.mark.slow
 def test_page_with_everything_of_a_demo_stays_below_three_megabytes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     noisy = heartbeats() + 0.05 * rng.normal(size=(12, 5000))

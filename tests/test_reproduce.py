@@ -288,6 +288,7 @@ def test_table1_has_the_references_first(wide: Path, tmp_path: Path, monkeypatch
     assert len(configs) == 1 + 2 * (3 + 3 + 1)
 
 
+@pytest.mark.slow
 def test_hand_crafted_features_are_the_probes(wide: Path) -> None:
     recordings = Recordings(Cohort.open(wide), Signal(rate_hz=100, duration_s=4.0), np.arange(5))
     run = runs.Run(Config(), handcrafted.Handcrafted(recordings.signal))
@@ -340,6 +341,7 @@ def test_fig3_counts_neighbours_and_silhouette(cohort_folder: Path) -> None:
     assert [cohort.tasks["own"][k] for k in labels.argmax(axis=1)] == list(chosen.names)
 
 
+@pytest.mark.slow
 def test_fig3_end_to_end(cohort_folder: Path, tmp_path: Path) -> None:
     config = config_file(tmp_path, cohort_folder)
     request = ReproduceRequest(

@@ -236,6 +236,7 @@ def call(*words):
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
+@pytest.mark.slow
 def test_the_command(cohort_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.toml").write_text(tomli_w.dumps(config_table(cohort_folder, steps=2)))

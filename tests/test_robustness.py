@@ -184,6 +184,7 @@ def planted_probe(run: PlantedRun, cohort: PlantedCohort) -> classifiers.Classif
     )
 
 
+@pytest.mark.slow
 def test_findings_in_leads_I_to_aVR_are_lost_with_those_leads_and_nothing_else() -> None:
     run, cohort = PlantedRun(), PlantedCohort(n_patients=200)
     result = robustness.measure_robustness(run, cohort, "finding", [planted_probe(run, cohort)])

@@ -27,6 +27,7 @@ from leadwise.data.cohort.layout import CohortError
 from leadwise.data.cohort.prepare import WorkerPool, write, write_share
 
 
+@pytest.mark.slow
 def test_processes_and_threads_write_the_same_bytes(tmp_path: Path) -> None:
     data = source(tmp_path / "raw", n=12)
     write(data, tmp_path / "alone", shard_records=2)
@@ -173,6 +174,7 @@ def die(job: shard.ShardJob) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = source(tmp_path / "raw", n=6)
     with monkeypatch.context() as patch, executors.processes(2) as pool:

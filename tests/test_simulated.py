@@ -224,6 +224,7 @@ def test_tables_have_one_row_per_recording(records: pd.DataFrame, truth: pd.Data
     assert records.age.between(18, 95).all()
 
 
+@pytest.mark.slow
 def test_wfdb_reads_every_file_back_with_valid_checksums(
     folder: Path, records: pd.DataFrame, truth: pd.DataFrame
 ) -> None:

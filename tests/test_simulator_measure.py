@@ -35,6 +35,7 @@ def test_labels_are_measured_again(table: pd.DataFrame, capsys: pytest.CaptureFi
     assert (findings.n >= 3).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOLERANCE)
 def test_quantities_are_measured_again(table: pd.DataFrame, name: str) -> None:
     row = table.set_index("item").loc[name]

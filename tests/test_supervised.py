@@ -184,6 +184,7 @@ def test_passes_of_a_step_equal_one_batch(labelled: Path, tmp_path: Path) -> Non
 # -------------------------------------------------------------------------------------------------------------- score
 
 
+@pytest.mark.slow
 def test_the_logits_of_the_head_are_scored_on_the_test_split(trained: Run, labelled: Path) -> None:
     cohort = Cohort.open(labelled)
     rows = cohort.rows("test", TASK)

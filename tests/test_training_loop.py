@@ -146,6 +146,7 @@ def test_validation_leaves_training_untouched(cohort_folder: Path, tmp_path: Pat
     assert a.fingerprint == b.fingerprint
 
 
+@pytest.mark.slow
 def test_best_weights_are_chosen_by_the_held_out_loss(cohort_folder: Path, tmp_path: Path) -> None:
     table = config_table(cohort_folder, steps=9, lr=0.05)
     table["log"] = {**table["log"], "keep": "best", "validate_every": 1}
@@ -192,6 +193,7 @@ def test_plan_says_who_shares_the_work(cohort_folder: Path, monkeypatch: pytest.
         planning.plan(typed(Config, config_table(cohort_folder)))
 
 
+@pytest.mark.slow
 def test_threads_bring_the_same_batches_in_the_same_order(cohort_folder: Path, tmp_path: Path) -> None:
     recordings = inputs.open_data(typed(Config, config_table(cohort_folder))).train
     sampler = Sampler(len(recordings), 8, 0)
@@ -218,6 +220,7 @@ def test_an_error_of_a_thread_is_the_loops_and_no_thread_stays(cohort_folder: Pa
     assert threading.active_count() == before
 
 
+@pytest.mark.slow
 def test_passes_make_the_same_run_from_memory_for_time(cohort_folder: Path, tmp_path: Path) -> None:
     """Interrupted with two passes a step, taken up with four: settings that are not the science may change on the way."""
 
@@ -235,6 +238,7 @@ def test_passes_make_the_same_run_from_memory_for_time(cohort_folder: Path, tmp_
     assert [r["step"] for r in _metrics(tmp_path / "run") if r["split"] == "train"] == list(range(1, 7))
 
 
+@pytest.mark.slow
 def test_compiling_takes_the_blocks_and_nothing_that_draws(cohort_folder: Path, tmp_path: Path, monkeypatch) -> None:
     compiled: list[str] = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
@@ -244,6 +248,7 @@ def test_compiling_takes_the_blocks_and_nothing_that_draws(cohort_folder: Path, 
     assert sorted(compiled) == ["Block"] * 3 + ["CausalBlock"]  # encoder, decoder; the report's decoder
 
 
+@pytest.mark.slow
 def test_bfloat16_and_passes_go_together(cohort_folder: Path, tmp_path: Path) -> None:
     train(cohort_folder, tmp_path / "one", precision="bfloat16", steps=2)
     train(cohort_folder, tmp_path / "two", precision="bfloat16", steps=2, accumulate=2)

@@ -270,6 +270,7 @@ def beats(rng: np.random.Generator, n_samples: int, steps_per_mv: float) -> np.n
     return signal * steps_per_mv
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
