@@ -93,8 +93,8 @@ class SeeingMethod(PretrainingMethod):
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
         assert not torch.is_grad_enabled()
         self.n_embedded += len(batch)
-        seen = batch.ecg[:, : len(WORDS)].std(dim=-1) if self.seeing else batch.ecg[:, -len(WORDS) :, 7]
-        embedding = self.unreliable(seen @ self.weight if self.seeing else seen)
+        values = batch.ecg[:, : len(WORDS)].std(dim=-1) if self.seeing else batch.ecg[:, -len(WORDS) :, 7]
+        embedding = self.unreliable(values @ self.weight if self.seeing else values)
         return F.normalize(embedding - 0.25, dim=-1) if part == "shared" else embedding
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:
@@ -115,7 +115,7 @@ class PlantedRun:
         self.config = Config(signal=SIGNAL)
         self.method = SeeingMethod(seeing)
         self.fingerprint = f"weights-{self.name}"
-        self.known: set[str] = set()  # people it learnt from
+        self.known: set[str] = set()  # patients of its training data
 
     def trained_on(self, source: str, patients: Sequence[str]) -> list[str]:
         return [patient for patient in patients if patient in self.known]

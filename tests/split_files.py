@@ -34,9 +34,9 @@ def ptbxl(folder: Path, orders: dict[str, tuple[str, ...]] | None = None, **chan
 def csn(folder: Path, statements: dict[str, list[str]], classes: tuple[str, ...]) -> Path:
     (folder / "chapman").mkdir(parents=True)
     number = 0
-    for split, said in statements.items():
+    for split, statements_of in statements.items():
         lines = []
-        for text in said:
+        for text in statements_of:
             number += 1
             line = {"ecg_path": f"/chapman/WFDBRecords/01/010/JS{number:05d}.mat", "age": 12, "diagnose": text}
             lines.append(line | {name: int(name in text) for name in classes})
@@ -47,10 +47,14 @@ def csn(folder: Path, statements: dict[str, list[str]], classes: tuple[str, ...]
 def own_splits(folder: Path, cohort: Cohort) -> Path:
     """CSN files that list the records of a cohort under new names of that form, the last of the cohort first."""
     order = list(cohort.records)[::-1]
-    said = {"train": ["normal", "mi,afib"] * 15, "val": ["afib", "mi"] * 2, "test": ["mi,afib", "normal", "afib"] * 2}
-    csn(folder, said, cohort.tasks["own"])
+    statements_of = {
+        "train": ["normal", "mi,afib"] * 15,
+        "val": ["afib", "mi"] * 2,
+        "test": ["mi,afib", "normal", "afib"] * 2,
+    }
+    csn(folder, statements_of, cohort.tasks["own"])
     names = iter(order)
-    for split in said:
+    for split in statements_of:
         path = folder / "chapman" / f"chapman_{split}.csv"
         table = pd.read_csv(path)
         table["ecg_path"] = [f"/x/{next(names)}.mat" for _ in range(len(table))]

@@ -293,7 +293,7 @@ def test_prepare_end_to_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no part of CPSC2018 lies beside this checkout")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no part of CPSC2018 is beside this checkout")
 def test_golden_labels_of_real_records(tmp_path: Path) -> None:
     folder = SHARED / "data" / "cpsc_2018"
     source = read_source(folder)

@@ -38,7 +38,7 @@ UNMAPPED = "55827005"
 
 
 def record(folder: Path, number: int, dx: str | None, with_samples: bool = False) -> Path:
-    """A record in CSN's layout: a header, and with it 5000 samples behind a 24-byte head if asked for."""
+    """A record in CSN's layout: a header, and with it 5000 samples behind a 24-byte head if requested."""
     name = f"JS{number:05d}"
     place = folder / "WFDBRecords" / f"{number // 1000:02d}" / f"{number // 100:03d}"
     place.mkdir(parents=True, exist_ok=True)
@@ -246,7 +246,7 @@ def test_an_age_that_is_none_is_unknown(text: str, age: float | None) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no part of CSN lies beside this checkout")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no part of CSN is beside this checkout")
 def test_golden_labels_of_real_records(tmp_path: Path) -> None:
     folder = SHARED / "data" / "chapman"
     source = read_source(folder)

@@ -103,8 +103,8 @@ def test_no_mean_is_taken_over_places_that_were_not_observed(kind: str) -> None:
     n_seen = 10 if kind == "resnet" else 4
     assert real[0].tolist() == [n < n_seen for n in range(tokens.shape[1])]
     if kind in ("resnet", "vit"):
-        seen = tokens[:, :n_seen].mean(1)
-        torch.testing.assert_close(ecg(batch), seen if kind == "resnet" else ecg.model.norm(seen))
+        encoded = tokens[:, :n_seen].mean(1)
+        torch.testing.assert_close(ecg(batch), encoded if kind == "resnet" else ecg.model.norm(encoded))
 
 
 @pytest.mark.parametrize("kind", BY_LEAD)
@@ -114,11 +114,11 @@ def test_a_time_is_the_mean_over_the_leads_seen_there(kind: str) -> None:
     observed = batch.observed.clone()
     observed[0, 1:, :40] = False  # one lead alone in the first patch, and another record with all
     batch = dataclasses.replace(batch, ecg=batch.ecg * observed, observed=observed)
-    seen = ecg.model(scaled(batch, SIGNAL).reshape(2, 12, 10, 40), ecg._usable(batch))
+    encoded = ecg.model(scaled(batch, SIGNAL).reshape(2, 12, 10, 40), ecg._usable(batch))
     tokens, real = ecg.tokens(batch)
     assert bool(real.all())
-    torch.testing.assert_close(tokens[0, 0], ecg.norm(seen.tokens[0, 0]), atol=1e-5, rtol=1e-4)
-    mean = seen.tokens[1].reshape(12, 10, -1).mean(0)
+    torch.testing.assert_close(tokens[0, 0], ecg.norm(encoded.tokens[0, 0]), atol=1e-5, rtol=1e-4)
+    mean = encoded.tokens[1].reshape(12, 10, -1).mean(0)
     torch.testing.assert_close(tokens[1], ecg.norm(mean), atol=1e-5, rtol=1e-4)
 
 

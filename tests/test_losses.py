@@ -169,13 +169,15 @@ class Largest(TorchDispatchMode):
 def test_no_table_of_all_pairs_is_made_or_kept(form: str) -> None:
     n_rows = 64
     for n in (2 * multimodal.BLOCK, 4 * multimodal.BLOCK):
-        kept: list[int] = []
-        hooks = torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x.numel()) or x, lambda x: x)
+        saved_sizes: list[int] = []
+        hooks = torch.autograd.graph.saved_tensors_hooks(
+            lambda x, saved_sizes=saved_sizes: saved_sizes.append(x.numel()) or x, lambda x: x
+        )
         pairs = many(n, "")
         with hooks, Largest() as largest:
             contrast(pairs, form, "ignore", slice(0, n_rows)).backward()
         assert largest.numbers == n_rows * multimodal.BLOCK  # whatever n
-        assert sum(kept) < n_rows * multimodal.BLOCK  # not even one block outlives its turn
+        assert sum(saved_sizes) < n_rows * multimodal.BLOCK  # not even one block outlives its turn
         assert all(bool(x.grad.isfinite().all()) and bool(x.grad.any()) for x in pairs[:2])
 
 

@@ -45,7 +45,7 @@ def tables(
     measured: Sequence[Sequence[object]] = ((20, 3, "c", "d"), (10, 1, "a", ""), (10, 2, "b", "")),
     columns: Sequence[str] = ("subject_id", "study_id", "report_0", "report_1"),
 ) -> Path:
-    """The two tables alone, of three studies unless said otherwise."""
+    """The two tables alone, of three studies by default."""
     for name, header, lines in (
         ("record_list.csv", ("subject_id", "study_id", "path"), listing),
         ("machine_measurements.csv", columns, measured),

@@ -44,11 +44,11 @@ def test_batch_norms_of_a_teacher_take_what_it_is_shown() -> None:
     model = student()
     teacher = Teacher(model)
     teacher(torch.randn(8, 3))
-    shown = teacher.model[1].running_mean.clone()
-    assert bool(shown.any())
+    running_mean = teacher.model[1].running_mean.clone()
+    assert bool(running_mean.any())
     assert not bool(model[1].running_mean.any())
     teacher.follow(model, 0.0)
-    assert torch.equal(teacher.model[1].running_mean, shown)
+    assert torch.equal(teacher.model[1].running_mean, running_mean)
 
 
 def test_another_network_is_not_followed() -> None:

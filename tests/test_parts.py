@@ -79,9 +79,9 @@ def test_one_gain_for_all_leads_keeps_their_algebra() -> None:
 def test_dropped_leads_leave_one_that_was_observed() -> None:
     batch = unobserve(make_batch(50), leads=list(range(6)))
     ecg, observed = augment.drop_leads(batch.ecg, batch.observed, batch.observed.any(-1), 0.95)
-    kept = observed.any(-1).sum(-1)
-    assert int(kept.min()) == 1
-    assert int(kept.max()) < 6
+    n_remaining = observed.any(-1).sum(-1)
+    assert int(n_remaining.min()) == 1
+    assert int(n_remaining.max()) < 6
     assert not bool(ecg[~observed].any())
 
 

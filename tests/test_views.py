@@ -58,9 +58,9 @@ def test_what_a_view_lays_over_keeps_the_algebra_of_the_leads(what: str, bfloat1
     batch = dataclasses.replace(batch, ecg=torch.einsum("le,bet->blt", augment.lead_algebra(LEADS), electrodes))
     keeps_the_algebra(batch.ecg)
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-        seen = views(signal, **{what: 0.5})(batch).batch.ecg
-    assert not torch.allclose(seen, batch.ecg, atol=0.01)
-    keeps_the_algebra(seen)
+        view = views(signal, **{what: 0.5})(batch).batch.ecg
+    assert not torch.allclose(view, batch.ecg, atol=0.01)
+    keeps_the_algebra(view)
 
 
 def test_leads_come_from_electrodes_by_name() -> None:
@@ -114,24 +114,24 @@ def test_what_was_not_observed_is_never_read(grid: int) -> None:
 @pytest.mark.parametrize("grid", [1, 20, 40])
 def test_a_crop_is_the_record_from_where_it_says(grid: int) -> None:
     batch = make_batch(64)
-    seen = views(grid=grid, view_crop=0.5)(batch)
-    assert seen.batch.ecg.shape == (64, 12, 200)
-    assert bool((seen.start % grid == 0).all())
-    assert len(set(seen.start.tolist())) > (4 if grid > 1 else 20)
-    for number, start in enumerate(seen.start.tolist()):
-        torch.testing.assert_close(seen.batch.ecg[number], batch.ecg[number, :, start : start + 200])
+    view = views(grid=grid, view_crop=0.5)(batch)
+    assert view.batch.ecg.shape == (64, 12, 200)
+    assert bool((view.start % grid == 0).all())
+    assert len(set(view.start.tolist())) > (4 if grid > 1 else 20)
+    for number, start in enumerate(view.start.tolist()):
+        torch.testing.assert_close(view.batch.ecg[number], batch.ecg[number, :, start : start + 200])
 
 
 @pytest.mark.parametrize(("begin", "end"), [(130, 400), (0, 250), (110, 330)])
 @pytest.mark.parametrize("grid", [1, 40])
 def test_a_crop_lies_in_what_was_observed(begin: int, end: int, grid: int) -> None:
-    seen = views(grid=grid, view_crop=0.4)(with_gaps((begin, end)))
-    assert bool(seen.batch.observed.all())
+    view = views(grid=grid, view_crop=0.4)(with_gaps((begin, end)))
+    assert bool(view.batch.observed.all())
 
 
 def test_a_crop_longer_than_what_was_observed_holds_all_of_it() -> None:
-    seen = views(grid=40, view_crop=0.5)(with_gaps((170, 290)))  # whole patches: 200 to 240, 240 to 280
-    assert bool((whole_patches(seen.batch.observed, 40) == 2).all())
+    view = views(grid=40, view_crop=0.5)(with_gaps((170, 290)))  # whole patches: 200 to 240, 240 to 280
+    assert bool((whole_patches(view.batch.observed, 40) == 2).all())
 
 
 @pytest.mark.parametrize("pieces", [((0, 45), (355, 400)), ((30, 90),), ((0, 40), (150, 170))])
@@ -144,9 +144,9 @@ def test_a_record_with_gaps_keeps_a_whole_patch(pieces: tuple[tuple[int, int], .
 
 def test_a_gap_in_the_middle_leaves_something_to_look_at() -> None:
     torch.manual_seed(0)
-    seen = views(view_crop=0.25)(with_gaps((0, 100), (300, 400)))
-    assert int(seen.batch.observed[:, 0].sum(-1).min()) >= 50
-    assert len(set(seen.start.tolist())) > 10
+    view = views(view_crop=0.25)(with_gaps((0, 100), (300, 400)))
+    assert int(view.batch.observed[:, 0].sum(-1).min()) >= 50
+    assert len(set(view.start.tolist())) > 10
 
 
 def test_time_is_taken_away_on_the_grid_and_in_all_leads() -> None:
@@ -157,15 +157,15 @@ def test_time_is_taken_away_on_the_grid_and_in_all_leads() -> None:
     patches = observed[:, 0].reshape(32, 10, 40)
     assert bool((patches.all(-1) == patches.any(-1)).all())
     assert bool((patches.all(-1).sum(-1) == 8).all())
-    kept = with_gaps((100, 140), n=32)
-    _, observed = augment.mask_time(kept.ecg, kept.observed, 360, 40)
+    batch = with_gaps((100, 140), n=32)
+    _, observed = augment.mask_time(batch.ecg, batch.observed, 360, 40)
     assert bool(observed.any(-1).any(-1).all())  # never the last of it
 
 
 def test_leads_are_taken_away_and_one_stays() -> None:
     torch.manual_seed(0)
-    seen = views(view_lead_mask=0.5)(make_batch(200)).batch.observed
-    per_record = seen.any(-1).sum(-1)
+    view = views(view_lead_mask=0.5)(make_batch(200)).batch.observed
+    per_record = view.any(-1).sum(-1)
     assert int(per_record.min()) >= 1
     assert 5.5 < float(per_record.float().mean()) < 6.8
 
@@ -181,10 +181,10 @@ def test_two_calls_are_two_views_and_a_seed_gives_them_back() -> None:
 
 def test_all_switched_off_a_view_is_the_record() -> None:
     batch = unobserve(make_batch(3), leads=[2])
-    seen = views()(batch)
-    assert torch.equal(seen.batch.ecg, batch.ecg)
-    assert torch.equal(seen.batch.observed, batch.observed)
-    assert not bool(seen.start.any())
+    view = views()(batch)
+    assert torch.equal(view.batch.ecg, batch.ecg)
+    assert torch.equal(view.batch.observed, batch.observed)
+    assert not bool(view.start.any())
 
 
 @pytest.mark.parametrize(
