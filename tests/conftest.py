@@ -37,6 +37,14 @@ def tiny_settings() -> dict[str, dict]:
 TINY = tiny_settings()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Twenty steps of a method's variants, such as "merl vit", are slow; those of its main settings always run."""
+    for item in items:
+        if item.name.startswith("test_twenty_steps_lower_the_sum[") and " " in item.name:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)

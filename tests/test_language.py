@@ -31,6 +31,8 @@ PHRASES = re.compile(
     r"\b(told|said|heard|whom|wants?|learnt|unlearnt|nobody|somebody|asked|stands|lies|house|rooms?)\b", re.IGNORECASE
 )
 PROSE = (tokenize.STRING, tokenize.COMMENT)
+# names that files on disk contain: a field of the ledger in cohort.json, a key of the audit's and the probe's JSON
+PERSISTED_NAMES, PERSISTED_KEYS = {"kept"}, {'"said"'}
 
 
 def names_of_acts(tree: ast.AST) -> list[str]:
@@ -48,7 +50,8 @@ def names_of_acts(tree: ast.AST) -> list[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_names_say_what_they_hold(path: Path) -> None:
-    assert not names_of_acts(ast.parse(path.read_text(encoding="utf-8")))
+    allowed = PERSISTED_NAMES if path.name == "layout.py" else set()
+    assert not set(names_of_acts(ast.parse(path.read_text(encoding="utf-8")))) - allowed
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -57,7 +60,7 @@ def test_docstrings_comments_and_messages_are_plain(path: Path) -> None:
         return
     source = path.read_text(encoding="utf-8")
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type in PROSE:
+        if token.type in PROSE and token.string not in PERSISTED_KEYS:
             assert not PHRASES.findall(token.string), f"line {token.start[0]}: {token.string[:200]}"
 
 

@@ -121,10 +121,7 @@ def test_state_round_trip_gives_the_same_embedding(name: str) -> None:
     torch.testing.assert_close(a.embed_ecg(batch), b.embed_ecg(batch))
 
 
-VARIANTS_SLOW = [pytest.param(name, marks=pytest.mark.slow) if " " in name else name for name in CASES]
-
-
-@pytest.mark.parametrize("name", VARIANTS_SLOW)
+@pytest.mark.parametrize("name", CASES)
 def test_twenty_steps_lower_the_sum(name: str) -> None:
     method = build(name)
     optimizer = torch.optim.AdamW(method.parameters(), lr=2e-3)
