@@ -33,11 +33,11 @@ MARK = "demo.json"  # a folder that contains this file was written by a demo and
 
 N_RECORDS = 3000
 # wider than the method's small settings, which fit the time of other tables; chosen on these simulated ECGs: NOTES.md
-WIDER = {"width": 128}
+WIDER = {"mask_ratio": 0.7, "width": 128, "decoder_width": 64}
 CONFIG = Config(
     signal=Signal(rate_hz=100, duration_s=10.0),
     method={**small_settings("cg_dmer"), **WIDER},
-    optim=OptimConfig(steps=1300, batch_size=16, lr=6e-4, weight_decay=1e-2),
+    optim=OptimConfig(steps=1600, batch_size=16, lr=6e-4, weight_decay=1e-2),
     log=LogConfig(every=20, validate_every=400, validate_records=128, save_every=400),
 )
 
