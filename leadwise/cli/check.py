@@ -46,11 +46,13 @@ def check(
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.pages import audit as audit_page
 
+    # the audit needs what a run was trained on, and not its weights
     opened = Cohort.open(cohort)
     other = None if against is None else Cohort.open(against)
     trained = None if run is None else runs.open_without_weights(run)
     with progress_bars() as progress:
         report = audit_page.check_cohort(opened, other, trained, sample, bars(progress))
+    # the table always; page and JSON on request; the exit code for scripts
     print_table(report.rows(), f"check of {cohort}")
     if per_class:
         print_table(report.class_rows(), "classes by split: recordings with (+) and without (−)")

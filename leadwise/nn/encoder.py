@@ -52,16 +52,19 @@ class EcgEncoder(nn.Module):
         self.kind, self.signal, self.n_patches = settings.encoder, signal, settings.n_patches
         n_leads, n_samples = len(signal.leads), signal.n_samples
         self.grid = 1
+        # the ResNet has no patches: a crop may begin at any sample
         if self.kind == "resnet":
             self.model: ResNet18 | ViT | LeadTimeEncoder = ResNet18(n_leads, settings.resnet_width)
             self.width = self.model.width
             return
+        # the others divide each lead into patches, and crops begin at one
         if n_samples % settings.n_patches:
             raise ValueError(f"n_patches = {settings.n_patches} does not divide the {n_samples} samples of a lead")
         self.grid, self.width = n_samples // settings.n_patches, settings.width
         if self.kind == "vit":
             self.model = ViT(n_leads, n_samples, settings.n_patches, settings.width, settings.depth, settings.heads)
             return
+        # one token per lead and patch; the two kinds differ in tokenizer, times and separators
         conv = self.kind == "lead_time_conv"
         shape = EncoderShape(
             n_leads, settings.n_patches, self.grid, settings.width, settings.depth, settings.heads,

@@ -46,6 +46,7 @@ def build_page(
         run: the pretrained run, with its folder.
         cohort: the simulated cohort that the run was trained on.
     """
+    # what the page is about, and what it does not show
     page = Page("leadwise on simulated ECGs")
     n_patients = len(cohort.patients.distinct(cohort.rows()))
     page.text(
@@ -54,6 +55,7 @@ def build_page(
         "scores. They do not predict accuracy on real patients."
     )
 
+    # the scores: tables, remarks on classes without a score, and the picture
     page.heading("Scores")
     for title, rows in tables.items():
         page.table([{key: value for key, value in row.items() if key not in REMARK_KEYS} for row in rows], title)
@@ -68,6 +70,7 @@ def build_page(
     )
     page.table(zeroshot.class_rows(), "zero-shot, each finding")
 
+    # the run: loss curves, one reconstruction, one map
     page.heading("Training")
     assert run.folder is not None
     metrics = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]

@@ -70,9 +70,11 @@ def write(
             files are missing or unreadable and may not be left out, or the disk is full. Finished shards stay in
             `OUT.partial`, and the same call uses them.
     """
+    # nothing is written before source and target are checked
     partial = _check_and_create(source, out, overwrite, allow_missing)
     jobs = ShardJobs(source, partial.folder, shard_records, _min_report_words(source, min_report_words), partial.extra)
     _clear_leftovers(partial.folder, len(jobs))
+    # pack what is not finished; what may not be left out is an error only now, when all that can be packed is
     try:
         shards = _pack_shards(jobs, range(len(jobs)), pool, progress)
         _refuse_dropped(source, shards, partial.folder, allow_missing, allow_unreadable)
@@ -80,6 +82,7 @@ def write(
         ledger = index.write_index(partial.folder, source, shards, settings, allow_copies)
     except OSError as error:
         raise _disk_full_error(error, partial.folder) from error
+    # a cohort appears under its name only when it is whole
     _move_into_place(partial.folder, Path(out))
     return ledger
 

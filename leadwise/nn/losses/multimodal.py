@@ -105,6 +105,7 @@ def info_nce(
 
         def block(columns: slice) -> Tensor:
             logits = (scale * (anchor @ others[columns].T)).float()  # (b, c)
+            # which pairs are targets, and which are in the denominator, by form and treatment of equal reports
             own, same = _relations(report, local_rows, columns)
             counted = ~same | own if treat == "ignore" else torch.ones_like(own)
             if form == "literal":
@@ -115,6 +116,7 @@ def info_nce(
             log_denominator = logits.masked_fill(~denominator, MASKED_LOGIT).logsumexp(1)
             return torch.stack([log_denominator, (logits * target).sum(1), target.sum(1)])  # (3, b)
 
+        # join the blocks; an anchor with an empty denominator adds 0, with a gradient of 0
         log_denominator, positive_logits, n = _over_columns(block, len(others)).unbind(1)  # (blocks, b) each
         loss = log_denominator.logsumexp(0) - positive_logits.sum(0) / n.sum(0)
         loss = torch.where(log_denominator.amax(0) > MASKED_LOGIT / 2, loss, 0.0 * loss)

@@ -41,12 +41,14 @@ def same_patient(
     own = torch.arange(n, device=views.device)[local_rows]
     others = patient[:, None] == patient[None]
     others.fill_diagonal_(False)
+    # how many pairs each two views have in the whole batch, and the weight that makes the sum below a mean
     n_own = is_observed.T @ is_observed  # (V, V) pairs of the whole batch, for each two views
     n_others = is_observed.T @ (others.to(views.dtype) @ is_observed)
-    kinds = ((n_own > 0).to(views.dtype) + (n_others > 0)).fill_diagonal_(0)  # a view is not compared with own_loss
+    kinds = ((n_own > 0).to(views.dtype) + (n_others > 0)).fill_diagonal_(0)  # a view is not compared with itself
     n_pairs = (kinds > 0).sum().clamp(min=1)
     weight = (n / len(own)) / (kinds.clamp(min=1) * n_pairs) * (kinds > 0)  # the mean over processes is then the sum
 
+    # one view as the anchor at a time: the (b, V, B) logits of one are all that is stored
     total = views.new_zeros(())
     for a in range(n_views):
         logits = torch.einsum("id,jvd->ivj", unit[local_rows, a], unit) / temperature  # (b, V, B)
