@@ -19,7 +19,7 @@ from leadwise.data.messages import first_few, quoted_cell, short_name
 _FROM_SOURCE = ("record", "patient", "split", "report", "report_words", "statements")
 _FROM_FILE = ("rate_hz", "n_samples", "shard", "offset", "uv_per_step", "baseline", "lead_order")
 _CHECKSUMS = ("source_sha256", "samples_sha256")
-_PER_LEAD = ("lead_origin", "lead_missing", "lead_flat", "lead_max_mv", "n_short_gaps", "n_long_gaps")
+_PER_LEAD = ("lead_origin", "lead_missing", "lead_flat", "lead_max_mv", "n_short_gaps", "n_long_gaps", "unused_leads")
 _RESERVED = frozenset((*_FROM_SOURCE, *_FROM_FILE, *_CHECKSUMS, *_PER_LEAD))  # the index's own columns
 
 
@@ -38,6 +38,7 @@ class Row:
     rate_hz: float | None = None  # for files that do not state their rate
     units: str | None = None  # for files that do not state their unit
     statements: tuple[str, ...] | None = None  # of the report, where the source lists them: `report` is stored as it is
+    item: str | None = None  # which recording, in a file that holds several
 
 
 @dataclass(frozen=True)
