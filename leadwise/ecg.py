@@ -66,7 +66,8 @@ class ECG:
     @cached_property
     def observed(self) -> np.ndarray:
         """Which samples of `signal` (12, T) exist, as bool."""
-        return np.isfinite(self.signal)
+        mask: np.ndarray = np.isfinite(self.signal)
+        return mask
 
     @property
     def rate_hz(self) -> float:

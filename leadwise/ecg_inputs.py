@@ -29,7 +29,7 @@ _PER_ROW = ("rate_hz", "leads", "units", "item")  # columns of a DataFrame that 
 
 
 @dataclass(frozen=True)
-class Entry:
+class InputEntry:
     """One ECG of an input."""
 
     name: str  # path, or name of the ECG
@@ -41,7 +41,7 @@ class Entry:
 class Inputs:
     """The ECGs of an input, in order."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[InputEntry, ...]
     index: pd.Index | None = None  # of a DataFrame
 
     def __len__(self) -> int:
@@ -65,6 +65,11 @@ class Facts:
     rate_hz: float | None = None
     leads: Sequence[str] | None = None
     units: str | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `read` and `from_array`."""
+        return {"rate_hz": self.rate_hz, "leads": self.leads, "units": self.units}
 
 
 def as_cohort(source: Any) -> Cohort | None:
@@ -107,12 +112,12 @@ Opener = tuple[str, Callable[[], ECG]]
 
 
 def _numbered(openers: Sequence[Opener]) -> Inputs:
-    return Inputs(tuple(Entry(name, number, opener) for number, (name, opener) in enumerate(openers)))
+    return Inputs(tuple(InputEntry(name, number, opener) for number, (name, opener) in enumerate(openers)))
 
 
 def _of_one(item: Any, facts: Facts, name: str) -> Opener:
     """One element of a list: a path, an ECG, a recording, the bytes of a file, or an array (L, T)."""
-    given = {"rate_hz": facts.rate_hz, "leads": facts.leads, "units": facts.units}
+    given = facts.arguments
     if isinstance(item, ECG):
         return item.name, lambda: item
     if isinstance(item, Recording):
@@ -157,7 +162,7 @@ def _of_file(path: Path | str, facts: Facts) -> list[Opener]:
         items = ()  # the same error is raised when the recording is read
     if not items:
         return [_of_one(path, facts, str(path))]
-    given = {"rate_hz": facts.rate_hz, "leads": facts.leads, "units": facts.units}
+    given = facts.arguments
     return [(f"{path}#{item}", partial(ecgs_of.read, path, item=item, **given)) for item in items]
 
 
@@ -188,7 +193,7 @@ def _of_frame(frame: pd.DataFrame, facts: Facts, path_column: str) -> Inputs:
         )
     if not len(frame):
         raise RecordError("the DataFrame has no rows; pass at least one")
-    given = {"rate_hz": facts.rate_hz, "leads": facts.leads, "units": facts.units, "item": None}
+    given = {**facts.arguments, "item": None}
     own = [name for name in _PER_ROW if name in frame.columns]
     entries = []
     for row, (label, path) in enumerate(zip(frame.index, frame[path_column])):
@@ -199,7 +204,7 @@ def _of_frame(frame: pd.DataFrame, facts: Facts, path_column: str) -> Inputs:
                 value = [lead.strip() for lead in value.split(",")]
             if isinstance(value, list | tuple) or pd.notna(value):
                 stated[name] = value
-        entries.append(Entry(str(path), label, partial(_open_row, path, stated)))
+        entries.append(InputEntry(str(path), label, partial(_open_row, path, stated)))
     return Inputs(tuple(entries), frame.index)
 
 

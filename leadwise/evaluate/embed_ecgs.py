@@ -20,7 +20,7 @@ from leadwise.data import crops
 from leadwise.data.recordings.recording import RecordError
 from leadwise.data.recordings.twelve_leads import conform
 from leadwise.ecg import ECG
-from leadwise.ecg_inputs import Entry, Inputs
+from leadwise.ecg_inputs import InputEntry, Inputs
 from leadwise.evaluate.embed import EmbedError, Features, embed_batch, split_parts
 from leadwise.progress import Progress
 from leadwise.run import Run
@@ -38,11 +38,11 @@ class Embeddings(np.ndarray):
 
 
 @dataclass(frozen=True)
-class Dropped:
+class DroppedECG:
     """An ECG without an embedding."""
 
     position: int
-    entry: Entry
+    entry: InputEntry
     reason: str
 
     def to_json(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def embed_ecgs(
     batch_size: int = 64,
     on_error: OnError = "raise",
     progress: Progress | None = None,
-) -> tuple[Features, list[Dropped]]:
+) -> tuple[Features, list[DroppedECG]]:
     """Return embeddings (N, D) of N ECGs in their order, and the ECGs whose row is NaN.
 
     Args:
@@ -91,7 +91,7 @@ def embed_ecgs(
 
     # a batch of ECGs at a time, so that a folder of any size fits into memory
     rows: dict[int, Features] = {}
-    dropped: list[Dropped] = []
+    dropped: list[DroppedECG] = []
     for begin in range(0, len(inputs), batch_size):
         windows = _Windows([], [], [], [])
         for position in range(begin, min(begin + batch_size, len(inputs))):
@@ -101,10 +101,10 @@ def embed_ecgs(
             except (ValueError, OSError) as error:
                 if on_error == "raise":
                     raise
-                dropped.append(Dropped(position, entry, str(error)))
+                dropped.append(DroppedECG(position, entry, str(error)))
         embedded, failures = _embed_windows(run, windows, parts, batch_size, on_error)
         rows |= embedded
-        dropped += [Dropped(position, inputs.entries[position], reason) for position, reason in failures.items()]
+        dropped += [DroppedECG(position, inputs.entries[position], reason) for position, reason in failures.items()]
         if progress is not None:
             progress(f"embed {part}", min(begin + batch_size, len(inputs)), len(inputs))
 
@@ -134,7 +134,7 @@ def batch_of(ecg: ECG, signal: Signal) -> Batch:
     return _batch(values[None], observed[None], [ecg.name])
 
 
-def _append(windows: _Windows, position: int, entry: Entry, signal: Signal, window: str | None) -> None:
+def _append(windows: _Windows, position: int, entry: InputEntry, signal: Signal, window: str | None) -> None:
     """Open an ECG and append its windows."""
     ecg = entry.open()
     named, starts = _starts(ecg, signal, window)
@@ -198,13 +198,10 @@ def _embed_windows(
                     failures.setdefault(position, str(reason))
                     features.append(np.empty((1, 0), dtype=np.float32))
     vectors = [row for piece in features for row in piece]
-    means = {
-        int(position): np.mean(
-            [vectors[k] for k in np.flatnonzero(owner == position)], axis=0, dtype=np.float64
-        ).astype(np.float32)
-        for position in np.unique(owner)
-        if position not in failures
-    }
+    means: dict[int, Features] = {}
+    for position in sorted(set(windows.owner) - failures.keys()):
+        own = np.stack([vectors[k] for k in np.flatnonzero(owner == position)])
+        means[position] = own.mean(axis=0, dtype=np.float64).astype(np.float32)
     return means, failures
 
 
