@@ -177,9 +177,9 @@ def from_array(
     """
     values = as_numpy(array)
     check_given(rate_hz, leads, units)
-    assert leads is not None  # by check_given
-    check_shape(values, leads, 2)
-    return _from_rows(values, leads, checked_rate(Path(name), rate_hz), units, name)
+    names = given_facts(rate_hz, leads, units).leads or ()
+    check_shape(values, names, 2)
+    return _from_rows(values, names, checked_rate(Path(name), rate_hz), units, name)
 
 
 def from_stack(
@@ -188,10 +188,10 @@ def from_stack(
     """Return the N ECGs in an array (N, L, T); arguments and errors as for `from_array`. They are named 0, 1, 2 ..."""
     values = as_numpy(array)
     check_given(rate_hz, leads, units)
-    assert leads is not None  # by check_given
-    check_shape(values, leads, 3)
+    names = given_facts(rate_hz, leads, units).leads or ()
+    check_shape(values, names, 3)
     rate = checked_rate(Path("array"), rate_hz)
-    return [_from_rows(rows, leads, rate, units, str(number)) for number, rows in enumerate(values)]
+    return [_from_rows(rows, names, rate, units, str(number)) for number, rows in enumerate(values)]
 
 
 def _from_rows(values: np.ndarray, leads: Sequence[str], rate_hz: float, units: str | None, name: str) -> ECG:
@@ -212,6 +212,18 @@ def as_numpy(array: Any) -> np.ndarray:
     return np.asarray(array)
 
 
+def given_facts(rate_hz: float | None, leads: Sequence[str] | None, units: str | None) -> Given:
+    """Return what a caller states about files and arrays.
+
+    Raises:
+        RecordError: `leads` is one text instead of a list of names.
+    """
+    if isinstance(leads, str):
+        names = [lead.strip() for lead in leads.split(",")]
+        raise RecordError(f"leads={leads!r} is one text; pass a list of names: leads={names}")
+    return Given(None if leads is None else tuple(leads), rate_hz, units)
+
+
 def check_given(rate_hz: float | None, leads: Sequence[str] | None, units: str | None) -> None:
     """Check that the caller states what an array does not.
 
@@ -223,8 +235,6 @@ def check_given(rate_hz: float | None, leads: Sequence[str] | None, units: str |
     if missing:
         what = ", ".join(_NEEDED[argument] for argument in missing)
         raise RecordError(f"an array does not state its {what}; pass {', '.join(f'{name}=' for name in missing)}")
-    if isinstance(leads, str):
-        raise RecordError(f"leads={leads!r} is one text; pass a list of names, such as leads={leads.split(',')}")
 
 
 def check_shape(values: np.ndarray, leads: Sequence[str], n_dimensions: int) -> None:

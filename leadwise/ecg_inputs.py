@@ -19,6 +19,7 @@ import pandas as pd
 from leadwise import ecg as ecgs_of
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.formats import reading
+from leadwise.data.formats.given import Given
 from leadwise.data.messages import first_few
 from leadwise.data.recordings.recording import RecordError, Recording
 from leadwise.ecg import ECG
@@ -58,18 +59,9 @@ class Inputs:
         return pd.RangeIndex(len(self)) if self.index is None else self.index
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What the caller states for files and arrays that do not."""
-
-    rate_hz: float | None = None
-    leads: Sequence[str] | None = None
-    units: str | None = None
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The arguments of `read` and `from_array`."""
-        return {"rate_hz": self.rate_hz, "leads": self.leads, "units": self.units}
+def arguments(given: Given) -> dict[str, Any]:
+    """Return what the caller states as the arguments of `read` and `from_array`."""
+    return {"rate_hz": given.rate_hz, "leads": given.leads, "units": given.units}
 
 
 def as_cohort(source: Any) -> Cohort | None:
@@ -81,21 +73,21 @@ def as_cohort(source: Any) -> Cohort | None:
     return None
 
 
-def collect(ecgs: Any, facts: Facts | None = None, path_column: str = "path") -> Inputs:
+def collect(ecgs: Any, given: Given | None = None, path_column: str = "path") -> Inputs:
     """Return the entries of an input; no file is read yet.
 
     Raises:
         RecordError: nothing to read, an unknown kind of input, or an array without leads, rate or unit.
     """
-    facts = facts or Facts()
+    given = given or Given()
     if isinstance(ecgs, pd.DataFrame):
-        return _of_frame(ecgs, facts, path_column)
+        return _of_frame(ecgs, given, path_column)
     if isinstance(ecgs, str | Path):
-        return _numbered(_of_path(ecgs, facts))
+        return _numbered(_of_path(ecgs, given))
     if isinstance(ecgs, ECG | Recording | bytes):
-        return _numbered([_of_one(ecgs, facts, "ecg")])
+        return _numbered([_of_one(ecgs, given, "ecg")])
     if hasattr(ecgs, "detach") or (isinstance(ecgs, np.ndarray) and ecgs.dtype.kind in "iufcb"):
-        return _numbered(_of_array(ecgs, facts))
+        return _numbered(_of_array(ecgs, given))
     if isinstance(ecgs, np.ndarray):
         ecgs = ecgs.ravel().tolist()  # of paths, or of ECGs
     if not isinstance(ecgs, Iterable):
@@ -105,7 +97,7 @@ def collect(ecgs: Any, facts: Facts | None = None, path_column: str = "path") ->
     items = list(ecgs)
     if not items:
         raise RecordError("no ECG was given; pass at least one")
-    return _numbered([_of_one(item, facts, str(number)) for number, item in enumerate(items)])
+    return _numbered([_of_one(item, given, str(number)) for number, item in enumerate(items)])
 
 
 Opener = tuple[str, Callable[[], ECG]]
@@ -115,55 +107,55 @@ def _numbered(openers: Sequence[Opener]) -> Inputs:
     return Inputs(tuple(InputEntry(name, number, opener) for number, (name, opener) in enumerate(openers)))
 
 
-def _of_one(item: Any, facts: Facts, name: str) -> Opener:
+def _of_one(item: Any, given: Given, name: str) -> Opener:
     """One element of a list: a path, an ECG, a recording, the bytes of a file, or an array (L, T)."""
-    given = facts.arguments
+    stated = arguments(given)
     if isinstance(item, ECG):
         return item.name, lambda: item
     if isinstance(item, Recording):
         return item.name, partial(ECG, item)
     if isinstance(item, str | Path):
-        return str(item), partial(ecgs_of.read, item, **given)
+        return str(item), partial(ecgs_of.read, item, **stated)
     if isinstance(item, bytes):
-        return name, partial(ecgs_of.read, item, **given)
-    ecgs_of.check_given(**given)
-    return name, partial(ecgs_of.from_array, item, name=name, **given)
+        return name, partial(ecgs_of.read, item, **stated)
+    ecgs_of.check_given(**stated)
+    return name, partial(ecgs_of.from_array, item, name=name, **stated)
 
 
-def _of_array(array: Any, facts: Facts) -> list[Opener]:
+def _of_array(array: Any, given: Given) -> list[Opener]:
     values = ecgs_of.as_numpy(array)
-    ecgs_of.check_given(facts.rate_hz, facts.leads, facts.units)
-    assert facts.leads is not None  # by check_given
+    ecgs_of.check_given(given.rate_hz, given.leads, given.units)
+    assert given.leads is not None  # by check_given
     if values.ndim == 2:
-        ecgs_of.check_shape(values, facts.leads, 2)
-        return [_of_one(values, facts, "array")]
-    ecgs_of.check_shape(values, facts.leads, 3)
-    return [_of_one(rows, facts, str(number)) for number, rows in enumerate(values)]
+        ecgs_of.check_shape(values, given.leads, 2)
+        return [_of_one(values, given, "array")]
+    ecgs_of.check_shape(values, given.leads, 3)
+    return [_of_one(rows, given, str(number)) for number, rows in enumerate(values)]
 
 
-def _of_path(path: Path | str, facts: Facts) -> list[Opener]:
+def _of_path(path: Path | str, given: Given) -> list[Opener]:
     """The recordings of a file, of a folder with its subfolders, or of the files that a pattern matches."""
     text = str(path)
     if Path(path).is_dir():
-        return [opener for file in recordings_in(Path(path)) for opener in _of_file(file, facts)]
+        return [opener for file in recordings_in(Path(path)) for opener in _of_file(file, given)]
     if not Path(path).exists() and glob.has_magic(text):
         files = sorted(glob.glob(text, recursive=True))  # noqa: PTH207  # a pattern may be absolute
         if not files:
             raise RecordError(f"no file matches {text}; check the pattern")
-        return [opener for file in files for opener in _of_file(file, facts)]
-    return _of_file(path, facts)
+        return [opener for file in files for opener in _of_file(file, given)]
+    return _of_file(path, given)
 
 
-def _of_file(path: Path | str, facts: Facts) -> list[Opener]:
+def _of_file(path: Path | str, given: Given) -> list[Opener]:
     """The recording of a file, or each of several; those are named by the file and their item."""
     try:
         items = reading.items(path)
     except RecordError:
         items = ()  # the same error is raised when the recording is read
     if not items:
-        return [_of_one(path, facts, str(path))]
-    given = facts.arguments
-    return [(f"{path}#{item}", partial(ecgs_of.read, path, item=item, **given)) for item in items]
+        return [_of_one(path, given, str(path))]
+    stated = arguments(given)
+    return [(f"{path}#{item}", partial(ecgs_of.read, path, item=item, **stated)) for item in items]
 
 
 def recordings_in(folder: Path) -> list[Path]:
@@ -184,7 +176,7 @@ def recordings_in(folder: Path) -> list[Path]:
     return mains
 
 
-def _of_frame(frame: pd.DataFrame, facts: Facts, path_column: str) -> Inputs:
+def _of_frame(frame: pd.DataFrame, given: Given, path_column: str) -> Inputs:
     """The rows of a DataFrame; columns rate_hz, leads, units and item, where they exist, apply to their row."""
     if path_column not in frame.columns:
         columns = ", ".join(map(str, frame.columns))
@@ -193,11 +185,11 @@ def _of_frame(frame: pd.DataFrame, facts: Facts, path_column: str) -> Inputs:
         )
     if not len(frame):
         raise RecordError("the DataFrame has no rows; pass at least one")
-    given = {**facts.arguments, "item": None}
+    from_caller = {**arguments(given), "item": given.item}
     own = [name for name in _PER_ROW if name in frame.columns]
     entries = []
     for row, (label, path) in enumerate(zip(frame.index, frame[path_column])):
-        stated = dict(given)
+        stated = dict(from_caller)
         for name in own:
             value = frame[name].iloc[row]
             if isinstance(value, str) and name == "leads":
