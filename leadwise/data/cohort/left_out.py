@@ -33,12 +33,13 @@ class ReasonGroup:
     reason: str  # a field of the ledger
     n: int
     record: str  # the first of them
-    detail: str  # of the first, without its name
+    detail: str  # of the first, without the name of its file
+    message: str  # the detail with the name of its file
 
     def text(self) -> str:
-        """The group for a message: `record r2: it is empty (and 3 others)`."""
+        """The group for a message: `record a/2.npy: it is empty (and 3 others)`."""
         others = "" if self.n == 1 else f" (and {self.n - 1} other{'s' if self.n > 2 else ''})"
-        return f"{self.record}: {self.detail or self.reason}{others}"
+        return f"{self.message}{others}"
 
 
 def write(path: Path, dropped: Iterable[Dropped]) -> None:
@@ -57,13 +58,15 @@ def read(path: Path) -> list[Dropped]:
 
 def groups(dropped: Iterable[Dropped]) -> list[ReasonGroup]:
     """Recordings whose details differ only in names and numbers, as groups; the largest first."""
-    firsts: dict[tuple[str, str], tuple[str, str]] = {}
-    counts: dict[tuple[str, str], int] = {}
+    members: dict[tuple[str, str], list[Dropped]] = {}
     for entry in dropped:
-        detail = "" if entry.reason == "missing_file" else _PLACE.sub("", entry.detail)
-        key = (entry.reason, _VALUE.sub("#", detail))
-        first_detail = entry.detail if entry.reason == "missing_file" else detail
-        firsts.setdefault(key, (entry.record, first_detail))
-        counts[key] = counts.get(key, 0) + 1
-    order = sorted(counts, key=lambda key: -counts[key])
-    return [ReasonGroup(key[0], counts[key], *firsts[key]) for key in order]
+        kind = "" if entry.reason == "missing_file" else _VALUE.sub("#", _short(entry))
+        members.setdefault((entry.reason, kind), []).append(entry)
+    return [
+        ReasonGroup(reason, len(entries), entries[0].record, _short(entries[0]), entries[0].detail)
+        for (reason, _), entries in sorted(members.items(), key=lambda item: -len(item[1]))
+    ]
+
+
+def _short(entry: Dropped) -> str:
+    return _PLACE.sub("", entry.detail)
