@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from leadwise.data.formats.arrays import from_table
-from leadwise.data.formats.given import Given, check_size, is_lead, standard_names
-from leadwise.data.messages import first_few
+from leadwise.data.formats.channels import choose_channels
+from leadwise.data.formats.given import Given, check_size
+from leadwise.data.recordings.lead_names import is_lead
 from leadwise.data.recordings.recording import RecordError, Recording
 
 SUFFIXES = (".csv",)
@@ -31,11 +32,9 @@ def matches(first_bytes: bytes) -> bool:
 def read(path: Path, given: Given) -> Recording:
     """The recording in a CSV file; an empty cell is a missing sample.
 
-    Where the first row names the leads, its order counts, and `given.leads` may only repeat these names.
-
     Raises:
-        RecordError: the file is absent, empty or not a table of numbers, its first row contradicts `given.leads`,
-            or something that it does not state is not given.
+        RecordError: the file is absent, empty or not a table of numbers, or something that it does not state is not
+            given.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as lines:
@@ -46,7 +45,8 @@ def read(path: Path, given: Given) -> Recording:
         raise RecordError(f"record {path}: not a CSV text in UTF-8 ({error}); save it again") from None
     if not rows:
         raise RecordError(f"record {path}: it is empty; it must have a row of lead names and one row per sample")
-    names, rows = _split_header(path, rows, given)
+    names, rows = _split_header(rows)
+    channels = choose_channels(path, names, given)
     table = np.empty((len(rows), len(names)))
     for number, row in enumerate(rows):
         try:
@@ -56,25 +56,14 @@ def read(path: Path, given: Given) -> Recording:
                 f"record {path}: sample {number + 1} is not {len(names)} numbers; correct that row"
             ) from None
     check_size(path, *table.shape)
-    return from_table(path, table, names, given)
+    return from_table(path, table, channels, given)
 
 
-def _split_header(path: Path, rows: list[list[str]], given: Given) -> tuple[tuple[str, ...], list[list[str]]]:
-    """The lead names, and the rows that are samples."""
-    leads = given.leads
+def _split_header(rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """The column names, empty where the first row holds none, and the rows that are samples."""
     if any(not _is_number(cell) for cell in rows[0]):
-        names = standard_names(rows[0])
-        if leads is not None and set(standard_names(leads)) != set(names):
-            raise RecordError(
-                f"record {path}: its first row names {first_few(names, 12)}, leads= gives {first_few(leads, 12)}; correct the "
-                "one that is wrong, or leave out leads="
-            )
-        return names, rows[1:]
-    if leads is None:
-        raise RecordError(f"record {path}: the first row contains no lead names; pass leads=")
-    if len(leads) != len(rows[0]):
-        raise RecordError(f"record {path}: {len(rows[0])} columns and {len(leads)} leads; name each column in leads=")
-    return leads, rows
+        return rows[0], rows[1:]
+    return [""] * len(rows[0]), rows
 
 
 def _is_number(cell: str) -> bool:

@@ -2,66 +2,94 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from leadwise.batch import LEADS
+from leadwise.data.recordings import lead_names
 from leadwise.data.recordings.recording import RecordError
 
+NOT_USED = "-"  # in place of a lead name: the channel is not used
+LARGEST_RATE_HZ = 10_000.0  # no ECG recorder samples faster
 _MAX_SAMPLES = 100_000_000  # per lead: more than a day at 1000 Hz
 _MAX_LEADS = 128
-_MAX_RATE_HZ = 100_000.0
-_LEAD_OF = {name.casefold(): name for name in LEADS}
-_MV_PER_UNIT = {"mv": 1.0, "uv": 1e-3, "v": 1e3}
+_MV_PER_UNIT = {
+    "mv": 1.0, "millivolt": 1.0, "millivolts": 1.0,
+    "uv": 1e-3, "microvolt": 1e-3, "microvolts": 1e-3,
+    "nv": 1e-6, "nanovolt": 1e-6, "nanovolts": 1e-6,
+    "v": 1e3, "volt": 1e3, "volts": 1e3,
+}  # fmt: skip
+_OPTIONS = {
+    "leads": ("the leads", "--leads, leads="),
+    "rate": ("the sampling rate", "--rate-hz, rate_hz="),
+    "unit": ("the unit", "--units, units="),
+}  # what a caller may have to state: its name in a message, and its option and argument
 
 
 @dataclass(frozen=True)
 class Given:
     """Facts that the caller states for files that do not state them."""
 
-    leads: tuple[str, ...] | None = None  # in the order of the file's columns
+    leads: tuple[str, ...] | None = None  # in the order of the file's channels; "-" for a channel that is not used
     rate_hz: float | None = None
-    units: str | None = None  # mV, uV or V
+    units: str | None = None  # mV, uV, nV or V
+    item: str | None = None  # which recording, in a file that holds several
 
 
 def check_lead_names(leads: Sequence[str] | None, where: str) -> None:
-    """Check that each of `leads` is one of the twelve; `where` begins the message.
+    """Check that each of `leads` is one of the twelve, or "-"; `where` begins the message.
 
     Raises:
         RecordError: a name is none of the twelve. Its column would be dropped without a message.
     """
-    for lead, name in zip(leads or (), standard_names(leads or ())):
-        if name not in LEADS:
-            near = difflib.get_close_matches(lead.strip().casefold(), _LEAD_OF, n=1, cutoff=0.0)
-            nearest = _LEAD_OF[near[0]]
+    for lead in leads or ():
+        if lead.strip() != NOT_USED and not lead_names.is_lead(lead):
             raise RecordError(
-                f"{where}: the lead {lead!r} in leads= is none of {', '.join(LEADS)}; nearest: {nearest!r}"
+                f"{where}: the given lead {lead!r} is none of {', '.join(LEADS)}; nearest: {lead_names.nearest(lead)!r}; "
+                "write - for a channel that is not used"
             )
 
 
 def standard_names(names: Sequence[str]) -> tuple[str, ...]:
     """Lead names in their standard spelling; a name that is none of the twelve stays, without spaces around it."""
-    return tuple(_LEAD_OF.get(name.strip().casefold(), name.strip()) for name in names)
+    return tuple(map(lead_names.standard_name, names))
 
 
-def is_lead(name: str) -> bool:
-    """Whether `name` is one of the twelve leads, in any case."""
-    return name.strip().casefold() in _LEAD_OF
+def check_stated(path: Path, given: Given, *missing: str) -> None:
+    """Check that the caller states what the file does not; `missing` holds "leads", "rate" or "unit".
+
+    Raises:
+        RecordError: something is not given; one message names all of it.
+    """
+    values = {"leads": given.leads, "rate": given.rate_hz, "unit": given.units}
+    absent = [what for what in missing if values[what] is None]
+    if absent:
+        names, options = zip(*(_OPTIONS[what] for what in absent))
+        raise RecordError(
+            f"record {path}: the file does not state {_listed(names)}; pass {'them' if len(absent) > 1 else 'it'} "
+            f"({'; '.join(options)})"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def checked_rate(path: Path, rate_hz: float | None) -> float:
     """The sampling rate in Hz.
 
     Raises:
-        RecordError: it is unknown, or not within 0 to 100,000 Hz.
+        RecordError: it is unknown, or not within 0 to 10,000 Hz.
     """
     if rate_hz is None:
-        raise RecordError(f"record {path}: the file does not state its sampling rate; pass rate_hz=")
-    if not math.isfinite(rate_hz) or not 0 < rate_hz <= _MAX_RATE_HZ:
-        raise RecordError(f"record {path}: the sampling rate {rate_hz:g} Hz is implausible; correct it")
+        check_stated(path, Given(), "rate")
+        raise AssertionError("unreachable: the rate is absent")
+    if not math.isfinite(rate_hz) or not 0 < rate_hz <= LARGEST_RATE_HZ:
+        raise RecordError(
+            f"record {path}: the sampling rate {rate_hz:g} Hz is implausible (0 to {LARGEST_RATE_HZ:,.0f}); correct it"
+        )
     return float(rate_hz)
 
 
@@ -77,16 +105,34 @@ def check_size(path: Path, n_samples: int | None, n_leads: int) -> None:
         raise RecordError(f"record {path}: {n_samples} samples of {n_leads} leads is implausible; check the file")
 
 
+def known_unit(unit: str | None) -> float | None:
+    """Factor from a unit to mV; None if it is not one of mV, uV, nV or V, in symbols or in words."""
+    text = (unit or "").strip().replace("\u00b5", "u").replace("\u03bc", "u").casefold()
+    return _MV_PER_UNIT.get(text)
+
+
 def mv_per_unit(path: Path, stated: str | None, given: str | None) -> float:
-    """Factor from a unit to mV: the unit that the file states if it is a known one, else the unit that the caller gives.
+    """Factor from a unit to mV: the unit that the file states, else the unit that the caller gives.
+
+    A given unit never replaces one that the file states, even where the stated one is not known: the file may mean
+    something else than a voltage.
 
     Raises:
-        RecordError: neither is mV, uV or V.
+        RecordError: the unit is not mV, uV, nV or V, or neither states one.
     """
-    for unit in (stated, given):
-        key = (unit or "").strip().replace("\u00b5", "u").replace("\u03bc", "u").casefold()
-        if key in _MV_PER_UNIT:
-            return _MV_PER_UNIT[key]
-    unit = given if given is not None else stated
-    reason = f"the unit {unit!r} is not known" if unit else "no unit is given"
-    raise RecordError(f"record {path}: {reason}; pass units= mV, uV or V")
+    if stated is not None and stated.strip():
+        factor = known_unit(stated)
+        if factor is None:
+            raise RecordError(
+                f"record {path}: the file states the unit {stated.strip()!r}, which is not a voltage (mV, uV, nV, V); correct "
+                "the unit in the file, or name the channel - in the leads (--leads, leads=) to leave it out"
+            )
+        return factor
+    if given is None:
+        check_stated(path, Given(), "unit")
+    factor = known_unit(given)
+    if factor is None:
+        raise RecordError(
+            f"record {path}: the given unit {given!r} is not known; pass mV, uV, nV or V (--units, units=)"
+        )
+    return factor

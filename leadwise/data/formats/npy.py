@@ -1,15 +1,17 @@
-"""NumPy's `.npy` files of one recording: an array (samples, leads) or (leads, samples) of numbers.
+"""NumPy's `.npy` files: an array (samples, leads) or (leads, samples) of numbers, or (N, leads, samples) of N recordings.
 
-The file states neither leads, sampling rate nor unit; the caller gives all three.
+The file states neither leads, sampling rate nor unit; the caller gives all three. Of N recordings, `item` is the row.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
-from leadwise.data.formats.arrays import from_array
+from leadwise.data.formats.arrays import array_items, choose_item, from_array
 from leadwise.data.formats.given import Given
 from leadwise.data.recordings.recording import RecordError, Recording
 
@@ -21,16 +23,42 @@ def matches(first_bytes: bytes) -> bool:
     return first_bytes.startswith(b"\x93NUMPY")
 
 
+def items(path: Path) -> tuple[str, ...]:
+    """The row numbers of an array of several recordings; () for one recording."""
+    return array_items(_map(path))
+
+
 def read(path: Path, given: Given) -> Recording:
     """The recording in an `.npy` file; in an int16 array, -32768 = missing.
 
     Raises:
         RecordError: the file is absent, damaged or holds no numbers, or leads, rate or unit are not given.
     """
+    array = _map(path)
+    recording = from_array(path, choose_item(path, array, given), given)
+    # of several recordings, only the samples of this one are hashed
+    return recording if array.ndim < 3 else replace(recording, contents=(recording.signal.tobytes(),))
+
+
+def decode(content: bytes, path: Path, given: Given) -> Recording:
+    """The recording in the content of an `.npy` file.
+
+    Raises:
+        RecordError: it is damaged or holds no numbers, or leads, rate or unit are not given.
+    """
+    try:
+        array = np.load(BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, OSError, MemoryError) as error:
+        raise RecordError(f"record {path}: not a readable .npy array of numbers ({error}); save it again") from None
+    return from_array(path, choose_item(path, array, given), given)
+
+
+def _map(path: Path) -> np.ndarray:
+    """The array, mapped: a header that promises more than the file holds fails here, before memory is allocated."""
     if not path.is_file():
         raise RecordError(f"record {path}: no such file; check the path")
-    try:  # mapped first: a header that promises more than the file holds fails here, before memory is allocated
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise RecordError(f"record {path}: not a readable .npy array of numbers ({error}); save it again") from None
-    return from_array(path, array, given)
+    return array

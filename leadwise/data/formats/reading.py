@@ -1,4 +1,4 @@
-"""Read an ECG file of any format: file -> Recording, in mV, under the lead names of the file."""
+"""Read an ECG file of any format: file or bytes -> Recording, in mV, with the standard names of its leads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import os
 import pkgutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from leadwise.data.formats.given import Given, check_lead_names
 from leadwise.data.recordings.recording import RecordError, Recording
 
 _N_FIRST_BYTES = 4096  # of a file, given to `matches`
+_MAX_BYTES = 1 << 30  # of a file that is read whole
+_FROM_BYTES = Path("bytes")  # names a recording in messages that was not read from a file
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,9 @@ class Format:
     name: str
     suffixes: tuple[str, ...]
     matches: Callable[[bytes], bool]
-    read: Callable[[Path, Given], Recording]
+    read_file: Callable[[Path, Given], Recording] | None  # None: the file is read whole and decoded
+    decode: Callable[[bytes, Path, Given], Recording] | None  # None: its recordings cannot be read from bytes
+    items: Callable[[Path], tuple[str, ...]] | None  # None: a file holds one recording
     main_file: Callable[[Path], Path] | None  # None: a recording is one file
     files: Callable[[Path], tuple[Path, ...]] | None
 
@@ -32,31 +36,74 @@ class Format:
         """The file that describes the recording at `path`."""
         return path if self.main_file is None else self.main_file(path)
 
+    def read(self, path: Path, given: Given) -> Recording:
+        """The recording in a file."""
+        if self.read_file is not None:
+            return self.read_file(path, given)
+        content = _content(path)
+        return replace(self.read_bytes(content, path, given), files=(path,))
+
+    def read_bytes(self, content: bytes, path: Path, given: Given) -> Recording:
+        """The recording in a file's content; `path` names it in messages."""
+        if self.decode is None:
+            raise RecordError(
+                f"record {path}: a recording in the format {self.name} cannot be read from bytes; pass its path"
+            )
+        recording = self.decode(content, path, given)
+        return recording if recording.contents else replace(recording, contents=(content,))
+
 
 def read(
-    path: Path, *, leads: Sequence[str] | None = None, rate_hz: float | None = None, units: str | None = None
+    source: Path | str | bytes,
+    *,
+    leads: Sequence[str] | None = None,
+    rate_hz: float | None = None,
+    units: str | None = None,
+    item: str | None = None,
 ) -> Recording:
-    """The recording in a file; signal (T0, L0) in mV. A WFDB record may be named by its header or without suffix.
+    """The recording in a file, or in the content of one; signal (T0, L0) in mV.
 
-    `leads`, `rate_hz` and `units` state what the file does not. They are ignored where a WFDB header states them; `.npy`
-    and MATLAB's `.mat` need all three; `.csv` needs rate and unit, and leads if its first row does not name them.
+    Args:
+        source: a path, or bytes. A WFDB record may be named by its header or without suffix.
+        leads: one name per channel, "-" for a channel that is not used; replaces the names in the file.
+        rate_hz, units: used where the file states neither.
+        item: which recording, in a file that holds several (see `items`).
 
     Raises:
         RecordError: the file is absent, damaged or of an unknown format, or something that it does not state is not
             given.
     """
-    path = Path(path)
+    path = _FROM_BYTES if isinstance(source, bytes) else Path(source)
     check_lead_names(leads, f"record {path}")
-    file_format = _format_of(path)
+    given = Given(None if leads is None else tuple(leads), rate_hz, units, item)
+    if isinstance(source, bytes):
+        file_format = _format_by_content(source[:_N_FIRST_BYTES], all_formats())
+    else:
+        file_format = _format_of(path)
     if file_format is None:
-        reason = "its format is not known" if path.is_file() else "no such file; check the path"
+        is_there = isinstance(source, bytes) or path.is_file()
+        reason = "its format is not known" if is_there else "no such file; check the path"
         raise RecordError(f"record {path}: {reason}; formats that can be read: {_readable()}")
-    given = Given(None if leads is None else tuple(leads), rate_hz, units)
-    recording = file_format.read(path, given)
-    if len(set(recording.leads)) < len(recording.leads):
-        doubled = sorted({lead for lead in recording.leads if recording.leads.count(lead) > 1})
-        raise RecordError(f"record {path}: lead {doubled[0]!r} appears twice; give each lead its own name")
-    return recording
+    if item is not None and file_format.items is None:
+        raise RecordError(f"record {path}: a file of the format {file_format.name} holds one recording; leave out item")
+
+    # a library that a format needs may not be installed
+    try:
+        recording = (
+            file_format.read_bytes(source, path, given) if isinstance(source, bytes) else file_format.read(path, given)
+        )
+    except ModuleNotFoundError as error:
+        raise RecordError(
+            f"record {path}: reading the format {file_format.name} needs the package {error.name!r}; "
+            "install it with: pip install 'leadwise[formats]'"
+        ) from None
+    return recording if recording.format else replace(recording, format=file_format.name)
+
+
+def items(path: Path | str) -> tuple[str, ...]:
+    """The names of the recordings in a file that holds several, for `read(path, item=...)`; () for any other file."""
+    file_format = _format_of(Path(path))
+    return () if file_format is None or file_format.items is None else file_format.items(Path(path))
 
 
 def files(path: Path) -> tuple[Path, ...]:
@@ -114,20 +161,40 @@ def _format_of(path: Path) -> Format | None:
         if candidate.main_file is not None and os.path.isfile(main):  # noqa: PTH113  # called for every recording
             return candidate
 
-    # else the content decides, among the formats of the suffix if these are several, or among all if there is none
+    # else the content decides: among the formats of the suffix, then among all
     of_suffix = [candidate for candidate in candidates if candidate.main(path) == path]
     if len(of_suffix) == 1:
         return of_suffix[0]
     if path.is_file():
         with path.open("rb") as file:
             first_bytes = file.read(_N_FIRST_BYTES)
-        for known in of_suffix or all_formats():
-            if known.matches(first_bytes):
-                return known
+        known = _format_by_content(first_bytes, of_suffix) or _format_by_content(first_bytes, all_formats())
+        if known is not None:
+            return known
 
     # nothing decides: `read` of a format that has this suffix raises the error
     is_known = path.suffix.lower() in _by_suffix(tuple(formats.__path__))
     return candidates[0] if is_known and not (path.suffix == "" and path.is_file()) else None
+
+
+def _format_by_content(first_bytes: bytes, candidates: Sequence[Format]) -> Format | None:
+    return next((known for known in candidates if known.matches(first_bytes)), None)
+
+
+def _content(path: Path) -> bytes:
+    """All bytes of a file that is not implausibly large."""
+    try:
+        size = path.stat().st_size
+        if size > _MAX_BYTES:
+            raise RecordError(
+                f"record {path}: it has {size / 1e9:.1f} GB, more than any file of one ECG ({_MAX_BYTES / 1e9:.1f} GB); check "
+                "the path"
+            )
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise RecordError(f"record {path}: no such file; check the path") from None
+    except OSError as error:
+        raise RecordError(f"record {path}: cannot be opened ({error.strerror}); check the path") from None
 
 
 def _candidates(path: Path) -> tuple[Format, ...]:
@@ -171,6 +238,6 @@ def _load_formats(folders: tuple[str, ...]) -> tuple[Format, ...]:
     for name in sorted(module.name for module in pkgutil.iter_modules(folders)):
         module = importlib.import_module(f"{formats.__name__}.{name}")
         if hasattr(module, "SUFFIXES"):
-            main_file, files = getattr(module, "main_file", None), getattr(module, "files", None)
-            loaded.append(Format(name, module.SUFFIXES, module.matches, module.read, main_file, files))
+            optional = (getattr(module, member, None) for member in ("read", "decode", "items", "main_file", "files"))
+            loaded.append(Format(name, module.SUFFIXES, module.matches, *optional))
     return tuple(loaded)

@@ -17,9 +17,9 @@ def is_plain(header: Header) -> bool:
     return header.n_described == len(header.signals) and all(
         line.format == "16"
         and line.skew == 0
+        and line.n_per_frame == 1
         and line.file == first.file
         and line.byte_offset == first.byte_offset
-        and line.baseline is not None
         for line in header.signals
     )
 
@@ -41,12 +41,3 @@ def samples(content: bytes, header: Header) -> np.ndarray:
     frames = np.frombuffer(content, dtype="<i2", count=n_samples * n_leads, offset=offset)
     lead_major = np.array(frames.reshape(n_samples, n_leads).T, dtype=np.int16, order="C")  # (L0, T0)
     return lead_major.T
-
-
-def baseline(header: Header) -> np.ndarray:
-    """The baselines (L0,) int32 of a plain header.
-
-    Raises:
-        OverflowError: a baseline does not fit int32.
-    """
-    return np.array([line.baseline for line in header.signals], dtype=np.int32)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 _FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?$")
 _GAIN = re.compile(r"([^(/]+)(?:\((-?\d+)\))?(?:/(.*))?$")
+_SEGMENTED = re.compile(r"[^/]+/(\d+)$")  # name/number of segments
 _RATE_END = re.compile(r"[/(]")
 _OLDEST = 130.0  # years; a larger number is not an age
 _BYTES_PER_SAMPLE = {"8": 1.0, "16": 2.0, "24": 3.0, "32": 4.0, "61": 2.0, "80": 1.0, "160": 2.0, "212": 1.5}
@@ -27,25 +28,35 @@ class HeaderError(ValueError):
 class SignalLine(NamedTuple):
     """One signal of a header."""
 
-    file: str
+    file: str  # without the folder that the header may give
     format: str
-    skew: int  # lag of the signal, in samples
+    n_per_frame: int  # samples in each frame of the record
+    skew: int  # frames by which the signal's samples are stored late
     byte_offset: int
     gain: float | None  # steps per unit; None where the header omits it
     unit: str | None  # as written; None where the header omits it
     baseline: int | None  # sample value of 0: as stated, else the ADC's zero, else 0; None if that is not a number
     checksum: int | None  # sum of the samples, modulo 65536
     name: str
+    problem: str = ""  # why the signal cannot be read; a signal that is not used may have one
+
+
+class Segment(NamedTuple):
+    """One segment of a multi-segment record."""
+
+    name: str  # of its header without suffix; "~" for a gap
+    n_samples: int
 
 
 @dataclass(frozen=True)
 class Header:
-    """The record line and the signal lines."""
+    """The record line and the signal lines, or the segments of a multi-segment record."""
 
-    rate_hz: float | None  # None where the header omits it
-    n_samples: int | None  # None where the header omits it
+    rate_hz: float | None  # frames per second; None where the header omits it
+    n_samples: int | None  # frames; None where the header omits it, or has the placeholder 0
     signals: tuple[SignalLine, ...]
     n_described: int  # signal lines; more than `signals` where the record line promises fewer
+    segments: tuple[Segment, ...] = ()
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -57,7 +68,7 @@ class Header:
         lines = [signal for signal in self.signals if signal.file == file]
         if self.n_samples is None or any(line.format not in _BYTES_PER_SAMPLE for line in lines):
             return None
-        samples = sum(_BYTES_PER_SAMPLE[line.format] for line in lines) * self.n_samples
+        samples = sum(_BYTES_PER_SAMPLE[line.format] * line.n_per_frame for line in lines) * self.n_samples
         return int(samples) + max(line.byte_offset for line in lines)
 
 
@@ -66,7 +77,7 @@ def parse(raw: bytes) -> Header:
     """The header in the bytes of a .hea file.
 
     Raises:
-        HeaderError: not a single-segment WFDB header; the message contains no file name, the caller adds it.
+        HeaderError: not a WFDB header; the message contains no file name, the caller adds it.
     """
     # the record line: name, signals, rate, samples
     lines = [line for line in map(str.strip, _text(raw).splitlines()) if line and line[0] != "#"]
@@ -77,11 +88,12 @@ def parse(raw: bytes) -> Header:
         n_signals = int(fields[1])
         # WFDB reads an absent rate as 250 Hz; that is a guess, and every interval depends on it
         rate_hz = float(_RATE_END.split(fields[2])[0]) if len(fields) > 2 else None
-        n_samples = int(fields[3]) if len(fields) > 3 else None
+        n_samples = (int(fields[3]) if len(fields) > 3 else None) or None  # 0 is a placeholder for "not stated"
     except (ValueError, IndexError):
         raise HeaderError(f"line 1 is not 'name signals rate samples': {lines[0][:80]!r}") from None
-    if "/" in fields[0]:
-        raise HeaderError("multi-segment records are not supported; convert it to a single segment first")
+    segmented = _SEGMENTED.match(fields[0])  # other slashes are folders in the record's name
+    if segmented:
+        return Header(rate_hz, n_samples, (), 0, _segments(lines, int(segmented[1])))
 
     # one line per signal
     if n_signals < 1 or len(lines) - 1 < n_signals:
@@ -128,6 +140,21 @@ def _text(raw: bytes) -> str:
         return raw.decode("latin-1")  # µ as the single byte B5
 
 
+def _segments(lines: list[str], n_segments: int) -> tuple[Segment, ...]:
+    if len(lines) - 1 < n_segments:
+        raise HeaderError(f"it promises {n_segments} segments and lists {len(lines) - 1}")
+    segments = []
+    for row, line in enumerate(lines[1 : n_segments + 1], start=2):
+        fields = line.split()
+        try:
+            segments.append(Segment(fields[0], int(fields[1])))
+        except (ValueError, IndexError):
+            raise HeaderError(f"line {row} is not 'segment samples': {line[:80]!r}") from None
+        if fields[0] != "~" and not _is_plain_name(fields[0]):
+            raise HeaderError(f"line {row} names the segment {fields[0]!r} outside the header's folder")
+    return tuple(segments)
+
+
 def _signal(line: str, row: int) -> SignalLine:
     # file and storage format
     fields = line.split(maxsplit=8)
@@ -135,11 +162,10 @@ def _signal(line: str, row: int) -> SignalLine:
     stored = _storage(fields[1]) if n_fields > 1 else None
     if stored is None:
         raise HeaderError(f"signal line {row} has no storage format: {line[:80]!r}")
-    storage, n_a_frame, skew, byte_offset = stored
-    if n_a_frame != "1":
-        raise HeaderError(f"signal line {row} stores {n_a_frame} samples a frame; only one is supported")
-    if not _is_plain_name(fields[0]):
-        raise HeaderError(f"signal line {row} names the data file {fields[0]!r} outside the header's folder")
+    storage, n_per_frame, skew, byte_offset = stored
+    problem, file = "", fields[0].rpartition("/")[2]  # the data file is beside the header, whatever folder it names
+    if not _is_plain_name(file) or ".." in fields[0].split("/"):
+        problem = f"signal line {row} names the data file {fields[0]!r} outside the header's folder"
 
     # gain, unit, baseline and checksum; all are optional
     gain, baseline, unit = None, None, None
@@ -147,25 +173,26 @@ def _signal(line: str, row: int) -> SignalLine:
         try:
             gain, baseline, unit = _gain(fields[2])
         except ValueError:
-            raise HeaderError(f"signal line {row} has the gain {fields[2]!r}, which is not a number") from None
+            problem = f"signal line {row} has the gain {fields[2]!r}, which is not a number"
     if baseline is None:
         baseline = _whole(fields[4]) if n_fields > 4 else 0
     try:
         checksum = int(fields[6]) % 65536 if n_fields > 6 else None
     except ValueError:
-        raise HeaderError(f"signal line {row} has the checksum {fields[6]!r}, which is not a number") from None
+        checksum = None
+        problem = f"signal line {row} has the checksum {fields[6]!r}, which is not a number"
     name = fields[8].strip() if n_fields > 8 else ""
-    return SignalLine(fields[0], storage, skew, byte_offset, gain, unit, baseline, checksum, name)
+    return SignalLine(file, storage, n_per_frame, skew, byte_offset, gain, unit, baseline, checksum, name, problem)
 
 
 # The following are cached: in a data set these fields are the same on every line.
 
 
 @lru_cache(maxsize=256)
-def _storage(text: str) -> tuple[str, str, int, int] | None:
+def _storage(text: str) -> tuple[str, int, int, int] | None:
     """Format, samples a frame, skew and byte offset from '16x1:0+24'; None if it has another form."""
     matched = _FORMAT.match(text)
-    return matched and (matched[1], matched[2] or "1", int(matched[3] or 0), int(matched[4] or 0))
+    return matched and (matched[1], int(matched[2] or 1), int(matched[3] or 0), int(matched[4] or 0))
 
 
 @lru_cache(maxsize=256)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,11 +39,18 @@ class Recording:
 
     name: str
     given: np.ndarray | None  # (T0, L0) float64 mV, NaN = missing; None if `digital` holds all samples
-    leads: tuple[str, ...]  # in canonical spelling if recognised, else as in the file
+    leads: tuple[str, ...]  # the standard names of the channels that are used
     rate_hz: float
     digital: Digital | None = None  # the file's own integers, if it has them
     files: tuple[Path, ...] = ()  # all files that were read
     contents: tuple[bytes, ...] = ()  # of these files, if they were read whole
+    unused: tuple[str, ...] = ()  # channels of the file that are not among the twelve leads, as the file names them
+    format: str = ""  # of the file, with its version where it has one: "muse 9.0.10"
+    # What the file states: `age` in years, `sex` ('male', 'female'), `device`, `year`, `heart_rate` in bpm, ...
+    # It never contains a name, a number of a patient or a full date.
+    stated: Mapping[str, Any] = field(default_factory=dict)
+    statements: tuple[str, ...] = ()  # of the device or the reader, without names, signatures, dates and times
+    remarks: tuple[str, ...] = ()  # what reading changed or noticed: "calibration pulse at the end removed"
 
     @cached_property
     def signal(self) -> np.ndarray:
