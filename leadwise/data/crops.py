@@ -127,9 +127,13 @@ def _observed_crops(cohort: Cohort, signal: Signal, row: int) -> Sequence[float]
     if len(starts) == 1 or block.min() != MISSING:
         return starts
     _, _, rate_hz = cohort.scale(row)
-    stretches = np.concatenate(
-        [_observed_stretches(block[LEADS.index(lead)], rate_hz) for lead in signal.leads]
-    )  # (n, 2)
+    return observed_starts(block[[LEADS.index(lead) for lead in signal.leads]] != MISSING, rate_hz, signal)
+
+
+def observed_starts(observed: np.ndarray, rate_hz: float, signal: Signal) -> Sequence[float]:
+    """Start times of the windows of `multi_crop_mean`, from the observed samples (L, T0) of the signal's leads."""
+    starts = crop_starts(observed.shape[1] / rate_hz, signal.duration_s)
+    stretches = np.concatenate([_observed_stretches(lead, rate_hz) for lead in observed])  # (n, 2)
     least_s = min(_LEAST_S, signal.duration_s / 2)
     longest_s = [
         max(np.minimum(stretches[:, 1], start_s + signal.duration_s) - np.maximum(stretches[:, 0], start_s), default=0.0)
@@ -139,9 +143,8 @@ def _observed_crops(cohort: Cohort, signal: Signal, row: int) -> Sequence[float]
     return usable or [starts[int(np.argmax(longest_s))]]
 
 
-def _observed_stretches(samples: np.ndarray, rate_hz: float) -> np.ndarray:
-    """Stretches in which one lead (T0,) int16 is observed, short gaps bridged: (n, 2) start and end in seconds."""
-    real = samples != MISSING
+def _observed_stretches(real: np.ndarray, rate_hz: float) -> np.ndarray:
+    """Stretches in which one lead is observed, from `real` (T0,), short gaps bridged: (n, 2) start and end in seconds."""
     gaps = find_gaps(real)
     long = gaps[~bridgeable(gaps, len(real), rate_hz)]
     edges = np.concatenate(([0], long.reshape(-1), [len(real)])).reshape(-1, 2)
