@@ -76,14 +76,17 @@ def test_recordings_without_a_lead_or_a_patch_are_left_out_and_counted(cohort: C
     usable, left_out = select(cohort, limb)
     assert left_out.records["no_lead"] == ("chest",)
     assert left_out.to_json() == {"left_out": {"no_lead": 1, "not_observed": 5}}
-    assert left_out.line.startswith("6 recordings left out (1: none of the model's leads is recorded; 5: no whole patch")
+    assert left_out.line.startswith(
+        "6 recordings left out (1: none of the model's leads is recorded; 5: no whole patch"
+    )
 
 
 def test_a_smaller_patch_needs_less(cohort: Cohort) -> None:
-    usable, left_out = select(cohort, patch=10)
+    usable, _left_out = select(cohort, patch=10)
     assert usable == set(ECGS) - {"late"}
     assert select(cohort, patch=1)[0] == usable
-    assert LeftOut().line == "" and LeftOut().to_json() == {}
+    assert LeftOut().line == ""
+    assert LeftOut().to_json() == {}
 
 
 def test_every_usable_row_has_a_patch_in_every_window_and_the_others_do_not(cohort: Cohort) -> None:
@@ -152,7 +155,8 @@ def test_the_best_window_of_a_print_is_where_its_columns_are(tmp_path: Path) -> 
     assert not observed(cohort, 0, 5.0, None).any()
     best = observed(cohort, 0, 5.0, "best")
     assert best.sum() == 2 * 3 * 250
-    assert best[6:9, :250].all() and best[9:, 250:].all()
+    assert best[6:9, :250].all()
+    assert best[9:, 250:].all()
 
 
 def test_the_best_window_of_a_whole_print_is_the_own_one(tmp_path: Path) -> None:

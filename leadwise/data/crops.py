@@ -136,7 +136,9 @@ def observed_starts(observed: np.ndarray, rate_hz: float, signal: Signal) -> Seq
     stretches = np.concatenate([_observed_stretches(lead, rate_hz) for lead in observed])  # (n, 2)
     least_s = min(_LEAST_S, signal.duration_s / 2)
     longest_s = [
-        max(np.minimum(stretches[:, 1], start_s + signal.duration_s) - np.maximum(stretches[:, 0], start_s), default=0.0)
+        max(
+            np.minimum(stretches[:, 1], start_s + signal.duration_s) - np.maximum(stretches[:, 0], start_s), default=0.0
+        )
         for start_s in starts
     ]
     usable = [start_s for start_s, length_s in zip(starts, longest_s) if length_s >= least_s]
