@@ -123,7 +123,7 @@ def reduced_leads(patch: int) -> Batch:
 @pytest.mark.parametrize("name", CASES)
 def test_recordings_of_few_leads_and_of_one_patch_train_and_embed(name: str) -> None:
     """What `usable_rows` lets through must not end a run: views keep a patch of every record."""
-    method_name, _, variant = name.partition(" ")
+    method_name, _, _ = name.partition(" ")
     names = {field.name for field in dataclasses.fields(find_method(method_name).config_class)}
     views = {"shift": True, "shift_s": 0.5, "lead_dropout": 0.5, "gain": 0.1, "noise_mv": 0.02}
     method = build(name, **{key: value for key, value in views.items() if key in names})
