@@ -137,7 +137,7 @@ def _from_samples(
         [contains_patch(batch.observed.numpy(), patch_samples) for batch in recordings.batches(_BATCH_SIZE)]
     )
     without: np.ndarray = np.bincount(of_row, ~has_patch, minlength=len(rows))
-    return without == 0
+    return np.asarray(without == 0)
 
 
 def contains_patch(observed: np.ndarray, patch_samples: int) -> np.ndarray:
@@ -145,8 +145,8 @@ def contains_patch(observed: np.ndarray, patch_samples: int) -> np.ndarray:
     n_records, n_leads, n_samples = observed.shape
     n_patches = n_samples // patch_samples
     patches = observed[..., : n_patches * patch_samples].reshape(n_records, n_leads, n_patches, patch_samples)
-    result: np.ndarray = patches.all(axis=-1).any(axis=(1, 2))
-    return result
+    whole: np.ndarray = patches.all(axis=-1)
+    return np.asarray(whole.reshape(n_records, -1).any(axis=1))
 
 
 def log_left_out(left_out: LeftOut, name: str) -> None:

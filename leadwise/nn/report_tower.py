@@ -130,7 +130,6 @@ class WithReports(nn.Module):
     tokenizer: Tokenizer
     text: ReportTower
     text_head: nn.Module
-    ecg: nn.Module
 
     @staticmethod
     def make_tokenizer(config: TextEncoderSettings, texts: Iterable[str]) -> Tokenizer:
