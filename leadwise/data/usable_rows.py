@@ -145,8 +145,8 @@ def contains_patch(observed: np.ndarray, patch_samples: int) -> np.ndarray:
     n_records, n_leads, n_samples = observed.shape
     n_patches = n_samples // patch_samples
     patches = observed[..., : n_patches * patch_samples].reshape(n_records, n_leads, n_patches, patch_samples)
-    whole: np.ndarray = patches.all(axis=-1)
-    return np.asarray(whole.reshape(n_records, -1).any(axis=1))
+    whole = np.asarray(patches.all(axis=-1)).reshape(n_records, -1)
+    return np.asarray(whole.any(axis=1))
 
 
 def log_left_out(left_out: LeftOut, name: str) -> None:
