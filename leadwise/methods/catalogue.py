@@ -140,6 +140,17 @@ def with_defaults(config: Config) -> Config:
     return dataclasses.replace(config, data=data, method={"name": config.method["name"], **table})
 
 
+def patch_samples(config: Config) -> int:
+    """Return how many observed samples in a row, from a multiple of this number, a recording needs in one of its leads.
+
+    This is a patch of the method, or a tenth of a second for a method without patches.
+    """
+    n_patches, n_samples = config.method.get("n_patches"), config.signal.n_samples
+    if isinstance(n_patches, int) and 0 < n_patches <= n_samples and n_samples % n_patches == 0:
+        return n_samples // n_patches
+    return max(1, round(0.1 * config.signal.rate_hz))
+
+
 def build(config: Config, tokenizer: Tokenizer | None = None, saved_folder: Path | None = None) -> PretrainingMethod:
     """Return the method of a config with fresh weights, drawn from torch's random state.
 

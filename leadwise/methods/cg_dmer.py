@@ -342,7 +342,8 @@ class Method(WithReports, PretrainingMethod):
         if not self.training:
             return batch
         if c.shift:
-            ecg, observed = augment.shift(ecg, observed, self.ecg.shape.patch_samples)
+            patch_samples = self.ecg.shape.patch_samples
+            ecg, observed = augment.shift(ecg, observed, patch_samples, patch_samples)
         if c.gain:
             ecg = augment.gain(ecg, c.gain)
         if c.statement_dropout:

@@ -131,7 +131,7 @@ class Method(WithReports, PretrainingMethod):
         # the training view; its noise is on the encoder's input and not on L_mem's target
         c, view = self.config, batch
         if self.training:
-            view = pair_view(batch, replace(c, noise_mv=0.0), self.signal)
+            view = pair_view(batch, replace(c, noise_mv=0.0), self.signal, self.signal.n_samples // c.n_patches)
         clean, usable = self._patches(view)
         patches = clean
         if self.training and c.noise_mv:

@@ -120,7 +120,7 @@ class Method(PretrainingMethod):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss, by name."""
         if self.training and self.config.shift:
-            ecg, observed = augment.shift(batch.ecg, batch.observed, self.ecg.grid)
+            ecg, observed = augment.shift(batch.ecg, batch.observed, self.ecg.grid, self.ecg.grid)
             batch = replace(batch, ecg=ecg, observed=observed)
         patches, usable = self.ecg.patches(batch)
         level, spread = self._level_and_spread(patches, batch)

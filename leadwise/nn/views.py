@@ -109,15 +109,16 @@ class PairViewSettings:
     )
 
 
-def pair_view(batch: Batch, settings: PairViewSettings, signal: Signal) -> Batch:
-    """One random view of each record and its report."""
+def pair_view(batch: Batch, settings: PairViewSettings, signal: Signal, grid: int = 1) -> Batch:
+    """One random view of each record and its report; one whole patch of `grid` samples remains in each record that has one."""
     ecg, observed = batch.ecg, batch.observed
     if settings.shift_s:
-        ecg, observed = augment.shift(ecg, observed, max(1, round(settings.shift_s * signal.rate_hz)))
+        ecg, observed = augment.shift(ecg, observed, max(1, round(settings.shift_s * signal.rate_hz)), grid)
     if settings.gain:
         ecg = augment.gain(ecg, settings.gain)
     if settings.lead_dropout:
-        ecg, observed = augment.drop_leads(ecg, observed, observed.any(-1), settings.lead_dropout)
+        whole = patchify(observed, observed.shape[-1] // grid).all(-1).any(-1)
+        ecg, observed = augment.drop_leads(ecg, observed, whole, settings.lead_dropout)
     if settings.noise_mv:
         ecg = augment.noise(ecg, settings.noise_mv) * observed
     report = batch.report
