@@ -380,7 +380,10 @@ class Method(WithReports, PretrainingMethod):
 
         With the default, a part has about as many tokens as the encoder receives in training.
         """
-        return mean_over_parts(lambda part: self._pool(self.ecg(patches, part)), usable, self.config.embed_passes)
+        def encode(patches: Tensor, part: Tensor, among: Tensor | None) -> Tensor:
+            return self._pool(self.ecg(patches, part, among=among))
+
+        return mean_over_parts(encode, patches, usable, self.config.embed_passes)
 
     def _contrast_views(self, patches: Tensor, usable: Tensor, encoded: Encoded) -> list[Tensor]:
         """E^ecg (B, D) of each encoder pass whose output goes to the heads."""
