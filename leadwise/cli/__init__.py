@@ -65,6 +65,7 @@ def main() -> None:
     logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     for name in ("httpx", "huggingface_hub", "matplotlib", "transformers"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("ecgbench").setLevel(logging.ERROR)  # its warnings are for its own command line
     try:
         app(standalone_mode=True)
     except (ValueError, OSError, RuntimeError) as error:

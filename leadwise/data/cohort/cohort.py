@@ -75,6 +75,9 @@ class Cohort:
         self.folder = folder
         self.name = folder.resolve().name
         self.source: str = description["source"]
+        self.about: dict[str, str] = dict(
+            description.get("about", {})
+        )  # title, licence, citation, url ... of the source
         self.tasks: dict[str, tuple[str, ...]] = {task: tuple(names) for task, names in description["tasks"].items()}
         self.ledger = Ledger(**description["ledger"])
         self.fingerprint: str = description["index"]["sha256"][:16]  # the index holds the checksum of every recording
