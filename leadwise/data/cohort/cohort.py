@@ -121,6 +121,16 @@ class Cohort:
             cohort._check_samples()
         return cohort
 
+    @property
+    def index_file(self) -> Path:
+        """The file of the index table."""
+        return Path(self._index_file)
+
+    @property
+    def shard_files(self) -> tuple[Path, ...]:
+        """The files of the samples, by number."""
+        return tuple(self.folder / self._files[number] for number in sorted(self._files))
+
     def __len__(self) -> int:
         return len(self.records)
 
