@@ -24,6 +24,11 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _ID = re.compile(r"[^A-Za-z0-9._/-]+")
 _NOT_SMALL = 20  # fewer recordings are not summarised: a summary of a few people describes persons
 
+_TERMS = (
+    "citeAs", "column", "equivalentProperty", "extract", "field", "fileObject", "fileProperty", "fileSet", "format",
+    "includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references", "regex",
+    "repeated", "replace", "samplingRate", "separator", "source", "subField", "transform",
+)  # fmt: skip
 _CONTEXT: dict[str, Any] = {
     "@language": "en",
     "@vocab": "https://schema.org/",
@@ -35,15 +40,8 @@ _CONTEXT: dict[str, Any] = {
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "examples": {"@id": "cr:examples", "@type": "@json"},
-    **{
-        name: f"cr:{name}"
-        for name in (
-            "citeAs", "column", "equivalentProperty", "extract", "field", "fileObject", "fileProperty", "fileSet", "format", "includes",
-            "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references", "regex",
-            "repeated", "replace", "samplingRate", "separator", "source", "subField", "transform",
-        )
-    },
-}  # fmt: skip
+    **{name: f"cr:{name}" for name in _TERMS},
+}
 
 _COLUMNS = {
     "record": "name of the recording, unique in the cohort",
