@@ -61,11 +61,8 @@ class Source:
     min_report_words: int = 0  # recordings with fewer words in their report are left out, unless the caller changes it
     settings: dict[str, float] = field(default_factory=dict)  # that decided the rows; stored in cohort.json
     n_published: int | None = None  # recordings in the whole data set, for `prepare --dry-run` with a part of it
-<<<<<<< HEAD
     about: dict[str, str] = field(default_factory=dict)  # title, licence, citation, url ...; stored in cohort.json
-=======
     bad_rows: Sequence[BadRow] = ()  # an error when a cohort is written, unless they may be left out
->>>>>>> trunk
 
 
 @dataclass(frozen=True)
