@@ -239,7 +239,9 @@ def aecg(
         for text in statements
     )
     return (
-        "<!-- " + "a comment " * 500 + '-->\n<AnnotatedECG xmlns="urn:hl7-org:v3"><effectiveTime><center value="20200102"/>'
+        "<!-- "
+        + "a comment " * 500
+        + '-->\n<AnnotatedECG xmlns="urn:hl7-org:v3"><effectiveTime><center value="20200102"/>'
         "</effectiveTime><subject><subjectDemographicPerson><name>Miller</name>"
         '<administrativeGenderCode code="F"/><birthTime value="19600103"/></subjectDemographicPerson></subject>'
         f'<component><series><code code="{code}"/><effectiveTime><low value="20200102101112"/></effectiveTime><author>'
@@ -281,7 +283,9 @@ def mortara(leads: Mapping[str, np.ndarray] | None = None, *, rate_hz: int = 500
     )
 
 
-def cardiosoft(leads: Mapping[str, np.ndarray] | None = None, *, rate_hz: int = 500, n_stated: int | None = None) -> str:
+def cardiosoft(
+    leads: Mapping[str, np.ndarray] | None = None, *, rate_hz: int = 500, n_stated: int | None = None
+) -> str:
     """A CardioSoft export with median beats of other numbers before the strip."""
     leads = twelve_leads() if leads is None else leads
 

@@ -50,7 +50,9 @@ def decode(content: bytes, path: Path, given: Given) -> Recording:
     resolution = strip.find("Resolution")
     unit = _UNIT if resolution is None else resolution.get("units", _UNIT)
     if unit.lower() != _UNIT.lower():
-        raise RecordError(f"record {path}: its resolution is in {unit[:20]!r}, and only {_UNIT} is known; correct the file")
+        raise RecordError(
+            f"record {path}: its resolution is in {unit[:20]!r}, and only {_UNIT} is known; correct the file"
+        )
     rate = xml_text.text_of(strip, "SampleRate")
 
     def channel(number: int) -> Channel:

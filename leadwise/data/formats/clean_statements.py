@@ -25,7 +25,7 @@ _LABELLED = (
     r"(?:physician|doctor|provider|clinician|cardiologist|md|dr)|referr(?:ed|al)|technician|tech|operator|cardiologist|"
     r"physician|doctor|provider|clinician|patient(?:\s+(?:id|name|number|no))?|name|mrn|medical\s+record\s+(?:number|no)|"
     r"visit\s+(?:number|no|id)|account(?:\s+(?:number|no))?|order\s+(?:number|no)|case\s+(?:number|no)|id|d\.?o\.?b|"
-    r"date\s+of\s+birth|birth\s*date|born|location|room|bed|site|phone|tel|pager|arzt|m[ée]decin|m[ée]dico)\.?\s*[:#=]"
+    r"date\s+of\s+birth|birth\s*date|born|ro{2}m|bed|ward|phone|tel|pager|arzt|m[ée]decin|m[ée]dico)\.?\s*[:#=]"
 )
 _NUMBERED = r"\b(?:mrn|dob|patient\s+id|visit\s+(?:number|no|id)|account\s+(?:number|no))\b"
 _TITLED = (
@@ -48,7 +48,10 @@ _DATE = (
     r"|\d{1,2}([-/.])\d{1,2}\1(?:\d{4}|\d{2})\b"
     r"|\b(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:[0-2]\d|3[01])(?:\d{4,6})?\b)"
 )
-_TIME = r"(?:\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?(?:\s*[ap]\.?m\b\.?)?(?:\s*\(?(?:utc|gmt|est|edt|cst|cdt|mst|pst|pdt|cet)\)?\b)?)"
+_TIME = (
+    r"(?:\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?(?:\s*[ap]\.?m\b\.?)?"
+    r"(?:\s*\(?(?:utc|gmt|est|edt|cst|cdt|mst|pst|pdt|cet)\)?\b)?)"
+)
 _MOMENT = re.compile(
     rf"(?i)(?:\b(?:on|at|of|from|since|dated|date|time|the|vom|am|du|del)\b:?\s+)*"
     rf"(?<!\d)(?:{_DATE}(?:[\s,T]*(?:at\s+)?{_TIME})?|{_TIME})(?!\d)\s*,?"

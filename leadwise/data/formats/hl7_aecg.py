@@ -73,7 +73,9 @@ def _rhythm(path: Path, root: Element) -> Element:
             if _code(one).upper() == wanted:
                 return one
     codes = ", ".join(_code(one)[:40] for one in series) or "none"
-    raise RecordError(f"record {path}: it contains no rhythm series (series: {codes}); export the ECG with its waveforms")
+    raise RecordError(
+        f"record {path}: it contains no rhythm series (series: {codes}); export the ECG with its waveforms"
+    )
 
 
 def _code(element: Element) -> str:
@@ -87,7 +89,9 @@ def _rate_hz(path: Path, sequence_set: Element) -> float | None:
     if increment is None:
         return None
     unit = (increment.get("unit") or "s").strip()
-    seconds = xml_text.required_number(path, increment.get("value"), "the sampling interval") * _SECONDS_PER.get(unit, 0.0)
+    seconds = xml_text.required_number(path, increment.get("value"), "the sampling interval") * _SECONDS_PER.get(
+        unit, 0.0
+    )
     if seconds <= 0:
         raise RecordError(
             f"record {path}: its sampling interval is {increment.get('value')} {unit[:20]!r}, which is no time; correct the file"
@@ -115,7 +119,9 @@ def _stated(root: Element, series: Element, model: str) -> dict[str, Any]:
     """Age, sex, device, year, heart rate and intervals."""
     # the person: a reported age, or that at the recording from the birth date, which is dropped
     person = next(root.iter("subjectDemographicPerson"), None)
-    times = [element.get("value") or "" for path in ("low", "center") for element in series.findall(f"effectiveTime/{path}")]
+    times = [
+        element.get("value") or "" for path in ("low", "center") for element in series.findall(f"effectiveTime/{path}")
+    ]
     times += [element.get("value") or "" for element in root.findall("effectiveTime/*")]
     date = next(filter(None, times), "")
     age = next(

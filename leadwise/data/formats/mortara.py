@@ -87,7 +87,9 @@ def _stated(root: Element) -> dict[str, Any]:
     """Age, sex, device, year, heart rate and intervals, from attributes."""
     person, source, cycle = (_attributes(root, name) for name in ("SUBJECT", "SOURCE", "TYPICAL_CYCLE"))
     date = root.get("ACQUISITION_TIME_XML") or root.get("ACQUISITION_TIME") or ""
-    age = facts.age_years(root.get("AGE") or person.get("AGE"), root.get("AGE_UNITS") or person.get("AGE_UNITS") or "years")
+    age = facts.age_years(
+        root.get("AGE") or person.get("AGE"), root.get("AGE_UNITS") or person.get("AGE_UNITS") or "years"
+    )
     if age is None:
         age = facts.age_between(person.get("DOB", ""), date)
     return facts.stated(

@@ -48,7 +48,9 @@ def decode(content: bytes, path: Path, given: Given) -> Recording:
 
     # what the file states
     version = xml_text.text_of(root, "MuseInfo/MuseVersion")
-    offsets = {xml_text.text_of(lead, tag) or "0" for lead in leads for tag in ("LeadTimeOffset", "LeadOffsetFirstSample")}
+    offsets = {
+        xml_text.text_of(lead, tag) or "0" for lead in leads for tag in ("LeadTimeOffset", "LeadOffsetFirstSample")
+    }
     remarks = ["the leads of the file begin at different times"] if len(offsets) > 1 else []
     return from_channels(
         path,
@@ -85,7 +87,9 @@ def _channel(path: Path, lead: Element, name: str, given: Given) -> Channel:
     size = xml_text.count(xml_text.text_of(lead, "LeadSampleSize"))
     check_size(path, n_samples, 1)
     if size not in (None, 2):
-        raise RecordError(f"record {path}: {what} has samples of {size} bytes, and only 2 are read; export it as 16-bit")
+        raise RecordError(
+            f"record {path}: {what} has samples of {size} bytes, and only 2 are read; export it as 16-bit"
+        )
 
     # bytes
     raw = xml_text.decode_base64(path, xml_text.text_of(lead, "WaveFormData"), what)

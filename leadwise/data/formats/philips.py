@@ -57,7 +57,9 @@ def decode(content: bytes, path: Path, given: Given) -> Recording:
     n_samples = round(duration_ms * rate_hz / 1000)
     names = _names(path, root, waveform)
     check_size(path, n_samples, len(names))
-    step = waveform.get("resolution") or xml_text.first_text(root, f"{acquired}/resolution", f"{acquired}/signalresolution")
+    step = waveform.get("resolution") or xml_text.first_text(
+        root, f"{acquired}/resolution", f"{acquired}/signalresolution"
+    )
     uv_per_step = xml_text.required_number(path, step, "the resolution")
     offset = xml_text.number(waveform.get("signaloffset") or xml_text.text_of(root, f"{acquired}/signaloffset")) or 0.0
 
@@ -100,7 +102,9 @@ def _samples(path: Path, waveform: Element, names: Sequence[str], n_samples: int
     if (waveform.get("compressflag") or "").lower() == "false" or compression in ("", "NONE", "UNCOMPRESSED"):
         return _uncompressed(path, waveform, names, n_samples, (waveform.get("signalsigned") or signed).lower())
     if compression != "XLI":
-        raise RecordError(f"record {path}: its compression {compression[:20]!r} is not known; export it without compression")
+        raise RecordError(
+            f"record {path}: its compression {compression[:20]!r} is not known; export it without compression"
+        )
 
     # one chunk for each lead; the stream may have more
     raw = xml_text.decode_base64(path, waveform.text, "the waveform")
@@ -158,7 +162,9 @@ def _decompress(path: Path, body: bytes, name: str, n_samples: int) -> bytes:
         else:
             string = b""
         if not string or len(out) > limit:
-            raise RecordError(f"record {path}: the compressed samples of lead {name} are damaged; export the file again")
+            raise RecordError(
+                f"record {path}: the compressed samples of lead {name} are damaged; export the file again"
+            )
         out += string
         if previous and len(table) < _END:
             table.append(previous + string[:1])

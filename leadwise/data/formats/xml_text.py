@@ -52,7 +52,9 @@ def parse(path: Path, content: bytes, root: str, format_name: str) -> Element:
 
     # checks before parsing
     if len(content) > _MAX_BYTES:
-        raise RecordError(f"record {path}: an XML file of {len(content) >> 20} MB; at most {_MAX_BYTES >> 20} MB are read")
+        raise RecordError(
+            f"record {path}: an XML file of {len(content) >> 20} MB; at most {_MAX_BYTES >> 20} MB are read"
+        )
     text = _decode(content)
     if not text:
         raise RecordError(f"record {path}: an XML file without content; export it again")
@@ -71,9 +73,7 @@ def parse(path: Path, content: bytes, root: str, format_name: str) -> Element:
             "writes; export it again"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise RecordError(
-            f"record {path}: not a readable XML file ({type(error).__name__}); export it again"
-        ) from None
+        raise RecordError(f"record {path}: not a readable XML file ({type(error).__name__}); export it again") from None
 
     # names without namespace, in place: `find` then takes plain names
     for one in element.iter():
@@ -164,7 +164,9 @@ def decode_base64(path: Path, text: str | None, what: str) -> bytes:
     try:
         return base64.b64decode(joined, validate=True)
     except (binascii.Error, ValueError):
-        raise RecordError(f"record {path}: the base64 text of {what} is damaged or truncated; export the file again") from None
+        raise RecordError(
+            f"record {path}: the base64 text of {what} is damaged or truncated; export the file again"
+        ) from None
 
 
 def decode_int16(path: Path, raw: bytes, what: str, n_stated: int | None) -> np.ndarray:
@@ -174,7 +176,9 @@ def decode_int16(path: Path, raw: bytes, what: str, n_stated: int | None) -> np.
         RecordError: an odd number of bytes, or another number of samples than stated.
     """
     if len(raw) % 2:
-        raise RecordError(f"record {path}: {what} has {len(raw)} bytes, not a whole number of samples; export the file again")
+        raise RecordError(
+            f"record {path}: {what} has {len(raw)} bytes, not a whole number of samples; export the file again"
+        )
     check_count(path, len(raw) // 2, what, n_stated)
     return np.frombuffer(raw, "<i2")
 
