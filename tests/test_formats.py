@@ -97,10 +97,8 @@ def test_a_new_format_is_read_by_its_suffix(trace: Path) -> None:
     assert ".trc" in reading.suffixes()
     unknown = trace.with_name("a1.xyz")
     unknown.write_bytes(b"what is this")
-    with pytest.raises(RecordError, match="not known; formats that can be read: ") as error:
+    with pytest.raises(RecordError, match=r"not known; .*other_xml \(\.xml\), .*trace \(\.trc, \.xml\), wfdb"):
         reading.read(unknown)
-    for readable in ("npy (.npy", "other_xml (.xml)", "trace (.trc, .xml)", "wfdb (.hea"):
-        assert readable in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["a2.xml", "a2.bin", "a2", "a2.dat"])
@@ -124,11 +122,14 @@ def test_files_of_a_new_format_become_a_cohort(trace: Path, tmp_path: Path) -> N
 
 def test_an_unknown_file_lists_what_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "a1.xyz").write_bytes(b"\x00\x01\x02")
+    known = (
+        "csv (.csv", "dicom (.dcm", "edf (.edf, .bdf", "mat (.mat)", "muse (.xml)", "npy (.npy", "scp (.scp)",
+        "wfdb (.hea, .dat, .mat, a name without suffix)",
+    )  # fmt: skip
     for name, reason in (("a1.xyz", "its format is not known"), ("gone.xyz", "no such file; check the path")):
-        with pytest.raises(RecordError, match=rf"{name}: {reason}; formats that can be read: ") as error:
+        with pytest.raises(RecordError, match=rf"{name}: {reason}; formats that can be read: ") as caught:
             reading.read(tmp_path / name)
-        for known in ("csv (.csv", "mat (.mat)", "npy (.npy", "wfdb (.hea, .dat, .mat, a name without suffix)"):
-            assert known in str(error.value)
+        assert all(text in str(caught.value) for text in known)
     (tmp_path / "IM001").write_bytes(b"\x00\x01\x02")
     with pytest.raises(RecordError, match="IM001: its format is not known"):
         reading.read(tmp_path / "IM001")
