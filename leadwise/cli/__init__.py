@@ -14,6 +14,7 @@ from leadwise.cli import (
     card,
     check,
     compare,
+    convert,
     methods,
     plot,
     prepare,
@@ -53,6 +54,7 @@ COMMANDS = (
     reproduce.reproduce,
     card.card,
     plot.plot,
+    convert.convert,
 )
 for command in COMMANDS:
     app.command(cls=prepare.PrepareCommand if command is prepare.prepare else None)(command)
