@@ -22,11 +22,12 @@ LAYERS = (  # from the top; a module imports only from layers below its own, and
     {"training"},
     {"pages"},
     {"evaluate"},
-    {"run"},
+    {"ecg_inputs"},
+    {"run", "ecg"},
     {"methods"},
     {"nn", "data", "pictures"},
     {"config"},
-    {"batch", "distributed", "files", "progress"},
+    {"batch", "digests", "distributed", "files", "progress"},
 )
 LEVEL = {name: len(LAYERS) - depth for depth, layer in enumerate(LAYERS) for name in layer}
 METHODS_MAY_USE = {"nn", "batch", "distributed", "config"}  # a method file; never the data, never another method

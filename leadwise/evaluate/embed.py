@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from leadwise.batch import Batch
 from leadwise.data import crops
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.loader import Recordings
@@ -53,26 +54,35 @@ def embed(
         EmbedError: no such part, or a recording whose embedding is not finite.
     """
     parts = split_parts(run, part)
-    device = next((weight.device for weight in run.method.parameters()), torch.device("cpu"))
     batches: list[Features] = []
     done = 0
-    with frozen(run.method), training_precision(run):
-        for batch in recordings.batches(batch_size):
-            on_device = batch.to(device)
-            part_embeddings = [run.method.embed_ecg(on_device, name) for name in parts]
-            embedding = torch.cat(part_embeddings, dim=1).float().cpu().numpy()
-            invalid = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
-            if len(invalid):
-                raise EmbedError(
-                    f"record {batch.record[invalid[0]]}: its '{part}' embedding by {run.name} is not finite"
-                )
-            batches.append(embedding)
-            done += len(batch)
-            if progress is not None:
-                progress(f"embed {part}", done, len(recordings))
+    for batch in recordings.batches(batch_size):
+        batches.append(embed_batch(run, batch, parts))
+        done += len(batch)
+        if progress is not None:
+            progress(f"embed {part}", done, len(recordings))
     if not batches:
         raise EmbedError("no recordings to embed; check the split and the task")
     return np.concatenate(batches)
+
+
+def embed_batch(run: Run, batch: Batch, parts: Sequence[str]) -> Features:
+    """Return embeddings (B, D) of a batch: those of `parts`, concatenated along D.
+
+    Raises:
+        EmbedError: an embedding is not finite.
+        ValueError: too little of a record was observed.
+    """
+    device = next((weight.device for weight in run.method.parameters()), torch.device("cpu"))
+    with frozen(run.method), training_precision(run):
+        on_device = batch.to(device)
+        part_embeddings = [run.method.embed_ecg(on_device, name) for name in parts]
+        embedding: Features = torch.cat(part_embeddings, dim=1).float().cpu().numpy()
+    invalid = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
+    if len(invalid):
+        part = "+".join(parts)
+        raise EmbedError(f"record {batch.record[invalid[0]]}: its '{part}' embedding by {run.name} is not finite")
+    return embedding
 
 
 @contextlib.contextmanager
