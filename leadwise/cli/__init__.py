@@ -14,6 +14,7 @@ from leadwise.cli import (
     card,
     check,
     compare,
+    convert,
     describe,
     methods,
     plot,
@@ -55,6 +56,7 @@ COMMANDS = (
     reproduce.reproduce,
     card.card,
     plot.plot,
+    convert.convert,
 )
 for command in COMMANDS:
     app.command(cls=prepare.PrepareCommand if command is prepare.prepare else None)(command)
