@@ -37,6 +37,11 @@ log = logging.getLogger(__name__)
 TOLERANCE = 1e-4  # largest difference to `embed_ecg`, relative to the embedding's largest value where that is over 1
 PRODUCER = "leadwise"
 _OPSET = 20
+_DESCRIPTION = (
+    "ECG encoder exported by leadwise. Inputs: ecg (batch, leads, samples) float32 in millivolts, not normalised, and "
+    "observed of the same shape, False in padding, gaps and missing leads. Output: embedding (batch, width); NaN where too "
+    "little was observed. Leads, rate and duration: metadata. Research use only. Not a medical device."
+)
 
 
 class OnnxExportError(ValueError):
@@ -80,7 +85,7 @@ def export_onnx(run: Run, path: Path | str, part: str = "backbone") -> Path:
     # the metadata and the check
     model = _load(content)
     model.producer_name, model.producer_version = PRODUCER, _version()
-    model.doc_string = "ECG encoder exported by leadwise. Research use only. Not a medical device."
+    model.doc_string = _DESCRIPTION
     difference = largest_difference(run, part, content)
     for key, value in {**describe(run, part), "largest_difference": f"{difference:.1e}"}.items():
         model.metadata_props.add(key=key, value=value)
@@ -101,7 +106,7 @@ def describe(run: Run, part: str) -> dict[str, str]:
         "n_samples": str(signal.n_samples),
         "window": signal.window,
         "units": "mV",
-        "normalize": f"{signal.normalize} (within the graph)",
+        "normalize": signal.normalize,
         "part": part,
         "method": str(run.config.method["name"]),
         "run": run.name,

@@ -16,6 +16,7 @@ from leadwise.cli import (
     compare,
     convert,
     describe,
+    export,
     methods,
     plot,
     prepare,
@@ -55,6 +56,7 @@ COMMANDS = (
     retrieve.retrieve,
     reproduce.reproduce,
     card.card,
+    export.export,
     plot.plot,
     convert.convert,
 )

@@ -380,6 +380,7 @@ class Method(WithReports, PretrainingMethod):
 
         With the default, a part has about as many tokens as the encoder receives in training.
         """
+
         def encode(patches: Tensor, part: Tensor, among: Tensor | None) -> Tensor:
             return self._pool(self.ecg(patches, part, among=among))
 

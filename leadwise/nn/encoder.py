@@ -154,7 +154,9 @@ class EcgEncoder(nn.Module):
         patches = patchify(scaled(batch, self.signal), n)
         usable = patchify(batch.observed, n).all(-1)
         problem = f"not one whole patch of {self.grid / self.signal.rate_hz:g} s was observed in any lead"
-        return valid_only(patches, usable.flatten(1).any(-1), batch.record, f"{problem}; leave the recording out"), usable
+        return valid_only(
+            patches, usable.flatten(1).any(-1), batch.record, f"{problem}; leave the recording out"
+        ), usable
 
     def _first(self, start: Tensor | None) -> Tensor | None:
         return None if start is None else start // self.grid

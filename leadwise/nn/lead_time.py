@@ -122,7 +122,10 @@ def mean_over_parts(
         each = _encode_parts_at_once(encode, patches, parts, nonempty)
     else:
         each = torch.stack(
-            [encode(patches, torch.where(some[:, None, None], part, usable), None) for part, some in zip(parts, nonempty)]
+            [
+                encode(patches, torch.where(some[:, None, None], part, usable), None)
+                for part, some in zip(parts, nonempty)
+            ]
         )
     weight = nonempty.to(each.dtype)[..., None]  # (K, B, 1)
     out: Tensor = (each * weight).sum(0) / weight.sum(0)
