@@ -17,7 +17,7 @@ def plot(
         typer.Argument(help="An ECG file, such as a WFDB record (.hea, or its name without suffix), .npy or .csv."),
     ],
     target: Annotated[
-        Path | None, typer.Option("-o", "--out", help=".png or .svg; default: the name of FILE and .png.")
+        Path | None, typer.Option("-o", "--out", help=".png, .svg or .pdf; default: the name of FILE and .png.")
     ] = None,
     leads: Annotated[str | None, typer.Option(help="Lead names of an .npy or .csv file, such as I,II,V1.")] = None,
     rate_hz: Annotated[float | None, typer.Option(help="Sampling rate of an .npy or .csv file.")] = None,
