@@ -16,6 +16,8 @@ from leadwise.cli import (
     card,
     check,
     compare,
+    convert,
+    describe,
     methods,
     plot,
     prepare,
@@ -45,6 +47,7 @@ COMMANDS = (
     prepare.prepare,
     check.check,
     tasks.tasks,
+    describe.describe,
     methods.methods,
     training.pretrain,
     scores.embed,
@@ -55,6 +58,7 @@ COMMANDS = (
     reproduce.reproduce,
     card.card,
     plot.plot,
+    convert.convert,
 )
 
 
@@ -85,6 +89,7 @@ def main() -> None:
     for name in ("httpx", "huggingface_hub", "matplotlib", "transformers"):
         logging.getLogger(name).setLevel(logging.WARNING)
     out.stderr = False  # until --json - claims standard output
+    logging.getLogger("ecgbench").setLevel(logging.ERROR)  # its warnings are for its own command line
     try:
         app(standalone_mode=True)
     except (ValueError, OSError, RuntimeError) as error:
