@@ -187,7 +187,7 @@ def test_the_ledger_counts_every_recording(tmp_path: Path) -> None:
     options = {"min_report_words": 3, "allow_missing": True, "allow_unreadable": True, "shard_records": 2}
     ledger = write(dataclasses.replace(data, rows=short), tmp_path / "out", **options)
     assert dataclasses.asdict(ledger) == {
-        "n_total": 9, "kept": 3, "no_report": 1, "short_report": 1, "missing_file": 1, "unreadable": 1, "nan": 1,
+        "n_total": 9, "kept": 3, "no_report": 1, "short_report": 1, "missing_file": 1, "bad_row": 0, "unreadable": 1, "nan": 1,
         "flat": 1, "copy": 0, "without_report": 0, "n_leads_recorded": 36, "n_leads_derived": 0, "n_leads_missing": 0,
     }  # fmt: skip
     dropped = pd.read_csv(tmp_path / "out" / "dropped.csv", keep_default_na=False)
@@ -270,7 +270,7 @@ def test_missing_and_unreadable_files_are_errors_unless_allowed(tmp_path: Path) 
     (tmp_path / "raw" / "2.npy").rename(tmp_path / "away.npy")
     with pytest.raises(CohortError, match=r"1 of 7 recordings have a missing file \(.*2\.npy\).*--allow-missing"):
         write(data, tmp_path / "out")
-    assert not (tmp_path / "out.partial").exists()
+    assert [path.name for path in (tmp_path / "out.partial").iterdir()] == ["dropped.csv"]
     (tmp_path / "raw" / "2.npy").write_bytes(b"no array")
     with pytest.raises(CohortError, match=r"1 recordings are unreadable .*2\.npy.*--allow-unreadable") as caught:
         write(data, tmp_path / "out", shard_records=2)
@@ -465,8 +465,12 @@ def test_an_existing_folder_is_replaced_only_on_request_and_only_if_it_is_a_coho
     write(Source("made", data.rows[:2], data.tasks), tmp_path / "out", overwrite=True)
     assert len(Cohort.open(tmp_path / "out")) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
-    with pytest.raises(CohortError, match="is not a cohort and is not overwritten"):
-        write(data, tmp_path / "raw", overwrite=True)
+    for overwrite in (False, True):  # a remedy that would be refused is not named
+        with pytest.raises(CohortError, match=r"raw exists and is not a cohort.*another folder with -o") as caught:
+            write(data, tmp_path / "raw", overwrite=overwrite)
+        assert "--overwrite" not in str(caught.value)
+    assert write(data, tmp_path / "another").kept == 7
+    shutil.rmtree(tmp_path / "another")
     (tmp_path / "new.partial").mkdir()
     (tmp_path / "new.partial" / "thesis.txt").write_text("x")
     with pytest.raises(CohortError, match=r"contains thesis\.txt, which `leadwise prepare` did not write"):

@@ -31,7 +31,7 @@ LAYERS = (  # from the top; a module imports only from layers below its own, and
     {"methods"},
     {"nn", "data", "pictures"},
     {"config"},
-    {"batch", "distributed", "files", "progress", "weights"},
+    {"batch", "digests", "distributed", "files", "progress", "weights"},
 )
 LEVEL = {name: len(LAYERS) - depth for depth, layer in enumerate(LAYERS) for name in layer}
 METHODS_MAY_USE = {"nn", "batch", "distributed", "config"}  # a method file; never the data, never another method

@@ -71,6 +71,7 @@ def prepare(
     leads: Annotated[str | None, typer.Option(help="The same as leads=", hidden=True)] = None,
     rate_hz: Annotated[str | None, typer.Option(help="The same as rate_hz=", hidden=True)] = None,
     units: Annotated[str | None, typer.Option(help="The same as units=", hidden=True)] = None,
+    root: Annotated[str | None, typer.Option(help="The same as root=", hidden=True)] = None,
     min_likelihood: Annotated[str | None, typer.Option(help="The same as min_likelihood=", hidden=True)] = None,
     min_words: Annotated[
         int | None,
@@ -79,7 +80,9 @@ def prepare(
         ),
     ] = None,
     allow_missing: Annotated[bool, typer.Option(help="Leave out recordings whose file is missing.")] = False,
-    allow_unreadable: Annotated[bool, typer.Option(help="Leave out recordings that cannot be read.")] = False,
+    allow_unreadable: Annotated[
+        bool, typer.Option(help="Leave out recordings and rows of the table that cannot be used.")
+    ] = False,
     allow_copies: Annotated[
         bool, typer.Option(help="Leave out recordings that have the same samples as another patient's.")
     ] = False,
@@ -97,7 +100,7 @@ def prepare(
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Continue where a killed run stopped. Finished shards are used again without it too."
+            "--resume", help="Continue where a killed run stopped; a cohort that is finished already is a success."
         ),
     ] = False,
     dry_run: Annotated[
@@ -109,7 +112,9 @@ def prepare(
     """Pack a data set into a cohort: leads by name, millivolts, quality and labels in one table, samples beside it."""
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.data.cohort.estimate import estimate
-    from leadwise.data.cohort.prepare import write, write_share
+    from leadwise.data.cohort.layout import CohortError
+    from leadwise.data.cohort.left_out import LeftOutError
+    from leadwise.data.cohort.prepare import finished_ledger, write, write_share
 
     # check an existing cohort instead
     if verify is not None:
@@ -129,6 +134,7 @@ def prepare(
         "leads": leads,
         "rate_hz": rate_hz,
         "units": units,
+        "root": root,
         "min_likelihood": min_likelihood,
     }
     rows = _read_source(source, path, flags, options or [])
@@ -136,39 +142,57 @@ def prepare(
 
     # print an estimate and stop
     if dry_run:
+        if rows.bad_rows:
+            out.print(f"{len(rows.bad_rows)} rows cannot be used, such as: {rows.bad_rows[0].reason}", soft_wrap=True)
         sizes = () if rows.n_published is None else (rows.n_published,)  # the folder may contain a part of the data set
         table = estimate(rows, target, min_words).table(workers, sizes)
         print_table(table, f"time and size of {target}")
         write_json(json_file, {**result, "dry_run": True, "estimate": {row["what"]: row["value"] for row in table}})
         return
 
-    # pack one share of the shards, or all of them
+    # a cohort that is finished already, or an earlier run to continue
+    if resume and not overwrite and (target / "cohort.json").is_file():
+        finished = finished_ledger(rows, target, min_report_words=min_words)
+        if finished is None:
+            raise CohortError(
+                f"cohort {target} was finished from other rows, options or files; pass --overwrite instead of --resume to "
+                "replace it, or choose another folder with -o"
+            )
+        out.print(f"finished already: {target} has {finished.kept} recordings", soft_wrap=True, highlight=False)
+        write_json(json_file, {**result, "finished_already": True, "ledger": vars(finished)})
+        return
     if resume and not target.with_name(target.name + ".partial").is_dir():
         console.print(f"nothing to resume at {target}; starting from the beginning", soft_wrap=True)
-    with progress_bars(rate=True) as progress, _pool(workers, dask) as pool:
-        callback = relabel(bars(progress), f"prepare {target.name}")
-        if shard is not None:
-            n_shards = write_share(
-                rows,
-                target,
-                _share(shard),
-                min_report_words=min_words,
-                allow_missing=allow_missing,
-                pool=pool,
-                progress=callback,
-            )
-        else:
-            ledger = write(
-                rows,
-                target,
-                min_report_words=min_words,
-                allow_missing=allow_missing,
-                allow_unreadable=allow_unreadable,
-                allow_copies=allow_copies,
-                overwrite=overwrite,
-                pool=pool,
-                progress=callback,
-            )
+
+    # pack one share of the shards, or all of them
+    try:
+        with progress_bars(rate=True) as progress, _pool(workers, dask) as pool:
+            callback = relabel(bars(progress), f"prepare {target.name}")
+            if shard is not None:
+                n_shards = write_share(
+                    rows,
+                    target,
+                    _share(shard),
+                    min_report_words=min_words,
+                    allow_missing=allow_missing,
+                    pool=pool,
+                    progress=callback,
+                )
+            else:
+                ledger = write(
+                    rows,
+                    target,
+                    min_report_words=min_words,
+                    allow_missing=allow_missing,
+                    allow_unreadable=allow_unreadable,
+                    allow_copies=allow_copies,
+                    overwrite=overwrite,
+                    pool=pool,
+                    progress=callback,
+                )
+    except LeftOutError as error:
+        _print_reasons(error.file)
+        raise
 
     # report what was written
     if shard is not None:
@@ -179,7 +203,22 @@ def prepare(
         return
     counts = vars(ledger)
     print_table([{"what": name.replace("_", " "), "count": n} for name, n in counts.items()], f"ledger of {target}")
+    _print_reasons(target / "dropped.csv")
     write_json(json_file, {**result, "ledger": counts})
+
+
+def _print_reasons(file: Path, most: int = 10) -> None:
+    """Print why recordings are left out, in groups; nothing if there is none."""
+    from leadwise.data.cohort import left_out
+
+    groups = left_out.groups(left_out.read(file))
+    if groups:
+        rows = [
+            {"reason": group.reason.replace("_", " "), "count": group.n, "first": group.record, "detail": group.detail}
+            for group in groups[:most]
+        ]
+        more = f" and {len(groups) - most} more reasons" if len(groups) > most else ""
+        print_table(rows, f"recordings left out, by reason{more}; all are in {file}")
 
 
 def _pool(workers: int, address: str | None) -> AbstractContextManager[WorkerPool | None]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import logging
 from collections import Counter
@@ -17,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from leadwise.batch import LEADS
+from leadwise.data.cohort import left_out
 from leadwise.data.cohort import shard as files
 from leadwise.data.cohort.layout import (
     FORMAT,
@@ -24,6 +23,7 @@ from leadwise.data.cohort.layout import (
     Ledger,
     sha256,
 )
+from leadwise.data.cohort.left_out import LeftOutError
 from leadwise.data.cohort.shard import Dropped, Shard
 from leadwise.data.messages import first_few
 from leadwise.data.sources.source import Source
@@ -35,25 +35,35 @@ _ORIGINS = ("recorded", "derived", "missing")
 
 
 def write_index(
-    partial: Path, source: Source, shards: list[Shard], settings: dict[str, float], allow_copies: bool = False
+    partial: Path,
+    source: Source,
+    shards: list[Shard],
+    settings: dict[str, float],
+    digest: str,
+    allow_copies: bool = False,
 ) -> Ledger:
     """Write index.parquet, dropped.csv and cohort.json to `partial` and return the ledger.
 
     One shard's rows are in memory at a time. With `allow_copies`, a recording with the samples of another patient's
-    recording is left out; the first of them is retained.
+    recording is left out; the first of them is retained. `digest` identifies the source's rows (`Facts.digest`).
 
     Raises:
-        CohortError: no recording can be used, or two patients have the same samples.
+        CohortError: two patients have the same samples.
+        LeftOutError: no recording can be used; `dropped.csv` has the reasons.
     """
     # shards that contribute rows
     used = [shard for shard in shards if shard.n_records]
-    dropped = [entry for shard in shards for entry in shard.dropped]
+    dropped = [Dropped(row.record, "bad_row", row.reason) for row in source.bad_rows]
+    dropped += [entry for shard in shards for entry in shard.dropped]
+    n_total = len(source.rows) + len(source.bad_rows)
     if not used:
+        left_out.write(partial / left_out.FILE, dropped)
         reasons = Counter(entry.reason for entry in dropped)
         why = ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items()))
-        raise CohortError(
-            f"source {source.name}: none of its {len(source.rows)} recordings can be used ({why}); see the reasons, and "
-            "correct the source or the options"
+        raise LeftOutError(
+            f"source {source.name}: none of its {n_total} recordings can be used ({why}); correct the source or the "
+            f"options; {partial / left_out.FILE} has the reason of each",
+            partial / left_out.FILE,
         )
 
     # the table without copies, and the ledger
@@ -61,7 +71,7 @@ def write_index(
     dropped += copies.values()
     counts = _write_table(partial, used, copies)
     ledger = Ledger(
-        len(source.rows),
+        n_total,
         sum(shard.n_records for shard in used) - len(copies),
         without_report=counts.n_without_report,
         **Counter(entry.reason for entry in dropped),
@@ -69,13 +79,12 @@ def write_index(
     )
 
     # the other files; cohort.json comes last because it holds the index's checksum
-    files.write_text(partial / "dropped.csv", _dropped_csv(dropped))
+    left_out.write(partial / left_out.FILE, dropped)
     for shard in shards:
         if not shard.n_records:
             (partial / shard.file).unlink(missing_ok=True)
-    files.write_text(
-        partial / "cohort.json", json.dumps(_description(partial, source, used, settings, ledger), indent=1) + "\n"
-    )
+    description = _description(partial, source, used, settings, ledger) | {"rows": digest}
+    files.write_text(partial / "cohort.json", json.dumps(description, indent=1) + "\n")
     return ledger
 
 
@@ -164,14 +173,6 @@ def _row_names(partial: Path, shards: list[Shard]) -> Callable[[int], tuple[str,
         return part["record"][place].as_py(), part["split"][place].as_py()
 
     return name
-
-
-def _dropped_csv(dropped: list[Dropped]) -> str:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["record", "reason", "detail"])
-    table.writerows((entry.record, entry.reason, entry.detail) for entry in dropped)
-    return text.getvalue()
 
 
 def _description(

@@ -28,6 +28,7 @@ class Ledger:
     no_report: int = 0  # dropped: no report, where reports are required
     short_report: int = 0  # dropped: the report has too few words
     missing_file: int = 0  # dropped: a file does not exist
+    bad_row: int = 0  # dropped: the row of the source's table cannot be used
     unreadable: int = 0  # dropped: the file is damaged or lacks a necessary value
     nan: int = 0  # dropped: more than half of the recorded samples are missing
     flat: int = 0  # dropped: every lead is flat

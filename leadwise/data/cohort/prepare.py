@@ -7,6 +7,7 @@ share of the shards.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import shutil
@@ -15,16 +16,21 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
 
-from leadwise.data.cohort import index
+from leadwise.data.cohort import index, left_out
 from leadwise.data.cohort.layout import CohortError, Ledger
+from leadwise.data.cohort.left_out import LeftOutError
+from leadwise.data.cohort.locking import locked
 from leadwise.data.cohort.shard import (
+    Dropped,
     Shard,
     ShardJob,
     is_disk_full,
     pack_shard,
 )
+from leadwise.data.formats.reading import files as files_of
+from leadwise.data.formats.reading import missing_file
 from leadwise.data.messages import first_few
-from leadwise.data.sources.source import Source, check
+from leadwise.data.sources.source import Facts, Source, check, in_slices
 from leadwise.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -59,32 +65,77 @@ def write(
         shard_records: recordings in a shard; the last one may have fewer.
         min_report_words: recordings whose report has fewer words are left out; None uses the source's own number.
         allow_missing: leave out recordings with a missing file.
-        allow_unreadable: leave out recordings that cannot be read.
+        allow_unreadable: leave out recordings that cannot be read, and rows of the source's table that cannot be used.
         allow_copies: leave out recordings with the samples of another patient's recording.
         overwrite: replace a cohort that exists at `out`.
         pool: packs the shards; without it they are packed one by one in this process.
         progress: called with ("prepare", recordings done, recordings in total).
 
     Raises:
-        CohortError: `out` exists and is not empty, the source contradicts itself, two patients have the same samples,
-            files are missing or unreadable and may not be left out, or the disk is full. Finished shards stay in
-            `OUT.partial`, and the same call uses them.
+        CohortError: `out` exists and is not empty, another process prepares it, the source contradicts itself, two
+            patients have the same samples, or the disk is full. Finished shards stay in `OUT.partial`, and the same call
+            uses them.
+        LeftOutError: files are missing or unreadable, or rows cannot be used, and may not be left out; `dropped.csv` in
+            `OUT.partial` lists each with its reason.
     """
     # nothing is written before source and target are checked
-    partial = _check_and_create(source, out, overwrite, allow_missing)
-    jobs = ShardJobs(source, partial.folder, shard_records, _min_report_words(source, min_report_words), partial.extra)
-    _clear_leftovers(partial.folder, len(jobs))
-    # pack what is not finished; what may not be left out is an error only now, when all that can be packed is
-    try:
-        shards = _pack_shards(jobs, range(len(jobs)), pool, progress)
-        _refuse_dropped(source, shards, partial.folder, allow_missing, allow_unreadable)
-        settings = source.settings | {"shard_records": shard_records, "min_report_words": jobs.min_report_words}
-        ledger = index.write_index(partial.folder, source, shards, settings, allow_copies)
-    except OSError as error:
-        raise _disk_full_error(error, partial.folder) from error
-    # a cohort appears under its name only when it is whole
-    _move_into_place(partial.folder, Path(out))
+    out = Path(out).absolute()  # other processes may have another working directory
+    partial = out.with_name(out.name + ".partial")
+    _check_target(out, overwrite)
+    with locked(partial):
+        facts = _check_source(source, partial, allow_missing, allow_unreadable)
+        (partial / "parts").mkdir(parents=True, exist_ok=True)
+        jobs = ShardJobs(source, partial, shard_records, _min_report_words(source, min_report_words), facts.extra)
+        _clear_leftovers(partial, len(jobs))
+        # pack what is not finished; what may not be left out is an error only now, when all that can be packed is
+        try:
+            shards = _pack_shards(jobs, range(len(jobs)), pool, progress)
+            _refuse_dropped(source, shards, partial, allow_missing, allow_unreadable)
+            settings = source.settings | {"shard_records": shard_records, "min_report_words": jobs.min_report_words}
+            ledger = index.write_index(partial, source, shards, settings, facts.digest, allow_copies)
+        except OSError as error:
+            raise _disk_full_error(error, partial) from error
+        # a cohort appears under its name only when it is whole
+        _move_into_place(partial, out)
     return ledger
+
+
+def finished_ledger(
+    source: Source, out: Path, *, shard_records: int = 2048, min_report_words: int | None = None
+) -> Ledger | None:
+    """The ledger of the cohort at `out` if `write` with the same source and settings finished it, else None.
+
+    The same source: every row states the same, and no file of a recording is younger than the cohort.
+    """
+    path = Path(out) / "cohort.json"
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        written = path.stat().st_mtime
+        facts = check(source)
+        settings = source.settings | {
+            "shard_records": shard_records,
+            "min_report_words": _min_report_words(source, min_report_words),
+        }
+        if (description["rows"], description["settings"]) != (facts.digest, settings):
+            return None
+        ledger = Ledger(**description["ledger"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if ledger.n_total != len(source.rows) + len(source.bad_rows) or _is_any_younger(source, written):
+        return None
+    return ledger
+
+
+def _is_any_younger(source: Source, written: float) -> bool:
+    """Whether a file of a recording was changed after a time in seconds."""
+    for row in in_slices(source.rows):
+        for file in files_of(row.path):
+            try:
+                if file.stat().st_mtime > written:
+                    return True
+            except OSError:
+                continue  # gone since: the cohort has its samples
+    return False
 
 
 def write_share(
@@ -104,25 +155,23 @@ def write_share(
     finished shards and writes the cohort.
 
     Raises:
-        CohortError: as `write`, except that missing and unreadable files are reported by the final `write`.
+        CohortError: as `write`, except that unreadable files and rows that cannot be used are reported by the final
+            `write`.
     """
     which, n_shares = share
     if not 1 <= which <= n_shares:
         raise CohortError(f"there is no share {which}/{n_shares}; use 1/{n_shares} to {n_shares}/{n_shares}")
-    partial = _check_and_create(source, out, False, allow_missing)
-    jobs = ShardJobs(source, partial.folder, shard_records, _min_report_words(source, min_report_words), partial.extra)
-    try:
-        return len(_pack_shards(jobs, range(which - 1, len(jobs), n_shares), pool, progress))
-    except OSError as error:
-        raise _disk_full_error(error, partial.folder) from error
-
-
-@dataclass(frozen=True)
-class _Partial:
-    """The folder that a cohort is written to before it is renamed, and the extra columns of its source."""
-
-    folder: Path
-    extra: dict[str, bool]  # extra column -> whether it holds text
+    out = Path(out).absolute()
+    partial = out.with_name(out.name + ".partial")
+    _check_target(out, False)
+    with locked(partial, share):
+        facts = _check_source(source, partial, allow_missing, allow_bad_rows=True)
+        (partial / "parts").mkdir(parents=True, exist_ok=True)
+        jobs = ShardJobs(source, partial, shard_records, _min_report_words(source, min_report_words), facts.extra)
+        try:
+            return len(_pack_shards(jobs, range(which - 1, len(jobs), n_shares), pool, progress))
+        except OSError as error:
+            raise _disk_full_error(error, partial) from error
 
 
 @dataclass(frozen=True)
@@ -144,16 +193,42 @@ class ShardJobs:
         return ShardJob(self.folder, number, rows, self.min_report_words, self.extra, self.source.tasks)
 
 
-def _check_and_create(source: Source, out: Path, overwrite: bool, allow_missing: bool) -> _Partial:
-    """Check the source and the target, then create and return the partial folder."""
-    out = Path(out).absolute()  # other processes may have another working directory
-    _check_target(out, overwrite)
-    facts = check(source)
-    if facts.n_absent and not allow_missing:
-        raise CohortError(_missing_message(source, facts.n_absent, facts.absent))
-    partial = out.with_name(out.name + ".partial")
-    (partial / "parts").mkdir(parents=True, exist_ok=True)
-    return _Partial(partial, facts.extra)
+def _check_source(source: Source, partial: Path, allow_missing: bool, allow_bad_rows: bool) -> Facts:
+    """Check the source; rows without a usable file or cells are all reported at once.
+
+    Raises:
+        CohortError: the source contradicts itself.
+        LeftOutError: there are such rows and they may not be left out, or no other row; `dropped.csv` lists them.
+    """
+    facts = check(source) if len(source.rows) or not source.bad_rows else None
+    problems = []
+    if source.bad_rows and (facts is None or not allow_bad_rows):
+        problems.append(_bad_rows_message(source, facts is None))
+    if facts is not None and facts.n_absent and not allow_missing:
+        problems.append(_missing_message(source, facts.n_absent, facts.absent))
+    if facts is not None and not problems:
+        return facts
+    dropped = partial / left_out.FILE
+    left_out.write(dropped, [*_bad_rows(source), *(_absent_rows(source, facts) if facts is not None else ())])
+    raise LeftOutError(f"source {source.name}: {'; '.join(problems)}; {dropped} lists all", dropped)
+
+
+def _bad_rows(source: Source) -> list[Dropped]:
+    return [Dropped(row.record, "bad_row", row.reason) for row in source.bad_rows]
+
+
+def _absent_rows(source: Source, facts: Facts) -> Iterator[Dropped]:
+    absent = set(facts.absent_rows.tolist())
+    for number, row in enumerate(in_slices(source.rows)):
+        if number in absent:
+            yield Dropped(row.record, "missing_file", str(missing_file(row.path) or row.path))
+
+
+def _bad_rows_message(source: Source, is_all: bool) -> str:
+    total = len(source.rows) + len(source.bad_rows)
+    listed = "; ".join(row.reason for row in source.bad_rows[:3]) + ("; ..." if len(source.bad_rows) > 3 else "")
+    remedy = "" if is_all else ", or leave them out with --allow-unreadable (allow_unreadable=True)"
+    return f"{len(source.bad_rows)} of {total} rows cannot be used ({listed}); correct them{remedy}"
 
 
 def _min_report_words(source: Source, min_report_words: int | None) -> int:
@@ -162,17 +237,21 @@ def _min_report_words(source: Source, min_report_words: int | None) -> int:
 
 def _missing_message(source: Source, n: int, files: Sequence[str]) -> str:
     return (
-        f"source {source.name}: {n} of {len(source.rows)} recordings have a missing file ({first_few(files)}); fetch them, "
-        "or leave them out with --allow-missing"
+        f"{n} of {len(source.rows)} recordings have a missing file ({first_few(files)}); fetch them, or leave them out with "
+        "--allow-missing (allow_missing=True)"
     )
 
 
 def _check_target(out: Path, overwrite: bool) -> None:
     is_used = out.exists() and not (out.is_dir() and not any(out.iterdir()))
-    if is_used and not overwrite:
-        raise CohortError(f"cohort {out} exists already; pass --overwrite to replace it, or choose another folder")
     if is_used and not (out / "cohort.json").is_file():
-        raise CohortError(f"{out} is not a cohort and is not overwritten; remove it yourself or choose another folder")
+        raise CohortError(
+            f"{out} exists and is not a cohort, so it is not replaced; choose another folder with -o, or move it away"
+        )
+    if is_used and not overwrite:
+        raise CohortError(
+            f"cohort {out} exists already; pass --overwrite (overwrite=True) to replace it, or choose another folder with -o"
+        )
     partial = out.with_name(out.name + ".partial")
     if partial.exists():
         foreign = sorted(entry.name for entry in partial.iterdir() if not _OURS.fullmatch(entry.name))
@@ -186,7 +265,7 @@ def _clear_leftovers(partial: Path, n_shards: int) -> None:
     """Delete incomplete files of a killed run, and shards with numbers beyond those of this run."""
     for path in [*partial.iterdir(), *(partial / "parts").iterdir()]:
         number = re.search(r"-(\d{5})\.", path.name)
-        if path.suffix in (".tmp", ".part") or (number and int(number[1]) >= n_shards):
+        if path.suffix in (".tmp", ".part") or path.name == left_out.FILE or (number and int(number[1]) >= n_shards):
             path.unlink(missing_ok=True)
 
 
@@ -247,17 +326,23 @@ def _refuse_dropped(
 ) -> None:
     dropped = [entry for shard in shards for entry in shard.dropped]
     missing = [entry for entry in dropped if entry.reason == "missing_file"]
-    if missing and not allow_missing:
-        raise CohortError(
-            f"{_missing_message(source, len(missing), [entry.detail for entry in missing])}; finished shards stay in {partial} "
-            "for the next run"
-        )
     unreadable = [entry for entry in dropped if entry.reason == "unreadable"]
+    problems = []
+    if missing and not allow_missing:
+        problems.append(_missing_message(source, len(missing), [entry.detail for entry in missing]))
     if unreadable and not allow_unreadable:
-        raise CohortError(
-            f"source {source.name}: {len(unreadable)} recordings are unreadable ({unreadable[0].detail}; "
-            f"records {first_few(entry.record for entry in unreadable)}); repair them, or leave them out with "
-            f"--allow-unreadable; finished shards stay in {partial} for the next run"
+        reasons = left_out.groups(unreadable)
+        listed = "; ".join(group.text() for group in reasons[:3]) + ("; ..." if len(reasons) > 3 else "")
+        problems.append(
+            f"{len(unreadable)} recordings are unreadable ({listed}); repair them, or leave them out with --allow-unreadable "
+            "(allow_unreadable=True)"
+        )
+    if problems:
+        file = partial / left_out.FILE
+        left_out.write(file, [*_bad_rows(source), *dropped])
+        raise LeftOutError(
+            f"source {source.name}: {'; '.join(problems)}; {file} lists all; finished shards stay there for the next run",
+            file,
         )
 
 

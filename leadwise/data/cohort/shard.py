@@ -139,7 +139,7 @@ def _plan_hash(job: ShardJob, files: list[tuple[Path, ...]]) -> str:
             except OSError:
                 stats.append((-1, -1))
         values = (row.record, str(row.path), row.patient, row.split, row.report, row.statements, row.labels, row.extra)
-        digest.update(json.dumps((*values, row.leads, row.rate_hz, row.units, stats)).encode() + b"\n")
+        digest.update(json.dumps((*values, row.leads, row.rate_hz, row.units, row.item, stats)).encode() + b"\n")
     return digest.hexdigest()
 
 
@@ -195,7 +195,7 @@ def _pack_row(row: Row, files: tuple[Path, ...], min_report_words: int) -> tuple
 
     # its samples; an error that is not about this recording's files is raised
     try:
-        recording = read(row.path, leads=row.leads, rate_hz=row.rate_hz, units=row.units)
+        recording = read(row.path, leads=row.leads, rate_hz=row.rate_hz, units=row.units, item=row.item)
         twelve = twelve_leads.to_twelve_leads(dataclasses.replace(recording, name=row.record))
         checksum = recording.sha256
     except (RecordError, OSError) as error:

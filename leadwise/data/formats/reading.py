@@ -12,9 +12,10 @@ from pathlib import Path
 
 from leadwise.data import formats
 from leadwise.data.formats.given import Given, check_lead_names
+from leadwise.data.formats.rate_doubt import with_rate_doubt
 from leadwise.data.recordings.recording import RecordError, Recording
 
-_N_FIRST_BYTES = 4096  # of a file, given to `matches`
+_N_FIRST_BYTES = 16384  # of a file, given to `matches`; an XML file may begin with a long comment
 _MAX_BYTES = 1 << 30  # of a file that is read whole
 _FROM_BYTES = Path("bytes")  # names a recording in messages that was not read from a file
 
@@ -97,6 +98,7 @@ def read(
             f"record {path}: reading the format {file_format.name} needs the package {error.name!r}; "
             "install it with: pip install 'leadwise[formats]'"
         ) from None
+    recording = with_rate_doubt(recording)
     return recording if recording.format else replace(recording, format=file_format.name)
 
 

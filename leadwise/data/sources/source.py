@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from array import array
 from collections import Counter
@@ -20,7 +21,8 @@ _FROM_SOURCE = ("record", "patient", "split", "report", "report_words", "stateme
 _FROM_FILE = ("rate_hz", "n_samples", "shard", "offset", "uv_per_step", "baseline", "lead_order")
 _CHECKSUMS = ("source_sha256", "samples_sha256")
 _PER_LEAD = ("lead_origin", "lead_missing", "lead_flat", "lead_max_mv", "n_short_gaps", "n_long_gaps", "unused_leads")
-_RESERVED = frozenset((*_FROM_SOURCE, *_FROM_FILE, *_CHECKSUMS, *_PER_LEAD))  # the index's own columns
+RESERVED = frozenset((*_FROM_SOURCE, *_FROM_FILE, *_CHECKSUMS, *_PER_LEAD))
+"""The index's own columns; an extra column of a source has another name."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,14 @@ class Row:
 
 
 @dataclass(frozen=True)
+class BadRow:
+    """A row of a source's table that cannot become a recording, and why."""
+
+    record: str  # its name, as far as it is known
+    reason: str  # names the table, the row and the value; never report text
+
+
+@dataclass(frozen=True)
 class Source:
     """A data set: its rows, and its tasks with their classes in canonical order."""
 
@@ -51,6 +61,7 @@ class Source:
     min_report_words: int = 0  # recordings with fewer words in their report are left out, unless the caller changes it
     settings: dict[str, float] = field(default_factory=dict)  # that decided the rows; stored in cohort.json
     n_published: int | None = None  # recordings in the whole data set, for `prepare --dry-run` with a part of it
+    bad_rows: Sequence[BadRow] = ()  # an error when a cohort is written, unless they may be left out
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,13 @@ class Facts:
 
     extra: dict[str, bool]  # extra column -> whether it contains text; numbers otherwise
     absent: list[str]  # the first missing files (the header, where there is one)
-    n_absent: int  # recordings whose file is missing
+    absent_rows: np.ndarray  # (n,) numbers of the rows whose file is missing
+    digest: str  # of everything that a row states: two sources with the same digest give the same cohort
+
+    @property
+    def n_absent(self) -> int:
+        """The number of recordings whose file is missing."""
+        return len(self.absent_rows)
 
 
 def check(source: Source) -> Facts:
@@ -79,20 +96,22 @@ def check(source: Source) -> Facts:
     torn: dict[str, None] = {}
     extra: dict[str, bool] = {}
     absent: list[str] = []
-    n_absent = 0
+    absent_rows = array("q")
     names, places, owners = array("q"), array("q"), array("q")  # hashes: 8 bytes a row
-    for row in in_slices(source.rows):
+    digest = hashlib.sha256(json.dumps([source.name, source.tasks, source.settings]).encode())
+    for number, row in enumerate(in_slices(source.rows)):
         _check_row(source, row)
+        digest.update(_row_text(row))
         if split_of.setdefault(row.patient, row.split) != row.split:
             torn[row.patient] = None
         for name, value in row.extra.items():
             extra[name] = extra.get(name, False) or isinstance(value, str)
         missing = missing_file(row.path)
         if missing is not None:
-            n_absent += 1
-            absent += [str(missing)] if n_absent <= 3 else []
+            absent_rows.append(number)
+            absent += [str(missing)] if len(absent_rows) <= 3 else []
         names.append(hash(row.record))
-        places.append(hash(_place(row.path)))
+        places.append(hash((_place(row.path), row.item)))
         owners.append(hash((row.patient, row.split)))
 
     # across rows: unique names, no file of two patients, no patient in two splits
@@ -103,7 +122,7 @@ def check(source: Source) -> Facts:
             f"source {source.name}: {len(torn)} patients are in more than one split ({first_few(map(short_name, torn))}); "
             "move all recordings of a patient into one"
         )
-    return Facts(extra, absent, n_absent)
+    return Facts(extra, absent, np.asarray(absent_rows), digest.hexdigest())
 
 
 def in_slices(rows: Sequence[Row], n: int = 4096) -> Iterator[Row]:
@@ -119,6 +138,13 @@ def split_by_hash(patient: str, train: int = 7, val: int = 1) -> str:
     """
     tenth = int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8]) % 10
     return "train" if tenth < train else "val" if tenth < train + val else "test"
+
+
+def _row_text(row: Row) -> bytes:
+    """Everything that a row states, as text; of its path the name alone, so that a moved data set gives the same."""
+    names = (row.record, row.path.name, row.item, row.patient, row.split)
+    given = (row.leads, row.rate_hz, row.units)
+    return json.dumps((*names, *given, row.report, row.statements, row.labels, row.extra)).encode() + b"\n"
 
 
 def _check_row(source: Source, row: Row) -> None:
@@ -137,7 +163,7 @@ def _check_row(source: Source, row: Row) -> None:
             if value not in (0, 1):
                 raise CohortError(f"{where}: label {task}.{name} is {quoted_cell(value)}; it must be 0 or 1")
     for name in row.extra:
-        if name in _RESERVED or name.startswith("label."):
+        if name in RESERVED or name.startswith("label."):
             raise CohortError(f"{where}: the extra column {name!r} is one of the cohort's own; rename it")
 
 
@@ -157,7 +183,10 @@ def _check_names(source: Source, names: np.ndarray) -> None:
 
 
 def _check_files(source: Source, places: np.ndarray, owners: np.ndarray) -> None:
-    """Check that no file belongs to two patients or splits; `places` and `owners` (n,) are hashes of both."""
+    """Check that no recording belongs to two patients or splits.
+
+    `places` (n,) are hashes of its file and its item in the file, `owners` (n,) of patient and split.
+    """
     order = np.argsort(places, kind="stable")
     again = places[order][1:] == places[order][:-1]
     shared = again & (owners[order][1:] != owners[order][:-1])
