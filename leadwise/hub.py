@@ -7,23 +7,25 @@ contains words of the training reports.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import shutil
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from leadwise import __version__, config, weights
+import tomli_w
+
+from leadwise import __version__, weights
 from leadwise.run import Run, RunError
 
 FILES = ("config.toml", "data.json", "model.safetensors", "README.md")
 SHARED = (*FILES, "tokenizer/*")  # of a folder on the hub: nothing else is downloaded
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_PRIVATE_KEYS = {"people"}  # of data.json
+_PRIVATE_KEYS = {"people", "signals"}  # of data.json
 
 
 class HubError(RuntimeError):
@@ -161,8 +163,13 @@ def _copy_files(run: Run, source: Path, target: Path, people: bool) -> None:
     shutil.copyfile(source / "model.safetensors", target / "model.safetensors")
     if (source / "tokenizer").is_dir():
         shutil.copytree(source / "tokenizer", target / "tokenizer")
-    without_paths = dataclasses.replace(run.config, data=dataclasses.replace(run.config.data, cohort=""))
-    (target / "config.toml").write_text(config.dumps(without_paths), encoding="utf-8")
+    # the table as it is on disk: its digest is in the header of the weights
+    table = tomllib.loads((source / "config.toml").read_text(encoding="utf-8"))
+    if "cohort" in table.get("data", {}):
+        table["data"]["cohort"] = ""
+    (target / "config.toml").write_text(tomli_w.dumps(table), encoding="utf-8")
+    if people and (source / "trained_on.json").is_file():
+        shutil.copyfile(source / "trained_on.json", target / "trained_on.json")
     provenance = {key: value for key, value in run.provenance.items() if people or key not in _PRIVATE_KEYS}
     (target / "data.json").write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
 

@@ -313,26 +313,32 @@ class Model:
         return hub.push_to_hub(self.run, repo_id, private, license)
 
     @staticmethod
-    def from_pretrained(
-        where: Path | str, *, device: str = "auto", download: bool = False, revision: str | None = None
-    ) -> Model:
-        """The same as `load`."""
-        return load(where, device=device, download=download, revision=revision)
+    def from_pretrained(where: Path | str, **options: Any) -> Model:
+        """The same as `load`, with the same options."""
+        return load(where, **options)
 
 
-def load(where: Path | str, *, device: str = "auto", download: bool = False, revision: str | None = None) -> Model:
+def load(
+    where: Path | str,
+    *,
+    device: str = "auto",
+    download: bool = False,
+    revision: str | None = None,
+    accept_changes: bool = False,
+) -> Model:
     """Return a trained model from a run folder, a name that ships with the package, or a hub id "org/name".
 
     Args:
         device: "auto" (the first GPU, or the CPU), "cpu" or "cuda".
         download: fetch a hub id that is not in the local cache. Without it the network is not used.
         revision: branch, tag or commit of a hub id.
+        accept_changes: warn, and raise no error, for files that were changed after the weights were saved.
 
     Raises:
         HubError: there is no such folder, name or hub id.
-        RunError: a missing or damaged file, or weights that do not fit the config.
+        RunError: a missing, changed or damaged file, or weights that do not fit the config.
     """
-    return Model(runs.load(hub.find(where, download, revision), device))
+    return Model(runs.load(hub.find(where, download, revision), device, accept_changes))
 
 
 def _with_attrs(features: Features, dropped: list[DroppedECG]) -> Embeddings:
