@@ -31,11 +31,12 @@ class Signal:
     def __post_init__(self) -> None:
         unknown = [lead for lead in self.leads if lead not in LEADS]
         if unknown or len(set(self.leads)) != len(self.leads) or not self.leads:
-            raise ValueError(f"signal.leads must be distinct names out of {', '.join(LEADS)}; got {list(self.leads)}")
+            raise ValueError(f"signal.leads = {list(self.leads)}: must be distinct names out of {', '.join(LEADS)}")
         if self.window not in ("first", "center"):
-            raise ValueError(f"signal.window is 'first' or 'center'; got {self.window!r}")
-        if self.rate_hz <= 0 or self.duration_s <= 0:
-            raise ValueError(f"signal needs a positive rate and duration; got {self.rate_hz} Hz, {self.duration_s} s")
+            raise ValueError(f"signal.window = {self.window!r}: must be 'first' or 'center'")
+        for name in ("rate_hz", "duration_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"signal.{name} = {getattr(self, name)!r} is out of range: it must be > 0")
 
     @property
     def n_samples(self) -> int:

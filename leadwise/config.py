@@ -10,8 +10,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
 import tomllib
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -21,9 +23,54 @@ from pydantic import TypeAdapter, ValidationError
 
 from leadwise.batch import Signal
 
+BY_METHOD = -1  # of data.min_report_words: 1 for a method that reads reports, 0 for the others
+
 
 class ConfigError(ValueError):
     """A setting cannot be used; the message names the key, the value and the remedy."""
+
+
+class RangeError(ValueError):
+    """A value is outside the range of its setting. `setting` is the name inside its table."""
+
+    def __init__(self, setting: str, value: Any, allowed: str) -> None:
+        super().__init__(f"{setting} = {value!r} is out of range: it must be {allowed}")
+        self.setting = setting
+
+
+_INTERVAL = re.compile(r"([\[(])\s*([^,\s]+)\s*,\s*([^,\s]+)\s*([\])])")
+_BOUND = re.compile(r"(>=|>|<=|<)\s*(\S+)")
+
+
+def check_ranges(settings: Any, **allowed: str) -> None:
+    """Check that the named settings of a dataclass have values in range; used in `__post_init__`.
+
+    Args:
+        settings: the dataclass.
+        allowed: by name of the setting, an interval such as "[0, 1)" or a bound such as "> 0" or ">= 1".
+
+    Raises:
+        RangeError: a value is not in its range, or not a number.
+    """
+    for name, text in allowed.items():
+        value = getattr(settings, name)
+        if not _in_range(value, text):
+            raise RangeError(name, value, f"in {text}" if text[0] in "[(" else text)
+
+
+def _in_range(value: float, text: str) -> bool:
+    """Return whether `value` is in the interval or within the bound that `text` describes."""
+    interval = _INTERVAL.fullmatch(text)
+    if interval:
+        left, low, high, right = interval.groups()
+        above = value >= float(low) if left == "[" else value > float(low)
+        below = value <= float(high) if right == "]" else value < float(high)
+        return above and below
+    bound = _BOUND.fullmatch(text)
+    if bound is None:
+        raise ValueError(f"'{text}' is no range; write [0, 1), > 0 or >= 1")
+    sign, limit = bound[1], float(bound[2])
+    return {">=": value >= limit, ">": value > limit, "<=": value <= limit, "<": value < limit}[sign]
 
 
 @dataclass(frozen=True)
@@ -33,17 +80,16 @@ class DataConfig:
     cohort: str = ""  # folder that `leadwise prepare` wrote
     train_split: str = "train"  # recordings used for training
     val_split: str = "val"  # held-out patients, on which the pre-training loss is validated
-    min_report_words: int = 1  # recordings with fewer words in their report are not used for pre-training
+    min_report_words: int = (
+        BY_METHOD  # recordings with fewer words in their report are not used; -1: 1 if it is read, else 0
+    )
     task: str = ""  # batches contain this task's labels; only recordings with labels are used, with or without reports
     label_fraction: float = 1.0  # share of the task's training recordings to use, drawn by the rule of the probe
     label_seed: int = 42  # seed of that draw; the probe's are 42, 43 and 44
     workers: int = 0  # threads per process that prepare the next batches; 0 = none, the training loop reads them
 
     def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise ValueError(f"data.workers must be a number of threads, 0 or more; got {self.workers}")
-        if not 0 < self.label_fraction <= 1:
-            raise ValueError(f"data.label_fraction must be in (0, 1], 0.01 is one percent; got {self.label_fraction}")
+        check_ranges(self, workers=">= 0", label_fraction="(0, 1]", min_report_words=">= -1")
         if self.label_fraction < 1 and not self.task:
             raise ValueError(
                 f"data.label_fraction = {self.label_fraction} is a share of a task's labels: set data.task to the task"
@@ -70,13 +116,8 @@ class OptimConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 2 or self.accumulate < 1:
-            got = f"{self.steps}, {self.batch_size} and {self.accumulate}"
-            raise ValueError(f"optim needs steps >= 1, batch_size >= 2 and accumulate >= 1; got {got}")
-        if self.lr <= 0 or self.clip <= 0 or not 0 <= self.warmup < 1:
-            raise ValueError(
-                f"optim needs lr > 0, clip > 0, 0 <= warmup < 1; got {self.lr}, {self.clip}, {self.warmup}"
-            )
+        check_ranges(self, steps=">= 1", batch_size=">= 2", accumulate=">= 1", lr="> 0", clip="> 0", warmup="[0, 1)")
+        check_ranges(self, final_lr=">= 0", weight_decay=">= 0", pretrained_lr_scale=">= 0", seed=">= 0")
 
 
 @dataclass(frozen=True)
@@ -90,11 +131,7 @@ class LogConfig:
     keep: Literal["last", "best"] = "last"  # weights that are saved: best = lowest held-out loss, never a task's score
 
     def __post_init__(self) -> None:
-        if self.every < 1 or self.save_every < 1 or self.validate_every < 0 or self.validate_records < 2:
-            raise ValueError(
-                "log needs every and save_every >= 1, validate_every >= 0 and validate_records >= 2; got "
-                f"{self.every}, {self.save_every}, {self.validate_every} and {self.validate_records}"
-            )
+        check_ranges(self, every=">= 1", save_every=">= 1", validate_every=">= 0", validate_records=">= 2")
 
 
 @dataclass(frozen=True)
@@ -123,24 +160,57 @@ def typed(kind: type[T], table: dict[str, Any], where: str = "") -> T:
         # through JSON, pydantic is strict but accepts an int for a float and a list for a tuple, as in TOML
         return TypeAdapter(kind).validate_json(json.dumps(table), strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join([*filter(None, [where]), *map(str, first["loc"])])
-        raise ConfigError(f"setting {place or 'table'} = {first['input']!r}: {first['msg']}") from None
+        raise ConfigError(_describe(error, where)) from None
 
 
-def _refuse_unknown(kind: Any, table: dict[str, Any], where: str) -> None:
-    """Raise ConfigError for a key that is not a field of `kind`, in nested tables too."""
+def _describe(error: ValidationError, where: str) -> str:
+    """Return one line for the first problem: the setting, its value, and what is allowed."""
+    first = error.errors(include_url=False)[0]
+    path = ".".join([*filter(None, [where]), *map(str, first["loc"])])
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, RangeError):  # raised for the table: the cause names the setting
+        return f"setting {f'{path}.' if path else ''}{cause}"
+    if isinstance(cause, ValueError):  # names the setting, or is a rule for several settings and names them
+        return f"setting {cause}" if path and str(cause).startswith(f"{path}.") else f"settings [{path}]: {cause}"
+    return f"setting {path or 'table'} = {first['input']!r}: {first['msg'].replace('Input should be', 'it must be')}"
+
+
+def _refuse_unknown(kind: Any, table: dict[str, Any], where: str, everywhere: Sequence[str] = ()) -> None:
+    """Raise ConfigError for a key that is not a field of `kind`, in nested tables too.
+
+    `everywhere` holds the dotted names of all settings, among which the message looks for a similar one.
+    """
     hints = typing.get_type_hints(kind)
+    everywhere = everywhere or _dotted_names(kind, where)
     for key, value in table.items():
         place = f"{where}.{key}" if where else key
         if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1, cutoff=0.5)
-            advice = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(hints)}"
-            raise ConfigError(f"unknown setting '{place}'; {advice}")
+            raise ConfigError(f"unknown setting '{place}'; {_advice(place, everywhere)}")
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, dict):
                 raise ConfigError(f"setting '{place}' must be a table ([{place}]), not {value!r}")
-            _refuse_unknown(hints[key], value, place)
+            _refuse_unknown(hints[key], value, place, everywhere)
+
+
+def _dotted_names(kind: Any, where: str) -> list[str]:
+    """Return the dotted names of the settings of a dataclass and of the dataclasses in it."""
+    names = []
+    for key, hint in typing.get_type_hints(kind).items():
+        place = f"{where}.{key}" if where else key
+        names += _dotted_names(hint, place) if dataclasses.is_dataclass(hint) else [place]
+    return names
+
+
+def _advice(place: str, known: Sequence[str]) -> str:
+    """Return a remedy for an unknown dotted name: the nearest one of its table, the same name in another table, or all names."""
+    table, _, key = place.rpartition(".")
+    prefix = f"{table}." if table else ""
+    children = dict.fromkeys(name.removeprefix(prefix).partition(".")[0] for name in known if name.startswith(prefix))
+    near = [prefix + child for child in difflib.get_close_matches(key, children, n=1, cutoff=0.5)]
+    near = near or [name for name in known if name.rpartition(".")[2] == key]
+    if near:
+        return f"did you mean '{near[0]}'?"
+    return f"known: {', '.join(prefix + child for child in children)}"
 
 
 def drop_removed(table: dict[str, Any], removed: dict[str, Any], where: str = "method") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 config.toml          every setting, including the preprocessing (`signal`)
 data.json            the training cohort: name, source, fingerprint, and a hash of each training patient
 tokenizer/           the tokenizer of reports, and the shape of a borrowed text encoder
-model.safetensors    the weights
+model.safetensors    the weights, and in its header the digests of weights, settings and tokenizer (`leadwise.digests`)
 metrics.jsonl        one line of metrics every few steps
 resume/state.pt      model, optimiser, step and best loss; random numbers depend on the step, so a resumed run is bit-identical
 """
@@ -13,25 +13,39 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import math
+import os
 import tomllib
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from leadwise import config as settings
-from leadwise import distributed
+from leadwise import digests, distributed
 from leadwise.config import Config
 from leadwise.files import replacing
 from leadwise.methods import catalogue
 from leadwise.methods.contract import PretrainingMethod
 
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
+
 RESUME_KEYS = {"step", "best", "model", "optimizer"}  # of a resume state
+
+# what a run that never saved a resume state may contain; any other file means that the folder is not such a run
+UNSAVED_FILES = {"config.toml", "data.json", "tokenizer", "metrics.jsonl", "model.safetensors", "resume"}
 
 
 class RunError(RuntimeError):
@@ -41,8 +55,15 @@ class RunError(RuntimeError):
 class Run:
     """A method with its settings and its folder; `folder` is None for a run that is not on disk."""
 
-    def __init__(self, config: Config, method: PretrainingMethod, folder: Path | None = None) -> None:
-        self.config, self.method, self.folder = config, method, folder
+    def __init__(
+        self,
+        config: Config,
+        method: PretrainingMethod,
+        folder: Path | None = None,
+        recorded: digests.Recorded | None = None,
+    ) -> None:
+        """`recorded` holds the digests of the folder's settings and tokenizer; `save_weights` stores them with the weights."""
+        self.config, self.method, self.folder, self._recorded = config, method, folder, recorded
 
     @property
     def name(self) -> str:
@@ -100,10 +121,30 @@ class Run:
         return Run(self.config, method)
 
     def save_weights(self) -> None:
-        """Write model.safetensors; an interrupted write leaves the previous file."""
+        """Write model.safetensors; an interrupted write leaves the previous file.
+
+        Its header contains the digests of the weights, and of the settings and the tokenizer with which the run was
+        created or opened. They are in one file, so that a crash cannot leave weights with the digests of others.
+        """
         tensors = {name: tensor.detach().contiguous() for name, tensor in self.method.state_dict().items()}
+        recorded = self._recorded or _folder_digests(self._existing_folder, catalogue.removed_settings(self.config))
+        header = digests.to_header(recorded, digests.of_tensors(tensors))
         with replacing(self._existing_folder / "model.safetensors") as temporary:
-            save_file(tensors, temporary)
+            save_file(tensors, temporary, metadata=header)
+
+    def save_changeable_settings(self, changeable: Iterable[str]) -> None:
+        """Write the current values of the dotted settings `changeable` to config.toml, if they differ from those there."""
+        path = self._existing_folder / "config.toml"
+        table, current = tomllib.loads(path.read_text()), dataclasses.asdict(self.config)
+        changed = False
+        for setting in changeable:
+            group, _, key = setting.partition(".")
+            if table.get(group, {}).get(key) != current[group][key]:
+                table.setdefault(group, {})[key] = current[group][key]
+                changed = True
+        if changed:
+            with replacing(path) as temporary:
+                temporary.write_text(tomli_w.dumps(table))
 
     def save_resume(self, state: dict[str, Any]) -> None:
         """Write resume/state.pt; an interrupted write leaves the previous file."""
@@ -115,12 +156,21 @@ class Run:
         """Return the state that `save_resume` wrote.
 
         Raises:
-            RunError: the file is missing, or another version wrote it.
+            RunError: the file is missing or damaged, or another version wrote it.
         """
         path = self._existing_folder / "resume" / "state.pt"
         if not path.exists():
-            raise RunError(f"{path} is missing, so this run cannot be resumed; start it again in another folder")
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+            raise _no_resume_state(self._existing_folder)
+        try:
+            damage = _damaged_member(path)
+            state: dict[str, Any] = {} if damage else torch.load(path, weights_only=True, map_location="cpu")
+        except Exception as error:  # torch, zipfile and pickle raise a dozen types for a damaged file
+            damage = _first_line(error)
+        if damage:
+            raise RunError(
+                f"{path} is damaged ({damage}), so this run cannot be continued; copy the file again, or train in another "
+                "folder (-o). The weights in model.safetensors are not affected"
+            )
         missing = RESUME_KEYS - state.keys()
         if missing:
             raise RunError(
@@ -139,7 +189,7 @@ class Run:
         path = self._existing_folder / "metrics.jsonl"
         if not path.exists():
             return
-        lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+        lines = [line for line in path.read_text(errors="replace").splitlines() if _step_of(line) <= step]
         with replacing(path) as temporary:
             temporary.write_text("".join(line + "\n" for line in lines))
 
@@ -160,8 +210,25 @@ def _step_of(line: str) -> float:
     """Return the step of a line of metrics.jsonl; infinity for a line that a crash cut off."""
     try:
         return float(json.loads(line)["step"])
-    except json.JSONDecodeError:
+    except (ValueError, KeyError, TypeError):
         return math.inf
+
+
+def _damaged_member(path: Path) -> str:
+    """Return which part of a resume state does not have its checksum, or '' if all have; torch does not check them."""
+    with zipfile.ZipFile(path) as archive:
+        member = archive.testzip()
+    return f"wrong checksum of {member}" if member else ""
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _no_resume_state(folder: Path) -> RunError:
+    return RunError(
+        f"{folder / 'resume' / 'state.pt'} is missing, so this run cannot be resumed; start it again in another folder"
+    )
 
 
 def patient_hash(source: str, patient: str) -> str:
@@ -169,8 +236,76 @@ def patient_hash(source: str, patient: str) -> str:
     return hashlib.sha256(f"{source}/{patient}".encode()).hexdigest()[:12]
 
 
+def has_resume_state(folder: Path) -> bool:
+    """Return whether a run of `folder` can be continued from a saved state."""
+    return (folder / "resume" / "state.pt").is_file()
+
+
+def is_unsaved(folder: Path) -> bool:
+    """Return whether `folder` holds a run that ended before it saved a resume state, and nothing else.
+
+    Started again with the same settings, such a run repeats the same steps, so nothing is lost. A folder with weights counts
+    only if its log ends before the first resume state was due: otherwise the state was deleted, or not copied.
+    """
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir() if not _is_temporary(path)}
+    resume = folder / "resume"
+    saved_state = [path for path in resume.iterdir() if not _is_temporary(path)] if resume.is_dir() else []
+    if not names or names - UNSAVED_FILES or saved_state:
+        return False
+    if not {"model.safetensors", "metrics.jsonl"} & names:
+        return True
+
+    # steps were trained: none of them may be one after which a resume state was written
+    try:
+        saved_every = _read_config(folder).log.save_every
+        lines = (folder / "metrics.jsonl").read_text(errors="replace").splitlines()
+    except (RunError, OSError):
+        return False
+    steps = [step for step in map(_step_of, lines) if math.isfinite(step)]
+    return max(steps, default=0) <= saved_every
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Lock a run folder for this process until the context ends; the end of the process releases it as well.
+
+    The lock is on the folder itself, so no file remains. Where folders cannot be locked (Windows, some network file systems),
+    nothing is checked.
+
+    Raises:
+        RunError: another process has the lock.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"another process trains the run in {folder}; wait until it ends, or choose another folder (-o)"
+            ) from None
+        except OSError:
+            log.debug("%s cannot be locked", folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_temporary(path: Path) -> bool:
+    """Return whether an interrupted `replacing` left this file."""
+    return path.name.startswith(".") and path.name.endswith(".part")
+
+
 def create(
-    config: Config, texts: Iterable[str], folder: Path | None = None, provenance: dict[str, Any] | None = None
+    config: Config,
+    texts: Iterable[str],
+    folder: Path | None = None,
+    provenance: dict[str, Any] | None = None,
+    restart: bool = False,
 ) -> Run:
     """Return a new run with fresh weights. With a folder, write its config, tokenizer and provenance there.
 
@@ -179,12 +314,13 @@ def create(
         texts: the training reports, from which the tokenizer is made.
         folder: the run's folder; None for a run in memory.
         provenance: the contents of data.json.
+        restart: the folder may hold a run that never saved a resume state (`is_unsaved`), which is replaced.
 
     Raises:
         RunError: the folder is not empty.
         ConfigError: settings that the method cannot use.
     """
-    if folder is not None and folder.exists() and any(folder.iterdir()):
+    if folder is not None and folder.exists() and any(folder.iterdir()) and not (restart and is_unsaved(folder)):
         raise RunError(f"{folder} is not empty; choose another folder, or continue that run with --resume")
 
     # the method, with weights from the run's seed
@@ -197,6 +333,8 @@ def create(
     # the folder; config.toml comes last, because it makes the folder a run folder
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
+        for leftover in [*folder.glob(".*.part"), *folder.glob("resume/.*.part")]:
+            leftover.unlink()
         if tokenizer is not None:
             tokenizer.save_pretrained(folder / "tokenizer")
         run.method.save_extra(folder / "tokenizer")
@@ -204,29 +342,84 @@ def create(
             temporary.write_text(json.dumps(provenance or {}, indent=1) + "\n")
         with replacing(folder / "config.toml") as temporary:
             temporary.write_text(settings.dumps(config))
+        run._recorded = _folder_digests(folder, file.removed)
     return run
 
 
-def open_without_weights(folder: Path) -> Run:
-    """Return the run of a folder with its settings and tokenizer, and with fresh weights.
+def _read_config(folder: Path) -> Config:
+    """Return the settings in a folder's config.toml, without those of the method that this version removed.
 
     Raises:
-        RunError: no run folder, a damaged config, settings of another version, or a missing tokenizer.
+        RunError: no run folder, a damaged config, or settings of another version.
     """
     path = folder / "config.toml"
     if not path.is_file():
         raise RunError(f"{folder} is not a run folder: it has no config.toml; `leadwise pretrain` writes one")
     try:
-        config = settings.typed(Config, tomllib.loads(path.read_text()))
+        config = settings.typed(Config, _read_table(path))
         file, _ = catalogue.method_settings(config)
-    except (tomllib.TOMLDecodeError, settings.ConfigError) as error:
+        return dataclasses.replace(config, method=settings.drop_removed(config.method, file.removed))
+    except settings.ConfigError as error:
         raise RunError(f"{path}: {error}") from None
-    config = dataclasses.replace(config, method=settings.drop_removed(config.method, file.removed))
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} is damaged ({error}); copy the run folder again") from None
+
+
+def _folder_digests(folder: Path, removed: Iterable[str]) -> digests.Recorded:
+    """Return the digests of a run folder's settings and tokenizer."""
+    table = _read_table(folder / "config.toml")
+    table["method"] = {key: value for key, value in table.get("method", {}).items() if key not in set(removed)}
+    return digests.Recorded(digests.of_settings(table), digests.of_folder(folder / "tokenizer"))
+
+
+def open_without_weights(folder: Path, accept_changes: bool = False) -> Run:
+    """Return the run of a folder with its settings and tokenizer, and with fresh weights.
+
+    Args:
+        folder: the run's folder.
+        accept_changes: log a warning, and raise no error, if settings or tokenizer are not those of the saved weights.
+
+    Raises:
+        RunError: no run folder, a damaged config, settings of another version, a missing or damaged tokenizer, or files
+            that were changed after the weights were saved.
+    """
+    # the settings, compared with those that the weights were saved with
+    config = _read_config(folder)
+    file, _ = catalogue.method_settings(config)
+    now = _folder_digests(folder, file.removed)
+    recorded, _ = digests.read_header(folder / "model.safetensors")
+    if recorded is not None:
+        changed = digests.changed_settings(recorded.settings, now.settings)
+        if changed:
+            _refuse_changes(folder / "config.toml", f"{', '.join(changed)} changed", accept_changes)
+        if recorded.tokenizer != now.tokenizer:
+            _refuse_changes(folder / "tokenizer", "its files changed", accept_changes)
+
+    # the tokenizer and the method
     saved_folder = folder / "tokenizer"
     if file.method_class.reads_reports and not (saved_folder / "tokenizer.json").is_file():
         raise RunError(f"{saved_folder} has no tokenizer.json; copy the whole run folder again")
-    tokenizer = file.method_class.load_tokenizer(saved_folder)
-    return Run(config, catalogue.build(config, tokenizer, saved_folder), folder)
+    try:
+        tokenizer = file.method_class.load_tokenizer(saved_folder)
+    except Exception as error:  # tokenizers raises plain Exception for a damaged file
+        raise RunError(f"{saved_folder} is damaged ({_first_line(error)}); copy the whole run folder again") from None
+    return Run(config, catalogue.build(config, tokenizer, saved_folder), folder, now)
+
+
+def _refuse_changes(path: Path, problem: str, accept_changes: bool) -> None:
+    """Raise RunError for a file that is not the one that the weights were saved with; only warn with `accept_changes`."""
+    if accept_changes:
+        log.warning("%s is not as it was when the weights were saved: %s", path, problem)
+        return
+    raise RunError(
+        f"{path} is not as it was when the weights were saved: {problem}. Restore it or copy the run folder again; to use the "
+        "run as it is: --accept-changes, accept_changes=True"
+    )
 
 
 def isolated_random_state() -> AbstractContextManager[None]:
@@ -266,15 +459,23 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device("cuda", number)
 
 
-def load(folder: Path | str, device: str = "auto") -> Run:
+def load(folder: Path | str, device: str = "auto", accept_changes: bool = False) -> Run:
     """Return a trained run in eval mode on `device` ("auto": the first GPU, or the CPU).
 
+    Settings, tokenizer and weights are compared with the digests that were stored when the weights were saved. Runs of
+    leadwise 0.1.0 have no digests and are not compared.
+
+    Args:
+        folder: the run's folder.
+        device: "auto", or a device of torch.
+        accept_changes: log a warning, and raise no error, for files that were changed after the weights were saved.
+
     Raises:
-        RunError: no run folder, a missing or damaged file, or weights that do not fit the config.
+        RunError: no run folder, a missing, changed or damaged file, or weights that do not fit the config.
     """
     # the method as the config describes it
     folder = Path(folder)
-    run = open_without_weights(folder)
+    run = open_without_weights(folder, accept_changes)
     path = folder / "model.safetensors"
     if not path.is_file():
         raise RunError(
@@ -300,6 +501,9 @@ def load(folder: Path | str, device: str = "auto") -> Run:
             f"{path} does not fit {folder / 'config.toml'}: weights {'; '.join(problems)}. Nothing was loaded; copy the "
             "whole run folder again"
         )
+    _, weights_digest = digests.read_header(path)
+    if weights_digest is not None and weights_digest != digests.of_tensors(weights):
+        _refuse_changes(path, "its weights changed", accept_changes)
     run.method.load_state_dict(weights)
     run.method.to(choose_device(device)).eval()
     return run

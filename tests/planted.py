@@ -60,6 +60,12 @@ class PlantedCohort:
     def column(self, name: str, rows: np.ndarray) -> pd.Series:
         return self.index[name].iloc[rows]
 
+    def columns(self, names: Sequence[str]) -> list[pa.RecordBatch]:
+        zeros = [[0] * 12] * len(self)
+        columns = {"n_samples": [200] * len(self), "rate_hz": [100.0] * len(self)}
+        columns |= {"samples_sha256": [f"{row:064x}" for row in range(len(self))]}
+        return [pa.RecordBatch.from_pydict({name: columns.get(name, zeros) for name in names})]
+
     def block(self, row: int) -> np.ndarray:
         return self.steps[row]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,11 +39,21 @@ def write(tmp_path: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[optim]\nstepz = 3", r"unknown setting 'optim\.stepz'; did you mean 'steps'"),
+        ("[optim]\nstepz = 3", r"unknown setting 'optim\.stepz'; did you mean 'optim.steps'"),
         ("[optim]\nsteps = 'many'", r"setting optim\.steps = 'many'"),
         ("[optim]\nsteps = 1.5", r"setting optim\.steps = 1\.5"),
         ("optim = 3", r"setting 'optim' must be a table"),
-        ("[data]\nworkers = -1", r"data\.workers must be a number of threads"),
+        ("[data]\nworkers = -1", r"^setting data\.workers = -1 is out of range: it must be >= 0$"),
+        ("[data]\ncohrt = 'x'", r"^unknown setting 'data\.cohrt'; did you mean 'data\.cohort'\?$"),
+        ("[data]\nsteps = 3", r"^unknown setting 'data\.steps'; did you mean 'optim\.steps'\?$"),
+        ("lr = 3.0", r"^unknown setting 'lr'; did you mean 'optim\.lr'\?$"),
+        ("[optimm]\nlr = 3.0", r"^unknown setting 'optimm'; did you mean 'optim'\?$"),
+        ("xyz = 3", r"^unknown setting 'xyz'; known: signal, data, method, optim, log$"),
+        ("[optim]\nprecision = 'half'", r"^setting optim\.precision = 'half': it must be 'float32' or 'bfloat16'$"),
+        ("[optim]\nwarmup = 1.0", r"^setting optim\.warmup = 1\.0 is out of range: it must be in \[0, 1\)$"),
+        ("[log]\nevery = 0", r"^setting log\.every = 0 is out of range: it must be >= 1$"),
+        ("[signal]\nrate_hz = -5", r"^setting signal\.rate_hz = -5 is out of range: it must be > 0$"),
+        ("[data]\nlabel_fraction = 0.5", r"^setting data\.label_fraction = 0\.5 is a share .*: set data\.task"),
         ("[signal]\nleads = ['I', 'X9']", "distinct names out of I, II"),
         ("[signal]\nnormalize = 'zscore'", r"setting signal\.normalize = 'zscore'"),
         ("[optim\nsteps = 3", "is not TOML"),
@@ -51,6 +62,64 @@ def write(tmp_path: Path, text: str) -> Path:
 def test_wrong_settings_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         settings.read(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value", "allowed"),
+    [
+        ("cg_dmer", "mask_ratio", 1.6, r"in \[0, 1\)"),
+        ("c_melt", "mask_ratio", 1.6, r"in \(0, 1\)"),
+        ("c_melt", "mem_layer", 99, r"in \[0, \d+\]"),
+        ("crt", "first_ratio", 0.9, r"in \(0, 0\.\d+\]"),
+        ("simclr", "view_crop", 0.0, r"in \(0, 1\]"),
+        ("astcl", "w_adv", 0.0, "> 0"),
+    ],
+)
+def test_a_value_out_of_range_is_one_line_with_setting_value_and_range(
+    name: str, setting: str, value: float, allowed: str
+) -> None:
+    config = settings.typed(Config, {"method": {"name": name, setting: value}})
+    with pytest.raises(
+        ConfigError, match=rf"^setting method\.{setting} = {value} is out of range: it must be {allowed}$"
+    ):
+        with_defaults(config)
+
+
+def test_a_rule_for_two_settings_names_both() -> None:
+    config = settings.typed(Config, {"method": {"name": "cg_dmer", "same_report": "positive", "contrast": "literal"}})
+    with pytest.raises(
+        ConfigError, match=r"^settings \[method\]: same_report = 'positive' needs contrast = 'standard'"
+    ):
+        with_defaults(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "inside", "outside"),
+    [
+        ("[0, 1)", (0, 0.5), (-0.1, 1)),
+        ("(0, 1]", (0.1, 1), (0, 1.1)),
+        (">= 2", (2, 3), (1,)),
+        ("> 0", (1e-9,), (0, -1)),
+        ("< 3", (2,), (3,)),
+        ("<= 3", (3,), (4,)),
+    ],
+)
+def test_ranges(text: str, inside: tuple[float, ...], outside: tuple[float, ...]) -> None:
+    for value in inside:
+        settings.check_ranges(SimpleNamespace(x=value), x=text)
+    for value in (*outside, float("nan")):
+        with pytest.raises(settings.RangeError, match=rf"^x = {value!r} is out of range: it must be "):
+            settings.check_ranges(SimpleNamespace(x=value), x=text)
+    with pytest.raises(ValueError, match="'about 3' is no range"):
+        settings.check_ranges(SimpleNamespace(x=3), x="about 3")
+
+
+@pytest.mark.parametrize(("name", "words"), [("cg_dmer", 1), ("simclr", 0), ("supervised", 0)])
+def test_the_least_report_words_depend_on_the_method(name: str, words: int) -> None:
+    table = {"name": name, **({"classes": ["a"]} if name == "supervised" else {})}
+    assert with_defaults(settings.typed(Config, {"method": table})).data.min_report_words == words
+    given = settings.typed(Config, {"method": table, "data": {"min_report_words": 3}})
+    assert with_defaults(given).data.min_report_words == 3
 
 
 def test_dotted_overrides_come_last(tmp_path: Path) -> None:

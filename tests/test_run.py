@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import shutil
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,6 @@ import torch
 from conftest import REPORTS, TINY, config_table, make_batch
 from safetensors.torch import load_file, save_file
 
-import leadwise
 from leadwise import run as runs
 from leadwise.config import Config, ConfigError, typed
 from leadwise.files import replacing
@@ -32,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_copied_folder_gives_the_same_embedding(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "elsewhere")
-    a, b = leadwise.load(folder), leadwise.load(tmp_path / "elsewhere")
+    a, b = runs.load(folder), runs.load(tmp_path / "elsewhere")
     batch = make_batch(3)
     assert torch.equal(a.method.embed_ecg(batch), b.method.embed_ecg(batch))
     assert torch.equal(a.method.embed_text(["normal ecg."]), b.method.embed_text(["normal ecg."]))
@@ -114,10 +115,121 @@ def test_fingerprint_changes_with_weights_and_with_preprocessing(folder: Path) -
 
 def test_a_method_setting_that_does_not_exist_is_an_error() -> None:
     config = typed(Config, {"method": {"name": "cg_dmer", "mask_ration": 0.5}})
-    with pytest.raises(ConfigError, match=r"unknown setting 'method\.mask_ration'; did you mean 'mask_ratio'"):
+    with pytest.raises(ConfigError, match=r"unknown setting 'method\.mask_ration'; did you mean 'method\.mask_ratio'"):
         with_defaults(config)
     with pytest.raises(ConfigError, match="did you mean 'cg_dmer'"):
         with_defaults(typed(Config, {"method": {"name": "cgdmer"}}))
+
+
+def exchange_leads(folder: Path) -> None:
+    """I and II exchanged in config.toml: a run that loads and is wrong."""
+    table = tomllib.loads((folder / "config.toml").read_text())
+    leads = table["signal"]["leads"]
+    leads[0], leads[1] = leads[1], leads[0]
+    (folder / "config.toml").write_text(tomli_w.dumps(table))
+
+
+def flip_a_weight(folder: Path) -> None:
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-50] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+
+
+def reorder_the_vocabulary(folder: Path) -> None:
+    path = folder / "tokenizer" / "tokenizer.json"
+    table = json.loads(path.read_text())
+    words = table["model"]["vocab"]
+    first, second = list(words)[-2:]
+    words[first], words[second] = words[second], words[first]
+    path.write_text(json.dumps(table))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            exchange_leads,
+            r"config\.toml is not as it was .*: signal\.leads changed\. Restore it or copy the run folder again",
+        ),
+        (flip_a_weight, r"model\.safetensors is not as it was when the weights were saved: its weights changed"),
+        (reorder_the_vocabulary, r"tokenizer is not as it was .*: its files changed"),
+    ],
+)
+def test_a_changed_file_is_named_and_may_be_accepted(
+    folder: Path, change: Callable[[Path], None], message: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    change(folder)
+    with pytest.raises(RunError, match=message + r".*--accept-changes, accept_changes=True$"):
+        runs.load(folder)
+    accepted = runs.load(folder, accept_changes=True)
+    assert "is not as it was when the weights were saved" in caplog.text
+
+    # the first remedy: copy the files again; saved again, the changed run is as it was saved
+    runs.load(tmp_path / "copy")
+    accepted.save_weights()
+    assert runs.load(folder).fingerprint == accepted.fingerprint
+
+
+def test_settings_of_how_and_where_a_run_is_computed_may_be_edited(folder: Path) -> None:
+    fingerprint = runs.load(folder).fingerprint
+    table = tomllib.loads((folder / "config.toml").read_text())
+    table["optim"] |= {"device": "cpu", "accumulate": 2, "steps": 9}
+    table["data"] |= {"cohort": "elsewhere", "workers": 3}
+    (folder / "config.toml").write_text(tomli_w.dumps(table))
+    assert runs.load(folder).fingerprint == fingerprint
+
+
+def test_settings_added_or_deleted_are_changes(folder: Path) -> None:
+    table = tomllib.loads((folder / "config.toml").read_text())
+    del table["signal"]["normalize"], table["method"]["mask_ratio"]
+    (folder / "config.toml").write_text(tomli_w.dumps(table))
+    with pytest.raises(RunError, match=r": method\.mask_ratio, signal\.normalize changed"):
+        runs.load(folder)
+
+
+def test_a_run_without_digests_loads_as_before(folder: Path) -> None:
+    fingerprint = runs.load(folder).fingerprint
+    save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors")  # as leadwise 0.1.0 saved them
+    assert runs.load(folder).fingerprint == fingerprint
+    exchange_leads(folder)
+    runs.load(folder)
+
+
+def test_digests_and_weights_are_replaced_in_one_step(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash at any point of saving leaves a run that loads: the old one."""
+    run, before = runs.load(folder), (folder / "model.safetensors").read_bytes()
+    with torch.no_grad():
+        next(run.method.parameters()).add_(1e-3)
+    replace = Path.replace
+
+    def crash(self: Path, target: Path) -> Path:
+        raise OSError("crash")
+
+    monkeypatch.setattr(Path, "replace", crash)
+    with pytest.raises(OSError, match="crash"):
+        run.save_weights()
+    monkeypatch.setattr(Path, "replace", replace)
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert runs.load(folder).fingerprint != run.fingerprint
+    run.save_weights()
+    assert runs.load(folder).fingerprint == run.fingerprint
+
+
+@pytest.mark.parametrize("name", ["config.toml", "tokenizer/tokenizer.json", "model.safetensors", "metrics.jsonl"])
+@pytest.mark.parametrize("content", [b"", b"\x00\xff\xfe garbage", b"{"])
+def test_a_damaged_file_is_one_error_that_names_it(folder: Path, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+    if name == "metrics.jsonl":  # no part of a loaded run
+        run = runs.load(folder)
+        run.truncate_log(3)
+        assert (folder / name).read_text() == ""
+        return
+    with pytest.raises(RunError, match=name.partition("/")[0].replace(".", r"\.")):
+        runs.load(folder)
+    if name == "tokenizer/tokenizer.json":  # without digests, too
+        with pytest.raises(RunError, match="tokenizer is damaged"):
+            runs.open_without_weights(folder, accept_changes=True)
 
 
 def add_settings(folder: Path, settings: dict[str, object]) -> None:

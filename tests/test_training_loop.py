@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 import torch
-from conftest import config_table
+from conftest import TINY, config_table
 
 from leadwise import run as runs
 from leadwise.config import (
@@ -291,7 +291,7 @@ def test_labels_that_cannot_be_had_are_refused(cohort_folder: Path, tmp_path: Pa
         training.pretrain(of_labels(cohort_folder, task=""), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"label_fraction: fraction 0\.01 of 40 training recordings is none"):
         training.pretrain(of_labels(cohort_folder, label_fraction=0.01), tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"label_fraction must be in \(0, 1\]"):
+    with pytest.raises(ConfigError, match=r"label_fraction = 1\.5 .* must be in \(0, 1\]"):
         of_labels(cohort_folder, label_fraction=1.5)
     with pytest.raises(ConfigError, match=r"set data\.task to the task"):
         of_labels(cohort_folder, task="", label_fraction=0.5)
@@ -319,8 +319,14 @@ def test_a_batch_larger_than_the_data_is_an_error(cohort_folder: Path, tmp_path:
 
 def test_a_resumed_run_keeps_its_settings_and_its_data(cohort_folder: Path, tmp_path: Path) -> None:
     train(cohort_folder, tmp_path / "run", steps=5)
-    with pytest.raises(ConfigError, match=r"optim\.steps \(saved 5, requested 9\)"):
-        train(cohort_folder, tmp_path / "run", resume=True, steps=9)
+    with pytest.raises(
+        ConfigError, match=r"optim\.steps \(saved 5, requested 4\); optim\.steps may only grow; use the saved"
+    ):
+        train(cohort_folder, tmp_path / "run", resume=True, steps=4)
+    with pytest.raises(
+        ConfigError, match=r"other settings: optim\.lr \(saved 0\.001, requested 0\.1\); use the saved values"
+    ):
+        train(cohort_folder, tmp_path / "run", resume=True, steps=9, lr=0.1)
     data = tmp_path / "run" / "data.json"
     provenance = json.loads(data.read_text())
     assert len(provenance["people"]) == 20
@@ -328,6 +334,185 @@ def test_a_resumed_run_keeps_its_settings_and_its_data(cohort_folder: Path, tmp_
     data.write_text(json.dumps({**provenance, "fingerprint": "another"}))
     with pytest.raises(TrainingError, match="is not the cohort"):
         train(cohort_folder, tmp_path / "run", resume=True, steps=5)
+
+
+def killed(cohort: Path, folder: Path, at: int, save_every: int = 5) -> None:
+    """Train until an interruption after step `at`, without any handling: the folder is as a killed process leaves it."""
+
+    def stop(what: str, done: int, total: int) -> None:
+        if done == at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.pretrain(saving(cohort, save_every), folder, progress=stop)
+
+
+def saving(cohort: Path, save_every: int, **optim: object) -> Config:
+    table = config_table(cohort, **optim)
+    table["log"]["save_every"] = save_every
+    return typed(Config, table)
+
+
+@pytest.fixture(scope="module")
+def whole(cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> runs.Run:
+    return train(cohort_folder, tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("at", [1, 4])  # before the first weights, and after them
+def test_a_run_killed_before_its_first_save_starts_again(
+    cohort_folder: Path, tmp_path: Path, whole: runs.Run, resume: bool, at: int
+) -> None:
+    killed(cohort_folder, tmp_path / "run", at)
+    assert (tmp_path / "run" / "model.safetensors").exists() == (at > 3)
+    assert not runs.has_resume_state(tmp_path / "run")
+    (tmp_path / "run" / ".model.safetensors.0123abcd.part").write_text("torn")
+    run = train(cohort_folder, tmp_path / "run", resume=resume)
+    assert run.fingerprint == runs.load(tmp_path / "run").fingerprint == whole.fingerprint  # equal to the bit
+    assert [r["step"] for r in _metrics(tmp_path / "run") if r["split"] == "train"] == list(range(1, 7))
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_killed_while_its_folder_was_created_starts_again(
+    cohort_folder: Path, tmp_path: Path, whole: runs.Run, resume: bool
+) -> None:
+    killed(cohort_folder, tmp_path / "run", 1)
+    (tmp_path / "run" / "config.toml").unlink()  # it is written last
+    assert train(cohort_folder, tmp_path / "run", resume=resume).fingerprint == whole.fingerprint
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_with_a_foreign_file_or_other_settings_is_not_started_again(
+    cohort_folder: Path, tmp_path: Path, resume: bool
+) -> None:
+    folder = tmp_path / "run"
+    killed(cohort_folder, folder, 1)
+    before = (folder / "config.toml").read_text()
+    with pytest.raises(ConfigError, match=r"run has other settings: optim\.lr \(saved 0\.001, requested 0\.1\)"):
+        train(cohort_folder, folder, resume=resume, lr=0.1)
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(runs.RunError, match=r"state\.pt is missing" if resume else "is not empty"):
+        train(cohort_folder, folder, resume=resume)
+    assert (folder / "config.toml").read_text() == before
+    assert (folder / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_weights_without_the_state_that_they_once_had_are_not_overwritten(
+    cohort_folder: Path, tmp_path: Path, resume: bool
+) -> None:
+    folder = tmp_path / "run"
+    train(cohort_folder, folder)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "resume" / "state.pt").unlink()
+    with pytest.raises(runs.RunError, match=r"state\.pt is missing.*in another folder" if resume else "is not empty"):
+        train(cohort_folder, folder, resume=resume)
+    (folder / "metrics.jsonl").unlink()  # a copy of the weights alone
+    with pytest.raises(runs.RunError, match=r"is missing|is not empty"):
+        train(cohort_folder, folder, resume=resume)
+    assert (folder / "model.safetensors").read_bytes() == weights
+
+
+def test_two_processes_do_not_train_in_one_folder(cohort_folder: Path, tmp_path: Path) -> None:
+    """The second one starts while the first one has not saved a state yet, and while it has."""
+    messages = []
+
+    def start_again(what: str, done: int, total: int) -> None:
+        for resume in (False, True):
+            with pytest.raises(runs.RunError) as error:
+                train(cohort_folder, tmp_path / "run", resume=resume)
+            messages.append(str(error.value))
+
+    training.pretrain(saving(cohort_folder, 1, steps=2), tmp_path / "run", progress=start_again)
+    assert len(messages) == 4
+    assert all("another process trains the run in" in message for message in messages)
+    with pytest.raises(runs.RunError, match="is not empty"):  # the lock ends with the training
+        train(cohort_folder, tmp_path / "run", steps=2)
+
+
+def test_steps_may_grow(cohort_folder: Path, tmp_path: Path) -> None:
+    train(cohort_folder, tmp_path / "run", steps=3)
+    longer = train(cohort_folder, tmp_path / "run", resume=True, steps=6)
+    assert longer.config.optim.steps == runs.load(tmp_path / "run").config.optim.steps == 6
+    rows = [r for r in _metrics(tmp_path / "run") if r["split"] == "train"]
+    assert [r["step"] for r in rows] == list(range(1, 7))
+    for row in rows:  # the schedule is that of the number of steps at the time
+        optim = typed(Config, config_table(cohort_folder, steps=3 if row["step"] <= 3 else 6)).optim
+        assert row["lr"] == pytest.approx(learning_rate(row["step"] - 1, optim), abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_run_with_more_steps_is_exact_under_interruptions(cohort_folder: Path, tmp_path: Path) -> None:
+    for name in ("whole", "torn"):
+        train(cohort_folder, tmp_path / name, steps=6)
+    longer = train(cohort_folder, tmp_path / "whole", resume=True, steps=12)
+
+    def stop(what: str, done: int, total: int) -> None:
+        if done == 11:
+            raise KeyboardInterrupt
+
+    config = typed(Config, config_table(cohort_folder, steps=12))
+    with pytest.raises(KeyboardInterrupt):
+        training.pretrain(config, tmp_path / "torn", resume=True, progress=stop)
+    assert train(cohort_folder, tmp_path / "torn", resume=True, steps=12).fingerprint == longer.fingerprint
+
+
+def damage(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    else:
+        content[len(content) // 2] ^= 4
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "flipped"])
+def test_a_damaged_resume_state_is_named_and_the_remedy_works(cohort_folder: Path, tmp_path: Path, how: str) -> None:
+    train(cohort_folder, tmp_path / "run", steps=5)
+    state = tmp_path / "run" / "resume" / "state.pt"
+    intact = state.read_bytes()
+    damage(state, how)
+    with pytest.raises(
+        runs.RunError, match=r"state\.pt is damaged \(.*\), so .*copy the file again, or train in another"
+    ):
+        train(cohort_folder, tmp_path / "run", resume=True, steps=5)
+    runs.load(tmp_path / "run")  # the weights are not affected
+    state.write_bytes(intact)
+    train(cohort_folder, tmp_path / "run", resume=True, steps=5)
+    train(cohort_folder, tmp_path / "another", steps=5)
+
+
+def without_reports(cohort: Path, name: str, **data: object) -> Config:
+    table = config_table(cohort)
+    table["data"] |= data
+    table["method"] = {"name": name, **TINY[name]}
+    return typed(Config, table)
+
+
+def test_a_method_that_reads_no_reports_trains_without_reports(
+    cohort_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = Cohort.rows
+    monkeypatch.setattr(
+        Cohort,
+        "rows",
+        lambda self, split=None, task=None, min_report_words=0: rows(self, split, task, 99 * min_report_words),
+    )
+    run = training.pretrain(without_reports(cohort_folder, "simclr"), tmp_path / "run")
+    assert run.config.data.min_report_words == 0
+    with pytest.raises(ConfigError, match=r"'simclr' reads no reports: set data\.min_report_words=0"):
+        inputs.open_data(without_reports(cohort_folder, "simclr", min_report_words=1))
+    with pytest.raises(ConfigError, match=r"'cg_dmer' reads reports; choose a method that reads none"):
+        inputs.open_data(without_reports(cohort_folder, "cg_dmer"))
+
+
+def test_a_run_of_an_earlier_version_resumes_with_its_report_words(cohort_folder: Path, tmp_path: Path) -> None:
+    training.pretrain(without_reports(cohort_folder, "simclr", min_report_words=1), tmp_path / "run")
+    run = training.pretrain(without_reports(cohort_folder, "simclr"), tmp_path / "run", resume=True)
+    assert run.config.data.min_report_words == 1
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from leadwise.cli import (
     card,
     check,
     compare,
+    convert,
+    describe,
     methods,
     plot,
     prepare,
@@ -43,6 +45,7 @@ COMMANDS = (
     prepare.prepare,
     check.check,
     tasks.tasks,
+    describe.describe,
     methods.methods,
     training.pretrain,
     scores.embed,
@@ -53,6 +56,7 @@ COMMANDS = (
     reproduce.reproduce,
     card.card,
     plot.plot,
+    convert.convert,
 )
 for command in COMMANDS:
     app.command(cls=prepare.PrepareCommand if command is prepare.prepare else None)(command)
@@ -65,6 +69,7 @@ def main() -> None:
     logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     for name in ("httpx", "huggingface_hub", "matplotlib", "transformers"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("ecgbench").setLevel(logging.ERROR)  # its warnings are for its own command line
     try:
         app(standalone_mode=True)
     except (ValueError, OSError, RuntimeError) as error:

@@ -56,6 +56,8 @@ def check(
     print_table(report.rows(), f"check of {cohort}")
     if per_class:
         print_table(report.class_rows(), "classes by split: recordings with (+) and without (−)")
+    if report.origin:
+        out.print(report.origin, soft_wrap=True, highlight=False, markup=False)
     write_json(json_file, report.to_json())
     if target is not None:
         audit_page.write_page(report, target)

@@ -2,9 +2,11 @@
 
 first_10s        the beginning; a shorter recording is padded, and the padding is marked as not observed
 center_10s       the middle
+best             where most samples are observed in the leads that the model reads; where several windows have as many,
+                 the model's own window if it is one of them, else the first
 multi_crop_mean  windows in equal steps over the whole recording, whose embeddings are averaged. A window without a lead
-                 that is observed for two seconds without a gap is skipped, unless all windows of the recording are
-                 like that
+                 that is observed for two seconds without a gap is skipped; if all windows of the recording are like that, the
+                 one with the longest such part is used
 merl_5s_pad      the first 5 s, then zeros that count as signal, as MERL's code does with CPSC2018. Only for the legacy
                  protocol: it discards half of the signal, and the scale of a record depends on the padding
 
@@ -26,12 +28,12 @@ from leadwise.data.loader import Recordings
 from leadwise.data.recordings.quality import bridgeable, find_gaps
 from leadwise.data.recordings.recording import MISSING
 
-Window = Literal["first_10s", "center_10s", "multi_crop_mean", "merl_5s_pad"]
+Window = Literal["first_10s", "center_10s", "best", "multi_crop_mean", "merl_5s_pad"]
 WINDOWS: tuple[str, ...] = get_args(Window)
 
 MERL_WINDOW = "merl_5s_pad"
+MERL_S = 5.0
 
-_MERL_S = 5.0
 _LEAST_S = 2.0  # a window is used if one lead is observed this long without a gap; at most half of the window
 
 
@@ -72,7 +74,10 @@ def crop_recordings(
         return Recordings(cohort, signal, rows), each
     if window == MERL_WINDOW:
         from_begin = dataclasses.replace(signal, window="first")  # regardless of the run's own setting
-        return Recordings(cohort, from_begin, rows, retained_s=_MERL_S), each
+        return Recordings(cohort, from_begin, rows, retained_s=MERL_S), each
+    if window == "best":
+        best_s = [best_start(_observed(cohort, signal, row), cohort.scale(row)[2], signal) for row in map(int, rows)]
+        return Recordings(cohort, signal, rows, starts_s=np.array(best_s, dtype=np.float64)), each
     if window != "multi_crop_mean":
         named = dataclasses.replace(signal, window="center" if window == "center_10s" else "first")
         return Recordings(cohort, named, rows), each
@@ -98,14 +103,33 @@ def crop_starts(duration_s: float, window_s: float) -> Sequence[float]:
     return [0.0] if n == 1 else np.linspace(0.0, duration_s - window_s, n).tolist()
 
 
+def best_start(observed: np.ndarray, rate_hz: float, signal: Signal) -> float | None:
+    """Start in seconds of the window with the most observed samples, from those (L, T0) of the signal's leads.
+
+    None if no window has more than the signal's own.
+    """
+    n_samples, n_window = observed.shape[1], math.ceil(signal.duration_s * rate_hz)
+    if n_samples <= n_window or observed.all():
+        return None
+    n_before = np.concatenate(([0], np.cumsum(observed.sum(axis=0))))
+    n_observed = n_before[n_window:] - n_before[:-n_window]  # by the first sample of the window
+    own = (n_samples - n_window) // 2 if signal.window == "center" else 0
+    best = int(n_observed.argmax())
+    return None if n_observed[own] == n_observed[best] else best / rate_hz
+
+
 def _observed_crops(cohort: Cohort, signal: Signal, row: int) -> Sequence[float]:
-    """Start times of the windows in which one of the signal's leads is observed long enough; the first if there is none."""
+    """Start times of the windows in which one lead of the signal is observed long enough; else of the best window."""
     starts = crop_starts(cohort.duration_s(row), signal.duration_s)
-    block = cohort.block(row)
-    if len(starts) == 1 or block.min() != MISSING:
+    if len(starts) == 1 or cohort.block(row).min() != MISSING:
         return starts
-    _, _, rate_hz = cohort.scale(row)
-    return observed_starts(block[[LEADS.index(lead) for lead in signal.leads]] != MISSING, rate_hz, signal)
+    return observed_starts(_observed(cohort, signal, row), cohort.scale(row)[2], signal)
+
+
+def _observed(cohort: Cohort, signal: Signal, row: int) -> np.ndarray:
+    """The observed samples (L, T0) bool of the signal's leads."""
+    observed: np.ndarray = cohort.block(row)[[LEADS.index(lead) for lead in signal.leads]] != MISSING
+    return observed
 
 
 def observed_starts(observed: np.ndarray, rate_hz: float, signal: Signal) -> Sequence[float]:
@@ -113,12 +137,14 @@ def observed_starts(observed: np.ndarray, rate_hz: float, signal: Signal) -> Seq
     starts = crop_starts(observed.shape[1] / rate_hz, signal.duration_s)
     stretches = np.concatenate([_observed_stretches(lead, rate_hz) for lead in observed])  # (n, 2)
     least_s = min(_LEAST_S, signal.duration_s / 2)
-    usable = []
-    for start_s in starts:
-        observed_s = np.minimum(stretches[:, 1], start_s + signal.duration_s) - np.maximum(stretches[:, 0], start_s)
-        if len(observed_s) and observed_s.max() >= least_s:
-            usable.append(start_s)
-    return usable or starts[:1]
+    longest_s = [
+        max(
+            np.minimum(stretches[:, 1], start_s + signal.duration_s) - np.maximum(stretches[:, 0], start_s), default=0.0
+        )
+        for start_s in starts
+    ]
+    usable = [start_s for start_s, length_s in zip(starts, longest_s) if length_s >= least_s]
+    return usable or [starts[int(np.argmax(longest_s))]]
 
 
 def _observed_stretches(real: np.ndarray, rate_hz: float) -> np.ndarray:

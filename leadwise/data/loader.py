@@ -36,7 +36,7 @@ class Recordings:
             rows: row numbers of the cohort; by default those of the task, or all.
             task: batches contain the labels of this task.
             statements: batches contain the statements of the reports.
-            starts_s: (n,) where the part to read begins in each row, in seconds.
+            starts_s: (n,) where the part to read begins in each row, in seconds; NaN: where `signal.window` puts it.
             retained_s: only so many seconds are read; the zeros after them count as observed.
         """
         self.cohort = cohort
@@ -60,6 +60,9 @@ class Recordings:
                 self._read(row, ecg[number], observed[number])
         else:
             for number, place in enumerate(places.tolist()):
+                if self._starts_s is not None and np.isnan(self._starts_s[place]):
+                    self._read(int(rows[number]), ecg[number], observed[number])
+                    continue
                 self._read_part(place, ecg[number], observed[number])
         return Batch(
             ecg=torch.from_numpy(ecg),

@@ -150,9 +150,11 @@ def _starts(ecg: ECG, signal: Signal, window: str | None) -> tuple[Signal, Seque
     """Return the signal with the window's position, and where its windows begin in seconds; None: as the signal states."""
     if window is None:
         return signal, [None]
+    columns = [LEADS.index(lead) for lead in signal.leads]
+    if window == "best":
+        return signal, [crops.best_start(ecg.observed[columns], ecg.rate_hz, signal)]
     if window != "multi_crop_mean":
         return dataclasses.replace(signal, window="center" if window == "center_10s" else "first"), [None]
-    columns = [LEADS.index(lead) for lead in signal.leads]
     return signal, crops.observed_starts(ecg.observed[columns], ecg.rate_hz, signal)
 
 

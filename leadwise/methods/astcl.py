@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from leadwise import distributed
 from leadwise.batch import Batch, Signal
+from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn import augment
 from leadwise.nn import text as reports
@@ -72,15 +73,9 @@ class Config(EncoderSettings, MethodConfig):
     w_adv: float = 0.1  # a
 
     def __post_init__(self) -> None:
-        if not 0 <= self.lead_mask < 1 or not 0 <= self.low_hz < self.high_hz or self.n_ahead < 1:
-            raise ValueError(
-                f"lead_mask must be in [0, 1), low_hz below high_hz and n_ahead 1 or more; got {self.lead_mask}, {self.low_hz}, "
-                f"{self.high_hz} and {self.n_ahead}"
-            )
-        if min(self.gain, self.wander_mv, self.powerline_mv, self.muscle_mv, self.reversal) < 0:
-            raise ValueError("gain, wander_mv, powerline_mv, muscle_mv and reversal must be 0 or more")
-        if min(self.w_pat, self.w_st, self.w_adv) <= 0:
-            raise ValueError(f"w_pat, w_st and w_adv must be positive; got {self.w_pat}, {self.w_st} and {self.w_adv}")
+        check_ranges(self, lead_mask="[0, 1)", low_hz=f"[0, {self.high_hz})", n_ahead=">= 1", reversal="[0, 1]")
+        check_ranges(self, gain=">= 0", wander_mv=">= 0", powerline_mv=">= 0", muscle_mv=">= 0")
+        check_ranges(self, w_pat="> 0", w_st="> 0", w_adv="> 0")
 
     @property
     def whole_batch(self) -> str:

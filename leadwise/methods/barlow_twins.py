@@ -25,6 +25,7 @@ from torch import Tensor
 
 from leadwise import distributed
 from leadwise.batch import Signal
+from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn.losses import view_agreement
 from leadwise.nn.two_views import Tower, TwoViewSettings, TwoViewsInPairs
@@ -39,8 +40,7 @@ class Config(TwoViewSettings, MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.off_diagonal < 0:
-            raise ValueError(f"off_diagonal must be 0 or more; got {self.off_diagonal}")
+        check_ranges(self, off_diagonal=">= 0")
 
 
 # Settings for two CPU cores.

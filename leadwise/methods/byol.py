@@ -24,6 +24,7 @@ from pathlib import Path
 from torch import Tensor
 
 from leadwise.batch import Batch, Signal
+from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn import momentum
 from leadwise.nn.heads import Projector
@@ -40,8 +41,7 @@ class Config(TwoViewSettings, MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.momentum <= 1:
-            raise ValueError(f"momentum must be in [0, 1]; got {self.momentum}")
+        check_ranges(self, momentum="[0, 1]")
 
 
 # Settings for two CPU cores. Runs have hundreds of steps, not hundreds of thousands, so the target follows faster. Views are

@@ -42,6 +42,7 @@ from torch import Tensor, nn
 
 from leadwise import distributed
 from leadwise.batch import Batch, Signal
+from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
 from leadwise.nn import masking
 from leadwise.nn import text as reports
@@ -94,20 +95,11 @@ class Config(TextSettings, PairViewSettings, MethodConfig):
     w_ets: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.mask_ratio < 1 or not 0 < self.text_mask_ratio < 1:
-            raise ValueError(
-                f"mask_ratio and text_mask_ratio must be in (0, 1); got {self.mask_ratio} and {self.text_mask_ratio}"
-            )
-        if not 0 <= self.mem_layer <= self.fusion_depth or not 0 < self.far_share <= 1:
-            raise ValueError(
-                f"mem_layer must be from 0 to fusion_depth = {self.fusion_depth} and far_share in (0, 1]; got "
-                f"{self.mem_layer} and {self.far_share}"
-            )
-        if min(self.w_etm, self.w_ets) <= 0 or min(self.w_mlm, self.w_mem) < 0:
-            raise ValueError(
-                "w_etm and w_ets must be positive (they train the fusion and the embeddings), w_mlm and w_mem 0 or more; "
-                f"got {self.w_etm}, {self.w_ets}, {self.w_mlm} and {self.w_mem}"
-            )
+        check_ranges(self, mask_ratio="(0, 1)", text_mask_ratio="(0, 1)", far_share="(0, 1]")
+        check_ranges(self, mem_layer=f"[0, {self.fusion_depth}]")  # up to fusion_depth
+        check_ranges(
+            self, w_etm="> 0", w_ets="> 0", w_mlm=">= 0", w_mem=">= 0"
+        )  # etm and ets train fusion and embeddings
 
     @property
     def whole_batch(self) -> str:

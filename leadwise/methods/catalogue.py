@@ -21,7 +21,7 @@ import torch
 
 from leadwise import methods
 from leadwise.batch import Signal
-from leadwise.config import Config, ConfigError, drop_removed, typed
+from leadwise.config import BY_METHOD, Config, ConfigError, drop_removed, typed
 from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn.text import Tokenizer
 
@@ -126,15 +126,29 @@ def removed_settings(config: Config) -> Settings:
 
 
 def with_defaults(config: Config) -> Config:
-    """Return the config with every setting of its method written out.
+    """Return the config with every setting of its method written out, and with the least report words for that method.
 
     Raises:
         ConfigError: no such method, or a setting that the method does not have.
     """
-    _, method_config = method_settings(config)
+    file, method_config = method_settings(config)
+    data = config.data
+    if data.min_report_words == BY_METHOD:
+        data = dataclasses.replace(data, min_report_words=int(file.method_class.reads_reports))
     # lists, as TOML has them: the config must be equal before it is written and after it is read, and so must its fingerprint
     table = {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(method_config).items()}
-    return dataclasses.replace(config, method={"name": config.method["name"], **table})
+    return dataclasses.replace(config, data=data, method={"name": config.method["name"], **table})
+
+
+def patch_samples(config: Config) -> int:
+    """Return how many observed samples in a row, from a multiple of this number, a recording needs in one of its leads.
+
+    This is a patch of the method, or a tenth of a second for a method without patches.
+    """
+    n_patches, n_samples = config.method.get("n_patches"), config.signal.n_samples
+    if isinstance(n_patches, int) and 0 < n_patches <= n_samples and n_samples % n_patches == 0:
+        return n_samples // n_patches
+    return max(1, round(0.1 * config.signal.rate_hz))
 
 
 def build(config: Config, tokenizer: Tokenizer | None = None, saved_folder: Path | None = None) -> PretrainingMethod:

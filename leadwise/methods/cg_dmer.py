@@ -49,6 +49,7 @@ from torch import Tensor, nn
 
 from leadwise import distributed
 from leadwise.batch import Batch, Signal
+from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
 from leadwise.nn import augment, masking, targets
 from leadwise.nn import text as reports
@@ -105,12 +106,9 @@ class Config(TextEncoderSettings, MethodConfig):
     statement_dropout: float = 0.0  # probability of leaving out each statement of a report; > 0 also shuffles them
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.mask_ratio < 1.0:
-            raise ValueError(f"mask_ratio must be in [0, 1); got {self.mask_ratio}")
-        if self.embed_passes < 1:
-            raise ValueError(f"embed_passes must be at least 1; got {self.embed_passes}")
+        check_ranges(self, mask_ratio="[0, 1)", embed_passes=">= 1")
         if self.same_report == "positive" and self.contrast != "standard":
-            raise ValueError("same_report = 'positive' needs contrast = 'standard'")
+            raise ValueError(f"same_report = 'positive' needs contrast = 'standard'; contrast = {self.contrast!r}")
 
 
 # Settings of earlier versions, each with the value that this version uses. A saved run with this value still loads.
@@ -344,7 +342,8 @@ class Method(WithReports, PretrainingMethod):
         if not self.training:
             return batch
         if c.shift:
-            ecg, observed = augment.shift(ecg, observed, self.ecg.shape.patch_samples)
+            patch_samples = self.ecg.shape.patch_samples
+            ecg, observed = augment.shift(ecg, observed, patch_samples, patch_samples)
         if c.gain:
             ecg = augment.gain(ecg, c.gain)
         if c.statement_dropout:

@@ -38,6 +38,7 @@ from torch import Tensor, nn
 
 from leadwise import distributed
 from leadwise.batch import Batch, Signal
+from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn import augment
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part, scaled
@@ -63,11 +64,7 @@ class Config(EncoderSettings, MethodConfig):
     lead_mask: float = 0.0  # probability that a lead is removed, at least one remains; for cmsc
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0 or min(self.gain, self.noise_mv) < 0 or not 0 <= self.lead_mask < 1:
-            raise ValueError(
-                "temperature must be positive, gain and noise_mv 0 or more, lead_mask in [0, 1); got "
-                f"{self.temperature}, {self.gain}, {self.noise_mv} and {self.lead_mask}"
-            )
+        check_ranges(self, temperature="> 0", gain=">= 0", noise_mv=">= 0", lead_mask="[0, 1)")
 
     @property
     def whole_batch(self) -> str:

@@ -39,6 +39,7 @@ import torch
 from torch import Tensor, nn
 
 from leadwise.batch import Batch, Signal
+from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn import masking
 from leadwise.nn.encoder import check_part, scaled
@@ -65,16 +66,11 @@ class Config(MethodConfig):
     w_idc: float = 1e-4  # weight of L_idc
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.first_ratio <= self.last_ratio < 1.0:
-            raise ValueError(
-                f"0 < first_ratio <= last_ratio < 1 must hold; got {self.first_ratio} and {self.last_ratio}"
-            )
+        check_ranges(self, last_ratio="(0, 1)", first_ratio=f"(0, {self.last_ratio}]", w_idc="> 0")
         if self.n_patches % 2:
             raise ValueError(
                 f"n_patches must be even, because magnitude and phase have half as many; got {self.n_patches}"
             )
-        if self.w_idc <= 0:
-            raise ValueError(f"w_idc must be positive; got {self.w_idc}")
 
     @property
     def whole_batch(self) -> str:

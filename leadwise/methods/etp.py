@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from leadwise import distributed
 from leadwise.batch import Batch, Signal
+from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
 from leadwise.nn.losses import multimodal
@@ -47,8 +48,7 @@ class Config(EncoderSettings, TextSettings, PairViewSettings, MethodConfig):
     same_report: SameReport = "negative"  # pairs of records with identical reports
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be positive; got {self.temperature}")
+        check_ranges(self, temperature="> 0")
 
 
 # Settings for two CPU cores; views and report branch are those of the other methods with reports.

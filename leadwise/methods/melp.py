@@ -47,6 +47,7 @@ from torch import Tensor, nn
 
 from leadwise import distributed
 from leadwise.batch import Batch, Signal
+from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
 from leadwise.nn import local_alignment
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, Kind, check_part
@@ -86,16 +87,8 @@ class Config(EncoderSettings, TextSettings, PairViewSettings, MethodConfig):
     w_token: float = 2.0  # 0 removes the term and its computation
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0 or self.local_scale <= 0 or self.local_group < 2 or self.n_statements < 1:
-            got = f"{self.temperature}, {self.local_scale}, {self.local_group} and {self.n_statements}"
-            raise ValueError(
-                f"melp needs temperature > 0, local_scale > 0, local_group >= 2 and n_statements >= 1; got {got}"
-            )
-        if self.w_rhythm <= 0 or min(self.w_beat, self.w_token) < 0:
-            raise ValueError(
-                "w_rhythm must be positive (without it there is no shared space), w_beat and w_token 0 or more; "
-                f"got {self.w_rhythm}, {self.w_beat} and {self.w_token}"
-            )
+        check_ranges(self, temperature="> 0", local_scale="> 0", local_group=">= 2", n_statements=">= 1")
+        check_ranges(self, w_rhythm="> 0", w_beat=">= 0", w_token=">= 0")  # without w_rhythm there is no shared space
 
 
 NEEDS = "reports of several statements; otherwise its second level equals its first"

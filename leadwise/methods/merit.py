@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from leadwise import distributed
 from leadwise.batch import Batch, Signal
+from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn import augment, masking, targets
 from leadwise.nn.encoder import check_part
@@ -79,12 +80,7 @@ class Config(TextSettings, PairViewSettings, MethodConfig):
     b: float = 1.0  # weight of L_nce; L_mem's is 1
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.mask_ratio < 1.0:
-            raise ValueError(f"mask_ratio must be in (0, 1); got {self.mask_ratio}")
-        if self.temperature <= 0 or self.b <= 0:
-            raise ValueError(
-                f"temperature and b must be positive (without b no report is used); got {self.temperature} and {self.b}"
-            )
+        check_ranges(self, mask_ratio="(0, 1)", temperature="> 0", b="> 0")  # without b no report is used
 
 
 # Settings for two CPU cores and signals of 1,000 samples; views and report branch are those of the other methods with reports.
@@ -135,7 +131,7 @@ class Method(WithReports, PretrainingMethod):
         # the training view; its noise is on the encoder's input and not on L_mem's target
         c, view = self.config, batch
         if self.training:
-            view = pair_view(batch, replace(c, noise_mv=0.0), self.signal)
+            view = pair_view(batch, replace(c, noise_mv=0.0), self.signal, self.signal.n_samples // c.n_patches)
         clean, usable = self._patches(view)
         patches = clean
         if self.training and c.noise_mv:

@@ -44,6 +44,7 @@ from torch import Tensor, nn
 
 from leadwise import distributed
 from leadwise.batch import Batch, Signal
+from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
 from leadwise.nn.batch_norm import BatchNorm
 from leadwise.nn.encoder import check_part, scaled
@@ -79,14 +80,8 @@ class Config(TextSettings, PairViewSettings, MethodConfig):
     w_uma: float = 1.0  # 0 removes the term and its computation
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0 or not 0.0 <= self.view_dropout < 1.0:
-            raise ValueError(
-                f"temperature must be positive and view_dropout in [0, 1); got {self.temperature} and {self.view_dropout}"
-            )
-        if self.w_cma <= 0 or self.w_uma < 0:
-            raise ValueError(
-                f"w_cma must be positive (without it no report is used) and w_uma 0 or more; got {self.w_cma} and {self.w_uma}"
-            )
+        check_ranges(self, temperature="> 0", view_dropout="[0, 1)")
+        check_ranges(self, w_cma="> 0", w_uma=">= 0")  # without w_cma no report is used
 
     @property
     def whole_batch(self) -> str:

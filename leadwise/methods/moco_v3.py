@@ -29,6 +29,7 @@ from torch import Tensor
 
 from leadwise import distributed
 from leadwise.batch import Batch, Signal
+from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn import momentum
 from leadwise.nn.encoder import Kind
@@ -49,10 +50,7 @@ class Config(TwoViewSettings, MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.temperature <= 0 or not 0 <= self.momentum <= 1:
-            raise ValueError(
-                f"temperature must be positive and momentum in [0, 1]; got {self.temperature} and {self.momentum}"
-            )
+        check_ranges(self, temperature="> 0", momentum="[0, 1]")
 
 
 # Settings for two CPU cores. Runs have hundreds of steps, not hundreds of thousands, so the momentum encoder follows faster. The

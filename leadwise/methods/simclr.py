@@ -19,6 +19,7 @@ from torch import Tensor
 
 from leadwise import distributed
 from leadwise.batch import Signal
+from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn.losses import view_agreement
 from leadwise.nn.two_views import Tower, TwoViewSettings, TwoViewsInPairs
@@ -33,8 +34,7 @@ class Config(TwoViewSettings, MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be positive; got {self.temperature}")
+        check_ranges(self, temperature="> 0")
 
 
 # Settings for two CPU cores.

@@ -39,6 +39,7 @@ import torch
 from torch import Tensor, nn
 
 from leadwise.batch import Batch, Signal
+from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn import augment, masking, targets
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
@@ -65,10 +66,7 @@ class Config(MethodConfig):
     shift: bool = True  # shift each batch against the patch grid by a random part of a patch, in either direction
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.mask_ratio < 1.0 or self.target_floor < 0:
-            raise ValueError(
-                f"mask_ratio must be in (0, 1), target_floor 0 or more; got {self.mask_ratio} and {self.target_floor}"
-            )
+        check_ranges(self, mask_ratio="(0, 1)", target_floor=">= 0")
 
 
 SIGNAL = Signal(rate_hz=250, duration_s=9.0)  # the paper's; its number of samples is a multiple of n_patches
@@ -122,7 +120,7 @@ class Method(PretrainingMethod):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss, by name."""
         if self.training and self.config.shift:
-            ecg, observed = augment.shift(batch.ecg, batch.observed, self.ecg.grid)
+            ecg, observed = augment.shift(batch.ecg, batch.observed, self.ecg.grid, self.ecg.grid)
             batch = replace(batch, ecg=ecg, observed=observed)
         patches, usable = self.ecg.patches(batch)
         level, spread = self._level_and_spread(patches, batch)

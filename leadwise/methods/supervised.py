@@ -68,7 +68,8 @@ class Method(PretrainingMethod):
             raise ValueError(
                 f"labels of {batch.label.shape[1]} classes, but the method has {len(self.config.classes)}: set data.task"
             )
-        view = pair_view(batch, self.config, self.signal) if self.training else batch  # no changes in validation
+        # no changes in validation
+        view = pair_view(batch, self.config, self.signal, self.ecg.grid) if self.training else batch
         logits = self.scores(self.ecg(view)).float()  # (B, K)
         return {"L_bce": F.binary_cross_entropy_with_logits(logits, batch.label)}
 

@@ -42,6 +42,7 @@ from torch import Tensor, nn
 
 from leadwise import distributed
 from leadwise.batch import Batch, Signal
+from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn import augment
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part, mean_of, scaled
@@ -77,16 +78,10 @@ class Config(EncoderSettings, MethodConfig):
     w_cc: float = 0.7  # lambda_2
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0 or self.w_tc <= 0 or self.w_cc <= 0:
-            raise ValueError(
-                f"temperature, w_tc and w_cc must be positive; got {self.temperature}, {self.w_tc} and {self.w_cc}"
-            )
-        if not 0 <= self.lead_mask < 1:
-            raise ValueError(f"lead_mask must be in [0, 1); got {self.lead_mask}")
-        if self.most_pieces < 1 or self.n_future < 1 or min(self.gain, self.weak_noise_mv, self.strong_noise_mv) < 0:
-            raise ValueError(
-                "most_pieces and n_future must be 1 or more, gain, weak_noise_mv and strong_noise_mv 0 or more"
-            )
+        check_ranges(self, temperature="> 0", w_tc="> 0", w_cc="> 0", lead_mask="[0, 1)")
+        check_ranges(
+            self, most_pieces=">= 1", n_future=">= 1", gain=">= 0", weak_noise_mv=">= 0", strong_noise_mv=">= 0"
+        )
 
     @property
     def whole_batch(self) -> str:

@@ -16,15 +16,18 @@ _WANDER_HZ = (0.05, 0.5)  # breathing and slow drift
 _HUM_HZ = (50.0, 60.0)
 
 
-def shift(ecg: Tensor, observed: Tensor, largest: int) -> tuple[Tensor, Tensor]:
+def shift(ecg: Tensor, observed: Tensor, largest: int, grid: int = 1) -> tuple[Tensor, Tensor]:
     """Shift the batch in time by fewer than `largest` samples, in either direction; vacated samples are unobserved.
 
-    The whole batch has one shift, so that every record has the same number of whole patches.
+    The whole batch has one shift, so that every record has the same number of whole patches. A record that would lose its
+    last whole patch (of `grid` samples, in any lead) is not shifted.
     """
     by = int(torch.randint(1 - largest, largest, ()))
-    if by < 0:  # later in time: the end is cut off
-        return F.pad(ecg[..., :by], (-by, 0)), F.pad(observed[..., :by], (-by, 0))
-    return F.pad(ecg[..., by:], (0, by)), F.pad(observed[..., by:], (0, by))
+    before, after = max(0, -by), max(0, by)  # by < 0: later in time, the end is cut off
+    n_samples = ecg.shape[-1]
+    moved_ecg, moved = (F.pad(x[..., after : n_samples - before], (before, after)) for x in (ecg, observed))
+    has_patch = patchify(moved, n_samples // grid).all(-1).any(-1).any(-1)[:, None, None]
+    return torch.where(has_patch, moved_ecg, ecg), torch.where(has_patch, moved, observed)
 
 
 def gain(ecg: Tensor, spread: float) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from leadwise.batch import Batch, Signal
 from leadwise.nn import text as reports
+from leadwise.nn.encoder import EcgEncoder
 from leadwise.nn.fusion import ReadingBlock
 from leadwise.nn.text import ReportEncoder, Tokenizer, Tokens
 from leadwise.nn.transformer import Block, CausalBlock, CrossBlock
@@ -144,7 +145,8 @@ class WithReports(nn.Module):
 
     def training_view(self, batch: Batch) -> Batch:
         """The training view of a batch; in eval mode the batch itself."""
-        return pair_view(batch, self.config, self.signal) if self.training else batch
+        grid = self.ecg.grid if isinstance(self.ecg, EcgEncoder) else 1
+        return pair_view(batch, self.config, self.signal, grid) if self.training else batch
 
     def embed_text(self, texts: list[str]) -> Tensor:
         """(K, D) unit vectors of reports or prompts, in the shared space."""

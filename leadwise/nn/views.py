@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from leadwise.batch import Batch, Signal
+from leadwise.config import check_ranges
 from leadwise.nn import augment
 from leadwise.nn import text as reports
 from leadwise.nn.patches import patchify
@@ -30,14 +31,8 @@ class ViewSettings:
     view_time_mask: float = 0.1  # share of the view that is removed from all leads, in one piece
 
     def __post_init__(self) -> None:
-        shares = (self.view_lead_mask, self.view_time_mask)
-        if not 0 < self.view_crop <= 1 or not all(0 <= share < 1 for share in shares):
-            raise ValueError(
-                f"view_crop must be in (0, 1], view_lead_mask and view_time_mask in [0, 1); got {self.view_crop}, "
-                f"{self.view_lead_mask} and {self.view_time_mask}"
-            )
-        if min(self.view_gain, self.view_wander_mv, self.view_powerline_mv, self.view_noise_mv) < 0:
-            raise ValueError("view_gain, view_wander_mv, view_powerline_mv and view_noise_mv must be 0 or more")
+        check_ranges(self, view_crop="(0, 1]", view_lead_mask="[0, 1)", view_time_mask="[0, 1)")
+        check_ranges(self, view_gain=">= 0", view_wander_mv=">= 0", view_powerline_mv=">= 0", view_noise_mv=">= 0")
 
 
 @dataclass(frozen=True)
@@ -114,15 +109,16 @@ class PairViewSettings:
     )
 
 
-def pair_view(batch: Batch, settings: PairViewSettings, signal: Signal) -> Batch:
-    """One random view of each record and its report."""
+def pair_view(batch: Batch, settings: PairViewSettings, signal: Signal, grid: int = 1) -> Batch:
+    """One random view of each record and its report; one whole patch of `grid` samples remains in each record that has one."""
     ecg, observed = batch.ecg, batch.observed
     if settings.shift_s:
-        ecg, observed = augment.shift(ecg, observed, max(1, round(settings.shift_s * signal.rate_hz)))
+        ecg, observed = augment.shift(ecg, observed, max(1, round(settings.shift_s * signal.rate_hz)), grid)
     if settings.gain:
         ecg = augment.gain(ecg, settings.gain)
     if settings.lead_dropout:
-        ecg, observed = augment.drop_leads(ecg, observed, observed.any(-1), settings.lead_dropout)
+        whole = patchify(observed, observed.shape[-1] // grid).all(-1).any(-1)
+        ecg, observed = augment.drop_leads(ecg, observed, whole, settings.lead_dropout)
     if settings.noise_mv:
         ecg = augment.noise(ecg, settings.noise_mv) * observed
     report = batch.report

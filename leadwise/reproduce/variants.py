@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from leadwise.config import Config, ConfigError
+from leadwise.config import BY_METHOD, Config, ConfigError
 from leadwise.demo import CONFIG
 from leadwise.methods.catalogue import (
     all_small_settings,
@@ -70,18 +70,25 @@ def base_configs(given: Sequence[Config], names: Sequence[str] | None = None) ->
         ValueError: no such method; the message suggests the nearest.
     """
     configs: dict[str, Config] = {}
-    for config in map(with_defaults, given):
+    for config in map(with_defaults, map(_with_same_recordings, given)):
         row = paper_numbers.row_name(config.method)
         if row in configs:
             raise ConfigError(f"two configs are for '{row}'; give one of each")
         configs[row] = config
-    shared = configs.get(_OURS, next(iter(configs.values()), CONFIG))
+    shared = configs.get(_OURS, next(iter(configs.values()), _with_same_recordings(CONFIG)))
     configured = {config.method["name"] for config in configs.values()}
     for name in compared_methods("") if names is None else names:
         for method in all_small_settings(name) if name not in configured else ():
             config = with_defaults(dataclasses.replace(shared, method=method))
             configs[paper_numbers.row_name(config.method)] = config
     return configs
+
+
+def _with_same_recordings(config: Config) -> Config:
+    """Return the config with `data.min_report_words` set: all methods of a table are trained on recordings with a report."""
+    if config.data.min_report_words != BY_METHOD:
+        return config
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, min_report_words=1))
 
 
 def without_settings(given: Sequence[Config], names: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from leadwise.config import Config, ConfigError
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.label_subset import DrawError, labelled_rows
 from leadwise.data.loader import Recordings
-from leadwise.methods.catalogue import learns_labels, method_settings
+from leadwise.methods.catalogue import learns_labels, method_settings, with_defaults
 from leadwise.run import patient_hash
 
 
@@ -38,19 +38,26 @@ class TrainingData:
 def open_data(config: Config) -> TrainingData:
     """Return the recordings that a config selects: those with a report, or a subset of those with labels of the task.
 
+    A method that reads no reports is trained on recordings without one too, unless `data.min_report_words` is set.
     A label subset may be smaller than a batch; a batch then contains its recordings more than once.
 
     Raises:
         ConfigError: no cohort is given, the cohort does not have the task, or a split has too few recordings.
     """
-    selection = config.data
-    if not selection.cohort:
+    if not config.data.cohort:
         raise ConfigError("setting 'data.cohort' is empty; set it to a folder that `leadwise prepare` wrote")
+    selection = with_defaults(config).data
     cohort = Cohort.open(Path(selection.cohort))
 
     # the training rows: with labels of the task, or with a report that is long enough
     task, min_words = selection.task or None, 0 if selection.task else selection.min_report_words
-    kind = f"labels of task '{task}'" if task else f"a report of {min_words} words or more"
+    kind = (
+        f" with labels of task '{task}'"
+        if task
+        else f" with a report of {min_words} or more words"
+        if min_words
+        else ""
+    )
     if task:
         train = _labelled_training_rows(cohort, config)
     else:
@@ -58,7 +65,7 @@ def open_data(config: Config) -> TrainingData:
         if len(train) < config.optim.batch_size:
             raise ConfigError(
                 f"optim.batch_size = {config.optim.batch_size}, but {selection.cohort} has {len(train)} recordings in "
-                f"split '{selection.train_split}' with {kind}; lower optim.batch_size"
+                f"split '{selection.train_split}'{kind}; {_remedy(cohort, config, len(train))}"
             )
 
     # the held-out rows, selected in the same way
@@ -66,7 +73,7 @@ def open_data(config: Config) -> TrainingData:
     held_out = held_out[: config.log.validate_records]
     if config.log.validate_every and not len(held_out):
         raise ConfigError(
-            f"{selection.cohort} has no recording in split '{selection.val_split}' with {kind}, so the run cannot be validated "
+            f"{selection.cohort} has no recording in split '{selection.val_split}'{kind}, so the run cannot be validated "
             "on other patients; prepare the cohort with such a split, or set log.validate_every=0 and log.keep=last"
         )
     n_train_split = len(cohort.rows(split=selection.train_split))
@@ -76,6 +83,21 @@ def open_data(config: Config) -> TrainingData:
         texts=cohort.reports.distinct(train),
         n_left_out=n_train_split - len(train),
     )
+
+
+def _remedy(cohort: Cohort, config: Config, n_usable: int) -> str:
+    """Return what to do about fewer usable training recordings than a batch has."""
+    batch_size = config.optim.batch_size
+    if len(cohort.rows(split=config.data.train_split)) < batch_size:
+        return f"lower optim.batch_size{' to ' + str(n_usable) if n_usable > 1 else ', or prepare more recordings'}"
+    if not method_settings(config)[0].method_class.reads_reports:
+        return f"method '{config.method['name']}' reads no reports: set data.min_report_words=0"
+    if n_usable < 2:
+        return (
+            f"method '{config.method['name']}' reads reports; choose a method that reads none (`leadwise methods` lists them), "
+            "or prepare a cohort with reports"
+        )
+    return f"lower optim.batch_size to {n_usable}, or lower data.min_report_words"
 
 
 def _labelled_training_rows(cohort: Cohort, config: Config) -> np.ndarray:

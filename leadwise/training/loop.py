@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from leadwise import distributed
 from leadwise import run as runs
-from leadwise.config import Config, ConfigError, OptimConfig
+from leadwise.config import BY_METHOD, Config, ConfigError, OptimConfig
 from leadwise.data.loader import Recordings, Sampler, prefetch_batches
 from leadwise.methods.catalogue import with_defaults
 from leadwise.methods.contract import PretrainingMethod
@@ -31,26 +31,38 @@ log = logging.getLogger(__name__)
 
 # settings that a resumed run may change: they do not change the result
 CHANGEABLE = {"optim.accumulate", "optim.compile", "optim.device", "data.workers"}
+# this one may grow: see `learning_rate` for what that changes
+GROWABLE = "optim.steps"
 
 
-def pretrain(config: Config, folder: Path, resume: bool = False, progress: Progress | None = None) -> Run:
+def pretrain(
+    config: Config,
+    folder: Path,
+    resume: bool = False,
+    progress: Progress | None = None,
+    accept_changes: bool = False,
+) -> Run:
     """Train the method of a config and return the run.
+
+    A run that ended before it saved a resume state is started again from step 0, with or without `resume`.
 
     Args:
         config: the run's settings.
         folder: the run's folder; all processes must have access to it, and rank 0 writes it.
-        resume: continue the run of `folder` from its last resume state.
+        resume: continue the run of `folder` from its last resume state. The settings must be the saved ones, apart from
+            CHANGEABLE; `optim.steps` may grow.
         progress: called after every step.
+        accept_changes: continue a run whose tokenizer was changed after its weights were saved.
 
     Raises:
         ConfigError: settings that cannot be used, here or with this number of processes.
         TrainingError: a loss term is not finite, or another process of the run has ended.
-        RunError: the folder is not empty, or there is nothing to resume.
+        RunError: the folder is not empty, another process trains in it, or there is nothing to resume.
     """
     device = runs.choose_device(config.optim.device)
-    with distributed.process_group(device):
+    with distributed.process_group(device), ExitStack() as until_end:
         # the run, its data, and where to start
-        run, data = _open_or_create(config, folder, resume)
+        run, data, resume = _open_or_create(config, folder, resume, accept_changes, until_end)
         config, is_first_rank = run.config, distributed.rank() == 0
         optim, method = config.optim, run.method.to(device)
         optimizer = make_optimizer(method, optim)
@@ -58,7 +70,10 @@ def pretrain(config: Config, folder: Path, resume: bool = False, progress: Progr
         if resume:
             with distributed.all_ranks_or_none():
                 start, best_loss = _restore(run, optimizer)
-            log.info("resumed %s at step %d of %d", folder, start, optim.steps)
+            if start > optim.steps:
+                raise ConfigError(f"{folder} is at step {start}, after the last step optim.steps = {optim.steps}")
+            log.info("resumed %s at step %d of %d, learning rate %.3g", folder, start, optim.steps,
+                     learning_rate(min(start, optim.steps - 1), optim))  # fmt: skip
         if optim.compile:
             _compile(method)
         model = ddp(method)
@@ -119,24 +134,65 @@ def pretrain(config: Config, folder: Path, resume: bool = False, progress: Progr
         return runs.load(folder, optim.device) if config.log.keep == "best" else run
 
 
-def _open_or_create(config: Config, folder: Path, resume: bool) -> tuple[Run, TrainingData]:
-    """Return the run of `folder` and its training data. Rank 0 creates a new run; the other ranks open what it wrote."""
+def _open_or_create(
+    config: Config, folder: Path, resume: bool, accept_changes: bool, until_end: ExitStack
+) -> tuple[Run, TrainingData, bool]:
+    """Return the run of `folder`, its training data, and whether to continue from a resume state.
+
+    Rank 0 creates a new run; the other ranks open what it wrote. `until_end` holds the lock on the folder.
+    """
     check_batch_split(config, distributed.n_ranks())
     with distributed.all_ranks_or_none():
-        run = runs.open_without_weights(folder) if resume else None
+        # equal on all ranks: the first state is written long after this block
+        resume_state = resume and runs.has_resume_state(folder)
+        run = runs.open_without_weights(folder, accept_changes) if resume_state else None
+        config = config if run is None else _with_saved_report_words(config, run.config)
         data = open_data(config)
         config = with_classes(config, data.train.cohort)
         if run is not None:
-            run.config = _check_same_settings(run.config, with_defaults(config))
-        if run is None and distributed.rank() == 0:
-            run = runs.create(config, data.texts, folder, data.provenance)
-        elif run is not None and run.provenance.get("fingerprint") != data.provenance["fingerprint"]:
-            raise TrainingError(
-                f"{config.data.cohort} is not the cohort that {folder} was started with: its contents have changed; prepare "
-                "the old one again, or start a new run"
-            )
+            if distributed.rank() == 0:
+                until_end.enter_context(runs.locked(folder))
+            requested = with_defaults(config)
+            _check_same_settings(run.config, requested, folder)
+            _check_same_cohort(run, data, folder)
+            run.config = requested
+            if distributed.rank() == 0:
+                run.save_changeable_settings({*CHANGEABLE, GROWABLE})
+        elif distributed.rank() == 0:
+            run = _start(config, folder, data, resume, until_end)
     with distributed.all_ranks_or_none():
-        return run or runs.open_without_weights(folder), data
+        return run or runs.open_without_weights(folder), data, resume_state
+
+
+def _start(config: Config, folder: Path, data: TrainingData, resume: bool, until_end: ExitStack) -> Run:
+    """Return a new run in `folder`, or one that replaces a run which ended before it saved a resume state."""
+    if resume and not runs.is_unsaved(folder):
+        runs.open_without_weights(folder).load_resume()  # raises, with the reason
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    until_end.enter_context(runs.locked(folder))
+    try:
+        restart = runs.is_unsaved(folder)
+        if restart and (folder / "config.toml").is_file():
+            earlier = runs.open_without_weights(folder, accept_changes=True)
+            _check_same_settings(earlier.config, with_defaults(config), folder, steps_may_shrink=True)
+            _check_same_cohort(earlier, data, folder)
+        run = runs.create(config, data.texts, folder, data.provenance, restart)
+    except BaseException:
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+    if restart:
+        log.info("%s has no resume state yet: the run starts again at step 0", folder)
+    return run
+
+
+def _check_same_cohort(run: Run, data: TrainingData, folder: Path) -> None:
+    if run.provenance.get("fingerprint") != data.provenance["fingerprint"]:
+        raise TrainingError(
+            f"{run.config.data.cohort} is not the cohort that {folder} was started with: its contents have changed; prepare "
+            "the old one again, or start a new run in another folder (-o)"
+        )
 
 
 def _compile(method: PretrainingMethod) -> None:
@@ -171,25 +227,37 @@ def _report_lost_process(step: Callable[[], int]) -> Iterator[None]:
         ) from error
 
 
-def _check_same_settings(saved: Config, requested: Config) -> Config:
-    """Return the requested settings of a resumed run, which may differ from the saved ones only in CHANGEABLE.
+def _with_saved_report_words(config: Config, saved: Config) -> Config:
+    """Return the config with the saved `data.min_report_words` if the setting was left to the method."""
+    if config.data.min_report_words != BY_METHOD:
+        return config
+    data = dataclasses.replace(config.data, min_report_words=saved.data.min_report_words)
+    return dataclasses.replace(config, data=data)
+
+
+def _check_same_settings(saved: Config, requested: Config, folder: Path, steps_may_shrink: bool = False) -> None:
+    """Check that settings differ from those of a saved run only in CHANGEABLE, and that `optim.steps` is not smaller.
 
     Raises:
-        ConfigError: another setting differs.
+        ConfigError: another setting differs; the message names the settings, with both values.
     """
     before, after = dataclasses.asdict(saved), dataclasses.asdict(requested)
+    if steps_may_shrink or requested.optim.steps > saved.optim.steps:
+        after["optim"]["steps"] = saved.optim.steps
+    missing = "none"
     changed = [
-        f"{table}.{key} (saved {value!r}, requested {after[table].get(key)!r})"
+        f"{table}.{key} (saved {before[table].get(key, missing)!r}, requested {after[table].get(key, missing)!r})"
         for table in before
-        for key, value in before[table].items()
-        if value != after[table].get(key) and f"{table}.{key}" not in CHANGEABLE
+        for key in {**before[table], **after[table]}
+        if before[table].get(key, missing) != after[table].get(key, missing) and f"{table}.{key}" not in CHANGEABLE
     ]
     if changed:
+        more = f" and {len(changed) - 6} more" if len(changed) > 6 else ""
+        growth = "; optim.steps may only grow" if any(one.startswith(GROWABLE) for one in changed) else ""
         raise ConfigError(
-            f"--resume continues a run with its own settings, but these differ: {', '.join(changed[:4])}; "
-            "use the saved values, or start a new run"
+            f"the run in {folder} has other settings: {', '.join(changed[:6])}{more}{growth}; use the saved values, or start "
+            "a new run in another folder (-o)"
         )
-    return requested
 
 
 def _restore(run: Run, optimizer: torch.optim.Optimizer) -> tuple[int, float]:

@@ -12,7 +12,13 @@ from leadwise.methods.contract import PretrainingMethod
 
 
 def learning_rate(step: int, optim: OptimConfig) -> float:
-    """Return the learning rate of a step: a linear rise during the warm-up, then a cosine down to `final_lr`."""
+    """Return the learning rate of a step: a linear rise during the warm-up, then a cosine down to `final_lr`.
+
+    It depends on the step and on the current settings alone. If `optim.steps` grows, the rate from then on is that of a run
+    of the larger number of steps: a run that had ended at `final_lr` goes on with a higher rate, and the rate falls again to
+    `final_lr` at the new end. So a longer run stays exact under further interruptions; it is not equal to a run that had
+    the larger number from its first step.
+    """
     n_warmup = max(1, round(optim.warmup * optim.steps))
     if step < n_warmup:
         return optim.lr * (step + 1) / n_warmup

@@ -116,7 +116,7 @@ def check_reports(cohort: Cohort) -> list[Finding]:
 
     # recordings without a report
     if n_without:
-        message = "These recordings have no report, so a text encoder cannot train on them (`data.min_report_words` skips them)."
+        message = "These recordings have no report: only methods that read no reports are trained on them."
         examples = first_examples(cohort, np.flatnonzero(~has_report))
         findings.append(Finding("without a report", "note", n_without, len(cohort), "recordings", message, examples))
     if not n:
