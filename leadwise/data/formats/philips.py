@@ -69,7 +69,7 @@ def decode(content: bytes, path: Path, given: Given) -> Recording:
     recording = from_channels(
         path,
         names,
-        lambda number: Channel(samples[number], uv_per_step / 1000.0, offset),
+        lambda number: Channel(samples[number], uv_per_step, -offset * uv_per_step),
         rate_hz,
         given,
         format_name=f"philips {version}".strip(),
@@ -242,7 +242,7 @@ def _stated(root: Element) -> dict[str, Any]:
             (age for age in ages if age is not None),
             facts.age_between(xml_text.text_of(person, "age/dateofbirth"), date),
         ),
-        sex=facts.sex(xml_text.text_of(person, "sex")),
+        sex=xml_text.text_of(person, "sex"),
         device=xml_text.text_of(acquired, "machine"),
         year=facts.year(date),
         heart_rate=xml_text.number(xml_text.text_of(measured, "heartrate")),
