@@ -118,6 +118,33 @@ def files(path: Path) -> tuple[Path, ...]:
     return (path,) if file_format is None or file_format.files is None else file_format.files(path)
 
 
+def readable_files(folder: Path) -> tuple[Path, ...]:
+    """Every ECG file beneath a folder, in order of its path; of a recording of several files, the main one.
+
+    A file counts if its suffix is that of a format, and if the formats of this suffix, or their content, decide for one.
+    Hidden files are left out.
+    """
+    paths = []
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if hidden or not path.suffix or not path.is_file() or path.suffix.lower() not in suffixes():
+            continue
+        file_format = _format_of(path)
+        if file_format is None:
+            continue
+        if file_format.main_file is not None:
+            if file_format.main(path) == path:
+                paths.append(path)
+        elif _has_content_of(file_format, path):
+            paths.append(path)
+    return tuple(paths)
+
+
+def _has_content_of(file_format: Format, path: Path) -> bool:
+    with path.open("rb") as file:
+        return file_format.matches(file.read(_N_FIRST_BYTES))
+
+
 def missing_file(path: Path) -> Path | None:
     """The file that describes the recording at `path`, if it does not exist; None if it does.
 
