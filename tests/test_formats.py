@@ -123,7 +123,7 @@ def test_files_of_a_new_format_become_a_cohort(trace: Path, tmp_path: Path) -> N
 def test_an_unknown_file_lists_what_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "a1.xyz").write_bytes(b"\x00\x01\x02")
     known = (
-        "csv (.csv", "dicom (.dcm", "edf (.edf, .bdf", "mat (.mat)", "npy (.npy)", "scp (.scp)",
+        "csv (.csv", "dicom (.dcm", "edf (.edf, .bdf", "mat (.mat)", "muse (.xml)", "npy (.npy", "scp (.scp)",
         "wfdb (.hea, .dat, .mat, a name without suffix)",
     )  # fmt: skip
     for name, reason in (("a1.xyz", "its format is not known"), ("gone.xyz", "no such file; check the path")):

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from leadwise.data import reports
 from leadwise.data.cohort.layout import FORMAT, label_column
-from leadwise.data.cohort.packing import pack, unusable_reason
+from leadwise.data.cohort.packing import implausible_amplitude, pack, unusable_reason
 from leadwise.data.formats.reading import files as files_of
 from leadwise.data.formats.reading import read
 from leadwise.data.recordings import twelve_leads
@@ -56,6 +56,7 @@ _FILE_FIELDS = pa.schema(
         ("lead_flat", pa.list_(pa.bool_())),
         ("lead_max_mv", pa.list_(pa.float32())),
         ("lead_order", pa.string()),
+        ("unused_leads", pa.list_(pa.string())),
         ("source_sha256", pa.string()),
         ("samples_sha256", pa.string()),
     ]
@@ -198,6 +199,9 @@ def _pack_row(row: Row, files: tuple[Path, ...], min_report_words: int) -> tuple
         recording = read(row.path, leads=row.leads, rate_hz=row.rate_hz, units=row.units, item=row.item)
         twelve = twelve_leads.to_twelve_leads(dataclasses.replace(recording, name=row.record))
         checksum = recording.sha256
+        too_large = implausible_amplitude(twelve)
+        if too_large:
+            raise RecordError(too_large)
     except (RecordError, OSError) as error:
         if isinstance(error, OSError) and is_disk_full(error):
             raise
@@ -231,6 +235,7 @@ def _pack_row(row: Row, files: tuple[Path, ...], min_report_words: int) -> tuple
         "lead_flat": [quality.flat for quality in twelve.quality],
         "lead_max_mv": [quality.max_abs_mv for quality in twelve.quality],
         "lead_order": twelve.lead_order,
+        "unused_leads": list(twelve.unused),
         "source_sha256": checksum,
         "samples_sha256": hashlib.sha256(samples).hexdigest(),
         "labels": row.labels,

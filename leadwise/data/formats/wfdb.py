@@ -105,7 +105,7 @@ def _read_signals(path: Path, header: Header, raw_header: bytes, given: Given) -
             contents = (raw_header, data_files[0].read_bytes())
             samples = wfdb_format16.samples(contents[1], header)
             if len(channels.used) < samples.shape[1]:
-                samples = samples[:, list(channels.used)]
+                samples = samples.T[list(channels.used)].T  # each lead in one piece
         else:
             samples = _read_by_library(path, header, lines)
         baseline = np.array([line.baseline for line in lines], dtype=np.int32)
@@ -245,6 +245,8 @@ def _read_by_library(path: Path, header: Header, lines: Sequence[SignalLine]) ->
         record = wfdb.rdrecord(
             str(folder / "r"), physical=False, channels=columns, smooth_frames=False, ignore_skew=True
         )
+    if record.e_d_signal is None:  # one sample in each frame
+        return np.asarray(record.d_signal, dtype=np.int64)
     return np.stack([np.asarray(signal, dtype=np.int64) for signal in record.e_d_signal], axis=1)
 
 
@@ -279,17 +281,15 @@ def _check_checksums(
 ) -> tuple[str, ...]:
     """Compare the checksums of the stored samples with the header's; return a remark on checksums that are placeholders.
 
-    Where the header does not state the length, a checksum is a placeholder by the specification. Converters also write 0.
+    By the specification 0 is a placeholder where the header does not state the length; converters write it elsewhere too.
     """
-    if header.n_samples is None:
-        return ()
     n_zero = 0
     sums = samples.sum(axis=0, dtype=samples.dtype)  # of int16 it wraps at 65536, as the checksum does
     for line, name, total in zip(lines, channels.leads, sums.tolist()):
         if line.checksum is None or line.checksum == total % 65536:
             continue
         if line.checksum == 0:
-            n_zero += 1
+            n_zero += header.n_samples is not None
             continue
         raise RecordError(
             f"record {path}: lead {name!r} has checksum {total % 65536}, its header has {line.checksum}; "

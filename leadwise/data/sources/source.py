@@ -61,6 +61,7 @@ class Source:
     min_report_words: int = 0  # recordings with fewer words in their report are left out, unless the caller changes it
     settings: dict[str, float] = field(default_factory=dict)  # that decided the rows; stored in cohort.json
     n_published: int | None = None  # recordings in the whole data set, for `prepare --dry-run` with a part of it
+    about: dict[str, str] = field(default_factory=dict)  # title, licence, citation, url ...; stored in cohort.json
     bad_rows: Sequence[BadRow] = ()  # an error when a cohort is written, unless they may be left out
 
 
@@ -98,7 +99,8 @@ def check(source: Source) -> Facts:
     absent: list[str] = []
     absent_rows = array("q")
     names, places, owners = array("q"), array("q"), array("q")  # hashes: 8 bytes a row
-    digest = hashlib.sha256(json.dumps([source.name, source.tasks, source.settings]).encode())
+    stated = [source.name, source.tasks, source.settings, *([source.about] if source.about else [])]
+    digest = hashlib.sha256(json.dumps(stated).encode())
     for number, row in enumerate(in_slices(source.rows)):
         _check_row(source, row)
         digest.update(_row_text(row))

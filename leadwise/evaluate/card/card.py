@@ -260,6 +260,7 @@ def describe_run(run: Run, cohort: Cohort) -> dict[str, Any]:
                    "normalize": signal.normalize},
         "settings": {key: value for key, value in run.config.method.items() if key != "name"},
         "cohort": {"name": cohort.name, "source": cohort.source, "fingerprint": cohort.fingerprint,
+                   **({"about": cohort.about} if cohort.about else {}),
                    "recordings": {split: len(cohort.rows(split)) for split in ("train", "val", "test")}},
         "n_people_tested": len(cohort.patients.distinct(test)),
         "n_people_tested_and_trained_on": (
