@@ -53,7 +53,7 @@ CUT = "#b3261e"
 
 
 @dataclass(frozen=True)
-class _Layout:
+class _PaperLayout:
     """The arrangement of the twelve leads. LEADS fill the columns one after the other: I II III | aVR aVL aVF | ..."""
 
     n_columns: int
@@ -77,15 +77,15 @@ class _Layout:
         return f"columns of {self.column_s:.3g} s, one after the other in time"
 
 
-def _layout(duration_s: float) -> _Layout:
+def _layout(duration_s: float) -> _PaperLayout:
     """Return the layout for a recording: as many consecutive columns as leave each lead 2 s, or all leads in full."""
     if duration_s >= 8.0:
         column_s = min(duration_s, DURATION_S) / 4
-        return _Layout(4, column_s, column_s, consecutive=True, strip_s=4 * column_s)
+        return _PaperLayout(4, column_s, column_s, consecutive=True, strip_s=4 * column_s)
     if duration_s > DURATION_S / 2:
-        return _Layout(2, duration_s / 2, duration_s / 2, consecutive=True, strip_s=duration_s)
+        return _PaperLayout(2, duration_s / 2, duration_s / 2, consecutive=True, strip_s=duration_s)
     n_columns = 4 if duration_s <= DURATION_S / 4 else 2
-    return _Layout(n_columns, duration_s, DURATION_S / n_columns, consecutive=False, strip_s=0.0)
+    return _PaperLayout(n_columns, duration_s, DURATION_S / n_columns, consecutive=False, strip_s=0.0)
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def _trace(
     return _Trace(mv - median, np.zeros(len(mv), dtype=bool) if hidden is None else hidden, rebuilt)
 
 
-def _cells(traces: dict[str, _Trace | None], layout: _Layout) -> list[_Cell]:
+def _cells(traces: dict[str, _Trace | None], layout: _PaperLayout) -> list[_Cell]:
     """Return the positions of the twelve leads and of the rhythm strip: lead II, or the first observed lead."""
     cells = []
     for position, lead in enumerate(LEADS):
@@ -343,7 +343,7 @@ def _needs_legend(cells: list[_Cell], rows: list[_Row], rate_hz: float) -> bool:
 
 
 def _sheet(
-    title: str, notes: list[str], duration_s: float, rate_hz: float, layout: _Layout, has_legend: bool
+    title: str, notes: list[str], duration_s: float, rate_hz: float, layout: _PaperLayout, has_legend: bool
 ) -> tuple[Figure, Axes]:
     """Return the empty paper: the figure, and its grid as axes in millimetres."""
     # the size of the page: the header has lines for title, notes and legend, and no others
