@@ -214,6 +214,7 @@ def test_any_other_column_is_stored(tmp_path: Path) -> None:
     assert index["Heart rate (bpm)"].isna().tolist() == [False, True, False]
     assert index["ward"].tolist() == ["01", "02", "03"]
     assert index["long"].tolist()[0] == "12345678901234567890"
+    assert read_source(manifest(tmp_path, "path,site\n0.npy,1\n1.npy,2\n")).rows[0].extra == {"site": "1"}
     assert index["table.offset"].tolist() == [7, 8, 9]
     assert index["offset"].tolist() == [0, 3600, 7200]
 

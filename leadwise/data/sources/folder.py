@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ _COLUMNS = (
 )
 _LABEL = "label."
 _OWN_TASK = "own"
+_CATEGORIES = ("site", "device")  # texts, even where each is a number
 _SPLIT_OF = {split: split for split in SPLITS} | {"training": "train", "validation": "val", "valid": "val"}
 _MOST_WORDS, _MOST_LETTERS = 6, 48  # of a column's name; a longer text may be a report
 
@@ -93,11 +95,12 @@ def _from_table(path: Path, root: Path, options: Options) -> Source:
     # a row for each recording, or the reason why there is none
     notes: Counter[str] = Counter()
     rows, bad_rows = [], []
+    checked_root = _Root(root)
     for at, (number, line) in enumerate(lines):
         extra = {name: values[at] for name, values in extra_columns.items()}
         try:
             _check_number_of_cells(path, number, len(names), table.lines[at][1])
-            rows.append(_row(f"{path.name} row {number}", root, line, tasks, options, extra, notes))
+            rows.append(_row(f"{path.name} row {number}", checked_root, line, tasks, options, extra, notes))
         except (CohortError, RecordError) as error:
             name = line.get("record", "").strip() or line.get("path", "").strip()
             bad_rows.append(BadRow(short_name(name) if name else f"row {number}", str(error)))
@@ -119,7 +122,7 @@ def _is_blank(cell: str) -> bool:
 
 def _row(
     where: str,
-    root: Path,
+    root: _Root,
     line: Mapping[str, str],
     tasks: dict[str, dict[str, str]],
     options: Options,
@@ -157,7 +160,7 @@ def _row(
     return Row(record, file, patient, split, report, labels, values | extra, *_given(where, line, options), item=item)
 
 
-def _file(where: str, root: Path, cell: str) -> tuple[str, Path]:
+def _file(where: str, root: _Root, cell: str) -> tuple[str, Path]:
     """The path of a row relative to the root, with slashes between folders, and the file."""
     place = cell.strip()
     if len(place.split()) > 1 and PurePosixPath(place).suffix.lower() not in suffixes():
@@ -165,7 +168,7 @@ def _file(where: str, root: Path, cell: str) -> tuple[str, Path]:
     if "\\" in place:  # Windows
         place = place.replace("\\", "/")
     if Path(place).is_absolute():
-        for base in (root, root.absolute(), root.resolve()):
+        for base in root.spellings:
             if Path(place).is_relative_to(base):
                 place = str(Path(place).relative_to(base))
                 break
@@ -173,14 +176,34 @@ def _file(where: str, root: Path, cell: str) -> tuple[str, Path]:
         raise CohortError(f"{where}: path is empty; name the file, or remove the row")
     if Path(place).is_absolute() or ".." in Path(place).parts:
         raise CohortError(
-            f"{where}: the path {place!r} leaves {root}; use paths inside the folder of the table, or inside another folder "
-            "that is passed (--root, root=)"
+            f"{where}: the path {place!r} leaves {root.folder}; use paths inside the folder of the table, or inside "
+            "another folder that is passed (--root, root=)"
         )
-    file = inside(root, place, where)
+    file = root.folder / place
     for other in possible_files(file):  # a header beside it may be read instead
-        if other != file:
-            inside(root, str(other.relative_to(root)), where)
+        if not root.contains(other):
+            inside(root.folder, str(other.relative_to(root.folder)), where)  # raises the error
     return place, file
+
+
+class _Root:
+    """The folder that paths are relative to; links of each folder in it are resolved once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.spellings = tuple(dict.fromkeys((folder, folder.absolute(), folder.resolve())))
+        self._real = os.path.realpath(folder)
+        self._real_parents: dict[str, str] = {}
+
+    def contains(self, file: Path) -> bool:
+        """Whether a file is inside the folder, links followed."""
+        text = str(file)
+        parent, name = os.path.split(text)
+        if parent not in self._real_parents:
+            self._real_parents[parent] = os.path.realpath(parent)
+        is_link = os.path.islink(text)  # noqa: PTH114  # once for each row of a large table
+        real = os.path.realpath(text) if is_link else os.path.join(self._real_parents[parent], name)  # noqa: PTH118
+        return real.startswith(self._real.rstrip(os.sep) + os.sep)
 
 
 def _name_suffix(place: str) -> str:
@@ -326,7 +349,8 @@ def _extra_columns(
         if name in RESERVED:
             target = f"table.{name}"
             log.warning("%s: column %r is stored as %r; the index has a column of its own", path.name, name, target)
-        extra[target] = cells.column((line.get(name, "") for _, line in lines), decimal_comma)
+        values = [line.get(name, "") for _, line in lines]
+        extra[target] = cells.texts(values) if name.casefold() in _CATEGORIES else cells.column(values, decimal_comma)
     return extra
 
 
@@ -383,10 +407,11 @@ def _from_files(folder: Path, root: Path, options: Options) -> Source:
             f"{', '.join(suffixes())}, or have other content); name the table itself"
         )
     rows, bad_rows = [], []
+    checked_root = _Root(root)
     for file in files.paths:
         name = file.relative_to(folder).as_posix()
         try:
-            if not file.resolve().is_relative_to(root.resolve()):
+            if not checked_root.contains(file):
                 raise CohortError(
                     f"{name} is a link that leads out of {root}; pass a folder that contains its target (--root, root=)"
                 )
