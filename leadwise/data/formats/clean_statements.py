@@ -33,7 +33,7 @@ _TITLED = (
     r"|[A-Z][\w'-]+,\s*(?:[A-Z][\w'-]*(?:,\s*|\s+)){0,4}(?:M\.?D|D\.?O|PhD|FACC|RN|NP|PA-C)\b"
 )
 _TO_THE_END = re.compile(rf"(?i:\b{_SIGNED}|\b{_LABELLED}|{_NUMBERED})|(?i:\b(?:dr|prof|drs)\b\.?)\s*[A-Z]|{_TITLED}")
-_NAME_FOLLOWS = re.compile(rf"(?i)\b{_SIGNED}\W*$")
+_NAME_FOLLOWS = re.compile(rf"(?i)\b(?:{_SIGNED})\W*$")
 _ACT_ONLY = re.compile(r"(?i)^\W*(?:reviewed|read|signed|edited|verified|interpreted|approved|acquired|recorded)\W*$")
 _STATUS = re.compile(
     r"(?i)^\W*(?:un-?\s*confirmed|confirmed|not\s+confirmed|preliminary|non\s+confirm[ée]|diagnostic\s+non\s+confirm[ée]|"
