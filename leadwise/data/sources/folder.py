@@ -141,7 +141,9 @@ def _row(
     place, file = _file(where, root, line["path"])
 
     # names and split; a record without a name is named by its path and item
-    item = line.get("item", "").strip() or None
+    item = (
+        re.sub(r"^(\d+)\.0$", r"\1", line.get("item", "").strip()) or None
+    )  # pandas writes 3 as 3.0 beside empty cells
     default = str(PurePosixPath(place).with_suffix(_name_suffix(place)))
     record = line.get("record", "").strip() or (f"{default}/{item}" if item else default)
     patient = line.get("patient", "").strip() or record
