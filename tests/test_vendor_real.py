@@ -148,3 +148,10 @@ def test_no_signature_or_date_is_stored() -> None:
             assert not [
                 word for word in ("confirmed by", "signed", "xxxx", "00:00", "0000", "compared with") if word in text
             ]
+
+
+def test_a_text_export_is_read_with_what_it_does_not_state() -> None:
+    path = VENDOR / "mrq_prucka" / "cvrg_J123456_10sec.txt"
+    recording = to_twelve_leads(reading.read(path, leads=LEADS, rate_hz=500, units="uV"))
+    assert recording.signal.shape == (5000, 12)
+    assert recording.lead_order == "ok"
