@@ -294,7 +294,8 @@ def test_a_mimic_tree_is_prepared_in_shares_by_processes_and_in_one_go(tmp_path:
     assert refused.returncode == 1
     assert "1 of 120 recordings have a missing file" in refused.stderr
     assert "Traceback" not in refused.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mimic"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mimic", "whole.partial"]
+    assert "missing_file" in (tmp_path / "whole.partial" / "dropped.csv").read_text(encoding="utf-8")
 
     whole = invoke("prepare", "mimic_iv_ecg", "mimic", "-o", "whole", *allowed, "--json", "whole.json", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from vendor_files import eight_leads, muse
 
 from leadwise.batch import LEADS
 from leadwise.data.audit.audit import audit_cohort
@@ -99,3 +100,19 @@ def test_integers_and_millivolts_are_refused_alike(lead: int) -> None:
     of_integers = implausible_amplitude(to_twelve_leads(Recording("a", None, LEADS, 250, digital)))
     of_floats = implausible_amplitude(to_twelve_leads(Recording("a", digital.millivolts(), LEADS, 250)))
     assert of_integers == of_floats != ""
+
+
+def test_facts_and_report_are_read_from_the_files(tmp_path: Path) -> None:
+    """Where the table has none: age, sex, device, year and the device's statements; the table's own values stay."""
+    statements = (("Sinus bradycardia", True), ("Left axis deviation", True), ("Confirmed by DOE, JANE (17)", True))
+    for name, n_samples in (("a", 5000), ("b", 4000)):
+        (tmp_path / f"{name}.xml").write_text(muse(eight_leads(n_samples), statements=statements), encoding="latin-1")
+    (tmp_path / "m.csv").write_text("path,age,report\na.xml,,\nb.xml,50,normal ecg\n")
+    write(read_source(tmp_path / "m.csv", Options(file_facts=True)), tmp_path / "out", min_report_words=1)
+    index = Cohort.open(tmp_path / "out").index
+    assert index["report"].tolist() == ["sinus bradycardia. left axis deviation.", "normal ecg."]
+    assert index["age"].tolist() == [1.5, 50.0]
+    assert index["sex"].tolist() == ["female", "female"]
+    assert index["device"].tolist() == ["MAC", "MAC"]
+    assert index["year"].tolist() == [2019, 2019]
+    assert all("4711" not in str(value) and "ller" not in str(value) for value in index.to_numpy().ravel())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,7 @@ from typer.testing import CliRunner, Result
 
 from leadwise.batch import LEADS
 from leadwise.cli import app
-from leadwise.data.cohort import left_out
+from leadwise.data.cohort import left_out, prepare
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.layout import CohortError
 from leadwise.data.cohort.left_out import LeftOutError
@@ -126,6 +129,25 @@ def test_different_shares_run_at_one_time_and_exclude_the_whole(tmp_path: Path) 
     with locked(partial), pytest.raises(CohortError, match="another"), locked(partial, (3, 3)):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cohort_that_another_process_finished_meanwhile_is_not_replaced(tmp_path: Path, monkeypatch) -> None:
+    source, out = source_of(table(tmp_path / "raw")), tmp_path / "c"
+    lock = prepare.locked
+
+    @contextlib.contextmanager
+    def late(partial: Path, share: tuple[int, int] | None = None) -> Iterator[None]:
+        monkeypatch.setattr(prepare, "locked", lock)
+        write(source, out)
+        with lock(partial, share):
+            yield
+
+    for attempt in (lambda: write(source, out), lambda: write_share(source, out, (1, 2))):
+        monkeypatch.setattr(prepare, "locked", late)
+        with pytest.raises(CohortError, match="exists already"):
+            attempt()
+        assert finished_ledger(source, out) is not None
+        shutil.rmtree(out)
 
 
 def hold(partial: Path, ready: multiprocessing.synchronize.Event) -> None:

@@ -24,7 +24,7 @@ from leadwise.data.formats.given import check_lead_names
 from leadwise.data.formats.reading import all_formats, items, possible_files, suffixes
 from leadwise.data.messages import first_few, quoted_cell, short_cell, short_name
 from leadwise.data.recordings.recording import RecordError
-from leadwise.data.sources.source import RESERVED, BadRow, Row, Source, split_by_hash
+from leadwise.data.sources.source import FACTS, RESERVED, BadRow, Row, Source, split_by_hash
 from leadwise.data.table_file import TableFile
 from leadwise.data.tasks import Task
 
@@ -58,6 +58,14 @@ class Options:
     units: str | None = field(default=None, metadata={"help": "unit of files that do not state it: mV, uV or V"})
     root: Path | None = field(
         default=None, metadata={"help": "folder that the paths are relative to; default: the folder of the table"}
+    )
+
+    file_facts: bool = field(
+        default=False,
+        metadata={
+            "help": "read age, sex, device, year and report from the files where the table has none; the report is the "
+            "statements of a device or a reader, without signatures, names and dates"
+        },
     )
 
     def __post_init__(self) -> None:
@@ -133,7 +141,9 @@ def _row(
     place, file = _file(where, root, line["path"])
 
     # names and split; a record without a name is named by its path and item
-    item = line.get("item", "").strip() or None
+    item = (
+        re.sub(r"^(\d+)\.0$", r"\1", line.get("item", "").strip()) or None
+    )  # pandas writes 3 as 3.0 beside empty cells
     default = str(PurePosixPath(place).with_suffix(_name_suffix(place)))
     record = line.get("record", "").strip() or (f"{default}/{item}" if item else default)
     patient = line.get("patient", "").strip() or record
@@ -151,13 +161,16 @@ def _row(
             value = _label(where, column, line[column])
             if value is not None:
                 labels.setdefault(task, {})[name] = value
-    values: dict[str, float | str | None] = {}
+    values: dict[str, float | str | None] = dict.fromkeys(FACTS) if options.file_facts else {}
     if "age" in line:
         values["age"] = _age(where, line["age"], notes)
     if "sex" in line:
         values["sex"] = _sex(line["sex"], notes)
-    report = line.get("report", "")
-    return Row(record, file, patient, split, report, labels, values | extra, *_given(where, line, options), item=item)
+    given = _given(where, line, options)
+    return Row(
+        record, file, patient, split, line.get("report", ""), labels, values | extra, *given, item=item,
+        facts_from_file=options.file_facts,
+    )  # fmt: skip
 
 
 def _file(where: str, root: _Root, cell: str) -> tuple[str, Path]:
@@ -422,7 +435,10 @@ def _from_files(folder: Path, root: Path, options: Options) -> Source:
         for record, item in (records or {name: None}).items():
             split = split_by_hash(record, train=8)
             given = (options.leads, options.rate_hz, options.units)
-            rows.append(Row(record, file, record, split, "", {}, {}, *given, item=item))
+            facts: dict[str, float | str | None] = dict.fromkeys(FACTS) if options.file_facts else {}
+            rows.append(
+                Row(record, file, record, split, "", {}, facts, *given, item=item, facts_from_file=options.file_facts)
+            )
     log.info("%s: no table; %d ECG files, %d other files", folder, len(files.paths), files.n_other)
     _warn_of_unknown_patients(str(folder), len(rows))
     return Source("folder", rows, bad_rows=tuple(bad_rows))
