@@ -18,7 +18,7 @@ import numpy as np
 
 from leadwise.batch import LEADS
 from leadwise.data.formats.given import Given
-from leadwise.data.formats.named_arrays import FACTS, MAX_VALUES, Facts, facts, from_named, item_row, signal_name
+from leadwise.data.formats.named_arrays import FACTS, MAX_VALUES, ArrayFacts, facts, from_named, item_row, signal_name
 from leadwise.data.formats.parsing import library_errors
 from leadwise.data.recordings.recording import RecordError, Recording
 
@@ -26,7 +26,7 @@ SUFFIXES = (".hdf5", ".h5", ".hdf")
 
 _BEGINS = b"\x89HDF\r\n\x1a\n"
 _MOST_ITEMS = 10_000_000
-_CODE15 = Facts(LEADS, 400.0)  # of files that have tracings and exam_id
+_CODE15 = ArrayFacts(LEADS, 400.0)  # of files that have tracings and exam_id
 _NO_EXAM = "0"
 
 
@@ -125,7 +125,7 @@ def _read(path: Path, file: Any, content: _Content, given: Given) -> Recording:
     dataset = file[content.name]
     stated = _facts(file, dataset)
     if content.is_code15:
-        stated = Facts(
+        stated = ArrayFacts(
             stated.leads or (_CODE15.leads if given.leads is None else None), stated.rate_hz or 400.0, stated.units
         )
     if given.item == _NO_EXAM and content.is_code15:
@@ -165,7 +165,7 @@ def _without_padding(array: np.ndarray) -> np.ndarray:
     return padded
 
 
-def _facts(file: Any, dataset: Any) -> Facts:
+def _facts(file: Any, dataset: Any) -> ArrayFacts:
     """What arrays and attributes beside the samples state."""
     values: dict[str, Any] = {}
     for holder in (file, dataset.parent, dataset):

@@ -29,7 +29,7 @@ FACTS = (*_RATES, *_LEADS, *_UNITS)  # names of what is read beside the samples
 
 
 @dataclass(frozen=True)
-class Facts:
+class ArrayFacts:
     """What a file states about its samples."""
 
     leads: tuple[str, ...] | None = None
@@ -67,16 +67,16 @@ def signal_name(path: Path, shapes: Mapping[str, tuple[int, ...]], n_dimensions:
     return fitting[0]
 
 
-def facts(values: Mapping[str, Any]) -> Facts:
+def facts(values: Mapping[str, Any]) -> ArrayFacts:
     """What named values state about rate, leads and units; values that cannot be that are passed over."""
     by_name = {name.rpartition("/")[2].casefold(): value for name, value in values.items()}
     rate_hz = next((rate for rate in (_number(by_name.get(name)) for name in _RATES) if rate is not None), None)
     leads = next((names for names in (_texts(by_name.get(name)) for name in _LEADS) if names), ())
     units = next((names for names in (_texts(by_name.get(name)) for name in _UNITS) if names), ())
-    return Facts(leads or None, rate_hz, units)
+    return ArrayFacts(leads or None, rate_hz, units)
 
 
-def from_named(path: Path, array: np.ndarray, stated: Facts, given: Given) -> Recording:
+def from_named(path: Path, array: np.ndarray, stated: ArrayFacts, given: Given) -> Recording:
     """The recording in an array (T0, L0) or (L0, T0), with what its file states; the caller's leads replace the file's.
 
     Raises:
