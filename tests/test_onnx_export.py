@@ -25,7 +25,10 @@ from leadwise.nn import masking
 from leadwise.nn.normalize import median, sorted_median
 from leadwise.onnx_export import OnnxExportError, export_graph, export_onnx, read_metadata
 
-NARROW = {"depth": 1, "embed_passes": 3}  # of CG-DMER, for a quick test; its other tests and those of ONNX files are slow
+NARROW = {
+    "depth": 1,
+    "embed_passes": 3,
+}  # of CG-DMER, for a quick test; its other tests and those of ONNX files are slow
 
 
 def tiny_run(case: str, signal: Signal = SIGNAL, folder: Path | None = None, **changes: object) -> runs.Run:
