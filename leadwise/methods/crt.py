@@ -178,7 +178,7 @@ class Method(PretrainingMethod):
         parts = []
         for tokenize, patch, mask in zip(self.tokenizers, patches, torch.split(visible, list(self.n_of), dim=1)):
             if torch.compiler.is_exporting():  # a graph cannot have a length that depends on the data
-                parts.append(tokenize(patch.flatten(0, 1)).unflatten(0, mask.shape) * mask[..., None])
+                parts.append(tokenize(patch.flatten(0, 1)).reshape(*mask.shape, self.config.width) * mask[..., None])
                 continue
             tokens = tokenize(patch[mask])  # (M', D): dropped patches do not enter a batch norm either
             grid = tokens.new_zeros(*mask.shape, self.config.width)

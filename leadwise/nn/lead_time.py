@@ -143,8 +143,8 @@ def _encode_parts_at_once(
     among = torch.tensor(masking.part_indices(n_leads, n_patches, n_parts), device=parts.device)  # (K, M)
     part = parts | ~nonempty[..., None, None]
     rows = among[:, None].expand(-1, patches.shape[0], -1).flatten(0, 1)  # (K B, M)
-    out: Tensor = encode(patches.repeat(n_parts, 1, 1, 1), part.flatten(0, 1), rows)
-    return out.unflatten(0, (n_parts, patches.shape[0]))
+    out = encode(patches.repeat(n_parts, 1, 1, 1), part.flatten(0, 1), rows)
+    return out.reshape(n_parts, patches.shape[0], out.shape[-1])
 
 
 @dataclass(frozen=True)
