@@ -247,11 +247,11 @@ def test_a_wrong_rate_is_named_with_the_likely_one(tmp_path: Path) -> None:
 
 
 def test_a_wrong_unit_of_the_whole_cohort_is_an_error(tmp_path: Path) -> None:
-    def microvolts(signals: dict[str, np.ndarray], rows: list[Row]) -> None:
+    def other_unit(signals: dict[str, np.ndarray], rows: list[Row]) -> None:
         for values in signals.values():
-            values *= 1000
+            values *= 0.015  # a larger unit is refused when the cohort is prepared
 
-    finding = finding_of(audit_cohort(make_cohort(tmp_path / "a", microvolts)), "units")
+    finding = finding_of(audit_cohort(make_cohort(tmp_path / "a", other_unit)), "units")
     assert (finding.severity, finding.n) == ("error", N)
 
 

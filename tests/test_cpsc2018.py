@@ -213,9 +213,9 @@ def test_a_struct_is_read_either_way_round_with_missing_samples(tmp_path: Path) 
         expected = np.where(np.isfinite(data), data, np.nan).T
         np.testing.assert_array_equal(recording.signal, expected)
         assert recording.files == files(path) == (path,)
-    with pytest.raises(RecordError, match="does not name its leads"):
+    with pytest.raises(RecordError, match="does not state the leads"):
         read(path, rate_hz=500, units="mV")
-    with pytest.raises(RecordError, match="does not state its sampling rate"):
+    with pytest.raises(RecordError, match="does not state the sampling rate"):
         read(path, leads=LEADS, units="mV")
 
 

@@ -21,8 +21,8 @@ from test_gradient_step import NAMES, OPTIONS, agree, batch_of, exact, exactly, 
 from test_methods import build
 from torch import Tensor
 
-import leadwise
 from leadwise import config, distributed
+from leadwise import run as runs
 from leadwise.batch import Batch
 from leadwise.config import OptimConfig
 from leadwise.data.loader import Sampler
@@ -315,7 +315,7 @@ def without_speed(rows: list[dict]) -> list[dict]:
 def test_the_command_line_leaves_one_whole_run(home: Path, whole: subprocess.CompletedProcess) -> None:
     assert whole.returncode == 0, whole.stderr
     assert whole.stdout.count("; curves: ") == 1
-    run = leadwise.load(home / "whole")
+    run = runs.load(home / "whole")
     assert run.config.optim.steps == 12
     rows = metrics(home / "whole")
     assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, 13))
@@ -340,7 +340,7 @@ def test_a_process_that_dies_ends_the_run(home: Path, torn: subprocess.Completed
 
 @pytest.mark.slow
 def test_two_processes_go_on_to_the_bit(home: Path, whole: object, two: object) -> None:
-    a, b = leadwise.load(home / "whole"), leadwise.load(home / "by two")
+    a, b = runs.load(home / "whole"), runs.load(home / "by two")
     assert a.fingerprint == b.fingerprint
     assert without_speed(metrics(home / "whole")) == without_speed(metrics(home / "by two"))
 

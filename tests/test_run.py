@@ -16,7 +16,6 @@ import torch
 from conftest import REPORTS, TINY, config_table, make_batch
 from safetensors.torch import load_file, save_file
 
-import leadwise
 from leadwise import run as runs
 from leadwise.config import Config, ConfigError, typed
 from leadwise.files import replacing
@@ -34,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_copied_folder_gives_the_same_embedding(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "elsewhere")
-    a, b = leadwise.load(folder), leadwise.load(tmp_path / "elsewhere")
+    a, b = runs.load(folder), runs.load(tmp_path / "elsewhere")
     batch = make_batch(3)
     assert torch.equal(a.method.embed_ecg(batch), b.method.embed_ecg(batch))
     assert torch.equal(a.method.embed_text(["normal ecg."]), b.method.embed_text(["normal ecg."]))

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wfdb
+from command_line import invoke
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leadwise.batch import LEADS, Signal
 from leadwise.data.formats.reading import files, read
 from leadwise.data.recordings.lead_algebra import EINTHOVEN
-from leadwise.data.recordings.recording import RecordError, Recording
+from leadwise.data.recordings.lead_names import standard_name
+from leadwise.data.recordings.recording import Digital, RecordError, Recording
 from leadwise.data.recordings.twelve_leads import conform, remarks, to_twelve_leads
 
 REAL = Path(__file__).resolve().parents[1].parent / "shared" / "data"
@@ -93,18 +95,41 @@ def test_both_micro_signs_mean_microvolts(tmp_path: Path, spelling: str, encodin
     np.testing.assert_allclose(read(header).signal, signal, atol=0.00051)
 
 
-def test_an_unknown_or_absent_unit_is_an_error_unless_given(tmp_path: Path) -> None:
+def test_an_absent_unit_is_an_error_unless_given(tmp_path: Path) -> None:
     header = write_wfdb(tmp_path, "a1", heart(250, 2.0), 250, list(LEADS)).with_suffix(".hea")
     known = read(header).signal
-    rewrite(header, "/mV", "/furlong")
-    with pytest.raises(RecordError, match=r"a1\.hea.*'furlong' is not known.*units="):
+    rewrite(header, "/mV", "")
+    with pytest.raises(RecordError, match=r"a1\.hea: the file does not state the unit; pass it \(--units, units=\)"):
         read(header)
     np.testing.assert_array_equal(read(header, units="mV").signal, known)
     np.testing.assert_allclose(read(header, units="uV").signal, known / 1000)
-    rewrite(header, "/furlong", "")
-    with pytest.raises(RecordError, match="no unit is given"):
-        read(header)
-    np.testing.assert_array_equal(read(header, units="mV").signal, known)
+    with pytest.raises(RecordError, match="given unit 'furlong' is not known; pass mV, uV, nV or V"):
+        read(header, units="furlong")
+
+
+def test_a_given_unit_never_replaces_a_stated_one_that_is_not_known(tmp_path: Path) -> None:
+    """The remedy of the message works: the channel is left out by its name."""
+    header = write_wfdb(tmp_path, "a1", heart(250, 2.0), 250, list(LEADS)).with_suffix(".hea")
+    known = read(header).signal
+    lines = header.read_text().splitlines()
+    header.write_text("\n".join([lines[0], lines[1].replace("/mV", "/furlong"), *lines[2:]]) + "\n")
+    for units in (None, "mV", "uV"):
+        with pytest.raises(RecordError, match=r"a1\.hea: the file states the unit 'furlong', which is not a voltage"):
+            read(header, units=units)
+    recording = read(header, leads=["-", *LEADS[1:]])
+    assert recording.leads == LEADS[1:]
+    assert recording.unused == ("I",)
+    np.testing.assert_array_equal(recording.signal, known[:, 1:])
+
+
+@pytest.mark.parametrize(
+    ("unit", "per_mv"), [("microvolt", 1000), ("millivolts", 1), ("nanovolt", 1e6), ("Volt", 0.001), ("MV", 1)]
+)
+def test_a_unit_may_be_a_word(tmp_path: Path, unit: str, per_mv: float) -> None:
+    header = write_wfdb(tmp_path, "a1", heart(250, 2.0), 250, list(LEADS)).with_suffix(".hea")
+    known = read(header).signal
+    rewrite(header, "1000(0)/mV", f"{1000 / per_mv:g}(0)/{unit}")
+    np.testing.assert_allclose(read(header, units="mV").signal, known, rtol=1e-9)
 
 
 def test_the_headers_own_unit_overrides_the_given_one(tmp_path: Path) -> None:
@@ -183,13 +208,16 @@ def _edit(old: str, new: str):
         (lambda path: path.with_suffix(".hea").write_text(""), "header is empty"),
         (lambda path: path.with_suffix(".hea").write_text("\x00\x01 what"), "line 1"),
         (_edit("a1 12 250 500", "a1 13 250 500"), "promises 13 signals and describes 12"),
-        (_edit("a1 12 250 500", "a1 12 250 0"), "no sample"),
         (_edit("a1 12 250 500", "a1 12 0 500"), "rate 0 Hz"),
-        (_edit("a1 12 250 500", "a1 12"), "does not state its sampling rate; pass rate_hz="),
+        (_edit("a1 12 250 500", "a1 12"), r"does not state the sampling rate; pass it \(--rate-hz, rate_hz=\)"),
         (_edit("a1 12 250 500", "a1 12 250 999999999999"), "implausible"),
-        (_edit("a1 12 250 500", "a1/3 12 250 500"), "multi-segment"),
+        (_edit("a1 12 250 500", "a1 12 20000 500"), "sampling rate 20000 Hz is implausible"),
+        (_edit("a1 12 250 500", "a1/30 12 250 500"), "promises 30 segments and lists 12"),
+        (_edit("a1 12 250 500", "a1/3 12 250 500"), r"a1\.dat\.hea: no such file"),
+        (_edit("1000(0)/mV", "1e-300(0)/mV"), "gain 1e-300 per mV, a step of 1e.303 uV, which is implausible"),
+        (_edit("1000(0)/mV", "what(0)/mV"), "has the gain 'what.*', which is not a number"),
         (_edit("a1.dat", "../a1.dat"), "outside the header's folder"),
-        (_edit("1000(0)/mV", "nan(0)/mV"), "gain nan"),
+        (_edit("1000(0)/mV", "nan(0)/mV"), "lead 'I' has the gain nan"),
         (_edit("1000(0)/mV", "1e999(0)/mV"), "gain inf"),
         (_edit("1000(0)/mV", "0(0)/mV"), r"gain 0"),
         (_edit("V6", "V5"), "lead 'V5' appears twice"),
@@ -235,8 +263,12 @@ def test_npy_faults(tmp_path: Path) -> None:
         read(path, **options)
     np.save(path, np.zeros((100, 12)))
     for missing in options:
-        with pytest.raises(RecordError, match=f"pass {missing}="):
+        with pytest.raises(RecordError, match=rf"does not state the .*; pass it \(--.*, {missing}=\)"):
             read(path, **{name: value for name, value in options.items() if name != missing})
+    with pytest.raises(
+        RecordError, match=r"the leads, the sampling rate and the unit; pass them .*leads=.*rate_hz=.*units="
+    ):
+        read(path)
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(RecordError, match="not a readable"):
         read(path, **options)
@@ -251,33 +283,67 @@ def test_csv_names_its_leads_or_they_are_given(tmp_path: Path) -> None:
     np.testing.assert_allclose(recording.signal, signal)
     np.savetxt(path, signal, delimiter=",", fmt="%.4f")
     np.testing.assert_allclose(read(path, leads=["V1", "V2", "V3"], rate_hz=250, units="mV").signal, signal)
-    with pytest.raises(RecordError, match="no lead names"):
+    with pytest.raises(RecordError, match="it does not name its channels"):
         read(path, rate_hz=250, units="mV")
     path.write_text("I,II\n0.1,\n0.2,0.3\n")
     assert np.isnan(read(path, rate_hz=250, units="mV").signal[0, 1])
     path.write_text("I,II\n0.1,oops\n")
-    with pytest.raises(RecordError, match="sample 1 is not 2 numbers"):
+    with pytest.raises(RecordError, match="line 2: lead 'II' is 'oops', which is not a number"):
         read(path, rate_hz=250, units="mV")
     path.write_bytes("I,II\n0.1,0.2\n\xff".encode("latin-1"))
-    with pytest.raises(RecordError, match="UTF-8"):
+    with pytest.raises(RecordError, match="line 3 has 1 cells where 2 are expected"):
         read(path, rate_hz=250, units="mV")
 
 
-def test_a_csv_header_names_the_leads_whatever_order_is_given(tmp_path: Path) -> None:
+def test_given_leads_replace_the_names_in_a_file(tmp_path: Path) -> None:
     signal = np.round(heart(250, 1.0), 4)[:, :3]
     path = tmp_path / "a.csv"
-    np.savetxt(path, signal, delimiter=",", header="II,i,V1", comments="", fmt="%.4f")
-    recording = read(path, leads=["I", "II", "V1"], rate_hz=250, units="mV")
-    assert recording.leads == ("II", "I", "V1")
-    np.testing.assert_allclose(recording.signal, signal)
-    for given_leads in (["I", "II", "V2"], ["I", "II"]):
-        with pytest.raises(RecordError, match=r"a\.csv: its first row names II, I, V1, leads= gives I, II"):
-            read(path, leads=given_leads, rate_hz=250, units="mV")
+    np.savetxt(path, signal, delimiter=",", header="II,i,filtered", comments="", fmt="%.4f")
+    recording = read(path, rate_hz=250, units="mV")
+    assert (recording.leads, recording.unused) == (("II", "I"), ("filtered",))
+    recording = read(path, leads=["I", "-", "V1"], rate_hz=250, units="mV")
+    assert (recording.leads, recording.unused) == (("I", "V1"), ("i",))
+    np.testing.assert_allclose(recording.signal, signal[:, [0, 2]])
+    with pytest.raises(
+        RecordError, match=r"a\.csv: it has 3 channels \(II, i, filtered\) and 2 leads are given \(I, II\)"
+    ):
+        read(path, leads=["I", "II"], rate_hz=250, units="mV")
+
+
+@pytest.mark.parametrize(
+    ("name", "lead"),
+    [
+        ("ECG I", "I"), ("Lead II", "II"), ("I (mV)", "I"), ("MDC_ECG_LEAD_AVR", "aVR"), ("lead_i", "I"), ("aVR lead", "aVR"),
+        ("C4", "V4"), ("D2", "II"), ("DIII", "III"), ("MLII", "II"), ("EKG V1", "V1"), ("I-REF", "I"), ("leadV5", "V5"),
+        ("Lead I (Einthoven)", "I"), ("avf", "aVF"), (" V6 ", "V6"), ("V1 [µV]", "V1"),
+        ("ECG I filtered", "ECG I filtered"), ("-aVR", "-aVR"), ("V3R", "V3R"), ("V7", "V7"), ("RESP", "RESP"), ("V", "V"),
+        ("lead", "lead"), ("", ""), ("X", "X"), ("1", "1"), ("mV", "mV"),
+    ],
+)  # fmt: skip
+def test_the_standard_name_of_a_lead(name: str, lead: str) -> None:
+    assert standard_name(name) == lead
+
+
+def test_recorded_leads_under_other_names_are_used(tmp_path: Path) -> None:
+    names = ["MLII", "II", "C1", "ECG I", "ECG I filtered", "RESP"]
+    signal = heart(250, 2.0)[:, :6]
+    recording = read(write_wfdb(tmp_path, "a1", signal, 250, names))
+    assert (recording.leads, recording.unused) == (("II", "V1", "I"), ("MLII", "ECG I filtered", "RESP"))
+    np.testing.assert_allclose(recording.signal, signal[:, 1:4], atol=0.00051)
+    recording = read(write_wfdb(tmp_path, "a2", signal[:, :1], 250, ["MLII"]))
+    assert recording.remarks == ("MLII, recorded from the torso, is used as lead II",)
+
+
+def test_no_lead_at_all_is_an_error_whose_remedy_works(tmp_path: Path) -> None:
+    path = write_wfdb(tmp_path, "a1", heart(250, 2.0)[:, :2], 250, ["X", "Y"])
+    with pytest.raises(RecordError, match=r"none of its channels \(X, Y\) is one of the leads I, .*--leads, leads="):
+        read(path)
+    assert read(path, leads=["-", "V1"]).leads == ("V1",)
 
 
 def test_a_given_lead_that_is_none_of_the_twelve_is_an_error(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", heart(250, 1.0)[:, :2])
-    with pytest.raises(RecordError, match=r"a\.npy: the lead 'aVFF' in leads= is none of .*nearest: 'aVF'"):
+    with pytest.raises(RecordError, match=r"a\.npy: the given lead 'aVFF' is none of .*nearest: 'aVF'"):
         read(tmp_path / "a.npy", leads=["I", "aVFF"], rate_hz=250, units="mV")
 
 
@@ -564,3 +630,181 @@ def test_real_records_conform_and_their_limb_leads_agree() -> None:
             if any(quality.flat for quality in twelve.quality):
                 flat_chest.add(header.stem)
     assert flat_chest == {"JS11438", "JS20004", "JS20008", "JS45542", "JS45544", "JS45551"}
+
+
+# ------------------------------------------------------------------------------------- channels, padding, derived leads
+
+
+def test_other_channels_make_no_recording_unreadable(tmp_path: Path) -> None:
+    """A channel that is no lead may have any unit, gain, storage, file or name."""
+    path = write_wfdb(tmp_path, "a1", heart(250, 2.0), 250, list(LEADS))
+    known = read(path).signal
+    header = path.with_suffix(".hea")
+    lines = header.read_text().splitlines()
+    others = [
+        "x.dat 16 10(0)/mmHg 16 0 0 0 0 ABP",
+        "y.dat 16x4 nan(0)/l/min 16 zero 0 none 0 Flow",
+        "../z.dat 212 0 16 0 0 0 0 I2",
+    ]
+    header.write_text("\n".join([lines[0].replace("a1 12", "a1 15"), *lines[1:13], *others]) + "\n")
+    recording = read(path)
+    np.testing.assert_array_equal(recording.signal, known)
+    assert recording.unused == ("ABP", "Flow", "I2")
+    assert "not used: ABP, Flow, I2" in remarks(to_twelve_leads(recording))
+
+
+def test_a_channel_with_more_samples_a_frame_is_not_used(tmp_path: Path) -> None:
+    """Frames of one sample of each lead and four of a channel that is no lead."""
+    steps = np.rint(heart(250, 2.0)[:, :2] * 1000).astype("<i2")
+    frames = np.hstack([steps[:, :1], np.arange(4 * len(steps)).reshape(-1, 4), steps[:, 1:]]).astype("<i2")
+    (tmp_path / "a1.dat").write_bytes(frames.tobytes())
+    (tmp_path / "a1.hea").write_text(
+        "a1 3 250 500\na1.dat 16 1000/mV 16 0 0 0 0 I\na1.dat 16x4 10/NU 16 0 0 0 0 RESP\na1.dat 16 1000/mV 16 0 0 0 0 II\n"
+    )
+    recording = read(tmp_path / "a1")
+    assert (recording.leads, recording.unused, recording.rate_hz) == (("I", "II"), ("RESP",), 250)
+    np.testing.assert_array_equal(recording.digital.samples, steps)
+
+
+def test_leads_with_several_samples_a_frame_have_a_higher_rate(tmp_path: Path) -> None:
+    steps = np.arange(1000).reshape(250, 4).astype("<i2")
+    frames = np.hstack([steps, np.zeros((250, 1))]).astype("<i2")
+    (tmp_path / "a1.dat").write_bytes(frames.tobytes())
+    (tmp_path / "a1.hea").write_text(
+        "a1 2 125 250\na1.dat 16x4 1000/mV 16 0 0 0 0 I\na1.dat 16 10/NU 16 0 0 0 0 RESP\n"
+    )
+    recording = read(tmp_path / "a1")
+    assert recording.rate_hz == 500
+    np.testing.assert_array_equal(recording.digital.samples[:, 0], np.arange(1000))
+
+
+def test_skewed_signals_are_aligned(tmp_path: Path) -> None:
+    """A sample of time t is stored in frame t + skew; the checksum is that of the stored samples."""
+    signal = np.rint(heart(250, 2.0)[:, :2] * 1000).astype("<i2")
+    stored = signal.copy()
+    stored[3:, 1] = signal[:-3, 1]
+    (tmp_path / "a1.dat").write_bytes(stored.tobytes())
+    sums = stored.astype(np.int64).sum(axis=0) % 65536
+    (tmp_path / "a1.hea").write_text(
+        f"a1 2 250 500\na1.dat 16 1000/mV 16 0 0 {sums[0]} 0 I\na1.dat 16:3 1000/mV 16 0 0 {sums[1]} 0 II\n"
+    )
+    recording = read(tmp_path / "a1")
+    np.testing.assert_array_equal(recording.digital.samples[:-3], signal[:-3])
+    assert np.isnan(recording.signal[-3:, 1]).all()
+
+
+def test_placeholders_of_a_header(tmp_path: Path) -> None:
+    """0 samples means "not stated"; a checksum 0 is not compared, another one is."""
+    path = write_wfdb(tmp_path, "a1", heart(250, 2.0), 250, list(LEADS))
+    known, header = read(path).signal, path.with_suffix(".hea")
+    rewrite(header, "a1 12 250 500", "a1 12 250 0")
+    np.testing.assert_array_equal(read(path).signal, known)
+    fields = [line.split() for line in header.read_text().splitlines()]
+    header.write_text(
+        "\n".join(" ".join([*row[:6], "0", *row[7:]]) if len(row) > 7 else " ".join(row) for row in fields)
+    )
+    np.testing.assert_array_equal(read(path).signal, known)
+    assert read(path).remarks == ()
+    rewrite(header, "a1 12 250 0", "a1 12 250 500")
+    assert read(path).remarks == ("the checksums of 12 leads are the placeholder 0 and were not compared",)
+
+
+def test_names_with_a_folder_or_in_capitals(tmp_path: Path) -> None:
+    path = write_wfdb(tmp_path, "a1", heart(250, 2.0), 250, list(LEADS))
+    known, header = read(path).signal, path.with_suffix(".hea")
+    header.write_text(header.read_text().replace("a1 12", "set/a1 12").replace("a1.dat", "set/a1.dat"))
+    np.testing.assert_array_equal(read(path).signal, known)
+    header.rename(tmp_path / "R0.HEA")
+    path.with_suffix(".dat").rename(tmp_path / "A1.DAT")
+    np.testing.assert_array_equal(read(tmp_path / "R0.HEA").signal, known)
+
+
+def test_segments_are_joined(tmp_path: Path) -> None:
+    """Variable layout: a layout segment, two segments with different leads, and a gap between them."""
+    signal = heart(250, 2.0)
+    write_wfdb(tmp_path, "s1", signal[:200], 250, list(LEADS))
+    write_wfdb(tmp_path, "s2", signal[300:, :2], 250, ["I", "II"])
+    (tmp_path / "m_layout.hea").write_text(
+        "m_layout 12 250 0\n" + "".join(f"~ 0 1000/mV 0 0 0 0 0 {lead}\n" for lead in LEADS)
+    )
+    (tmp_path / "m.hea").write_text("m/4 12 250 500\nm_layout 0\ns1 200\n~ 100\ns2 200\n")
+    recording = read(tmp_path / "m")
+    assert recording.leads == LEADS
+    assert recording.signal.shape == (500, 12)
+    np.testing.assert_allclose(recording.signal[:200], signal[:200], atol=0.00051)
+    assert np.isnan(recording.signal[200:300]).all()
+    np.testing.assert_allclose(recording.signal[300:, :2], signal[300:, :2], atol=0.00051)
+    assert np.isnan(recording.signal[300:, 2:]).all()
+    names = {file.name for file in files(tmp_path / "m")}
+    assert {"m.hea", "s1.hea", "s1.dat", "s2.hea", "s2.dat"} <= names
+
+
+@pytest.mark.parametrize("pair", [("I", "II"), ("I", "III"), ("II", "III")])
+def test_two_limb_leads_give_the_others(pair: tuple[str, str]) -> None:
+    signal = heart(250, 2.0)
+    chosen = [LEADS.index(lead) for lead in (*pair, "V1")]
+    twelve = to_twelve_leads(Recording("a", signal[:, chosen], (*pair, "V1"), 250))
+    np.testing.assert_allclose(twelve.signal[:, :7], signal[:, :7], atol=1e-12)
+    origins = [quality.origin for quality in twelve.quality]
+    assert origins[:6] == ["recorded" if lead in pair else "derived" for lead in LEADS[:6]]
+    assert origins[6:] == ["recorded"] + ["missing"] * 5
+
+
+@pytest.mark.parametrize("is_digital", [True, False])
+@pytest.mark.parametrize("n_leads", [12, 3])
+def test_padding_at_the_ends_is_not_observed(is_digital: bool, n_leads: int) -> None:
+    signal = np.round(heart(250, 4.0) + np.random.default_rng(0).normal(0, 0.01, (1000, 12)), 3)[:, :n_leads]
+    signal[150], signal[-251] = 0.1, 0.1
+    signal[:150], signal[-250:] = 0.0, 0.0
+    steps = np.rint(signal * 1000).astype(np.int16)
+    digital = Digital(steps, np.full(n_leads, 1.0), np.zeros(n_leads, dtype=np.int32))
+    recording = Recording("a", None if is_digital else signal, LEADS[:n_leads], 250, digital if is_digital else None)
+    twelve = to_twelve_leads(recording)
+    assert np.isnan(twelve.signal[:150]).all()
+    assert np.isnan(twelve.signal[-250:]).all()
+    assert np.isfinite(twelve.signal[150:-250, :n_leads]).all()
+    assert "padding of 0.60 s at the start and 1.00 s at the end left out" in remarks(twelve)
+    np.testing.assert_array_equal(recording.signal[:150], 0.0)  # the input is untouched
+
+
+def test_what_is_not_padding_stays() -> None:
+    signal = heart(250, 4.0)
+    flat_lead = signal.copy()
+    flat_lead[:500, 3] = 0.0  # one lead alone: an electrode was off
+    short = signal.copy()
+    short[:40] = 0.0  # 0.16 s
+    for table in (flat_lead, short, np.zeros((1000, 12))):
+        assert np.isfinite(to_twelve_leads(Recording("a", table, LEADS, 250)).signal).all()
+
+
+@pytest.mark.parametrize("units", ["mV", "uV"])
+def test_convert_writes_what_was_read(tmp_path: Path, units: str) -> None:
+    np.save(tmp_path / "a b.npy", heart(250, 2.0)[:, [0, 1, 6]] * (1000 if units == "uV" else 1))
+    options = ("--leads", "I,II,V1", "--rate-hz", "250", "--units", units)
+    invoke("convert", tmp_path / "a b.npy", tmp_path / "out", *options)
+    recording = read(tmp_path / "out" / "a_b")
+    known = read(tmp_path / "a b.npy", leads=["I", "II", "V1"], rate_hz=250, units=units)
+    np.testing.assert_allclose(recording.signal, known.signal, atol=0.00051)
+
+    # a second conversion changes no sample; derived leads are added on request
+    again = invoke("convert", tmp_path / "out" / "a_b.hea", tmp_path / "again", "--derive")
+    assert (again.returncode, "1 records written" in again.stdout) == (0, True)
+    twelve = read(tmp_path / "again" / "a_b")
+    assert twelve.leads == ("I", "II", "V1", "III", "aVR", "aVL", "aVF")
+    np.testing.assert_array_equal(twelve.digital.samples[:, :3], recording.digital.samples)
+    np.testing.assert_allclose(twelve.signal[:, 3:], to_twelve_leads(recording).signal[:, 2:6], atol=0.00051)
+
+    # nothing is overwritten unless requested
+    failed = invoke("convert", tmp_path / "out" / "a_b.hea", tmp_path / "again")
+    assert failed.returncode == 1
+    assert "exists already; pass --overwrite" in failed.stdout + failed.stderr
+    assert invoke("convert", tmp_path / "out" / "a_b.hea", tmp_path / "again", "--overwrite").returncode == 0
+
+
+def test_convert_of_a_folder_goes_on_after_a_bad_file(tmp_path: Path) -> None:
+    write_wfdb(tmp_path, "a1", heart(250, 2.0), 250, list(LEADS))
+    write_wfdb(tmp_path, "a2", heart(250, 2.0), 250, list(LEADS)).with_suffix(".dat").unlink()
+    ended = invoke("convert", tmp_path, tmp_path / "out")
+    assert ended.returncode == 1
+    assert "1 of 2 files were not converted" in ended.stdout + ended.stderr
+    np.testing.assert_array_equal(read(tmp_path / "out" / "a1").signal, read(tmp_path / "a1").signal)

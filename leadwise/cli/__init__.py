@@ -6,14 +6,18 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.logging import RichHandler
 
+from leadwise import __version__
 from leadwise.cli import (
     card,
     check,
     compare,
+    convert,
+    describe,
     methods,
     plot,
     prepare,
@@ -25,7 +29,7 @@ from leadwise.cli import (
     tasks,
     training,
 )
-from leadwise.cli.output import console, rank
+from leadwise.cli.output import console, out, rank
 
 app = typer.Typer(
     name="leadwise",
@@ -43,6 +47,7 @@ COMMANDS = (
     prepare.prepare,
     check.check,
     tasks.tasks,
+    describe.describe,
     methods.methods,
     training.pretrain,
     scores.embed,
@@ -53,7 +58,25 @@ COMMANDS = (
     reproduce.reproduce,
     card.card,
     plot.plot,
+    convert.convert,
 )
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        out.print(f"leadwise {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of leadwise itself; `help` of the app describes it."""
+
+
 for command in COMMANDS:
     app.command(cls=prepare.PrepareCommand if command is prepare.prepare else None)(command)
 app.add_typer(prompts.app, name="prompts")
@@ -65,6 +88,8 @@ def main() -> None:
     logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     for name in ("httpx", "huggingface_hub", "matplotlib", "transformers"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    out.stderr = False  # until --json - claims standard output
+    logging.getLogger("ecgbench").setLevel(logging.ERROR)  # its warnings are for its own command line
     try:
         app(standalone_mode=True)
     except (ValueError, OSError, RuntimeError) as error:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from leadwise.cli.output import (
+    AcceptChanges,
     CohortFolder,
     Csv,
     Json,
@@ -49,6 +50,7 @@ def embed(
     part: Annotated[str, typer.Option(help="backbone, shared, specific or both.")] = "backbone",
     split: Annotated[str | None, typer.Option(help="Only train, val or test.")] = None,
     window: WindowName = None,
+    accept_changes: AcceptChanges = False,
     json_file: Json = None,
 ) -> None:
     """Write an embedding for every recording of a cohort."""
@@ -56,7 +58,7 @@ def embed(
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import embed as embedding
 
-    loaded, opened = runs.load(run), Cohort.open(cohort)
+    loaded, opened = runs.load(run, accept_changes=accept_changes), Cohort.open(cohort)
     rows, left_out = embedding.usable(loaded, opened, opened.rows(split=split), window)
     with progress_bars() as progress:
         features = embedding.embed_cohort(loaded, opened, part, rows, bars(progress), window=window)
@@ -82,8 +84,9 @@ def probe(
     epochs: EpochsOfLegacy = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Also print each class.")] = False,
     picture: Annotated[
-        Path | None, typer.Option(help="Also draw a reliability diagram to this file (.png or .svg).")
+        Path | None, typer.Option(help="Also draw a reliability diagram to this file (.png, .svg or .pdf).")
     ] = None,
+    accept_changes: AcceptChanges = False,
     json_file: Json = None,
     csv_file: Csv = None,
     latex_file: Latex = None,
@@ -109,13 +112,15 @@ def probe(
         if picture is not None:
             raise typer.BadParameter("--picture draws the probabilities of the strict probe; omit --protocol")
         settings = legacy_settings(faults, epochs, part, splits, window, parsed_seeds)
-        protocol_report = run_legacy_probe(run, cohort, task, parsed_fractions, protocol, settings, json_file)
+        protocol_report = run_legacy_probe(
+            run, cohort, task, parsed_fractions, protocol, settings, json_file, accept_changes
+        )
         print_table(protocol_report.class_rows() if per_class else [], "AUROC per class")
         write_tables(csv_file, latex_file, protocol_report, per_class)
         return
 
     # the strict protocol
-    loaded = runs.load(run)
+    loaded = runs.load(run, accept_changes=accept_changes)
     opened = with_published_splits(Cohort.open(cohort), task, splits)
     with progress_bars() as progress:
         report = probing.run_probe(
@@ -155,6 +160,7 @@ def zeroshot(
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Also print each prompt set, and each class by set.")
     ] = False,
+    accept_changes: AcceptChanges = False,
     json_file: Json = None,
     csv_file: Csv = None,
     latex_file: Latex = None,
@@ -166,7 +172,10 @@ def zeroshot(
     from leadwise.evaluate.merl_legacy.legacy_task import with_published_splits
 
     # score the run on the split, or on the published split
-    loaded, opened = runs.load(run), with_published_splits(Cohort.open(cohort), task, splits)
+    loaded, opened = (
+        runs.load(run, accept_changes=accept_changes),
+        with_published_splits(Cohort.open(cohort), task, splits),
+    )
     with progress_bars() as progress:
         report = zero.run_zeroshot(
             loaded,

@@ -45,17 +45,25 @@ def tasks(
             if text:
                 out.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    # a source of many data sets lists them
+    datasets = catalogue.list_datasets(name) if name in every else []
+    if datasets:
+        brief = ("name", "records", "Hz", "licence", "get it from")
+        rows = [{key: line[key].removeprefix("https://") for key in brief} for line in datasets]
+        print_table(rows, f"data sets of {name}: leadwise prepare {name} PATH name=NAME")
+
     # a data set may have the name of one of its tasks, or no task of its own
     others = [task.name for task in every.get(name or "", ()) if task not in selected.get(name or "", ())]
     if others:
         out.print(f"the data set {name} has more tasks: {', '.join(others)}", highlight=False, soft_wrap=True)
-    if not pairs:
+    if not pairs and not datasets:
         out.print(
             f"the data set {name} has no tasks of its own; a cohort has those of its label columns",
             highlight=False,
             soft_wrap=True,
         )
-    write_json(json_file, {"command": "tasks", "tasks": [_to_json(source, task) for source, task in pairs]})
+    result = {"command": "tasks", "tasks": [_to_json(source, task) for source, task in pairs]}
+    write_json(json_file, result | ({"datasets": datasets} if datasets else {}))
 
 
 def _class_rows(task: Task) -> list[dict[str, str]]:

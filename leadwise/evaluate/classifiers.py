@@ -18,6 +18,7 @@ from leadwise.evaluate import logistic_regression, prompts
 from leadwise.evaluate.embed import Features
 from leadwise.evaluate.metrics.score import Floats
 from leadwise.evaluate.probe import ProbeTask
+from leadwise.evaluate.prompts.dictionary import task_prompts
 from leadwise.evaluate.text_embeddings import class_vector, cosines, embed_prompts
 from leadwise.run import Run
 
@@ -65,14 +66,14 @@ def probe_classifier(features: NDArray[np.floating], task: ProbeTask, part: str 
 def zeroshot_classifier(run: Run, cohort: Cohort, task: str, prompt_file: Path | None = None) -> Classifier:
     """Return the zero-shot classifier of a task's prompts.
 
-    Uses `prompt_file` if it belongs to this task, else the shipped prompts of the cohort's source.
+    Uses `prompt_file` if it belongs to this task, else the task's shipped prompts, else the dictionary of findings.
 
     Raises:
-        PromptError: the file cannot be used, or no prompts are shipped for the task.
+        PromptError: the file cannot be used, or there are no prompts for the task.
     """
     classes = tuple(cohort.tasks[task])
     loaded = prompts.load(prompt_file) if prompt_file else None
     if loaded is None or loaded.task != task:
-        loaded = prompts.load(prompts.find(cohort.source, task))
+        loaded = task_prompts(cohort.source, task, classes)
     vectors = [class_vector(texts) for texts in embed_prompts(run, loaded.for_classes(classes))]
     return Classifier(ZERO_SHOT, "shared", classes, lambda ecg: cosines(ecg, vectors), "cosine", loaded.provenance())

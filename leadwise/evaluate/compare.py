@@ -27,7 +27,7 @@ from leadwise.data import crops
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.usable_rows import LeftOut
 from leadwise.evaluate import probe as probing
-from leadwise.evaluate import prompts, zeroshot
+from leadwise.evaluate import zeroshot
 from leadwise.evaluate.embed import Rows, embed_cohort, training_overlap, usable
 from leadwise.evaluate.metrics.auprc import weighted_average_precision
 from leadwise.evaluate.metrics.auroc import weighted_auroc
@@ -255,7 +255,7 @@ class ZeroShotScorer:
 
     def settings(self, cohort: Cohort, task: str) -> dict[str, Any]:
         """Return the settings written to results: window, and file, hash and set of the prompts."""
-        loaded = prompts.load(self.prompts_path or prompts.find(cohort.source, task))
+        loaded = zeroshot.load_prompts(cohort, task, self.prompts_path)
         return {"prompts": loaded.provenance(self.prompt_set), "window": self.window}
 
 

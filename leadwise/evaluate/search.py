@@ -52,7 +52,7 @@ def search(
     scores = (unit(ecg) @ unit(vector)[0]).astype(float)
     order = np.argsort(-scores, kind="stable")[:top]
     nearest = rows[order]
-    labels = _labels(cohort, nearest)
+    labels = positive_classes(cohort, nearest)
     records, splits = cohort.records.take(nearest), cohort.splits(nearest)
     return [
         SearchHit(int(row), records[i], str(splits[i]), float(scores[rank]), labels[i])
@@ -70,7 +70,7 @@ def rows(hits: Sequence[SearchHit]) -> list[dict[str, object]]:
     ]
 
 
-def _labels(cohort: Cohort, rows: NDArray[np.integer]) -> list[dict[str, tuple[str, ...]]]:
+def positive_classes(cohort: Cohort, rows: NDArray[np.integer]) -> list[dict[str, tuple[str, ...]]]:
     """Return the positive classes of each row by task, without the tasks that a recording is not labelled for."""
     labels: list[dict[str, tuple[str, ...]]] = [{} for _ in rows]
     for task, classes in cohort.tasks.items():

@@ -28,6 +28,7 @@ from leadwise.evaluate.metrics.bootstrap import gain
 from leadwise.evaluate.metrics.f1 import best_thresholds
 from leadwise.evaluate.metrics.score import Floats, Score
 from leadwise.evaluate.prompts import ClassPrompts, Prompts
+from leadwise.evaluate.prompts.dictionary import task_prompts
 from leadwise.evaluate.sensitivity import PromptSensitivity, measure_sensitivity
 from leadwise.evaluate.text_embeddings import class_vector, cosines, embed_prompts
 from leadwise.methods.catalogue import patch_samples
@@ -67,6 +68,7 @@ class ZeroShotReport:
     shuffled: Control | None  # None: one patient has over half of the recordings
     sensitivity: PromptSensitivity  # to the wording: every prompt set of the file, and single prompts
     window: str | None = None  # window of longer recordings; None: the run's own setting
+    scored_by_name: tuple[str, ...] = ()  # classes without prompts of their own
     left_out: LeftOut = field(default_factory=LeftOut)  # recordings that the run cannot embed, with those of validation
 
     @property
@@ -92,6 +94,7 @@ class ZeroShotReport:
                 "set": self.prompt_set,
                 "n_prompts": self.n_prompts,
                 "classes": {code: list(texts) for code, texts in self.prompts.items()},
+                **({"scored_by_name": list(self.scored_by_name)} if self.scored_by_name else {}),
             },
             "trained": self.trained.to_json(),
             "untrained": self.untrained.to_json(),
@@ -179,7 +182,7 @@ def run_zeroshot(
     """Score zero-shot classification on one split of a task, with the untrained encoder and the shuffled control.
 
     Args:
-        prompts_path: a prompt file; default: the one shipped for the cohort's source and the task.
+        prompts_path: a prompt file; default: the one shipped for the cohort's source and the task, else the dictionary.
         prompt_set: name, short or rich; default: rich, or the single list of your own file.
         window: part of each recording that is embedded, see `data/crops.py`; default: the run's own setting.
 
@@ -246,6 +249,7 @@ def run_zeroshot(
         shuffled=shuffled_pairs(labels, scores, patients),
         sensitivity=sensitivity,
         window=window,
+        scored_by_name=loaded.by_name,
         left_out=left_out | val_left_out,
     )
 
@@ -277,14 +281,16 @@ def _check_text_encoder(run: Run) -> None:
 
 
 def load_prompts(cohort: Cohort, task: str, path: Path | None) -> Prompts:
-    """Return the prompt file of a task, by default the one shipped for the cohort's source.
+    """Return the prompts of a task: of a file, by default the shipped one of the cohort's source, else of the dictionary.
 
     Logs a warning if the file is for another source.
 
     Raises:
         PromptError: the file cannot be used, or is for another task.
     """
-    loaded = prompts.load(path or prompts.find(cohort.source, task))
+    if path is None:
+        return task_prompts(cohort.source, task, cohort.tasks[task])
+    loaded = prompts.load(path)
     if loaded.task != task:
         raise prompts.PromptError(
             f"{loaded.path}: the file is for task '{loaded.task}', not for the requested task '{task}'"

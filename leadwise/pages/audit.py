@@ -60,6 +60,11 @@ class CheckReport:
         n_measured = len(self.audit.measures.row)
         return f"{self.cohort.name}: {len(self.cohort)} recordings, samples of {n_measured} measured; {counts}"
 
+    @property
+    def origin(self) -> str:
+        """Licence, citation and address of the data set; '' where its source states none."""
+        return "; ".join(f"{key}: {text}" for key, text in self.cohort.about.items())
+
     def rows(self, n_examples: int = 3) -> list[dict[str, Any]]:
         """Return the findings as rows of a table."""
         return [_row(finding, n_examples) for finding in self.audit.findings]
@@ -75,6 +80,7 @@ class CheckReport:
             "cohort": self.cohort.name,
             "source": self.cohort.source,
             "fingerprint": self.cohort.fingerprint,
+            **({"about": self.cohort.about} if self.cohort.about else {}),
             "against": self.against,
             "run": self.run,
             "recordings": len(self.cohort),
@@ -136,6 +142,8 @@ def write_page(report: CheckReport, path: Path) -> None:
 
     # how to read the page
     page.text(f"{report.summary}. Source: {cohort.source}; index {cohort.fingerprint}.")
+    if report.origin:
+        page.text(f"{report.origin}.")
     for what, name in (
         ("Compared with cohort", report.against),
         ("Compared with the training patients of", report.run),

@@ -76,6 +76,7 @@ def _add_training(page: Page, card: Card) -> None:
         f"normalisation {signal['normalize']}",
         "scored on": f"{cohort['name']} (source {cohort['source']}, index {cohort['fingerprint']})",
         "recordings scored on": ", ".join(f"{n} {split}" for split, n in cohort["recordings"].items()),
+        **{f"{key} of the data set": text for key, text in cohort.get("about", {}).items()},
     }
     page.table([{"property": name, "value": str(value)} for name, value in rows.items()], "the run and the cohort")
     page.table([{"module": name, "parameters": f"{n:,}"} for name, n in facts["parameters_of"].items()], "parameters")

@@ -110,6 +110,15 @@ def check_leads(cohort: Cohort, table: LeadTable) -> list[Finding]:
     )
     add("leads not recorded", rows, [_lead_names(table.absent[row]) for row in rows], message, "note")
 
+    # channels of the files that are none of the twelve leads
+    rows, names = _unused_channels(cohort)
+    tally = Counter(name for channels in names for name in channels)
+    message = (
+        "The files have channels that are not among the twelve leads. They are not used; if one is a lead under another "
+        f"name, prepare the cohort with --leads. Channels: {first_few((f'{name} {n}' for name, n in tally.most_common()), 12)}."
+    )
+    add("channels not used", rows, [first_few(channels, 6) for channels in names], message, "note")
+
     # amplitudes
     largest = np.nan_to_num(table.largest_mv).max(axis=1)
     rows = _largest_first(np.where(largest > LARGEST_MV, largest, 0.0))
@@ -119,6 +128,21 @@ def check_leads(cohort: Cohort, table: LeadTable) -> list[Finding]:
     ]
     add("implausible amplitudes", rows, details, message)
     return findings
+
+
+def _unused_channels(cohort: Cohort) -> tuple[np.ndarray, list[list[str]]]:
+    """Return the rows whose file has channels that are not used, and the names of these channels."""
+    if "unused_leads" not in cohort.column_names:  # prepared by an earlier version
+        return np.empty(0, dtype=np.int64), []
+    rows, names = [], []
+    n_before = 0
+    for batch in cohort.columns(["unused_leads"]):
+        for place, channels in enumerate(batch.column(0).to_pylist()):
+            if channels:
+                rows.append(n_before + place)
+                names.append(channels)
+        n_before += len(batch)
+    return np.array(rows, dtype=np.int64), names
 
 
 def check_lengths(cohort: Cohort, table: LeadTable) -> list[Finding]:

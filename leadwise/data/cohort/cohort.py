@@ -75,6 +75,9 @@ class Cohort:
         self.folder = folder
         self.name = folder.resolve().name
         self.source: str = description["source"]
+        self.about: dict[str, str] = dict(
+            description.get("about", {})
+        )  # title, licence, citation, url ... of the source
         self.tasks: dict[str, tuple[str, ...]] = {task: tuple(names) for task, names in description["tasks"].items()}
         self.ledger = Ledger(**description["ledger"])
         self.fingerprint: str = description["index"]["sha256"][:16]  # the index holds the checksum of every recording
@@ -117,6 +120,16 @@ class Cohort:
         if verify:
             cohort._check_samples()
         return cohort
+
+    @property
+    def index_file(self) -> Path:
+        """The file of the index table."""
+        return Path(self._index_file)
+
+    @property
+    def shard_files(self) -> tuple[Path, ...]:
+        """The files of the samples, by number."""
+        return tuple(self.folder / self._files[number] for number in sorted(self._files))
 
     def __len__(self) -> int:
         return len(self.records)

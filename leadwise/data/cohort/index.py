@@ -182,6 +182,7 @@ def _description(
     return {
         "format": FORMAT,
         "source": source.name,
+        **({"about": source.about} if source.about else {}),
         "leads": list(LEADS),
         "tasks": {task: list(classes) for task, classes in source.tasks.items()},
         "settings": settings,

@@ -30,7 +30,7 @@ class Ledger:
     missing_file: int = 0  # dropped: a file does not exist
     bad_row: int = 0  # dropped: the row of the source's table cannot be used
     unreadable: int = 0  # dropped: the file is damaged or lacks a necessary value
-    nan: int = 0  # dropped: more than half of the recorded samples are missing
+    nan: int = 0  # dropped: too few samples are left, the rest is missing
     flat: int = 0  # dropped: every lead is flat
     copy: int = 0  # dropped: same samples as another patient's recording
     without_report: int = 0  # retained recordings that have no report

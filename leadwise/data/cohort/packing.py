@@ -12,7 +12,9 @@ from leadwise.data.recordings.recording import MISSING, Digital
 if TYPE_CHECKING:
     from leadwise.data.recordings.twelve_leads import TwelveLead
 
+LARGEST_MV = 50.0  # from the lead's median: no ECG amplifier has a wider range, so the gain or the unit is wrong
 _LARGEST = 32767
+_LEAST_S = 1.0  # of samples in the longest lead: a shorter piece holds no whole beat
 
 
 def pack(recording: TwelveLead) -> Digital:
@@ -67,13 +69,28 @@ def scale_into(signal: np.ndarray, block: np.ndarray, uv_per_step: np.ndarray, b
 
 def unusable_reason(recording: TwelveLead) -> tuple[str, str] | None:
     """Why a readable recording cannot be used, as (field of the ledger, detail); None if it can be used."""
+    # by the samples that are left: in a digitised print, each lead has a quarter of the recording
     n_samples = recording.n_samples
-    recorded = [quality for quality in recording.quality if quality.origin == "recorded"]
-    share = sum(quality.n_missing for quality in recorded) / (len(recorded) * n_samples)
-    if share > 0.5:
-        return "nan", f"{share:.0%} of its recorded samples are missing"
+    n_longest = max(n_samples - quality.n_missing for quality in recording.quality if quality.origin == "recorded")
+    if n_longest == 0 or (n_longest < 0.5 * n_samples and n_longest < _LEAST_S * recording.rate_hz):
+        return "nan", f"its longest lead has {n_longest / recording.rate_hz:.2g} s of samples, the rest is missing"
     observed = [quality for quality in recording.quality if quality.n_missing < n_samples]
     if all(quality.flat for quality in observed):
         doubt = f"; {recording.unit_doubt}" if recording.unit_doubt else ""
         return "flat", f"all {len(observed)} leads are flat{doubt}"
     return None
+
+
+def implausible_amplitude(recording: TwelveLead) -> str:
+    """Which lead leaves the range of any ECG amplifier, as text; '' if none does."""
+    for lead, quality in enumerate(recording.quality):
+        if quality.origin != "recorded" or not quality.max_abs_mv > LARGEST_MV:
+            continue
+        signal = recording.signal[:, lead]
+        largest = float(np.nanmax(np.abs(signal - np.nanmedian(signal))))
+        if largest > LARGEST_MV:
+            return (
+                f"record {recording.name}: lead {LEADS[lead]} deviates by {largest:.3g} mV from its median; no ECG "
+                f"exceeds {LARGEST_MV:g} mV: correct its unit or gain"
+            )
+    return ""

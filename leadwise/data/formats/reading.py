@@ -12,9 +12,10 @@ from pathlib import Path
 
 from leadwise.data import formats
 from leadwise.data.formats.given import Given, check_lead_names
+from leadwise.data.formats.rate_doubt import with_rate_doubt
 from leadwise.data.recordings.recording import RecordError, Recording
 
-_N_FIRST_BYTES = 4096  # of a file, given to `matches`
+_N_FIRST_BYTES = 16384  # of a file, given to `matches`; an XML file may begin with a long comment
 _MAX_BYTES = 1 << 30  # of a file that is read whole
 _FROM_BYTES = Path("bytes")  # names a recording in messages that was not read from a file
 
@@ -97,6 +98,7 @@ def read(
             f"record {path}: reading the format {file_format.name} needs the package {error.name!r}; "
             "install it with: pip install 'leadwise[formats]'"
         ) from None
+    recording = with_rate_doubt(recording)
     return recording if recording.format else replace(recording, format=file_format.name)
 
 
@@ -114,6 +116,33 @@ def files(path: Path) -> tuple[Path, ...]:
     path = Path(path)
     file_format = _format_of(path)
     return (path,) if file_format is None or file_format.files is None else file_format.files(path)
+
+
+def readable_files(folder: Path) -> tuple[Path, ...]:
+    """Every ECG file beneath a folder, in order of its path; of a recording of several files, the main one.
+
+    A file counts if its suffix is that of a format, and if the formats of this suffix, or their content, decide for one.
+    Hidden files are left out.
+    """
+    paths = []
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if hidden or not path.suffix or not path.is_file() or path.suffix.lower() not in suffixes():
+            continue
+        file_format = _format_of(path)
+        if file_format is None:
+            continue
+        if file_format.main_file is not None:
+            if file_format.main(path) == path:
+                paths.append(path)
+        elif _has_content_of(file_format, path):
+            paths.append(path)
+    return tuple(paths)
+
+
+def _has_content_of(file_format: Format, path: Path) -> bool:
+    with path.open("rb") as file:
+        return file_format.matches(file.read(_N_FIRST_BYTES))
 
 
 def missing_file(path: Path) -> Path | None:
@@ -174,7 +203,10 @@ def _format_of(path: Path) -> Format | None:
 
     # nothing decides: `read` of a format that has this suffix raises the error
     is_known = path.suffix.lower() in _by_suffix(tuple(formats.__path__))
-    return candidates[0] if is_known and not (path.suffix == "" and path.is_file()) else None
+    if not is_known or (path.suffix == "" and path.is_file()):
+        return None
+    named = (candidate for candidate in candidates if f".{candidate.name}" == path.suffix.lower())
+    return next(named, candidates[0])
 
 
 def _format_by_content(first_bytes: bytes, candidates: Sequence[Format]) -> Format | None:

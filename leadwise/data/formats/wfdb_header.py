@@ -176,6 +176,8 @@ def _signal(line: str, row: int) -> SignalLine:
             problem = f"signal line {row} has the gain {fields[2]!r}, which is not a number"
     if baseline is None:
         baseline = _whole(fields[4]) if n_fields > 4 else 0
+        if baseline is None:
+            problem = f"signal line {row} has the ADC zero {fields[4]!r}, which is not a number"
     try:
         checksum = int(fields[6]) % 65536 if n_fields > 6 else None
     except ValueError:

@@ -7,7 +7,7 @@ violates these equations. Swapped electrodes do not violate them, so they cannot
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -25,6 +25,25 @@ _TOLERANCE_MV = 0.05  # residuals below this are rounding, filtering or noise, n
 _TOLERANCE_SHARE = 0.3  # of the larger side of the equation
 _PERCENTILE = 98.0  # of |residual|: high enough to include the QRS, low enough to ignore a single spike
 _MIN_SAMPLES = 50
+
+
+def lead_pair(leads: Collection[str]) -> tuple[str, str] | None:
+    """The two of I, II and III from which the other limb leads are derived; None if fewer than two are among `leads`."""
+    present = [lead for lead in ("I", "II", "III") if lead in leads]
+    return (present[0], present[1]) if len(present) >= 2 else None
+
+
+def derive(lead: str, pair: Mapping[str, np.ndarray]) -> np.ndarray:
+    """A limb lead (T,) in mV from two of I, II and III, arrays (T,) in mV."""
+    first = pair["I"] if "I" in pair else pair["II"] - pair["III"]
+    second = pair["II"] if "II" in pair else pair["I"] + pair["III"]
+    of_i, of_ii = {"I": (1.0, 0.0), "II": (0.0, 1.0), **EINTHOVEN}[lead]
+    if of_i == 0.0:
+        return second
+    if of_ii == 0.0:
+        return first
+    derived: np.ndarray = of_i * first + of_ii * second
+    return derived
 
 
 def check_limb_leads(leads: Mapping[str, np.ndarray]) -> str:

@@ -43,7 +43,7 @@ class Recording:
     rate_hz: float
     digital: Digital | None = None  # the file's own integers, if it has them
     files: tuple[Path, ...] = ()  # all files that were read
-    contents: tuple[bytes, ...] = ()  # of these files, if they were read whole
+    contents: tuple[bytes, ...] = field(default=(), repr=False)  # of these files, if read whole; may name a patient
     unused: tuple[str, ...] = ()  # channels of the file that are not among the twelve leads, as the file names them
     format: str = ""  # of the file, with its version where it has one: "muse 9.0.10"
     # What the file states: `age` in years, `sex` ('male', 'female'), `device`, `year`, `heart_rate` in bpm, ...

@@ -1,7 +1,7 @@
 """Convert a recording to the twelve leads, and those to the array (L, T) that a `Signal` specifies.
 
 `read` (in `formats/reading.py`) reads a file. `to_twelve_leads` finds its leads by name, orders them, derives limb leads
-from I and II and determines the quality of each lead. `conform` resamples, crops and pads them for a model and marks
+from two of I, II and III, and determines the quality of each lead. `conform` resamples, crops and pads them for a model and marks
 which samples are observed. Signals are in mV, and no missing sample is invented.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache, cached_property
 
@@ -39,6 +39,8 @@ from leadwise.data.recordings.recording import (
 
 log = logging.getLogger(__name__)
 
+PADDING_S = 0.3  # a shorter constant run in every lead may be a slow stretch of a coarse recording
+
 
 @dataclass(frozen=True)
 class TwelveLead:
@@ -50,8 +52,9 @@ class TwelveLead:
     quality: tuple[LeadQuality, ...]  # 12
     lead_order: str  # result of lead_algebra.check_limb_leads
     digital: Digital | None = None  # (T0, 12), -32768 in derived and missing leads
-    unused: tuple[str, ...] = ()  # leads of the file that are not among the twelve
+    unused: tuple[str, ...] = ()  # channels of the file that are not among the twelve
     plausible: bool = False  # the range of every lead is certainly that of an ECG in mV; False means undecided
+    remarks: tuple[str, ...] = ()  # what reading the file changed or noticed
 
     @cached_property
     def signal(self) -> np.ndarray:
@@ -85,9 +88,10 @@ class TwelveLead:
 def to_twelve_leads(recording: Recording) -> TwelveLead:
     """Return the twelve standard leads of a recording (T0, 12) in mV, found by name, with the quality of each.
 
-    Limb leads that are missing are derived if I and II are present; other missing leads are NaN. Three things are logged
-    as warnings: limb leads that violate the limb-lead equations (`lead_order`), a doubtful unit (`unit_doubt`), and leads
-    that are not among the twelve (`unused`).
+    Limb leads that are missing are derived if two of I, II and III are present; other missing leads are NaN. Padding at
+    the ends (every lead constant for at least PADDING_S) becomes missing samples. Three things are logged as warnings:
+    limb leads that violate the limb-lead equations (`lead_order`), a doubtful unit (`unit_doubt`), and channels that are
+    not among the twelve (`unused`).
 
     Raises:
         RecordError: the recording has none of the twelve leads.
@@ -97,10 +101,11 @@ def to_twelve_leads(recording: Recording) -> TwelveLead:
     if not column:
         raise RecordError(
             f"record {recording.name}: none of the leads {', '.join(LEADS)}; it has {', '.join(recording.leads)}: "
-            "pass leads= or rename them in the file"
+            "name each of its channels (--leads, leads=)"
         )
+    recording, padding = _without_padding(recording, sorted(column.values()))
     digital = None if recording.digital is None else _reorder_digital(recording.digital, column)
-    unused = tuple(lead for lead in recording.leads if lead not in LEADS)
+    unused = (*(lead for lead in recording.leads if lead not in LEADS), *recording.unused)
 
     # integers of all twelve leads take a faster path
     twelve = None
@@ -108,6 +113,8 @@ def to_twelve_leads(recording: Recording) -> TwelveLead:
         twelve = _from_integers(recording, digital, unused)
     if twelve is None:
         twelve = _from_millivolts(recording, column, digital, unused)
+    if recording.remarks or padding:
+        twelve = replace(twelve, remarks=(*recording.remarks, *padding))
 
     # warnings
     if twelve.lead_order not in (lead_algebra.OK, lead_algebra.UNCHECKED):
@@ -130,21 +137,61 @@ def _from_millivolts(
     """The twelve leads of any recording: recorded or derived, NaN where a sample or a lead is missing."""
     signal = np.full((len(recording.signal), len(LEADS)), np.nan)
     origins: list[Origin] = []
-    derivable = lead_algebra.EINTHOVEN if "I" in column and "II" in column else {}
+    present = {lead for lead in column if np.isfinite(recording.signal[:, column[lead]]).any()}
+    pair = lead_algebra.lead_pair(column)
     for number, lead in enumerate(LEADS):
-        empty = lead not in column or not np.isfinite(recording.signal[:, column[lead]]).any()
-        if lead in column and not (empty and lead in derivable):
+        is_derivable = pair is not None and lead in lead_algebra.LIMB_LEADS and lead not in pair
+        if lead in column and not (lead not in present and is_derivable):
             signal[:, number] = recording.signal[:, column[lead]]
             origins.append("recorded")
-        elif lead in derivable:
-            of_i, of_ii = derivable[lead]
-            signal[:, number] = of_i * recording.signal[:, column["I"]] + of_ii * recording.signal[:, column["II"]]
+        elif pair is not None and is_derivable:
+            signal[:, number] = lead_algebra.derive(lead, {name: recording.signal[:, column[name]] for name in pair})
             origins.append("derived")
         else:
             origins.append("missing")
     quality = tuple(lead_quality(signal[:, k], origins[k], recording.rate_hz) for k in range(len(LEADS)))
     verdict = lead_algebra.check_limb_leads({lead: recording.signal[:, k] for lead, k in column.items()})
     return TwelveLead(recording.name, signal, recording.rate_hz, quality, verdict, digital, unused)
+
+
+def _without_padding(recording: Recording, columns: list[int]) -> tuple[Recording, tuple[str, ...]]:
+    """The recording with its padding as missing samples, and a remark on it.
+
+    Padding is a run at an end in which every lead is constant for at least PADDING_S. Exporters pad a short recording with
+    zeros; the samples are not of a heart. A recording that is constant from end to end is left as it is: it is flat.
+    """
+    table = recording.given if recording.digital is None else recording.digital.samples
+    if table is None:
+        return recording, ()
+    n_least = max(2, math.ceil(PADDING_S * recording.rate_hz))
+    begin = _constant_run(table, columns, n_least)
+    end = _constant_run(table[::-1], columns, n_least)
+    if begin == end == 0 or begin + end >= len(table):
+        return recording, ()
+
+    # mark these samples as missing, in the leads that are used
+    outside = np.concatenate([np.arange(begin), np.arange(len(table) - end, len(table))])
+    marked = np.array(table, order="K")
+    marked[outside[:, None], columns] = MISSING if recording.digital is not None else np.nan
+    remark = f"padding of {begin / recording.rate_hz:.2f} s at the start and {end / recording.rate_hz:.2f} s at the end left out"
+    if recording.digital is None:
+        return replace(recording, given=marked), (remark,)
+    return replace(recording, digital=replace(recording.digital, samples=marked)), (remark,)
+
+
+def _constant_run(table: np.ndarray, columns: list[int], n_least: int) -> int:
+    """The number of samples at the start of `table` (T0, L0) in which all `columns` are constant; 0 if below `n_least`."""
+    if len(table) <= n_least:
+        return 0
+    if table[n_least - 1, columns[0]] != table[0, columns[0]]:
+        return 0
+    first = table[0, columns]
+    for place in (n_least - 1, n_least // 2, n_least // 4):  # nearly every recording ends here
+        if not np.array_equal(table[place, columns], first):
+            return 0
+    differs = (table[:, columns] != first).any(axis=1)
+    n_constant = int(differs.argmax()) if differs.any() else len(table)
+    return n_constant if n_constant >= n_least else 0
 
 
 def _from_integers(recording: Recording, digital: Digital, unused: tuple[str, ...]) -> TwelveLead | None:
@@ -235,7 +282,7 @@ def remarks(recording: TwelveLead) -> tuple[str, ...]:
     lines = []
     for text, chosen in (
         ("not recorded", [q.origin == "missing" for q in recording.quality]),
-        ("derived from I and II", [q.origin == "derived" for q in recording.quality]),
+        ("derived from the other limb leads", [q.origin == "derived" for q in recording.quality]),
         ("flat", [q.flat for q in recording.quality]),
     ):
         names = [lead for lead, is_so in zip(LEADS, chosen) if is_so]
@@ -253,7 +300,7 @@ def remarks(recording: TwelveLead) -> tuple[str, ...]:
         lines.append(f"limb leads violate III = II - I or the equations of aVR, aVL and aVF: {recording.lead_order}")
     if recording.unit_doubt:
         lines.append(recording.unit_doubt)
-    return tuple(lines)
+    return (*lines, *recording.remarks)
 
 
 def _ratio(exact: float, n_samples: int) -> Fraction:

@@ -60,6 +60,12 @@ def title(name: str) -> str:
     return " ".join(inspect.cleandoc(find_source(name).__doc__ or "").partition("\n\n")[0].split())
 
 
+def list_datasets(name: str) -> list[dict[str, str]]:
+    """The data sets that a source of many offers; [] for a source that is one data set."""
+    listed: list[dict[str, str]] = getattr(find_source(name), "list_datasets", list)()
+    return listed
+
+
 # ---------------------------------------------------------------------------------------------------------- options
 
 

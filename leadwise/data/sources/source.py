@@ -25,6 +25,10 @@ RESERVED = frozenset((*_FROM_SOURCE, *_FROM_FILE, *_CHECKSUMS, *_PER_LEAD))
 """The index's own columns; an extra column of a source has another name."""
 
 
+FACTS = ("age", "sex", "device", "year")  # what a file may state of a recording
+TEXT_FACTS = ("sex", "device")
+
+
 @dataclass(frozen=True)
 class Row:
     """One recording of a source: its file, patient, split, report and labels."""
@@ -41,6 +45,7 @@ class Row:
     units: str | None = None  # for files that do not state their unit
     statements: tuple[str, ...] | None = None  # of the report, where the source lists them: `report` is stored as it is
     item: str | None = None  # which recording, in a file that holds several
+    facts_from_file: bool = False  # an empty report, and values of `extra` that are None, are read from the file
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Source:
     min_report_words: int = 0  # recordings with fewer words in their report are left out, unless the caller changes it
     settings: dict[str, float] = field(default_factory=dict)  # that decided the rows; stored in cohort.json
     n_published: int | None = None  # recordings in the whole data set, for `prepare --dry-run` with a part of it
+    about: dict[str, str] = field(default_factory=dict)  # title, licence, citation, url ...; stored in cohort.json
     bad_rows: Sequence[BadRow] = ()  # an error when a cohort is written, unless they may be left out
 
 
@@ -98,14 +104,17 @@ def check(source: Source) -> Facts:
     absent: list[str] = []
     absent_rows = array("q")
     names, places, owners = array("q"), array("q"), array("q")  # hashes: 8 bytes a row
-    digest = hashlib.sha256(json.dumps([source.name, source.tasks, source.settings]).encode())
+    stated = [source.name, source.tasks, source.settings, *([source.about] if source.about else [])]
+    digest = hashlib.sha256(json.dumps(stated).encode())
     for number, row in enumerate(in_slices(source.rows)):
         _check_row(source, row)
         digest.update(_row_text(row))
         if split_of.setdefault(row.patient, row.split) != row.split:
             torn[row.patient] = None
         for name, value in row.extra.items():
-            extra[name] = extra.get(name, False) or isinstance(value, str)
+            extra[name] = (
+                extra.get(name, False) or isinstance(value, str) or (row.facts_from_file and name in TEXT_FACTS)
+            )
         missing = missing_file(row.path)
         if missing is not None:
             absent_rows.append(number)

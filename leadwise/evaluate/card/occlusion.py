@@ -89,14 +89,25 @@ def choose_examples(
 def occlude(
     run: Run, cohort: Cohort, row: int, classifier: Classifier, name: str, progress: Progress | None = None
 ) -> OcclusionMap:
-    """Return the map of one record and class.
+    """Return the map of one record of a cohort and one class.
+
+    Raises:
+        EmbedError: nothing of the record can be hidden, or a score is not finite.
+    """
+    recording = Recordings(cohort, run.config.signal, np.array([row])).batch([0])
+    return occlude_batch(run, recording, row, classifier, name, progress)
+
+
+def occlude_batch(
+    run: Run, recording: Batch, row: int, classifier: Classifier, name: str, progress: Progress | None = None
+) -> OcclusionMap:
+    """Return the map of a batch of one record, and of one class; `row` numbers the record.
 
     Raises:
         EmbedError: nothing of the record can be hidden, or a score is not finite.
     """
     # The masks: the whole ECG, without each window, without each lead. Skip those that hide nothing or leave too little.
     signal, width_s = run.config.signal, window_s(run)
-    recording = Recordings(cohort, signal, np.array([row])).batch([0])
     window_masks = _window_masks(recording, signal, width_s)
     n_windows = len(window_masks) // len(signal.leads)
     whole = [~torch.zeros_like(recording.observed[0])]

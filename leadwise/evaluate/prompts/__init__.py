@@ -70,6 +70,7 @@ class Prompts:
     texts: dict[str, dict[str, tuple[str, ...]]]  # set -> class -> its prompts; every set has every class
     sha256: str  # of the file, and of the file that it extends
     generation: dict[str, str] | None = None  # keys GENERATION_KEYS; None: written by hand
+    by_name: tuple[str, ...] = ()  # classes without prompts of their own: their name is their only prompt
 
     @property
     def sets(self) -> tuple[str, ...]:

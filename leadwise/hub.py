@@ -1,0 +1,235 @@
+"""Share a run: find one by folder, name or hub id, and write a folder that leaves out who was trained on.
+
+A shared folder is a run folder with a README.md. `run.load` reads it and checks every weight. It contains neither the hashes of
+the training patients, from which small numbers can be counted back, nor caches, resume states, logs or local paths. The tokenizer
+contains words of the training reports.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from leadwise import __version__, weights
+from leadwise.run import Run, RunError
+
+FILES = ("config.toml", "data.json", "model.safetensors", "README.md")
+SHARED = (*FILES, "tokenizer/*")  # of a folder on the hub: nothing else is downloaded
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_PRIVATE_KEYS = {"people", "signals"}  # of data.json
+
+
+class HubError(RuntimeError):
+    """A run that cannot be found or shared; the message names the remedy."""
+
+
+def find(where: Path | str, download: bool = False, revision: str | None = None) -> Path:
+    """Return the run folder that `where` names: an existing folder, a name that ships with the package, or a hub id.
+
+    Args:
+        where: "runs/mine", "ptbxl" or "org/name".
+        download: fetch a hub id that is not in the local cache; without it the network is not used.
+        revision: branch, tag or commit of a hub id.
+
+    Raises:
+        HubError: there is no such folder or name, or the hub id is neither in the cache nor can be fetched.
+    """
+    # a folder comes first, then a name of the package
+    text = str(where)
+    if Path(where).exists():
+        if revision is not None:
+            raise HubError(f"revision={revision!r} belongs to a hub id, and {text} is a folder; leave it out")
+        return Path(where)
+    shipped = weights.folder(text)
+    if shipped is not None:
+        return shipped
+    if _HUB_ID.fullmatch(text) and not text.startswith("."):
+        return _snapshot(text, download, revision)
+    known = ", ".join(weights.names()) or "none yet"
+    raise HubError(
+        f"no run {text!r}: there is no such folder, and the names that ship with this version are: {known}. A hub id has the "
+        f"form org/name. To train one: leadwise demo, or leadwise pretrain CONFIG -o {text}"
+    )
+
+
+def _snapshot(repo: str, download: bool, revision: str | None) -> Path:
+    """Return the folder of a hub id in the local cache; fetch it first if `download` and it is not there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    wanted: dict[str, Any] = {"revision": revision, "allow_patterns": list(SHARED)}
+    try:
+        return Path(snapshot_download(repo, local_files_only=not download, **wanted))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, HFValidationError, OSError) as error:
+        if download:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise HubError(
+                f"{repo} cannot be downloaded ({reason}); check its name, your access and the network"
+            ) from None
+    version = f" --revision {revision}" if revision else ""
+    raise HubError(
+        f"no run {repo!r}: there is no such folder, and it is not in the local cache of the hub. Fetch it with "
+        f'leadwise.load("{repo}", download=True), or with: hf download {repo}{version}'
+    )
+
+
+def save_pretrained(
+    run: Run,
+    folder: Path | str,
+    card: bool = True,
+    people: bool = False,
+    license: str | None = None,
+    hub_id: str = "",
+) -> Path:
+    """Write a folder that can be shared: the run with a README.md, without who was trained on. Return the folder.
+
+    Args:
+        card: write README.md, with the metadata that a hub reads.
+        people: include the hashes of the training patients; for a folder that stays with the owner of the data.
+        license: the licence's identifier in the card's metadata, such as "cc-by-4.0".
+        hub_id: where the folder will be uploaded, for the card's example.
+
+    Raises:
+        RunError: the run has no folder, or lacks a file.
+        HubError: the folder exists and is not empty.
+    """
+    target = Path(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise HubError(f"{target} exists and is not empty; choose another folder")
+    if run.folder is None:
+        raise RunError("this run has no folder, so it cannot be shared; create it with one")
+
+    # written beside the target under a temporary name, so that an incomplete folder never has the final name
+    with _temporary_beside(target) as part:
+        _copy_files(run, run.folder, part, people)
+        if card:
+            (part / "README.md").write_text(card_text(run, license, hub_id), encoding="utf-8")
+        if target.exists():
+            target.rmdir()
+        part.rename(target)
+    return target
+
+
+def push_to_hub(run: Run, repo_id: str, private: bool = True, license: str | None = None) -> str:
+    """Upload what `save_pretrained` writes to the hub and return its address. It is private by default.
+
+    Raises:
+        HubError: the id is not org/name, or the hub cannot be reached or refuses.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    if not _HUB_ID.fullmatch(repo_id):
+        raise HubError(f"{repo_id!r} is no hub id; it has the form org/name")
+    with tempfile.TemporaryDirectory() as home:
+        folder = save_pretrained(run, Path(home) / "run", license=license, hub_id=repo_id)
+        try:
+            api = HfApi()
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"leadwise {__version__}")
+        except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise HubError(
+                f"{repo_id} cannot be uploaded ({reason}); check the network and your login (hf auth login)"
+            ) from None
+    return f"https://huggingface.co/{repo_id}"
+
+
+@contextmanager
+def _temporary_beside(target: Path) -> Iterator[Path]:
+    """Yield a new folder beside `target`; it is removed if it has not been renamed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    part.chmod(0o755)
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _copy_files(run: Run, source: Path, target: Path, people: bool) -> None:
+    """Copy weights and tokenizer, and write config and provenance without local paths and without patients."""
+    if not (source / "model.safetensors").is_file():
+        raise RunError(f"{source} has no model.safetensors: the run has saved no weights yet")
+    shutil.copyfile(source / "model.safetensors", target / "model.safetensors")
+    if (source / "tokenizer").is_dir():
+        shutil.copytree(source / "tokenizer", target / "tokenizer")
+    # the table as it is on disk: its digest is in the header of the weights
+    table = tomllib.loads((source / "config.toml").read_text(encoding="utf-8"))
+    if "cohort" in table.get("data", {}):
+        table["data"]["cohort"] = ""
+    (target / "config.toml").write_text(tomli_w.dumps(table), encoding="utf-8")
+    if people and (source / "trained_on.json").is_file():
+        shutil.copyfile(source / "trained_on.json", target / "trained_on.json")
+    provenance = {key: value for key, value in run.provenance.items() if people or key not in _PRIVATE_KEYS}
+    (target / "data.json").write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
+
+
+def card_text(run: Run, license: str | None = None, hub_id: str = "") -> str:
+    """Return the README.md of a shared run: metadata of the hub, then intended use, input, training data and limits."""
+    from huggingface_hub import ModelCardData
+
+    # metadata
+    method, signal, provenance = str(run.config.method["name"]), run.config.signal, run.provenance
+    source = str(provenance.get("source", "unknown"))
+    tags = ["ecg", "electrocardiogram", "leadwise", method]
+    metadata = ModelCardData(
+        library_name="leadwise", pipeline_tag="feature-extraction", tags=tags, language="en", license=license
+    )
+
+    # text
+    zero_shot = 'model.zeroshot("ecg.xml", ["atrial fibrillation", "sinus rhythm"])' if run.method.embeds_text else ""
+    n_parameters = sum(weight.numel() for weight in run.method.parameters())
+    lines = [
+        "---",
+        metadata.to_yaml(),
+        "---",
+        "",
+        f"# {hub_id or run.name}",
+        "",
+        f"An encoder of 12-lead ECGs, trained with the method `{method}` of leadwise {__version__}. "
+        "**Research use only. Not a medical device.**",
+        "",
+        "## Use",
+        "",
+        "```python",
+        "import leadwise as lw",
+        "",
+        f'model = lw.load("{hub_id}", download=True)' if hub_id else 'model = lw.load("path/of/this/folder")',
+        'vectors = model.embed("ecg.xml")  # (1, D)',
+        *([zero_shot] if zero_shot else []),
+        "```",
+        "",
+        "## Input and output",
+        "",
+        f"- Leads: {', '.join(signal.leads)}. Any of them may be missing.",
+        f"- {signal.duration_s:g} s at {signal.rate_hz} Hz; other rates are resampled, of longer recordings the "
+        f"{'middle' if signal.window == 'center' else 'first'} part is used. Scaling: `{signal.normalize}`.",
+        f"- Embeddings: {', '.join(run.method.parts)}. {n_parameters:,} parameters.",
+        "",
+        "## Training",
+        "",
+        f"- Data: source `{source}`, fingerprint `{provenance.get('fingerprint', 'unknown')}`.",
+        f"- {run.config.optim.steps:,} steps of {run.config.optim.batch_size} recordings.",
+        "- The patients that were used for training are not listed in this folder. Whether a test patient was among them "
+        "cannot be checked with it.",
+        "",
+        "## Limits",
+        "",
+        "- No score supports a decision about a patient. Scores on other populations and devices can be lower.",
+        "- A cosine is not a probability. Compare it with a reference cohort (`reference=`).",
+        "- Reports are statements of machines or clinicians; the encoder repeats their errors.",
+        "- The tokenizer contains words of the training reports.",
+        "- `leadwise card RUN COHORT` measures subgroups, robustness and calibration on your own data.",
+        "",
+    ]
+    return "\n".join(lines)
