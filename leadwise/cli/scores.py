@@ -83,6 +83,9 @@ def probe(
     picture: Annotated[
         Path | None, typer.Option(help="Also draw a reliability diagram to this file (.png or .svg).")
     ] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Also write the probe on all training labels to this file, for `predict`.")
+    ] = None,
     json_file: Json = None,
     csv_file: Csv = None,
     latex_file: Latex = None,
@@ -91,6 +94,7 @@ def probe(
     from leadwise import run as runs
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import probe as probing
+    from leadwise.evaluate import saved_probe
     from leadwise.evaluate.merl_legacy.legacy_task import with_published_splits
 
     # check the options before anything is loaded
@@ -102,9 +106,13 @@ def probe(
     parsed_seeds = probing.SEEDS if seeds is None else read_seeds(seeds)
     if picture is not None:
         check_picture(picture)
+    if save is not None:
+        check_probe_file(save)
 
     # the legacy protocol, or both
     if protocol != "strict":
+        if save is not None:
+            raise typer.BadParameter("--save writes the probe of the strict protocol; omit --protocol")
         if picture is not None:
             raise typer.BadParameter("--picture draws the probabilities of the strict probe; omit --protocol")
         settings = legacy_settings(faults, epochs, part, splits, window, parsed_seeds)
@@ -127,6 +135,8 @@ def probe(
             progress=bars(progress),
             window=window,
         )
+        if save is not None:
+            saved_probe.fit_probe(loaded, opened, task, part, window, bars(progress)).save(save)
     subject = f"{report.run} on {report.cohort}, task {task}{window_suffix(window)}"
     print_table(report.rows(), f"probe of {subject}: macro AUROC on test")
     if per_class:
@@ -135,6 +145,20 @@ def probe(
     write_tables(csv_file, latex_file, report, per_class)
     if picture is not None:
         draw_reliability(report, picture)
+    if save is not None:
+        out.print(f"probe written to {save}", highlight=False, soft_wrap=True)
+
+
+def check_probe_file(path: Path) -> None:
+    """Check that a probe can be written to `path`: it does not exist, or is a probe."""
+    from leadwise.evaluate.logistic_regression import ProbeError
+    from leadwise.evaluate.saved_probe import load_probe
+
+    if path.exists():
+        try:
+            load_probe(path)
+        except (ProbeError, OSError):
+            raise typer.BadParameter(f"--save {path}: it exists, and is no probe; choose another name") from None
 
 
 def zeroshot(
