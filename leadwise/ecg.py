@@ -120,7 +120,7 @@ class ECG:
         return self.unit_doubt
 
     def plot(self, path: Path | str | None = None) -> Figure:
-        """Return a figure on paper grid (25 mm/s, 10 mm/mV); with a path (.png or .svg), also write it there."""
+        """Return a figure on paper grid (25 mm/s, 10 mm/mV); with a path (.png, .svg or .pdf), also write it there."""
         from leadwise.pictures import ink, paper
 
         ecg, observed = twelve_leads.bridge_short_gaps(self.twelve)

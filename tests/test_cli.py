@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from command_line import invoke
 from conftest import config_table, make_batch
 from mimic_tree import write_tree
 
+import leadwise
 from leadwise.batch import LEADS
 from leadwise.cli import output
 from leadwise.data.cohort.cohort import Cohort
@@ -64,6 +66,62 @@ def test_a_process_of_its_own_prints_and_fails_as_one_does_here() -> None:
     failed, here = subprocess.run([*command, *words], capture_output=True, text=True), invoke(*words)
     assert failed.returncode == here.returncode != 0
     assert failed.stderr == here.stderr != ""
+
+
+def test_the_version_is_printed() -> None:
+    done = invoke("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"leadwise {leadwise.__version__}\n", "")
+
+
+def test_json_to_standard_output_is_all_that_goes_there(run_folder: Path, cohort_folder: Path, tmp_path: Path) -> None:
+    commands = (
+        ("tasks",),
+        ("check", cohort_folder),
+        ("zeroshot", run_folder, cohort_folder, "--task", "own", "--prompts", tmp_path / "prompts.toml"),
+        ("pretrain", run_folder / "config.toml", "--dry-run"),
+    )
+    (tmp_path / "prompts.toml").write_text(PROMPTS)
+    for words in commands:
+        done = invoke(*words, "--json", "-", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert isinstance(json.loads(done.stdout), dict | list)
+        assert done.stderr
+    assert not (tmp_path / "-").exists()
+    failed = invoke("zeroshot", "nowhere", cohort_folder, "--task", "own", "--json", "-")
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert invoke("tasks").stdout  # the next command prints to standard output again
+
+
+def test_intervals_are_readable_also_below_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_table([{"class": "macro", "difference": -0.127, "low": -0.296, "high": -0.028}], "a against b")
+    assert "-0.127 [-0.296, -0.028]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["embed", "probe", "zeroshot", "compare", "retrieve", "card", "check", "pretrain"])
+def test_a_changed_run_is_refused_and_accepted_by_every_command(
+    command: str, run_folder: Path, cohort_folder: Path, tmp_path: Path
+) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(run_folder, changed)
+    vocabulary = changed / "tokenizer" / "tokenizer.json"
+    vocabulary.write_text(vocabulary.read_text() + " ")
+    words: dict[str, tuple[object, ...]] = {
+        "embed": (changed, cohort_folder, "-o", tmp_path / "x.npz"),
+        "probe": (changed, cohort_folder, "--task", "own", "--fractions", "1", "--seeds", "42"),
+        "zeroshot": (changed, cohort_folder, "--task", "nothing"),
+        "compare": (run_folder, changed, cohort_folder, "--task", "nothing"),
+        "retrieve": (changed, cohort_folder, "normal ecg", "-o", tmp_path / "x.html"),
+        "card": (changed, cohort_folder, "-o", tmp_path / "x.html", "--tasks", "nothing"),
+        "check": (cohort_folder, "--run", changed),
+        "pretrain": (changed / "config.toml", "-o", changed, "--resume"),
+    }
+    refused = invoke(command, *words[command])
+    assert refused.returncode == 1
+    assert "tokenizer is not as it was when the weights were saved" in refused.stderr
+    assert "--accept-changes" in refused.stderr
+    accepted = invoke(command, *words[command], "--accept-changes")
+    assert "is not as it was" in " ".join(accepted.stderr.split())  # a warning
+    assert "--accept-changes" not in accepted.stderr
 
 
 def test_help_lists_every_command() -> None:
@@ -146,7 +204,7 @@ def test_plot_draws_png_and_svg_and_lists_missing_data(tmp_path: Path) -> None:
     ecg[100:200, 3] = np.nan
     np.save(tmp_path / "mine.npy", ecg)
     leads = "I,II,V1,V2,V3,V4,V5,V6"
-    for suffix in ("png", "svg"):
+    for suffix in ("png", "svg", "pdf"):
         words = ("plot", tmp_path / "mine.npy", "--leads", leads, "--rate-hz", 100, "--units", "mV")
         done = invoke(*words, "-o", tmp_path / f"x.{suffix}")
         assert done.returncode == 0, done.stderr
@@ -236,7 +294,8 @@ def test_a_mimic_tree_is_prepared_in_shares_by_processes_and_in_one_go(tmp_path:
     assert refused.returncode == 1
     assert "1 of 120 recordings have a missing file" in refused.stderr
     assert "Traceback" not in refused.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mimic"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mimic", "whole.partial"]
+    assert "missing_file" in (tmp_path / "whole.partial" / "dropped.csv").read_text(encoding="utf-8")
 
     whole = invoke("prepare", "mimic_iv_ecg", "mimic", "-o", "whole", *allowed, "--json", "whole.json", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr

@@ -193,6 +193,53 @@ def test_code15_names_the_exam_and_not_the_row(tmp_path: Path) -> None:
     assert check(source).n_absent == 30
 
 
+def test_echonext_is_a_task_for_each_finding_and_reads_rows_of_one_array(tmp_path: Path) -> None:
+    """A flag of 0 whose measurement is absent is unknown; the array is (N, 1, T, L)."""
+    flags = [column for one in ecgbench_labels.LABEL_SETS["echonext"] for column in one.names]
+    header = ["ecg_key", "patient_key", "split", "age_at_ecg", "lvef_value", *flags]
+    lines = [
+        ",".join([f"k{i}", f"p{i}", ("train", "val", "test", "no_split")[i % 4], "61", "" if i % 8 == 0 else "40"]
+                 + [str(int(i % 3 == 0))] * len(flags))
+        for i in range(24)
+    ]  # fmt: skip
+    (tmp_path / "echonext_metadata_100k.csv").write_text("\n".join([",".join(header), *lines]) + "\n")
+    signals = np.random.default_rng(0).normal(size=(6, 1, 500, 12)).astype(np.float32)
+    for split in ("train", "val", "test"):
+        np.save(tmp_path / f"EchoNext_{split}_waveforms.npy", signals + {"train": 0, "val": 1, "test": 2}[split])
+    source = ecgbench.read_source(tmp_path, ecgbench.Options("echonext"))
+    rows = {row.record: row for row in source.rows}
+    assert len(rows) == 18  # without no_split
+    assert rows["k4"].item == "1"
+    assert "lvef_lte_45" not in rows["k0"].labels  # not measured
+    assert rows["k9"].labels["lvef_lte_45"] == {"reduced ejection fraction": 1}
+    assert rows["k0"].labels["shd_moderate_or_greater"] == {"structural heart disease": 1}
+    write(source, tmp_path / "cohort")
+    cohort = Cohort.open(tmp_path / "cohort")
+    assert "not in mV" in cohort.about["remark"]
+    signal, rate_hz = cohort.signal(list(cohort.records).index("k5"))
+    assert rate_hz == 250.0
+    assert np.abs(signal - (signals[1, 0] + 1)).max() < 1e-3
+
+
+def test_a_recording_with_one_row_per_lead(tmp_path: Path) -> None:
+    """MedalCare-XL: simulated ECGs in CSV files without names, a split of its own."""
+    root = tmp_path / "WP2_largeDataset_Noise"
+    for number, split in enumerate(("train", "validation", "test")):
+        folder = root / "sinus" / split / f"run_{number:03d}"
+        folder.mkdir(parents=True)
+        samples = np.random.default_rng(number).normal(size=(12, 5000)).round(4)
+        for variant in ("raw", "noise", "filtered"):
+            np.savetxt(folder / f"{number:06d}_{variant}.csv", samples, delimiter=",", fmt="%.4f")
+    source = ecgbench.read_source(tmp_path, ecgbench.Options("medalcare_xl"))
+    assert sorted(row.split for row in source.rows) == ["test", "train", "val"]
+    assert source.tasks == {"pathology": ("sinus rhythm",)}
+    write(source, tmp_path / "cohort")
+    cohort = Cohort.open(tmp_path / "cohort")
+    signal, rate_hz = cohort.signal(list(cohort.splits(np.arange(3))).index("train"))
+    assert (signal.shape, rate_hz) == ((5000, 12), 500.0)
+    assert np.abs(signal.T - np.random.default_rng(0).normal(size=(12, 5000)).round(4)).max() < 1e-3
+
+
 def test_what_is_missing_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         CohortError, match=r"^source ecgbench: .*is not sph as it was downloaded: .*metadata\.csv"

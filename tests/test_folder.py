@@ -214,6 +214,7 @@ def test_any_other_column_is_stored(tmp_path: Path) -> None:
     assert index["Heart rate (bpm)"].isna().tolist() == [False, True, False]
     assert index["ward"].tolist() == ["01", "02", "03"]
     assert index["long"].tolist()[0] == "12345678901234567890"
+    assert read_source(manifest(tmp_path, "path,site\n0.npy,1\n1.npy,2\n")).rows[0].extra == {"site": "1"}
     assert index["table.offset"].tolist() == [7, 8, 9]
     assert index["offset"].tolist() == [0, 3600, 7200]
 
@@ -262,7 +263,7 @@ def test_two_recordings_of_one_file_may_belong_to_two_patients(tmp_path: Path) -
     stack = np.random.default_rng(0).normal(size=(3, 12, 300))
     np.save(tmp_path / "all.npy", stack)
     options = Options(LEADS, 100, "mV")
-    source = read_source(manifest(tmp_path, "path,item,patient\nall.npy,0,A\nall.npy,2,B\n"), options)
+    source = read_source(manifest(tmp_path, "path,item,patient\nall.npy,0,A\nall.npy,2.0,B\n"), options)
     assert [row.record for row in source.rows] == ["all/0", "all/2"]
     write(source, tmp_path / "out")
     cohort = Cohort.open(tmp_path / "out")

@@ -82,6 +82,13 @@ def test_a_recording_equals_the_library(tmp_path: Path) -> None:
     assert not any(word in repr(recording.stated) for word in ("Roe", "4711", "1951", "0304"))
 
 
+def test_statements_without_signatures() -> None:
+    texts = ["Sinus rhythm", "Confirmed by Roe, Jane MD on 04-MAR-2019", "Normal ECG"]
+    notes = pydicom.Sequence([dataset(UnformattedTextValue=text) for text in texts])
+    recording = read(write(group(samples(), [channel(lead) for lead in LEADS]), WaveformAnnotationSequence=notes))
+    assert recording.statements == ("Sinus rhythm", "Normal ECG")
+
+
 def test_the_rhythm_is_read_and_not_the_median() -> None:
     median = group(samples(600), [channel(lead) for lead in LEADS], WaveformOriginality="DERIVED")
     rhythm = group(samples() // 2, [channel(lead) for lead in LEADS])

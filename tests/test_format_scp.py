@@ -57,7 +57,12 @@ def write(
         definition += struct.pack("<IIB", begin, last or begin + len(values) - 1, CODES[lead])
     rhythm = struct.pack("<HHBB", step_nv, interval_us, 0, 0) + struct.pack("<H", 2 * len(values)) * len(leads)
     rhythm += b"".join(values[:, k].tobytes() for k in range(len(leads)))
-    sections = {1: section(1, person), 3: section(3, definition), 6: section(6, rhythm)}
+    texts = [b"Sinus rhythm\0", b"Confirmed by Roe, Jane MD on 04-MAR-2019\0"]
+    statements = struct.pack("<BHBBBBBB", 1, 2019, 3, 4, 1, 2, 3, len(texts))
+    statements += b"".join(struct.pack("<BH", k + 1, len(text)) + text for k, text in enumerate(texts))
+    sections = {
+        1: section(1, person), 3: section(3, definition), 6: section(6, rhythm), 8: section(8, statements),
+    }  # fmt: skip
 
     # section 0: where each section begins
     n_pointers = 12
@@ -81,6 +86,7 @@ def test_eight_leads_equal_the_library(tmp_path: Path) -> None:
     for number, lead in enumerate(reference.leads):
         assert np.abs(lead.samples - recording.signal[:, number]).max() < 1e-12  # mV
     assert recording.digital is not None
+    assert recording.statements == ("Sinus rhythm",)
     assert recording.stated == {"age": 67, "sex": "female", "year": 2019}
     assert not any(word in repr(recording) for word in ("Roe", "Jane", "4711"))
 

@@ -298,7 +298,7 @@ def test_svg_keeps_its_text_and_its_size(tmp_path: Path) -> None:
     assert width_pt / 72 * 25.4 == pytest.approx(276.0, abs=0.01)
 
 
-@pytest.mark.parametrize("suffix", [".png", ".svg"])
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 def test_the_same_picture_twice_is_the_same_file(tmp_path: Path, suffix: str) -> None:
     hidden = np.zeros((12, 5000), dtype=bool)
     hidden[:, 1000:1400] = True
@@ -310,8 +310,8 @@ def test_the_same_picture_twice_is_the_same_file(tmp_path: Path, suffix: str) ->
 
 def test_other_suffixes_are_refused_and_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
     figure = paper.draw(heartbeats(), RATE_HZ, LEADS)
-    with pytest.raises(ValueError, match=r"'\.pdf' is none of \.png, \.svg"):
-        ink.save(figure, tmp_path / "ecg.pdf")
+    with pytest.raises(ValueError, match=r"'\.gif' is none of \.png, \.svg, \.pdf"):
+        ink.save(figure, tmp_path / "ecg.gif")
     old = tmp_path / "page.html"
     old.write_text("old")
 

@@ -16,6 +16,7 @@ from leadwise.cli import app
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.layout import CohortError
 from leadwise.data.cohort.prepare import write
+from leadwise.data.sources import ptbxl
 from leadwise.data.sources.ptbxl import PTBXL, Options, read_source
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
@@ -129,6 +130,68 @@ def test_reports_from_another_file(tmp_path: Path) -> None:
     texts.write_text("ecg_id,text\n2,x\n2,y\n")
     with pytest.raises(CohortError, match="ecg_id 2 appears twice"):
         read_source(folder, Options(reports=texts))
+
+
+def plus_tree(folder: Path, statements: dict[int, str], mapping: str) -> Path:
+    """The label tables of PTB-XL+ in their own layout."""
+    (folder / "labels" / "mapping").mkdir(parents=True)
+    lists = pd.DataFrame({"ecg_id": list(statements), "statements": list(statements.values())})
+    lists.to_csv(folder / "labels" / "12sl_statements.csv", index=False)
+    (folder / "labels" / "mapping" / "12slv23ToSNOMED.csv").write_text(mapping, encoding="utf-8-sig")
+    return folder
+
+
+MAPPING = """StatementNumber,Acronym,FullText,id1,name1,
+22,NSR,Normal sinus rhythm,1,x,
+19,SRTH,Sinus rhythm,1,x,
+101,OCC,with occasional,1,x,
+102,PAC,premature atrial complexes,1,x,
+700,AU,", age undetermined",1,x,
+701,IMI,Inferior infarct,1,x,
+900,NML,Normal ECG,1,x,
+,,,,,
+"""
+
+
+def test_reports_of_12sl_from_the_files_of_ptb_xl_plus(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tree(tmp_path, LINES, ())
+    lists = {7: "['SRTH', 'OCC', 'PAC', '2ST', 'IMI', 'AU']", 1: "['NSR', 'NML']", 99999: "['NML']", 8: "[]"}
+    plus = plus_tree(tmp_path / "plus", lists, MAPPING)
+    options = Options(reports=Path("12sl"), plus=plus)
+    assert [row.report for row in read_source(folder, options).rows] == [
+        "Normal sinus rhythm; Normal ECG",
+        "",
+        "Sinus rhythm with occasional premature atrial complexes; Inferior infarct, age undetermined",
+        "",
+    ]
+    assert "no text for the acronyms 2ST (1 times)" in caplog.text
+    given = [str(folder), f"plus={plus}", "reports=12sl"]
+    done = CliRunner().invoke(app, ["prepare", "ptbxl", *given, "-o", str(tmp_path / "c"), "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert read_source(folder, Options(reports=Path("12sl"), plus=plus / "labels")).rows[0].report.startswith("Normal")
+
+
+def test_mistakes_with_ptb_xl_plus_are_clear_errors(tmp_path: Path) -> None:
+    folder = tree(tmp_path, LINES, ())
+    for options in ({"reports": Path("12sl")}, {"plus": tmp_path}, {"plus": tmp_path, "reports": Path("x.csv")}):
+        with pytest.raises(CohortError, match=r"reports=12sl and plus=FOLDER.* belong together; give both or neither"):
+            Options(**options)
+    with pytest.raises(CohortError, match=r"12sl_statements\.csv is missing; give the folder that contains PTB-XL\+"):
+        read_source(folder, Options(reports=Path("12sl"), plus=tmp_path))
+    plus = plus_tree(tmp_path / "plus", {1: "NSR NML"}, MAPPING)
+    with pytest.raises(CohortError, match=r"PTB-XL\+ record 1: statements is not a list of acronyms"):
+        read_source(folder, Options(reports=Path("12sl"), plus=plus))
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the official tables do not lie beside this checkout")
+def test_the_reports_of_12sl_are_those_of_the_published_statement_table(tmp_path: Path) -> None:
+    home = SHARED / "data" / "ptb-xl-plus"
+    table = pd.read_csv(home / "ptbxl_12sl_text.csv")
+    lists = {int(number): str(text.split(" ")) for number, text in zip(table["ecg_id"], table["acronyms"])}
+    plus = plus_tree(tmp_path, lists, (home / "12slv23ToSNOMED.csv").read_text(encoding="utf-8-sig"))
+    assert ptbxl._read_12sl(plus) == ptbxl._read_texts(home / "ptbxl_12sl_text.csv")
+    assert len(lists) == 21_799
 
 
 @pytest.mark.parametrize(

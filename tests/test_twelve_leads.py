@@ -288,10 +288,10 @@ def test_csv_names_its_leads_or_they_are_given(tmp_path: Path) -> None:
     path.write_text("I,II\n0.1,\n0.2,0.3\n")
     assert np.isnan(read(path, rate_hz=250, units="mV").signal[0, 1])
     path.write_text("I,II\n0.1,oops\n")
-    with pytest.raises(RecordError, match="sample 1 is not 2 numbers"):
+    with pytest.raises(RecordError, match="line 2: lead 'II' is 'oops', which is not a number"):
         read(path, rate_hz=250, units="mV")
     path.write_bytes("I,II\n0.1,0.2\n\xff".encode("latin-1"))
-    with pytest.raises(RecordError, match="UTF-8"):
+    with pytest.raises(RecordError, match="line 3 has 1 cells where 2 are expected"):
         read(path, rate_hz=250, units="mV")
 
 

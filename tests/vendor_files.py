@@ -17,7 +17,7 @@ def beats(n_samples: int = 1000, rate_hz: float = 500, bpm: float = 60, size: in
     time = np.arange(n_samples) / rate_hz
     phase = (time * bpm / 60 + 0.4) % 1.0 - 0.5
     width = 0.015 * bpm / 60
-    return np.round(size * np.exp(-((phase / width) ** 2) / 2) + 8 * np.sin(2 * np.pi * time)).astype(np.int16)
+    return np.round(size * np.exp(-((phase / width) ** 2) / 2) + 8 * np.sin(2 * np.pi * time + 0.7)).astype(np.int16)
 
 
 def eight_leads(n_samples: int = 1000, rate_hz: float = 500, bpm: float = 60) -> dict[str, np.ndarray]:

@@ -6,10 +6,12 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.logging import RichHandler
 
+from leadwise import __version__
 from leadwise.cli import (
     card,
     check,
@@ -28,7 +30,7 @@ from leadwise.cli import (
     tasks,
     training,
 )
-from leadwise.cli.output import console, rank
+from leadwise.cli.output import console, out, rank
 
 app = typer.Typer(
     name="leadwise",
@@ -60,6 +62,23 @@ COMMANDS = (
     plot.plot,
     convert.convert,
 )
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        out.print(f"leadwise {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of leadwise itself; `help` of the app describes it."""
+
+
 for command in COMMANDS:
     app.command(cls=prepare.PrepareCommand if command is prepare.prepare else None)(command)
 app.add_typer(prompts.app, name="prompts")
@@ -71,6 +90,7 @@ def main() -> None:
     logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     for name in ("httpx", "huggingface_hub", "matplotlib", "transformers"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    out.stderr = False  # until --json - claims standard output
     logging.getLogger("ecgbench").setLevel(logging.ERROR)  # its warnings are for its own command line
     try:
         app(standalone_mode=True)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from leadwise.cli.output import (
+    AcceptChanges,
     CohortFolder,
     Json,
     RunFolder,
@@ -37,6 +38,7 @@ def card(
     quick: Annotated[
         bool, typer.Option("--quick", help="A page in a minute or two: fewer changes, no untrained encoder.")
     ] = False,
+    accept_changes: AcceptChanges = False,
     json_file: Json = None,
 ) -> None:
     """Write one offline page about a run: training, scores by group, robustness, its parts, occlusion maps."""
@@ -48,8 +50,9 @@ def card(
     if target.suffix.lower() not in (".html", ".htm"):
         raise typer.BadParameter(f"-o {target}: a card is an HTML page; use a name such as card.html")
     names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
+    loaded = runs.load(run, accept_changes=accept_changes)
     with progress_bars() as progress:
-        result = cards.make_card(runs.load(run), Cohort.open(cohort), names, records, quick, prompts, bars(progress))
+        result = cards.make_card(loaded, Cohort.open(cohort), names, records, quick, prompts, bars(progress))
     target.parent.mkdir(parents=True, exist_ok=True)
     build_page(result).write(target)
     columns = ("task", "how", "macro", "low", "high", "untrained", "skipped")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from leadwise.cli.output import (
+    AcceptChanges,
     CohortFolder,
     Json,
     bars,
@@ -39,6 +40,7 @@ def check(
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Also print the number of recordings of each class by split.")
     ] = False,
+    accept_changes: AcceptChanges = False,
     json_file: Json = None,
 ) -> None:
     """Audit a cohort: splits, copies, leads, units, sampling rates, classes. Exit code 1 if there is an error, else 0."""
@@ -49,7 +51,7 @@ def check(
     # the audit needs what a run was trained on, and not its weights
     opened = Cohort.open(cohort)
     other = None if against is None else Cohort.open(against)
-    trained = None if run is None else runs.open_without_weights(run)
+    trained = None if run is None else runs.open_without_weights(run, accept_changes)
     with progress_bars() as progress:
         report = audit_page.check_cohort(opened, other, trained, sample, bars(progress))
     # the table always; page and JSON on request; the exit code for scripts

@@ -9,6 +9,7 @@ import typer
 
 from leadwise.cli.output import (
     REMARKS,
+    AcceptChanges,
     CohortFolder,
     Csv,
     Json,
@@ -41,6 +42,7 @@ def compare(
     resamplings: Annotated[
         int, typer.Option(min=100, help="Patient resamplings R; the smallest p-value is 2/(R+1).")
     ] = 10_000,
+    accept_changes: AcceptChanges = False,
     json_file: Json = None,
     csv_file: Csv = None,
     latex_file: Latex = None,
@@ -64,7 +66,7 @@ def compare(
 
     # compare, print the tables and write the files
     with progress_bars() as progress:
-        pair = (runs.load(run_a), runs.load(run_b))
+        pair = (runs.load(run_a, accept_changes=accept_changes), runs.load(run_b, accept_changes=accept_changes))
         result = comparing.run_compare(pair, Cohort.open(cohort), task, scorer, measure, resamplings, bars(progress))
     method = "zero-shot" if how == "zeroshot" else f"probe on {fraction:.0%} of labels"
     data = f"{result.settings['cohort']}, task {task}{window_suffix(window)}"

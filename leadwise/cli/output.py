@@ -36,7 +36,29 @@ RunFolder = Annotated[Path, typer.Argument(help="Run folder written by `leadwise
 CohortFolder = Annotated[Path, typer.Argument(help="Cohort folder written by `leadwise prepare`.")]
 Csv = Annotated[Path | None, typer.Option("--csv", help="Also write all scores to this CSV file, one per line.")]
 Latex = Annotated[Path | None, typer.Option("--latex", help="Also write the tables to this file (LaTeX, booktabs).")]
-Json = Annotated[Path | None, typer.Option("--json", help="Also write the result to this file, as one JSON object.")]
+STANDARD_OUTPUT = Path("-")  # as the value of --json
+
+
+def _leave_standard_output(path: Path | None) -> Path | None:
+    """Print tables and messages to standard error if the JSON object goes to standard output; called by typer."""
+    out.stderr = path == STANDARD_OUTPUT
+    return path
+
+
+Json = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        help="Also write the result to this file, as one JSON object. -: to standard output, all else to standard error.",
+        callback=_leave_standard_output,
+    ),
+]
+AcceptChanges = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changes", help="Use a run whose settings, tokenizer or weights were changed after they were saved."
+    ),
+]
 TaskName = Annotated[
     str, typer.Option("--task", help="Task, such as super; `leadwise tasks` lists them. own: labels of your own table.")
 ]
@@ -110,7 +132,7 @@ def print_table(rows: list[dict[str, Any]], title: str) -> None:
         line = {name: value for name, value in row.items() if name not in ("low", "high", *REMARKS)}
         for name in ("macro", "auroc", "trained", "difference"):
             if line.get(name) is not None and row.get("low") is not None:
-                line[name] = f"{row[name]:.3f} ({row['low']:.3f}-{row['high']:.3f})"
+                line[name] = f"{row[name]:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
         lines.append(line)
         row_name = " ".join(str(row[name]) for name in ("fraction", "features") if name in row)
         if row.get("features", "trained") == "trained":  # they are the same for all features
@@ -134,7 +156,12 @@ def _cell(value: Any) -> str:
 
 
 def write_json(path: Path | None, result: dict[str, Any]) -> None:
-    """Write a result as one JSON object, atomically, if a path is given."""
-    if path is not None:
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+    """Write a result as one JSON object if a path is given: to standard output for "-", else to the file, atomically."""
+    if path is None:
+        return
+    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
+    if path == STANDARD_OUTPUT:
+        sys.stdout.write(text)
+        return
+    with replacing(path) as temporary:
+        temporary.write_text(text)

@@ -17,7 +17,7 @@ def plot(
         typer.Argument(help="An ECG file of any format that can be read; a WFDB record also without suffix."),
     ],
     target: Annotated[
-        Path | None, typer.Option("-o", "--out", help=".png or .svg; default: the name of FILE and .png.")
+        Path | None, typer.Option("-o", "--out", help=".png, .svg or .pdf; default: the name of FILE and .png.")
     ] = None,
     leads: Annotated[
         str | None, typer.Option(help="Names of the channels, such as I,II,V1; - for one that is not used.")

@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leadwise.cli.output import Json, RunFolder, WindowName, bars, out, print_table, progress_bars, write_json
+from leadwise.cli.ecg_arguments import EcgFiles, Leads, RateHz, Units, file_inputs, given_of
+from leadwise.cli.output import (
+    AcceptChanges,
+    Json,
+    RunFolder,
+    WindowName,
+    bars,
+    out,
+    print_table,
+    progress_bars,
+    write_json,
+)
 from leadwise.cli.table_files import MARKER, check_target, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from leadwise.data.formats.given import Given
-
-EcgFiles = Annotated[list[Path], typer.Argument(help="ECG files, folders with ECG files, or one cohort folder.")]
-Leads = Annotated[str | None, typer.Option(help="Lead names of files that do not name them, such as I,II,V1.")]
-RateHz = Annotated[float | None, typer.Option(help="Sampling rate of files that do not state it.")]
-Units = Annotated[str | None, typer.Option(help="Unit of files that do not state it: mV, uV or V.")]
 
 _N_PRINTED = 10
 
@@ -40,6 +44,7 @@ def predict(
     leads: Leads = None,
     rate_hz: RateHz = None,
     units: Units = None,
+    accept_changes: AcceptChanges = False,
     json_file: Json = None,
 ) -> None:
     """Score ECG files by texts (zero-shot) or by a saved probe. Research use only; no score supports a decision."""
@@ -59,7 +64,7 @@ def predict(
     fitted = None if probe is None else load_probe(probe)
 
     # score
-    model = load(run)
+    model = load(run, accept_changes=accept_changes)
     with progress_bars() as progress:
         settings: dict[str, Any] = {"reference": None, "window": window}
         if fitted is not None:
@@ -86,26 +91,6 @@ def predict(
     result = {"command": "predict", "run": str(run), "fingerprint": model.fingerprint, **settings, "file": str(target)}
     write_json(json_file, {**result, "recordings": len(table), "refused": len(refused)})
     out.print(f"{len(table)} rows written to {target}", highlight=False, soft_wrap=True)
-
-
-def given_of(leads: str | None, rate_hz: float | None, units: str | None) -> Given:
-    """Return what the options state about files."""
-    from leadwise.data.formats.given import Given
-
-    names = tuple(lead.strip() for lead in leads.split(",")) if leads else None
-    return Given(names, rate_hz, units)
-
-
-def file_inputs(files: list[Path], given: Given) -> object:
-    """Return the ECGs of the arguments: the entries of files and folders, or the folder of one cohort."""
-    from leadwise.ecg_inputs import collect_paths
-
-    cohorts = [path for path in files if (path / "cohort.json").is_file()]
-    if len(cohorts) == len(files) == 1:
-        return cohorts[0]
-    if cohorts:
-        raise typer.BadParameter(f"{cohorts[0]} is a cohort; pass it alone, or ECG files and folders")
-    return collect_paths(files, given)
 
 
 def wide(scores: pd.DataFrame) -> pd.DataFrame:

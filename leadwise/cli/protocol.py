@@ -100,16 +100,16 @@ def run_legacy_probe(
     protocol: Any,
     settings: LegacySettings,
     json_file: Path | None,
+    accept_changes: bool = False,
 ) -> ProtocolReport:
     """Run the probe of the legacy protocol, or of both protocols; print and write the result."""
     from leadwise import run as runs
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate.protocol import run_protocol
 
+    loaded = runs.load(run, accept_changes=accept_changes)
     with progress_bars() as progress:
-        report = run_protocol(
-            runs.load(run), Cohort.open(cohort), task, fractions, protocol, settings, progress=bars(progress)
-        )
+        report = run_protocol(loaded, Cohort.open(cohort), task, fractions, protocol, settings, progress=bars(progress))
     print_report(report)
     write_json(json_file, report.to_json())
     return report

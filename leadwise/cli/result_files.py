@@ -52,9 +52,11 @@ def write_tables(csv_file: Path | None, latex_file: Path | None, report: ScoreRe
 
 
 def check_picture(path: Path) -> None:
-    """Raise BadParameter if the suffix is not .png or .svg; called before the computation starts."""
-    if path.suffix.lower() not in (".png", ".svg"):
-        raise typer.BadParameter(f"--picture {path}: the name must end in .png or .svg")
+    """Raise BadParameter if pictures cannot be written with this suffix; called before the computation starts."""
+    from leadwise.pictures.ink import SUFFIXES
+
+    if path.suffix.lower() not in SUFFIXES:
+        raise typer.BadParameter(f"--picture {path}: the name must end in {' or '.join(SUFFIXES)}")
 
 
 def draw_reliability(report: ProbeReport, path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from leadwise.cli.output import (
+    AcceptChanges,
     CohortFolder,
     Json,
     RunFolder,
@@ -39,6 +40,7 @@ def retrieve(
     split: Annotated[
         str | None, typer.Option(help="Only train, val or test [with a text: all; for scores: test].")
     ] = None,
+    accept_changes: AcceptChanges = False,
     json_file: Json = None,
 ) -> None:
     """Search and draw the ECGs nearest to a text. Without a text: score retrieval, ECG to report and report to ECG."""
@@ -54,7 +56,7 @@ def retrieve(
     from leadwise.pages.search import build_page
 
     # without a text: score the run and print the table
-    loaded, opened = runs.load(run), Cohort.open(cohort)
+    loaded, opened = runs.load(run, accept_changes=accept_changes), Cohort.open(cohort)
     if text is None:
         with progress_bars() as progress:
             report = scoring.run_retrieval(loaded, opened, split or "test", bars(progress))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from leadwise.files import replacing
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
 MARKER = ("ecg", "refused")
 """The first two columns of every table; a file that begins with other columns belongs to the user."""
@@ -58,3 +61,27 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
             table.to_csv(temporary, index=False, float_format="%.6g")
         else:
             table.to_parquet(temporary, index=False)
+
+
+def write_embeddings(
+    path: Path,
+    features: NDArray[np.float32],
+    records: Sequence[str],
+    reasons: Sequence[str],
+    about: Mapping[str, Sequence[str] | NDArray[Any]] | None = None,
+) -> None:
+    """Write embeddings (N, D) with N names and, where there is no embedding, reasons; `about` has further columns."""
+    if path.suffix.lower() == ".npz":
+        import numpy as np
+
+        columns = {"record": records, "refused": reasons, **(about or {})}
+        texts: dict[str, Any] = {name: np.array(list(values), dtype=np.str_) for name, values in columns.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, embedding=np.asarray(features, dtype=np.float32), **texts)
+        return
+    import pandas as pd
+
+    names = dict(zip(MARKER, (list(records), list(reasons)))) | {name: list(v) for name, v in (about or {}).items()}
+    vectors = pd.DataFrame(features, columns=[f"embedding{k}" for k in range(features.shape[1])])
+    write_table(pd.concat([pd.DataFrame(names), vectors], axis=1), path)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from leadwise.cli.output import (
+    AcceptChanges,
     Json,
     bars,
     out,
@@ -49,11 +50,13 @@ def pretrain(
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings to change: method.mask_ratio=0.6")] = None,
     target: Annotated[Path | None, typer.Option("-o", "--out", help="Run folder to write.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --out exactly where it stopped.")
+        bool,
+        typer.Option("--resume", help="Continue the run in --out exactly where it stopped; optim.steps may be larger."),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print settings, counts, parameters, time and memory; train nothing.")
     ] = False,
+    accept_changes: AcceptChanges = False,
     json_file: Json = None,
 ) -> None:
     """Train a method on the ECGs and reports of a cohort and write a run folder."""
@@ -79,7 +82,7 @@ def pretrain(
     if target is None:
         raise typer.BadParameter("no run folder given: pass -o runs/NAME (or --dry-run)")
     with progress_bars(visible=first) as progress:
-        training.pretrain(typed, target, resume=resume, progress=bars(progress) if first else None)
+        training.pretrain(typed, target, resume, bars(progress) if first else None, accept_changes)
     if not first:
         return
     from leadwise.pictures import curves, ink

@@ -96,14 +96,19 @@ def column(values: Iterable[str], decimal_comma: bool = False) -> list[float | N
 
     Whole numbers that begin with 0 or have more digits than a float64 are names (of a site, a device), not numbers.
     """
-    texts = [None if is_empty(value) else value.strip() for value in values]
+    cells = texts(values)
     numbers: list[float | None] = []
-    for text in texts:
+    for cell in cells:
         try:
-            numbers.append(None if text is None else _quantity(text, decimal_comma))
+            numbers.append(None if cell is None else _quantity(cell, decimal_comma))
         except ValueError:
-            return texts
-    return numbers if any(value is not None for value in numbers) else texts
+            return cells
+    return numbers if any(value is not None for value in numbers) else cells
+
+
+def texts(values: Iterable[str]) -> list[str | None]:
+    """A column as texts without spaces around them; an empty cell is None."""
+    return [None if is_empty(value) else value.strip() for value in values]
 
 
 def _quantity(text: str, decimal_comma: bool) -> float:

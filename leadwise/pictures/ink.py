@@ -20,6 +20,8 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 INK = "#1b1b1f"  # text and traces
 GREY = "#8a8a92"  # absent or secondary
 PALE = "#d9d9de"  # frames and rules
+SUFFIXES = (".png", ".svg", ".pdf")  # of the files to which pictures are written
+_DATED = {".png": "Software", ".svg": "Date", ".pdf": "CreationDate"}  # metadata that differs between equal pictures
 DPI = 254  # ten pixels per millimetre, so that the lines of ECG paper fall on whole pixels
 
 
@@ -41,16 +43,20 @@ def tidy(axes: Axes, title: str = "") -> None:
 
 
 def save(figure: Figure, path: Path, dpi: float = DPI) -> None:
-    """Write the figure as PNG or SVG, according to the suffix of `path`; the file is replaced atomically.
+    """Write the figure as PNG, SVG or PDF, according to the suffix of `path`; the file is replaced atomically.
 
-    The same figure gives the same bytes: no date, no random ids. In an SVG, text is stored as text.
+    The same figure gives the same bytes: no date, no random ids. In an SVG and a PDF, text is stored as text.
 
     Raises:
-        ValueError: the suffix is not .png or .svg.
+        ValueError: the suffix is none of SUFFIXES.
     """
-    kind = path.suffix.lower().removeprefix(".")
-    if kind not in ("png", "svg"):
-        raise ValueError(f"cannot draw to {path.name}: the suffix '{path.suffix}' is none of .png, .svg")
-    metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    with replacing(path) as part, matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "leadwise"}):
-        figure.savefig(part, format=kind, dpi=dpi, metadata=metadata, bbox_inches=None)
+    kind = path.suffix.lower()
+    if kind not in SUFFIXES:
+        raise ValueError(f"cannot draw to {path.name}: the suffix '{path.suffix}' is none of {', '.join(SUFFIXES)}")
+    metadata: dict[str, str | None] = {_DATED[kind]: None}
+    with (
+        replacing(path) as part,
+        # 42 is TrueType, in which text stays text
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "leadwise", "pdf.fonttype": 42}),
+    ):
+        figure.savefig(part, format=kind.removeprefix("."), dpi=dpi, metadata=metadata, bbox_inches=None)

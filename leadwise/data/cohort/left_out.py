@@ -15,7 +15,8 @@ from leadwise.files import replacing
 FILE = "dropped.csv"
 
 _PLACE = re.compile(r"^(record .*?|\S.*? row \d+): ")  # what begins a detail and differs between recordings
-_VALUE = re.compile(r"'[^']*'|\d+(\.\d+)?")
+_VALUE = re.compile(r"'[^']*'|\([^()]*\)|\d+(\.\d+)?")
+_NAMES_ONLY = ("missing_file", "copy")  # reasons whose detail only names a file or a recording
 
 
 class LeftOutError(CohortError):
@@ -60,7 +61,7 @@ def groups(dropped: Iterable[Dropped]) -> list[ReasonGroup]:
     """Recordings whose details differ only in names and numbers, as groups; the largest first."""
     members: dict[tuple[str, str], list[Dropped]] = {}
     for entry in dropped:
-        kind = "" if entry.reason == "missing_file" else _VALUE.sub("#", _short(entry))
+        kind = "" if entry.reason in _NAMES_ONLY else _VALUE.sub("#", _short(entry))
         members.setdefault((entry.reason, kind), []).append(entry)
     return [
         ReasonGroup(reason, len(entries), entries[0].record, _short(entries[0]), entries[0].detail)

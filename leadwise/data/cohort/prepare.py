@@ -83,6 +83,7 @@ def write(
     partial = out.with_name(out.name + ".partial")
     _check_target(out, overwrite)
     with locked(partial):
+        _check_target(out, overwrite)  # another process may have finished it meanwhile
         facts = _check_source(source, partial, allow_missing, allow_unreadable)
         (partial / "parts").mkdir(parents=True, exist_ok=True)
         jobs = ShardJobs(source, partial, shard_records, _min_report_words(source, min_report_words), facts.extra)
@@ -165,6 +166,7 @@ def write_share(
     partial = out.with_name(out.name + ".partial")
     _check_target(out, False)
     with locked(partial, share):
+        _check_target(out, False)
         facts = _check_source(source, partial, allow_missing, allow_bad_rows=True)
         (partial / "parts").mkdir(parents=True, exist_ok=True)
         jobs = ShardJobs(source, partial, shard_records, _min_report_words(source, min_report_words), facts.extra)

@@ -140,7 +140,10 @@ def _plan_hash(job: ShardJob, files: list[tuple[Path, ...]]) -> str:
             except OSError:
                 stats.append((-1, -1))
         values = (row.record, str(row.path), row.patient, row.split, row.report, row.statements, row.labels, row.extra)
-        digest.update(json.dumps((*values, row.leads, row.rate_hz, row.units, row.item, stats)).encode() + b"\n")
+        digest.update(
+            json.dumps((*values, row.leads, row.rate_hz, row.units, row.item, row.facts_from_file, stats)).encode()
+            + b"\n"
+        )
     return digest.hexdigest()
 
 
@@ -187,12 +190,12 @@ def _write_shard(
 
 def _pack_row(row: Row, files: tuple[Path, ...], min_report_words: int) -> tuple[dict[str, Any], bytes] | Dropped:
     """A recording's line of the table and its samples as little-endian int16, or the reason why it is dropped."""
-    # its report
+    # its report; one that the file may hold is checked when the file has been read
     statements = reports.statements(row.report) if row.statements is None else list(row.statements)
     text = reports.join_statements(statements) if row.statements is None else row.report
-    n_words = len(text.split())
-    if n_words < min_report_words:
-        return Dropped(row.record, "short_report", f"{n_words} words") if n_words else Dropped(row.record, "no_report")
+    is_in_file = row.facts_from_file and not text
+    if not is_in_file and len(text.split()) < min_report_words:
+        return _without_report(row, len(text.split()))
 
     # its samples; an error that is not about this recording's files is raised
     try:
@@ -209,6 +212,15 @@ def _pack_row(row: Row, files: tuple[Path, ...], min_report_words: int) -> tuple
         if absent:
             return Dropped(row.record, "missing_file", str(absent[0]))
         return Dropped(row.record, "unreadable", str(error))
+    extra = row.extra
+    if row.facts_from_file:
+        facts = {name: recording.stated.get(name) for name in row.extra if row.extra[name] is None}
+        extra = row.extra | facts
+        if is_in_file:
+            statements = reports.statements(". ".join(recording.statements))
+            text = reports.join_statements(statements)
+            if len(text.split()) < min_report_words:
+                return _without_report(row, len(text.split()))
     reason = unusable_reason(twelve)
     if reason is not None:
         return Dropped(row.record, *reason)
@@ -221,9 +233,9 @@ def _pack_row(row: Row, files: tuple[Path, ...], min_report_words: int) -> tuple
         "patient": row.patient,
         "split": row.split,
         "report": text,
-        "report_words": n_words,
+        "report_words": len(text.split()),
         "statements": statements,
-        **row.extra,
+        **extra,
         "rate_hz": twelve.rate_hz,
         "n_samples": twelve.n_samples,
         "uv_per_step": packed.uv_per_step,
@@ -241,6 +253,10 @@ def _pack_row(row: Row, files: tuple[Path, ...], min_report_words: int) -> tuple
         "labels": row.labels,
     }
     return line, samples
+
+
+def _without_report(row: Row, n_words: int) -> Dropped:
+    return Dropped(row.record, "short_report", f"{n_words} words") if n_words else Dropped(row.record, "no_report")
 
 
 def _table(job: ShardJob, lines: list[dict[str, Any]]) -> pa.Table:

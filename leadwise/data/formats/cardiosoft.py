@@ -58,7 +58,7 @@ def decode(content: bytes, path: Path, given: Given) -> Recording:
     def channel(number: int) -> Channel:
         values = xml_text.decode_numbers(path, leads[number].text, f"lead {names[number]}")
         xml_text.check_count(path, len(values), f"lead {names[number]}", n_samples)
-        return Channel(values, step_uv / 1000.0)
+        return Channel(values, step_uv)
 
     version = xml_text.text_of(root, "ClinicalInfo/DeviceInfo/SoftwareVer").removeprefix("V")
     return from_channels(
@@ -80,7 +80,7 @@ def _stated(root: Element) -> dict[str, Any]:
     measured = "RestingECGMeasurements"
     return facts.stated(
         age=None if age is None else facts.age_years(age.text, age.get("units", "years")),
-        sex=facts.sex(xml_text.text_of(root, "PatientInfo/Gender")),
+        sex=xml_text.text_of(root, "PatientInfo/Gender"),
         device=xml_text.text_of(root, "ClinicalInfo/DeviceInfo/Desc"),
         year=facts.year(xml_text.text_of(root, "ObservationDateTime/Year")),
         heart_rate=xml_text.number(xml_text.text_of(root, f"{measured}/VentricularRate")),

@@ -30,10 +30,10 @@ _LABELLED = (
 _NUMBERED = r"\b(?:mrn|dob|patient\s+id|visit\s+(?:number|no|id)|account\s+(?:number|no))\b"
 _TITLED = (
     r"\bM\.?D\b|\b[Bb][Yy]:?\s+[A-Z][a-z'-]+,?\s+(?:[A-Z]\.?\s*)?[A-Z][a-z'-]+"
-    r"|[A-Z][\w'-]+,\s*(?:[A-Z][\w'-]*,?\s*)*(?:M\.?D|D\.?O|PhD|FACC|RN|NP|PA-C)\b"
+    r"|[A-Z][\w'-]+,\s*(?:[A-Z][\w'-]*(?:,\s*|\s+)){0,4}(?:M\.?D|D\.?O|PhD|FACC|RN|NP|PA-C)\b"
 )
 _TO_THE_END = re.compile(rf"(?i:\b{_SIGNED}|\b{_LABELLED}|{_NUMBERED})|(?i:\b(?:dr|prof|drs)\b\.?)\s*[A-Z]|{_TITLED}")
-_NAME_FOLLOWS = re.compile(rf"(?i)\b{_SIGNED}\W*$")
+_NAME_FOLLOWS = re.compile(rf"(?i)\b(?:{_SIGNED})\W*$")
 _ACT_ONLY = re.compile(r"(?i)^\W*(?:reviewed|read|signed|edited|verified|interpreted|approved|acquired|recorded)\W*$")
 _STATUS = re.compile(
     r"(?i)^\W*(?:un-?\s*confirmed|confirmed|not\s+confirmed|preliminary|non\s+confirm[ée]|diagnostic\s+non\s+confirm[ée]|"
@@ -60,6 +60,7 @@ _COMPARISON = re.compile(
     r"(?i)\b(?:(?:when|as)\s+)?compared\s+(?:with|to)\s+(?:the\s+)?(?:previous\s+|prior\s+)?(?:ecg|ekg|tracing)s?"
     r"(?:\s+(?:of|from|on|dated|taken)\b)*"
 )
+_LONGEST = 1000  # characters of one statement
 _EDGES = " \t-_=*<>.,;:|/\\#+~"
 
 
@@ -76,13 +77,14 @@ def clean_statements(statements: Iterable[str]) -> tuple[str, ...]:
 
 def clean_statement(statement: str) -> str:
     """One statement without what may identify a person; '' if nothing else remains."""
-    text = " ".join(statement.split())
+    text = " ".join(statement.split())[:_LONGEST]
     if _STATUS.match(text):
         return ""
+    # dates first, since they may separate an act of signing from "by"
+    text = " ".join(_COMPARISON.sub(" ", _MOMENT.sub(" ", text)).split())
     # what follows the act of signing, or a label such as "Technician:", is a name: cut to the end
     if end := _TO_THE_END.search(text):
         text = text[: end.start()]
-    text = _COMPARISON.sub(" ", _MOMENT.sub(" ", text))
-    text = re.sub(r"\s+([,;.])", r"\1", " ".join(text.split()))
-    text = text.lstrip(_EDGES).rstrip(_EDGES.replace(">", "").replace("<", "") + "<>")
+    text = re.sub(r"\s+([,;.])", r"\1", text)
+    text = text.strip(_EDGES)
     return text if re.search(r"[^\W\d_]{2}", text) and not _ACT_ONLY.match(text) else ""

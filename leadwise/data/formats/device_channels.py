@@ -15,20 +15,18 @@ import numpy as np
 
 from leadwise.data.formats.channels import choose_channels
 from leadwise.data.formats.given import Given, check_size, checked_rate
+from leadwise.data.formats.parsing import scaled
 from leadwise.data.messages import first_few
-from leadwise.data.recordings.recording import MISSING, Digital, RecordError, Recording
-
-_LARGEST = -MISSING - 1  # of int16
-_STEP_MV = (1e-9, 100.0)  # plausible steps: finer than any converter, coarser than any ECG
+from leadwise.data.recordings.recording import MISSING, RecordError, Recording
 
 
 @dataclass(frozen=True)
 class Channel:
-    """The samples of one channel: mV = (values - baseline) * mv_per_step."""
+    """The samples of one channel: uV = values * uv_per_step + offset_uv."""
 
-    values: np.ndarray  # (T0,) integers, or floats with NaN = missing
-    mv_per_step: float
-    baseline: float = 0.0
+    values: np.ndarray  # (T0,) integers, in which -32768 = missing, or floats with NaN = missing
+    uv_per_step: float
+    offset_uv: float = 0.0
 
 
 def from_channels(
@@ -58,13 +56,6 @@ def from_channels(
     rate = checked_rate(path, given.rate_hz if rate_hz is None else rate_hz)
     channels = {lead: decode(number) for lead, number in zip(chosen.leads, chosen.used)}
 
-    for lead, channel in channels.items():
-        if not _STEP_MV[0] <= abs(channel.mv_per_step) <= _STEP_MV[1]:
-            raise RecordError(
-                f"record {path}: lead {lead} has the step {channel.mv_per_step:g} mV, which is implausible for an ECG; correct "
-                "the amplitude unit or the resolution in the file"
-            )
-
     # one length
     lengths = {lead: len(channel.values) for lead, channel in channels.items()}
     first = next(iter(lengths))
@@ -85,16 +76,20 @@ def from_channels(
         notes.append(f"only zeros, so not recorded: {first_few(empty, 12)}")
 
     # integers where they fit
-    leads = tuple(used)
-    digital = _digital(list(used.values()))
-    signal = None
-    if digital is None:
-        signal = np.stack([(one.values - one.baseline) * one.mv_per_step for one in used.values()], axis=1)
-        signal[~np.isfinite(signal)] = np.nan
+    samples = np.stack([channel.values for channel in used.values()], axis=1)
+    missing = samples == MISSING if samples.dtype.kind in "iu" else ~np.isfinite(samples)
+    signal, digital = scaled(
+        path,
+        samples,
+        tuple(used),
+        [channel.uv_per_step for channel in used.values()],
+        [channel.offset_uv for channel in used.values()],
+        missing if missing.any() else None,
+    )
     return Recording(
         path.stem,
         signal,
-        leads,
+        tuple(used),
         rate,
         digital,
         unused=chosen.unused,
@@ -103,19 +98,6 @@ def from_channels(
         statements=tuple(statements),
         remarks=tuple(notes),
     )
-
-
-def _digital(channels: Sequence[Channel]) -> Digital | None:
-    """The integers of all channels; None if one has fractions or exceeds int16."""
-    for channel in channels:
-        values = channel.values
-        if values.dtype.kind not in "iu" or values.min() < MISSING or values.max() > _LARGEST:
-            return None
-        if channel.baseline != round(channel.baseline) or abs(channel.baseline) > 2**30:
-            return None
-    samples = np.stack([channel.values.astype(np.int16) for channel in channels], axis=1)
-    steps = np.array([1000.0 * channel.mv_per_step for channel in channels])
-    return Digital(samples, steps, np.array([round(channel.baseline) for channel in channels], dtype=np.int32))
 
 
 def cut(recording: Recording, n_samples: int, remark: str) -> Recording:

@@ -7,7 +7,8 @@ Source: DICOM PS3.3, sections C.10.9 (waveform) and C.10.10 (annotation).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from leadwise.data.formats.channels import choose_channels
+from leadwise.data.formats.clean_statements import clean_statements
 from leadwise.data.formats.given import Given, check_size, checked_rate, known_unit, mv_per_unit
 from leadwise.data.formats.parsing import library_errors, scaled, stated
 from leadwise.data.recordings.lead_names import is_lead
@@ -64,11 +66,14 @@ def decode(content: bytes, path: Path, given: Given) -> Recording:
             raise RecordError(f"record {path}: not a DICOM file with a waveform; images and reports cannot be read")
         group, group_remarks = _choose_group(path, groups)
         recording = _read_group(path, group, given)
-        facts = _stated(dataset)
-    return Recording(
-        recording.name, recording.given, recording.leads, recording.rate_hz, recording.digital, (), (),
-        recording.unused, "dicom", facts, (), (*group_remarks, *recording.remarks),
-    )  # fmt: skip
+        facts, statements = _stated(dataset), _statements(dataset)
+    return replace(
+        recording,
+        format="dicom",
+        stated=facts,
+        statements=statements,
+        remarks=(*group_remarks, *recording.remarks),
+    )
 
 
 def _choose_group(path: Path, groups: Sequence[Any]) -> tuple[Any, tuple[str, ...]]:
@@ -221,7 +226,7 @@ def _in_runs(equal: np.ndarray, n_run: int) -> np.ndarray:
     return runs
 
 
-def _stated(dataset: Any) -> Any:
+def _stated(dataset: Any) -> Mapping[str, Any]:
     age = str(dataset.get("PatientAge") or "").strip()
     years = float(age[:-1]) * _YEARS_PER_UNIT[age[-1]] if age[:-1].isdecimal() and age[-1] in _YEARS_PER_UNIT else None
     date = str(dataset.get("AcquisitionDateTime") or dataset.get("StudyDate") or "")[:4]
@@ -235,6 +240,12 @@ def _stated(dataset: Any) -> Any:
         (str(dataset.get("Manufacturer") or ""), str(dataset.get("ManufacturerModelName") or "")),
         int(date) if date.isdecimal() else None, Counter(rates).most_common(1)[0][0] if rates else None,
     )  # fmt: skip
+
+
+def _statements(dataset: Any) -> tuple[str, ...]:
+    """The free texts of the device or the reader."""
+    notes = dataset.get("WaveformAnnotationSequence") or ()
+    return clean_statements(str(note.get("UnformattedTextValue") or "") for note in notes)
 
 
 def _meaning(note: Any) -> str:

@@ -111,8 +111,7 @@ def _channel(path: Path, sequence: Element, name: str, given: Given) -> Channel:
     origin_mv = 0.0
     if origin is not None and (zero := xml_text.number(origin.get("value"))):
         origin_mv = zero * (known_unit(origin.get("unit")) or factor)
-    # a zero step is refused with the other implausible steps
-    return Channel(digits, step * factor, -origin_mv / (step * factor) if step else 0.0)
+    return Channel(digits, 1000.0 * step * factor, 1000.0 * origin_mv)
 
 
 def _stated(root: Element, series: Element, model: str) -> dict[str, Any]:
@@ -147,7 +146,7 @@ def _stated(root: Element, series: Element, model: str) -> dict[str, Any]:
     maker = xml_text.text_of(series, "author/seriesAuthor/manufacturerOrganization/name")
     return facts.stated(
         age=age,
-        sex=None if gender is None else facts.sex(gender.get("code")),
+        sex=None if gender is None else gender.get("code"),
         device=model or maker,
         year=facts.year(date),
         heart_rate=rate,

@@ -80,7 +80,8 @@ def _channel(path: Path, channel: Element, name: str) -> Channel:
     per_mv = xml_text.required_number(path, channel.get("UNITS_PER_MV"), f"UNITS_PER_MV of {what}")
     if per_mv <= 0:
         raise RecordError(f"record {path}: UNITS_PER_MV of {what} is {per_mv:g}; export the file again")
-    return Channel(values, 1.0 / per_mv, -(xml_text.number(channel.get("OFFSET")) or 0.0))
+    offset = xml_text.number(channel.get("OFFSET")) or 0.0
+    return Channel(values, 1000.0 / per_mv, 1000.0 * offset / per_mv)
 
 
 def _stated(root: Element) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def _stated(root: Element) -> dict[str, Any]:
         age = facts.age_between(person.get("DOB", ""), date)
     return facts.stated(
         age=age,
-        sex=facts.sex(person.get("GENDER")),
+        sex=person.get("GENDER"),
         device=source.get("MODEL") or source.get("MANUFACTURER", ""),
         year=facts.year(date),
         heart_rate=xml_text.number(root.get("VENT_RATE")),

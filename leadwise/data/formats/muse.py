@@ -105,7 +105,7 @@ def _channel(path: Path, lead: Element, name: str, given: Given) -> Channel:
     # unit
     factor = mv_per_unit(path, xml_text.text_of(lead, "LeadAmplitudeUnits") or None, given.units)
     step = xml_text.required_number(path, xml_text.text_of(lead, "LeadAmplitudeUnitsPerBit"), f"the step of {what}")
-    return Channel(values, step * factor)
+    return Channel(values, 1000.0 * step * factor)
 
 
 def _stated(root: Element, leads: list[Element]) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _stated(root: Element, leads: list[Element]) -> dict[str, Any]:
         age=facts.age_years(
             xml_text.text_of(root, f"{person}/PatientAge"), xml_text.text_of(root, f"{person}/AgeUnits") or "years"
         ),
-        sex=facts.sex(xml_text.text_of(root, f"{person}/Gender")),
+        sex=xml_text.text_of(root, f"{person}/Gender"),
         device=xml_text.text_of(root, f"{test}/AcquisitionDevice"),
         year=facts.year(xml_text.text_of(root, f"{test}/AcquisitionDate")),
         heart_rate=xml_text.number(xml_text.text_of(root, f"{measured}/VentricularRate")),

@@ -69,7 +69,7 @@ def decode(content: bytes, path: Path, given: Given) -> Recording:
     recording = from_channels(
         path,
         names,
-        lambda number: Channel(samples[number], uv_per_step / 1000.0, offset),
+        lambda number: Channel(samples[number], uv_per_step, -offset * uv_per_step),
         rate_hz,
         given,
         format_name=f"philips {version}".strip(),
@@ -181,23 +181,26 @@ def _from_differences(raw: bytes, first: int) -> np.ndarray:
     if half < 2:
         return np.zeros(0, dtype=np.int16)
     octets = np.frombuffer(raw[: 2 * half], np.uint8).astype(np.int64)
-    words = ((octets[:half] << 8) | octets[half:]).astype(np.uint16).view(np.int16).astype(np.int64)
+    words = _wrapped((octets[:half] << 8) | octets[half:]).astype(np.int64)
     second = np.concatenate([[first], words[2:-1] - 64])[: half - 2]
     slopes = (words[1] - words[0]) - np.cumsum(second)
     samples = np.concatenate([words[:2], words[1] + np.cumsum(slopes)])
-    return (samples & 0xFFFF).astype(np.uint16).view(np.int16)
+    return _wrapped(samples)
 
 
 def _from_residuals(leads: list[np.ndarray]) -> list[np.ndarray]:
     """The leads, with III, aVR, aVL and aVF computed from I, II and their stored residuals; wraps at 16 bits."""
-    wide = [lead.astype(np.int64) for lead in leads[:6]]
-    one, two = wide[0], wide[1]
-    three = two - one - wide[2]
-    avr = -wide[3] - (one + two) // 2
-    avl = (one - three) // 2 - wide[4]
-    avf = (two + three) // 2 - wide[5]
-    limb = [(lead & 0xFFFF).astype(np.uint16).view(np.int16) for lead in (one, two, three, avr, avl, avf)]
-    return limb + leads[6:]
+    one, two, *residuals = (lead.astype(np.int64) for lead in leads[:6])
+    three = _wrapped(two - one - residuals[0]).astype(np.int64)
+    avr = -residuals[1] - (one + two) // 2
+    avl = (one - three) // 2 - residuals[2]
+    avf = (two + three) // 2 - residuals[3]
+    return [*leads[:2], *map(_wrapped, (three, avr, avl, avf)), *leads[6:]]
+
+
+def _wrapped(values: np.ndarray) -> np.ndarray:
+    """Integers as int16, modulo 65,536."""
+    return (values & 0xFFFF).astype(np.uint16).view(np.int16)
 
 
 def _without_calibration(recording: Recording) -> Recording:
@@ -242,7 +245,7 @@ def _stated(root: Element) -> dict[str, Any]:
             (age for age in ages if age is not None),
             facts.age_between(xml_text.text_of(person, "age/dateofbirth"), date),
         ),
-        sex=facts.sex(xml_text.text_of(person, "sex")),
+        sex=xml_text.text_of(person, "sex"),
         device=xml_text.text_of(acquired, "machine"),
         year=facts.year(date),
         heart_rate=xml_text.number(xml_text.text_of(measured, "heartrate")),

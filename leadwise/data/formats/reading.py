@@ -203,7 +203,10 @@ def _format_of(path: Path) -> Format | None:
 
     # nothing decides: `read` of a format that has this suffix raises the error
     is_known = path.suffix.lower() in _by_suffix(tuple(formats.__path__))
-    return candidates[0] if is_known and not (path.suffix == "" and path.is_file()) else None
+    if not is_known or (path.suffix == "" and path.is_file()):
+        return None
+    named = (candidate for candidate in candidates if f".{candidate.name}" == path.suffix.lower())
+    return next(named, candidates[0])
 
 
 def _format_by_content(first_bytes: bytes, candidates: Sequence[Format]) -> Format | None:

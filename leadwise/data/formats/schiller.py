@@ -62,7 +62,7 @@ def decode(content: bytes, path: Path, given: Given) -> Recording:
         check_size(path, n_samples, len(names))
         values = xml_text.decode_numbers(path, xml_text.text_of(leads[number], "data"), what)
         xml_text.check_count(path, len(values), what, n_samples)
-        return Channel(values, step * factor)
+        return Channel(values, 1000.0 * step * factor)
 
     return from_channels(
         path,
@@ -86,7 +86,7 @@ def _stated(root: Element) -> dict[str, Any]:
     }
     return facts.stated(
         age=facts.age_between(xml_text.text_of(root, "patdata/birthdate"), date),
-        sex=facts.sex(xml_text.text_of(root, "patdata/gender")),
+        sex=xml_text.text_of(root, "patdata/gender"),
         device=xml_text.text_of(root, "examdescript/aquiringdevice/hardware/model"),
         year=facts.year(date),
         heart_rate=measured.get("HR"),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from leadwise.data.formats.channels import choose_channels
+from leadwise.data.formats.clean_statements import clean_statements
 from leadwise.data.formats.given import Given, check_size, checked_rate, mv_per_unit
 from leadwise.data.formats.parsing import PLACEHOLDER_BIRTH, as_file, library_errors, scaled, stated
 from leadwise.data.recordings.recording import RecordError, Recording
@@ -65,10 +66,12 @@ def decode(content: bytes, path: Path, given: Given) -> Recording:
         signal, digital = scaled(path, samples, channels.leads, steps, missing=missing if missing.any() else None)
         version = record.file_format.version if record.file_format else ""
         facts = _stated(record)
-    return Recording(
-        path.stem, signal, channels.leads, rate_hz, digital, unused=channels.unused, format=f"scp {version}".strip(),
-        stated=facts, remarks=(*channels.remarks, *remarks),
-    )  # fmt: skip
+        statements = record.interpretation.statements if record.interpretation else []
+        return Recording(
+            path.stem, signal, channels.leads, rate_hz, digital, unused=channels.unused, format=f"scp {version}".strip(),
+            stated=facts, statements=clean_statements(text for text, _ in statements),
+            remarks=(*channels.remarks, *remarks),
+        )  # fmt: skip
 
 
 def _check_record(path: Path, content: bytes) -> tuple[str, ...]:

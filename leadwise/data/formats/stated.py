@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from leadwise.data.formats import parsing
 from leadwise.data.formats.xml_text import number
 
 _DAYS_PER_YEAR = 365.25
@@ -20,7 +21,7 @@ _YEARS_PER = {
     "h": 1 / _DAYS_PER_YEAR / 24, "hour": 1 / _DAYS_PER_YEAR / 24, "hours": 1 / _DAYS_PER_YEAR / 24,
 }  # fmt: skip
 _OLDEST_YEARS = 120.0
-_SEXES = {"m": "male", "male": "male", "f": "female", "female": "female"}
+_LONGEST_MS = 2000.0  # of an interval within a beat
 _YEAR = re.compile(r"(?<!\d)(19[5-9]\d|20\d\d)(?!\d)")
 
 
@@ -40,22 +41,11 @@ def stated(
 
     Age is in years, the heart rate in beats per minute, the intervals in ms; `lead_off` names the leads without contact.
     """
-    facts: dict[str, Any] = {} if age is None else {"age": age}
-    others = {
-        "sex": sex,
-        "device": " ".join(device.split())[:80],
-        "year": year,
-        "heart_rate": heart_rate,
-        "lead_off": tuple(lead_off),
-        "pr_ms": pr_ms,
-        "qrs_ms": qrs_ms,
-        "qt_ms": qt_ms,
+    more = {"lead_off": tuple(lead_off), "pr_ms": pr_ms, "qrs_ms": qrs_ms, "qt_ms": qt_ms}
+    plausible = {
+        name: value for name, value in more.items() if value and (isinstance(value, tuple) or 0 < value < _LONGEST_MS)
     }
-    return facts | {name: value for name, value in others.items() if value and (not _is_negative(value))}
-
-
-def _is_negative(value: object) -> bool:
-    return isinstance(value, int | float) and value < 0
+    return {**parsing.stated(age, sex, (device,), year, heart_rate), **plausible}
 
 
 def age_years(value: str | None, unit: str = "years") -> float | None:
@@ -69,21 +59,14 @@ def age_years(value: str | None, unit: str = "years") -> float | None:
 def age_between(birth: str, recording: str) -> float | None:
     """The whole years from a birth date to a recording, both written year, month, day; None if either is not a date."""
     begin, end = _date(birth), _date(recording)
-    if begin is None or end is None:
-        return None
-    years = end[0] - begin[0] - (end[1:] < begin[1:])
-    return float(years) if 0 <= years < _OLDEST_YEARS else None
+    years = None if begin is None or end is None else parsing.age_in_years(begin, end)
+    return float(years) if years is not None and 0 <= years < _OLDEST_YEARS else None
 
 
 def _date(text: str) -> tuple[int, int, int] | None:
     """Year, month and day of a text that begins with 20200131, 2020-01-31 or 2020/01/31."""
     match = re.match(r"\s*(\d{4})[-/]?(\d{2})[-/]?(\d{2})", text or "")
     return (int(match[1]), int(match[2]), int(match[3])) if match else None
-
-
-def sex(text: str | None) -> str | None:
-    """'male' or 'female', or None."""
-    return _SEXES.get((text or "").strip().lower())
 
 
 def year(date: str | None) -> int | None:

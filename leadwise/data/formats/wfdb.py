@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import stat
 import tempfile
 from collections.abc import Sequence
@@ -71,6 +72,8 @@ def read(path: Path, given: Given) -> Recording:
     else:
         recording = _read_signals(path, header, raw_header, given)
     # age and sex, as PhysioNet's databases write them in comments
+    if b"#" not in raw_header:
+        return recording
     person = wfdb_header.person(wfdb_header.comments(raw_header))
     stated = {name: value for name, value in person.items() if value is not None}
     return dataclasses.replace(recording, stated=stated) if stated else recording
@@ -92,9 +95,10 @@ def _read_signals(path: Path, header: Header, raw_header: bytes, given: Given) -
     frame_rate = header.rate_hz
     rate_hz = checked_rate(path, frame_rate * n_per_frame if frame_rate is not None else given.rate_hz)
     check_size(path, header.n_samples, len(header.signals))
-    data_files = tuple(dict.fromkeys(_data_file(path, line.file) for line in lines))
-    for line_file in dict.fromkeys(line.file for line in lines):
-        _check_data_file(path, _data_file(path, line_file), header, line_file)
+    file_names = dict.fromkeys(line.file for line in lines)
+    data_files = tuple(_data_file(path, name) for name in file_names)
+    for name, data_file in zip(file_names, data_files):
+        _check_data_file(path, data_file, header, name)
     scale = _uv_per_steps(path, lines, channels.leads, given.units)
 
     # samples as integers (T0, L0): by numpy where that is enough, else by the library
@@ -200,7 +204,7 @@ def _segment_names(header: Header) -> list[str]:
 def _data_file(path: Path, name: str) -> Path:
     """A data file beside the header; where only the case of its name differs from the header's, that file."""
     file = path.parent / name
-    if file.is_file():
+    if os.path.isfile(file):  # noqa: PTH113  # called for every recording
         return file
     for other in (name.upper(), name.lower()):
         if (path.parent / other).is_file():

@@ -183,6 +183,8 @@ def _constant_run(table: np.ndarray, columns: list[int], n_least: int) -> int:
     """The number of samples at the start of `table` (T0, L0) in which all `columns` are constant; 0 if below `n_least`."""
     if len(table) <= n_least:
         return 0
+    if table[n_least - 1, columns[0]] != table[0, columns[0]]:
+        return 0
     first = table[0, columns]
     for place in (n_least - 1, n_least // 2, n_least // 4):  # nearly every recording ends here
         if not np.array_equal(table[place, columns], first):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from leadwise.data.formats.given import check_lead_names
 from leadwise.data.formats.reading import all_formats, items, possible_files, suffixes
 from leadwise.data.messages import first_few, quoted_cell, short_cell, short_name
 from leadwise.data.recordings.recording import RecordError
-from leadwise.data.sources.source import RESERVED, BadRow, Row, Source, split_by_hash
+from leadwise.data.sources.source import FACTS, RESERVED, BadRow, Row, Source, split_by_hash
 from leadwise.data.table_file import TableFile
 from leadwise.data.tasks import Task
 
@@ -37,6 +38,7 @@ _COLUMNS = (
 )
 _LABEL = "label."
 _OWN_TASK = "own"
+_CATEGORIES = ("site", "device")  # texts, even where each is a number
 _SPLIT_OF = {split: split for split in SPLITS} | {"training": "train", "validation": "val", "valid": "val"}
 _MOST_WORDS, _MOST_LETTERS = 6, 48  # of a column's name; a longer text may be a report
 
@@ -56,6 +58,14 @@ class Options:
     units: str | None = field(default=None, metadata={"help": "unit of files that do not state it: mV, uV or V"})
     root: Path | None = field(
         default=None, metadata={"help": "folder that the paths are relative to; default: the folder of the table"}
+    )
+
+    file_facts: bool = field(
+        default=False,
+        metadata={
+            "help": "read age, sex, device, year and report from the files where the table has none; the report is the "
+            "statements of a device or a reader, without signatures, names and dates"
+        },
     )
 
     def __post_init__(self) -> None:
@@ -93,11 +103,12 @@ def _from_table(path: Path, root: Path, options: Options) -> Source:
     # a row for each recording, or the reason why there is none
     notes: Counter[str] = Counter()
     rows, bad_rows = [], []
+    checked_root = _Root(root)
     for at, (number, line) in enumerate(lines):
         extra = {name: values[at] for name, values in extra_columns.items()}
         try:
             _check_number_of_cells(path, number, len(names), table.lines[at][1])
-            rows.append(_row(f"{path.name} row {number}", root, line, tasks, options, extra, notes))
+            rows.append(_row(f"{path.name} row {number}", checked_root, line, tasks, options, extra, notes))
         except (CohortError, RecordError) as error:
             name = line.get("record", "").strip() or line.get("path", "").strip()
             bad_rows.append(BadRow(short_name(name) if name else f"row {number}", str(error)))
@@ -119,7 +130,7 @@ def _is_blank(cell: str) -> bool:
 
 def _row(
     where: str,
-    root: Path,
+    root: _Root,
     line: Mapping[str, str],
     tasks: dict[str, dict[str, str]],
     options: Options,
@@ -130,7 +141,9 @@ def _row(
     place, file = _file(where, root, line["path"])
 
     # names and split; a record without a name is named by its path and item
-    item = line.get("item", "").strip() or None
+    item = (
+        re.sub(r"^(\d+)\.0$", r"\1", line.get("item", "").strip()) or None
+    )  # pandas writes 3 as 3.0 beside empty cells
     default = str(PurePosixPath(place).with_suffix(_name_suffix(place)))
     record = line.get("record", "").strip() or (f"{default}/{item}" if item else default)
     patient = line.get("patient", "").strip() or record
@@ -148,16 +161,19 @@ def _row(
             value = _label(where, column, line[column])
             if value is not None:
                 labels.setdefault(task, {})[name] = value
-    values: dict[str, float | str | None] = {}
+    values: dict[str, float | str | None] = dict.fromkeys(FACTS) if options.file_facts else {}
     if "age" in line:
         values["age"] = _age(where, line["age"], notes)
     if "sex" in line:
         values["sex"] = _sex(line["sex"], notes)
-    report = line.get("report", "")
-    return Row(record, file, patient, split, report, labels, values | extra, *_given(where, line, options), item=item)
+    given = _given(where, line, options)
+    return Row(
+        record, file, patient, split, line.get("report", ""), labels, values | extra, *given, item=item,
+        facts_from_file=options.file_facts,
+    )  # fmt: skip
 
 
-def _file(where: str, root: Path, cell: str) -> tuple[str, Path]:
+def _file(where: str, root: _Root, cell: str) -> tuple[str, Path]:
     """The path of a row relative to the root, with slashes between folders, and the file."""
     place = cell.strip()
     if len(place.split()) > 1 and PurePosixPath(place).suffix.lower() not in suffixes():
@@ -165,7 +181,7 @@ def _file(where: str, root: Path, cell: str) -> tuple[str, Path]:
     if "\\" in place:  # Windows
         place = place.replace("\\", "/")
     if Path(place).is_absolute():
-        for base in (root, root.absolute(), root.resolve()):
+        for base in root.spellings:
             if Path(place).is_relative_to(base):
                 place = str(Path(place).relative_to(base))
                 break
@@ -173,14 +189,34 @@ def _file(where: str, root: Path, cell: str) -> tuple[str, Path]:
         raise CohortError(f"{where}: path is empty; name the file, or remove the row")
     if Path(place).is_absolute() or ".." in Path(place).parts:
         raise CohortError(
-            f"{where}: the path {place!r} leaves {root}; use paths inside the folder of the table, or inside another folder "
-            "that is passed (--root, root=)"
+            f"{where}: the path {place!r} leaves {root.folder}; use paths inside the folder of the table, or inside "
+            "another folder that is passed (--root, root=)"
         )
-    file = inside(root, place, where)
+    file = root.folder / place
     for other in possible_files(file):  # a header beside it may be read instead
-        if other != file:
-            inside(root, str(other.relative_to(root)), where)
+        if not root.contains(other):
+            inside(root.folder, str(other.relative_to(root.folder)), where)  # raises the error
     return place, file
+
+
+class _Root:
+    """The folder that paths are relative to; links of each folder in it are resolved once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.spellings = tuple(dict.fromkeys((folder, folder.absolute(), folder.resolve())))
+        self._real = os.path.realpath(folder)
+        self._real_parents: dict[str, str] = {}
+
+    def contains(self, file: Path) -> bool:
+        """Whether a file is inside the folder, links followed."""
+        text = str(file)
+        parent, name = os.path.split(text)
+        if parent not in self._real_parents:
+            self._real_parents[parent] = os.path.realpath(parent)
+        is_link = os.path.islink(text)  # noqa: PTH114  # once for each row of a large table
+        real = os.path.realpath(text) if is_link else os.path.join(self._real_parents[parent], name)  # noqa: PTH118
+        return real.startswith(self._real.rstrip(os.sep) + os.sep)
 
 
 def _name_suffix(place: str) -> str:
@@ -326,7 +362,8 @@ def _extra_columns(
         if name in RESERVED:
             target = f"table.{name}"
             log.warning("%s: column %r is stored as %r; the index has a column of its own", path.name, name, target)
-        extra[target] = cells.column((line.get(name, "") for _, line in lines), decimal_comma)
+        values = [line.get(name, "") for _, line in lines]
+        extra[target] = cells.texts(values) if name.casefold() in _CATEGORIES else cells.column(values, decimal_comma)
     return extra
 
 
@@ -383,10 +420,11 @@ def _from_files(folder: Path, root: Path, options: Options) -> Source:
             f"{', '.join(suffixes())}, or have other content); name the table itself"
         )
     rows, bad_rows = [], []
+    checked_root = _Root(root)
     for file in files.paths:
         name = file.relative_to(folder).as_posix()
         try:
-            if not file.resolve().is_relative_to(root.resolve()):
+            if not checked_root.contains(file):
                 raise CohortError(
                     f"{name} is a link that leads out of {root}; pass a folder that contains its target (--root, root=)"
                 )
@@ -397,7 +435,10 @@ def _from_files(folder: Path, root: Path, options: Options) -> Source:
         for record, item in (records or {name: None}).items():
             split = split_by_hash(record, train=8)
             given = (options.leads, options.rate_hz, options.units)
-            rows.append(Row(record, file, record, split, "", {}, {}, *given, item=item))
+            facts: dict[str, float | str | None] = dict.fromkeys(FACTS) if options.file_facts else {}
+            rows.append(
+                Row(record, file, record, split, "", {}, facts, *given, item=item, facts_from_file=options.file_facts)
+            )
     log.info("%s: no table; %d ECG files, %d other files", folder, len(files.paths), files.n_other)
     _warn_of_unknown_patients(str(folder), len(rows))
     return Source("folder", rows, bad_rows=tuple(bad_rows))

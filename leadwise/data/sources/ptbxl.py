@@ -8,7 +8,9 @@ task only if it has at least one label of it. Folds 1-8 are train, 9 is val, 10 
 from __future__ import annotations
 
 import ast
+import logging
 import math
+from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,8 @@ from leadwise.data.messages import first_few, quoted_cell
 from leadwise.data.reports import join_modifiers
 from leadwise.data.sources.source import Row, Source
 from leadwise.data.tasks import Task, class_names
+
+log = logging.getLogger(__name__)
 
 # ------------------------------------------------------------------------------------------------------------ tasks
 
@@ -113,6 +117,8 @@ _FILE_COLUMN = {100: "filename_lr", 500: "filename_hr"}
 _NEEDED = ("ecg_id", "patient_id", "age", "sex", "site", "report", "scp_codes", "strat_fold", *_FILE_COLUMN.values())
 _REPORT_COLUMNS = ("ecg_id", "text", "acronyms")
 _WITHOUT_LIKELIHOOD = ("form", "rhythm")  # 20,731 of 21,174 rhythm statements have the likelihood 0
+_12SL = "12sl"  # as a value of `reports`
+_12SL_STATEMENTS, _12SL_TABLE = "12sl_statements.csv", "12slv23ToSNOMED.csv"  # files of PTB-XL+
 _OLDEST = 90.0  # PTB-XL writes 300 for every age above 89
 
 
@@ -128,8 +134,11 @@ class Options:
         default=None,
         metadata={
             "help": "CSV with ecg_id and text, read instead of the German and English reports; a record that it does not list "
-            "has no report"
+            "has no report. 12sl: the statements of GE's 12SL program, from PTB-XL+ in the folder plus="
         },
+    )
+    plus: Path | None = field(
+        default=None, metadata={"help": "folder of PTB-XL+ (the one that contains labels/), for reports=12sl"}
     )
     rate_hz: float | None = field(
         default=None, metadata={"help": "100 or 500; default: 500 if most of these files exist, else 100"}
@@ -143,6 +152,15 @@ class Options:
             raise CohortError(f"PTB-XL has 100 or 500 Hz, rate_hz is {self.rate_hz}; give one of these")
         if not 0 <= self.min_likelihood <= 100:
             raise CohortError(f"min_likelihood is {self.min_likelihood}; it must be within 0 to 100")
+        if self.uses_12sl != (self.plus is not None):
+            raise CohortError(
+                "reports=12sl and plus=FOLDER, the folder of PTB-XL+, belong together; give both or neither"
+            )
+
+    @property
+    def uses_12sl(self) -> bool:
+        """Whether the reports are the statements of 12SL."""
+        return self.reports is not None and str(self.reports) == _12SL
 
 
 def read_source(folder: Path, options: Options | None = None) -> Source:
@@ -158,7 +176,11 @@ def read_source(folder: Path, options: Options | None = None) -> Source:
     table = _table(folder / "ptbxl_database.csv", _NEEDED)
     codes_of = _read_statements(folder / "scp_statements.csv")
     rate_hz = _present_rate(folder, table) if options.rate_hz is None else int(options.rate_hz)
-    texts = None if options.reports is None else _read_texts(Path(options.reports))
+    texts = None
+    if options.plus is not None:
+        texts = _read_12sl(Path(options.plus))
+    elif options.reports is not None:
+        texts = _read_texts(Path(options.reports))
     rows = [
         _row(folder, line, _FILE_COLUMN[rate_hz], codes_of, texts, options.min_likelihood)
         for line in table.to_dict("records")
@@ -268,16 +290,52 @@ def _read_texts(path: Path) -> dict[int, str]:
     return {int(number): join_modifiers(_text(text)) for number, text in zip(table["ecg_id"], table["text"])}
 
 
+def _read_12sl(folder: Path) -> dict[int, str]:
+    """ecg_id -> report, from the labels of PTB-XL+ 1.0.x: a list of acronyms per record, and a table of their texts.
+
+    The texts are joined in the order of the list. An acronym that the table does not have is left out, with one warning
+    (2ST, in 822 of 21,799 records).
+    """
+    labels = folder / "labels" if (folder / "labels").is_dir() else folder
+    mapping = labels / "mapping" if (labels / "mapping").is_dir() else labels
+    lists = _table(labels / _12SL_STATEMENTS, ("ecg_id", "statements"), "PTB-XL+")
+    texts = _table(mapping / _12SL_TABLE, ("Acronym", "FullText"), "PTB-XL+").dropna(subset=["Acronym", "FullText"])
+    text_of = dict(zip(texts["Acronym"].str.strip(), texts["FullText"].str.strip()))
+
+    reports: dict[int, str] = {}
+    unknown: Counter[str] = Counter()
+    for number, written in zip(lists["ecg_id"], lists["statements"]):
+        acronyms = _acronyms(f"PTB-XL+ record {number}", written)
+        unknown.update(acronym for acronym in acronyms if acronym not in text_of)
+        text = "; ".join(text_of[acronym] for acronym in acronyms if acronym in text_of)
+        reports[int(number)] = join_modifiers(text)
+    if unknown:
+        listed = first_few(f"{acronym} ({n} times)" for acronym, n in unknown.most_common())
+        log.warning("%s has no text for the acronyms %s; they are left out of the reports", _12SL_TABLE, listed)
+    return reports
+
+
+def _acronyms(where: str, written: object) -> list[str]:
+    """The acronyms of a record; the table has the text of a Python list: ['NSR', 'NML']."""
+    try:
+        acronyms = ast.literal_eval(str(written))
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        acronyms = None
+    if not isinstance(acronyms, list) or not all(isinstance(acronym, str) for acronym in acronyms):
+        raise CohortError(f"{where}: statements is not a list of acronyms; download {_12SL_STATEMENTS} again")
+    return [acronym.strip() for acronym in acronyms]
+
+
 def _present_rate(folder: Path, table: pd.DataFrame) -> int:
     """500 if more than half of the 500 Hz files exist, else 100."""
     n_present = sum((folder / f"{name}.hea").is_file() for name in table["filename_hr"])
     return 500 if 2 * n_present > len(table) else 100
 
 
-def _table(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
+def _table(path: Path, needed: tuple[str, ...], data_set: str = "PTB-XL") -> pd.DataFrame:
     """A CSV table that has the needed columns."""
     if not path.is_file():
-        raise CohortError(f"{path} is missing; give the folder that contains PTB-XL as it was downloaded")
+        raise CohortError(f"{path} is missing; give the folder that contains {data_set} as it was downloaded")
     try:
         table = pd.read_csv(path, encoding="utf-8-sig")
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:

@@ -25,6 +25,10 @@ RESERVED = frozenset((*_FROM_SOURCE, *_FROM_FILE, *_CHECKSUMS, *_PER_LEAD))
 """The index's own columns; an extra column of a source has another name."""
 
 
+FACTS = ("age", "sex", "device", "year")  # what a file may state of a recording
+TEXT_FACTS = ("sex", "device")
+
+
 @dataclass(frozen=True)
 class Row:
     """One recording of a source: its file, patient, split, report and labels."""
@@ -41,6 +45,7 @@ class Row:
     units: str | None = None  # for files that do not state their unit
     statements: tuple[str, ...] | None = None  # of the report, where the source lists them: `report` is stored as it is
     item: str | None = None  # which recording, in a file that holds several
+    facts_from_file: bool = False  # an empty report, and values of `extra` that are None, are read from the file
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,9 @@ def check(source: Source) -> Facts:
         if split_of.setdefault(row.patient, row.split) != row.split:
             torn[row.patient] = None
         for name, value in row.extra.items():
-            extra[name] = extra.get(name, False) or isinstance(value, str)
+            extra[name] = (
+                extra.get(name, False) or isinstance(value, str) or (row.facts_from_file and name in TEXT_FACTS)
+            )
         missing = missing_file(row.path)
         if missing is not None:
             absent_rows.append(number)
