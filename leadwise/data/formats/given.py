@@ -68,7 +68,7 @@ def check_stated(path: Path, given: Given, *missing: str) -> None:
     if absent:
         names, options = zip(*(_OPTIONS[what] for what in absent))
         raise RecordError(
-            f"record {path}: the file does not state {_listed(names)}; pass {'them' if len(absent) > 1 else 'it'} "
+            f"record {path}: the file does not state {_listed(names)}; pass {'it' if len(absent) == 1 and absent != ['leads'] else 'them'} "
             f"({'; '.join(options)})"
         )
 
