@@ -103,7 +103,7 @@ def test_png_has_ten_pixels_a_millimetre(tmp_path: Path) -> None:
     ink.save(figure, tmp_path / "ecg.png")
     pixels = imread(tmp_path / "ecg.png")
     width_mm, height_mm = figure.get_size_inches() * 25.4
-    assert pixels.shape[:2] == (round(height_mm * 10), round(width_mm * 10)) == (2040, 2760)
+    assert pixels.shape[:2] == (round(height_mm * 10), round(width_mm * 10)) == (1850, 2760)
     assert [path.name for path in tmp_path.iterdir()] == ["ecg.png"]  # no temporary file stays
 
 
@@ -225,16 +225,80 @@ def test_rows_stay_apart_and_inside_the_grid_whatever_the_amplitude(scale: float
     assert zeros[-1] >= paper.MIN_ROW_MM - 1
 
 
-def test_short_record_leaves_white_space_and_a_long_one_says_so() -> None:
-    short = paper.draw(heartbeats(3.0), RATE_HZ, LEADS)
-    assert only(short, "trace-strip").get_xdata().max() == pytest.approx(10 + 25 * (3 - 1 / RATE_HZ))
-    assert len(only(short, "trace-V1").get_xdata()) == 0
-    assert only(short, "name-V1").get_text() == "V1"  # recorded, though not at this time
-    assert not artists(short, "gap-")
+@pytest.mark.parametrize(
+    ("duration_s", "n_rows", "drawn_s"),
+    [
+        (1.0, 3, 1.0),
+        (2.5, 3, 2.5),
+        (3.0, 6, 3.0),
+        (5.0, 6, 5.0),
+        (6.0, 7, 3.0),
+        (8.0, 4, 2.0),
+        (9.0, 4, 2.25),
+        (10.0, 4, 2.5),
+    ],
+)
+def test_every_lead_of_a_short_recording_is_drawn(duration_s: float, n_rows: int, drawn_s: float) -> None:
+    figure = paper.draw(heartbeats(duration_s), RATE_HZ, LEADS)
+    assert len(artists(figure, "calibration-")) == n_rows
+    for lead in LEADS:
+        x_mm = only(figure, f"trace-{lead}").get_xdata()
+        assert len(x_mm) == pytest.approx(drawn_s * RATE_HZ, abs=1)
+        assert 10.0 <= x_mm.min() <= x_mm.max() <= 260.0
+        assert np.diff(x_mm).max() == pytest.approx(25.0 / RATE_HZ)  # to scale
+    assert len(artists(figure, "trace-strip")) == (n_rows in (4, 7))  # without a strip, II is drawn in full
+    assert not artists(figure, "gap-")
+    assert f"{duration_s:g} s at 500 Hz" in texts(figure)
+    zeros = [pulse.get_ydata()[0] for pulse in artists(figure, "calibration-")]
+    assert all(upper - lower >= 15 for upper, lower in itertools.pairwise(zeros))
+
+
+def test_traces_of_one_row_do_not_overlap() -> None:
+    for duration_s in (2.5, 4.9, 5.0, 6.5, 9.9):
+        figure = paper.draw(heartbeats(duration_s), RATE_HZ, LEADS)
+        rows: dict[float, list] = {}
+        for lead in LEADS:
+            line = only(figure, f"trace-{lead}")
+            rows.setdefault(round(float(np.median(line.get_ydata()))), []).append(line.get_xdata())
+        for lines in rows.values():
+            assert all(a.max() < b.min() for a, b in itertools.pairwise(sorted(lines, key=min)))
+
+
+def test_what_is_not_drawn_is_noted() -> None:
     long = paper.draw(heartbeats(30.0), RATE_HZ, LEADS)
     assert len(only(long, "trace-strip").get_xdata()) == 5000
     assert "first 10 s of 30 s" in texts(long)
-    assert "first 10 s" not in texts(short)
+    assert "first 10 s" not in texts(paper.draw(heartbeats(3.0), RATE_HZ, LEADS))
+    observed = np.ones((12, 5000), dtype=bool)
+    observed[:, 1500:] = False  # a recording of 3 s in a window of 10 s
+    padded = paper.draw(heartbeats(), RATE_HZ, LEADS, observed=observed)
+    assert len(only(padded, "trace-V6").get_xdata()) == 1500
+    assert "no lead is observed after 3 s: the rest of 10 s" in texts(padded)
+    observed[:] = True
+    observed[LEADS.index("V4"), 1000:] = False
+    observed[LEADS.index("I"), :1250] = False
+    assert "not at the time that is drawn here: I, V4." in texts(
+        paper.draw(heartbeats(), RATE_HZ, LEADS, observed=observed)
+    )
+
+
+def test_a_lead_recorded_after_ten_seconds_is_noted() -> None:
+    observed = np.ones((12, 10_000), dtype=bool)
+    observed[LEADS.index("V1"), :5000] = False
+    figure = paper.draw(heartbeats(20.0), RATE_HZ, LEADS, observed=observed)
+    assert "not at the time that is drawn here: V1." in texts(figure)
+
+
+def test_the_header_has_no_empty_lines() -> None:
+    def header_mm(**arguments: object) -> float:
+        figure = paper.draw(heartbeats(), RATE_HZ, LEADS, title="record 7", **arguments)
+        return figure.get_figheight() * 25.4 - 160.0 - paper.FOOTER_MM
+
+    assert header_mm() == pytest.approx(11.0, abs=0.1)
+    assert header_mm(notes=["a note"]) == pytest.approx(16.0, abs=0.1)
+    hidden = np.zeros((12, 5000), dtype=bool)
+    hidden[:, 100:200] = True
+    assert header_mm(hidden=hidden) == pytest.approx(11.0 + paper.LEGEND_MM, abs=0.1)
 
 
 def test_strip_takes_the_first_lead_there_is_when_lead_ii_is_not() -> None:

@@ -3,6 +3,9 @@
 All geometry is in millimetres of paper, so that a print at 100 % is to scale (it fits A4 and US Letter, landscape). The
 columns are consecutive in time: I, II, III cover the first 2.5 s, aVR, aVL, aVF the next 2.5 s, and so on; the strip covers
 10 s. Each lead is centred on its median, roughly as an electrocardiograph's high-pass filter does.
+
+A recording shorter than 8 s has another layout, because a lead needs at least 2 s: up to 5 s, every lead is drawn over the
+whole recording; from 5 to 8 s, six leads have the first half and six the second.
 """
 
 from __future__ import annotations
@@ -29,17 +32,14 @@ from leadwise.pictures.ink import GREY, INK, blank
 SPEED_MM_PER_S = 25.0
 GAIN_MM_PER_MV = 10.0
 DURATION_S = 10.0
-COLUMN_S = DURATION_S / 4
-STRIP = (
-    3  # the row below the three rows of LEADS, which fill the columns one after the other: I II III | aVR aVL aVF | ...
-)
 
 PULSE_MM = 10.0  # space to the left of the traces for the calibration pulse
 GRID_MM = (PULSE_MM + SPEED_MM_PER_S * DURATION_S, 160.0)
 MARGIN_MM = 8.0  # left and right of the grid
-HEADER_MM = 30.0  # at least; more notes make the page taller
 FOOTER_MM = 14.0
+TITLE_MM = 5.0  # a line of the title
 NOTE_MM = 3.6  # a line of notes
+LEGEND_MM = 5.0
 MIN_ROW_MM = 12.0  # of a row above and below its zero line, whatever its neighbours need
 OVERLAP_MM = 10.0  # how far a tall deflection may reach into the next row before it is cut off, as on a printed ECG
 ARTEFACT_MV = 5.0  # larger samples are artefacts: they are cut off, and their row does not grow for them
@@ -50,6 +50,42 @@ BOLD = "#f0a9b1"
 HIDDEN = "#9cc9ea"
 REBUILT = "#0057b8"
 CUT = "#b3261e"
+
+
+@dataclass(frozen=True)
+class _PaperLayout:
+    """The arrangement of the twelve leads. LEADS fill the columns one after the other: I II III | aVR aVL aVF | ..."""
+
+    n_columns: int
+    column_s: float  # how much of a lead is drawn
+    pitch_s: float  # distance of two columns on the paper
+    consecutive: bool  # each column begins where the one before it ends; otherwise all begin at 0 s
+    strip_s: float  # duration of the rhythm strip below the leads; 0: there is none
+
+    @property
+    def n_lead_rows(self) -> int:
+        return len(LEADS) // self.n_columns
+
+    @property
+    def n_rows(self) -> int:
+        return self.n_lead_rows + bool(self.strip_s)
+
+    def describe(self) -> str:
+        """Return the part of the footer that states which time a lead is drawn for."""
+        if not self.consecutive:
+            return f"every lead from 0 s to {self.column_s:.3g} s"
+        return f"columns of {self.column_s:.3g} s, one after the other in time"
+
+
+def _layout(duration_s: float) -> _PaperLayout:
+    """Return the layout for a recording: as many consecutive columns as leave each lead 2 s, or all leads in full."""
+    if duration_s >= 8.0:
+        column_s = min(duration_s, DURATION_S) / 4
+        return _PaperLayout(4, column_s, column_s, consecutive=True, strip_s=4 * column_s)
+    if duration_s > DURATION_S / 2:
+        return _PaperLayout(2, duration_s / 2, duration_s / 2, consecutive=True, strip_s=duration_s)
+    n_columns = 4 if duration_s <= DURATION_S / 4 else 2
+    return _PaperLayout(n_columns, duration_s, DURATION_S / n_columns, consecutive=False, strip_s=0.0)
 
 
 @dataclass(frozen=True)
@@ -70,7 +106,9 @@ class _Cell:
     row: int
     start_s: float
     stop_s: float
+    left_s: float  # where it begins on the paper, as time from the left end of the traces
     trace: _Trace | None  # None: not recorded
+    is_strip: bool = False
 
     def window(self, rate_hz: float) -> slice:
         """Return the samples that the cell contains."""
@@ -105,11 +143,13 @@ def draw(
 ) -> Figure:
     """Return a figure, to scale in millimetres, of the first 10 s of `ecg` (L, T) in mV with the lead names `leads`.
 
-    Leads are placed by name. The name of a lead that is absent or nowhere observed is grey.
+    Leads are placed by name. The name of a lead that is absent or nowhere observed is grey. The layout depends on the time
+    that is observed in any lead.
 
     Args:
-        title: printed in bold above the grid.
-        notes: lines below the title; notes on the time after 10 s and on deflections that were cut off are added.
+        title: printed in bold above the grid, with duration and sampling rate beside it.
+        notes: lines below the title; notes on what is recorded and not drawn, and on deflections that were cut off, are
+            added.
         observed: (L, T); samples where it is false, or where `ecg` is NaN, are hatched.
         hidden: (L, T); samples that were hidden from a model are shaded.
         reconstruction: (L, T) mV; drawn over the hidden samples, or everywhere if `hidden` is not given.
@@ -126,6 +166,9 @@ def draw(
             raise ValueError(f"{what} has shape {np.shape(array)} but ecg has {ecg.shape}; they must agree")
     # the traces by lead name, and their positions on the paper
     real = np.isfinite(ecg) if observed is None else np.isfinite(ecg) & np.asarray(observed, dtype=bool)
+    duration_s = ecg.shape[1] / rate_hz
+    observed_s = _observed_s(real, rate_hz)
+    layout = _layout(observed_s if observed_s < 8.0 else duration_s)
     n = min(ecg.shape[1], math.ceil(DURATION_S * rate_hz - 1e-9))
     relative_heat = None if heat is None else heat_colours.relative(heat)
     traces: dict[str, _Trace | None] = {}
@@ -135,18 +178,30 @@ def draw(
         trace = _trace(np.where(real[position, :n], ecg[position, :n], np.nan), mask, rebuilt)
         lead_heat = None if relative_heat is None else relative_heat[position, :n]
         traces[name] = None if trace is None else replace(trace, heat=lead_heat)
-    cells = _cells(traces)
-    rows = _rows(cells, rate_hz)
-    lines = [*notes, *_left_out(ecg.shape[1] / rate_hz, cells, names), *_cut_off(cells, rows, rate_hz)]
+    cells = _cells(traces, layout)
+    rows = _rows(cells, layout.n_rows, rate_hz)
+    recorded = [name for name, samples in zip(names, real) if samples.any()]
+    lines = [
+        *notes,
+        *_left_out(duration_s, observed_s, cells, names),
+        *_not_in_its_cell(cells, recorded, rate_hz),
+        *_cut_off(cells, rows, rate_hz),
+    ]
 
     # draw
-    figure, grid, header_mm = _sheet(title, lines, rate_hz)
+    figure, grid = _sheet(title, lines, duration_s, rate_hz, layout, _needs_legend(cells, rows, rate_hz))
     for number, row in enumerate(rows):
         _draw_pulse(grid, row, number)
     for cell in cells:
         _draw_cell(grid, cell, rows[cell.row], rate_hz)
-    _draw_legend(figure, grid, header_mm)
+    _draw_legend(figure, grid)
     return figure
+
+
+def _observed_s(real: NDArray[np.bool_], rate_hz: float) -> float:
+    """Return the time from the beginning to the last sample that is observed in any lead; the whole time if none is."""
+    at = np.flatnonzero(real.any(axis=0))
+    return float((at[-1] + 1 if at.size else real.shape[1]) / rate_hz)
 
 
 def _names(ecg: NDArray[np.float64], rate_hz: float, leads: Sequence[str]) -> list[str]:
@@ -176,21 +231,26 @@ def _trace(
     return _Trace(mv - median, np.zeros(len(mv), dtype=bool) if hidden is None else hidden, rebuilt)
 
 
-def _cells(traces: dict[str, _Trace | None]) -> list[_Cell]:
-    """Return the twelve positions of the standard layout and the rhythm strip: lead II, or the first observed lead."""
+def _cells(traces: dict[str, _Trace | None], layout: _PaperLayout) -> list[_Cell]:
+    """Return the positions of the twelve leads and of the rhythm strip: lead II, or the first observed lead."""
     cells = []
     for position, lead in enumerate(LEADS):
-        column, row = divmod(position, STRIP)
-        cells.append(_Cell(lead, row, column * COLUMN_S, (column + 1) * COLUMN_S, traces.get(lead)))
+        column, row = divmod(position, layout.n_lead_rows)
+        start_s = column * layout.column_s if layout.consecutive else 0.0
+        stop_s = start_s + layout.column_s
+        cells.append(_Cell(lead, row, start_s, stop_s, column * layout.pitch_s, traces.get(lead)))
+    if not layout.strip_s:
+        return cells
     present = [lead for lead, trace in traces.items() if trace is not None]
     strip = "II" if "II" in present or not present else present[0]
-    return [*cells, _Cell(strip, STRIP, 0.0, DURATION_S, traces.get(strip))]
+    return [*cells, _Cell(strip, layout.n_lead_rows, 0.0, layout.strip_s, 0.0, traces.get(strip), is_strip=True)]
 
 
-def _rows(cells: list[_Cell], rate_hz: float) -> list[_Row]:
-    """Return four rows from top to bottom, of equal height if the deflections fit, else higher for large deflections."""
+def _rows(cells: list[_Cell], n_rows: int, rate_hz: float) -> list[_Row]:
+    """Return the rows from top to bottom, of equal height if the deflections fit, else higher for large deflections."""
     # the height that each row needs above and below its zero line
-    needs = np.full((STRIP + 1, 2), MIN_ROW_MM)  # (row, above and below the zero line) mm
+    least_mm = min(MIN_ROW_MM, 0.8 * GRID_MM[1] / (2 * n_rows))
+    needs = np.full((n_rows, 2), least_mm)  # (row, above and below the zero line) mm
     for cell in cells:
         if cell.trace is not None:
             mv = cell.trace.mv[cell.window(rate_hz)]
@@ -201,7 +261,7 @@ def _rows(cells: list[_Cell], rate_hz: float) -> list[_Row]:
     height_mm = GRID_MM[1]
     if needs.max() <= height_mm / needs.size:
         needs[:] = height_mm / needs.size
-    relief = np.minimum(OVERLAP_MM, needs - MIN_ROW_MM)  # height that reaching into the next row can save
+    relief = np.minimum(OVERLAP_MM, needs - least_mm)  # height that reaching into the next row can save
     relief[0, 0] = relief[-1, 1] = 0.0  # no row above the first, none below the strip
     if relief.any():
         needs -= relief * np.clip((needs.sum() - height_mm) / relief.sum(), 0.0, 1.0)
@@ -210,20 +270,35 @@ def _rows(cells: list[_Cell], rate_hz: float) -> list[_Row]:
     if spare_mm >= 0:
         needs += spare_mm / needs.size
     else:
-        above_least = needs - MIN_ROW_MM
-        needs = MIN_ROW_MM + above_least * (height_mm - MIN_ROW_MM * needs.size) / above_least.sum()
+        above_least = needs - least_mm
+        needs = least_mm + above_least * (height_mm - least_mm * needs.size) / above_least.sum()
     edges = height_mm - np.rint(np.concatenate([[0.0], np.cumsum(needs)]))  # top, zero, bottom = top, zero, bottom ...
-    return [_Row(*map(float, edges[2 * row : 2 * row + 3][::-1])) for row in range(STRIP + 1)]
+    return [_Row(*map(float, edges[2 * row : 2 * row + 3][::-1])) for row in range(n_rows)]
 
 
-def _left_out(duration_s: float, cells: list[_Cell], names: list[str]) -> list[str]:
+def _left_out(duration_s: float, observed_s: float, cells: list[_Cell], names: list[str]) -> list[str]:
+    """Return notes on the time and the leads that have no place on the paper."""
     notes = []
     if duration_s > DURATION_S + 1e-6:
         notes.append(f"Only the first {DURATION_S:g} s of {duration_s:.4g} s are drawn.")
+    if observed_s < 8.0 and observed_s < duration_s:
+        notes.append(
+            f"Not drawn, because no lead is observed after {observed_s:.4g} s: the rest of {duration_s:.4g} s."
+        )
     unplaced = [name for name in names if name not in {cell.lead for cell in cells}]
     if unplaced:
         notes.append(f"Not drawn, because the standard layout has no position for them: {', '.join(unplaced)}.")
     return notes
+
+
+def _not_in_its_cell(cells: list[_Cell], recorded: list[str], rate_hz: float) -> list[str]:
+    """Return a note on leads that are recorded, but not at the time for which they are drawn."""
+    absent = []
+    for cell in cells:
+        mv = None if cell.trace is None else cell.trace.mv[cell.window(rate_hz)]
+        if not cell.is_strip and cell.lead in recorded and (mv is None or not np.isfinite(mv).any()):
+            absent.append(cell.lead)
+    return [f"Recorded, but not at the time that is drawn here: {', '.join(absent)}."] if absent else []
 
 
 def _cut_off(cells: list[_Cell], rows: list[_Row], rate_hz: float) -> list[str]:
@@ -254,13 +329,28 @@ def _runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
     return list(zip(np.flatnonzero(steps == 1).tolist(), np.flatnonzero(steps == -1).tolist(), strict=True))
 
 
-def _sheet(title: str, notes: list[str], rate_hz: float) -> tuple[Figure, Axes, float]:
-    """Return the empty paper: the figure, its grid as axes in millimetres, and the height of the header in mm."""
-    # the size of the page: the header grows with the notes
-    titles = textwrap.wrap(title, 110)
+def _needs_legend(cells: list[_Cell], rows: list[_Row], rate_hz: float) -> bool:
+    """Return whether anything besides plain traces will be drawn."""
+    for cell in cells:
+        if cell.trace is None:
+            continue
+        window = cell.window(rate_hz)
+        mv = cell.trace.mv[window]
+        marked = ~np.isfinite(mv) | cell.trace.hidden[window] | _outside(mv, rows[cell.row])
+        if marked.any() or cell.trace.rebuilt is not None or cell.trace.heat is not None:
+            return True
+    return False
+
+
+def _sheet(
+    title: str, notes: list[str], duration_s: float, rate_hz: float, layout: _PaperLayout, has_legend: bool
+) -> tuple[Figure, Axes]:
+    """Return the empty paper: the figure, and its grid as axes in millimetres."""
+    # the size of the page: the header has lines for title, notes and legend, and no others
+    titles = textwrap.wrap(title, 95)
     lines = [line for note in notes for line in textwrap.wrap(note, 175, subsequent_indent="    ")]
-    text_mm = 9.0 + 5.0 * len(titles) + NOTE_MM * len(lines)
-    header_mm = max(HEADER_MM, float(math.ceil(text_mm + 5.0)))  # 5: the legend's line
+    text_mm = 8.0 + TITLE_MM * max(0, len(titles) - 1) + NOTE_MM * len(lines) + (1.0 if lines else 0.0)
+    header_mm = float(math.ceil(text_mm + 3.0 + (LEGEND_MM if has_legend else 0.0)))
     width_mm, height_mm = GRID_MM[0] + 2 * MARGIN_MM, header_mm + GRID_MM[1] + FOOTER_MM
     figure = blank((width_mm + 1e-6) / 25.4, (height_mm + 1e-6) / 25.4)  # pixels are rounded down, so slightly more
 
@@ -269,11 +359,14 @@ def _sheet(title: str, notes: list[str], rate_hz: float) -> tuple[Figure, Axes, 
 
     # title, notes and footer
     for number, line in enumerate(titles):
-        write(MARGIN_MM, 10.0 + 5.0 * number, line, fontsize=11, fontweight="bold", color=INK)
+        write(MARGIN_MM, 8.0 + TITLE_MM * number, line, fontsize=11, fontweight="bold", color=INK)
+    write(width_mm - MARGIN_MM, 8.0, f"{duration_s:.4g} s at {rate_hz:g} Hz", fontsize=9, color=INK, ha="right")
+    first_mm = 8.0 + TITLE_MM * max(0, len(titles) - 1) + NOTE_MM + 1.0
     for number, line in enumerate(lines):
-        write(MARGIN_MM, 10.0 + 5.0 * len(titles) + NOTE_MM * number, line, fontsize=7.5, color="#4a4a52")
+        write(MARGIN_MM, first_mm + NOTE_MM * number, line, fontsize=7.5, color="#4a4a52")
     scale = f"{SPEED_MM_PER_S:g} mm/s   {GAIN_MM_PER_MV:g} mm/mV   {rate_hz:g} Hz"
-    write(MARGIN_MM, height_mm - 6.0, f"{scale}   each lead centred on its median", fontsize=7.5, color=INK)
+    footer = f"{scale}   each lead centred on its median   {layout.describe()}"
+    write(MARGIN_MM, height_mm - 6.0, footer, fontsize=7.5, color=INK)
     disclaimer = "research use only, not a medical device"
     write(width_mm - MARGIN_MM, height_mm - 6.0, disclaimer, fontsize=7.5, color=INK, ha="right")
 
@@ -290,7 +383,7 @@ def _sheet(title: str, notes: list[str], rate_hz: float) -> tuple[Figure, Axes, 
         lines_mm = LineCollection(across + along, colors=colour, linewidths=width_pt, zorder=depth)
         lines_mm.set_gid(f"grid-{step_mm}mm")
         grid.add_collection(lines_mm, autolim=False)
-    return figure, grid, header_mm
+    return figure, grid
 
 
 def _draw_pulse(grid: Axes, row: _Row, number: int) -> None:
@@ -304,9 +397,9 @@ def _draw_pulse(grid: Axes, row: _Row, number: int) -> None:
 def _draw_cell(grid: Axes, cell: _Cell, row: _Row, rate_hz: float) -> None:
     """Draw a lead at its position: name, gaps, hidden patches, trace, reconstruction, marks where it was cut off."""
     # the name
-    place = "strip" if cell.row == STRIP else cell.lead
-    left_mm = PULSE_MM + SPEED_MM_PER_S * cell.start_s
-    if cell.start_s > 0:  # the bar between two leads
+    place = "strip" if cell.is_strip else cell.lead
+    left_mm = PULSE_MM + SPEED_MM_PER_S * cell.left_s
+    if cell.left_s > 0:  # the bar between two leads
         grid.plot([left_mm] * 2, [row.zero_mm - 2, row.zero_mm + 2], color=INK, linewidth=0.7, zorder=3)
     style: dict[str, Any] = {"fontsize": 9, "va": "top", "parse_math": False, "zorder": 6}
     style["bbox"] = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
@@ -319,7 +412,7 @@ def _draw_cell(grid: Axes, cell: _Cell, row: _Row, rate_hz: float) -> None:
     # what is behind the trace: heat, gaps and hidden patches
     window = cell.window(rate_hz)
     mv = cell.trace.mv[window]
-    x_mm = PULSE_MM + SPEED_MM_PER_S * (window.start + np.arange(len(mv))) / rate_hz
+    x_mm = left_mm + SPEED_MM_PER_S * ((window.start + np.arange(len(mv))) / rate_hz - cell.start_s)
     sample_mm = SPEED_MM_PER_S / rate_hz
     lowest_mm, highest_mm = row.reach_mm
     band = (row.bottom_mm + 1.0, row.top_mm - row.bottom_mm - 2.0)
@@ -349,7 +442,7 @@ def _draw_cell(grid: Axes, cell: _Cell, row: _Row, rate_hz: float) -> None:
             grid.plot(tips, [edge_mm] * len(tips), marker=marker, gid=f"cut-{place}-{marker}", **marker_style)
 
 
-def _draw_legend(figure: Figure, grid: Axes, header_mm: float) -> None:
+def _draw_legend(figure: Figure, grid: Axes) -> None:
     """Draw the legend above the grid, with an entry for everything drawn besides the plain trace."""
     gids = " ".join(artist.get_gid() or "" for artist in grid.get_children())
     handles: list[Artist] = []

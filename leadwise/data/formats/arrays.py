@@ -14,9 +14,12 @@ from leadwise.data.recordings.recording import MISSING, Digital, RecordError, Re
 def choose_item(path: Path, array: np.ndarray, given: Given) -> np.ndarray:
     """One recording (T0, L0) or (L0, T0) of an array that may hold several, (N, ...); `given.item` is its row number.
 
+    An array (N, 1, ...), as EchoNext has it, is read as (N, ...).
+
     Raises:
         RecordError: the array holds several recordings and no item is given, or there is no such item.
     """
+    array = _without_channel(array)
     if array.ndim != 3:
         if given.item is not None:
             raise RecordError(f"record {path}: its array has shape {array.shape}, one recording; leave out item")
@@ -39,7 +42,13 @@ def choose_item(path: Path, array: np.ndarray, given: Given) -> np.ndarray:
 
 def array_items(array: np.ndarray) -> tuple[str, ...]:
     """The item names of an array (N, L, T) or (N, T, L); () for one recording."""
+    array = _without_channel(array)
     return tuple(map(str, range(len(array)))) if array.ndim == 3 and len(array) != 1 else ()
+
+
+def _without_channel(array: np.ndarray) -> np.ndarray:
+    """The array without a second side of length 1, where it has four."""
+    return array[:, 0] if array.ndim == 4 and array.shape[1] == 1 else array
 
 
 def from_array(path: Path, array: np.ndarray, given: Given) -> Recording:

@@ -44,6 +44,7 @@ _CODED_AGE, _OLDEST = 130.0, 90.0  # PTB-XL writes 300 for every age above 89
 _STATES_ITS_LEADS = ("wfdb", "csv")  # signal formats whose files name their leads
 _ADVICE = re.compile(r" ECGBench publishes|\.? Point --data-path|,? so point data_path| — point data_path")
 _SEVERAL_PER_PATIENT = ("ptb", "st_petersburg_incart")  # parts of the challenges in which patients are not named
+_NAMED_ITEMS = ("code15", "ikem")  # files of many recordings with their exam_id; others are found by row
 _UNITS = {1.0: "mV", 0.001: "uV"}  # factor to mV -> unit
 
 
@@ -395,8 +396,8 @@ def _row(
     """The row of one record."""
     # its file, and the recording in it where there are several
     written, item = str(line[config.signal_path_columns[rate_hz]]), None
-    if config.slug == "code15":
-        item = name
+    if config.slug in _NAMED_ITEMS:
+        written, item = written.partition(":")[0], name
     elif config.signal_format in ("hdf5", "npy") and ":" in written:
         written, *_, item = written.split(":")
     given = config.signal_format not in _STATES_ITS_LEADS
