@@ -55,19 +55,9 @@ def _add_training(page: Page, card: Card) -> None:
     page.heading("Training")
 
     # whether test patients were trained on
-    n_leaked, n_tested = facts["n_people_tested_and_trained_on"], facts["n_people_tested"]
-    if n_leaked is None:
-        page.text(
-            "The run does not list its training patients, so it is unknown whether patients of the test split were used for "
-            "training."
-        )
-    elif n_leaked:
-        page.text(
-            f"LEAK: {n_leaked} of the {n_tested} patients of the test split were used for training. The scores below are too "
-            "high."
-        )
-    else:
-        page.text(f"None of the {n_tested} patients of the test split was used for training.")
+    is_leak = facts["n_people_tested_and_trained_on"] or facts["n_signals_tested_and_trained_on"]
+    sentence = facts["tested_and_trained_on"]
+    page.text(f"LEAK: {sentence} The scores below are too high." if is_leak else sentence)
 
     # the run, the cohort it is scored on, and its settings
     origin, signal, cohort = facts["trained_on"], facts["signal"], facts["cohort"]
