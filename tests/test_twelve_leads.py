@@ -263,7 +263,7 @@ def test_npy_faults(tmp_path: Path) -> None:
         read(path, **options)
     np.save(path, np.zeros((100, 12)))
     for missing in options:
-        with pytest.raises(RecordError, match=rf"does not state the .*; pass (it|them) \(--.*, {missing}=\)"):
+        with pytest.raises(RecordError, match=rf"does not state the .*; pass (?:it|them) \(--.*, {missing}=\)"):
             read(path, **{name: value for name, value in options.items() if name != missing})
     with pytest.raises(
         RecordError, match=r"the leads, the sampling rate and the unit; pass them .*leads=.*rate_hz=.*units="
