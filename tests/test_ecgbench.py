@@ -240,6 +240,88 @@ def test_a_recording_with_one_row_per_lead(tmp_path: Path) -> None:
     assert np.abs(signal.T - np.random.default_rng(0).normal(size=(12, 5000)).round(4)).max() < 1e-3
 
 
+def hdf5_file(path: Path, **arrays: np.ndarray) -> None:
+    """An HDF5 file with these arrays; the test is skipped where HDF5 cannot be read."""
+    pytest.importorskip("leadwise.data.formats.hdf5", reason="this version reads no HDF5")
+    h5py = pytest.importorskip("h5py", reason="the extra `formats` is not installed")
+    path.parent.mkdir(exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
+
+
+def test_signals_of_sph_code15_and_ikem(tmp_path: Path) -> None:
+    """One file per recording; many recordings by exam_id, in another order than the table; eight leads in microvolts."""
+    rng = np.random.default_rng(0)
+    one = rng.normal(size=(12, 5000)).astype(np.float16)
+    (tmp_path / "sph").mkdir()
+    (tmp_path / "sph" / "metadata.csv").write_text(
+        "ECG_ID,AHA_Code,Patient_ID,Age,Sex,N,Date\nA00001,1,S1,51,M,5000,2020-01-01\n"
+    )
+    (tmp_path / "sph" / "code.csv").write_text("Category,Code,Description\nA,1,Normal ECG\n")
+    hdf5_file(tmp_path / "sph" / "records" / "A00001.h5", ecg=one)
+    signal, rate_hz = first_signal(tmp_path / "sph", "sph")
+    assert (signal.shape, rate_hz) == ((5000, 12), 500.0)
+    assert np.abs(signal.T - one).max() < 1e-3
+
+    # CODE-15: the second row of the file is the first of the table
+    tracings = rng.normal(size=(3, 4096, 12)).astype(np.float32)
+    tracings[2] = 0
+    columns = (
+        "exam_id,patient_id,age,is_male,nn_predicted_age,1dAVb,RBBB,LBBB,SB,ST,AF,death,timey,normal_ecg,trace_file"
+    )
+    lines = [f"{exam},{exam},60,True,61,False,False,False,False,False,True,,,False,part0.hdf5" for exam in (11, 10)]
+    (tmp_path / "code15").mkdir()
+    (tmp_path / "code15" / "exams.csv").write_text("\n".join([columns, *lines]) + "\n")
+    hdf5_file(tmp_path / "code15" / "part0.hdf5", tracings=tracings, exam_id=np.array([10, 11, 0]))
+    signal, rate_hz = first_signal(tmp_path / "code15", "code15")
+    assert rate_hz == 400.0
+    assert np.abs(signal - tracings[1]).max() < 1e-3
+
+    # IKEM: V1 ... V6, II, I in microvolts at 500 Hz
+    eight = (1000 * rng.normal(size=(1, 4096, 8))).astype(np.float32)
+    (tmp_path / "ikem").mkdir()
+    (tmp_path / "ikem" / "exams.csv").write_text(
+        "exam_id,age,is_male,weight,height,ventricular_rate,atrial_rate,acquisition_date,patient_id\n"
+        "7,50,1,-1,-1,60,60,01-02-2020,1\n"
+    )
+    hdf5_file(tmp_path / "ikem" / "exams_part_0.hdf5", tracings=eight, exam_id=np.array([7]))
+    signal, rate_hz = first_signal(tmp_path / "ikem", "ikem")
+    assert rate_hz == 500.0
+    assert np.abs(signal[:, LEADS.index("V1")] - eight[0, :, 0] / 1000).max() < 1e-3
+    assert np.abs(signal[:, LEADS.index("I")] - eight[0, :, 7] / 1000).max() < 1e-3
+
+
+def first_signal(folder: Path, name: str) -> tuple[np.ndarray, float]:
+    """The first recording of a prepared data set."""
+    write(ecgbench.read_source(folder, ecgbench.Options(name)), folder / "cohort")
+    return Cohort.open(folder / "cohort").signal(0)
+
+
+def test_brugada_and_ptb(tmp_path: Path) -> None:
+    """A numeric label with a meaning; recordings grouped by the folder of their patient."""
+    lines = ["patient_id,basal_pattern,sudden_death,brugada"]
+    for i in range(12):
+        write_record(tmp_path / "b" / "files" / str(100 + i) / f"{100 + i}.hea", i)
+        lines.append(f"{100 + i},0,0,{i % 3}")
+    (tmp_path / "b" / "metadata.csv").write_text("\n".join(lines) + "\n")
+    rows = ecgbench.read_source(tmp_path / "b", ecgbench.Options("brugada_huca")).rows
+    assert [sorted(positives(row, "brugada")) for row in rows[:3]] == [
+        ["normal ecg"],
+        ["brugada pattern"],
+        ["other or atypical brugada findings"],
+    ]
+    for i in range(12):
+        comments = (
+            f"# age: 60\n# sex: male\n# Reason for admission: {('Myocardial infarction', 'Healthy control')[i % 2]}\n"
+        )
+        write_record(tmp_path / "p" / f"patient{i // 2:03d}" / f"s{i:04d}.hea", i, comments)
+    source = ecgbench.read_source(tmp_path / "p", ecgbench.Options("ptbdb"))
+    assert check(source).n_absent == 0
+    assert source.tasks["diagnosis"] == ("myocardial infarction", "normal ecg")
+    assert {row.patient for row in source.rows} == {f"patient{i:03d}" for i in range(6)}
+
+
 def test_what_is_missing_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         CohortError, match=r"^source ecgbench: .*is not sph as it was downloaded: .*metadata\.csv"

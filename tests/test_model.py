@@ -30,7 +30,8 @@ from leadwise.evaluate.vocabulary import unknown_words
 from leadwise.evaluate.zeroshot import zeroshot_scores
 from leadwise.hub import HubError
 from leadwise.model import Model
-from leadwise.run import RunError, patient_hash
+from leadwise.run import RunError
+from leadwise.trained_on import patient_hash
 
 GIVEN = {"rate_hz": 100, "leads": list(LEADS), "units": "mV"}
 

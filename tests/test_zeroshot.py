@@ -165,12 +165,12 @@ def test_json_contains_the_settings(file):
 
 def test_leaked_patients_are_counted_and_logged(file, caplog):
     cohort, run = PlantedCohort(), PlantedRun()
-    assert run_zeroshot(run, cohort, "finding", file).n_leaked_patients == 0
+    assert run_zeroshot(run, cohort, "finding", file).overlap.n_patients == 0
     assert not caplog.records
     run.known = {cohort.patients[cohort.rows("test")[0]], cohort.patients[cohort.rows("train")[0]]}
     leaked = run_zeroshot(run, cohort, "finding", file)
     assert leaked.to_json()["n_people_seen_in_pretraining"] == 1
-    assert "1 of the 24 patients to be scored were used to pre-train seeing" in caplog.text
+    assert "1 of the 24 persons of the test split were trained on" in caplog.text
 
 
 def test_prompts_of_another_task_are_refused(tmp_path):

@@ -18,6 +18,7 @@ from leadwise.cli.output import (
     WindowName,
     bars,
     out,
+    print_line,
     print_table,
     progress_bars,
     window_suffix,
@@ -58,14 +59,14 @@ def embed(
     from leadwise.evaluate import embed as embedding
 
     loaded, opened = runs.load(run, accept_changes=accept_changes), Cohort.open(cohort)
-    rows = opened.rows(split=split)
+    rows, left_out = embedding.usable(loaded, opened, opened.rows(split=split), window)
     with progress_bars() as progress:
         features = embedding.embed_cohort(loaded, opened, part, rows, bars(progress), window=window)
-    embedding.write_npz(target, features, opened, rows)
+    embedding.write_npz(target, features, opened, rows, left_out)
     settings = {"command": "embed", "cohort": str(cohort), "run": str(run), "part": part, "window": window}
-    write_json(
-        json_file, {**settings, "file": str(target), "recordings": features.shape[0], "width": features.shape[1]}
-    )
+    sizes = {"recordings": features.shape[0], "width": features.shape[1]}
+    write_json(json_file, {**settings, "file": str(target), **sizes, **left_out.to_json()})
+    print_line(left_out.line)
     out.print(f"{features.shape[0]} embeddings of width {features.shape[1]} written to {target}", soft_wrap=True)
 
 
@@ -136,6 +137,8 @@ def probe(
     print_table(report.rows(), f"probe of {subject}: macro AUROC on test")
     if per_class:
         print_table(report.class_rows(), "AUROC per class; auprc, f1, ece and brier of the trained encoder")
+    print_line(report.left_out.line)
+    print_line(report.overlap.remark)
     write_json(json_file, {**report.to_json(), **published_splits_json(opened)})
     write_tables(csv_file, latex_file, report, per_class)
     if picture is not None:
@@ -194,5 +197,7 @@ def zeroshot(
         print_table(report.sensitivity.rows(), "macro AUROC by prompt set (*: the reported one)")
         print_table(report.sensitivity.class_rows(), "AUROC per class by prompt set")
     out.print(report.sensitivity.line(), highlight=False)
+    print_line(report.left_out.line)
+    print_line(report.overlap.remark)
     write_json(json_file, {**report.to_json(), **published_splits_json(opened)})
     write_tables(csv_file, latex_file, report, per_class)

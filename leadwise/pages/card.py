@@ -51,23 +51,11 @@ def build_page(card: Card) -> Page:
 
 
 def _add_leak(page: Page, card: Card) -> None:
+    """Add whether the test split was used for training: it decides how the scores are read."""
     facts = card.facts
-
-    # whether test patients were trained on
-    n_leaked, n_tested = facts["n_people_tested_and_trained_on"], facts["n_people_tested"]
-    if n_leaked is None:
-        page.text(
-            "The run does not list its training patients, so it is unknown whether patients of the test split were used for "
-            "training."
-        )
-    elif n_leaked:
-        page.text(
-            f"LEAK: {n_leaked} of the {n_tested} patients of the test split were used for training. The scores below are too "
-            "high.",
-            tone="bad",
-        )
-    else:
-        page.text(f"None of the {n_tested} patients of the test split was used for training.")
+    is_leak = facts["n_people_tested_and_trained_on"] or facts["n_signals_tested_and_trained_on"]
+    sentence = facts["tested_and_trained_on"]
+    page.text(f"LEAK: {sentence} The scores below are too high." if is_leak else sentence, "bad" if is_leak else None)
 
 
 def _add_training(page: Page, card: Card) -> None:

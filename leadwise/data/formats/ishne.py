@@ -69,7 +69,8 @@ def decode(content: bytes, path: Path, given: Given) -> Recording:
     if n_promised > n_samples:
         remarks = (*remarks, f"its header promises {n_promised} samples of each lead, it holds {n_samples}")
     age = age_in_years((birth_year, birth_month, birth_day), (year, month, day))
-    recorder = content[232:272].split(b"\0")[0].decode("latin-1")
+    recorder = content[232:272].split(b"\0")[0].decode("latin-1").strip()
+    recorder = "" if recorder.casefold() in ("analog", "digital") else recorder  # its kind and not its model
     return Recording(
         path.stem, signal, channels.leads, checked_rate(path, float(rate_hz)), digital, unused=channels.unused,
         stated=stated(age, {1: "M", 2: "F"}.get(sex), (recorder,), year), remarks=remarks,
