@@ -17,8 +17,9 @@ from leadwise.data.sources.source import Row
 from leadwise.evaluate.card import card as cards
 from leadwise.evaluate.compare import ProbeScorer, run_compare
 from leadwise.evaluate.embed import EmbedError, embed_cohort, usable, write_npz
+from leadwise.evaluate.merl_legacy.probe_heads import TrainerSettings
 from leadwise.evaluate.probe import run_probe
-from leadwise.evaluate.protocol import LegacySettings, TrainerSettings, run_protocol
+from leadwise.evaluate.protocol import LegacySettings, run_protocol
 from leadwise.evaluate.retrieve import run_retrieval
 from leadwise.evaluate.search import search
 from leadwise.run import Run
