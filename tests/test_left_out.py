@@ -105,8 +105,8 @@ def test_every_evaluation_counts_the_same_recordings(cohort: Cohort, run: Run) -
     retrieval = run_retrieval(run, cohort)
     assert (retrieval.n_records, retrieval.to_json()["left_out"]) == (9, {"not_observed": 1})
     assert "left_out" not in run_retrieval(run, cohort, window="best").to_json()
-    found = search(run, cohort, "atrial fibrillation.", top=N)
-    assert (len(found.hits), found.to_json()["left_out"]) == (N - N_EMPTY, {"not_observed": N_EMPTY})
+    result = search(run, cohort, "atrial fibrillation.", top=N)
+    assert (len(result.hits), result.to_json()["left_out"]) == (N - N_EMPTY, {"not_observed": N_EMPTY})
     legacy = LegacySettings(faults=(), trainer=TrainerSettings(epochs=1))
     protocol = run_protocol(run, cohort, "own", (1.0,), "merl-legacy", legacy)
     assert protocol.to_json()["left_out_recordings"] == {"not_observed": N_EMPTY}
