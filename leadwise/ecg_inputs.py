@@ -80,6 +80,8 @@ def collect(ecgs: Any, given: Given | None = None, path_column: str = "path") ->
         RecordError: nothing to read, an unknown kind of input, or an array without leads, rate or unit.
     """
     given = given or Given()
+    if isinstance(ecgs, Inputs):
+        return ecgs
     if isinstance(ecgs, pd.DataFrame):
         return _of_frame(ecgs, given, path_column)
     if isinstance(ecgs, str | Path):
@@ -98,6 +100,15 @@ def collect(ecgs: Any, given: Given | None = None, path_column: str = "path") ->
     if not items:
         raise RecordError("no ECG was given; pass at least one")
     return _numbered([_of_one(item, given, str(number)) for number, item in enumerate(items)])
+
+
+def collect_paths(paths: Sequence[Path | str], given: Given | None = None) -> Inputs:
+    """Return the entries of several paths, each a file, a folder or a pattern with `*`.
+
+    Raises:
+        RecordError: a folder or pattern without recordings.
+    """
+    return _numbered([opener for path in paths for opener in _of_path(path, given or Given())])
 
 
 Opener = tuple[str, Callable[[], ECG]]

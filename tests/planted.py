@@ -35,6 +35,7 @@ class PlantedCohort:
             Path("planted"),
         )
         self.tasks = {"finding": WORDS}
+        self.about: dict[str, str] = {}
         self.patients = TextColumn(pa.chunked_array([[f"p{row // 2:03d}" for row in range(n)]]))
         self.records = TextColumn(pa.chunked_array([[f"r{row:03d}" for row in range(n)]]))
         self.reports = TextColumn(pa.chunked_array([[""] * n]))

@@ -456,6 +456,7 @@ def test_page_table_and_json_show_the_worst_and_no_report(tmp_path: Path) -> Non
     for text in (page, html.unescape(page), json.dumps(report), done.output):
         assert not re.search("private|patient says|sinus rhythm", text, re.I)
     assert "http" not in page.replace("http-equiv", "")
+    assert '<td class="bad">error</td>' in page
     pictures = re.findall(r'alt="ECG of (\w+) on paper grid"', page)
     assert {"r00", "r03", "r04", "r12"} <= set(pictures)
     assert len(pictures) == len(set(pictures)) <= audit_page.N_PICTURES

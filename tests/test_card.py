@@ -90,6 +90,8 @@ def test_the_whole_card_of_a_planted_run(file: Path, tmp_path: Path) -> None:
         "Important regions of the ECG",
     ):
         assert f"<h2>{heading}</h2>" in html
+    assert html.index("Scores on the test split") < html.index("<h2>Training</h2>")  # the scores come first
+    assert html.index("<summary>The method") > html.index("<h2>Training</h2>")
     assert "No person of the test split was trained on (30 persons, 0 identical signals)." in html
     assert "has no site" in html
     assert all(f"<td>{value}</td>" in html for value in words.values())

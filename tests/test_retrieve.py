@@ -226,6 +226,7 @@ def test_the_page_contains_reports_only_on_request():
         assert html.count("data:image/png;base64,") == 2
         assert "alpha &lt;b&gt;" in html
         assert hits[0].record in html
+    assert "<figcaption>" not in without  # the title is in the picture
     report = cohort.reports[hits[0].row]
     assert report.startswith("Possible")
     assert report not in without

@@ -24,7 +24,7 @@ from leadwise.data.audit.patients import check_training_patients, check_training
 from leadwise.data.audit.signal_checks import TYPICAL_BPM, TYPICAL_MV
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.evaluate.embed import scored_recordings
-from leadwise.pages.html import Page
+from leadwise.pages.html import Page, Tone
 from leadwise.pictures import histogram, paper
 from leadwise.progress import Progress
 from leadwise.run import Run
@@ -36,6 +36,9 @@ PICTURED = (  # checks whose fault is visible on a tracing: how their title begi
     ("flat leads", 2), ("heart rate", 1), ("missing samples", 1), ("mains hum", 1), ("upsampled", 1),
     ("duplicate signals", 1), ("near-duplicate", 2), ("similar signals", 2), ("odd length", 1),
 )  # fmt: skip
+
+
+TONES: dict[str, Tone] = {"error": "bad", "warning": "poor", "note": "plain"}
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ def write_page(report: CheckReport, path: Path) -> None:
 
     page.heading("Findings")
     if audit.findings:
-        page.table(report.rows(n_examples=6))
+        page.table(report.rows(n_examples=6), tones={"severity": TONES})
     else:
         page.text("No problems were found.")
 

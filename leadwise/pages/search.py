@@ -29,6 +29,6 @@ def build_page(hits: Sequence[SearchHit], cohort: Cohort, text: str, run: Run, s
         labels = "; ".join(f"{task}: {', '.join(names) or 'none'}" for task, names in hit.labels.items())
         title = f"{position}. record {hit.record}, cosine {hit.cosine:.3f}"
         figure = paper.draw(ecg.T, rate_hz, LEADS, title=title, notes=[labels] if labels else [])
-        report = f" Report: {cohort.reports[hit.row]}" if show_reports else ""
-        page.figure(figure, f"{title}.{report}", alt=f"12-lead ECG of record {hit.record} on paper grid")
+        report = f"Report: {cohort.reports[hit.row]}" if show_reports else ""
+        page.figure(figure, report, alt=f"12-lead ECG of record {hit.record} on paper grid")
     return page
