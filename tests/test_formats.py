@@ -179,7 +179,9 @@ def test_a_file_under_another_name_is_found_by_content(tmp_path: Path, suffix: s
     np.testing.assert_allclose(reading.read(tmp_path / "a.data", **GIVEN).signal, samples())
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".dcm", ".ecg", ".hdf5", ".mat", ".scp", ".atc", ".mwf", ".edf", ".txt", ".csv"])
+@pytest.mark.parametrize(
+    "suffix", [".npy", ".dcm", ".ecg", ".hdf5", ".mat", ".scp", ".atc", ".mwf", ".edf", ".txt", ".csv"]
+)
 def test_the_content_decides_where_the_suffix_is_of_another_format(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_text(muse())
@@ -232,7 +234,9 @@ def test_a_file_without_permission_is_one_error(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(Path, "open", refuse)
     monkeypatch.setattr(Path, "read_bytes", refuse)
     for name in ("a.xml", "a.hea"):
-        with pytest.raises(RecordError, match=rf"{name}: cannot be opened \(Permission denied\); check its permissions"):
+        with pytest.raises(
+            RecordError, match=rf"{name}: cannot be opened \(Permission denied\); check its permissions"
+        ):
             reading.read(tmp_path / name)
 
 

@@ -68,5 +68,7 @@ def _map(path: Path) -> np.ndarray:
 def _checked(path: Path, content: bytes) -> bytes:
     """The content of a file that begins as an `.npy` file does; numpy would take others for pickled objects."""
     if not matches(content):
-        raise RecordError(f"record {path}: not an .npy file (it does not begin with \\x93NUMPY); save it again with numpy")
+        raise RecordError(
+            f"record {path}: not an .npy file (it does not begin with \\x93NUMPY); save it again with numpy"
+        )
     return content
