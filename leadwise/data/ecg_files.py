@@ -37,7 +37,8 @@ def beneath(folder: Path) -> EcgFiles:
     file of a header is no file of its own. Hidden files and folders, cohorts and unfinished cohorts are left out; links
     to folders are not followed.
     """
-    paths, others = [], []
+    paths: list[Path] = []
+    others: list[Path] = []
     for file in _walk(folder):
         is_ecg = _is_ecg(file)
         if is_ecg is not None:
