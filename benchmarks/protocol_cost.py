@@ -67,7 +67,7 @@ def page(report: ProtocolReport, command: str, note: str, seconds: float) -> str
 Command: `{command}`, {seconds:.0f} s. {describe()}.
 {note}
 
-Recordings: {counts}; splits are {source}. Test patients used in pre-training: {report.n_leaked_patients}.
+Recordings: {counts}; splits are {source}. Test patients used in pre-training: {report.overlap.n_patients}.
 Macro AUROC x 100 with 95 % intervals from 1,000 bootstraps of patients. Differences are to MERL's trainer without a fault, with
 the same patients drawn for both; the epoch is not chosen again in a resampling. "No fault" with another seed shows the noise:
 other labels (below 100 %), another order and other initial weights. "Learnable only": macro AUROC over the classes that have

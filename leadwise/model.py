@@ -27,8 +27,16 @@ from leadwise.data.recordings.recording import RecordError
 from leadwise.ecg import given_facts
 from leadwise.ecg_inputs import Inputs, as_cohort, collect
 from leadwise.evaluate import prompt_scores
-from leadwise.evaluate.embed import EmbedError, Features, embed_cohort, split_parts
-from leadwise.evaluate.embed_ecgs import DroppedECG, Embeddings, OnError, batch_of, embed_ecgs, width_of
+from leadwise.evaluate.embed import EmbedError, Features, split_parts
+from leadwise.evaluate.embed_ecgs import (
+    DroppedECG,
+    Embeddings,
+    OnError,
+    batch_of,
+    embed_ecgs,
+    embed_whole_cohort,
+    width_of,
+)
 from leadwise.evaluate.explain import Explanation, explain
 from leadwise.evaluate.saved_probe import SavedProbe, load_probe
 from leadwise.evaluate.search import positive_classes
@@ -119,7 +127,7 @@ class Model:
         """
         cohort = as_cohort(ecgs)
         if cohort is not None:
-            return _with_attrs(embed_cohort(self.run, cohort, part, progress=progress, window=window), [])
+            return _with_attrs(*embed_whole_cohort(self.run, cohort, part, window, on_error, progress))
         inputs = collect(ecgs, given_facts(rate_hz, leads, units), path_column)
         features, dropped = embed_ecgs(self.run, inputs, part, window, batch_size, on_error, progress)
         if inputs.index is None:
@@ -296,8 +304,8 @@ class Model:
         """Return embeddings, names and row labels of ECGs or of a cohort, and which ECGs have a row of NaN."""
         cohort = as_cohort(ecgs)
         if cohort is not None:
-            features = embed_cohort(self.run, cohort, part, progress=progress, window=window)
-            return features, list(cohort.records), pd.RangeIndex(len(cohort)), []
+            features, dropped = embed_whole_cohort(self.run, cohort, part, window, "nan", progress)
+            return features, list(cohort.records), pd.RangeIndex(len(cohort)), dropped
         inputs: Inputs = collect(ecgs, given_facts(*given))
         features, dropped = embed_ecgs(self.run, inputs, part, window, batch_size, "nan", progress)
         return features, inputs.names, inputs.rows, dropped

@@ -1,7 +1,8 @@
 """A run: one folder with everything that another machine needs to load a trained method. Create, save, resume and load it.
 
 config.toml          every setting, including the preprocessing (`signal`)
-data.json            the training cohort: name, source, fingerprint, and a hash of each training patient
+data.json            the training cohort: name, source, fingerprint, and the numbers of patients and signals
+trained_on.json      hashes of the training patients and signals; it stays with the owner of the data (`leadwise.trained_on`)
 tokenizer/           the tokenizer of reports, and the shape of a borrowed text encoder
 model.safetensors    the weights, and in its header the digests of weights, settings and tokenizer (`leadwise.digests`)
 metrics.jsonl        one line of metrics every few steps
@@ -29,11 +30,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from leadwise import config as settings
-from leadwise import digests, distributed
+from leadwise import digests, distributed, trained_on
 from leadwise.config import Config
 from leadwise.files import replacing
 from leadwise.methods import catalogue
 from leadwise.methods.contract import PretrainingMethod
+from leadwise.trained_on import ScoredRecordings, TrainedOn, TrainedOnError, TrainingOverlap
 
 try:
     import fcntl
@@ -45,7 +47,15 @@ log = logging.getLogger(__name__)
 RESUME_KEYS = {"step", "best", "model", "optimizer"}  # of a resume state
 
 # what a run that never saved a resume state may contain; any other file means that the folder is not such a run
-UNSAVED_FILES = {"config.toml", "data.json", "tokenizer", "metrics.jsonl", "model.safetensors", "resume"}
+UNSAVED_FILES = {
+    "config.toml",
+    "data.json",
+    trained_on.FILE,
+    "tokenizer",
+    "metrics.jsonl",
+    "model.safetensors",
+    "resume",
+}
 
 
 class RunError(RuntimeError):
@@ -103,10 +113,33 @@ class Run:
             raise _damaged(path, "no JSON object")
         return provenance
 
+    @property
+    def training_hashes(self) -> TrainedOn | None:
+        """The hashes of training patients and signals; None for a run without the list, such as a downloaded one.
+
+        Runs of earlier versions have the patients in data.json.
+
+        Raises:
+            RunError: the file with the list is damaged.
+        """
+        path = self.folder / trained_on.FILE if self.folder else None
+        try:
+            if path and path.is_file():
+                return TrainedOn.read(path)
+            provenance = self.provenance
+            return TrainedOn.from_json(provenance) if "people" in provenance else None
+        except TrainedOnError as error:
+            assert self.folder is not None
+            raise _damaged(path if path and path.is_file() else self.folder / "data.json", str(error)) from None
+
     def trained_on(self, source: str, patients: Iterable[str]) -> list[str]:
         """Return those of the `patients` of a data set that were used to train the run."""
-        training_patients = set(self.provenance.get("people", ()))
-        return [patient for patient in patients if patient_hash(source, patient) in training_patients]
+        hashes = self.training_hashes
+        return [] if hashes is None else hashes.patients(source, patients)
+
+    def overlap(self, scored: ScoredRecordings) -> TrainingOverlap:
+        """Return how much of the recordings that the run is scored on was used to train it."""
+        return trained_on.compare(self.training_hashes, self.provenance, scored)
 
     def untrained(self, seed: int = 0) -> Run:
         """Return a run with the same settings and tokenizer and fresh weights from `seed`, also of a borrowed text encoder.
@@ -231,11 +264,6 @@ def _no_resume_state(folder: Path) -> RunError:
     )
 
 
-def patient_hash(source: str, patient: str) -> str:
-    """Return a short hash of a patient of a data set, so that a run can list its training patients without naming them."""
-    return hashlib.sha256(f"{source}/{patient}".encode()).hexdigest()[:12]
-
-
 def has_resume_state(folder: Path) -> bool:
     """Return whether a run of `folder` can be continued from a saved state."""
     return (folder / "resume" / "state.pt").is_file()
@@ -306,6 +334,7 @@ def create(
     folder: Path | None = None,
     provenance: dict[str, Any] | None = None,
     restart: bool = False,
+    hashes: TrainedOn | None = None,
 ) -> Run:
     """Return a new run with fresh weights. With a folder, write its config, tokenizer and provenance there.
 
@@ -314,6 +343,7 @@ def create(
         texts: the training reports, from which the tokenizer is made.
         folder: the run's folder; None for a run in memory.
         provenance: the contents of data.json.
+        hashes: the contents of trained_on.json; None: no such file.
         restart: the folder may hold a run that never saved a resume state (`is_unsaved`), which is replaced.
 
     Raises:
@@ -340,6 +370,8 @@ def create(
         run.method.save_extra(folder / "tokenizer")
         with replacing(folder / "data.json") as temporary:
             temporary.write_text(json.dumps(provenance or {}, indent=1) + "\n")
+        if hashes is not None:
+            hashes.write(folder / trained_on.FILE)
         with replacing(folder / "config.toml") as temporary:
             temporary.write_text(settings.dumps(config))
         run._recorded = _folder_digests(folder, file.removed)

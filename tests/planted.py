@@ -16,6 +16,7 @@ from leadwise.batch import Batch, Signal
 from leadwise.config import Config
 from leadwise.data.cohort.cohort import TextColumn
 from leadwise.methods.contract import MethodConfig, PretrainingMethod
+from leadwise.trained_on import ScoredRecordings, TrainingOverlap
 
 WORDS = ("alpha", "beta", "gamma", "delta")  # class k plants a wave in lead k
 SIGNAL = Signal(rate_hz=100, duration_s=2.0)
@@ -34,6 +35,7 @@ class PlantedCohort:
             Path("planted"),
         )
         self.tasks = {"finding": WORDS}
+        self.about: dict[str, str] = {}
         self.patients = TextColumn(pa.chunked_array([[f"p{row // 2:03d}" for row in range(n)]]))
         self.records = TextColumn(pa.chunked_array([[f"r{row:03d}" for row in range(n)]]))
         self.reports = TextColumn(pa.chunked_array([[""] * n]))
@@ -63,8 +65,10 @@ class PlantedCohort:
     def columns(self, names: Sequence[str]) -> list[pa.RecordBatch]:
         zeros = [[0] * 12] * len(self)
         columns = {"n_samples": [200] * len(self), "rate_hz": [100.0] * len(self)}
-        columns |= {"samples_sha256": [f"{row:064x}" for row in range(len(self))]}
         return [pa.RecordBatch.from_pydict({name: columns.get(name, zeros) for name in names})]
+
+    def checksums(self, rows: np.ndarray) -> list[str]:
+        return [f"{row:064x}" for row in rows]
 
     def block(self, row: int) -> np.ndarray:
         return self.steps[row]
@@ -123,8 +127,8 @@ class PlantedRun:
         self.fingerprint = f"weights-{self.name}"
         self.known: set[str] = set()  # patients of its training data
 
-    def trained_on(self, source: str, patients: Sequence[str]) -> list[str]:
-        return [patient for patient in patients if patient in self.known]
+    def overlap(self, scored: ScoredRecordings) -> TrainingOverlap:
+        return TrainingOverlap(len(scored.patients), len(self.known & set(scored.patients)), 0)
 
     def untrained(self) -> PlantedRun:
         self.twin = PlantedRun(seeing=False)

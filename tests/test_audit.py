@@ -32,6 +32,7 @@ from leadwise.data.sources import simulated
 from leadwise.data.sources.source import Row, Source
 from leadwise.pages import audit as audit_page
 from leadwise.pictures import histogram
+from leadwise.trained_on import patient_hash
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 RATE_HZ = 250
@@ -349,7 +350,7 @@ def test_the_same_split_of_both_is_a_warning(sound: Cohort, tmp_path: Path) -> N
 def test_training_patients_of_a_run(sound: Cohort, tmp_path: Path) -> None:
     cohort = sound
     config = settings.typed(settings.Config, config_table(cohort.folder))
-    people = [runs.patient_hash("made", patient) for patient in ("p00", "p29", "p77")]
+    people = [patient_hash("made", patient) for patient in ("p00", "p29", "p77")]
     run = runs.create(config, cohort.reports, tmp_path / "run", {"people": people})
     result = audit_page.check_cohort(cohort, run=run, n_sampled=4)
     scored = finding_of(result.audit, "training patients of run, in val or test")
@@ -455,6 +456,7 @@ def test_page_table_and_json_show_the_worst_and_no_report(tmp_path: Path) -> Non
     for text in (page, html.unescape(page), json.dumps(report), done.output):
         assert not re.search("private|patient says|sinus rhythm", text, re.I)
     assert "http" not in page.replace("http-equiv", "")
+    assert '<td class="bad">error</td>' in page
     pictures = re.findall(r'alt="ECG of (\w+) on paper grid"', page)
     assert {"r00", "r03", "r04", "r12"} <= set(pictures)
     assert len(pictures) == len(set(pictures)) <= audit_page.N_PICTURES

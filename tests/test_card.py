@@ -25,6 +25,7 @@ from leadwise.evaluate.probe import run_probe
 from leadwise.evaluate.prompts import PromptError
 from leadwise.evaluate.zeroshot import run_zeroshot
 from leadwise.pages.card import build_page, interpretation
+from leadwise.trained_on import TrainedOn, TrainingOverlap
 
 
 class CardRun(PlantedRun):
@@ -33,7 +34,8 @@ class CardRun(PlantedRun):
     def __init__(self, folder: Path | None = None, seeing: bool = True) -> None:
         super().__init__(folder, seeing)
         self.config = Config(signal=SIGNAL, method={"name": "planted"})
-        self.provenance = {"cohort": "elsewhere", "source": "nowhere", "fingerprint": "f00", "people": ["a", "b"]}
+        self.provenance = {"cohort": "elsewhere", "source": "nowhere", "fingerprint": "f00"}
+        self.training_hashes = TrainedOn(frozenset({"a", "b"}), None)
 
 
 class WithoutText(SeeingMethod):
@@ -88,7 +90,9 @@ def test_the_whole_card_of_a_planted_run(file: Path, tmp_path: Path) -> None:
         "Important regions of the ECG",
     ):
         assert f"<h2>{heading}</h2>" in html
-    assert "None of the 30 patients of the test split was used for training." in html
+    assert html.index("Scores on the test split") < html.index("<h2>Training</h2>")  # the scores come first
+    assert html.index("<summary>The method") > html.index("<h2>Training</h2>")
+    assert "No person of the test split was trained on (30 persons, 0 identical signals)." in html
     assert "has no site" in html
     assert all(f"<td>{value}</td>" in html for value in words.values())
     assert "has no specific part" in html
@@ -103,10 +107,18 @@ def test_a_leak_is_reported_first(file: Path) -> None:
     run.known = {"p004", "p009"}
     card = cards.make_card(run, cohort, quick=True, prompt_file=file)
     assert card.facts["n_people_tested_and_trained_on"] == 2
-    assert "LEAK: 2 of the 24 patients" in build_page(card).html()
-    run.provenance = {}
-    nameless = replace(card, facts=cards.describe_run(run, cohort))
-    assert "unknown whether patients of the test split were used" in build_page(nameless).html()
+    assert "LEAK: 2 of the 24 persons of the test split were trained on" in build_page(card).html()
+
+
+def test_a_run_without_a_list_and_one_of_another_source_are_unknown(file: Path) -> None:
+    run, cohort = CardRun(), PlantedCohort()
+    for unknown, n_signals in (("trained on source a, scored on b", 3), ("the run does not list it", None)):
+        run.overlap = lambda scored, why=unknown, n=n_signals: TrainingOverlap(len(scored.patients), None, n, why)
+        facts = cards.describe_run(run, cohort, cohort.rows("test"))
+        assert facts["n_people_tested_and_trained_on"] is None
+        assert facts["n_signals_tested_and_trained_on"] == n_signals
+        assert f"unknown by patient ({unknown})" in facts["tested_and_trained_on"]
+        assert "No person" not in facts["tested_and_trained_on"]
 
 
 @pytest.mark.slow

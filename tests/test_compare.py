@@ -234,7 +234,7 @@ def test_a_method_without_text_encoder_is_refused(prompt_file):
 def test_the_command_prints_and_writes(monkeypatch, tmp_path, prompt_file):
     from leadwise.cli import app
 
-    monkeypatch.setattr(runs, "load", lambda folder: PlantedRun(seeing=folder.name == "good"))
+    monkeypatch.setattr(runs, "load", lambda folder, **_: PlantedRun(seeing=folder.name == "good"))
     monkeypatch.setattr(Cohort, "open", lambda folder: PlantedCohort())
     words = ["compare", "good", "poor", "cohort", "--task", "finding", "--resamplings", "200"]
     files = [x for kind in ("json", "csv", "latex") for x in (f"--{kind}", str(tmp_path / f"c.{kind}"))]

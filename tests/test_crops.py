@@ -41,6 +41,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     for number, seconds in enumerate(SECONDS):
         second, phase = np.divmod(np.arange(100 * seconds), 100)
         counted = (second * (1 + phase % 50) / 100)[:, None] + np.arange(12)
+        counted[phase == 10] += 0.01  # else the first second would be constant, as padding is
         np.save(folder / f"{number}.npy", counted)
         path = folder / f"{number}.npy"
         rows.append(Row(f"r{number}", path, f"p{number}", "test", leads=LEADS, rate_hz=100, units="mV"))

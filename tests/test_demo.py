@@ -37,6 +37,7 @@ def test_a_small_demo_writes_its_page_and_reports_every_step(tmp_path: Path, mon
     page = result.page.read_text()
     assert result.page == tmp_path / "demo" / "run" / "report.html"
     assert page.count("<img") >= 4
+    assert page.index("<img") < page.index("<h2>Scores</h2>")  # it begins with a picture
     assert not re.search(r"""(src|href)=["']https?:""", page)
     assert "shuffled pairs" in page
     assert {row["how"].split(",")[0] for row in next(iter(result.tables.values()))} == {"zero-shot", "probe"}

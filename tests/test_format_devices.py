@@ -154,7 +154,7 @@ def test_mfer_equals_the_library(tmp_path: Path) -> None:
 
 def test_a_pressure_is_no_lead_and_damage_is_one_error() -> None:
     pytest.importorskip("ecgdatakit")
-    blocks = np.zeros(250, ">i2").tobytes()
+    blocks = np.arange(250, dtype=">i2").tobytes()
     content = write_mfer([channel(0, 1, unit=1)], blocks, 1)
     with pytest.raises(RecordError, match="unit 'mmHg', which is not a voltage"):
         reading.read(content, units="mV")

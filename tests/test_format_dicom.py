@@ -163,6 +163,17 @@ def test_a_skewed_channel_is_aligned() -> None:
     assert np.isnan(signal[-2:, 2]).all()
 
 
+def test_a_slot_of_zeros_is_no_lead() -> None:
+    values = samples(n_channels=3)
+    values[:, 1] = 0
+    recording = read(write(group(values, [channel("I"), channel("V3"), channel("II")])))
+    assert recording.leads == ("I", "II")
+    assert recording.remarks == ("only zeros, so not recorded: V3",)
+    np.testing.assert_allclose(recording.signal, values[:, [0, 2]] * 0.0025)
+    with pytest.raises(RecordError, match="all samples of its leads are zero"):
+        read(write(group(values * 0, [channel("I"), channel("V3"), channel("II")])))
+
+
 def test_damage_is_one_error() -> None:
     content = write(group(samples(), [channel(lead) for lead in LEADS]))
     promises = write(group(samples(), [channel(lead) for lead in LEADS], WaveformBitsAllocated=32,

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from api_run import write_csv_files
 from conftest import REPORTS, SIGNAL, TINY, config_table, make_batch
 
 import leadwise as lw
@@ -30,7 +31,8 @@ from leadwise.evaluate.vocabulary import unknown_words
 from leadwise.evaluate.zeroshot import zeroshot_scores
 from leadwise.hub import HubError
 from leadwise.model import Model
-from leadwise.run import RunError, patient_hash
+from leadwise.run import RunError
+from leadwise.trained_on import patient_hash
 
 GIVEN = {"rate_hz": 100, "leads": list(LEADS), "units": "mV"}
 
@@ -53,18 +55,18 @@ def model(run_folder: Path) -> Model:
 
 
 @pytest.fixture(scope="module")
-def arrays() -> np.ndarray:
-    return make_batch(5, seed=3).ecg.numpy()
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], np.ndarray]:
+    return write_csv_files(tmp_path_factory.mktemp("files"))
 
 
 @pytest.fixture(scope="module")
-def files(arrays: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The same ECGs as CSV files with named columns."""
-    folder = tmp_path_factory.mktemp("files")
-    paths = [folder / f"e{i}.csv" for i in range(len(arrays))]
-    for path, ecg in zip(paths, arrays):
-        pd.DataFrame(ecg.T, columns=list(LEADS)).to_csv(path, index=False)
-    return paths
+def files(written: tuple[list[Path], np.ndarray]) -> list[Path]:
+    return written[0]
+
+
+@pytest.fixture(scope="module")
+def arrays(written: tuple[list[Path], np.ndarray]) -> np.ndarray:
+    return written[1]
 
 
 def test_import_does_not_import_torch() -> None:

@@ -526,6 +526,12 @@ def test_reliability_draws_each_class_against_the_diagonal() -> None:
     warned = reliability.draw(rows, "probe", "Penalty chosen by AUROC, not for probabilities. " * 2)
     assert "Penalty chosen by AUROC" in texts(warned)
     assert warned.get_figheight() > figure.get_figheight()  # the caution needs space
+    long = reliability.draw(
+        rows[:1], "probe of a run with a long name on a cohort with a long name, task own: reliability"
+    )
+    (title,) = (text for text in long.texts if "probe of" in text.get_text())
+    assert "\n" in title.get_text()  # wrapped at the width of the figure
+    assert title.get_window_extent().x1 <= long.bbox.x1
     with pytest.raises(ValueError, match="no reliability"):
         reliability.draw([])
     with pytest.raises(ValueError, match=r"'rare'.*each bin"):
@@ -578,6 +584,25 @@ def test_page_is_one_offline_file_that_escapes_every_text(tmp_path: Path) -> Non
     assert "research use only" in tags.words
     assert ">0.812<" in text
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_page_folds_colours_and_scrolls(tmp_path: Path) -> None:
+    page = Page("p")
+    page.text("LEAK", tone="bad")
+    with page.folded("settings <b>"):
+        page.table([{"severity": "error", "check": "error"}], tones={"severity": {"error": "bad"}})
+    page.table([{f"column {k}": k for k in range(12)}])
+    page.figure(Figure(figsize=(1, 1)), alt="nothing")
+    tags = Tags(page.html())
+    assert '<p class="bad">LEAK</p>' in page.html()
+    assert '<td class="bad">error</td><td>error</td>' in page.html()  # the column's tone, and not the word's
+    assert [name for name, _ in tags.tags if name in ("details", "summary", "table", "figcaption", "caption")] == [
+        "details", "summary", "table", "table",
+    ]  # fmt: skip
+    assert page.html().index("settings &lt;b&gt;") < page.html().index("</table>") < page.html().index("</details>")
+    assert page.html().count('<div class="scroll many">') == 1
+    page.table([{"score": "0.8 (0.7–0.9)", "change": -0.5, "n": "1,024", "small": 1e-9, "sha": "71e9601b", "id": "3a"}])
+    assert page.html().count('<th class="n">') == 12 + 4
 
 
 @pytest.mark.slow

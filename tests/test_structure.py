@@ -30,7 +30,7 @@ LAYERS = (  # from the top; a module imports only from layers below its own, and
     {"run", "ecg"},
     {"methods"},
     {"nn", "data", "pictures"},
-    {"config"},
+    {"config", "trained_on"},
     {"batch", "digests", "distributed", "files", "progress", "weights"},
 )
 LEVEL = {name: len(LAYERS) - depth for depth, layer in enumerate(LAYERS) for name in layer}

@@ -329,7 +329,7 @@ def test_a_resumed_run_keeps_its_settings_and_its_data(cohort_folder: Path, tmp_
         train(cohort_folder, tmp_path / "run", resume=True, steps=9, lr=0.1)
     data = tmp_path / "run" / "data.json"
     provenance = json.loads(data.read_text())
-    assert len(provenance["people"]) == 20
+    assert provenance["n_people"] == 20
     assert "p00" not in data.read_text()
     data.write_text(json.dumps({**provenance, "fingerprint": "another"}))
     with pytest.raises(TrainingError, match="is not the cohort"):

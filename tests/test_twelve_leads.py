@@ -263,7 +263,7 @@ def test_npy_faults(tmp_path: Path) -> None:
         read(path, **options)
     np.save(path, np.zeros((100, 12)))
     for missing in options:
-        with pytest.raises(RecordError, match=rf"does not state the .*; pass it \(--.*, {missing}=\)"):
+        with pytest.raises(RecordError, match=rf"does not state the .*; pass (?:it|them) \(--.*, {missing}=\)"):
             read(path, **{name: value for name, value in options.items() if name != missing})
     with pytest.raises(
         RecordError, match=r"the leads, the sampling rate and the unit; pass them .*leads=.*rate_hz=.*units="
@@ -564,7 +564,7 @@ def test_a_long_record_is_windowed_as_if_the_whole_had_been_resampled(rate_hz: i
     np.testing.assert_allclose(first, whole[:, :5000], atol=1e-5)
     np.testing.assert_allclose(centre, whole[:, 5250:10250], atol=1e-5)
     assert observed.all()
-    with pytest.raises(ValueError, match=r"signal\.window is 'first' or 'center'; got 'random'"):
+    with pytest.raises(ValueError, match=r"signal\.window = 'random': must be 'first' or 'center'"):
         Signal(window="random")  # type: ignore[arg-type]
 
 

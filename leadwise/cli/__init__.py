@@ -21,6 +21,7 @@ from leadwise.cli import (
     export,
     methods,
     plot,
+    predict,
     prepare,
     prompts,
     reproduce,
@@ -54,6 +55,7 @@ COMMANDS = (
     scores.embed,
     scores.probe,
     scores.zeroshot,
+    predict.predict,
     compare.compare,
     retrieve.retrieve,
     reproduce.reproduce,
@@ -88,7 +90,7 @@ def main() -> None:
     """Entry point: prints one line for an error of leadwise or of a file, a traceback for any other error."""
     level = logging.WARNING if rank() else logging.INFO
     logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
-    for name in ("httpx", "huggingface_hub", "matplotlib", "transformers"):
+    for name in ("fontTools", "httpx", "huggingface_hub", "matplotlib", "transformers"):
         logging.getLogger(name).setLevel(logging.WARNING)
     out.stderr = False  # until --json - claims standard output
     logging.getLogger("ecgbench").setLevel(logging.ERROR)  # its warnings are for its own command line

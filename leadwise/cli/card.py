@@ -14,6 +14,7 @@ from leadwise.cli.output import (
     RunFolder,
     bars,
     out,
+    print_line,
     print_table,
     progress_bars,
     write_json,
@@ -58,5 +59,7 @@ def card(
     columns = ("task", "how", "macro", "low", "high", "untrained", "skipped")
     lines = [{key: value for key, value in row.line().items() if key in columns} for row in result.scores]
     print_table(lines, f"{result.run.name} on {result.cohort.name}: macro AUROC on test")
+    print_line(result.left_out.line)
+    print_line(result.facts["tested_and_trained_on"])
     write_json(json_file, result.to_json())
     out.print(f"card written to {target}", soft_wrap=True)

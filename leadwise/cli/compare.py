@@ -18,6 +18,7 @@ from leadwise.cli.output import (
     WindowName,
     bars,
     out,
+    print_line,
     print_table,
     progress_bars,
     window_suffix,
@@ -50,6 +51,7 @@ def compare(
     """Test whether one run scores higher than another on the same patients, macro and each class."""
     from leadwise import run as runs
     from leadwise.data.cohort.cohort import Cohort
+    from leadwise.data.usable_rows import left_out_line
     from leadwise.evaluate import compare as comparing
     from leadwise.evaluate import export
 
@@ -77,6 +79,7 @@ def compare(
             f"{result.n_usable} of {result.n_replicates} resamplings could be used: "
             "the others have no class with both label values"
         )
+    print_line(left_out_line(result.settings.get("left_out", {})))
     write_json(json_file, result.to_json())
     if csv_file is not None:
         export.write(csv_file, export.to_csv(result.long_rows()))

@@ -66,7 +66,7 @@ WindowName = Annotated[
     str | None,
     typer.Option(
         "--window",
-        help="Part of longer recordings: first_10s, center_10s or multi_crop_mean [the run's own setting]; "
+        help="Part of longer recordings: first_10s, center_10s, best or multi_crop_mean [the run's own setting]; "
         "merl_5s_pad only with probe --protocol merl-legacy.",
     ),
 ]
@@ -147,6 +147,12 @@ def print_table(rows: list[dict[str, Any]], title: str) -> None:
     out.print(table)
     for remark in remarks:
         out.print(remark, highlight=False, markup=False)
+
+
+def print_line(line: str) -> None:
+    """Print a remark below a table; nothing if it is empty."""
+    if line:
+        out.print(line, highlight=False, soft_wrap=True)
 
 
 def _cell(value: Any) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from leadwise.cli.ecg_arguments import EcgFiles, Leads, RateHz, Units, file_inputs, given_of
 from leadwise.cli.output import (
     AcceptChanges,
     CohortFolder,
@@ -18,6 +19,7 @@ from leadwise.cli.output import (
     WindowName,
     bars,
     out,
+    print_line,
     print_table,
     progress_bars,
     window_suffix,
@@ -40,33 +42,91 @@ from leadwise.cli.result_files import (
     read_seeds,
     write_tables,
 )
+from leadwise.cli.table_files import check_target, write_embeddings
+
+if TYPE_CHECKING:
+    from leadwise.ecg_inputs import Inputs
 
 
 def embed(
     run: RunFolder,
-    cohort: CohortFolder,
-    target: Annotated[Path, typer.Option("-o", "--out", help=".npz file: embedding (N, D), record, patient, split.")],
+    ecgs: EcgFiles,
+    target: Annotated[
+        Path, typer.Option("-o", "--out", help=".npz file (embedding (N, D), record, ...), .csv or .parquet.")
+    ],
     part: Annotated[str, typer.Option(help="backbone, shared, specific or both.")] = "backbone",
-    split: Annotated[str | None, typer.Option(help="Only train, val or test.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only train, val or test of a cohort.")] = None,
     window: WindowName = None,
+    leads: Leads = None,
+    rate_hz: RateHz = None,
+    units: Units = None,
+    on_error: Annotated[
+        str, typer.Option(help="A file that cannot be embedded: raise an error, or nan: a row without numbers.")
+    ] = "raise",
     accept_changes: AcceptChanges = False,
     json_file: Json = None,
 ) -> None:
-    """Write an embedding for every recording of a cohort."""
+    """Write an embedding for every recording of a cohort, or for ECG files."""
+    # ECG files
+    check_target(target, (".npz", ".csv", ".parquet"))
+    source = file_inputs(ecgs, given_of(leads, rate_hz, units))
+    if not isinstance(source, Path):
+        if split is not None:
+            raise typer.BadParameter("--split belongs to a cohort; omit it with ECG files")
+        embed_files(run, source, target, part, window, on_error, accept_changes, json_file)
+        return
     from leadwise import run as runs
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import embed as embedding
 
-    loaded, opened = runs.load(run, accept_changes=accept_changes), Cohort.open(cohort)
-    rows = opened.rows(split=split)
+    # a cohort
+    loaded, opened = runs.load(run, accept_changes=accept_changes), Cohort.open(source)
+    rows, left_out = embedding.usable(loaded, opened, opened.rows(split=split), window)
     with progress_bars() as progress:
         features = embedding.embed_cohort(loaded, opened, part, rows, bars(progress), window=window)
-    embedding.write_npz(target, features, opened, rows)
-    settings = {"command": "embed", "cohort": str(cohort), "run": str(run), "part": part, "window": window}
-    write_json(
-        json_file, {**settings, "file": str(target), "recordings": features.shape[0], "width": features.shape[1]}
-    )
+    if target.suffix.lower() == ".npz":
+        embedding.write_npz(target, features, opened, rows, left_out)
+    else:
+        about: dict[str, Any] = {"patient": opened.patients.take(rows), "split": opened.splits(rows)}
+        write_embeddings(target, features, opened.records.take(rows), [""] * len(rows), about)
+    settings = {"command": "embed", "cohort": str(source), "run": str(run), "part": part, "window": window}
+    sizes = {"recordings": features.shape[0], "width": features.shape[1]}
+    write_json(json_file, {**settings, "file": str(target), **sizes, **left_out.to_json()})
+    print_line(left_out.line)
     out.print(f"{features.shape[0]} embeddings of width {features.shape[1]} written to {target}", soft_wrap=True)
+
+
+def embed_files(
+    run: Path,
+    inputs: Inputs,
+    target: Path,
+    part: str,
+    window: str | None,
+    on_error: str,
+    accept_changes: bool,
+    json_file: Path | None,
+) -> None:
+    """Embed ECG files and write the table; with on_error "nan", say which files have no embedding."""
+    from leadwise.model import load
+
+    # embed
+    if on_error not in ("raise", "nan"):
+        raise typer.BadParameter(f"--on-error {on_error}: choose raise or nan")
+    model = load(run, accept_changes=accept_changes)
+    with progress_bars() as progress:
+        features = model.embed(
+            inputs, part=part, window=window, on_error="nan" if on_error == "nan" else "raise", progress=bars(progress)
+        )
+
+    # write and report
+    dropped = {one["row"]: one["reason"] for one in features.attrs["dropped"]}
+    write_embeddings(target, features, inputs.names, [dropped.get(row, "") for row in range(len(inputs))])
+    settings = {"command": "embed", "run": str(run), "part": part, "window": window, "file": str(target)}
+    write_json(json_file, {**settings, "recordings": len(inputs), "width": features.shape[1], "refused": len(dropped)})
+    for reason in list(dropped.values())[:10]:
+        out.print(reason, highlight=False, soft_wrap=True)
+    without = f"; {len(dropped)} have no embedding" if dropped else ""
+    out.print(f"{len(inputs)} embeddings of width {features.shape[1]} written to {target}{without}", soft_wrap=True)
 
 
 def probe(
@@ -85,6 +145,9 @@ def probe(
     picture: Annotated[
         Path | None, typer.Option(help="Also draw a reliability diagram to this file (.png, .svg or .pdf).")
     ] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Also write the probe on all training labels to this file, for `predict`.")
+    ] = None,
     accept_changes: AcceptChanges = False,
     json_file: Json = None,
     csv_file: Csv = None,
@@ -94,6 +157,7 @@ def probe(
     from leadwise import run as runs
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import probe as probing
+    from leadwise.evaluate import saved_probe
     from leadwise.evaluate.merl_legacy.legacy_task import with_published_splits
 
     # check the options before anything is loaded
@@ -105,9 +169,13 @@ def probe(
     parsed_seeds = probing.SEEDS if seeds is None else read_seeds(seeds)
     if picture is not None:
         check_picture(picture)
+    if save is not None:
+        check_probe_file(save)
 
     # the legacy protocol, or both
     if protocol != "strict":
+        if save is not None:
+            raise typer.BadParameter("--save writes the probe of the strict protocol; omit --protocol")
         if picture is not None:
             raise typer.BadParameter("--picture draws the probabilities of the strict probe; omit --protocol")
         settings = legacy_settings(faults, epochs, part, splits, window, parsed_seeds)
@@ -132,14 +200,32 @@ def probe(
             progress=bars(progress),
             window=window,
         )
+        if save is not None:
+            saved_probe.fit_probe(loaded, opened, task, part, window, bars(progress)).save(save)
     subject = f"{report.run} on {report.cohort}, task {task}{window_suffix(window)}"
     print_table(report.rows(), f"probe of {subject}: macro AUROC on test")
     if per_class:
         print_table(report.class_rows(), "AUROC per class; auprc, f1, ece and brier of the trained encoder")
+    print_line(report.left_out.line)
+    print_line(report.overlap.remark)
     write_json(json_file, {**report.to_json(), **published_splits_json(opened)})
     write_tables(csv_file, latex_file, report, per_class)
     if picture is not None:
         draw_reliability(report, picture)
+    if save is not None:
+        out.print(f"probe written to {save}", highlight=False, soft_wrap=True)
+
+
+def check_probe_file(path: Path) -> None:
+    """Check that a probe can be written to `path`: it does not exist, or is a probe."""
+    from leadwise.evaluate.logistic_regression import ProbeError
+    from leadwise.evaluate.saved_probe import load_probe
+
+    if path.exists():
+        try:
+            load_probe(path)
+        except (ProbeError, OSError):
+            raise typer.BadParameter(f"--save {path}: it exists, and is no probe; choose another name") from None
 
 
 def zeroshot(
@@ -194,5 +280,8 @@ def zeroshot(
         print_table(report.sensitivity.rows(), "macro AUROC by prompt set (*: the reported one)")
         print_table(report.sensitivity.class_rows(), "AUROC per class by prompt set")
     out.print(report.sensitivity.line(), highlight=False)
+    print_line(report.remark)
+    print_line(report.left_out.line)
+    print_line(report.overlap.remark)
     write_json(json_file, {**report.to_json(), **published_splits_json(opened)})
     write_tables(csv_file, latex_file, report, per_class)

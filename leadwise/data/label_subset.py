@@ -30,12 +30,23 @@ def subset(n: int, fraction: float, seed: int) -> NDArray[np.int64]:
     return np.asarray(drawn, dtype=np.int64)
 
 
-def labelled_rows(cohort: Cohort, task: str, split: str, fraction: float = 1.0, seed: int = 42) -> NDArray[np.int64]:
+def labelled_rows(
+    cohort: Cohort,
+    task: str,
+    split: str,
+    fraction: float = 1.0,
+    seed: int = 42,
+    of: NDArray[np.integer] | None = None,
+) -> NDArray[np.int64]:
     """Row numbers of a split's recordings with labels of a task, or of a random fraction of them.
+
+    Args:
+        of: only these rows are drawn from; default: all.
 
     Raises:
         DrawError: as `subset`.
     """
     rows = cohort.rows(split=split, task=task)
+    rows = rows if of is None else rows[np.isin(rows, of)]
     drawn: NDArray[np.int64] = rows[subset(len(rows), fraction, seed)]
     return drawn

@@ -8,7 +8,7 @@ of the model has missing samples, or the recording is very short.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,15 +53,21 @@ class LeftOut:
     @property
     def line(self) -> str:
         """One line for a table or a log; '' if nothing is left out."""
-        if not len(self):
-            return ""
-        counts = "; ".join(f"{len(names)}: {REASONS[reason]}" for reason, names in self.records.items())
-        return f"{len(self)} recording{'s' if len(self) > 1 else ''} left out ({counts})"
+        return left_out_line({reason: len(names) for reason, names in self.records.items()})
 
     def to_json(self) -> dict[str, dict[str, int]]:
         """Return {"left_out": count by reason}, or {} if nothing is left out."""
         counts = {reason: len(names) for reason, names in self.records.items()}
         return {"left_out": counts} if counts else {}
+
+
+def left_out_line(counts: Mapping[str, int]) -> str:
+    """Return one line for a table or a log from the counts by reason; '' if there are none."""
+    if not counts:
+        return ""
+    n = sum(counts.values())
+    listed = "; ".join(f"{count}: {REASONS[reason]}" for reason, count in counts.items())
+    return f"{n} recording{'s' if n > 1 else ''} left out ({listed})"
 
 
 def usable_rows(

@@ -25,9 +25,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from leadwise.data import crops
 from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.usable_rows import LeftOut
 from leadwise.evaluate import probe as probing
 from leadwise.evaluate import zeroshot
-from leadwise.evaluate.embed import count_leaked_patients, embed_cohort
+from leadwise.evaluate.embed import Rows, embed_cohort, training_overlap, usable
 from leadwise.evaluate.metrics.auprc import weighted_average_precision
 from leadwise.evaluate.metrics.auroc import weighted_auroc
 from leadwise.evaluate.metrics.bootstrap import percentile_interval, resample_patients
@@ -177,20 +178,29 @@ def run_compare(
         CompareError: the measure is unknown, or no class of the split has both label values.
         ProbeError, ZeroShotError, PromptError, WindowError: as in `run_probe` and `run_zeroshot`.
     """
+    # the recordings that both runs can embed
     crops.check_strict(scorer.window)
+    rows, left_out = cohort.rows(task=task), LeftOut()
+    for run in runs:
+        rows, of_run = usable(run, cohort, rows, scorer.window)
+        left_out |= of_run
+
+    # their scores by both runs
     a, b = (
-        scorer(run, cohort, task, relabel(progress, f"embed, {side}")) for run, side in zip(runs, ("first", "second"))
+        scorer(run, cohort, task, relabel(progress, f"embed, {side}"), rows)
+        for run, side in zip(runs, ("first", "second"))
     )
-    rows = cohort.rows("test", task)
+    test = rows[np.isin(rows, cohort.rows("test", task))]
+    overlaps = {side: training_overlap(run, cohort, test) for run, side in zip(runs, "ab")}
     settings = {
         "cohort": cohort.name,
         "task": task,
         **scorer.settings(cohort, task),
         "how": scorer.how,
         "fingerprints": {"cohort": cohort.fingerprint, "a": runs[0].fingerprint, "b": runs[1].fingerprint},
-        "n_people_seen_in_pretraining": {
-            side: count_leaked_patients(run, cohort, rows) for side, run in zip("ab", runs)
-        },
+        "n_people_seen_in_pretraining": {side: overlap.n_patients for side, overlap in overlaps.items()},
+        "n_signals_seen_in_pretraining": {side: overlap.n_signals for side, overlap in overlaps.items()},
+        **left_out.to_json(),
     }
     return compare(a, b, measure, n_replicates, settings=settings, progress=progress)
 
@@ -205,8 +215,12 @@ class ProbeScorer:
     window: str | None = None  # part of each recording that is embedded; None: the run's own setting
     how = "probe"
 
-    def __call__(self, run: Run, cohort: Cohort, task: str, progress: Progress | None = None) -> RunScores:
-        rows = cohort.rows(task=task)
+    def __call__(
+        self, run: Run, cohort: Cohort, task: str, progress: Progress | None = None, rows: Rows | None = None
+    ) -> RunScores:
+        """Return the scores, computed from `rows` of the task; default: those that the run can embed."""
+        if rows is None:
+            rows, _ = usable(run, cohort, cohort.rows(task=task), self.window)
         probe_task = probing.make_probe_task(cohort, task, rows)
         features = embed_cohort(run, cohort, self.part, rows, progress, window=self.window)
         result = probing.probe(features, probe_task, self.fraction, self.seeds)
@@ -226,9 +240,13 @@ class ZeroShotScorer:
     window: str | None = None
     how = "zeroshot"
 
-    def __call__(self, run: Run, cohort: Cohort, task: str, progress: Progress | None = None) -> RunScores:
+    def __call__(
+        self, run: Run, cohort: Cohort, task: str, progress: Progress | None = None, rows: Rows | None = None
+    ) -> RunScores:
+        """Return the scores of the test recordings among `rows` of the task; default: those that the run can embed."""
         loaded = zeroshot.load_prompts(cohort, task, self.prompts_path)
-        rows = cohort.rows("test", task)
+        test = cohort.rows("test", task)
+        rows = usable(run, cohort, test, self.window)[0] if rows is None else test[np.isin(test, rows)]
         if not len(rows):
             raise CompareError(f"cohort {cohort.name}: no recording of task '{task}' in split 'test'")
         class_prompts = loaded.for_classes(tuple(cohort.tasks[task]), self.prompt_set or loaded.sets[-1])

@@ -12,6 +12,7 @@ import logging
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +23,12 @@ from leadwise.batch import Batch
 from leadwise.data import crops
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.loader import Recordings
+from leadwise.data.usable_rows import LeftOut, log_left_out, usable_rows
 from leadwise.files import replacing
+from leadwise.methods.catalogue import patch_samples
 from leadwise.progress import Progress, partial_progress
 from leadwise.run import Run
+from leadwise.trained_on import ScoredRecordings, TrainingOverlap
 
 log = logging.getLogger(__name__)
 
@@ -208,29 +212,61 @@ def _write_cache(path: Path, rows: NDArray[np.int64], embedding: Features) -> No
         log.warning("embeddings are not cached: %s", error)
 
 
-def count_leaked_patients(run: Run, cohort: Cohort, rows: Rows) -> int:
-    """Return how many patients of these rows were used to train the run; more than 0 is a leak and logs a warning."""
-    patients = sorted(cohort.patients.distinct(rows))
-    leaked = run.trained_on(cohort.source, patients)
-    if leaked:
+def usable(run: Run, cohort: Cohort, rows: Rows, window: str | None = None) -> tuple[NDArray[np.int64], LeftOut]:
+    """Return those of the rows that a run can embed, in their order, and a ledger of the others, which is logged.
+
+    Args:
+        window: part of each recording that is embedded, see `data/crops.py`; default: the run's own setting.
+
+    Raises:
+        EmbedError: there are rows, and the run can embed none of them.
+    """
+    chosen, left_out = usable_rows(cohort, run.config.signal, rows, window, patch_samples(run.config))
+    log_left_out(left_out, f"{run.name} on {cohort.name}")
+    if len(rows) and not len(chosen):
+        signal = run.config.signal
+        raise EmbedError(
+            f"cohort {cohort.name}: {left_out.line}, so {run.name} can embed none; it reads {', '.join(signal.leads)} in "
+            f"{signal.duration_s:g} s: choose another window (--window best, window='best') or another run"
+        )
+    return chosen, left_out
+
+
+def training_overlap(run: Run, cohort: Cohort, rows: Rows) -> TrainingOverlap:
+    """Return how much of these rows was used to train the run, by patient and by samples; a leak logs a warning."""
+    overlap = run.overlap(scored_recordings(cohort, rows))
+    if overlap.is_leak:
         log.warning(
-            "%d of the %d patients to be scored were used to pre-train %s: its scores on %s are too high. "
-            "Check whether the cohort was split again after pre-training.",
-            len(leaked), len(patients), run.name, cohort.name,
+            "%s Its scores on %s are too high. Check whether the cohort was split again after pre-training %s.",
+            overlap.sentence, cohort.name, run.name,
         )  # fmt: skip
-    return len(leaked)
+    return overlap
 
 
-def write_npz(path: Path, embedding: Features, cohort: Cohort, rows: Rows) -> None:
-    """Write embeddings (N, D) as float32, with the record, patient, split and row number of each."""
+def scored_recordings(cohort: Cohort, rows: Rows) -> ScoredRecordings:
+    """Return rows of a cohort as a run compares them with what it was trained on."""
+    patients = cohort.patients.take(np.asarray(rows))
+    names_patients = patients != cohort.records.take(np.asarray(rows))
+    distinct, checksums = tuple(sorted(set(patients))), tuple(cohort.checksums(np.asarray(rows)))
+    return ScoredRecordings(cohort.source, cohort.fingerprint, distinct, checksums, names_patients)
+
+
+def write_npz(path: Path, embedding: Features, cohort: Cohort, rows: Rows, left_out: LeftOut | None = None) -> None:
+    """Write embeddings (N, D) as float32, with the record, patient, split and row number of each.
+
+    If recordings are left out, the file also has their names and reasons, as `left_out` and `left_out_reason`.
+    """
     if len(embedding) != len(rows):
         raise EmbedError(f"{len(embedding)} embeddings for {len(rows)} rows of {cohort.name}")
     row = np.asarray(rows, dtype=np.int64)
     record, patient = (np.array(texts.take(row), dtype=np.str_) for texts in (cohort.records, cohort.patients))
-    split = cohort.splits(row)
+    columns: dict[str, Any] = {"record": record, "patient": patient, "split": cohort.splits(row), "row": row}
+    if left_out:
+        pairs = [(name, reason) for reason, names in left_out.records.items() for name in names]
+        columns |= dict(zip(("left_out", "left_out_reason"), np.array(pairs, dtype=np.str_).T))
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, embedding=embedding.astype(np.float32), record=record, patient=patient, split=split, row=row)
+        np.savez(file, embedding=embedding.astype(np.float32), **columns)
 
 
 def project(features: NDArray[np.floating], seed: int = 0) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,11 +17,13 @@ import torch
 
 from leadwise.batch import LEADS, Batch, Signal
 from leadwise.data import crops
+from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.recordings.recording import RecordError
 from leadwise.data.recordings.twelve_leads import conform
+from leadwise.data.usable_rows import REASONS
 from leadwise.ecg import ECG
 from leadwise.ecg_inputs import InputEntry, Inputs
-from leadwise.evaluate.embed import EmbedError, Features, embed_batch, split_parts
+from leadwise.evaluate.embed import EmbedError, Features, embed_batch, embed_cohort, split_parts, usable
 from leadwise.progress import Progress
 from leadwise.run import Run
 
@@ -42,12 +44,13 @@ class DroppedECG:
     """An ECG without an embedding."""
 
     position: int
-    entry: InputEntry
+    row: Hashable  # label of its row
+    name: str
     reason: str
 
     def to_json(self) -> dict[str, Any]:
         """Return row, ecg and reason, as in `attrs["dropped"]`."""
-        return {"row": self.entry.row, "ecg": self.entry.name, "reason": self.reason}
+        return {"row": self.row, "ecg": self.name, "reason": self.reason}
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,7 @@ def embed_ecgs(
     # the options
     parts = split_parts(run, part)
     crops.check_strict(window)
-    if on_error not in ("raise", "nan"):
-        raise EmbedError(f"on_error={on_error!r} is not known; choose 'raise' or 'nan'")
+    check_on_error(on_error)
     if batch_size < 1:
         raise EmbedError(f"batch_size={batch_size} is too small; it must be 1 or more")
 
@@ -101,10 +103,11 @@ def embed_ecgs(
             except (ValueError, OSError) as error:
                 if on_error == "raise":
                     raise
-                dropped.append(DroppedECG(position, entry, str(error)))
+                dropped.append(DroppedECG(position, entry.row, entry.name, str(error)))
         embedded, failures = _embed_windows(run, windows, parts, batch_size, on_error)
         rows |= embedded
-        dropped += [DroppedECG(position, inputs.entries[position], reason) for position, reason in failures.items()]
+        for position, reason in failures.items():
+            dropped.append(DroppedECG(position, inputs.entries[position].row, inputs.entries[position].name, reason))
         if progress is not None:
             progress(f"embed {part}", min(begin + batch_size, len(inputs)), len(inputs))
 
@@ -114,6 +117,44 @@ def embed_ecgs(
     for position, row in rows.items():
         features[position] = row
     return features, sorted(dropped, key=lambda one: one.position)
+
+
+def embed_whole_cohort(
+    run: Run,
+    cohort: Cohort,
+    part: str = "backbone",
+    window: str | None = None,
+    on_error: OnError = "raise",
+    progress: Progress | None = None,
+) -> tuple[Features, list[DroppedECG]]:
+    """Return embeddings (N, D) of all N recordings of a cohort, and those whose row is NaN; the run folder caches them.
+
+    Raises:
+        EmbedError: the run cannot embed some recordings, and on_error is "raise".
+    """
+    check_on_error(on_error)
+    rows, left_out = usable(run, cohort, np.arange(len(cohort)), window)
+    if len(left_out) and on_error == "raise":
+        raise EmbedError(
+            f"cohort {cohort.name}: {left_out.line}; pass on_error='nan' for rows without numbers, or window='best'"
+        )
+    embedded = embed_cohort(run, cohort, part, rows, progress, window=window)
+    if not len(left_out):
+        return embedded, []
+
+    # rows of NaN for the others, with their reasons
+    features = np.full((len(cohort), embedded.shape[1]), np.nan, dtype=np.float32)
+    features[rows] = embedded
+    reasons = {record: REASONS[reason] for reason, records in left_out.records.items() for record in records}
+    others = np.setdiff1d(np.arange(len(cohort)), rows)
+    names = cohort.records.take(others)
+    return features, [DroppedECG(int(row), int(row), name, reasons[name]) for row, name in zip(others, names)]
+
+
+def check_on_error(on_error: str) -> None:
+    """Raise EmbedError unless `on_error` is "raise" or "nan"."""
+    if on_error not in ("raise", "nan"):
+        raise EmbedError(f"on_error={on_error!r} is not known; choose 'raise' or 'nan'")
 
 
 def width_of(run: Run, part: str) -> int:

@@ -24,7 +24,8 @@ from scipy.special import expit
 from leadwise.data import crops
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.label_subset import subset
-from leadwise.evaluate.embed import count_leaked_patients, embed_cohort
+from leadwise.data.usable_rows import LeftOut
+from leadwise.evaluate.embed import embed_cohort, training_overlap, usable
 from leadwise.evaluate.handcrafted import handcrafted_features
 from leadwise.evaluate.logistic_regression import ProbeError as ProbeError
 from leadwise.evaluate.logistic_regression import fit
@@ -35,6 +36,7 @@ from leadwise.evaluate.metrics.f1 import best_thresholds
 from leadwise.evaluate.metrics.score import Floats, Interval, Score
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
+from leadwise.trained_on import TrainingOverlap
 
 FRACTIONS = (0.01, 0.05, 0.1, 1.0)
 SEEDS = (42, 43, 44)
@@ -129,10 +131,11 @@ class ProbeReport:
     part: str
     classes: tuple[str, ...]
     fingerprints: dict[str, str]  # of the cohort's data and of the run's weights
-    n_leaked_patients: int  # patients of the test split that were used in pre-training: must be 0
+    overlap: TrainingOverlap  # of the test split with the training of the run: must be empty
     n_recordings: dict[str, int]  # by split
     results: dict[float, dict[str, ProbeResult]]  # fraction -> features -> result
     window: str | None = None  # window of longer recordings; None: the run's own setting
+    left_out: LeftOut = field(default_factory=LeftOut)  # recordings of the task that the run cannot embed
 
     def to_json(self) -> dict[str, Any]:
         fractions: dict[str, Any] = {}
@@ -148,12 +151,13 @@ class ProbeReport:
             "run": self.run,
             "window": self.window,
             "fingerprints": dict(self.fingerprints),
-            "n_people_seen_in_pretraining": self.n_leaked_patients,
+            **self.overlap.to_json(),
             "task": self.task,
             "part": self.part,
             "fractions": fractions,
             "classes": list(self.classes),
             **{f"n_{split}": n for split, n in self.n_recordings.items()},
+            **self.left_out.to_json(),
         }
 
     def gain(self, fraction: float) -> tuple[float, Interval]:
@@ -220,17 +224,20 @@ def run_probe(
 ) -> ProbeReport:
     """Probe a run, the same encoder with random weights, and hand-crafted features, at each fraction of the labels.
 
+    Recordings that the run cannot embed are left out of all splits.
+
     Args:
         window: part of each recording that is embedded, see `data/crops.py`; default: the run's own setting.
 
     Raises:
         ProbeError: a split is empty or shares patients with another.
         DrawError: a fraction outside (0, 1], or one that leaves no training recording.
+        EmbedError: the run can embed none of the recordings.
         WindowError: `window` is unknown, or MERL's, which only the legacy protocol uses.
     """
     # labels, splits and patients of the task's recordings
     crops.check_strict(window)
-    rows = cohort.rows(task=task)
+    rows, left_out = usable(run, cohort, cohort.rows(task=task), window)
     probe_task = make_probe_task(cohort, task, rows)
 
     # embed each recording once; all fractions and draws use these features
@@ -255,11 +262,12 @@ def run_probe(
         task=task,
         part=part,
         fingerprints={"cohort": cohort.fingerprint, "run": run.fingerprint},
-        n_leaked_patients=count_leaked_patients(run, cohort, rows[probe_task.rows("test")]),
+        overlap=training_overlap(run, cohort, rows[probe_task.rows("test")]),
         classes=probe_task.classes,
         n_recordings={split: len(probe_task.rows(split)) for split in ("train", "val", "test")},
         results=results,
         window=window,
+        left_out=left_out,
     )
 
 

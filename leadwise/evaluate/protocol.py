@@ -24,8 +24,14 @@ from leadwise.data import crops
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.label_subset import subset
 from leadwise.data.published_splits import PublishedCohort
-from leadwise.evaluate.embed import Features, count_leaked_patients, embed_cohort
-from leadwise.evaluate.merl_legacy.legacy_task import LegacyTask, inapplicable_faults, load_legacy_task
+from leadwise.data.usable_rows import LeftOut
+from leadwise.evaluate.embed import Features, embed_cohort, training_overlap, usable
+from leadwise.evaluate.merl_legacy.legacy_task import (
+    FIVE_SECOND_SOURCE,
+    LegacyTask,
+    inapplicable_faults,
+    load_legacy_task,
+)
 from leadwise.evaluate.merl_legacy.probe_heads import (
     NOT_REPRODUCED,
     EpochLogits,
@@ -46,6 +52,7 @@ from leadwise.evaluate.metrics.score import Interval, Score
 from leadwise.evaluate.probe import SEEDS, probe
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
+from leadwise.trained_on import TrainingOverlap
 
 Protocol = Literal["merl-legacy", "both"]  # for the strict protocol alone, see `probe.run_probe`
 Faults = frozenset[Fault]
@@ -145,9 +152,10 @@ class ProtocolReport:
     legacy_task: LegacyTask
     legacy: LegacySettings
     fingerprints: dict[str, str]  # of the cohort's data, the run's weights and the split files
-    n_leaked_patients: int  # patients of the test split that were used in pre-training: must be 0
+    overlap: TrainingOverlap  # of the test split with the training of the run: must be empty
     not_applicable: dict[Fault, str]  # requested faults that do not apply, with the reason
     lines: tuple[ProtocolLine, ...]
+    left_out: LeftOut = field(default_factory=LeftOut)  # recordings that the run cannot embed
 
     @property
     def published(self) -> bool:
@@ -196,7 +204,7 @@ class ProtocolReport:
             "part": self.legacy.part,
             "window": self.legacy.window,  # except the lines with the fault five_second_window
             "fingerprints": dict(self.fingerprints),
-            "n_people_seen_in_pretraining": self.n_leaked_patients,
+            **self.overlap.to_json(),
             "classes": list(task.task.classes),
             **counts,
             "splits": "published" if self.published else "cohort",
@@ -207,6 +215,7 @@ class ProtocolReport:
             "left_out": dict(NOT_REPRODUCED),
             "not_applicable": {fault.value: reason for fault, reason in self.not_applicable.items()},
             "lines": [line.to_json() for line in self.lines],
+            **({"left_out_recordings": self.left_out.to_json()["left_out"]} if self.left_out else {}),
         }
 
 
@@ -233,7 +242,7 @@ def run_protocol(
     legacy = legacy or LegacySettings()
     if protocol == "both":
         crops.check_strict(legacy.window)
-    legacy_task = load_legacy_task(cohort, task, legacy.splits)
+    legacy_task, left_out = _usable_task(run, load_legacy_task(cohort, task, legacy.splits), legacy)
 
     # all lines, one fraction after the other
     runner = _ProtocolRunner(run, legacy_task, legacy, progress)
@@ -245,9 +254,21 @@ def run_protocol(
     fingerprints = {"cohort": cohort.fingerprint, "run": run.fingerprint}
     if isinstance(legacy_task.cohort, PublishedCohort):
         fingerprints["splits"] = legacy_task.cohort.published.fingerprint
-    n_leaked = count_leaked_patients(run, cohort, legacy_task.rows[legacy_task.task.rows("test")])
+    overlap = training_overlap(run, cohort, legacy_task.rows[legacy_task.task.rows("test")])
     reasons = {fault: runner.reasons[fault] for fault in legacy.faults if fault in runner.reasons}
-    return ProtocolReport(run.name, protocol, legacy_task, legacy, fingerprints, n_leaked, reasons, tuple(lines))
+    return ProtocolReport(
+        run.name, protocol, legacy_task, legacy, fingerprints, overlap, reasons, tuple(lines), left_out
+    )
+
+
+def _usable_task(run: Run, task: LegacyTask, legacy: LegacySettings) -> tuple[LegacyTask, LeftOut]:
+    """Return the task without the recordings that the run cannot embed in a window of the protocol, and their ledger."""
+    rows, left_out = task.rows, LeftOut()
+    faults = legacy.faults if task.cohort.source == FIVE_SECOND_SOURCE else ()
+    for window in dict.fromkeys([legacy.window, legacy.window_for(faults)]):
+        rows, of_window = usable(run, task.cohort, rows, window)
+        left_out |= of_window
+    return task.restricted(np.isin(task.rows, rows)), left_out
 
 
 class _ProtocolRunner:

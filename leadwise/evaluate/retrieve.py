@@ -11,21 +11,23 @@ first. Intervals are 95 %, by bootstrap over patients; a distinct report has the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
-from leadwise.data import reports
+from leadwise.data import crops, reports
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.evaluate.embed import Features, count_leaked_patients, embed_cohort
+from leadwise.data.usable_rows import LeftOut
+from leadwise.evaluate.embed import Features, embed_cohort, training_overlap, usable
 from leadwise.evaluate.metrics.bootstrap import N_REPLICATES, permute_across_patients, resample_patients
 from leadwise.evaluate.metrics.score import Floats, Interval
 from leadwise.evaluate.text_embeddings import embed_texts, unit
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
+from leadwise.trained_on import TrainingOverlap
 
 KS = (1, 5, 10)
 N_SHUFFLES = 100
@@ -118,16 +120,22 @@ class RetrievalReport:
     run: str
     split: str
     fingerprints: dict[str, str]
-    n_leaked_patients: int  # patients of the split that were used in pre-training: must be 0
+    overlap: TrainingOverlap  # of the split with the training of the run: must be empty
     n_records: int
     n_without_report: int  # left out
     n_reports: int  # distinct after cleaning
     directions: dict[str, DirectionScores]  # ecg_to_report, report_to_ecg
+    window: str | None = None  # window of longer recordings; None: the run's own setting
+    left_out: LeftOut = field(default_factory=LeftOut)  # recordings with a report that the run cannot embed
 
     def to_json(self) -> dict[str, Any]:
-        fields = {key: value for key, value in vars(self).items() if key not in ("directions", "n_leaked_patients")}
+        names = ("cohort", "run", "split", "fingerprints", "n_records", "n_without_report", "n_reports")
+        fields = {name: getattr(self, name) for name in names}
+        window = {} if self.window is None else {"window": self.window}
         directions = {name: scores.to_json() for name, scores in self.directions.items()}
-        return {"command": "retrieve", **fields, "n_people_seen_in_pretraining": self.n_leaked_patients, **directions}
+        return {
+            "command": "retrieve", **fields, **window, **self.overlap.to_json(), **directions, **self.left_out.to_json()
+        }  # fmt: skip
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the table of both directions."""
@@ -135,19 +143,27 @@ class RetrievalReport:
         return [row for name, scores in self.directions.items() for row in scores.rows(arrows[name])]
 
 
-def run_retrieval(run: Run, cohort: Cohort, split: str = "test", progress: Progress | None = None) -> RetrievalReport:
+def run_retrieval(
+    run: Run, cohort: Cohort, split: str = "test", progress: Progress | None = None, window: str | None = None
+) -> RetrievalReport:
     """Score retrieval in both directions, with untrained encoder, shuffled control and chance level.
 
+    Args:
+        window: part of each recording that is embedded, see `data/crops.py`; default: the run's own setting.
+
     Raises:
+        EmbedError: the run can embed none of the recordings.
+        WindowError: `window` is unknown, or MERL's, which only the legacy protocol uses.
         NoTextEncoderError: the run has no text encoder.
         RetrievalError: fewer than two distinct reports in the split.
     """
-    # recordings with a report, and the distinct reports after cleaning
+    # recordings with a report that the run can embed, and the distinct reports after cleaning
+    crops.check_strict(window)
     split_rows = cohort.rows(split)
-    cleaned = [reports.clean(text) for text in cohort.reports.take(split_rows)]
-    has_report = np.array([bool(text) for text in cleaned], dtype=bool)
-    rows = split_rows[has_report]
-    distinct, report_of = np.unique([text for text in cleaned if text], return_inverse=True)
+    has_report = np.array([bool(reports.clean(text)) for text in cohort.reports.take(split_rows)], dtype=bool)
+    rows, left_out = usable(run, cohort, split_rows[has_report], window)
+    cleaned = [reports.clean(text) for text in cohort.reports.take(rows)]
+    distinct, report_of = np.unique(cleaned, return_inverse=True)
     if len(distinct) < 2:
         raise RetrievalError(
             f"cohort {cohort.name}: {len(distinct)} distinct reports in split '{split}'; retrieval needs two or more"
@@ -160,20 +176,23 @@ def run_retrieval(run: Run, cohort: Cohort, split: str = "test", progress: Progr
     embeddings = {}
     for name, encoder in (("trained", run), ("untrained", run.untrained())):
         text_embedding = embed_texts(encoder, texts, relabel(progress, f"embed reports, {name}"))
-        ecg_embedding = embed_cohort(encoder, cohort, "shared", rows, relabel(progress, f"embed, {name}"), cache)
+        ecg_progress = relabel(progress, f"embed, {name}")
+        ecg_embedding = embed_cohort(encoder, cohort, "shared", rows, ecg_progress, cache, window)
         embeddings[name] = ecg_embedding, text_embedding
     return RetrievalReport(
         cohort=cohort.name,
         run=run.name,
         split=split,
         fingerprints={"cohort": cohort.fingerprint, "run": run.fingerprint},
-        n_leaked_patients=count_leaked_patients(run, cohort, rows),
+        overlap=training_overlap(run, cohort, rows),
         n_records=len(rows),
         n_without_report=int((~has_report).sum()),
         n_reports=len(distinct),
         directions=score_directions(
             embeddings["trained"], embeddings["untrained"], report_of.astype(np.int64), patients
         ),
+        window=window,
+        left_out=left_out,
     )
 
 

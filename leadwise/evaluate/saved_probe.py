@@ -17,7 +17,7 @@ from scipy.special import expit
 
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.evaluate import logistic_regression
-from leadwise.evaluate.embed import Features, embed_cohort
+from leadwise.evaluate.embed import Features, embed_cohort, usable
 from leadwise.evaluate.logistic_regression import LogisticModel, ProbeError
 from leadwise.evaluate.metrics.score import Floats
 from leadwise.evaluate.probe import make_probe_task
@@ -89,7 +89,7 @@ def fit_probe(
     Raises:
         ProbeError: a split is empty or shares patients with another, or no class can be learned.
     """
-    rows = cohort.rows(task=task)
+    rows, _ = usable(run, cohort, cohort.rows(task=task), window)
     probe_task = make_probe_task(cohort, task, rows)
     features = embed_cohort(run, cohort, part, rows, progress, window=window)
     train, val = probe_task.rows("train"), probe_task.rows("val")

@@ -15,7 +15,7 @@ import numpy as np
 
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.label_subset import labelled_rows
-from leadwise.evaluate.embed import embed_cohort
+from leadwise.evaluate.embed import embed_cohort, usable
 from leadwise.evaluate.metrics.auroc import auroc_score
 from leadwise.evaluate.metrics.score import Floats, Score
 from leadwise.progress import Progress
@@ -47,6 +47,8 @@ def score_supervised(
     if not runs:
         raise SupervisedError(f"no run to score on task '{task}' of {cohort.name}")
     rows = cohort.rows(split="test", task=task)
+    for run in runs:
+        rows, _ = usable(run, cohort, rows)
     per_run = [_logits(run, cohort, task, rows, progress) for run in runs]
     patients = np.array(cohort.patients.take(rows))
     logits = np.stack([run_logits for run_logits, _ in per_run])
@@ -70,7 +72,8 @@ def _logits(
         )
 
     # a class with a single label value among the training labels gets constant scores
-    train_rows = labelled_rows(cohort, task, data.train_split, data.label_fraction, data.label_seed)
+    available, _ = usable(run, cohort, cohort.rows(split=data.train_split, task=task))
+    train_rows = labelled_rows(cohort, task, data.train_split, data.label_fraction, data.label_seed, available)
     train_labels = cohort.labels(task, train_rows)
     unlearnable = train_labels.min(axis=0) == train_labels.max(axis=0)  # (K,)
     logits = embed_cohort(run, cohort, PART, rows, progress).astype(np.float64)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from leadwise.data import crops
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.evaluate import prompts
-from leadwise.evaluate.embed import count_leaked_patients, embed_cohort
+from leadwise.data.usable_rows import LeftOut, usable_rows
+from leadwise.evaluate import prompts, vocabulary
+from leadwise.evaluate.embed import embed_cohort, training_overlap, usable
 from leadwise.evaluate.metrics import all_metrics
 from leadwise.evaluate.metrics.auroc import Control, auroc_score, shuffled_pairs
 from leadwise.evaluate.metrics.bootstrap import gain
@@ -30,8 +31,10 @@ from leadwise.evaluate.prompts import ClassPrompts, Prompts
 from leadwise.evaluate.prompts.dictionary import task_prompts
 from leadwise.evaluate.sensitivity import PromptSensitivity, measure_sensitivity
 from leadwise.evaluate.text_embeddings import class_vector, cosines, embed_prompts
+from leadwise.methods.catalogue import patch_samples
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
+from leadwise.trained_on import TrainingOverlap
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ class ZeroShotReport:
     task: str
     split: str
     fingerprints: dict[str, str]  # of the cohort's data and of the run's weights
-    n_leaked_patients: int  # patients of the split that were used in pre-training: must be 0
+    overlap: TrainingOverlap  # of the split with the training of the run: must be empty
     classes: dict[str, str]  # class -> plain name
     prompts: dict[str, tuple[str, ...]]  # class -> its prompts
     prompt_file: str
@@ -66,6 +69,8 @@ class ZeroShotReport:
     sensitivity: PromptSensitivity  # to the wording: every prompt set of the file, and single prompts
     window: str | None = None  # window of longer recordings; None: the run's own setting
     scored_by_name: tuple[str, ...] = ()  # classes without prompts of their own
+    unknown_words: dict[str, tuple[str, ...]] = field(default_factory=dict)  # class -> words rare or absent in training
+    left_out: LeftOut = field(default_factory=LeftOut)  # recordings that the run cannot embed, with those of validation
 
     @property
     def single_prompts(self) -> tuple[float, ...]:
@@ -81,7 +86,7 @@ class ZeroShotReport:
             "run": self.run,
             "window": self.window,
             "fingerprints": dict(self.fingerprints),
-            "n_people_seen_in_pretraining": self.n_leaked_patients,
+            **self.overlap.to_json(),
             "task": self.task,
             "split": self.split,
             "prompts": {
@@ -108,7 +113,22 @@ class ZeroShotReport:
             "sensitivity": self.sensitivity.to_json(),
             "classes": dict(self.classes),
             "n_records": self.trained.n_records,
+            **(
+                {"unknown_words": {code: list(words) for code, words in self.unknown_words.items()}}
+                if self.unknown_words
+                else {}
+            ),
+            **self.left_out.to_json(),
         }
+
+    @property
+    def remark(self) -> str:
+        """A remark on words of the prompts that the run does not know, else ''."""
+        words = list(dict.fromkeys(word for of_class in self.unknown_words.values() for word in of_class))
+        if not words:
+            return ""
+        n = len(self.unknown_words)
+        return f"words in the prompts of {n} of {len(self.classes)} classes were {vocabulary.remark(words)}"
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the table, one dict per row; AUROCs in [0, 1]."""
@@ -193,6 +213,7 @@ def run_zeroshot(
     rows = cohort.rows(split, task)
     if not len(rows):
         raise ZeroShotError(f"cohort {cohort.name}: no recording of task '{task}' in split '{split}'")
+    rows, left_out = usable(run, cohort, rows, window)
     classes = tuple(cohort.tasks[task])
     loaded = load_prompts(cohort, task, prompts_path)
     chosen = prompt_set or loaded.sets[-1]
@@ -204,6 +225,7 @@ def run_zeroshot(
     cache = run.folder / "embeddings" if run.folder else None
     untrained = run.untrained()
     val = cohort.rows("val", task) if split != "val" else rows[:0]
+    val, val_left_out = usable_rows(cohort, run.config.signal, val, window, patch_samples(run.config))
     all_rows = np.concatenate([rows, val])
     ecg = embed_cohort(run, cohort, "shared", all_rows, relabel(progress, "embed, trained"), cache, window)
     ecg_untrained = embed_cohort(
@@ -228,7 +250,7 @@ def run_zeroshot(
         task=task,
         split=split,
         fingerprints={"cohort": cohort.fingerprint, "run": run.fingerprint},
-        n_leaked_patients=count_leaked_patients(run, cohort, rows),
+        overlap=training_overlap(run, cohort, rows),
         classes={code: entry.name for code, entry in zip(classes, class_prompts)},
         prompts={code: entry.prompts for code, entry in zip(classes, class_prompts)},
         prompt_file=loaded.path.name,
@@ -243,13 +265,24 @@ def run_zeroshot(
         sensitivity=sensitivity,
         window=window,
         scored_by_name=loaded.by_name,
+        unknown_words=_unknown_words(run, classes, class_prompts),
+        left_out=left_out | val_left_out,
     )
+
+
+def _unknown_words(run: Run, classes: Sequence[str], prompts: Sequence[ClassPrompts]) -> dict[str, tuple[str, ...]]:
+    """Return the words of each class's prompts that were rare or absent in training; classes without any are left out."""
+    by_class = {
+        code: tuple(dict.fromkeys(word for text in entry.prompts for word in vocabulary.unknown_words(run, text)))
+        for code, entry in zip(classes, prompts)
+    }
+    return {code: words for code, words in by_class.items() if words}
 
 
 def zeroshot_scores(
     run: Run,
     cohort: Cohort,
-    rows: NDArray[np.int64],
+    rows: NDArray[np.integer],
     class_prompts: Sequence[ClassPrompts],
     progress: Progress | None = None,
     window: str | None = None,

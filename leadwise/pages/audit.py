@@ -20,13 +20,15 @@ from leadwise.data.audit.finding import (
     worst_first,
 )
 from leadwise.data.audit.leads import LENGTHS_S
-from leadwise.data.audit.patients import check_training_patients
+from leadwise.data.audit.patients import check_training_patients, check_training_signals
 from leadwise.data.audit.signal_checks import TYPICAL_BPM, TYPICAL_MV
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.pages.html import Page
+from leadwise.evaluate.embed import scored_recordings
+from leadwise.pages.html import Page, Tone
 from leadwise.pictures import histogram, paper
 from leadwise.progress import Progress
 from leadwise.run import Run
+from leadwise.trained_on import FILE
 
 N_PICTURES = 12
 PICTURED = (  # checks whose fault is visible on a tracing: how their title begins, and the most tracings of each
@@ -34,6 +36,9 @@ PICTURED = (  # checks whose fault is visible on a tracing: how their title begi
     ("flat leads", 2), ("heart rate", 1), ("missing samples", 1), ("mains hum", 1), ("upsampled", 1),
     ("duplicate signals", 1), ("near-duplicate", 2), ("similar signals", 2), ("odd length", 1),
 )  # fmt: skip
+
+
+TONES: dict[str, Tone] = {"error": "bad", "warning": "poor", "note": "plain"}
 
 
 @dataclass(frozen=True)
@@ -106,14 +111,30 @@ def check_cohort(
 
 
 def _check_run(cohort: Cohort, run: Run) -> list[Finding]:
-    if not run.provenance:
+    hashes, rows = run.training_hashes, np.arange(len(cohort))
+    if hashes is None:
         message = (
-            "The run folder has no data.json, the list of training patients, so patients of this cohort that the run was "
-            "trained on cannot be detected. Copy the whole run folder again."
+            f"The run folder has no {FILE}, the list of training patients and signals, so patients of this cohort that the run "
+            "was trained on cannot be detected. A shared run has no such file. Of your own run, copy the whole folder again."
         )
         return [Finding(f"training patients of {run.name}", "warning", 1, 0, "runs", message)]
-    patients = cohort.patients.distinct(np.arange(len(cohort)))
-    return check_training_patients(cohort, run.trained_on(cohort.source, patients), run.name)
+
+    # patients by name, signals by their checksums
+    patients, checksums = cohort.patients.distinct(rows), cohort.checksums(rows)
+    findings = check_training_patients(cohort, hashes.patients(cohort.source, patients), run.name)
+    in_training = hashes.contains(checksums)
+    findings += [] if in_training is None else check_training_signals(cohort, np.array(in_training), run.name)
+
+    # where patients cannot be compared, their absence is not known
+    overlap = run.overlap(scored_recordings(cohort, rows))
+    if overlap.n_patients is None:
+        counted = "" if overlap.n_signals is None else f" {overlap.n_signals} identical signals."
+        message = (
+            f"Unknown by patient: {overlap.unknown}.{counted} The same person may be among the training patients under another "
+            "name, and then scores are too high; choose test data from another hospital or period."
+        )
+        findings.append(Finding(f"training patients of {run.name}", "warning", 1, 0, "runs", message))
+    return findings
 
 
 def write_page(report: CheckReport, path: Path) -> None:
@@ -143,7 +164,7 @@ def write_page(report: CheckReport, path: Path) -> None:
 
     page.heading("Findings")
     if audit.findings:
-        page.table(report.rows(n_examples=6))
+        page.table(report.rows(n_examples=6), tones={"severity": TONES})
     else:
         page.text("No problems were found.")
 

@@ -1,4 +1,4 @@
-"""The HTML page of a model card, one offline file: what a run was trained on, how it scores, and where it fails."""
+"""The HTML page of a model card, one offline file: how a run scores, where it fails, and what it was trained on."""
 
 from __future__ import annotations
 
@@ -39,7 +39,6 @@ def build_page(card: Card) -> Page:
         )
     for remark in dict.fromkeys(card.remarks):
         page.text(remark)
-    _add_training(page, card)
     _add_scores(page, card)
     _add_groups(page, card)
     if card.robustness:
@@ -47,27 +46,21 @@ def build_page(card: Card) -> Page:
     if card.parts:
         _add_parts(page, card.parts)
     _add_maps(page, card)
+    _add_training(page, card)
     return page
+
+
+def _add_leak(page: Page, card: Card) -> None:
+    """Add whether the test split was used for training: it decides how the scores are read."""
+    facts = card.facts
+    is_leak = facts["n_people_tested_and_trained_on"] or facts["n_signals_tested_and_trained_on"]
+    sentence = facts["tested_and_trained_on"]
+    page.text(f"LEAK: {sentence} The scores below are too high." if is_leak else sentence, "bad" if is_leak else None)
 
 
 def _add_training(page: Page, card: Card) -> None:
     facts = card.facts
     page.heading("Training")
-
-    # whether test patients were trained on
-    n_leaked, n_tested = facts["n_people_tested_and_trained_on"], facts["n_people_tested"]
-    if n_leaked is None:
-        page.text(
-            "The run does not list its training patients, so it is unknown whether patients of the test split were used for "
-            "training."
-        )
-    elif n_leaked:
-        page.text(
-            f"LEAK: {n_leaked} of the {n_tested} patients of the test split were used for training. The scores below are too "
-            "high."
-        )
-    else:
-        page.text(f"None of the {n_tested} patients of the test split was used for training.")
 
     # the run, the cohort it is scored on, and its settings
     origin, signal, cohort = facts["trained_on"], facts["signal"], facts["cohort"]
@@ -89,9 +82,11 @@ def _add_training(page: Page, card: Card) -> None:
         **{f"{key} of the data set": text for key, text in cohort.get("about", {}).items()},
     }
     page.table([{"property": name, "value": str(value)} for name, value in rows.items()], "the run and the cohort")
-    page.table([{"module": name, "parameters": f"{n:,}"} for name, n in facts["parameters_of"].items()], "parameters")
+    with page.folded("Parameters of each module"):
+        page.table([{"module": name, "parameters": f"{n:,}"} for name, n in facts["parameters_of"].items()])
     settings = [{"setting": name, "value": repr(value)} for name, value in facts["settings"].items()]
-    page.table(settings, "the method's settings")
+    with page.folded(f"The method's {len(settings)} settings"):
+        page.table(settings)
 
 
 def _interval(line: dict[str, Any], value: str = "macro", low: str = "low", high: str = "high") -> str:
@@ -104,6 +99,7 @@ def _interval(line: dict[str, Any], value: str = "macro", low: str = "low", high
 
 def _add_scores(page: Page, card: Card) -> None:
     page.heading("Scores on the test split")
+    _add_leak(page, card)
     if not card.scores:
         page.text("No task could be scored.")
         return

@@ -1,4 +1,4 @@
-"""The demo's HTML page: scores, loss curves, one reconstructed ECG and a map of embeddings."""
+"""The demo's HTML page: one reconstructed ECG, scores, loss curves and a map of embeddings."""
 
 from __future__ import annotations
 
@@ -55,6 +55,15 @@ def build_page(
         "scores. They do not predict accuracy on real patients."
     )
 
+    # one ECG, as the model gets it and as it reconstructs it
+    page.heading("Reconstruction of hidden patches")
+    page.figure(
+        draw_reconstruction(run, cohort),
+        "A held-out ECG. Shaded: patches hidden from the encoder. Coloured line: the decoder's reconstruction; each patch is "
+        "rescaled to its true mean and spread.",
+        "ECG on paper grid with hidden patches and their reconstruction",
+    )
+
     # the scores: tables, remarks on classes without a score, and the picture
     page.heading("Scores")
     for title, rows in tables.items():
@@ -70,19 +79,11 @@ def build_page(
     )
     page.table(zeroshot.class_rows(), "zero-shot, each finding")
 
-    # the run: loss curves, one reconstruction, one map
+    # the run: loss curves and a map of its embeddings
     page.heading("Training")
     assert run.folder is not None
     metrics = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     page.figure(curves.draw(metrics), "Each loss term on training batches and on held-out patients.", "loss curves")
-
-    page.heading("Reconstruction of hidden patches")
-    page.figure(
-        draw_reconstruction(run, cohort),
-        "A held-out ECG. Shaded: patches hidden from the encoder. Coloured line: the decoder's reconstruction; each patch is "
-        "rescaled to its true mean and spread.",
-        "ECG on paper grid with hidden patches and their reconstruction",
-    )
 
     page.heading("Map of the embeddings")
     page.figure(

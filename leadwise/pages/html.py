@@ -6,9 +6,11 @@ import base64
 import html
 import io
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
@@ -17,13 +19,16 @@ from leadwise.files import replacing
 IMAGE_WIDTH_PX = 1600  # at most; a page of ten figures stays well below 3 MB
 IMAGE_DPI = 127  # five pixels per millimetre, so that the lines of ECG paper fall on whole pixels
 WIDE_IN = 9.5  # wider figures stay readable on a phone and scroll sideways
+MANY_COLUMNS = 8  # a table with so many uses the whole width of the window, and its first column stays in view
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #1b1b1f; --paper: #ffffff; --soft: #5c5c66; --rule: #dcdce2; --band: #f5f5f8; }
+:root { color-scheme: light dark; --ink: #1b1b1f; --paper: #ffffff; --soft: #5c5c66; --rule: #dcdce2; --band: #f5f5f8;
+  --bad: #b3261e; --poor: #9a5b00; --plain: #2a5d9f; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e8e8ec; --paper: #17171b; --soft: #a4a4b0; --rule: #3a3a44; --band: #202027; }
+  :root { --ink: #e8e8ec; --paper: #17171b; --soft: #a4a4b0; --rule: #3a3a44; --band: #202027;
+    --bad: #ff8a80; --poor: #ffb74d; --plain: #90caf9; }
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.2rem 1rem 3rem; max-width: 68rem; background: var(--paper); color: var(--ink);
@@ -34,6 +39,15 @@ p { max-width: 44rem; margin: .6rem 0; overflow-wrap: anywhere; }
 figure { margin: 1.4rem 0; }
 figcaption, caption { color: var(--soft); font-size: .9rem; text-align: left; padding: .4rem 0; }
 .scroll { overflow-x: auto; }
+.scroll.many { width: max-content; min-width: 100%; max-width: calc(100vw - 2rem);
+  position: relative; left: 50%; transform: translateX(-50%); }
+.many th { white-space: normal; min-width: 4rem; vertical-align: bottom; }
+.many th:first-child, .many td:first-child { position: sticky; left: 0; background: var(--paper); }
+.many tbody tr:nth-child(even) td:first-child { background: var(--band); }
+.bad, .poor, .plain { font-weight: 600; }
+.bad { color: var(--bad); } .poor { color: var(--poor); } .plain { color: var(--plain); }
+p.bad { border-left: .3rem solid var(--bad); padding-left: .7rem; }
+details { margin: .8rem 0; } summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }
 img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
 img.wide { width: 100%; min-width: 46rem; max-width: none; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
@@ -47,6 +61,13 @@ footer { margin-top: 3rem; padding-top: .8rem; border-top: 1px solid var(--rule)
 """
 
 
+Tone = Literal["bad", "poor", "plain"]  # colours of words: an error, a warning, a note
+
+
+# a number, and then the end or something that is no part of a word: a hash or an identifier is text
+_NUMBER = re.compile(r"[-+−–]?\.?\d[\d.,]*(e[-+]?\d+)?(?![\w])")
+
+
 class Page:
     """An HTML page that is built from top to bottom and then written to a file."""
 
@@ -58,40 +79,65 @@ class Page:
         """Add a section heading."""
         self._parts.append(f"<h2>{html.escape(text)}</h2>")
 
-    def text(self, paragraph: str) -> None:
-        """Add a paragraph of plain text."""
-        self._parts.append(f"<p>{html.escape(paragraph)}</p>")
+    def text(self, paragraph: str, tone: Tone | None = None) -> None:
+        """Add a paragraph of plain text, in the colour of `tone` if it is given."""
+        self._parts.append(f"<p{_css_class(tone)}>{html.escape(paragraph)}</p>")
 
-    def table(self, rows: Sequence[Mapping[str, Any]], caption: str = "") -> None:
-        """Add a table with one column per key, in the order of first appearance. Missing cells are empty."""
+    @contextmanager
+    def folded(self, summary: str) -> Iterator[None]:
+        """What is added within the context is folded under the line `summary`, until a reader opens it."""
+        self._parts.append(f"<details><summary>{html.escape(summary)}</summary>")
+        try:
+            yield
+        finally:
+            self._parts.append("</details>")
+
+    def table(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        caption: str = "",
+        tones: Mapping[str, Mapping[Any, Tone]] | None = None,
+    ) -> None:
+        """Add a table with one column per key, in the order of first appearance. Missing cells are empty.
+
+        Args:
+            rows: the rows.
+            caption: the line above the table.
+            tones: for a column, the tone of each value that is coloured.
+        """
         columns = list(dict.fromkeys(key for row in rows for key in row))
         number = {column: _is_numeric([row.get(column) for row in rows]) for column in columns}
 
         def cell(tag: str, column: str, text: str) -> str:
-            align = ' class="n"' if number[column] else ""
-            return f"<{tag}{align}>{html.escape(text)}</{tag}>"
+            tone = (tones or {}).get(column, {}).get(text) if tag == "td" else None
+            return f"<{tag}{_css_class('n' if number[column] else None, tone)}>{html.escape(text)}</{tag}>"
 
         head = "".join(cell("th", column, str(column)) for column in columns)
         body = "\n".join(
             "<tr>" + "".join(cell("td", column, _formatted(row.get(column, ""))) for column in columns) + "</tr>"
             for row in rows
         )
+        box = _css_class("scroll", "many" if len(columns) >= MANY_COLUMNS else None)
+        above = f"<caption>{html.escape(caption)}</caption>" if caption else ""
         self._parts.append(
-            f'<div class="scroll"><table><caption>{html.escape(caption)}</caption>\n'
-            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+            f"<div{box}><table>{above}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
         )
 
     def figure(self, figure: Figure, caption: str = "", alt: str = "") -> None:
-        """Add a figure as an embedded PNG; `alt` describes it for readers who cannot view it."""
+        """Add a figure as an embedded PNG, without a caption if it is empty.
+
+        `alt` describes the figure for readers who cannot view it.
+        """
         width_in = figure.get_figwidth()
         buffer = io.BytesIO()
         dpi = min(IMAGE_DPI, IMAGE_WIDTH_PX / width_in)
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None}, bbox_inches=None)
         data = base64.b64encode(buffer.getvalue()).decode("ascii")
-        wide = ' class="wide"' if width_in > WIDE_IN else ""
+        wide = _css_class("wide" if width_in > WIDE_IN else None)
+        below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
         self._parts.append(
             f'<figure><div class="scroll"><img{wide} alt="{html.escape(alt or caption)}" '
-            f'src="data:image/png;base64,{data}"></div>\n<figcaption>{html.escape(caption)}</figcaption></figure>'
+            f'src="data:image/png;base64,{data}"></div>\n{below}</figure>'
         )
 
     def html(self) -> str:
@@ -111,10 +157,16 @@ class Page:
             part.write_text(self.html(), encoding="utf-8")
 
 
+def _css_class(*names: str | None) -> str:
+    """Return a class attribute with those names that are given, or ''."""
+    given = " ".join(filter(None, names))
+    return f' class="{given}"' if given else ""
+
+
 def _is_numeric(values: Sequence[Any]) -> bool:
     """Return whether a column contains numbers, or text that begins with one, such as "0.81 (0.79–0.83)"."""
     texts = [_formatted(value) for value in values if value is not None and value != ""]
-    return bool(texts) and all(text[0].isdigit() or text[0] in "-+−–." for text in texts)
+    return bool(texts) and all(text == "–" or _NUMBER.match(text) for text in texts)
 
 
 def _formatted(value: Any) -> str:

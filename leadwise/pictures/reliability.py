@@ -39,13 +39,15 @@ def draw(curves: Sequence[Mapping[str, Any]], title: str = "", caution: str = ""
     n_columns = min(COLUMNS, len(curves))
     n_rows = math.ceil(len(curves) / n_columns)
     width_in = max(5.0, 0.3 + 2.4 * n_columns)
+    titles = textwrap.wrap(title, int(11.5 * width_in))
     lines = textwrap.wrap(caution, int(18 * width_in))
-    head_in = 0.62 + 0.14 * len(lines)
+    caution_in = 0.12 + 0.19 * len(titles)  # from the top
+    head_in = caution_in + 0.3 + 0.14 * len(lines)
     height_in = head_in + 0.08 + 2.3 * n_rows
     figure = blank(width_in, height_in)
-    figure.text(0.012, 1 - 0.12 / height_in, title, fontsize=10, fontweight="bold", color=INK, va="top",
+    figure.text(0.012, 1 - 0.12 / height_in, "\n".join(titles), fontsize=10, fontweight="bold", color=INK, va="top",
                 parse_math=False)  # fmt: skip
-    figure.text(0.012, 1 - 0.32 / height_in, "\n".join(lines), fontsize=7.5, color=INK, va="top",
+    figure.text(0.012, 1 - caution_in / height_in, "\n".join(lines), fontsize=7.5, color=INK, va="top",
                 parse_math=False)  # fmt: skip
     # a panel per class
     for position, curve in enumerate(curves):

@@ -16,7 +16,7 @@ from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.published_splits import PublishedCohort, tasks
 from leadwise.evaluate import probe as probing
 from leadwise.evaluate import prompts
-from leadwise.evaluate.embed import count_leaked_patients, embed_cohort
+from leadwise.evaluate.embed import embed_cohort, training_overlap, usable
 from leadwise.evaluate.merl_legacy.legacy_task import with_published_splits
 from leadwise.evaluate.metrics.score import Score
 from leadwise.evaluate.protocol import LegacySettings, run_protocol
@@ -117,9 +117,9 @@ class _CellScorer:
     def __init__(self, row: str, run: Run, cohort: Cohort, task: str, folder: Path, progress: Progress | None) -> None:
         self.row, self.run, self.cohort, self.task = row, run, cohort, task
         self.folder, self.progress = folder, progress
-        self.rows = cohort.rows(task=task)
+        self.rows, _ = usable(run, cohort, cohort.rows(task=task))
         test = self.rows[cohort.splits(self.rows) == "test"]
-        self.n_seen = count_leaked_patients(run, cohort, test)  # a leak is a warning
+        self.n_seen = training_overlap(run, cohort, test).n_leaked  # a leak is a warning
         self.inputs = {"run": run.fingerprint, "cohort": cohort.fingerprint}
         if isinstance(cohort, PublishedCohort):
             self.inputs["splits"] = cohort.published.fingerprint

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.layout import CohortError
-from leadwise.evaluate.embed import embed_cohort, project
+from leadwise.evaluate.embed import embed_cohort, project, usable
 from leadwise.pictures import scatter
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
@@ -65,6 +65,9 @@ def draw_map(
 ) -> tuple[Figure, list[dict[str, Any]]]:
     """Return the map of a run, and a table row each for the trained and the untrained encoder."""
     lines, figure = [], None
+    rows, _ = usable(run, recordings.cohort, recordings.rows)
+    names = [name for name, is_usable in zip(recordings.names, np.isin(recordings.rows, rows)) if is_usable]
+    recordings = replace(recordings, rows=rows, names=tuple(names))
     for which, one in (("trained", run), ("untrained", run.untrained())):
         cache = run.folder / "embeddings" if run.folder else None
         report = relabel(progress, f"{row}, {which}: embed")

@@ -25,7 +25,7 @@ from leadwise import run as runs
 from leadwise.config import Config, LogConfig, OptimConfig
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.published_splits import tasks as published_tasks
-from leadwise.evaluate.embed import count_leaked_patients
+from leadwise.evaluate.embed import training_overlap
 from leadwise.evaluate.handcrafted import Handcrafted
 from leadwise.evaluate.probe import SEEDS
 from leadwise.evaluate.supervised import score_supervised
@@ -249,7 +249,7 @@ class _SupervisedScorer:
             cell = Cell(
                 self.base.label, self.base.config.optim.seed, cohort.name, cohort.source, task, SUPERVISED, fraction,
                 "reference", result.score.macro, low, high, result.score.n_records, result.score.skipped,
-                result.unlearnable, max(count_leaked_patients(run, cohort, test) for run in draws),
+                result.unlearnable, max(training_overlap(run, cohort, test).n_leaked for run in draws),
             )  # fmt: skip
             return [cell]
 

@@ -27,7 +27,7 @@ from leadwise.data.cohort.layout import CohortError
 from leadwise.data.cohort.prepare import write
 from leadwise.data.sources import simulated
 from leadwise.demo import N_RECORDS
-from leadwise.evaluate.embed import count_leaked_patients
+from leadwise.evaluate.embed import training_overlap
 from leadwise.pages.reproduction import ReproductionPage, write_result
 from leadwise.progress import Progress
 from leadwise.reproduce import embedding_maps, figures, paper_numbers, tables, training_runs, variants
@@ -150,7 +150,8 @@ def _reproduce(
             figure, lines = embedding_maps.draw_map(variant.label, run, map_recordings, progress)
             maps.append((figure, f"t-SNE of {variant.label}, seed {variant.config.optim.seed}"))
             map_lines += lines
-            n_leaked = max(n_leaked, count_leaked_patients(run, map_recordings.cohort, map_recordings.rows))
+            overlap = training_overlap(run, map_recordings.cohort, map_recordings.rows)
+            n_leaked = max(n_leaked, overlap.n_leaked)
         else:
             assert run.folder is not None
             cache = request.out / "scores" / run.folder.name / variant.folder

@@ -59,6 +59,7 @@ def plan(config: Config, n_timed: int = 3) -> Plan:
     facts: dict[str, Any] = {
         "training recordings": len(data.train),
         f"left out, {'not drawn or without labels' if config.data.task else 'report too short'}": data.n_left_out,
+        **({"left out, not readable by the method": len(data.unusable)} if data.unusable else {}),
         "held-out recordings watched": len(data.held_out),
         "distinct training reports": len(data.texts),
         **({"processes": n_ranks} if n_ranks > 1 else {}),

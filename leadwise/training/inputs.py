@@ -14,8 +14,9 @@ from leadwise.config import Config, ConfigError
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.label_subset import DrawError, labelled_rows
 from leadwise.data.loader import Recordings
-from leadwise.methods.catalogue import learns_labels, method_settings, with_defaults
-from leadwise.run import patient_hash
+from leadwise.data.usable_rows import LeftOut, log_left_out, usable_rows
+from leadwise.methods.catalogue import learns_labels, method_settings, patch_samples, with_defaults
+from leadwise.trained_on import TrainedOn
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,21 @@ class TrainingData:
     held_out: Recordings
     texts: list[str]  # the distinct training reports
     n_left_out: int  # recordings of the training split that are not used: report too short, or labels not in the subset
+    unusable: LeftOut  # recordings of both splits that the method cannot read
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """The contents of a run's data.json: the cohort's name, source and fingerprint, and a hash of each training patient."""
-        cohort = self.train.cohort
-        people = sorted(patient_hash(cohort.source, patient) for patient in cohort.patients.distinct(self.train.rows))
-        return {"cohort": cohort.name, "source": cohort.source, "fingerprint": cohort.fingerprint, "people": people}
+        """The contents of a run's data.json: the cohort's name, source and fingerprint, and counts of what is used of it."""
+        cohort, rows = self.train.cohort, self.train.rows
+        identity = {"cohort": cohort.name, "source": cohort.source, "fingerprint": cohort.fingerprint}
+        counts = {"n_people": len(cohort.patients.distinct(rows)), "n_signals": len(rows)}
+        return {**identity, **counts, **self.unusable.to_json()}
+
+    @property
+    def hashes(self) -> TrainedOn:
+        """The contents of a run's trained_on.json: hashes of the training patients and signals, with a new salt."""
+        cohort, rows = self.train.cohort, self.train.rows
+        return TrainedOn.of(cohort.source, cohort.patients.distinct(rows), cohort.checksums(rows))
 
 
 def open_data(config: Config) -> TrainingData:
@@ -58,18 +67,25 @@ def open_data(config: Config) -> TrainingData:
         if min_words
         else ""
     )
+    patch = patch_samples(with_defaults(config))  # recordings that the method cannot read would end the run later
     if task:
-        train = _labelled_training_rows(cohort, config)
+        train, unusable, n_selected = _labelled_training_rows(cohort, config, patch)
     else:
         train = cohort.rows(split=selection.train_split, min_report_words=min_words)
+        n_selected = len(train)
+        train, unusable = usable_rows(cohort, config.signal, train, patch_samples=patch)
+        log_left_out(unusable, f"split '{selection.train_split}' of {selection.cohort}")
+        without = f", {unusable.line}" if unusable else ""
         if len(train) < config.optim.batch_size:
             raise ConfigError(
                 f"optim.batch_size = {config.optim.batch_size}, but {selection.cohort} has {len(train)} recordings in "
-                f"split '{selection.train_split}'{kind}; {_remedy(cohort, config, len(train))}"
+                f"split '{selection.train_split}'{kind}{without}; {_remedy(cohort, config, len(train))}"
             )
 
     # the held-out rows, selected in the same way
     held_out = cohort.rows(split=selection.val_split, task=task, min_report_words=min_words)
+    held_out, held_out_unusable = usable_rows(cohort, config.signal, held_out, patch_samples=patch)
+    log_left_out(held_out_unusable, f"split '{selection.val_split}' of {selection.cohort}")
     held_out = held_out[: config.log.validate_records]
     if config.log.validate_every and not len(held_out):
         raise ConfigError(
@@ -81,7 +97,8 @@ def open_data(config: Config) -> TrainingData:
         train=Recordings(cohort, config.signal, train, task, statements=True),
         held_out=Recordings(cohort, config.signal, held_out, task),
         texts=cohort.reports.distinct(train),
-        n_left_out=n_train_split - len(train),
+        n_left_out=n_train_split - n_selected,
+        unusable=unusable | held_out_unusable,
     )
 
 
@@ -100,16 +117,22 @@ def _remedy(cohort: Cohort, config: Config, n_usable: int) -> str:
     return f"lower optim.batch_size to {n_usable}, or lower data.min_report_words"
 
 
-def _labelled_training_rows(cohort: Cohort, config: Config) -> np.ndarray:
-    """Return the rows whose labels are used: those that a probe of the same fraction and seed is fitted on."""
+def _labelled_training_rows(cohort: Cohort, config: Config, patch: int) -> tuple[np.ndarray, LeftOut, int]:
+    """Return the rows whose labels are used: those that a probe of the same fraction and seed is fitted on.
+
+    Also return the ledger of the task's recordings that cannot be read, and how many rows both are.
+    """
     selection = config.data
     if selection.task not in cohort.tasks:
         nearest = difflib.get_close_matches(selection.task, cohort.tasks, n=1)
         hint = f"did you mean '{nearest[0]}'?" if nearest else f"it has {', '.join(cohort.tasks) or 'none'}"
         raise ConfigError(f"data.task = '{selection.task}' is no task of {selection.cohort}; {hint}")
+    labelled = cohort.rows(split=selection.train_split, task=selection.task)
+    usable, unusable = usable_rows(cohort, config.signal, labelled, patch_samples=patch)
+    log_left_out(unusable, f"split '{selection.train_split}' of {selection.cohort}")
     try:
         rows = labelled_rows(
-            cohort, selection.task, selection.train_split, selection.label_fraction, selection.label_seed
+            cohort, selection.task, selection.train_split, selection.label_fraction, selection.label_seed, usable
         )
     except DrawError as error:
         raise ConfigError(f"data.label_fraction: {error}") from None
@@ -118,7 +141,7 @@ def _labelled_training_rows(cohort: Cohort, config: Config) -> np.ndarray:
             f"{selection.cohort} has no recording in split '{selection.train_split}' with labels of '{selection.task}'; "
             "choose another data.task or data.train_split"
         )
-    return rows
+    return rows, unusable, len(rows) + len(unusable)
 
 
 def with_classes(config: Config, cohort: Cohort) -> Config:

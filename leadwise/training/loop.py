@@ -177,7 +177,7 @@ def _start(config: Config, folder: Path, data: TrainingData, resume: bool, until
             earlier = runs.open_without_weights(folder, accept_changes=True)
             _check_same_settings(earlier.config, with_defaults(config), folder, steps_may_shrink=True)
             _check_same_cohort(earlier, data, folder)
-        run = runs.create(config, data.texts, folder, data.provenance, restart)
+        run = runs.create(config, data.texts, folder, data.provenance, restart, data.hashes)
     except BaseException:
         if is_new and not any(folder.iterdir()):
             folder.rmdir()

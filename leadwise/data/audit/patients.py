@@ -245,3 +245,24 @@ def check_training_patients(cohort: Cohort, training_patients: Iterable[str], ru
         examples = first_examples(cohort, first)
         findings.append(Finding(title, severity, len(first), n_patients, "patients", message, examples))
     return findings
+
+
+def check_training_signals(cohort: Cohort, in_training: np.ndarray, run: str) -> list[Finding]:
+    """Return findings on recordings whose samples a run was trained on, (n,) bool: an error if they are scored (val, test)."""
+    split = split_codes(cohort)
+    kinds: tuple[tuple[np.ndarray, Severity, str, str], ...] = (
+        (
+            split > 0,
+            "error",
+            "val or test",
+            "The run was trained on recordings with the same samples, so its scores on them are too high.",
+        ),
+        (split == 0, "note", "train", "The run was trained on the same samples. They are not scored here."),
+    )
+    findings = []
+    for inside, severity, where, message in kinds:
+        rows = np.flatnonzero(in_training & inside)
+        if len(rows):
+            title, examples = f"training signals of {run}, in {where}", first_examples(cohort, rows)
+            findings.append(Finding(title, severity, len(rows), len(cohort), "recordings", message, examples))
+    return findings

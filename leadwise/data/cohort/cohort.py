@@ -164,6 +164,12 @@ class Cohort:
         values: pd.Series = table.to_pandas(types_mapper={pa.int8(): pd.Int8Dtype()}.get)[name]
         return values
 
+    def checksums(self, rows: np.ndarray) -> list[str]:
+        """The SHA-256 checksum of the samples of each of the given rows: equal for equal samples, whatever their source."""
+        column = pa.chunked_array([batch.column(0) for batch in self.columns(["samples_sha256"])])
+        checksums: list[str] = column.take(pa.array(rows, type=pa.int64())).to_pylist()
+        return checksums
+
     def _column(self, name: str) -> pa.ChunkedArray:
         return pq.read_table(self._index_file, columns=[name])[name]
 

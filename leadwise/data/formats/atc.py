@@ -1,8 +1,8 @@
 """AliveCor's ATC files (Kardia): blocks with a checksum each, one block of int16 samples per lead.
 
-Block: name (4 bytes), length (uint32), data, checksum (uint32: the sum of all its bytes before, or their CRC32). `fmt ` states
-rate and step; `ecg `, `ecg2`, ... `ecgc` are the leads; `avg ` and `med ` are average beats. Source: AliveCor's
-specification of the format, version 1.7.
+Block: name (4 bytes), length (uint32), data, checksum (uint32: the sum of all its bytes before, or their CRC32). The block
+"fmt " states rate and step; "ecg ", "ecg2", ... "ecgc" are the leads; "avg " and "med " are average beats. Source:
+AliveCor's specification of the format, version 1.7.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from leadwise.data.formats.channels import choose_channels
 from leadwise.data.formats.given import Given, check_size, checked_rate
-from leadwise.data.formats.parsing import scaled, stated
+from leadwise.data.formats.parsing import scaled, stated, without_empty_slots
 from leadwise.data.recordings.recording import RecordError, Recording
 
 SUFFIXES = (".atc",)
@@ -66,10 +66,11 @@ def decode(content: bytes, path: Path, given: Given) -> Recording:
     info = blocks.get(b"info", b"")
     recorder = info[180:212].split(b"\0")[0].decode("latin-1")
     year = info[:4].decode("latin-1")
-    return Recording(
+    recording = Recording(
         path.stem, signal, channels.leads, checked_rate(path, float(rate_hz)), digital, unused=channels.unused,
         stated=stated(device=(recorder,), year=int(year) if year.isdecimal() else None), remarks=channels.remarks,
     )  # fmt: skip
+    return without_empty_slots(path, recording)
 
 
 def _blocks(path: Path, content: bytes) -> dict[bytes, bytes]:

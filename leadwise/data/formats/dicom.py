@@ -18,7 +18,7 @@ import numpy as np
 from leadwise.data.formats.channels import choose_channels
 from leadwise.data.formats.clean_statements import clean_statements
 from leadwise.data.formats.given import Given, check_size, checked_rate, known_unit, mv_per_unit
-from leadwise.data.formats.parsing import library_errors, scaled, stated
+from leadwise.data.formats.parsing import library_errors, scaled, stated, without_empty_slots
 from leadwise.data.recordings.lead_names import is_lead
 from leadwise.data.recordings.recording import RecordError, Recording
 
@@ -65,7 +65,7 @@ def decode(content: bytes, path: Path, given: Given) -> Recording:
         if not groups:
             raise RecordError(f"record {path}: not a DICOM file with a waveform; images and reports cannot be read")
         group, group_remarks = _choose_group(path, groups)
-        recording = _read_group(path, group, given)
+        recording = without_empty_slots(path, _read_group(path, group, given))
         facts, statements = _stated(dataset), _statements(dataset)
     return replace(
         recording,

@@ -66,10 +66,10 @@ def check_stated(path: Path, given: Given, *missing: str) -> None:
     values = {"leads": given.leads, "rate": given.rate_hz, "unit": given.units}
     absent = [what for what in missing if values[what] is None]
     if absent:
+        pronoun = "it" if absent in (["rate"], ["unit"]) else "them"
         names, options = zip(*(_OPTIONS[what] for what in absent))
         raise RecordError(
-            f"record {path}: the file does not state {_listed(names)}; pass {'them' if len(absent) > 1 else 'it'} "
-            f"({'; '.join(options)})"
+            f"record {path}: the file does not state {_listed(names)}; pass {pronoun} ({'; '.join(options)})"
         )
 
 

@@ -124,9 +124,13 @@ def _datasets(file: Any) -> list[tuple[str, Any]]:
 def _read(path: Path, file: Any, content: _Content, given: Given) -> Recording:
     dataset = file[content.name]
     stated = _facts(file, dataset)
-    if content.is_code15:
+    if (
+        content.is_code15
+    ):  # documented, not stated: what the caller gives comes first (IKEM has the same form at 500 Hz)
         stated = ArrayFacts(
-            stated.leads or (_CODE15.leads if given.leads is None else None), stated.rate_hz or 400.0, stated.units
+            stated.leads or (_CODE15.leads if given.leads is None else None),
+            stated.rate_hz or (_CODE15.rate_hz if given.rate_hz is None else None),
+            stated.units,
         )
     if given.item == _NO_EXAM and content.is_code15:
         raise RecordError(f"record {path}: its row with exam_id 0 is no recording; leave it out")

@@ -13,7 +13,7 @@ import numpy as np
 
 from leadwise.data.formats.channels import choose_channels
 from leadwise.data.formats.given import Given, check_size, checked_rate, mv_per_unit
-from leadwise.data.formats.parsing import age_in_years, scaled, stated
+from leadwise.data.formats.parsing import age_in_years, scaled, stated, without_empty_slots
 from leadwise.data.recordings.recording import RecordError, Recording
 
 SUFFIXES = (".ecg",)
@@ -71,7 +71,8 @@ def decode(content: bytes, path: Path, given: Given) -> Recording:
     age = age_in_years((birth_year, birth_month, birth_day), (year, month, day))
     recorder = content[232:272].split(b"\0")[0].decode("latin-1").strip()
     recorder = "" if recorder.casefold() in ("analog", "digital") else recorder  # its kind and not its model
-    return Recording(
+    recording = Recording(
         path.stem, signal, channels.leads, checked_rate(path, float(rate_hz)), digital, unused=channels.unused,
         stated=stated(age, {1: "M", 2: "F"}.get(sex), (recorder,), year), remarks=remarks,
     )  # fmt: skip
+    return without_empty_slots(path, recording)

@@ -8,7 +8,7 @@ import numpy as np
 
 from leadwise.data.formats.channels import choose_channels
 from leadwise.data.formats.given import Given, check_size, checked_rate, mv_per_unit
-from leadwise.data.formats.parsing import as_file, library_errors, of_one_rate, scaled, stated
+from leadwise.data.formats.parsing import as_file, library_errors, of_one_rate, scaled, stated, without_empty_slots
 from leadwise.data.recordings.recording import Recording
 
 SUFFIXES = (".mwf", ".mfer", ".mfr")
@@ -55,7 +55,8 @@ def decode(content: bytes, path: Path, given: Given) -> Recording:
         facts = stated(
             patient.age, patient.sex, (device.manufacturer, device.model), None if date is None else date.year
         )
-    return Recording(
+    recording = Recording(
         path.stem, signal, channels.leads, checked_rate(path, rate_hz), unused=channels.unused, stated=facts,
         remarks=channels.remarks,
     )  # fmt: skip
+    return without_empty_slots(path, recording)

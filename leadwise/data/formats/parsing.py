@@ -9,13 +9,14 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from leadwise.data.formats.channels import Channels
-from leadwise.data.recordings.recording import MISSING, Digital, RecordError
+from leadwise.data.recordings.recording import MISSING, Digital, RecordError, Recording
 
 _STEP_UV = (1e-6, 1e5)  # plausible steps: finer than any converter, coarser than any ECG
 _LARGEST_AGE = 130.0
@@ -60,6 +61,35 @@ def of_one_rate(channels: Channels, names: Sequence[str], rates: Sequence[float]
         (*channels.unused, *(names[number].strip() for number in others)),
         (*channels.remarks, f"channels with another rate than {rate_hz:g} Hz are not used: {dropped}"),
     ), rate_hz
+
+
+def without_empty_slots(path: Path, recording: Recording) -> Recording:
+    """The recording without leads of zeros only: slots without electrode. A remark names them.
+
+    Raises:
+        RecordError: all leads are zeros.
+    """
+    digital = recording.digital
+    if digital is not None:
+        zero = (digital.samples == digital.baseline) | (digital.samples == MISSING)
+    else:
+        zero = (recording.signal == 0) | np.isnan(recording.signal)
+    empty = zero.all(axis=0)
+    if not empty.any():
+        return recording
+    if empty.all():
+        raise RecordError(f"record {path}: all samples of its leads are zero; it contains no ECG: leave it out")
+    columns = np.flatnonzero(~empty)
+    names = ", ".join(lead for lead, is_empty in zip(recording.leads, empty) if is_empty)
+    if digital is not None:
+        digital = Digital(digital.samples[:, columns], digital.uv_per_step[columns], digital.baseline[columns])
+    return replace(
+        recording,
+        given=None if recording.given is None else recording.given[:, columns],
+        digital=digital,
+        leads=tuple(recording.leads[column] for column in columns),
+        remarks=(*recording.remarks, f"only zeros, so not recorded: {names}"),
+    )
 
 
 @contextmanager

@@ -13,7 +13,14 @@ import numpy as np
 from leadwise.data.formats.channels import choose_channels
 from leadwise.data.formats.clean_statements import clean_statements
 from leadwise.data.formats.given import Given, check_size, checked_rate, mv_per_unit
-from leadwise.data.formats.parsing import PLACEHOLDER_BIRTH, as_file, library_errors, scaled, stated
+from leadwise.data.formats.parsing import (
+    PLACEHOLDER_BIRTH,
+    as_file,
+    library_errors,
+    scaled,
+    stated,
+    without_empty_slots,
+)
 from leadwise.data.recordings.recording import RecordError, Recording
 
 SUFFIXES = (".scp",)
@@ -67,11 +74,12 @@ def decode(content: bytes, path: Path, given: Given) -> Recording:
         version = record.file_format.version if record.file_format else ""
         facts = _stated(record)
         statements = record.interpretation.statements if record.interpretation else []
-        return Recording(
+        recording = Recording(
             path.stem, signal, channels.leads, rate_hz, digital, unused=channels.unused, format=f"scp {version}".strip(),
             stated=facts, statements=clean_statements(text for text, _ in statements),
             remarks=(*channels.remarks, *remarks),
         )  # fmt: skip
+        return without_empty_slots(path, recording)
 
 
 def _check_record(path: Path, content: bytes) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.usable_rows import LeftOut
 from leadwise.evaluate import prompts
 from leadwise.evaluate.card import (
     disentanglement,
@@ -29,8 +30,9 @@ from leadwise.evaluate.classifiers import (
 from leadwise.evaluate.embed import (
     EmbedError,
     Features,
-    count_leaked_patients,
     embed_cohort,
+    training_overlap,
+    usable,
 )
 from leadwise.evaluate.logistic_regression import ProbeError
 from leadwise.evaluate.metrics.auroc import auroc_score
@@ -95,6 +97,7 @@ class Card:
     parts: disentanglement.Disentanglement | None
     maps: list[occlusion.OcclusionMap]
     remarks: list[str]  # what could not be computed, and why
+    left_out: LeftOut = field(default_factory=LeftOut)  # recordings that the run cannot embed
 
     def to_json(self) -> dict[str, Any]:
         """Return one object of plain JSON values, without reports and ECGs."""
@@ -110,6 +113,7 @@ class Card:
             "disentanglement": self.parts.to_json() if self.parts else None,
             "occlusion": [_map_json(one, self.run.config.signal.leads) for one in self.maps],
             "remarks": self.remarks,
+            **self.left_out.to_json(),
         }
 
 
@@ -133,6 +137,12 @@ class _CardContext:
     prompt_file: Path | None
     progress: Progress | None
     remarks: list[str]  # the steps append to it
+    usable: NDArray[np.int64]  # rows of the cohort that the run can embed
+
+    def rows(self, split: str | None, task: str | None) -> NDArray[np.int64]:
+        """Return the rows of a split and task that the run can embed."""
+        rows = self.cohort.rows(split, task)
+        return rows[np.isin(rows, self.usable)]
 
     def embed(self, run: Run, part: str, rows: NDArray[Any]) -> Features:
         """Return (n, D) embeddings, cached in the run's folder; the twin's too."""
@@ -166,16 +176,20 @@ def make_card(
     checked_tasks = _check_tasks(cohort, tasks)
     if prompt_file is not None:
         _check_prompts(cohort, prompt_file, checked_tasks)
-    context = _CardContext(run, None if quick else run.untrained(), cohort, prompt_file, progress, [])
+    usable_rows, left_out = usable(run, cohort, cohort.rows())
+    twin = None if quick else run.untrained()
+    context = _CardContext(run, twin, cohort, prompt_file, progress, [], usable_rows)
     remarks = context.remarks
-    facts = describe_run(run, cohort)
+    if left_out:
+        remarks.append(f"{left_out.line}.")
+    facts = describe_run(run, cohort, context.rows("test", None))
 
     # Score every task, overall and by group; remember the first that could be scored.
     rows: list[CardRow] = []
     groups_by_task: dict[str, list[subgroups.Group]] = {}
     first: tuple[str, list[Classifier], dict[str, Floats]] | None = None
     for task in checked_tasks:
-        classifiers, test = _classifiers(context, run, task), cohort.rows("test", task)
+        classifiers, test = _classifiers(context, run, task), context.rows("test", task)
         if not classifiers:
             continue
         scores = {one.name: one.scores(context.embed(run, one.part, test)) for one in classifiers}
@@ -194,7 +208,8 @@ def make_card(
         remarks.append(f"The cohort has no {' or '.join(missing)}, so there are no scores by it.")
     if first is None:
         remarks.append("No task could be scored, so there are no robustness scores, parts and occlusion maps.")
-        return Card(run, cohort, quick, facts, rows, groups_by_task, None, None, [], list(dict.fromkeys(remarks)))
+        unique = list(dict.fromkeys(remarks))
+        return Card(run, cohort, quick, facts, rows, groups_by_task, None, None, [], unique, left_out)
 
     # Robustness, parts and maps on that task.
     task, classifiers, scores = first
@@ -203,15 +218,18 @@ def make_card(
     parts = None
     if any(one.name == PROBE for one in classifiers):
         max_train = _N_QUICK_TRAIN if quick else None
-        parts = disentanglement.measure_disentanglement(run, cohort, task, max_train, context.twin, progress)
+        parts = disentanglement.measure_disentanglement(
+            run, cohort, task, max_train, context.twin, progress, context.rows(None, task)
+        )
     else:
         remarks.append(
             "The parts of the embedding are not compared: the comparison needs a probe, and none could be fitted."
         )
     maps = _maps(context, task, classifiers, scores, 1 if quick else N_MAPS)
     return Card(
-        run, cohort, quick, facts, rows, groups_by_task, robustness_scores, parts, maps, list(dict.fromkeys(remarks))
-    )
+        run, cohort, quick, facts, rows, groups_by_task, robustness_scores, parts, maps, list(dict.fromkeys(remarks)),
+        left_out,
+    )  # fmt: skip
 
 
 def _check_tasks(cohort: Cohort, tasks: Sequence[str] | None) -> tuple[str, ...]:
@@ -237,10 +255,10 @@ def _check_prompts(cohort: Cohort, path: Path, tasks: Sequence[str]) -> None:
     load_prompts(cohort, task, path)
 
 
-def describe_run(run: Run, cohort: Cohort) -> dict[str, Any]:
-    """Return what a run is and what it was trained on, as plain values."""
+def describe_run(run: Run, cohort: Cohort, test: NDArray[np.int64]) -> dict[str, Any]:
+    """Return what a run is, what it was trained on, and how much of the `test` rows that was, as plain values."""
     provenance, optim, signal = run.provenance, run.config.optim, run.config.signal
-    test = cohort.rows("test")
+    hashes, overlap = run.training_hashes, training_overlap(run, cohort, test)
     sizes: dict[str, int] = {}
     for name, weight in run.method.named_parameters():
         module = name.split(".")[0]
@@ -250,7 +268,7 @@ def describe_run(run: Run, cohort: Cohort) -> dict[str, Any]:
         "method": run.config.method["name"],
         "weights": run.fingerprint,
         "trained_on": {key: provenance.get(key) for key in ("cohort", "source", "fingerprint")} if provenance else None,
-        "n_people_trained_on": len(provenance["people"]) if "people" in provenance else None,
+        "n_people_trained_on": len(hashes.people) if hashes else provenance.get("n_people"),
         "steps": optim.steps,
         "batch_size": optim.batch_size,
         "precision": optim.precision,
@@ -262,18 +280,18 @@ def describe_run(run: Run, cohort: Cohort) -> dict[str, Any]:
         "cohort": {"name": cohort.name, "source": cohort.source, "fingerprint": cohort.fingerprint,
                    **({"about": cohort.about} if cohort.about else {}),
                    "recordings": {split: len(cohort.rows(split)) for split in ("train", "val", "test")}},
-        "n_people_tested": len(cohort.patients.distinct(test)),
-        "n_people_tested_and_trained_on": (
-            count_leaked_patients(run, cohort, test) if "people" in provenance else None
-        ),
+        "n_people_tested": overlap.n_tested,
+        "n_people_tested_and_trained_on": overlap.n_patients,
+        "n_signals_tested_and_trained_on": overlap.n_signals,
+        "tested_and_trained_on": overlap.sentence,
     }  # fmt: skip
 
 
 def _classifiers(context: _CardContext, run: Run, task: str) -> list[Classifier]:
     """Return the classifiers of a task that the run or its twin allows; add a remark for each that it does not."""
     classifiers: list[Classifier] = []
-    rows = context.cohort.rows(task=task)
-    if not len(context.cohort.rows("test", task)):
+    rows = context.rows(None, task)
+    if not len(context.rows("test", task)):
         context.remarks.append(f"Task {task}: no recording of it in the test split.")
         return classifiers
     try:
@@ -297,7 +315,7 @@ def _card_rows(
     context: _CardContext, task: str, classifiers: list[Classifier], scores: dict[str, Floats]
 ) -> list[CardRow]:
     """Return the scores of a task by each classifier, with those of the untrained twin."""
-    test = context.cohort.rows("test", task)
+    test = context.rows("test", task)
     labels, patients = context.cohort.labels(task, test), context.cohort.patients.take(test)
     untrained: dict[str, Score] = {}
     if context.twin is not None:
@@ -335,7 +353,7 @@ def _maps(
     """Return maps of a few well-classified records, by the zero-shot classifier if there is one."""
     run, cohort = context.run, context.cohort
     classifier = next((one for one in classifiers if one.name == ZERO_SHOT), classifiers[0])
-    test = cohort.rows("test", task)
+    test = context.rows("test", task)
     complete = np.isin(test, robustness.complete_rows(cohort, run.config.signal, test)[0])
     labels, values, test = cohort.labels(task, test)[complete], scores[classifier.name][complete], test[complete]
     examples = occlusion.choose_examples(labels, values, classifier.classes, n)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.loader import Recordings
 from leadwise.evaluate.classifiers import has_part, has_text_encoder, probe_classifier
-from leadwise.evaluate.embed import Features, embed_cohort, frozen
+from leadwise.evaluate.embed import Features, embed_cohort, frozen, usable
 from leadwise.evaluate.metrics.auroc import auroc_score
 from leadwise.evaluate.metrics.bootstrap import gain, permute_across_patients
 from leadwise.evaluate.metrics.score import Floats, Score
@@ -130,17 +130,20 @@ def measure_disentanglement(
     max_train: int | None = None,
     twin: Run | None = None,
     progress: Progress | None = None,
+    rows: NDArray[np.int64] | None = None,
 ) -> Disentanglement:
     """Measure the parts of a run on one task; a run without a specific part is measured on the parts that it has.
 
     Args:
         max_train: fit probes and maps on this many training recordings, drawn at random; default all.
         twin: the same run untrained, whose parts are compared too.
+        rows: recordings of the task; default: those that the run can embed.
     """
     # The recordings: those of the task, with the training recordings reduced to `max_train`.
-    rows = cohort.rows(task=task)
+    rows = usable(run, cohort, cohort.rows(task=task))[0] if rows is None else rows
     if max_train is not None:
-        unused = np.random.default_rng(0).permutation(cohort.rows("train", task))[max_train:]
+        train_rows = cohort.rows("train", task)
+        unused = np.random.default_rng(0).permutation(train_rows[np.isin(train_rows, rows)])[max_train:]
         rows = np.setdiff1d(rows, unused)
     probe_task = make_probe_task(cohort, task, rows)
     train, test = probe_task.rows("train"), probe_task.rows("test")

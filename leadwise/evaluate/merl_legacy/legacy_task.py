@@ -5,7 +5,7 @@ With the published split files, their records, splits and labels replace the coh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,8 @@ from leadwise.evaluate.merl_legacy.probe_heads import Fault, Labels, known_colum
 from leadwise.evaluate.merl_legacy.unfrozen_batchnorm import embedding_uses_batchnorm, find_batchnorms
 from leadwise.evaluate.probe import ProbeTask
 from leadwise.run import Run
+
+FIVE_SECOND_SOURCE = "cpsc2018"  # the data set whose recordings MERL's code cuts
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,23 @@ class LegacyTask:
     task: ProbeTask  # exact labels
     columns: dict[str, tuple[str, ...]] | None  # the order of label columns in each split; None if it is not known
     substring: Labels | None  # (n, K) labels assigned by substring; None if there are none
+
+    def restricted(self, selected: np.ndarray) -> LegacyTask:
+        """Return the task with the recordings that are selected, (n,) bool.
+
+        Raises:
+            ProbeError: a split is empty.
+        """
+        if selected.all():
+            return self
+        task = replace(
+            self.task,
+            labels=self.task.labels[selected],
+            split=self.task.split[selected],
+            patient=self.task.patient[selected],
+        )
+        substring = None if self.substring is None else self.substring[selected]
+        return replace(self, rows=self.rows[selected], task=task, substring=substring)
 
 
 def with_published_splits(cohort: Cohort, task: str, splits: Path | None) -> Cohort:
@@ -88,6 +107,6 @@ def inapplicable_faults(
     if task.substring is None:
         csn_remedy = "prepare the cohort with its acronyms, or pass the files with --splits"
         reasons[Fault.SUBSTRING_LABELS] = csn_remedy if task.name == "csn" else "only CSN's labels use substrings"
-    if task.cohort.source != "cpsc2018":
+    if task.cohort.source != FIVE_SECOND_SOURCE:
         reasons[Fault.FIVE_SECOND_WINDOW] = "only CPSC2018's recordings are cut"
     return reasons
