@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wfdb
+from vendor_files import muse
 
 from leadwise.batch import LEADS
 from leadwise.data.cohort import left_out
@@ -17,7 +18,6 @@ from leadwise.data.cohort.left_out import LeftOutError
 from leadwise.data.cohort.prepare import write
 from leadwise.data.recordings.recording import RecordError
 from leadwise.data.sources.folder import Options, read_source
-from vendor_files import muse
 
 SECRET = "acute inferior infarct, chest pain since noon"
 

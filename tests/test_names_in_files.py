@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 import vendor_files
 from command_line import invoke
+
 from leadwise.data import ecg_files
 from leadwise.data.cohort.prepare import write
 from leadwise.data.formats import reading
