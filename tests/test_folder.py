@@ -344,7 +344,9 @@ def test_an_ecg_file_in_place_of_the_table_is_named(tmp_path: Path, name: str) -
         np.save(path, np.zeros((12, 500)))
     else:
         path.write_text(muse() if name == "a.xml" else "a 1 100\na.dat 16 200 16 0 0 0 0 I\n")
-    with pytest.raises(CohortError, match=r"is an ECG file and no table; pass its folder, or a table with the column path"):
+    with pytest.raises(
+        CohortError, match=r"is an ECG file and no table; pass its folder, or a table with the column path"
+    ):
         read_source(path)
 
 
