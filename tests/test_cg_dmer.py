@@ -255,7 +255,7 @@ def test_embedding_in_parts_uses_each_patch_once_and_averages() -> None:
     parts_visible: list[Tensor] = []
     encode = method.ecg.forward
 
-    def spy(patches: Tensor, visible: Tensor) -> object:
+    def spy(patches: Tensor, visible: Tensor, **_: object) -> object:
         parts_visible.append(visible)
         return encode(patches, visible)
 

@@ -18,6 +18,7 @@ from leadwise.cli import (
     compare,
     convert,
     describe,
+    export,
     methods,
     plot,
     predict,
@@ -59,6 +60,7 @@ COMMANDS = (
     retrieve.retrieve,
     reproduce.reproduce,
     card.card,
+    export.export,
     plot.plot,
     convert.convert,
 )
