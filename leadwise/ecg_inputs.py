@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 
 from leadwise import ecg as ecgs_of
+from leadwise.data import ecg_files
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.formats import reading
 from leadwise.data.formats.given import Given
-from leadwise.data.messages import first_few
 from leadwise.data.recordings.recording import RecordError, Recording
 from leadwise.ecg import ECG
 
@@ -170,21 +170,17 @@ def _of_file(path: Path | str, given: Given) -> list[Opener]:
 
 
 def recordings_in(folder: Path) -> list[Path]:
-    """Return the recordings in a folder and its subfolders by the suffixes of their files; one path for each recording.
+    """Return the ECG files in a folder and its subfolders; one path for each recording, or for each file of several.
 
     Raises:
         RecordError: there is none.
     """
-    known = set(reading.suffixes())
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
-    candidates = [file for file in files if file.suffix.lower() in known]
-    others = sorted({file.suffix or file.name for file in files if file.suffix.lower() not in known})
-    if others:
-        log.info("%s: files that are no recordings are left out: %s", folder, first_few(others))
-    mains = list(dict.fromkeys(reading.files(file)[0] for file in candidates))
-    if not mains:
+    files = ecg_files.beneath(folder)
+    if files.left_out:
+        log.warning("%s: %s", folder, files.left_out)
+    if not files.paths:
         raise RecordError(f"{folder}: no file of a known format in it; `leadwise.formats()` lists the formats")
-    return mains
+    return list(files.paths)
 
 
 def _of_frame(frame: pd.DataFrame, given: Given, path_column: str) -> Inputs:

@@ -201,11 +201,11 @@ def test_a_step_has_the_gradient_of_the_sum(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lead_mask": 1.0}, "lead_mask must be in"),
-        ({"low_hz": 50.0}, "low_hz below high_hz"),
-        ({"n_ahead": 0}, "n_ahead 1 or more"),
-        ({"muscle_mv": -1.0}, "must be 0 or more"),
-        ({"w_adv": 0.0}, "must be positive"),
+        ({"lead_mask": 1.0}, r"lead_mask = 1\.0 is out of range: it must be in \[0, 1\)"),
+        ({"low_hz": 50.0}, r"low_hz = 50\.0 is out of range: it must be in \[0, 40\.0\)"),
+        ({"n_ahead": 0}, r"n_ahead = 0 is out of range: it must be >= 1"),
+        ({"muscle_mv": -1.0}, r"muscle_mv = -1\.0 is out of range: it must be >= 0"),
+        ({"w_adv": 0.0}, r"w_adv = 0\.0 is out of range: it must be > 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes: dict, message: str) -> None:

@@ -70,5 +70,5 @@ def test_validation_uses_the_statistics_of_its_own_batch() -> None:
 
 
 def test_a_negative_weight_is_refused() -> None:
-    with pytest.raises(ValueError, match="off_diagonal must be 0 or more"):
+    with pytest.raises(ValueError, match=r"off_diagonal = -1\.0 is out of range: it must be >= 0"):
         barlow_twins.Config(off_diagonal=-1.0)

@@ -58,5 +58,5 @@ def test_no_gradient_reaches_the_target() -> None:
 
 
 def test_a_momentum_out_of_range_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"momentum must be in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"momentum = 1\.1 is out of range: it must be in \[0, 1\]"):
         byol.Config(momentum=1.1)

@@ -206,10 +206,10 @@ def test_a_step_has_the_gradient_of_the_sum(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mask_ratio": 1.0}, "mask_ratio and text_mask_ratio must be in"),
-        ({"mem_layer": 7}, "mem_layer must be from 0 to fusion_depth = 6"),
-        ({"far_share": 0.0}, "far_share in"),
-        ({"w_ets": 0.0}, "w_etm and w_ets must be positive"),
+        ({"mask_ratio": 1.0}, r"mask_ratio = 1\.0 is out of range: it must be in \(0, 1\)"),
+        ({"mem_layer": 7}, r"mem_layer = 7 is out of range: it must be in \[0, 6\]"),
+        ({"far_share": 0.0}, r"far_share = 0\.0 is out of range: it must be in \(0, 1\]"),
+        ({"w_ets": 0.0}, r"w_ets = 0\.0 is out of range: it must be > 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes: dict, message: str) -> None:

@@ -255,7 +255,7 @@ def test_embedding_in_parts_uses_each_patch_once_and_averages() -> None:
     parts_visible: list[Tensor] = []
     encode = method.ecg.forward
 
-    def spy(patches: Tensor, visible: Tensor) -> object:
+    def spy(patches: Tensor, visible: Tensor, **_: object) -> object:
         parts_visible.append(visible)
         return encode(patches, visible)
 
@@ -282,7 +282,7 @@ def test_a_part_without_patches_does_not_count() -> None:
         assert int(usable[0].sum()) == 1
         torch.testing.assert_close(got[0], method.pooled_norm(method.ecg(patches, usable).pooled)[0])
     assert bool(got.isfinite().all())
-    with pytest.raises(ValueError, match="embed_passes must be at least 1"):
+    with pytest.raises(ValueError, match=r"embed_passes = 0 is out of range: it must be >= 1"):
         build("cg_dmer", embed_passes=0)
 
 

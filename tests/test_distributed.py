@@ -322,7 +322,7 @@ def test_the_command_line_leaves_one_whole_run(home: Path, whole: subprocess.Com
     assert [row["step"] for row in rows if row["split"] == "val"] == [3, 6, 9, 12]
     names = {path.name for path in (home / "whole").iterdir()}
     assert names == {
-        "config.toml", "tokenizer", "data.json", "model.safetensors", "metrics.jsonl", "resume", "curves.png"
+        "config.toml", "tokenizer", "data.json", "trained_on.json", "model.safetensors", "metrics.jsonl", "resume", "curves.png"
     }  # fmt: skip
 
 
@@ -363,3 +363,20 @@ def test_one_process_goes_on_in_one_pass(home: Path, torn: object) -> None:
     shutil.copytree(home / "torn", home / "in one pass")
     training.pretrain(config.read(home / "config.toml"), home / "in one pass", resume=True)
     assert [r["step"] for r in metrics(home / "in one pass") if r["split"] == "train"] == list(range(1, 13))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [(), ("--resume",)])
+def test_two_processes_start_a_run_again_that_saved_no_state(home: Path, whole: object, words: tuple[str, ...]) -> None:
+    """One process trained two steps and died: no weights, no resume state."""
+
+    def stop(what: str, done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    folder = home / f"unsaved {len(words)}"
+    with pytest.raises(KeyboardInterrupt):
+        training.pretrain(config.read(home / "config.toml"), folder, progress=stop)
+    again = torchrun("-m", "leadwise", "pretrain", home / "config.toml", "-o", folder, *words)
+    assert again.returncode == 0, again.stderr
+    assert runs.load(folder).fingerprint == runs.load(home / "whole").fingerprint

@@ -15,7 +15,6 @@ from leadwise.nn.encoder import (
     EncoderSettings,
     check_part,
     mean_of,
-    scaled,
 )
 from leadwise.nn.resnet import ResNet18
 from leadwise.nn.vit import ViT
@@ -114,7 +113,7 @@ def test_a_time_is_the_mean_over_the_leads_seen_there(kind: str) -> None:
     observed = batch.observed.clone()
     observed[0, 1:, :40] = False  # one lead alone in the first patch, and another record with all
     batch = dataclasses.replace(batch, ecg=batch.ecg * observed, observed=observed)
-    encoded = ecg.model(scaled(batch, SIGNAL).reshape(2, 12, 10, 40), ecg._usable(batch))
+    encoded = ecg.model(*ecg.patches(batch))
     tokens, real = ecg.tokens(batch)
     assert bool(real.all())
     torch.testing.assert_close(tokens[0, 0], ecg.norm(encoded.tokens[0, 0]), atol=1e-5, rtol=1e-4)

@@ -63,5 +63,5 @@ def test_equal_reports_may_be_left_out() -> None:
 
 
 def test_a_temperature_of_zero_is_refused() -> None:
-    with pytest.raises(ValueError, match="temperature must be positive"):
+    with pytest.raises(ValueError, match=r"temperature = 0\.0 is out of range: it must be > 0"):
         etp.Config(temperature=0.0)

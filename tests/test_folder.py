@@ -323,7 +323,11 @@ def test_a_folder_without_a_table_is_all_its_ecg_files(tmp_path: Path, caplog: p
     assert [row.record for row in source.rows] == ["b/1.npy", "b/c.csv", "b/w.hea", "many.npy/0", "many.npy/1"]
     assert [row.item for row in source.rows] == [None, None, None, "0", "1"]
     assert "5 recordings name no patient" in caplog.text
-    assert [row.record for row in source.bad_rows] == []  # an empty file is no ECG
+    assert "2 other files are left out: b/labels.csv, b/notes.txt" in caplog.text
+    (bad,) = source.bad_rows
+    assert "b/out.npy is a link that leads out of" in bad.reason
+    (ward / "out.npy").unlink()
+    source = read_source(tmp_path / "ward", options)
     ledger = write(source, tmp_path / "ward" / "cohort")
     assert ledger.kept == 5
     again = read_source(tmp_path / "ward", options)  # the cohort's own files are left out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from scipy.io import savemat
 
 from leadwise.batch import LEADS
-from leadwise.data.formats import mat, reading
+from leadwise.data.formats import mat, mat_elements, reading
 from leadwise.data.recordings.recording import RecordError
 
 SAMPLES = np.random.default_rng(0).integers(-900, 900, (12, 400)).astype(np.int16)
@@ -114,6 +116,29 @@ def test_a_header_that_promises_too_much(tmp_path: Path) -> None:
         raw.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
     with pytest.raises(RecordError, match="'val' promises 120,000,000,000 values"):
         reading.read(path, **GIVEN)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_an_element_of_an_unknown_type_is_an_error(tmp_path: Path, compressed: bool) -> None:
+    """scipy ends the process on it."""
+    path = tmp_path / "a.mat"
+    savemat(path, {"val": SAMPLES})
+    content = path.read_bytes()
+    place = content.index(SAMPLES.T.tobytes()) - 8  # the head of the samples' element
+    assert content[place] == 3  # int16
+    damaged = content[:place] + b"\0" + content[place + 1 :]
+    if compressed:
+        stream = zlib.compress(damaged[128:])
+        damaged = damaged[:128] + struct.pack("<II", 15, len(stream)) + stream
+    with pytest.raises(RecordError, match="an element has the unknown type 0"):
+        reading.read(damaged, **GIVEN)
+
+
+def test_a_variable_that_inflates_too_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mat_elements, "_MAX_BYTES", 5000)
+    savemat(tmp_path / "a.mat", {"val": SAMPLES * 0}, do_compression=True)
+    with pytest.raises(RecordError, match="a variable inflates to more than"):
+        reading.read(tmp_path / "a.mat", **GIVEN)
 
 
 def test_matches(tmp_path: Path) -> None:

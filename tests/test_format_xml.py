@@ -182,7 +182,7 @@ def test_another_root_element_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="its root element is <note>"):
         reading.read(path)
     path.write_text("")
-    with pytest.raises(RecordError, match="without content"):
+    with pytest.raises(RecordError, match="it is empty"):
         reading.read(path)
     path.write_text("words")
     with pytest.raises(RecordError, match="damaged or truncated XML file"):

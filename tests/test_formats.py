@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import wfdb
 from scipy.io import savemat
+from vendor_files import muse
 
 from leadwise.batch import LEADS
-from leadwise.data import formats
+from leadwise.data import ecg_files, formats
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.prepare import write
 from leadwise.data.formats import csv, mat, npy, reading
@@ -173,6 +177,94 @@ def test_a_file_under_another_name_is_found_by_content(tmp_path: Path, suffix: s
         savemat(path, {"ECG": {"data": samples().T}})
     path.rename(tmp_path / "a.data")
     np.testing.assert_allclose(reading.read(tmp_path / "a.data", **GIVEN).signal, samples())
+
+
+@pytest.mark.parametrize(
+    "suffix", [".npy", ".dcm", ".ecg", ".hdf5", ".mat", ".scp", ".atc", ".mwf", ".edf", ".txt", ".csv"]
+)
+def test_the_content_decides_where_the_suffix_is_of_another_format(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_text(muse())
+    assert reading.read(path).format.startswith("muse")
+    assert ecg_files.beneath(tmp_path).paths == (path,)
+    np.savez(tmp_path / "x", signal=samples() / 1000, leads=LEADS, fs=250, units="mV")
+    (tmp_path / "x.npz").rename(path)
+    assert reading.read(path).format == "npz"
+    assert reading.items(path) == ()
+
+
+def test_samples_whose_header_has_the_other_case(tmp_path: Path) -> None:
+    wfdb.wrsamp(
+        "a1", fs=250, units=["mV"], sig_name=["I"], d_signal=samples()[:, :1].astype(int), fmt=["16"], adc_gain=[1000],
+        baseline=[0], write_dir=str(tmp_path),
+    )  # fmt: skip
+    header = (tmp_path / "a1.hea").rename(tmp_path / "a1.HEA")
+    assert reading.files(tmp_path / "a1.dat") == (header, tmp_path / "a1.dat")
+    np.testing.assert_allclose(reading.read(tmp_path / "a1.dat").signal, samples()[:, :1] / 1000)
+    assert ecg_files.beneath(tmp_path).paths == (header,)
+
+
+def test_what_is_no_ecg_file_is_one_error(tmp_path: Path) -> None:
+    for suffix in reading.suffixes():
+        path = tmp_path / f"a{suffix}"
+        path.mkdir()
+        with pytest.raises(RecordError, match=r"it is a folder; name a file in it$"):
+            reading.read(path)
+        path.rmdir()
+        path.write_bytes(b"")
+        with pytest.raises(RecordError, match=r"empty|no such file"):  # samples without a header
+            reading.read(path)
+        path.write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        ")
+        with pytest.raises(RecordError, match=r"macOS's notes|line 1 is not|no such file"):
+            reading.read(path)
+        path.unlink()
+    with pytest.raises(RecordError, match=r"no such file"):
+        reading.read(tmp_path / "a1")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+def test_a_file_without_permission_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The administrator may read every file: the refusal is simulated."""
+    (tmp_path / "a.xml").write_text(muse())
+    (tmp_path / "a.hea").write_text("a 1 100\n")
+
+    def refuse(self: Path, *arguments: Any, **named: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    for name in ("a.xml", "a.hea"):
+        with pytest.raises(
+            RecordError, match=rf"{name}: cannot be opened \(Permission denied\); check its permissions"
+        ):
+            reading.read(tmp_path / name)
+
+
+def test_the_files_of_a_folder_that_should_be_ecgs(tmp_path: Path) -> None:
+    """A damaged file is not left out in silence; a file of any name counts if its content is that of an ECG format."""
+    (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "export").write_text(muse())
+    for name in ("damaged.scp", "empty.dcm", "unknown.xml", "short.npy"):
+        (tmp_path / name).write_bytes(b"?")
+    for name in ("README", "notes.txt", "labels.csv", "lonely.dat", "photo.jpg", ".hidden.xml"):
+        (tmp_path / name).write_text("text, of no ECG")
+    files = ecg_files.beneath(tmp_path)
+    names = ["IM0001", "damaged.scp", "empty.dcm", "export", "short.npy", "unknown.xml"]
+    assert [path.name for path in files.paths] == names
+    assert files.left_out == "5 other files are left out: README, labels.csv, lonely.dat, notes.txt, photo.jpg"
+
+
+def test_a_damaged_header_of_numpy_is_one_error(tmp_path: Path) -> None:
+    content = io.BytesIO()
+    np.save(content, samples())
+    for place in range(128):
+        for value in (0, 10, 39, 255):
+            damaged = bytearray(content.getvalue())
+            damaged[place] = value
+            (tmp_path / "a.npy").write_bytes(damaged)
+            for source in (tmp_path / "a.npy", bytes(damaged)):
+                with contextlib.suppress(RecordError):
+                    reading.read(source, **GIVEN)
 
 
 def test_a_name_with_a_dot_is_a_wfdb_record(tmp_path: Path) -> None:

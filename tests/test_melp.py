@@ -177,8 +177,8 @@ def test_the_learnable_scale_is_limited() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"local_group": 1}, "local_group >= 2"),
-        ({"w_rhythm": 0.0}, "w_rhythm must be positive"),
+        ({"local_group": 1}, r"local_group = 1 is out of range: it must be >= 2"),
+        ({"w_rhythm": 0.0}, r"w_rhythm = 0\.0 is out of range: it must be > 0"),
         ({"w_beat": -1.0}, "w_beat"),
     ],
 )

@@ -99,7 +99,11 @@ def test_embeddings_hide_nothing_and_are_deterministic() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"b": 0.0}, "without b no report is used"), ({"mask_ratio": 0.0}, "mask_ratio"), ({"n_patches": 7}, "does not")],
+    [
+        ({"b": 0.0}, r"b = 0\.0 is out of range: it must be > 0"),
+        ({"mask_ratio": 0.0}, "mask_ratio"),
+        ({"n_patches": 7}, "does not"),
+    ],
 )
 def test_settings_out_of_range_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

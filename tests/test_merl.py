@@ -266,10 +266,10 @@ def test_measures_are_finite_and_leave_statistics_alone() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"temperature": 0.0}, "temperature must be positive"),
-        ({"view_dropout": 1.0}, r"view_dropout in \[0, 1\)"),
-        ({"w_cma": 0.0}, "without it no report is used"),
-        ({"w_uma": -1.0}, "w_uma 0 or more"),
+        ({"temperature": 0.0}, r"temperature = 0\.0 is out of range: it must be > 0"),
+        ({"view_dropout": 1.0}, r"view_dropout = 1\.0 is out of range: it must be in \[0, 1\)"),
+        ({"w_cma": 0.0}, r"w_cma = 0\.0 is out of range: it must be > 0"),
+        ({"w_uma": -1.0}, r"w_uma = -1\.0 is out of range: it must be >= 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes: dict, message: str) -> None:

@@ -24,6 +24,7 @@ from leadwise.evaluate.retrieve import (
 )
 from leadwise.evaluate.search import SearchError, rows, search
 from leadwise.evaluate.text_embeddings import NoTextEncoderError
+from leadwise.nn.text import train_tokenizer
 from leadwise.pages.search import build_page
 
 
@@ -204,7 +205,7 @@ class TaskCohort(ReadCohort):
 
 def test_search_returns_the_recordings_of_the_text_nearest_first():
     cohort = TaskCohort()
-    hits = search(PlantedRun(), cohort, "Possible ALPHA", top=8)
+    hits = search(PlantedRun(), cohort, "Possible ALPHA", top=8).hits
     assert len(hits) == 8
     assert [hit.cosine for hit in hits] == sorted((hit.cosine for hit in hits), reverse=True)
     assert all(cohort.truth[hit.row, 0] for hit in hits)
@@ -214,14 +215,16 @@ def test_search_returns_the_recordings_of_the_text_nearest_first():
     for hit in inside:
         assert hit.labels == {"finding": tuple(word for word, held in zip(WORDS, cohort.truth[hit.row]) if held)}
     assert all(hit.labels == {} for hit in hits if hit.row >= 200)
-    assert all(hit.split == "val" for hit in search(PlantedRun(), cohort, "beta", split="val", top=50))
+    assert all(hit.split == "val" for hit in search(PlantedRun(), cohort, "beta", split="val", top=50).hits)
 
 
 def test_the_page_contains_reports_only_on_request():
     cohort, run = TaskCohort(), PlantedRun()
-    hits = search(run, cohort, "possible alpha <b>", top=2)
+    result = search(run, cohort, "possible alpha <b>", top=2)
+    hits = result.hits
     assert len(rows(hits)) == 2
-    without, with_reports = (build_page(hits, cohort, "alpha <b>", run, show).html() for show in (False, True))
+    assert "rare or absent" not in build_page(result, cohort, run).html()
+    without, with_reports = (build_page(result, cohort, run, show).html() for show in (False, True))
     for html in (without, with_reports):
         assert html.count("data:image/png;base64,") == 2
         assert "alpha &lt;b&gt;" in html
@@ -231,6 +234,19 @@ def test_the_page_contains_reports_only_on_request():
     assert report.startswith("Possible")
     assert report not in without
     assert report in with_reports
+
+
+def test_words_that_the_run_does_not_know_are_named():
+    cohort, run = TaskCohort(), PlantedRun()
+    run.method.tokenizer = train_tokenizer(["alpha wave. beta wave."] * 3, 1000)
+    result = search(run, cohort, "alpha zebra.", top=2)
+    assert result.unknown_words == ("zebra",)
+    assert result.to_json()["unknown_words"] == ["zebra"]
+    assert (
+        "&#x27;zebra&#x27;; a score that depends on these words means little" in build_page(result, cohort, run).html()
+    )
+    assert search(run, cohort, "alpha.", top=2).unknown_words == ()
+    assert search(run, cohort, "alpha.", top=2).remark == ""
 
 
 def call(*words):

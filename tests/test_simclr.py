@@ -42,7 +42,7 @@ def test_views_that_agree_are_better_than_views_that_do_not(pair) -> None:
 
 
 def test_a_temperature_of_zero_is_refused() -> None:
-    with pytest.raises(ValueError, match="temperature must be positive"):
+    with pytest.raises(ValueError, match=r"temperature = 0\.0 is out of range: it must be > 0"):
         simclr.Config(temperature=0.0)
 
 

@@ -54,11 +54,11 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     return Cohort.open(folder / "out")
 
 
-def write_all(rows: list[Row], folder: Path) -> None:
+def write_all(rows: list[Row], folder: Path, tasks: dict[str, tuple[str, ...]] | None = None) -> None:
     """Write a cohort with every recording, also those that `prepare` leaves out because most of it is missing."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("leadwise.data.cohort.shard.unusable_reason", lambda recording: None)
-        write(Source("made", rows), folder, min_report_words=0)
+        write(Source("made", rows, tasks or {}), folder, min_report_words=0)
 
 
 def select(

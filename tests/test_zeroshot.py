@@ -8,6 +8,7 @@ from leadwise.evaluate.metrics.score import ScoreError
 from leadwise.evaluate.prompts import PromptError
 from leadwise.evaluate.text_embeddings import class_vector
 from leadwise.evaluate.zeroshot import ZeroShotError, run_zeroshot
+from leadwise.nn.text import train_tokenizer
 
 PROMPTS = {word: [f"Sinus rhythm; {word} pattern", f"possible {word}. abnormal ecg."] for word in WORDS}
 
@@ -228,3 +229,13 @@ def test_prompts_of_another_data_set_are_warned_of(tmp_path, caplog):
     other = write(tmp_path / "other.toml", PROMPTS, source="elsewhere")
     run_zeroshot(PlantedRun(), PlantedCohort(), "finding", other)
     assert "written for source 'elsewhere', the cohort is of 'nowhere'" in caplog.text
+
+
+def test_prompts_with_words_that_the_run_does_not_know_are_named(file):
+    cohort, run = PlantedCohort(), PlantedRun()
+    assert "unknown_words" not in run_zeroshot(run, cohort, "finding", file).to_json()
+    run.method.tokenizer = train_tokenizer(["alpha. beta. gamma. possible pattern with of"] * 3, 1000)
+    report = run_zeroshot(run, cohort, "finding", file)
+    assert "delta" in report.to_json()["unknown_words"]["delta"]
+    assert "'delta'" in report.remark
+    assert "means little" in report.remark

@@ -18,6 +18,7 @@ from leadwise.cli import (
     compare,
     convert,
     describe,
+    export,
     methods,
     plot,
     predict,
@@ -59,6 +60,7 @@ COMMANDS = (
     retrieve.retrieve,
     reproduce.reproduce,
     card.card,
+    export.export,
     plot.plot,
     convert.convert,
 )
@@ -88,7 +90,7 @@ def main() -> None:
     """Entry point: prints one line for an error of leadwise or of a file, a traceback for any other error."""
     level = logging.WARNING if rank() else logging.INFO
     logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
-    for name in ("httpx", "huggingface_hub", "matplotlib", "transformers"):
+    for name in ("fontTools", "httpx", "huggingface_hub", "matplotlib", "transformers"):
         logging.getLogger(name).setLevel(logging.WARNING)
     out.stderr = False  # until --json - claims standard output
     logging.getLogger("ecgbench").setLevel(logging.ERROR)  # its warnings are for its own command line

@@ -24,12 +24,14 @@ def convert(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace records that exist.")] = False,
 ) -> None:
     """Write WFDB records (format 16) from ECG files of any format that can be read."""
-    from leadwise.data.formats.reading import items, read, readable_files
+    from leadwise.data import ecg_files
+    from leadwise.data.formats.reading import items, read
     from leadwise.data.formats.wfdb_writer import with_derived_leads, write_wfdb
     from leadwise.data.recordings.recording import RecordError
 
     names = tuple(lead.strip() for lead in leads.split(",")) if leads else None
-    files = readable_files(source) if source.is_dir() else (source,)
+    beneath = ecg_files.beneath(source) if source.is_dir() else None
+    files = (source,) if beneath is None else beneath.paths
     if not files:
         raise RecordError(f"{source} contains no file that can be read; name an ECG file or another folder")
 
@@ -56,6 +58,8 @@ def convert(
         except RecordError as error:
             failures.append(str(error))
     print_table(rows, f"written to {target}")
+    if beneath is not None and beneath.left_out:
+        out.print(beneath.left_out, soft_wrap=True)
     if failures:
         listed = "; ".join(failures[:3]) + ("; ..." if len(failures) > 3 else "")
         raise RecordError(f"{len(failures)} of {len(files)} files were not converted: {listed}")

@@ -12,10 +12,13 @@ from leadwise.cli.output import (
     CohortFolder,
     Json,
     RunFolder,
+    WindowName,
     bars,
     out,
+    print_line,
     print_table,
     progress_bars,
+    window_suffix,
     write_json,
 )
 
@@ -40,6 +43,7 @@ def retrieve(
     split: Annotated[
         str | None, typer.Option(help="Only train, val or test [with a text: all; for scores: test].")
     ] = None,
+    window: WindowName = None,
     accept_changes: AcceptChanges = False,
     json_file: Json = None,
 ) -> None:
@@ -59,21 +63,22 @@ def retrieve(
     loaded, opened = runs.load(run, accept_changes=accept_changes), Cohort.open(cohort)
     if text is None:
         with progress_bars() as progress:
-            report = scoring.run_retrieval(loaded, opened, split or "test", bars(progress))
-        title = f"retrieval of {report.run} on {report.cohort}, {report.split}: "
+            report = scoring.run_retrieval(loaded, opened, split or "test", bars(progress), window)
+        title = f"retrieval of {report.run} on {report.cohort}, {report.split}{window_suffix(window)}: "
         skipped = f", {report.n_without_report} without a report skipped" if report.n_without_report else ""
         print_table(report.rows(), f"{title}{report.n_records} ECGs, {report.n_reports} distinct reports{skipped}")
+        print_line(report.left_out.line)
+        print_line(report.overlap.remark)
         write_json(json_file, report.to_json())
         return
 
     # with a text: search, print and draw the nearest recordings
     with progress_bars() as progress:
-        hits = search(loaded, opened, text, split, top, bars(progress))
-    print_table(rows(hits), f"nearest recordings of {opened.name}")
-    build_page(hits, opened, text, loaded, show_reports).write(target)
+        result = search(loaded, opened, text, split, top, bars(progress), window)
+    print_table(rows(result.hits), f"nearest recordings of {opened.name}{window_suffix(window)}")
+    print_line(f"words of the text that were {result.remark}" if result.remark else "")
+    print_line(result.left_out.line)
+    build_page(result, opened, loaded, show_reports).write(target)
     out.print(f"open {target}", highlight=False, soft_wrap=True)
-    found_rows = [
-        {"record": hit.record, "split": hit.split, "cosine": hit.cosine, "labels": hit.labels} for hit in hits
-    ]
-    result = {"command": "retrieve", "run": loaded.name, "cohort": opened.name, "text": text, "found": found_rows}
-    write_json(json_file, result)
+    about = {"command": "retrieve", "run": loaded.name, "cohort": opened.name}
+    write_json(json_file, {**about, **({"window": window} if window else {}), **result.to_json()})

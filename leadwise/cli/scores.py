@@ -280,6 +280,7 @@ def zeroshot(
         print_table(report.sensitivity.rows(), "macro AUROC by prompt set (*: the reported one)")
         print_table(report.sensitivity.class_rows(), "AUROC per class by prompt set")
     out.print(report.sensitivity.line(), highlight=False)
+    print_line(report.remark)
     print_line(report.left_out.line)
     print_line(report.overlap.remark)
     write_json(json_file, {**report.to_json(), **published_splits_json(opened)})

@@ -7,33 +7,43 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from leadwise.data.formats.reading import Format, all_formats
+from leadwise.data.formats.reading import N_FIRST_BYTES, Format, all_formats, format_by_content
+from leadwise.data.messages import first_few
 
-_N_FIRST_BYTES = 4096  # of a file, given to `matches`
+# Files of any content have these suffixes. A file with another suffix of a format is an ECG, or a damaged one.
+_COMMON_SUFFIXES = (".csv", ".tsv", ".txt", ".tab", ".dat", ".rec")
 
 
 @dataclass(frozen=True)
 class EcgFiles:
-    """The ECG files of a folder in order of their paths, and the number of other files."""
+    """The ECG files of a folder and its other files, each in order of their paths."""
 
+    folder: Path
     paths: tuple[Path, ...]
-    n_other: int
+    others: tuple[Path, ...]
+
+    @property
+    def left_out(self) -> str:
+        """The files that are no ECGs, by number and name; '' if there are none."""
+        names = [path.relative_to(self.folder).as_posix() for path in self.others]
+        return f"{len(names)} other files are left out: {first_few(names, 8)}" if names else ""
 
 
 def beneath(folder: Path) -> EcgFiles:
-    """The files in `folder` and its subfolders whose name and first bytes fit a format that can be read.
+    """The files in `folder` and its subfolders that hold an ECG by their content, or should by their suffix.
 
-    The data file of a header is no file of its own. Hidden folders, cohorts and unfinished cohorts are left out; links to
-    folders are not followed.
+    A file with the suffix of an ECG format and other content counts too: reading it raises the error that says why. A
+    file with any other name counts if its content is that of an ECG format, as of DICOM files without suffix. The data
+    file of a header is no file of its own. Hidden files and folders, cohorts and unfinished cohorts are left out; links
+    to folders are not followed.
     """
-    paths, n_other = [], 0
+    paths: list[Path] = []
+    others: list[Path] = []
     for file in _walk(folder):
-        own = _is_ecg(file)
-        if own:
-            paths.append(file)
-        elif own is not None:
-            n_other += 1
-    return EcgFiles(tuple(sorted(paths)), n_other)
+        is_ecg = _is_ecg(file)
+        if is_ecg is not None:
+            (paths if is_ecg else others).append(file)
+    return EcgFiles(folder, tuple(sorted(paths)), tuple(sorted(others)))
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -49,17 +59,23 @@ def _is_left_out(folder: Path) -> bool:
 
 def _is_ecg(file: Path) -> bool | None:
     """Whether a file describes a recording; None if it is a part of the recording that another file describes."""
-    candidates = [known for known in all_formats() if file.suffix.lower() in filter(None, known.suffixes)]
+    suffix = file.suffix.lower()
+    candidates = [known for known in all_formats() if suffix and suffix in known.suffixes]
     if any(known.main(file) != file and known.main(file).is_file() for known in candidates):
         return None
     candidates = [known for known in candidates if known.main(file) == file]
-    return bool(candidates) and _matches(file, candidates)
+    if candidates and suffix not in _COMMON_SUFFIXES:
+        return True
+
+    # the content decides; a text of any name is no ECG
+    others = [known for known in all_formats() if known.main_file is None and ".txt" not in known.suffixes]
+    return file.is_file() and _matches(file, [*candidates, *others])
 
 
 def _matches(file: Path, candidates: list[Format]) -> bool:
     try:
         with file.open("rb") as content:
-            first_bytes = content.read(_N_FIRST_BYTES)
+            first_bytes = content.read(N_FIRST_BYTES)
     except OSError:
         return False
-    return any(known.matches(first_bytes) for known in candidates)
+    return format_by_content(first_bytes, candidates) is not None

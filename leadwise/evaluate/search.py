@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leadwise.data import reports
+from leadwise.data import crops, reports
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.evaluate.embed import embed_cohort
+from leadwise.data.usable_rows import LeftOut
+from leadwise.evaluate import vocabulary
+from leadwise.evaluate.embed import embed_cohort, usable
 from leadwise.evaluate.text_embeddings import embed_texts, unit
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
@@ -31,12 +34,45 @@ class SearchHit:
     labels: dict[str, tuple[str, ...]]  # task -> positive classes, for the tasks that the recording is labelled for
 
 
+@dataclass(frozen=True)
+class SearchResult:
+    """The recordings nearest to a text, and how far the text and the recordings could be used."""
+
+    text: str
+    hits: tuple[SearchHit, ...]  # nearest first
+    unknown_words: tuple[str, ...]  # of the text: rare or absent in training
+    left_out: LeftOut  # recordings that the run cannot embed
+
+    @property
+    def remark(self) -> str:
+        """A remark on words that the run does not know, else ''."""
+        return vocabulary.remark(self.unknown_words)
+
+    def to_json(self) -> dict[str, Any]:
+        hits = [
+            {"record": hit.record, "split": hit.split, "cosine": hit.cosine, "labels": hit.labels} for hit in self.hits
+        ]
+        words = list(self.unknown_words)
+        return {"text": self.text, "found": hits, "unknown_words": words, **self.left_out.to_json()}
+
+
 def search(
-    run: Run, cohort: Cohort, text: str, split: str | None = None, top: int = 9, progress: Progress | None = None
-) -> list[SearchHit]:
+    run: Run,
+    cohort: Cohort,
+    text: str,
+    split: str | None = None,
+    top: int = 9,
+    progress: Progress | None = None,
+    window: str | None = None,
+) -> SearchResult:
     """Return the recordings nearest to a text, nearest first, from the whole cohort or one split.
 
+    Args:
+        window: part of each recording that is embedded, see `data/crops.py`; default: the run's own setting.
+
     Raises:
+        EmbedError: the run can embed none of the recordings.
+        WindowError: `window` is unknown, or MERL's, which only the legacy protocol uses.
         NoTextEncoderError: the run has no text encoder.
         SearchError: the text is empty after cleaning, or the split has no recording.
     """
@@ -44,20 +80,27 @@ def search(
         raise SearchError(
             f"the text {text!r} is empty after cleaning; write it as in a report, such as 'atrial fibrillation.'"
         )
+    crops.check_strict(window)
     rows = cohort.rows(split)
     if not len(rows):
         raise SearchError(f"cohort {cohort.name}: no recording in split '{split}'")
+
+    # the cosine of each recording that can be embedded
     vector = embed_texts(run, [text])
-    ecg = embed_cohort(run, cohort, "shared", rows, relabel(progress, "embed"))
+    rows, left_out = usable(run, cohort, rows, window)
+    ecg = embed_cohort(run, cohort, "shared", rows, relabel(progress, "embed"), window=window)
     scores = (unit(ecg) @ unit(vector)[0]).astype(float)
     order = np.argsort(-scores, kind="stable")[:top]
+
+    # the nearest of them
     nearest = rows[order]
     labels = positive_classes(cohort, nearest)
     records, splits = cohort.records.take(nearest), cohort.splits(nearest)
-    return [
+    hits = tuple(
         SearchHit(int(row), records[i], str(splits[i]), float(scores[rank]), labels[i])
         for i, (row, rank) in enumerate(zip(nearest, order))
-    ]
+    )
+    return SearchResult(text, hits, vocabulary.unknown_words(run, text), left_out)
 
 
 def rows(hits: Sequence[SearchHit]) -> list[dict[str, object]]:

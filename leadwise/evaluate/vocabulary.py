@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from leadwise.data import reports
+from leadwise.data.messages import first_few
 from leadwise.run import Run
 
 _WORD = re.compile(r"[^\W\d_]{3,}")  # shorter ones, such as "v1" or "av", are often split although they are known
@@ -31,3 +33,11 @@ def unknown_words(run: Run, text: str) -> tuple[str, ...]:
         if not is_known:
             unknown.append(match[0])
     return tuple(dict.fromkeys(unknown))
+
+
+def remark(words: Sequence[str]) -> str:
+    """Return a remark for the reader of a result that depends on these unknown words; '' if there are none."""
+    if not words:
+        return ""
+    listed = first_few((repr(word) for word in words), 6)
+    return f"rare or absent in the training reports: {listed}; a score that depends on these words means little"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from leadwise.data import crops
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.usable_rows import LeftOut, usable_rows
-from leadwise.evaluate import prompts
+from leadwise.evaluate import prompts, vocabulary
 from leadwise.evaluate.embed import embed_cohort, training_overlap, usable
 from leadwise.evaluate.metrics import all_metrics
 from leadwise.evaluate.metrics.auroc import Control, auroc_score, shuffled_pairs
@@ -69,6 +69,7 @@ class ZeroShotReport:
     sensitivity: PromptSensitivity  # to the wording: every prompt set of the file, and single prompts
     window: str | None = None  # window of longer recordings; None: the run's own setting
     scored_by_name: tuple[str, ...] = ()  # classes without prompts of their own
+    unknown_words: dict[str, tuple[str, ...]] = field(default_factory=dict)  # class -> words rare or absent in training
     left_out: LeftOut = field(default_factory=LeftOut)  # recordings that the run cannot embed, with those of validation
 
     @property
@@ -112,8 +113,22 @@ class ZeroShotReport:
             "sensitivity": self.sensitivity.to_json(),
             "classes": dict(self.classes),
             "n_records": self.trained.n_records,
+            **(
+                {"unknown_words": {code: list(words) for code, words in self.unknown_words.items()}}
+                if self.unknown_words
+                else {}
+            ),
             **self.left_out.to_json(),
         }
+
+    @property
+    def remark(self) -> str:
+        """A remark on words of the prompts that the run does not know, else ''."""
+        words = list(dict.fromkeys(word for of_class in self.unknown_words.values() for word in of_class))
+        if not words:
+            return ""
+        n = len(self.unknown_words)
+        return f"words in the prompts of {n} of {len(self.classes)} classes were {vocabulary.remark(words)}"
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the table, one dict per row; AUROCs in [0, 1]."""
@@ -250,8 +265,18 @@ def run_zeroshot(
         sensitivity=sensitivity,
         window=window,
         scored_by_name=loaded.by_name,
+        unknown_words=_unknown_words(run, classes, class_prompts),
         left_out=left_out | val_left_out,
     )
+
+
+def _unknown_words(run: Run, classes: Sequence[str], prompts: Sequence[ClassPrompts]) -> dict[str, tuple[str, ...]]:
+    """Return the words of each class's prompts that were rare or absent in training; classes without any are left out."""
+    by_class = {
+        code: tuple(dict.fromkeys(word for text in entry.prompts for word in vocabulary.unknown_words(run, text)))
+        for code, entry in zip(classes, prompts)
+    }
+    return {code: words for code, words in by_class.items() if words}
 
 
 def zeroshot_scores(

@@ -53,6 +53,7 @@ from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
 from leadwise.nn import augment, masking, targets
 from leadwise.nn import text as reports
+from leadwise.nn.encoder import NO_PATCH, valid_only
 from leadwise.nn.heads import Head
 from leadwise.nn.lead_time import DecoderShape, Encoded, EncoderShape, LeadTimeDecoder, LeadTimeEncoder, mean_over_parts
 from leadwise.nn.losses import multimodal
@@ -215,8 +216,7 @@ class Method(WithReports, PretrainingMethod):
         c, view = self.config, self.training_view(batch)
 
         # ECG: the view, masked; noise is on the encoder's input and not on Eq. 2's target
-        clean, usable = self._patches(view)
-        self._refuse_empty(view, usable)
+        clean, usable = self._valid_patches(view)
         patches = self._noisy(clean, usable)
         visible = masking.draw_visible(usable, c.mask_ratio)
         encoded = self.ecg(patches, visible)
@@ -267,9 +267,7 @@ class Method(WithReports, PretrainingMethod):
         Raises:
             ValueError: an unknown part, or a record without one completely observed patch.
         """
-        patches, usable = self._patches(batch)
-        self._refuse_empty(batch, usable)
-        e_ecg = self._whole(patches, usable)
+        e_ecg = self._whole(*self._valid_patches(batch))
         if part == "backbone":
             return e_ecg
         if part not in self.parts:
@@ -356,20 +354,20 @@ class Method(WithReports, PretrainingMethod):
         ecg = normalize(batch.ecg, batch.observed, self.signal.normalize)
         return patchify(ecg, n), patchify(batch.observed, n).all(-1)
 
+    def _valid_patches(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The same as `_patches`.
+
+        Raises:
+            ValueError: a record without one completely observed patch.
+        """
+        patches, usable = self._patches(batch)
+        return valid_only(patches, usable.flatten(1).any(-1), batch.record, NO_PATCH), usable
+
     def _noisy(self, patches: Tensor, usable: Tensor) -> Tensor:
         """Patches (B, L, N, P) with the view's noise, on the model's scale."""
         if not self.training or not self.config.noise_mv:
             return patches
         return augment.noise(patches, self.config.noise_mv) * usable[..., None]
-
-    def _refuse_empty(self, batch: Batch, usable: Tensor) -> None:
-        """Raise ValueError, naming the record, if a record has no usable patch."""
-        empty = [name for name, some in zip(batch.record, usable.flatten(1).any(-1).tolist()) if not some]
-        if empty:
-            raise ValueError(
-                f"record {empty[0]}: no patch of any lead was observed completely, so there is nothing to train on or "
-                "embed; leave the record out"
-            )
 
     # --- Eqs. 1 and 2
 
@@ -382,7 +380,11 @@ class Method(WithReports, PretrainingMethod):
 
         With the default, a part has about as many tokens as the encoder receives in training.
         """
-        return mean_over_parts(lambda part: self._pool(self.ecg(patches, part)), usable, self.config.embed_passes)
+
+        def encode(patches: Tensor, part: Tensor, among: Tensor | None) -> Tensor:
+            return self._pool(self.ecg(patches, part, among=among))
+
+        return mean_over_parts(encode, patches, usable, self.config.embed_passes)
 
     def _contrast_views(self, patches: Tensor, usable: Tensor, encoded: Encoded) -> list[Tensor]:
         """E^ecg (B, D) of each encoder pass whose output goes to the heads."""

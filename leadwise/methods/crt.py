@@ -177,6 +177,9 @@ class Method(PretrainingMethod):
         """Tokens of the visible patches (B, M, D), their places among the patches of all domains, and which are not padding."""
         parts = []
         for tokenize, patch, mask in zip(self.tokenizers, patches, torch.split(visible, list(self.n_of), dim=1)):
+            if torch.compiler.is_exporting():  # a graph cannot have a length that depends on the data
+                parts.append(tokenize(patch.flatten(0, 1)).reshape(*mask.shape, self.config.width) * mask[..., None])
+                continue
             tokens = tokenize(patch[mask])  # (M', D): dropped patches do not enter a batch norm either
             grid = tokens.new_zeros(*mask.shape, self.config.width)
             parts.append(grid.masked_scatter(mask[..., None], tokens))
@@ -186,7 +189,7 @@ class Method(PretrainingMethod):
     def _encode(self, tokens: Tensor, index: Tensor, real: Tensor | None) -> Tensor:
         """The encoder's output for class tokens and tokens, (B, 3 + M, D)."""
         x = tokens + self._place(self.positions, self.domains)[index]
-        x = torch.cat([(self.cls + self.domains).expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+        x = torch.cat([(self.cls + self.domains).expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
         out: Tensor = self.encoder(x, _with_cls(real))
         return out
 
@@ -249,7 +252,7 @@ class _Convolved(nn.Module):
         self.model = ResNet18(n_leads, width // 8)
 
     def forward(self, patches: Tensor) -> Tensor:
-        out: Tensor = self.model(patches.reshape(len(patches), self.n_leads, -1)).mean(-1)
+        out: Tensor = self.model(patches.reshape(patches.shape[0], self.n_leads, -1)).mean(-1)
         return out
 
 

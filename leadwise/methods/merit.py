@@ -39,7 +39,7 @@ from leadwise.batch import Batch, Signal
 from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn import augment, masking, targets
-from leadwise.nn.encoder import check_part
+from leadwise.nn.encoder import NO_PATCH, check_part, valid_only
 from leadwise.nn.heads import Head
 from leadwise.nn.lead_time import DecoderShape, EncoderShape, LeadTimeDecoder, LeadTimeEncoder
 from leadwise.nn.losses import multimodal
@@ -210,14 +210,9 @@ class Method(WithReports, PretrainingMethod):
             ValueError: a record without one completely observed patch.
         """
         n = self.config.n_patches
+        patches = patchify(normalize(batch.ecg, batch.observed, self.signal.normalize), n)
         usable = patchify(batch.observed, n).all(-1)
-        empty = [name for name, some in zip(batch.record, usable.flatten(1).any(-1).tolist()) if not some]
-        if empty:
-            raise ValueError(
-                f"record {empty[0]}: no patch of any lead was observed completely, so there is nothing to train on or "
-                "embed; leave the record out"
-            )
-        return patchify(normalize(batch.ecg, batch.observed, self.signal.normalize), n), usable
+        return valid_only(patches, usable.flatten(1).any(-1), batch.record, NO_PATCH), usable
 
     def _level_and_spread(self, patches: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
         """The mean and deviation that L_mem's target is relative to: (B, L, N, 1) or broadcast to it."""

@@ -48,6 +48,7 @@ from leadwise.nn import augment
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part, mean_of, scaled
 from leadwise.nn.heads import Projector
 from leadwise.nn.losses import series, view_agreement
+from leadwise.nn.masking import any_in_bins
 from leadwise.nn.patches import patchify
 from leadwise.nn.permute import permute
 from leadwise.nn.resnet import ResNet18
@@ -179,8 +180,7 @@ class Method(PretrainingMethod):
         """z (B, N, D), and (B, N) bool, True for positions where any lead was observed."""
         if self.config.paper_encoder:
             z: Tensor = self.conv(scaled(batch, self.signal)).transpose(1, 2)
-            observed = batch.observed.any(1).float()[:, None]  # (B, 1, T)
-            return z, F.adaptive_max_pool1d(observed, z.shape[1])[:, 0] > 0
+            return z, any_in_bins(batch.observed.any(1), z.shape[1])
         tokens, real = self.ecg.tokens(batch)
         # the ViT returns its tokens without its last norm
         return self.ecg.model.norm(tokens) if isinstance(self.ecg.model, ViT) else tokens, real

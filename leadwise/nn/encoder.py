@@ -14,17 +14,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leadwise.batch import Batch, Signal
 from leadwise.nn.lead_time import EncoderShape, LeadTimeEncoder
+from leadwise.nn.masking import any_in_bins
 from leadwise.nn.normalize import normalize
 from leadwise.nn.patches import ConvTokenizer, NormedTokenizer, patchify
 from leadwise.nn.resnet import ResNet18
 from leadwise.nn.vit import ViT
 
 Kind = Literal["resnet", "vit", "lead_time", "lead_time_conv"]
+
+NO_PATCH = (
+    "no patch of any lead was observed completely, so there is nothing to train on or embed; leave the record out"
+)
 
 
 @dataclass(frozen=True)
@@ -115,21 +119,24 @@ class EcgEncoder(nn.Module):
         Raises:
             ValueError: as `forward`.
         """
+        if isinstance(self.model, LeadTimeEncoder):
+            return self._tokens_of_times(batch, start)
         ecg = scaled(batch, self.signal)
         if isinstance(self.model, ResNet18):
             tokens: Tensor = self.model(ecg).transpose(1, 2)  # (B, N, D)
-            observed = batch.observed.any(1).float()[:, None]  # (B, 1, T)
-            real = F.adaptive_max_pool1d(observed, tokens.shape[1])[:, 0] > 0
-            return tokens, real
-        if isinstance(self.model, ViT):
-            tokens = self.model.tokens(ecg, self._first(start))
-            observed = batch.observed.any(1).reshape(len(ecg), tokens.shape[1], -1)
-            return tokens, observed.any(-1)
-        # lead_time: put the tokens back on the grid of leads and patches, then average over leads
-        patches, usable = patchify(ecg, ecg.shape[-1] // self.grid), self._usable(batch)
+            return tokens, any_in_bins(batch.observed.any(1), tokens.shape[1])
+        tokens = self.model.tokens(ecg, self._first(start))
+        observed = batch.observed.any(1).reshape(ecg.shape[0], tokens.shape[1], -1)
+        return tokens, observed.any(-1)
+
+    def _tokens_of_times(self, batch: Batch, start: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`tokens` of the lead_time encoders."""
+        # encode, put the tokens back on the grid of leads and patches, then average over leads
+        assert isinstance(self.model, LeadTimeEncoder)
+        patches, usable = self.patches(batch)
         encoded = self.model(patches, usable, self._first(start))
-        places = torch.zeros(usable.shape, device=ecg.device).flatten(1)  # (B, L N)
-        is_real = torch.ones(encoded.index.shape, device=ecg.device) if encoded.real is None else encoded.real.float()
+        places = torch.zeros(usable.shape, device=usable.device).flatten(1)  # (B, L N)
+        is_real = torch.ones_like(encoded.index, dtype=torch.float) if encoded.real is None else encoded.real.float()
         grid = encoded.tokens.new_zeros(*places.shape, self.width)
         index = encoded.index[..., None].expand(-1, -1, self.width)
         grid = grid.scatter_add(1, index, encoded.tokens * is_real[..., None])
@@ -143,22 +150,16 @@ class EcgEncoder(nn.Module):
         Raises:
             ValueError: as `forward`.
         """
-        ecg = scaled(batch, self.signal)
-        return patchify(ecg, ecg.shape[-1] // self.grid), self._usable(batch)
+        n = batch.ecg.shape[-1] // self.grid
+        patches = patchify(scaled(batch, self.signal), n)
+        usable = patchify(batch.observed, n).all(-1)
+        problem = f"not one whole patch of {self.grid / self.signal.rate_hz:g} s was observed in any lead"
+        return valid_only(
+            patches, usable.flatten(1).any(-1), batch.record, f"{problem}; leave the recording out"
+        ), usable
 
     def _first(self, start: Tensor | None) -> Tensor | None:
         return None if start is None else start // self.grid
-
-    def _usable(self, batch: Batch) -> Tensor:
-        """(B, L, N) bool, True where every sample of a patch was observed."""
-        usable = patchify(batch.observed, batch.observed.shape[-1] // self.grid).all(-1)
-        empty = [name for name, any_usable in zip(batch.record, usable.flatten(1).any(-1).tolist()) if not any_usable]
-        if empty:
-            seconds = self.grid / self.signal.rate_hz
-            raise ValueError(
-                f"record {empty[0]}: not one whole patch of {seconds:g} s was observed in any lead; leave the recording out"
-            )
-        return usable
 
 
 def scaled(batch: Batch, signal: Signal) -> Tensor:
@@ -167,12 +168,25 @@ def scaled(batch: Batch, signal: Signal) -> Tensor:
     Raises:
         ValueError: a record has no observed sample.
     """
-    empty = [
-        name for name, any_sample in zip(batch.record, batch.observed.flatten(1).any(-1).tolist()) if not any_sample
-    ]
-    if empty:
-        raise ValueError(f"record {empty[0]}: no sample was observed; leave the recording out")
-    return normalize(batch.ecg, batch.observed, signal.normalize)
+    ecg = normalize(batch.ecg, batch.observed, signal.normalize)
+    observed = batch.observed.flatten(1).any(-1)
+    return valid_only(ecg, observed, batch.record, "no sample was observed; leave the recording out")
+
+
+def valid_only(x: Tensor, valid: Tensor, record: tuple[str, ...], problem: str) -> Tensor:
+    """The same x (B, ...), if all of the records are `valid` (B,) bool.
+
+    While a graph is exported: x with NaN for invalid records, because a graph cannot raise. Their embedding is NaN then.
+
+    Raises:
+        ValueError: "record NAME: PROBLEM" of the first invalid record.
+    """
+    if torch.compiler.is_exporting():
+        return x.masked_fill(~valid.reshape(-1, *(1,) * (x.ndim - 1)), torch.nan)
+    invalid = [name for name, is_valid in zip(record, valid.tolist()) if not is_valid]
+    if invalid:
+        raise ValueError(f"record {invalid[0]}: {problem}")
+    return x
 
 
 def mean_of(tokens: Tensor, real: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ class AttentionPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, D, N) -> (B, out)."""
         tokens = (
-            torch.cat([self.token.expand(len(x), -1, -1), x.transpose(1, 2)], dim=1) + self.position
+            torch.cat([self.token.expand(x.shape[0], -1, -1), x.transpose(1, 2)], dim=1) + self.position
         )  # (B, 1 + N, D)
         out: Tensor = self.project(self.attention(tokens[:, :1], tokens)[:, 0])
         return out
@@ -77,5 +77,5 @@ class QueryPool(nn.Module):
     def forward(self, tokens: Tensor, real: Tensor | None = None) -> Tensor:
         """tokens: (B, N, D); real: (B, N) bool, False = not attended to -> (B, Q, out)."""
         known = self.enter(self.norm_tokens(tokens))
-        out: Tensor = self.norm(self.attention(self.queries.expand(len(tokens), -1, -1), known, real))
+        out: Tensor = self.norm(self.attention(self.queries.expand(tokens.shape[0], -1, -1), known, real))
         return out

@@ -55,16 +55,18 @@ class LeadTimeEncoder(nn.Module):
         self.cls = nn.Parameter(0.02 * torch.randn(shape.width)) if shape.pooling == "cls" else None
         self.transformer = Transformer(shape.width, shape.depth, shape.heads, checkpointing=shape.checkpointing)
 
-    def forward(self, patches: Tensor, visible: Tensor, first: Tensor | None = None) -> Encoded:
+    def forward(
+        self, patches: Tensor, visible: Tensor, first: Tensor | None = None, among: Tensor | None = None
+    ) -> Encoded:
         """Encode the visible patches; hidden ones are neither tokenised nor encoded.
 
         patches: (B, L, N, P); visible: (B, L, N) bool. `first` (B,), for crops: the number of the crop's first patch
-        among the patches of the whole signal.
+        among the patches of the whole signal. `among`: as in `masking.places`.
         """
         b, _, n_patches, _ = patches.shape
 
         # tokens of the visible patches, with the embeddings of their lead and time
-        index, real = masking.places(visible.flatten(1))  # (B, V)
+        index, real = masking.places(visible.flatten(1), among)  # (B, V)
         chosen = masking.take(patches.flatten(1, 2), index)  # (B, V, P)
         x = self.tokenizer(chosen)  # (B, V, D)
         time = index % n_patches if first is None else index % n_patches + first[:, None]
@@ -104,19 +106,45 @@ class LeadTimeEncoder(nn.Module):
         return torch.cat(extra, dim=1), torch.cat(real, dim=1)
 
 
-def mean_over_parts(encode: Callable[[Tensor], Tensor], usable: Tensor, n_parts: int) -> Tensor:
-    """(B, D): the mean of `encode(part)` over `n_parts` parts of the usable patches that together hold each patch once.
+def mean_over_parts(
+    encode: Callable[[Tensor, Tensor, Tensor | None], Tensor], patches: Tensor, usable: Tensor, n_parts: int
+) -> Tensor:
+    """(B, D): the mean of `encode` over `n_parts` parts of the usable patches that together hold each patch once.
 
-    encode: part (B, L, N) bool -> (B, D). usable: (B, L, N) bool. A part without a patch of a record does not count.
+    encode: patches (B, L, N, P), part (B, L, N) bool, and `among` of `masking.places` -> (B, D). usable: (B, L, N) bool. A
+    part without a patch of a record does not count.
     """
     if n_parts == 1:
-        return encode(usable)
+        return encode(patches, usable, None)
     parts = masking.interleaved_parts(usable, n_parts)  # (K, B, L, N)
     nonempty = parts.flatten(2).any(-1)  # (K, B): a short recording may have no patch in some part
-    each = [encode(torch.where(some[:, None, None], part, usable)) for part, some in zip(parts, nonempty)]
-    weight = nonempty.to(each[0].dtype)[..., None]  # (K, B, 1)
-    out: Tensor = (torch.stack(each) * weight).sum(0) / weight.sum(0)
+    if torch.compiler.is_exporting():
+        each = _encode_parts_at_once(encode, patches, parts, nonempty)
+    else:
+        each = torch.stack(
+            [
+                encode(patches, torch.where(some[:, None, None], part, usable), None)
+                for part, some in zip(parts, nonempty)
+            ]
+        )
+    weight = nonempty.to(each.dtype)[..., None]  # (K, B, 1)
+    out: Tensor = (each * weight).sum(0) / weight.sum(0)
     return out
+
+
+def _encode_parts_at_once(
+    encode: Callable[[Tensor, Tensor, Tensor | None], Tensor], patches: Tensor, parts: Tensor, nonempty: Tensor
+) -> Tensor:
+    """`encode` of the K parts as one batch, (K, B, D); a part's unusable places are masked, so that lengths are fixed.
+
+    Attention needs at least one token: a record's empty part is encoded whole, and its weight in the mean is 0.
+    """
+    n_parts, _, n_leads, n_patches = parts.shape
+    among = torch.tensor(masking.part_indices(n_leads, n_patches, n_parts), device=parts.device)  # (K, M)
+    part = parts | ~nonempty[..., None, None]
+    rows = among[:, None].expand(-1, patches.shape[0], -1).flatten(0, 1)  # (K B, M)
+    out = encode(patches.repeat(n_parts, 1, 1, 1), part.flatten(0, 1), rows)
+    return out.reshape(n_parts, patches.shape[0], out.shape[-1])
 
 
 @dataclass(frozen=True)

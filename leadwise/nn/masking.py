@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Masking = Literal["uniform", "global", "lead", "time"]
@@ -54,12 +55,29 @@ def interleaved_parts(usable: Tensor, n_parts: int) -> Tensor:
     return torch.stack([usable & ((place + number) % n_parts == 0) for number in range(n_parts)])
 
 
-def places(keep: Tensor) -> tuple[Tensor, Tensor | None]:
+def part_indices(n_leads: int, n_patches: int, n_parts: int) -> list[list[int]]:
+    """K lists of equal length: the places among L N that each of the `interleaved_parts` has if all patches are usable.
+
+    A shorter list is padded with places of another part.
+    """
+    parts: list[list[int]] = [[] for _ in range(n_parts)]
+    for place in range(n_leads * n_patches):
+        parts[-(place // n_patches + place % n_patches) % n_parts].append(place)
+    longest = max(parts, key=len)
+    return [part + longest[: len(longest) - len(part)] for part in parts]
+
+
+def places(keep: Tensor, among: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     """Indices (B, M) of the True places of `keep` (B, S), in order, and which of the M are real (None = all).
 
     M is the largest count in the batch. Shorter rows are padded with indices of other places, which the second mask marks
-    as not real.
+    as not real. While a graph is exported, whose lengths cannot depend on the data, the indices are `among` (B, M), which
+    must contain every True place (None = all of S).
     """
+    if torch.compiler.is_exporting():
+        if among is None:
+            return torch.arange(keep.shape[1], device=keep.device).expand(keep.shape), keep
+        return among, keep.gather(1, among)
     count = keep.sum(-1)
     m = int(count.max())
     index = torch.argsort(~keep, dim=-1, stable=True)[:, :m]
@@ -71,3 +89,15 @@ def places(keep: Tensor) -> tuple[Tensor, Tensor | None]:
 def take(x: Tensor, index: Tensor) -> Tensor:
     """Rows of x (B, S, D) at index (B, M): (B, M, D)."""
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def any_in_bins(flags: Tensor, n_bins: int) -> Tensor:
+    """(B, n_bins) bool: whether any of `flags` (B, T) bool is True in each bin.
+
+    Bin i is [floor(i T / n), ceil((i + 1) T / n)), as in adaptive max-pooling, which ONNX lacks.
+    """
+    n = flags.shape[-1]
+    bins = torch.arange(n_bins, device=flags.device)
+    begin, end = bins * n // n_bins, -(-(bins + 1) * n // n_bins)
+    count = F.pad(flags.long().cumsum(-1), (1, 0))  # (B, T + 1), the number of True flags before each place
+    return count[:, end] > count[:, begin]

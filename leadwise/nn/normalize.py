@@ -18,9 +18,7 @@ def normalize(ecg: Tensor, observed: Tensor, how: Normalize) -> Tensor:
     missing = ~observed
     if how == "mv":
         # the median, not the mean: a tall R wave must not move the baseline
-        present = ecg.masked_fill(missing, torch.nan)
-        centre = present.nanmedian(dim=-1, keepdim=True).values.nan_to_num(0.0)  # (B, L, 1)
-        return (ecg - centre).masked_fill(missing, 0.0)
+        return (ecg - median(ecg, observed)).masked_fill(missing, 0.0)
     over = (1, 2) if how in ("record_zscore", "merl_minmax") else (2,)
     if how == "merl_minmax":
         low = ecg.masked_fill(missing, torch.inf).amin(dim=over, keepdim=True)
@@ -31,3 +29,18 @@ def normalize(ecg: Tensor, observed: Tensor, how: Normalize) -> Tensor:
     centred = (ecg - mean).masked_fill(missing, 0.0)
     std = (centred.square().sum(dim=over, keepdim=True) / count).sqrt()
     return centred / std.clamp(min=1e-3)  # 1 uV: a lead with less is flat, and its noise must not be amplified
+
+
+def median(ecg: Tensor, observed: Tensor) -> Tensor:
+    """Lower median (B, L, 1) of each lead's observed samples; 0 for a lead without any. ecg, observed: (B, L, T)."""
+    if torch.compiler.is_exporting():
+        return sorted_median(ecg, observed)
+    return ecg.masked_fill(~observed, torch.nan).nanmedian(dim=-1, keepdim=True).values.nan_to_num(0.0)
+
+
+def sorted_median(ecg: Tensor, observed: Tensor) -> Tensor:
+    """The result of `median` by a sort, which takes longer; ONNX has no nanmedian."""
+    count = observed.sum(dim=-1, keepdim=True)  # (B, L, 1)
+    ascending = ecg.masked_fill(~observed, torch.inf).sort(dim=-1).values  # unobserved samples come last
+    middle = ascending.gather(-1, (count - 1).clamp(min=0) // 2)
+    return middle.masked_fill(count == 0, 0.0)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from leadwise.batch import LEADS
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.evaluate.search import SearchHit, rows
+from leadwise.evaluate.search import SearchResult, rows
 from leadwise.pages.html import Page
 from leadwise.pictures import paper
 from leadwise.run import Run
 
 
-def build_page(hits: Sequence[SearchHit], cohort: Cohort, text: str, run: Run, show_reports: bool = False) -> Page:
-    """Return the page of the recordings nearest to `text`. It contains report texts only if `show_reports` is set."""
+def build_page(result: SearchResult, cohort: Cohort, run: Run, show_reports: bool = False) -> Page:
+    """Return the page of the recordings nearest to a text. It contains report texts only if `show_reports` is set."""
     page = Page("The ECGs nearest to a text")
-    page.text(f"Text: {text}")
+    hits = result.hits
+    page.text(f"Text: {result.text}")
+    if result.remark:
+        page.text(f"Words of the text that were {result.remark}.")
+    if result.left_out:
+        page.text(f"{result.left_out.line}.")
     page.text(
         f"Model: {run.name}. Cohort: {cohort.name}. The page lists {len(hits)} of {len(cohort)} recordings, nearest first. The "
         "cosine compares the text with each ECG in the model's shared space: 1 is the best match. The labels come from the "

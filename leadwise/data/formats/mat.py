@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from leadwise.data.formats.given import Given
+from leadwise.data.formats.mat_elements import check_elements
 from leadwise.data.formats.named_arrays import FACTS, MAX_VALUES, facts, from_named, signal_name
 from leadwise.data.formats.parsing import library_errors, stated
 from leadwise.data.recordings.recording import RecordError, Recording
@@ -80,7 +81,8 @@ def _variables(path: Path, content: bytes) -> dict[str, Any]:
     from scipy.io import loadmat, whosmat
 
     with library_errors(path, ".mat"):
-        # shapes first: a header may promise more than memory holds
+        # types and shapes first: a header may promise more than memory holds
+        check_elements(content)
         for name, shape, _ in whosmat(BytesIO(content)):  # type: ignore[arg-type]  # its stubs know names only
             _check_promise(path, name, shape)
         variables = loadmat(BytesIO(content), simplify_cells=True)  # type: ignore[arg-type]
@@ -140,6 +142,7 @@ def read_struct(path: Path) -> Struct:
     except FileNotFoundError:
         raise RecordError(f"record {path}: no such file; check the path") from None
     try:
+        check_elements(raw)
         variables = loadmat(BytesIO(raw), simplify_cells=True)  # type: ignore[arg-type]  # its stubs know names only
     except NotImplementedError:  # HDF5
         raise RecordError(f"record {path}: a .mat of MATLAB 7.3, which is not supported; save it with -v7") from None

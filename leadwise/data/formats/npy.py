@@ -13,14 +13,17 @@ import numpy as np
 
 from leadwise.data.formats.arrays import array_items, choose_item, from_array
 from leadwise.data.formats.given import Given
+from leadwise.data.formats.parsing import library_errors
 from leadwise.data.recordings.recording import RecordError, Recording
 
 SUFFIXES = (".npy",)
 
+_BEGINS = b"\x93NUMPY"
+
 
 def matches(first_bytes: bytes) -> bool:
     """Whether a file that begins with these bytes is an `.npy` file."""
-    return first_bytes.startswith(b"\x93NUMPY")
+    return first_bytes.startswith(_BEGINS)
 
 
 def items(path: Path) -> tuple[str, ...]:
@@ -46,10 +49,8 @@ def decode(content: bytes, path: Path, given: Given) -> Recording:
     Raises:
         RecordError: it is damaged or holds no numbers, or leads, rate or unit are not given.
     """
-    try:
-        array = np.load(BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError) as error:
-        raise RecordError(f"record {path}: not a readable .npy array of numbers ({error}); save it again") from None
+    with library_errors(path, ".npy"):
+        array = np.load(BytesIO(_checked(path, content)), allow_pickle=False)
     return from_array(path, choose_item(path, array, given), given)
 
 
@@ -57,8 +58,17 @@ def _map(path: Path) -> np.ndarray:
     """The array, mapped: a header that promises more than the file holds fails here, before memory is allocated."""
     if not path.is_file():
         raise RecordError(f"record {path}: no such file; check the path")
-    try:
+    with library_errors(path, ".npy"):
+        with path.open("rb") as file:
+            _checked(path, file.read(len(_BEGINS)))
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise RecordError(f"record {path}: not a readable .npy array of numbers ({error}); save it again") from None
     return array
+
+
+def _checked(path: Path, content: bytes) -> bytes:
+    """The content of a file that begins as an `.npy` file does; numpy would take others for pickled objects."""
+    if not matches(content):
+        raise RecordError(
+            f"record {path}: not an .npy file (it does not begin with \\x93NUMPY); save it again with numpy"
+        )
+    return content

@@ -15,8 +15,9 @@ from leadwise.data.formats.given import Given, check_lead_names
 from leadwise.data.formats.rate_doubt import with_rate_doubt
 from leadwise.data.recordings.recording import RecordError, Recording
 
-_N_FIRST_BYTES = 16384  # of a file, given to `matches`; an XML file may begin with a long comment
+N_FIRST_BYTES = 16384  # of a file, given to `matches`; an XML file may begin with a long comment
 _MAX_BYTES = 1 << 30  # of a file that is read whole
+_APPLE_DOUBLE = b"\x00\x05\x16\x07"  # begins the files "._NAME" that macOS writes on other file systems
 _FROM_BYTES = Path("bytes")  # names a recording in messages that was not read from a file
 
 
@@ -78,9 +79,9 @@ def read(
     check_lead_names(leads, f"record {path}")
     given = Given(None if leads is None else tuple(leads), rate_hz, units, item)
     if isinstance(source, bytes):
-        file_format = _format_by_content(source[:_N_FIRST_BYTES], all_formats())
+        file_format = format_by_content(source[:N_FIRST_BYTES], all_formats())
     else:
-        file_format = _format_of(path)
+        file_format = _format_on_disk(path)
     if file_format is None:
         is_there = isinstance(source, bytes) or path.is_file()
         reason = "its format is not known" if is_there else "no such file; check the path"
@@ -98,13 +99,15 @@ def read(
             f"record {path}: reading the format {file_format.name} needs the package {error.name!r}; "
             "install it with: pip install 'leadwise[formats]'"
         ) from None
+    except OSError as error:
+        raise _cannot_open(path, error) from None
     recording = with_rate_doubt(recording)
     return recording if recording.format else replace(recording, format=file_format.name)
 
 
 def items(path: Path | str) -> tuple[str, ...]:
     """The names of the recordings in a file that holds several, for `read(path, item=...)`; () for any other file."""
-    file_format = _format_of(Path(path))
+    file_format = _format_on_disk(Path(path))
     return () if file_format is None or file_format.items is None else file_format.items(Path(path))
 
 
@@ -116,33 +119,6 @@ def files(path: Path) -> tuple[Path, ...]:
     path = Path(path)
     file_format = _format_of(path)
     return (path,) if file_format is None or file_format.files is None else file_format.files(path)
-
-
-def readable_files(folder: Path) -> tuple[Path, ...]:
-    """Every ECG file beneath a folder, in order of its path; of a recording of several files, the main one.
-
-    A file counts if its suffix is that of a format, and if the formats of this suffix, or their content, decide for one.
-    Hidden files are left out.
-    """
-    paths = []
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if hidden or not path.suffix or not path.is_file() or path.suffix.lower() not in suffixes():
-            continue
-        file_format = _format_of(path)
-        if file_format is None:
-            continue
-        if file_format.main_file is not None:
-            if file_format.main(path) == path:
-                paths.append(path)
-        elif _has_content_of(file_format, path):
-            paths.append(path)
-    return tuple(paths)
-
-
-def _has_content_of(file_format: Format, path: Path) -> bool:
-    with path.open("rb") as file:
-        return file_format.matches(file.read(_N_FIRST_BYTES))
 
 
 def missing_file(path: Path) -> Path | None:
@@ -195,9 +171,12 @@ def _format_of(path: Path) -> Format | None:
     if len(of_suffix) == 1:
         return of_suffix[0]
     if path.is_file():
-        with path.open("rb") as file:
-            first_bytes = file.read(_N_FIRST_BYTES)
-        known = _format_by_content(first_bytes, of_suffix) or _format_by_content(first_bytes, all_formats())
+        try:
+            with path.open("rb") as file:
+                first_bytes = file.read(N_FIRST_BYTES)
+        except OSError:
+            first_bytes = b""  # `read` raises the error
+        known = format_by_content(first_bytes, of_suffix) or format_by_content(first_bytes, all_formats())
         if known is not None:
             return known
 
@@ -209,7 +188,38 @@ def _format_of(path: Path) -> Format | None:
     return next(named, candidates[0])
 
 
-def _format_by_content(first_bytes: bytes, candidates: Sequence[Format]) -> Format | None:
+def _format_on_disk(path: Path) -> Format | None:
+    """The format of a file that is about to be read: that of its suffix, unless its content is of another format.
+
+    Raises:
+        RecordError: the path is a folder, or its file cannot be opened, is empty or was written by macOS beside another one.
+    """
+    file_format = _format_of(path)
+    if file_format is not None and file_format.main_file is not None and file_format.main(path).is_file():
+        return file_format
+    if path.is_dir():
+        raise RecordError(f"record {path}: it is a folder; name a file in it")
+    if not path.is_file():
+        return file_format
+    try:
+        with path.open("rb") as file:
+            first_bytes = file.read(N_FIRST_BYTES)
+    except OSError as error:
+        raise _cannot_open(path, error) from None
+    if not first_bytes:
+        raise RecordError(f"record {path}: it is empty (0 bytes); copy it or export it again")
+    if first_bytes.startswith(_APPLE_DOUBLE):
+        raise RecordError(
+            f"record {path}: it holds macOS's notes on another file (names that begin with ._) and no ECG; leave it out"
+        )
+    if file_format is not None and file_format.main_file is None and file_format.matches(first_bytes):
+        return file_format
+    others = [known for known in all_formats() if known.main_file is None]
+    return format_by_content(first_bytes, others) or file_format
+
+
+def format_by_content(first_bytes: bytes, candidates: Sequence[Format]) -> Format | None:
+    """The first of the formats that a file with these first bytes has; None if it has none of them."""
     return next((known for known in candidates if known.matches(first_bytes)), None)
 
 
@@ -226,7 +236,11 @@ def _content(path: Path) -> bytes:
     except FileNotFoundError:
         raise RecordError(f"record {path}: no such file; check the path") from None
     except OSError as error:
-        raise RecordError(f"record {path}: cannot be opened ({error.strerror}); check the path") from None
+        raise _cannot_open(path, error) from None
+
+
+def _cannot_open(path: Path, error: OSError) -> RecordError:
+    return RecordError(f"record {path}: cannot be opened ({error.strerror or error}); check its permissions")
 
 
 def _candidates(path: Path) -> tuple[Format, ...]:

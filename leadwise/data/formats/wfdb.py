@@ -40,9 +40,14 @@ def matches(first_bytes: bytes) -> bool:
 
 def main_file(path: Path) -> Path:
     """The header of a record: `a1.hea` for `a1`, `a1.hea`, `a1.dat` and `a1.mat`; `A1.HEA` for `A1.HEA` and `A1.DAT`."""
-    if path.suffix.lower() in SUFFIXES[1:]:
-        return path.with_suffix(".HEA" if path.suffix.isupper() else ".hea")
-    return path.with_name(path.name + ".hea")
+    suffix = path.suffix
+    if suffix.lower() not in SUFFIXES[1:]:
+        return path.with_name(path.name + ".hea")
+    header, other = path.with_suffix(".hea"), path.with_suffix(".HEA")
+    if suffix.isupper():
+        header, other = other, header
+    # samples whose header has the other case
+    return other if suffix.lower() != ".hea" and not header.is_file() and other.is_file() else header
 
 
 def files(path: Path) -> tuple[Path, ...]:

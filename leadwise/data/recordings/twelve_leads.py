@@ -290,12 +290,12 @@ def remarks(recording: TwelveLead) -> tuple[str, ...]:
             lines.append(f"{text}: {', '.join(names)}")
     if recording.unused:
         lines.append(f"not used: {', '.join(recording.unused)}")
+    leads_by_gaps: dict[str, list[str]] = {}
     for lead, quality in zip(LEADS, recording.quality):
         if quality.origin != "missing" and quality.n_missing:
-            lines.append(
-                f"{lead}: {quality.n_missing} samples missing, {quality.n_short_gaps} short gaps bridged, "
-                f"{quality.n_long_gaps} left open"
-            )
+            gaps = f"{quality.n_short_gaps} short gaps bridged, {quality.n_long_gaps} left open"
+            leads_by_gaps.setdefault(f"{quality.n_missing} samples missing, {gaps}", []).append(lead)
+    lines += [f"{', '.join(leads)}: {gaps}" for gaps, leads in leads_by_gaps.items()]
     if recording.lead_order not in (lead_algebra.OK, lead_algebra.UNCHECKED):
         lines.append(f"limb leads violate III = II - I or the equations of aVR, aVL and aVF: {recording.lead_order}")
     if recording.unit_doubt:

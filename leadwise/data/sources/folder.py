@@ -416,8 +416,8 @@ def _from_files(folder: Path, root: Path, options: Options) -> Source:
     files = ecg_files.beneath(folder)
     if not files.paths:
         raise CohortError(
-            f"{folder} contains no table and no ECG file that can be read (its {files.n_other} files end in none of "
-            f"{', '.join(suffixes())}, or have other content); name the table itself"
+            f"{folder} contains no table and no ECG file that can be read ({files.left_out or 'it has no files'}; formats: "
+            f"{', '.join(suffixes())}); name the table itself, or another folder"
         )
     rows, bad_rows = [], []
     checked_root = _Root(root)
@@ -439,6 +439,8 @@ def _from_files(folder: Path, root: Path, options: Options) -> Source:
             rows.append(
                 Row(record, file, record, split, "", {}, facts, *given, item=item, facts_from_file=options.file_facts)
             )
-    log.info("%s: no table; %d ECG files, %d other files", folder, len(files.paths), files.n_other)
+    log.info("%s: no table; %d ECG files", folder, len(files.paths))
+    if files.left_out:
+        log.warning("%s: %s", folder, files.left_out)
     _warn_of_unknown_patients(str(folder), len(rows))
     return Source("folder", rows, bad_rows=tuple(bad_rows))
