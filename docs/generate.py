@@ -21,10 +21,24 @@ from leadwise.methods import catalogue
 ROOT = Path(__file__).resolve().parents[1]
 
 API = {  # page of the reference -> title, introduction, modules; NAME.* is every module of a package
+    "model": (
+        "The Python API",
+        "Read ECGs, load a trained model, embed, classify and search with it.",
+        ("leadwise.model", "leadwise.ecg", "leadwise.ecg_inputs", "leadwise.sklearn"),
+    ),
     "runs": (
         "Runs, configs and batches",
         "Load a trained run, read and change its settings, and the batch that every method receives.",
-        ("leadwise", "leadwise.batch", "leadwise.config", "leadwise.run", "leadwise.training.loop", "leadwise.demo"),
+        (
+            "leadwise",
+            "leadwise.batch",
+            "leadwise.config",
+            "leadwise.run",
+            "leadwise.hub",
+            "leadwise.weights",
+            "leadwise.training.loop",
+            "leadwise.demo",
+        ),
     ),
     "data": (
         "Recordings, cohorts and loaders",

@@ -41,6 +41,7 @@ from leadwise.evaluate.explain import Explanation, explain
 from leadwise.evaluate.saved_probe import SavedProbe, load_probe
 from leadwise.evaluate.search import positive_classes
 from leadwise.evaluate.text_embeddings import embed_texts, unit
+from leadwise.evaluate.zeroshot import load_prompts
 from leadwise.progress import Progress
 from leadwise.run import Run
 
@@ -176,7 +177,11 @@ class Model:
         # texts and ECGs in the shared space
         cohort = as_cohort(reference)
         source = cohort.source if cohort is not None else str(self.run.provenance.get("source", ""))
-        wordings = prompt_scores.find_wordings(prompts, source)
+        if isinstance(prompts, str) and cohort is not None and prompts in cohort.tasks:
+            loaded = load_prompts(cohort, prompts, None)  # shipped, or from the dictionary of findings
+            wordings = dict(zip(cohort.tasks[prompts], loaded.for_classes(cohort.tasks[prompts])))
+        else:
+            wordings = prompt_scores.find_wordings(prompts, source)
         self.embed_text("normal ecg.")  # raises without a text encoder, before any ECG is embedded
         given = (rate_hz, leads, units)
         features, names, rows, dropped = self._features(ecgs, given, "shared", window, batch_size, progress)
@@ -319,6 +324,12 @@ class Model:
     def push_to_hub(self, repo_id: str, *, private: bool = True, license: str | None = None) -> str:
         """Upload what `save_pretrained` writes to the hub and return its address; see `hub.push_to_hub`."""
         return hub.push_to_hub(self.run, repo_id, private, license)
+
+    def export_onnx(self, path: Path | str, *, part: str = "backbone") -> Path:
+        """Write the encoder as one ONNX file, checked in ONNX Runtime; see `onnx_export.export_onnx`. Needs the extra onnx."""
+        from leadwise.onnx_export import export_onnx
+
+        return export_onnx(self.run, path, part)
 
     @staticmethod
     def from_pretrained(where: Path | str, **options: Any) -> Model:

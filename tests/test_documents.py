@@ -140,13 +140,14 @@ def test_the_readme_is_short() -> None:
 def run_blocks(document: str, folder: Path, monkeypatch: pytest.MonkeyPatch, without: frozenset[str]) -> None:
     """Write the files that a document contains and run its commands and Python blocks in `folder`, in order."""
     monkeypatch.chdir(folder)
+    names: dict[str, Any] = {}  # the Python blocks of a document share their names
     for block in blocks(document):
         where = f"{document}:{block.line}"
         file = re.search(r"Save\s+this\s+as\s+`([^`]+)`", block.above)
         if file:
             write_beside(folder / file[1], block.text)
         elif block.language == "python" and block.is_run:
-            exec(compile(block.text, where, "exec"), {})
+            exec(compile(block.text, where, "exec"), names)
         for words in block.commands if block.language == "sh" and block.is_run else ():
             called = arguments(words)
             if words[0] == "make" or (called and called[0] in without):
@@ -237,7 +238,7 @@ def test_the_tutorial_runs(without: frozenset[str], home: Path, monkeypatch: pyt
     assert np.load(home / "mine.npz")["embedding"].shape[0] == 30
 
 
-@pytest.mark.parametrize("document", ["docs/benchmark.md", "docs/methods.md"])
+@pytest.mark.parametrize("document", ["docs/benchmark.md", "docs/methods.md", "docs/python.md"])
 def test_the_other_pages_run(document: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_blocks(document, home, monkeypatch, frozenset({"methods"}))  # the list of methods: tests/test_catalogue.py
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wfdb
+from vendor_files import muse
 
 from leadwise.batch import LEADS
 from leadwise.data.cohort import left_out
@@ -332,6 +333,21 @@ def test_a_folder_without_a_table_is_all_its_ecg_files(tmp_path: Path, caplog: p
     assert ledger.kept == 5
     again = read_source(tmp_path / "ward", options)  # the cohort's own files are left out
     assert [row.record for row in again.rows] == [row.record for row in source.rows]
+
+
+@pytest.mark.parametrize("name", ["a.xml", "a.csv", "a.hea", "a.npy"])
+def test_an_ecg_file_in_place_of_the_table_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "a.csv":
+        path.write_text("I,II\n1,2\n3,4\n")
+    elif name == "a.npy":
+        np.save(path, np.zeros((12, 500)))
+    else:
+        path.write_text(muse() if name == "a.xml" else "a 1 100\na.dat 16 200 16 0 0 0 0 I\n")
+    with pytest.raises(
+        CohortError, match=r"is an ECG file and no table; pass its folder, or a table with the column path"
+    ):
+        read_source(path)
 
 
 def test_a_link_out_of_a_folder_without_a_table_needs_the_root(tmp_path: Path) -> None:

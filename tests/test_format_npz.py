@@ -71,7 +71,7 @@ def test_many_recordings(tmp_path: Path) -> None:
     for k, recording in enumerate(recordings):
         np.testing.assert_allclose(recording.signal, (k + 1) * VALUES)
     assert len({recording.sha256 for recording in recordings}) == 3
-    with pytest.raises(RecordError, match="holds 3 recordings; name one with item="):
+    with pytest.raises(RecordError, match="holds 3 recordings; name one \\(--item, item=: 0 to 2\\)"):
         reading.read(tmp_path / "a.npz", units="mV")
     with pytest.raises(RecordError, match="no item '3'"):
         reading.read(tmp_path / "a.npz", item="3", units="mV")

@@ -107,6 +107,19 @@ def test_leads_that_begin_later_are_missing_before() -> None:
     np.testing.assert_allclose(recording.signal[200:, 1], samples(("I", "II"))[:, 1] * 0.0025)
 
 
+def test_ranges_that_begin_at_0_mean_from_1() -> None:
+    """As recorders of Contec write them; every checksum of the record is right."""
+    values = samples()
+    content = bytearray(write(values, last=len(values)))
+    place = content.index(struct.pack("<IIB", 1, len(values), CODES["I"]))
+    for lead in range(len(EIGHT)):
+        struct.pack_into("<I", content, place + 9 * lead, 0)
+    content = content[2:]
+    recording = reading.read(struct.pack("<H", binascii.crc_hqx(bytes(content), 0xFFFF)) + bytes(content))
+    np.testing.assert_allclose(recording.signal, values * 0.0025)
+    assert recording.remarks == ("lead ranges that begin at sample 0 were read as from sample 1",)
+
+
 def test_damage_is_one_error() -> None:
     content = write(samples())
     with pytest.raises(RecordError, match="its checksum differs; it is damaged"):

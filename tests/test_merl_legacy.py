@@ -532,7 +532,7 @@ def probe_verb(monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str]:
     """`leadwise probe` on the planted run and cohort, as typed."""
     from leadwise import run as runs
 
-    monkeypatch.setattr(runs, "load", lambda folder: PlantedRun())
+    monkeypatch.setattr(runs, "load", lambda folder, **_options: PlantedRun())
     monkeypatch.setattr(Cohort, "open", lambda folder: PlantedCohort())
     with out.capture() as printed:
         done = CliRunner().invoke(app, ["probe", "run", "cohort", "--task", "finding", *words])
@@ -625,7 +625,7 @@ def test_zeroshot_takes_the_published_splits_too(
     splits = own_splits(tmp_path, cohort)
     tables = [f'[classes.{name}]\nname = "{name}"\nprompts = ["possible {name}."]' for name in classes]
     (tmp_path / "mine.toml").write_text("\n".join(['source = "nowhere"\ntask = "csn"', *tables]))
-    monkeypatch.setattr(runs, "load", lambda folder: PlantedRun())
+    monkeypatch.setattr(runs, "load", lambda folder, **_options: PlantedRun())
     monkeypatch.setattr(Cohort, "open", lambda folder: cohort)
     target = tmp_path / "z.json"
     words = ["run", "cohort", "--task", "csn", "--prompts", str(tmp_path / "mine.toml"), "--json", str(target)]

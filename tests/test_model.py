@@ -428,3 +428,10 @@ def test_push_without_a_network_is_one_error(model: Model, monkeypatch: pytest.M
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(HubError, match=r"org/ecg cannot be uploaded .*hf auth login"):
         model.push_to_hub("org/ecg")
+
+
+def test_export_writes_the_encoder(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple] = []
+    monkeypatch.setattr("leadwise.onnx_export.export_onnx", lambda *words: calls.append(words) or words[1])
+    assert model.export_onnx(tmp_path / "encoder.onnx", part="shared") == tmp_path / "encoder.onnx"
+    assert calls == [(model.run, tmp_path / "encoder.onnx", "shared")]  # the export itself: tests/test_onnx_export.py

@@ -267,4 +267,6 @@ def test_golden_counts_of_the_official_tables(tmp_path: Path) -> None:
             assert counts == {name: by_split[split] for name, by_split in expected["positives"].items()}, (task, split)
     with pytest.raises(CohortError, match="21799 of 21799 recordings have a missing file"):
         write(source, tmp_path / "out")
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [
+        "dropped.csv"
+    ]  # with the reasons, no cohort

@@ -142,5 +142,5 @@ def test_invalid_settings_are_refused() -> None:
         ts_tcc.Method(ts_tcc.Config(encoder="vit", n_patches=10), Signal(rate_hz=100))
     with pytest.raises(ValueError, match=r"w_cc = 0\.0 is out of range: it must be > 0"):
         ts_tcc.Config(w_cc=0.0)
-    with pytest.raises(ValueError, match="1 or more"):
+    with pytest.raises(ValueError, match="most_pieces = 0 is out of range: it must be >= 1"):
         ts_tcc.Config(most_pieces=0)

@@ -40,9 +40,9 @@ def beneath(folder: Path) -> EcgFiles:
     paths: list[Path] = []
     others: list[Path] = []
     for file in _walk(folder):
-        is_ecg = _is_ecg(file)
-        if is_ecg is not None:
-            (paths if is_ecg else others).append(file)
+        counts = is_ecg(file)
+        if counts is not None:
+            (paths if counts else others).append(file)
     return EcgFiles(folder, tuple(sorted(paths)), tuple(sorted(others)))
 
 
@@ -57,7 +57,7 @@ def _is_left_out(folder: Path) -> bool:
     return folder.name.startswith(".") or is_unfinished or (folder / "cohort.json").is_file()
 
 
-def _is_ecg(file: Path) -> bool | None:
+def is_ecg(file: Path) -> bool | None:
     """Whether a file describes a recording; None if it is a part of the recording that another file describes."""
     suffix = file.suffix.lower()
     candidates = [known for known in all_formats() if suffix and suffix in known.suffixes]

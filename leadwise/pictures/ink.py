@@ -5,6 +5,7 @@ Figures are built from matplotlib's objects (`Figure` with an Agg canvas); the g
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import matplotlib
@@ -22,12 +23,22 @@ GREY = "#8a8a92"  # absent or secondary
 PALE = "#d9d9de"  # frames and rules
 SUFFIXES = (".png", ".svg", ".pdf")  # of the files to which pictures are written
 _DATED = {".png": "Software", ".svg": "Date", ".pdf": "CreationDate"}  # metadata that differs between equal pictures
+_NOTEBOOK_DPI = 90
 DPI = 254  # ten pixels per millimetre, so that the lines of ECG paper fall on whole pixels
+
+
+class Picture(Figure):
+    """A figure that a notebook shows as the value of a cell; matplotlib does this only for figures of pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        content = io.BytesIO()
+        self.savefig(content, format="png", dpi=_NOTEBOOK_DPI)
+        return content.getvalue()
 
 
 def blank(width_in: float, height_in: float) -> Figure:
     """Return an empty white figure; width and height in inches."""
-    figure = Figure(figsize=(width_in, height_in), facecolor="white")
+    figure = Picture(figsize=(width_in, height_in), facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 

@@ -27,7 +27,7 @@ def choose_item(path: Path, array: np.ndarray, given: Given) -> np.ndarray:
     n_items = len(array)
     if given.item is None and n_items != 1:
         raise RecordError(
-            f"record {path}: its array of shape {array.shape} holds {n_items} recordings; name one with item= (0 to "
+            f"record {path}: its array of shape {array.shape} holds {n_items} recordings; name one (--item, item=: 0 to "
             f"{n_items - 1}), or list them in a table with the columns path and item"
         )
     try:
@@ -94,7 +94,8 @@ def from_table(path: Path, table: np.ndarray, channels: Channels, given: Given, 
         steps = np.full(len(channels.leads), 1000.0 * factor)
         samples = Digital(table.astype(np.int16), steps, np.zeros(len(channels.leads), dtype=np.int32))
     else:
-        signal = table.astype(np.float64) * factor
+        with np.errstate(invalid="ignore", over="ignore"):  # of damaged numbers
+            signal = table.astype(np.float64) * factor
         signal[~np.isfinite(signal)] = np.nan
     return Recording(
         path.stem, signal, channels.leads, rate_hz, samples, (path,), unused=channels.unused, remarks=channels.remarks

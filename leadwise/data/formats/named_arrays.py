@@ -136,8 +136,8 @@ def item_row(path: Path, names: Sequence[str], given: Given) -> int:
         return 0
     if given.item is None:
         raise RecordError(
-            f"record {path}: it holds {len(names)} recordings ({first_few(names, 4)}); name one with item=, or list them in a "
-            "table with the columns path and item"
+            f"record {path}: it holds {len(names)} recordings ({first_few(names, 4)}); name one (--item, item=), or list them "
+            "in a table with the columns path and item"
         )
     try:
         return names.index(given.item)

@@ -182,7 +182,8 @@ def stated(
     name = _SEX.get((sex or "").strip().casefold())
     if name is not None:
         facts["sex"] = name
-    words = " ".join(" ".join(part.split()) for part in device if part and part.strip().casefold() not in _NO_DEVICE)
+    printable = ("".join(letter if letter.isprintable() else " " for letter in part or "") for part in device)
+    words = " ".join(" ".join(part.split()) for part in printable if part.strip().casefold() not in _NO_DEVICE)
     if words:
         facts["device"] = words[:80]
     if year is not None and _YEARS[0] < year < _YEARS[1]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import binascii
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ def decode(content: bytes, path: Path, given: Given) -> Recording:
             f"record {path}: not an SCP-ECG record, or a damaged one; download it again or export it as XML"
         )
     remarks = _check_record(path, content)
+    content, range_remarks = _with_ranges_from_one(content)
     with library_errors(path, "SCP-ECG"), as_file(content, ".scp") as file:
         record = SCPECGParser().parse(file)
         channels = choose_channels(path, [lead.label for lead in record.leads], given)
@@ -77,7 +78,7 @@ def decode(content: bytes, path: Path, given: Given) -> Recording:
         recording = Recording(
             path.stem, signal, channels.leads, rate_hz, digital, unused=channels.unused, format=f"scp {version}".strip(),
             stated=facts, statements=clean_statements(text for text, _ in statements),
-            remarks=(*channels.remarks, *remarks),
+            remarks=(*channels.remarks, *remarks, *range_remarks),
         )  # fmt: skip
         return without_empty_slots(path, recording)
 
@@ -98,22 +99,53 @@ def _check_record(path: Path, content: bytes) -> tuple[str, ...]:
         raise RecordError(f"record {path}: its checksum differs; it is damaged: download it again")
 
     # samples of each lead: a compressed sample has at least one bit
-    (n_section_bytes,) = struct.unpack_from("<I", content, 10)
+    for lead, place in enumerate(_lead_places(record)):
+        first, last = struct.unpack_from("<II", record, place)
+        if last - first > 8 * len(record):
+            raise RecordError(
+                f"record {path}: lead {lead + 1} has {last - first + 1} samples, more than its {len(record)} bytes can "
+                "hold; download it again"
+            )
+    return () if checksum else ("its checksum is the placeholder 0 and was not compared",)
+
+
+def _sections(record: bytes) -> Iterator[tuple[int, int, int]]:
+    """Number, size in bytes and place of each section that section 0 points to, as far as the record holds it."""
+    (n_section_bytes,) = struct.unpack_from("<I", record, 10)
     for begin in range(22, min(6 + n_section_bytes, len(record)) - 9, 10):
         number, n_bytes, place = struct.unpack_from("<HII", record, begin)
-        leads = place - 1 + _SECTION_HEADER
-        if number != _LEADS_SECTION or place == 0 or leads + 2 > len(record):
-            continue
-        for lead in range(record[leads]):
-            if leads + 2 + 9 * lead + 8 > len(record):
-                break
-            first, last = struct.unpack_from("<II", record, leads + 2 + 9 * lead)
-            if last - first > 8 * len(record):
-                raise RecordError(
-                    f"record {path}: lead {lead + 1} has {last - first + 1} samples, more than its {len(record)} bytes can "
-                    "hold; download it again"
-                )
-    return () if checksum else ("its checksum is the placeholder 0 and was not compared",)
+        if place and place - 1 + max(n_bytes, _SECTION_HEADER + 2) <= len(record):
+            yield number, n_bytes, place - 1
+
+
+def _lead_places(record: bytes) -> Iterator[int]:
+    """Where section 3 describes each lead: its first and last sample and its code, in 9 bytes."""
+    for number, _, place in _sections(record):
+        if number == _LEADS_SECTION:
+            leads = place + _SECTION_HEADER
+            for lead in range(record[leads]):
+                if leads + 2 + 9 * lead + 9 <= len(record):
+                    yield leads + 2 + 9 * lead
+
+
+def _with_ranges_from_one(content: bytes) -> tuple[bytes, tuple[str, ...]]:
+    """The record with lead ranges that begin at 1, and a remark; recorders of Contec write "0 to n" for "1 to n".
+
+    The checksums of the section and the record are computed anew: they were compared before.
+    """
+    changed = bytearray(content)
+    places = list(_lead_places(content))
+    ranges = [struct.unpack_from("<II", content, place) for place in places]
+    if not any(first == 0 < last for first, last in ranges):
+        return content, ()
+    for place, (first, last) in zip(places, ranges):
+        struct.pack_into("<I", changed, place, 1 if first == 0 < last else first)
+    for number, n_bytes, place in _sections(content):
+        if number == _LEADS_SECTION:
+            struct.pack_into("<H", changed, place, binascii.crc_hqx(changed[place + 2 : place + n_bytes], 0xFFFF))
+    (n_bytes,) = struct.unpack_from("<I", content, 2)
+    struct.pack_into("<H", changed, 0, binascii.crc_hqx(changed[2:n_bytes], 0xFFFF))
+    return bytes(changed), ("lead ranges that begin at sample 0 were read as from sample 1",)
 
 
 def _stated(record: Any) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from leadwise.data import cells, ecg_files, table_file
 from leadwise.data.cohort.layout import SPLITS, CohortError, inside
 from leadwise.data.formats.given import check_lead_names
-from leadwise.data.formats.reading import all_formats, items, possible_files, suffixes
+from leadwise.data.formats.reading import items, possible_files, suffixes
 from leadwise.data.messages import first_few, quoted_cell, short_cell, short_name
 from leadwise.data.recordings.recording import RecordError
 from leadwise.data.sources.source import FACTS, RESERVED, BadRow, Row, Source, split_by_hash
@@ -395,20 +395,16 @@ def _find_table(path: Path) -> Path | None:
     if not path.is_dir():
         if not path.is_file():
             raise CohortError(f"no table at {path}; give a CSV with a column path, or the folder that contains it")
+        if ecg_files.is_ecg(path):
+            raise CohortError(f"{path} is an ECG file and no table; pass its folder, or a table with the column path")
         return path
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in table_file.SUFFIXES and file.is_file())
     tables = [file for file in files if "path" in map(str.casefold, table_file.header_of(file, "path"))]
-    candidates = tables or [file for file in files if not _is_csv_ecg(file)]
+    candidates = tables or [file for file in files if not ecg_files.is_ecg(file)]
     if len(candidates) > 1:
         names = first_few(table.name for table in candidates)
         raise CohortError(f"{path} contains {len(candidates)} CSV files ({names}); name the table itself")
     return candidates[0] if candidates else None
-
-
-def _is_csv_ecg(file: Path) -> bool:
-    with file.open("rb") as content:
-        first_bytes = content.read(4096)
-    return any(known.matches(first_bytes) for known in all_formats() if file.suffix.lower() in known.suffixes)
 
 
 def _from_files(folder: Path, root: Path, options: Options) -> Source:
