@@ -807,7 +807,16 @@ def test_convert_writes_two_records_of_files_with_one_name(tmp_path: Path) -> No
     np.save(tmp_path / "in" / "a.npy", table)
     np.savetxt(tmp_path / "in" / "A.csv", 2 * table, delimiter=",", header="I,II", comments="")
     ended = invoke(
-        "convert", tmp_path / "in", tmp_path / "out", "--leads", "I,II", "--rate-hz", "250", "--units", "mV", "--overwrite"
+        "convert",
+        tmp_path / "in",
+        tmp_path / "out",
+        "--leads",
+        "I,II",
+        "--rate-hz",
+        "250",
+        "--units",
+        "mV",
+        "--overwrite",
     )
     assert ended.returncode == 0, ended.stderr
     assert sorted(path.name for path in (tmp_path / "out").glob("*.hea")) == ["A_csv.hea", "a_npy.hea"]
