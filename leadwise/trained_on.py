@@ -111,9 +111,8 @@ class ScoredRecordings:
     fingerprint: str  # of the cohort
     patients: tuple[str, ...]  # each once
     checksums: tuple[str, ...]  # of the samples of each recording
-    names_patients: bool = (
-        True  # False: every patient has the name of a recording, as where a source does not name them
-    )
+    split: str = "test"  # that is scored
+    names_patients: bool = True  # False: the source names none, so that every patient has the name of a recording
 
 
 @dataclass(frozen=True)
@@ -124,6 +123,7 @@ class TrainingOverlap:
     n_patients: int | None  # of them, trained on; None: not known
     n_signals: int | None  # recordings with the samples of a training recording; None: not known
     unknown: str = ""  # why `n_patients` is not known
+    split: str = "test"  # that is scored
 
     @property
     def is_leak(self) -> bool:
@@ -141,13 +141,11 @@ class TrainingOverlap:
         signals = "" if self.n_signals is None else f"{self.n_signals} identical signals"
         if self.n_patients is None:
             known = f"; {signals}" if signals else ""
-            return f"Whether persons of the test split were trained on is unknown by patient ({self.unknown}){known}."
+            return f"Whether persons of the {self.split} split were trained on is unknown by patient ({self.unknown}){known}."
         if self.is_leak:
             also = f", and {signals}" if signals else ""
-            return f"{self.n_patients} of the {self.n_tested} persons of the test split were trained on{also}."
-        return (
-            f"No person of the test split was trained on ({self.n_tested} persons{', ' + signals if signals else ''})."
-        )
+            return f"{self.n_patients} of the {self.n_tested} persons of the {self.split} split were trained on{also}."
+        return f"No person of the {self.split} split was trained on ({self.n_tested} persons{', ' + signals if signals else ''})."
 
     @property
     def remark(self) -> str:
@@ -174,7 +172,7 @@ def compare(trained_on: TrainedOn | None, provenance: dict[str, Any], tested: Sc
     """
     n_tested = len(tested.patients)
     if trained_on is None:
-        return TrainingOverlap(n_tested, None, None, "the run does not list what it was trained on")
+        return TrainingOverlap(n_tested, None, None, "the run does not list what it was trained on", tested.split)
     n_signals = trained_on.n_signals(tested.checksums)
     n_patients = len(trained_on.patients(tested.source, tested.patients))
 
@@ -187,5 +185,5 @@ def compare(trained_on: TrainedOn | None, provenance: dict[str, Any], tested: Sc
     elif source in _OWN_TABLES and provenance.get("fingerprint", tested.fingerprint) != tested.fingerprint:
         unknown = f"two tables of source {source}"
     if unknown and not n_patients:
-        return TrainingOverlap(n_tested, None, n_signals, unknown)
-    return TrainingOverlap(n_tested, n_patients, n_signals)
+        return TrainingOverlap(n_tested, None, n_signals, unknown, tested.split)
+    return TrainingOverlap(n_tested, n_patients, n_signals, split=tested.split)

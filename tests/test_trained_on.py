@@ -102,6 +102,7 @@ def test_signals_of_unknown_runs_are_not_counted() -> None:
     overlap = compare(old, {"source": "a"}, scored())
     assert (overlap.n_patients, overlap.n_signals) == (1, None)
     assert TrainingOverlap(5, 0, None).sentence == "No person of the test split was trained on (5 persons)."
+    assert TrainingOverlap(5, 0, 0, split="val").sentence.startswith("No person of the val split was trained on")
 
 
 # ------------------------------------------------------------------------------------------------------------- runs

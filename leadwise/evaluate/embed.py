@@ -232,9 +232,9 @@ def usable(run: Run, cohort: Cohort, rows: Rows, window: str | None = None) -> t
     return chosen, left_out
 
 
-def training_overlap(run: Run, cohort: Cohort, rows: Rows) -> TrainingOverlap:
-    """Return how much of these rows was used to train the run, by patient and by samples; a leak logs a warning."""
-    overlap = run.overlap(scored_recordings(cohort, rows))
+def training_overlap(run: Run, cohort: Cohort, rows: Rows, split: str = "test") -> TrainingOverlap:
+    """Return how much of these rows of a split was used to train the run, by patient and by samples; a leak logs a warning."""
+    overlap = run.overlap(scored_recordings(cohort, rows, split))
     if overlap.is_leak:
         log.warning(
             "%s Its scores on %s are too high. Check whether the cohort was split again after pre-training %s.",
@@ -243,12 +243,12 @@ def training_overlap(run: Run, cohort: Cohort, rows: Rows) -> TrainingOverlap:
     return overlap
 
 
-def scored_recordings(cohort: Cohort, rows: Rows) -> ScoredRecordings:
+def scored_recordings(cohort: Cohort, rows: Rows, split: str = "test") -> ScoredRecordings:
     """Return rows of a cohort as a run compares them with what it was trained on."""
     patients = cohort.patients.take(np.asarray(rows))
     names_patients = patients != cohort.records.take(np.asarray(rows))
     distinct, checksums = tuple(sorted(set(patients))), tuple(cohort.checksums(np.asarray(rows)))
-    return ScoredRecordings(cohort.source, cohort.fingerprint, distinct, checksums, names_patients)
+    return ScoredRecordings(cohort.source, cohort.fingerprint, distinct, checksums, split, names_patients)
 
 
 def write_npz(path: Path, embedding: Features, cohort: Cohort, rows: Rows, left_out: LeftOut | None = None) -> None:

@@ -184,7 +184,7 @@ def run_retrieval(
         run=run.name,
         split=split,
         fingerprints={"cohort": cohort.fingerprint, "run": run.fingerprint},
-        overlap=training_overlap(run, cohort, rows),
+        overlap=training_overlap(run, cohort, rows, split),
         n_records=len(rows),
         n_without_report=int((~has_report).sum()),
         n_reports=len(distinct),

@@ -250,7 +250,7 @@ def run_zeroshot(
         task=task,
         split=split,
         fingerprints={"cohort": cohort.fingerprint, "run": run.fingerprint},
-        overlap=training_overlap(run, cohort, rows),
+        overlap=training_overlap(run, cohort, rows, split),
         classes={code: entry.name for code, entry in zip(classes, class_prompts)},
         prompts={code: entry.prompts for code, entry in zip(classes, class_prompts)},
         prompt_file=loaded.path.name,
