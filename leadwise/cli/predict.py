@@ -56,8 +56,8 @@ def predict(
     if probe is not None and (reference is not None or window is not None):
         raise typer.BadParameter("--reference and --window belong to zero-shot; omit them with --probe")
     from leadwise.data.cohort.cohort import Cohort
-    from leadwise.evaluate.saved_probe import load_probe
     from leadwise.data.recordings.recording import RecordError
+    from leadwise.evaluate.saved_probe import load_probe
     from leadwise.model import load
 
     ecgs = file_inputs(files, given_of(leads, rate_hz, units))
