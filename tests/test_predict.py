@@ -165,6 +165,14 @@ def test_a_file_without_an_embedding_stops_or_is_a_row(run: Path, files: list[Pa
         assert "all leads are flat" in archive["refused"][1]
 
 
+def test_files_without_any_score_are_an_error(run: Path, tmp_path: Path) -> None:
+    done = invoke("predict", run, tmp_path / "no.xml", "-o", tmp_path / "s.csv", "--prompt", "sinus rhythm")
+    assert done.returncode == 1
+    assert "none of the 1 ECGs has a score" in done.stderr
+    assert "no.xml: no such file" in done.stderr
+    assert not (tmp_path / "s.csv").exists()
+
+
 @pytest.mark.parametrize("name", ["manifest.csv", "own.npz", "own.parquet", "folder.csv"])
 def test_a_file_of_the_user_is_never_replaced(run: Path, files: list[Path], tmp_path: Path, name: str) -> None:
     target = tmp_path / name

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import unicodedata
 
 import pytest
@@ -165,3 +167,9 @@ def test_reports_of_like_length_are_encoded_together_with_the_same_result() -> N
     torch.testing.assert_close(pooled, whole_pooled)
     for got, expected in zip(grouped, [p.grad for p in encoder.parameters() if p.grad is not None], strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_method_without_reports_does_not_import_transformers() -> None:
+    program = "import sys, leadwise.run, leadwise.model; print('transformers' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["False"]

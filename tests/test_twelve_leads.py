@@ -801,6 +801,27 @@ def test_convert_writes_what_was_read(tmp_path: Path, units: str) -> None:
     assert invoke("convert", tmp_path / "out" / "a_b.hea", tmp_path / "again", "--overwrite").returncode == 0
 
 
+def test_convert_writes_two_records_of_files_with_one_name(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    table = np.random.default_rng(0).normal(size=(500, 2))
+    np.save(tmp_path / "in" / "a.npy", table)
+    np.savetxt(tmp_path / "in" / "A.csv", 2 * table, delimiter=",", header="I,II", comments="")
+    ended = invoke(
+        "convert",
+        tmp_path / "in",
+        tmp_path / "out",
+        "--leads",
+        "I,II",
+        "--rate-hz",
+        "250",
+        "--units",
+        "mV",
+        "--overwrite",
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.hea")) == ["A_csv.hea", "a_npy.hea"]
+
+
 def test_convert_of_a_folder_goes_on_after_a_bad_file(tmp_path: Path) -> None:
     write_wfdb(tmp_path, "a1", heart(250, 2.0), 250, list(LEADS))
     write_wfdb(tmp_path, "a2", heart(250, 2.0), 250, list(LEADS)).with_suffix(".dat").unlink()

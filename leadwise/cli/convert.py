@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,9 @@ def convert(
     if not files:
         raise RecordError(f"{source} contains no file that can be read; name an ECG file or another folder")
 
+    # a.xml and a.scp of one folder become a_xml and a_scp
+    n_of_name = Counter(map(_place, files))
+
     # one record per file, or per recording of a file that holds several; a bad file does not stop the others
     rows, failures = [], []
     for file in files:
@@ -43,7 +47,8 @@ def convert(
                 recording = read(file, leads=names, rate_hz=rate_hz, units=units, item=item)
                 recording = with_derived_leads(recording) if derive else recording
                 place = target / file.parent.relative_to(source) if source.is_dir() else target
-                name = file.stem if item is None else f"{file.stem}_{item}"
+                stem = file.stem if n_of_name[_place(file)] == 1 else f"{file.stem}_{file.suffix.removeprefix('.')}"
+                name = stem if item is None else f"{stem}_{item}"
                 header = write_wfdb(recording, place, name, overwrite)
                 rows.append(
                     {
@@ -64,3 +69,8 @@ def convert(
         listed = "; ".join(failures[:3]) + ("; ..." if len(failures) > 3 else "")
         raise RecordError(f"{len(failures)} of {len(files)} files were not converted: {listed}")
     out.print(f"{len(rows)} records written to {target}", soft_wrap=True)
+
+
+def _place(file: Path) -> str:
+    """The path of a file without its suffix; names that differ in case are one on some disks."""
+    return str(file.with_suffix("")).casefold()

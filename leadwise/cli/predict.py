@@ -56,6 +56,7 @@ def predict(
     if probe is not None and (reference is not None or window is not None):
         raise typer.BadParameter("--reference and --window belong to zero-shot; omit them with --probe")
     from leadwise.data.cohort.cohort import Cohort
+    from leadwise.data.recordings.recording import RecordError
     from leadwise.evaluate.saved_probe import load_probe
     from leadwise.model import load
 
@@ -74,6 +75,9 @@ def predict(
             scores = model.zeroshot(ecgs, chosen[0], reference=compared, window=window, progress=bars(progress))
             table = wide(scores)
             settings |= {"reference": scores.attrs.get("reference"), "unknown_words": unknown_words(scores)}
+    refused = table[table["refused"] != ""]
+    if len(refused) == len(table):
+        raise RecordError(f"none of the {len(table)} ECGs has a score: {refused['refused'].iloc[0]}")
     write_table(table, target)
 
     # print the highest scores of the first ECGs, and what is missing
@@ -81,7 +85,6 @@ def predict(
     unit = "probability" if fitted is not None else "percentile in the reference"
     if fitted is not None or compared is not None:
         print_table(highest(table.head(_N_PRINTED), suffix), f"highest scores of {model.name}: {unit}")
-    refused = table[table["refused"] != ""]
     for name, words in settings.get("unknown_words", {}).items():
         out.print(f"{name}: rare or absent in training: {words}", highlight=False, soft_wrap=True)
     if len(refused):

@@ -1,5 +1,7 @@
 """Reports as tokens: a tokenizer without unknown characters, a BERT-family encoder, and two ways to hide tokens.
 
+`transformers` is imported when it is used: its models take seconds to import, and methods on ECGs alone need none.
+
 Works offline: an encoder is read from a local folder, or is small with fresh weights. The model hub is contacted only for a
 name that is no folder, and remote code is never run.
 """
@@ -16,7 +18,6 @@ import torch
 from tokenizers import Tokenizer as Engine
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
 from leadwise.nn.transformer import CausalBlock
 
@@ -32,6 +33,8 @@ SENTINELS = [f"<hidden{i}>" for i in range(N_SENTINELS)]
 
 def train_tokenizer(reports: Iterable[str], vocab_size: int) -> Tokenizer:
     """A byte-level BPE tokenizer trained on `reports`. Its alphabet is all bytes, so no character is unknown."""
+    from transformers import PreTrainedTokenizerFast
+
     engine = Engine(models.BPE())
     engine.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -54,6 +57,8 @@ def train_tokenizer(reports: Iterable[str], vocab_size: int) -> Tokenizer:
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer of a folder or hub name; sentinels that it lacks are added."""
+    from transformers import AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(
         str(folder), local_files_only=Path(folder).is_dir(), trust_remote_code=False
     )
@@ -141,6 +146,8 @@ class ReportEncoder(nn.Module):
 
 def bert_from_nothing(n_words: int, width: int, depth: int, heads: int, max_tokens: int) -> nn.Module:
     """A small BERT with fresh weights and no dropout."""
+    from transformers import BertConfig, BertModel
+
     config = BertConfig(
         vocab_size=n_words,
         hidden_size=width,
@@ -157,6 +164,8 @@ def bert_from_nothing(n_words: int, width: int, depth: int, heads: int, max_toke
 
 def bert_from(folder: str, n_words: int) -> nn.Module:
     """The BERT of a local folder or hub name, with at least `n_words` word embeddings."""
+    from transformers import AutoModel
+
     local = Path(folder).is_dir()
     model = AutoModel.from_pretrained(folder, local_files_only=local, trust_remote_code=False)
     if model.get_input_embeddings().weight.shape[0] < n_words:
@@ -188,6 +197,8 @@ def freeze(bert: nn.Module, n_layers: int) -> None:
 
 def bert_shaped_as(folder: Path) -> nn.Module:
     """A BERT of the shape described in `folder`, with fresh weights: the weights are loaded later."""
+    from transformers import AutoConfig, AutoModel
+
     model: nn.Module = AutoModel.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
     return model
 

@@ -331,7 +331,7 @@ def _column_names(path: Path, table: TableFile) -> list[str]:
         raise CohortError(f"{path}: column {short_name(doubled[0])!r} appears twice; remove one")
     if "path" not in names:
         near = [name for name in names if name.casefold() in _PATH_SYNONYMS or _resembles(name, ["path"])]
-        advice = f"rename {near[0]!r} to path" if near else "add it"
+        advice = f"rename {near[0]!r} to path" if near else "add it, or move other tables out of a folder of ECG files"
         raise CohortError(f"{path}: it has no column 'path', which names the file of each recording; {advice}")
     return names
 
