@@ -32,8 +32,6 @@ from leadwise.run import Run
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-log = logging.getLogger(__name__)
-
 TOLERANCE = 1e-4  # largest difference to `embed_ecg`, relative to the embedding's largest value where that is over 1
 PRODUCER = "leadwise"
 _OPSET = 20
@@ -92,7 +90,6 @@ def export_onnx(run: Run, path: Path | str, part: str = "backbone") -> Path:
 
     with replacing(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
-    log.info("%s: %s of %s, largest difference to leadwise %.1e", path, part, run.name, difference)
     return path
 
 
