@@ -34,6 +34,7 @@ API = {  # page of the reference -> title, introduction, modules; NAME.* is ever
             "leadwise.batch",
             "leadwise.config",
             "leadwise.run",
+            "leadwise.onnx_export",
             "leadwise.hub",
             "leadwise.weights",
             "leadwise.training.loop",

@@ -231,11 +231,26 @@ class Method(PretrainingMethod):
 
 def spectra(ecg: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The ECG (B, L, T), and magnitudes and phases / pi of its orthonormal Fourier transform, both (B, L, T / 2)."""
-    spectrum = torch.fft.rfft(ecg.float(), norm="ortho")[..., : ecg.shape[-1] // 2]
-    magnitude = spectrum.abs()
+    if torch.compiler.is_exporting():
+        real, imaginary = _spectrum_in_graph(ecg)
+        magnitude = (real.square() + imaginary.square()).sqrt()
+    else:
+        spectrum = torch.fft.rfft(ecg.float(), norm="ortho")[..., : ecg.shape[-1] // 2]
+        real, imaginary, magnitude = spectrum.real, spectrum.imag, spectrum.abs()
     # the phase of a magnitude near 0 is noise and set to 0; adding 0.0 turns -0.0 into 0.0, whose phase differs by pi
-    phase = torch.atan2(spectrum.imag + 0.0, spectrum.real + 0.0) / torch.pi
+    phase = torch.atan2(imaginary + 0.0, real + 0.0) / torch.pi
     return ecg, magnitude, phase.masked_fill(magnitude < 1e-6, 0.0)
+
+
+def _spectrum_in_graph(ecg: Tensor) -> tuple[Tensor, Tensor]:
+    """Real and imaginary part of the transform in `spectra`, in a form that ONNX Runtime computes well.
+
+    Its transform of 32-bit samples has errors up to 3e-4, which would change the phases of small magnitudes. ONNX has no
+    atan2, and the exporter's form gives -pi instead of pi where the imaginary part is 0, as it is at frequency 0.
+    """
+    spectrum = torch.fft.rfft(ecg.double(), norm="ortho")[..., : ecg.shape[-1] // 2]
+    is_zero = torch.arange(spectrum.shape[-1], device=ecg.device) == 0
+    return spectrum.real.float(), spectrum.imag.float().masked_fill(is_zero, 1e-30)
 
 
 class _Convolved(nn.Module):
