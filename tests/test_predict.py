@@ -63,6 +63,7 @@ def test_zero_shot_scores_of_files(run: Path, files: list[Path], cohort_folder: 
 
 def test_a_task_on_a_folder_or_a_cohort(run: Path, files: list[Path], cohort_folder: Path, tmp_path: Path) -> None:
     done = invoke("predict", run, files[0].parent, "-o", tmp_path / "a.parquet", "--task", "super", *STATED)
+    assert "--reference COHORT adds percentiles" in done.stdout
     assert done.returncode == 0, done.stderr
     table = pd.read_parquet(tmp_path / "a.parquet")
     assert list(table.columns[:5]) == ["ecg", "refused", "NORM", "NORM.low", "NORM.high"]

@@ -767,6 +767,23 @@ def test_padding_at_the_ends_is_not_observed(is_digital: bool, n_leads: int) -> 
     np.testing.assert_array_equal(recording.signal[:150], 0.0)  # the input is untouched
 
 
+@pytest.mark.parametrize("is_digital", [True, False])
+def test_padding_is_recognised_beside_a_lead_that_is_missing(is_digital: bool) -> None:
+    """A gap at an end of every lead is no padding: it is missing already, and there is no remark on it."""
+    steps = np.random.default_rng(0).integers(-300, 300, (1000, 12)).astype(np.int16)
+    steps[:200], steps[:, 4] = 0, -32768
+    digital = Digital(steps, np.ones(12), np.zeros(12, dtype=np.int32))
+    recording = Recording(
+        "a", None if is_digital else digital.millivolts(), LEADS, 250, digital if is_digital else None
+    )
+    assert "padding of 0.80 s at the start and 0.00 s at the end left out" in remarks(to_twelve_leads(recording))
+    steps[:200] = -32768
+    recording = Recording(
+        "a", None if is_digital else digital.millivolts(), LEADS, 250, digital if is_digital else None
+    )
+    assert not any("padding" in remark for remark in remarks(to_twelve_leads(recording)))
+
+
 def test_what_is_not_padding_stays() -> None:
     signal = heart(250, 4.0)
     flat_lead = signal.copy()

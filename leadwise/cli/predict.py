@@ -85,6 +85,12 @@ def predict(
     unit = "probability" if fitted is not None else "percentile in the reference"
     if fitted is not None or compared is not None:
         print_table(highest(table.head(_N_PRINTED), suffix), f"highest scores of {model.name}: {unit}")
+    if fitted is None and compared is None:
+        out.print(
+            "The scores are cosines. One text may have a high cosine with every ECG, so they do not compare between classes; "
+            "--reference COHORT adds percentiles.",
+            soft_wrap=True,
+        )
     for name, words in settings.get("unknown_words", {}).items():
         out.print(f"{name}: rare or absent in training: {words}", highlight=False, soft_wrap=True)
     if len(refused):

@@ -180,16 +180,25 @@ def _without_padding(recording: Recording, columns: list[int]) -> tuple[Recordin
 
 
 def _constant_run(table: np.ndarray, columns: list[int], n_least: int) -> int:
-    """The number of samples at the start of `table` (T0, L0) in which all `columns` are constant; 0 if below `n_least`."""
+    """The number of samples at the start of `table` (T0, L0) in which all `columns` are constant; 0 if below `n_least`.
+
+    A lead that is missing throughout counts as constant; a run without any observed sample does not count.
+    """
     if len(table) <= n_least:
         return 0
-    if table[n_least - 1, columns[0]] != table[0, columns[0]]:
-        return 0
     first = table[0, columns]
+    is_float = table.dtype.kind == "f"
     for place in (n_least - 1, n_least // 2, n_least // 4):  # nearly every recording ends here
-        if not np.array_equal(table[place, columns], first):
+        if not np.array_equal(table[place, columns], first, equal_nan=is_float):
             return 0
-    differs = (table[:, columns] != first).any(axis=1)
+    is_missing = np.isnan(first) if is_float else first == MISSING
+    if is_missing.all():
+        return 0
+    used = table[:, columns]
+    is_different = used != first
+    if is_float:
+        is_different &= ~(np.isnan(used) & is_missing)
+    differs = is_different.any(axis=1)
     n_constant = int(differs.argmax()) if differs.any() else len(table)
     return n_constant if n_constant >= n_least else 0
 
