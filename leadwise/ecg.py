@@ -19,7 +19,7 @@ from leadwise.batch import LEADS
 from leadwise.data.formats import reading
 from leadwise.data.formats.arrays import from_table
 from leadwise.data.formats.channels import choose_channels
-from leadwise.data.formats.given import Given, check_lead_names, checked_rate
+from leadwise.data.formats.given import Given, check_is_list, check_lead_names, checked_rate
 from leadwise.data.recordings import twelve_leads
 from leadwise.data.recordings.recording import RecordError, Recording
 from leadwise.data.recordings.twelve_leads import TwelveLead
@@ -140,7 +140,7 @@ def read(
     leads: Sequence[str] | None = None,
     rate_hz: float | None = None,
     units: str | None = None,
-    item: str | None = None,
+    item: str | int | None = None,
 ) -> ECG:
     """Return the ECG in a file, or in the bytes of one.
 
@@ -218,9 +218,7 @@ def given_facts(rate_hz: float | None, leads: Sequence[str] | None, units: str |
     Raises:
         RecordError: `leads` is one text instead of a list of names.
     """
-    if isinstance(leads, str):
-        names = [lead.strip() for lead in leads.split(",")]
-        raise RecordError(f"leads={leads!r} is one text; pass a list of names: leads={names}")
+    check_is_list(leads)
     return Given(None if leads is None else tuple(leads), rate_hz, units)
 
 

@@ -225,3 +225,9 @@ def test_twelve_leads_from_bytes() -> None:
     values = np.round(np.random.default_rng(0).normal(size=(50, 12)), 3)
     text = "\n".join(lines(values, names=list(LEADS)))
     np.testing.assert_allclose(reading.read(text.encode(), **GIVEN).signal, values)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_second_byte_order_mark_is_no_part_of_a_name(tmp_path: Path, encoding: str) -> None:
+    recording = read(tmp_path, "\ufeff" + "\n".join(lines()) + "\n", encoding=encoding)
+    assert (recording.leads, recording.unused) == (tuple(NAMES), ())

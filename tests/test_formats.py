@@ -311,3 +311,20 @@ def test_formats_are_searched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(reading.pkgutil, "iter_modules", scan)
     reading.read(tmp_path / "a.npy", **GIVEN)
+
+
+def test_a_number_names_an_item_and_leads_are_a_list(tmp_path: Path) -> None:
+    signal = np.random.default_rng(0).normal(size=(3, 12, 500))
+    np.save(tmp_path / "x.npy", signal)
+    np.testing.assert_array_equal(reading.read(tmp_path / "x.npy", **GIVEN, item=2).signal, signal[2].T)  # type: ignore[arg-type]
+    with pytest.raises(RecordError, match=r"is one text; pass a list of names: leads=\['I', 'II'\]"):
+        reading.read(tmp_path / "x.npy", leads="I, II", rate_hz=250, units="mV", item="0")
+
+
+@pytest.mark.parametrize("name", ["A1", "A1.HEA", "A1.DAT"])
+def test_a_record_in_capitals_is_found_by_each_of_its_names(tmp_path: Path, name: str) -> None:
+    signal = np.random.default_rng(0).normal(size=(500, 1)).round(3)
+    wfdb.wrsamp("a1", 250, ["mV"], ["I"], signal, fmt=["16"], adc_gain=[1000], baseline=[0], write_dir=str(tmp_path))
+    for path in list(tmp_path.iterdir()):
+        path.rename(path.with_name(path.name.upper()))
+    np.testing.assert_allclose(reading.read(tmp_path / name).signal, signal, atol=1e-9)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import pytest
 import torch
 from api_run import write_csv_files
 from conftest import REPORTS, SIGNAL, TINY, config_table, make_batch
+from huggingface_hub.errors import HfHubHTTPError
 
 import leadwise as lw
 from leadwise import hub, weights
@@ -425,8 +427,15 @@ def test_push_uploads_the_shared_folder_and_is_private(model: Model, monkeypatch
 
 
 def test_push_without_a_network_is_one_error(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(HubError, match=r"org/ecg cannot be uploaded .*hf auth login"):
+    with monkeypatch.context() as offline:
+        offline.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(HubError, match=r"org/ecg cannot be uploaded .*hf auth login"):
+            model.push_to_hub("org/ecg")
+
+    # the HTTP library's own error, which is no OSError
+    http_error = next(base for base in HfHubHTTPError.__mro__ if base.__module__.startswith("httpx"))
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", Mock(side_effect=http_error("no such host")))
+    with pytest.raises(HubError, match=r"org/ecg cannot be uploaded \(no such host\)"):
         model.push_to_hub("org/ecg")
 
 

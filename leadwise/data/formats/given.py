@@ -38,12 +38,24 @@ class Given:
     item: str | None = None  # which recording, in a file that holds several
 
 
+def check_is_list(leads: Sequence[str] | None) -> None:
+    """Check that `leads` is a list of names.
+
+    Raises:
+        RecordError: it is one text, whose letters would be taken for names.
+    """
+    if isinstance(leads, str):
+        names = [lead.strip() for lead in leads.split(",")]
+        raise RecordError(f"leads={leads!r} is one text; pass a list of names: leads={names}")
+
+
 def check_lead_names(leads: Sequence[str] | None, where: str) -> None:
     """Check that each of `leads` is one of the twelve, or "-"; `where` begins the message.
 
     Raises:
-        RecordError: a name is none of the twelve. Its column would be dropped without a message.
+        RecordError: `leads` is one text, or a name is none of the twelve. Its column would be dropped without a message.
     """
+    check_is_list(leads)
     for lead in leads or ():
         if lead.strip() != NOT_USED and not lead_names.is_lead(lead):
             raise RecordError(

@@ -61,7 +61,7 @@ def read(
     leads: Sequence[str] | None = None,
     rate_hz: float | None = None,
     units: str | None = None,
-    item: str | None = None,
+    item: str | int | None = None,
 ) -> Recording:
     """The recording in a file, or in the content of one; signal (T0, L0) in mV.
 
@@ -77,7 +77,7 @@ def read(
     """
     path = _FROM_BYTES if isinstance(source, bytes) else Path(source)
     check_lead_names(leads, f"record {path}")
-    given = Given(None if leads is None else tuple(leads), rate_hz, units, item)
+    given = Given(None if leads is None else tuple(leads), rate_hz, units, None if item is None else str(item))
     if isinstance(source, bytes):
         file_format = format_by_content(source[:N_FIRST_BYTES], all_formats())
     else:

@@ -162,11 +162,15 @@ def _without_unit(name: str) -> str:
 
 
 def decode_text(content: bytes) -> str:
-    """The text of a file, by its byte order mark, as UTF-8 or as Latin-1.
+    """The text of a file, by its byte order mark, as UTF-8 or as Latin-1; marks at its beginning are no part of it.
 
     Raises:
         ValueError: it contains zero bytes, which no text does.
     """
+    return _decoded(content).lstrip("\ufeff")  # a second mark would become a part of the first lead name
+
+
+def _decoded(content: bytes) -> str:
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16", errors="replace")
     if b"\0" in content:

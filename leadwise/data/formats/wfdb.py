@@ -39,10 +39,14 @@ def matches(first_bytes: bytes) -> bool:
 
 
 def main_file(path: Path) -> Path:
-    """The header of a record: `a1.hea` for `a1`, `a1.hea`, `a1.dat` and `a1.mat`; `A1.HEA` for `A1.HEA` and `A1.DAT`."""
+    """The header of a record: `a1.hea` for `a1`, `a1.hea`, `a1.dat` and `a1.mat`.
+
+    `A1.HEA` for `A1.HEA` and `A1.DAT`, and for `A1` where only that header exists.
+    """
     suffix = path.suffix
     if suffix.lower() not in SUFFIXES[1:]:
-        return path.with_name(path.name + ".hea")
+        lower, upper = path.with_name(path.name + ".hea"), path.with_name(path.name + ".HEA")
+        return upper if path.name.isupper() and not lower.is_file() and upper.is_file() else lower
     header, other = path.with_suffix(".hea"), path.with_suffix(".HEA")
     if suffix.isupper():
         header, other = other, header
