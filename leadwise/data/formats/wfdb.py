@@ -18,7 +18,7 @@ import numpy as np
 
 from leadwise.data.formats import wfdb_format16, wfdb_header
 from leadwise.data.formats.channels import Channels, choose_channels
-from leadwise.data.formats.given import Given, check_size, checked_rate, mv_per_unit
+from leadwise.data.formats.given import STEP_UV, Given, check_size, checked_rate, mv_per_unit
 from leadwise.data.formats.wfdb_header import Header, SignalLine
 from leadwise.data.recordings.lead_names import is_lead
 from leadwise.data.recordings.recording import MISSING, Digital, RecordError, Recording
@@ -27,7 +27,6 @@ SUFFIXES = ("", ".hea", ".dat", ".mat")  # of a record "a1": the name a1, a1.hea
 
 _INVALID = {"80": -(2**7), "212": -(2**11), "24": -(2**23), "32": -(2**31)}  # reserved by WFDB; else MISSING
 _FITS_INT16 = ("16", "80", "160", "212", "8", "61", "310", "311", "508", "516")
-_STEP_UV = (1e-6, 1e5)  # plausible steps: finer than any converter, coarser than any ECG
 
 
 def matches(first_bytes: bytes) -> bool:
@@ -348,7 +347,7 @@ def _uv_per_step(path: Path, line: SignalLine, lead: str, units: str | None) -> 
         gain_text = "no gain" if line.gain is None else f"the gain {line.gain:g}"
         raise RecordError(f"record {path}: lead {lead!r} has {gain_text}; correct the header's steps per unit")
     step = 1000.0 * mv_per_unit(path, line.unit, units) / line.gain
-    if not _STEP_UV[0] <= step <= _STEP_UV[1]:
+    if not STEP_UV[0] <= step <= STEP_UV[1]:
         raise RecordError(
             f"record {path}: lead {lead!r} has the gain {line.gain:g} per {line.unit or units}, a step of {step:.3g} uV, which "
             "is implausible; correct the header's steps per unit"
