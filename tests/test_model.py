@@ -165,6 +165,16 @@ def test_a_cohort_and_a_dataframe(model: Model, cohort_folder: Path, files: list
     with pytest.raises(RecordError, match="no column 'path'; it has file, rate_hz"):
         model.embed(table)
 
+    # the remedy of that message works wherever ECGs are expected
+    scores = model.zeroshot(table, ["normal ecg."], reference=table, units="mV", path_column="file")
+    assert list(scores.index) == list("vwxyz")
+    assert scores["percentile"].notna().all()
+    near = model.similar(table, table, top=1, units="mV", path_column="file")
+    assert list(near.index) == list("vwxyz")
+    assert list(near["record"]) == list(near["ecg"]) == list(table["file"])
+    with pytest.raises(RecordError, match="explain takes one ECG; got 5"):
+        model.explain(table, "normal ecg.", units="mV", path_column="file")
+
 
 @pytest.mark.parametrize(
     ("shape", "given", "message"),
