@@ -323,7 +323,7 @@ class Model:
             raise RecordError(f"explain takes one ECG; got {len(inputs)}")
         self.embed_text(texts)
         opened = inputs.entries[0].open()
-        return explain(self.run, batch_of(opened, self.signal), texts, texts[0], progress)
+        return explain(self.run, batch_of(opened, self.signal), texts, progress)
 
     def _embed(
         self,

@@ -322,6 +322,8 @@ def test_texts_similar_ecgs_and_an_explanation(
     assert own.loc[0, "record"].iloc[0] == "0"
     assert own["cosine"].iloc[0] == pytest.approx(1)
     assert len(own) == 2 * 5  # the flat one is not in the bank
+    after = model.similar(arrays[:1], [np.zeros_like(arrays[0]), *arrays], top=1, **GIVEN)
+    assert after["record"].tolist() == ["1"]  # a record after the flat one has its own name
 
     map_ = model.explain(arrays[0], "atrial fibrillation.", **GIVEN)
     assert list(map_.leads.index) == list(LEADS)
