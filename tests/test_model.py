@@ -284,6 +284,11 @@ def test_zeroshot_has_the_cosines_of_the_command_and_ranges_and_percentiles(
     assert "all leads are flat" in table["refused"].iloc[1]
     assert table["refused"].iloc[0] == ""
 
+    # a refused ECG of the reference is not counted
+    reference = [*arrays, np.zeros_like(arrays[0])]
+    table = model.zeroshot(arrays[:1], ["normal ecg"], reference=reference, **GIVEN)
+    assert table.attrs["reference"] == {"name": "given ECGs", "n": 5}
+
 
 def test_zeroshot_of_a_task_and_of_wrong_prompts(model: Model, arrays: np.ndarray, tmp_path: Path) -> None:
     table = model.zeroshot(arrays[:1], "super", **GIVEN)
