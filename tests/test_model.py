@@ -254,6 +254,38 @@ def test_the_window_moves_to_the_samples(model: Model, arrays: np.ndarray) -> No
         model.embed(late, **GIVEN, window="merl_5s_pad")
 
 
+def test_each_window_of_a_longer_ecg_is_that_part(model: Model, arrays: np.ndarray) -> None:
+    longer = np.concatenate(list(arrays[:3]), axis=1)  # 12 s
+    parts = model.embed([longer[:, start : start + 400] for start in (0, 400, 800, 500)], **GIVEN)
+    late = longer.copy()
+    late[:, :500] = np.nan
+    for window, ecg, expected in (
+        ("first_10s", longer, parts[0]),
+        ("center_10s", longer, parts[1]),
+        ("multi_crop_mean", longer, parts[:3].mean(axis=0)),
+        ("best", late, parts[3]),
+    ):
+        np.testing.assert_allclose(model.embed(ecg, **GIVEN, window=window)[0], expected, atol=2e-5, err_msg=window)
+
+
+def test_only_the_leads_that_a_run_reads_place_its_window(arrays: np.ndarray) -> None:
+    table = config_table(Path("unused"))
+    table = {
+        **table,
+        "signal": {**table["signal"], "leads": ["I", "V1"]},
+        "method": {"name": "simclr", **TINY["simclr"]},
+    }
+    two_leads = Model(runs.create(typed(Config, table), []))
+    own = [LEADS.index("I"), LEADS.index("V1")]
+    ecg = np.full((12, 1200), np.nan)
+    ecg[:, :400] = arrays[0]
+    ecg[own, :400] = np.nan
+    ecg[own, 800:] = arrays[1][own]
+    expected = two_leads.embed(arrays[1], **GIVEN)
+    for window in ("best", "multi_crop_mean"):
+        np.testing.assert_allclose(two_leads.embed(ecg, **GIVEN, window=window), expected, atol=2e-5, err_msg=window)
+
+
 def test_zeroshot_has_the_cosines_of_the_command_and_ranges_and_percentiles(
     model: Model, cohort_folder: Path, arrays: np.ndarray
 ) -> None:
