@@ -165,6 +165,16 @@ def test_a_cohort_and_a_dataframe(model: Model, cohort_folder: Path, files: list
     with pytest.raises(RecordError, match="no column 'path'; it has file, rate_hz"):
         model.embed(table)
 
+    # the remedy of that message works wherever ECGs are expected
+    scores = model.zeroshot(table, ["normal ecg."], reference=table, units="mV", path_column="file")
+    assert list(scores.index) == list("vwxyz")
+    assert scores["percentile"].notna().all()
+    near = model.similar(table, table, top=1, units="mV", path_column="file")
+    assert list(near.index) == list("vwxyz")
+    assert list(near["record"]) == list(near["ecg"]) == list(table["file"])
+    with pytest.raises(RecordError, match="explain takes one ECG; got 5"):
+        model.explain(table, "normal ecg.", units="mV", path_column="file")
+
 
 @pytest.mark.parametrize(
     ("shape", "given", "message"),
@@ -244,6 +254,38 @@ def test_the_window_moves_to_the_samples(model: Model, arrays: np.ndarray) -> No
         model.embed(late, **GIVEN, window="merl_5s_pad")
 
 
+def test_each_window_of_a_longer_ecg_is_that_part(model: Model, arrays: np.ndarray) -> None:
+    longer = np.concatenate(list(arrays[:3]), axis=1)  # 12 s
+    parts = model.embed([longer[:, start : start + 400] for start in (0, 400, 800, 500)], **GIVEN)
+    late = longer.copy()
+    late[:, :500] = np.nan
+    for window, ecg, expected in (
+        ("first_10s", longer, parts[0]),
+        ("center_10s", longer, parts[1]),
+        ("multi_crop_mean", longer, parts[:3].mean(axis=0)),
+        ("best", late, parts[3]),
+    ):
+        np.testing.assert_allclose(model.embed(ecg, **GIVEN, window=window)[0], expected, atol=2e-5, err_msg=window)
+
+
+def test_only_the_leads_that_a_run_reads_place_its_window(arrays: np.ndarray) -> None:
+    table = config_table(Path("unused"))
+    table = {
+        **table,
+        "signal": {**table["signal"], "leads": ["I", "V1"]},
+        "method": {"name": "simclr", **TINY["simclr"]},
+    }
+    two_leads = Model(runs.create(typed(Config, table), []))
+    own = [LEADS.index("I"), LEADS.index("V1")]
+    ecg = np.full((12, 1200), np.nan)
+    ecg[:, :400] = arrays[0]
+    ecg[own, :400] = np.nan
+    ecg[own, 800:] = arrays[1][own]
+    expected = two_leads.embed(arrays[1], **GIVEN)
+    for window in ("best", "multi_crop_mean"):
+        np.testing.assert_allclose(two_leads.embed(ecg, **GIVEN, window=window), expected, atol=2e-5, err_msg=window)
+
+
 def test_zeroshot_has_the_cosines_of_the_command_and_ranges_and_percentiles(
     model: Model, cohort_folder: Path, arrays: np.ndarray
 ) -> None:
@@ -273,6 +315,11 @@ def test_zeroshot_has_the_cosines_of_the_command_and_ranges_and_percentiles(
     assert table["cosine"].isna().tolist() == [False, True]
     assert "all leads are flat" in table["refused"].iloc[1]
     assert table["refused"].iloc[0] == ""
+
+    # a refused ECG of the reference is not counted
+    reference = [*arrays, np.zeros_like(arrays[0])]
+    table = model.zeroshot(arrays[:1], ["normal ecg"], reference=reference, **GIVEN)
+    assert table.attrs["reference"] == {"name": "given ECGs", "n": 5}
 
 
 def test_zeroshot_of_a_task_and_of_wrong_prompts(model: Model, arrays: np.ndarray, tmp_path: Path) -> None:
@@ -312,6 +359,8 @@ def test_texts_similar_ecgs_and_an_explanation(
     assert own.loc[0, "record"].iloc[0] == "0"
     assert own["cosine"].iloc[0] == pytest.approx(1)
     assert len(own) == 2 * 5  # the flat one is not in the bank
+    after = model.similar(arrays[:1], [np.zeros_like(arrays[0]), *arrays], top=1, **GIVEN)
+    assert after["record"].tolist() == ["1"]  # a record after the flat one has its own name
 
     map_ = model.explain(arrays[0], "atrial fibrillation.", **GIVEN)
     assert list(map_.leads.index) == list(LEADS)
