@@ -19,7 +19,8 @@ import numpy as np
 from leadwise.data.formats.given import Given
 from leadwise.data.formats.mat_elements import check_elements
 from leadwise.data.formats.named_arrays import FACTS, MAX_VALUES, facts, from_named, signal_name
-from leadwise.data.formats.parsing import library_errors, stated
+from leadwise.data.formats.parsing import library_errors
+from leadwise.data.formats.stated import stated
 from leadwise.data.recordings.recording import RecordError, Recording
 
 SUFFIXES = (".mat",)
