@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 import shutil
@@ -365,6 +366,10 @@ def test_texts_similar_ecgs_and_an_explanation(
     map_ = model.explain(arrays[0], "atrial fibrillation.", **GIVEN)
     assert list(map_.leads.index) == list(LEADS)
     assert map_.drops.shape[0] == 12
+    np.testing.assert_allclose(map_.drops.columns, np.arange(map_.drops.shape[1]) * map_.map.window_s, atol=1e-6)
+    for without_top, without_random, is_reliable in ((0.2, 0.1, True), (0.1, 0.2, False), (-0.1, -0.2, False)):
+        occlusion = dataclasses.replace(map_.map, without_top=without_top, without_random=without_random)
+        assert dataclasses.replace(map_, map=occlusion).is_reliable == is_reliable
     map_.plot(tmp_path / "map.png")
     assert (tmp_path / "map.png").is_file()
     with pytest.raises(RecordError, match="explain takes one ECG; got 2"):

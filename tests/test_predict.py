@@ -12,6 +12,7 @@ import pytest
 from api_run import write_csv_files, write_run
 from command_line import invoke
 from conftest import make_batch
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from scipy.special import expit
 
@@ -142,6 +143,11 @@ def test_a_probe_of_another_run_or_a_damaged_one_is_refused(
         load_probe(torn)
     with pytest.raises(ProbeError, match="no probe of this version"):
         load_probe(tmp_path / "plain.safetensors")
+    for name in ("mean", "inverse_std", "coefficients", "intercepts"):
+        with safe_open(saved, framework="numpy") as file:
+            save_file(arrays | {name: arrays[name][:-1]}, tmp_path / "short.safetensors", metadata=file.metadata())
+        with pytest.raises(ProbeError, match="a damaged probe"):
+            load_probe(tmp_path / "short.safetensors")
     with pytest.raises(ProbeError, match="no such file; write it with"):
         load_probe(tmp_path / "nothing")
 
