@@ -33,7 +33,7 @@ from leadwise.evaluate.zeroshot import zeroshot_scores
 from leadwise.hub import HubError
 from leadwise.model import Model
 from leadwise.run import RunError
-from leadwise.trained_on import patient_hash
+from leadwise.trained_on import TrainedOn, patient_hash
 
 GIVEN = {"rate_hz": 100, "leads": list(LEADS), "units": "mV"}
 
@@ -44,7 +44,8 @@ def run_folder(cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("model") / "run"
     people = [patient_hash("folder", f"p{i:02d}") for i in range(20)]
     provenance = {"cohort": "own", "source": "folder", "fingerprint": "0" * 16, "people": people}
-    runs.create(config, REPORTS * 20, folder, provenance).save_weights()
+    hashes = TrainedOn.of("folder", ["p03"], [])
+    runs.create(config, REPORTS * 20, folder, provenance, hashes=hashes).save_weights()
     (folder / "metrics.jsonl").write_text("{}\n")
     (folder / "resume").mkdir()
     return folder
@@ -424,6 +425,13 @@ def test_a_hub_id_is_read_from_the_cache_and_fetched_only_on_request(
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     assert Model.from_pretrained("org/ecg", revision="v1").fingerprint == model.fingerprint
     assert (calls[0]["repo"], calls[0]["revision"], calls[0]["local_files_only"]) == ("org/ecg", "v1", True)
+    assert set(calls[0]["allow_patterns"]) == {
+        "config.toml",
+        "data.json",
+        "model.safetensors",
+        "README.md",
+        "tokenizer/*",
+    }
     lw.load("org/ecg", download=True)
     assert calls[1]["local_files_only"] is False
     (tmp_path / "org" / "ecg").mkdir(parents=True)
@@ -456,6 +464,7 @@ def test_a_shared_folder_loads_and_leaves_out_who_was_trained_on(
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     owner = model.save_pretrained(tmp_path / "owner", card=False, people=True)
     assert not (owner / "README.md").exists()
+    assert (owner / "trained_on.json").read_bytes() == (run_folder / "trained_on.json").read_bytes()
     assert patient_hash("folder", "p03") in "".join(path.read_text() for path in owner.glob("*.json"))
 
 
