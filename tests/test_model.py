@@ -235,6 +235,14 @@ def test_an_ecg_that_cannot_be_used_is_an_error_or_a_row_of_nan(model: Model, ar
     for reason, array in bad.items():
         with pytest.raises((RecordError, EmbedError), match=reason):
             model.embed([arrays[1], array], **GIVEN)
+    with pytest.raises(
+        RecordError, match=r"in the window of the run .*; choose another window .*, or pass on_error='nan'"
+    ):
+        model.embed(bad["nothing was observed in the window of the run"], **GIVEN)
+    assert np.isfinite(model.embed(bad["nothing was observed in the window of the run"], **GIVEN, window="best")).all()
+    with pytest.raises(RecordError, match="all leads are flat") as caught:
+        model.explain(bad["all leads are flat"], "normal ecg.", **GIVEN)
+    assert "on_error" not in str(caught.value)
     result = model.embed([arrays[1], *bad.values(), arrays[2]], **GIVEN, on_error="nan", batch_size=3)
     np.testing.assert_allclose(result[[0, -1]], model.embed(arrays[1:3], **GIVEN), atol=2e-5)
     assert np.isnan(result[1:-1]).all()
@@ -242,6 +250,7 @@ def test_an_ecg_that_cannot_be_used_is_an_error_or_a_row_of_nan(model: Model, ar
     assert [one["row"] for one in dropped] == [1, 2, 3, 4, 5]
     for reason, one in zip(bad, dropped):
         assert reason in one["reason"]
+        assert "on_error" not in one["reason"]  # a row of NaN is what that option gives; predict and explain have none
     nothing = model.embed(list(bad.values()), **GIVEN, on_error="nan")
     assert nothing.shape == (5, result.shape[1])
     with pytest.raises(EmbedError, match="choose 'raise' or 'nan'"):
