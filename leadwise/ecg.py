@@ -153,8 +153,7 @@ def read(
         RecordError: no such file, an unknown format, a damaged file, or something that the file does not state is not
             given.
     """
-    given = Path(source) if isinstance(source, str) else source
-    return ECG(reading.read(given, leads=leads, rate_hz=rate_hz, units=units, item=item))
+    return ECG(reading.read(source, leads=leads, rate_hz=rate_hz, units=units, item=item))
 
 
 def from_array(
@@ -177,27 +176,11 @@ def from_array(
     """
     values = as_numpy(array)
     check_given(rate_hz, leads, units)
-    names = given_facts(rate_hz, leads, units).leads or ()
-    check_shape(values, names, 2)
-    return _from_rows(values, names, checked_rate(Path(name), rate_hz), units, name)
-
-
-def from_stack(
-    array: Any, *, rate_hz: float | None = None, leads: Sequence[str] | None = None, units: str | None = None
-) -> list[ECG]:
-    """Return the N ECGs in an array (N, L, T); arguments and errors as for `from_array`. They are named 0, 1, 2 ..."""
-    values = as_numpy(array)
-    check_given(rate_hz, leads, units)
-    names = given_facts(rate_hz, leads, units).leads or ()
-    check_shape(values, names, 3)
-    rate = checked_rate(Path("array"), rate_hz)
-    return [_from_rows(rows, names, rate, units, str(number)) for number, rows in enumerate(values)]
-
-
-def _from_rows(values: np.ndarray, leads: Sequence[str], rate_hz: float, units: str | None, name: str) -> ECG:
-    check_lead_names(leads, "array")
-    given = Given(tuple(leads), rate_hz, units)
-    channels = choose_channels(Path(name), ("",) * len(leads), given)
+    given = given_facts(checked_rate(Path(name), rate_hz), leads, units)
+    assert given.leads is not None  # by check_given
+    check_shape(values, given.leads, 2)
+    check_lead_names(given.leads, "array")
+    channels = choose_channels(Path(name), ("",) * len(given.leads), given)
     recording = from_table(Path(name), values.T, channels, given)
     content = np.ascontiguousarray(values).tobytes()
     return ECG(replace(recording, name=name, files=(), contents=(content,), format="array"))

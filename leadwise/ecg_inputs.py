@@ -53,11 +53,6 @@ class Inputs:
         """The name of each ECG."""
         return [entry.name for entry in self.entries]
 
-    @property
-    def rows(self) -> pd.Index:
-        """The label of each row of a result."""
-        return pd.RangeIndex(len(self)) if self.index is None else self.index
-
 
 def arguments(given: Given) -> dict[str, Any]:
     """Return what the caller states as the arguments of `read` and `from_array`."""

@@ -19,7 +19,7 @@ from typing import Any
 
 import tomli_w
 
-from leadwise import __version__, weights
+from leadwise import __version__, trained_on, weights
 from leadwise.run import Run, RunError
 
 FILES = ("config.toml", "data.json", "model.safetensors", "README.md")
@@ -172,8 +172,8 @@ def _copy_files(run: Run, source: Path, target: Path, people: bool) -> None:
     if "cohort" in table.get("data", {}):
         table["data"]["cohort"] = ""
     (target / "config.toml").write_text(tomli_w.dumps(table), encoding="utf-8")
-    if people and (source / "trained_on.json").is_file():
-        shutil.copyfile(source / "trained_on.json", target / "trained_on.json")
+    if people and (source / trained_on.FILE).is_file():
+        shutil.copyfile(source / trained_on.FILE, target / trained_on.FILE)
     provenance = {key: value for key, value in run.provenance.items() if people or key not in _PRIVATE_KEYS}
     (target / "data.json").write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
 

@@ -13,6 +13,7 @@ Research use only: no result supports a decision about a patient.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ import pandas as pd
 from leadwise import hub
 from leadwise import run as runs
 from leadwise.batch import Signal
+from leadwise.data.formats.given import Given
 from leadwise.data.recordings.recording import RecordError
 from leadwise.ecg import given_facts
-from leadwise.ecg_inputs import Inputs, as_cohort, collect
+from leadwise.ecg_inputs import as_cohort, collect
 from leadwise.evaluate import prompt_scores
 from leadwise.evaluate.embed import EmbedError, Features, split_parts
 from leadwise.evaluate.embed_ecgs import (
@@ -46,11 +48,38 @@ from leadwise.progress import Progress
 from leadwise.run import Run
 
 
+@dataclass(frozen=True)
+class _Embedded:
+    """Embeddings of N ECGs, and which of them have none."""
+
+    features: Features  # (N, D); a row of NaN for an ECG without an embedding
+    names: Sequence[str]
+    index: pd.Index | None  # of a DataFrame
+    dropped: list[DroppedECG]
+
+    @property
+    def rows(self) -> pd.Index:
+        """The label of each row of a result."""
+        return pd.RangeIndex(len(self.names)) if self.index is None else self.index
+
+    @property
+    def refused(self) -> list[str]:
+        """For each ECG, the reason why it has no embedding, or ''."""
+        reasons = {one.position: one.reason for one in self.dropped}
+        return [reasons.get(position, "") for position in range(len(self.names))]
+
+    @property
+    def dropped_json(self) -> list[dict[str, Any]]:
+        """`dropped` as in the `attrs` of a result."""
+        return [one.to_json() for one in self.dropped]
+
+
 class Model:
     """A trained run, ready to embed and classify. `leadwise.load` returns it."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self._widths: dict[str, int] = {}  # of the parts, as far as they are known
 
     @property
     def name(self) -> str:
@@ -85,10 +114,6 @@ class Model:
         if part not in self._widths:
             self._widths[part] = width_of(self.run, part)
         return self._widths[part]
-
-    @cached_property
-    def _widths(self) -> dict[str, int]:
-        return {}
 
     def __repr__(self) -> str:
         method, signal = self.run.config.method["name"], self.signal
@@ -126,16 +151,14 @@ class Model:
             RecordError: an ECG cannot be read, is not interpretable, or rate, leads or units are missing.
             EmbedError: no such part, or the run needs more of an ECG than was observed.
         """
-        cohort = as_cohort(ecgs)
-        if cohort is not None:
-            return _with_attrs(*embed_whole_cohort(self.run, cohort, part, window, on_error, progress))
-        inputs = collect(ecgs, given_facts(rate_hz, leads, units), path_column)
-        features, dropped = embed_ecgs(self.run, inputs, part, window, batch_size, on_error, progress)
-        if inputs.index is None:
-            return _with_attrs(features, dropped)
-        table = pd.DataFrame(features, index=inputs.index, columns=self.columns(part))
-        table.attrs["dropped"] = [one.to_json() for one in dropped]
-        return table
+        given = given_facts(rate_hz, leads, units)
+        embedded = self._embed(ecgs, given, path_column, part, window, batch_size, progress, on_error)
+        if embedded.index is None:
+            result: Embeddings | pd.DataFrame = embedded.features.view(Embeddings)
+        else:
+            result = pd.DataFrame(embedded.features, index=embedded.index, columns=self.columns(part))
+        result.attrs = {"dropped": embedded.dropped_json}
+        return result
 
     def embed_text(self, texts: str | Sequence[str]) -> Features:
         """Return unit vectors (K, D) of K texts, in the space of the part "shared". Texts are worded as in a report.
@@ -156,6 +179,7 @@ class Model:
         units: str | None = None,
         window: str | None = None,
         batch_size: int = 64,
+        path_column: str = "path",
         progress: Progress | None = None,
     ) -> pd.DataFrame:
         """Return a table with one row per ECG and class: how near the ECG is to the texts of the class.
@@ -168,6 +192,7 @@ class Model:
         Args:
             prompts: a list of texts, a dict of class to texts, a task with shipped prompts, or a prompt file.
             reference: ECGs to compare with: a cohort, or anything else that `ecgs` can be.
+            path_column: the column of a DataFrame with the paths, of `ecgs` and of `reference`.
 
         Raises:
             NoTextEncoderError: the run has no text encoder.
@@ -183,18 +208,18 @@ class Model:
         else:
             wordings = prompt_scores.find_wordings(prompts, source)
         self.embed_text("normal ecg.")  # raises without a text encoder, before any ECG is embedded
-        given = (rate_hz, leads, units)
-        features, names, rows, dropped = self._features(ecgs, given, "shared", window, batch_size, progress)
+        given = given_facts(rate_hz, leads, units)
+        embedded = self._embed(ecgs, given, path_column, "shared", window, batch_size, progress)
         compared = None
         if reference is not None:
-            compared = self._features(reference, given, "shared", window, batch_size, progress)[0]
+            compared = self._embed(reference, given, path_column, "shared", window, batch_size, progress).features
 
         # the table, with the reasons of refused ECGs
-        table = prompt_scores.score_wordings(self.run, features, names, wordings, compared)
-        reasons = {one.position: one.reason for one in dropped}
-        table["refused"] = [reasons.get(position, "") for position in table.index]
-        table.index = rows[table.index.to_numpy()]
-        table.attrs = {"run": self.fingerprint, "dropped": [one.to_json() for one in dropped]}
+        table = prompt_scores.score_wordings(self.run, embedded.features, embedded.names, wordings, compared)
+        refused = embedded.refused
+        table["refused"] = [refused[position] for position in table.index]
+        table.index = embedded.rows[table.index.to_numpy()]
+        table.attrs = {"run": self.fingerprint, "dropped": embedded.dropped_json}
         if compared is not None:
             name = cohort.name if cohort is not None else "given ECGs"
             table.attrs["reference"] = {"name": name, "n": int(np.isfinite(compared).all(axis=1).sum())}
@@ -209,6 +234,7 @@ class Model:
         leads: Sequence[str] | None = None,
         units: str | None = None,
         batch_size: int = 64,
+        path_column: str = "path",
         progress: Progress | None = None,
     ) -> pd.DataFrame:
         """Return the probabilities of a saved probe (`leadwise probe --save`): one row per ECG, one column per class.
@@ -220,13 +246,12 @@ class Model:
         """
         fitted = probe if isinstance(probe, SavedProbe) else load_probe(probe)
         fitted.check_run(self.run)
-        given = (rate_hz, leads, units)
-        features, names, rows, dropped = self._features(ecgs, given, fitted.part, fitted.window, batch_size, progress)
-        table = fitted.table(features, rows)
-        reasons = {one.position: one.reason for one in dropped}
-        table.insert(0, "ecg", names)
-        table.insert(1, "refused", [reasons.get(position, "") for position in range(len(table))])
-        table.attrs = {"run": self.fingerprint, "dropped": [one.to_json() for one in dropped]}
+        given = given_facts(rate_hz, leads, units)
+        embedded = self._embed(ecgs, given, path_column, fitted.part, fitted.window, batch_size, progress)
+        table = fitted.table(embedded.features, embedded.rows)
+        table.insert(0, "ecg", embedded.names)
+        table.insert(1, "refused", embedded.refused)
+        table.attrs = {"run": self.fingerprint, "dropped": embedded.dropped_json}
         return table
 
     def similar(
@@ -240,6 +265,7 @@ class Model:
         leads: Sequence[str] | None = None,
         units: str | None = None,
         batch_size: int = 64,
+        path_column: str = "path",
         progress: Progress | None = None,
     ) -> pd.DataFrame:
         """Return the `top` nearest ECGs of a bank for each ECG, by cosine: columns ecg, place, record, cosine.
@@ -251,13 +277,13 @@ class Model:
         """
         if top < 1:
             raise EmbedError(f"top={top} is too small; it must be 1 or more")
-        given = (rate_hz, leads, units)
-        queries, names, rows, dropped = self._features(ecgs, given, part, None, batch_size, progress)
-        if dropped:
-            raise EmbedError(dropped[0].reason)
-        stored, records, _, _ = self._features(bank, given, part, None, batch_size, progress)
-        usable = np.flatnonzero(np.isfinite(stored).all(axis=1))
-        cosines = unit(queries) @ unit(stored[usable]).T
+        given = given_facts(rate_hz, leads, units)
+        queries = self._embed(ecgs, given, path_column, part, None, batch_size, progress)
+        if queries.dropped:
+            raise EmbedError(queries.dropped[0].reason)
+        stored = self._embed(bank, given, path_column, part, None, batch_size, progress)
+        usable = np.flatnonzero(np.isfinite(stored.features).all(axis=1))
+        cosines = unit(queries.features) @ unit(stored.features[usable]).T
         nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :top]  # (N, top) positions in `usable`
 
         # the rows, with what a cohort knows of each record
@@ -268,10 +294,11 @@ class Model:
             labels = [{}] * len(order) if cohort is None else positive_classes(cohort, numbers)
             splits = [None] * len(order) if cohort is None else cohort.splits(numbers).tolist()
             for place, (number, at) in enumerate(zip(numbers, order), start=1):
-                line = {"ecg": names[query], "place": place, "record": records[number], "cosine": cosines[query, at]}
+                line = {"ecg": queries.names[query], "place": place}
+                line |= {"record": stored.names[number], "cosine": cosines[query, at]}
                 line |= {} if cohort is None else {"split": splits[place - 1]}
                 lines.append(line | {task: ", ".join(positive) for task, positive in labels[place - 1].items()})
-        return pd.DataFrame(lines, index=rows.repeat(nearest.shape[1]))
+        return pd.DataFrame(lines, index=queries.rows.repeat(nearest.shape[1]))
 
     def explain(
         self,
@@ -281,6 +308,7 @@ class Model:
         rate_hz: float | None = None,
         leads: Sequence[str] | None = None,
         units: str | None = None,
+        path_column: str = "path",
         progress: Progress | None = None,
     ) -> Explanation:
         """Return how far the cosine of one ECG to a text falls when parts of the ECG are hidden; `.plot()` draws it.
@@ -290,30 +318,32 @@ class Model:
             NoTextEncoderError: the run has no text encoder.
         """
         texts = [prompt] if isinstance(prompt, str) else list(prompt)
-        inputs = collect(ecg, given_facts(rate_hz, leads, units))
+        inputs = collect(ecg, given_facts(rate_hz, leads, units), path_column)
         if len(inputs) != 1:
             raise RecordError(f"explain takes one ECG; got {len(inputs)}")
         self.embed_text(texts)
         opened = inputs.entries[0].open()
-        return explain(self.run, batch_of(opened, self.signal), texts, texts[0], progress)
+        return explain(self.run, batch_of(opened, self.signal), texts, progress)
 
-    def _features(
+    def _embed(
         self,
         ecgs: Any,
-        given: tuple[float | None, Sequence[str] | None, str | None],
+        given: Given,
+        path_column: str,
         part: str,
         window: str | None,
         batch_size: int,
         progress: Progress | None,
-    ) -> tuple[Features, list[str], pd.Index, list[DroppedECG]]:
-        """Return embeddings, names and row labels of ECGs or of a cohort, and which ECGs have a row of NaN."""
+        on_error: OnError = "nan",
+    ) -> _Embedded:
+        """Return the embeddings of ECGs or of a cohort, with what a table about them needs."""
         cohort = as_cohort(ecgs)
         if cohort is not None:
-            features, dropped = embed_whole_cohort(self.run, cohort, part, window, "nan", progress)
-            return features, list(cohort.records), pd.RangeIndex(len(cohort)), dropped
-        inputs: Inputs = collect(ecgs, given_facts(*given))
-        features, dropped = embed_ecgs(self.run, inputs, part, window, batch_size, "nan", progress)
-        return features, inputs.names, inputs.rows, dropped
+            features, dropped = embed_whole_cohort(self.run, cohort, part, window, on_error, progress)
+            return _Embedded(features, list(cohort.records), None, dropped)
+        inputs = collect(ecgs, given, path_column)
+        features, dropped = embed_ecgs(self.run, inputs, part, window, batch_size, on_error, progress)
+        return _Embedded(features, inputs.names, inputs.index, dropped)
 
     def save_pretrained(
         self, folder: Path | str, *, card: bool = True, people: bool = False, license: str | None = None
@@ -358,9 +388,3 @@ def load(
         RunError: a missing, changed or damaged file, or weights that do not fit the config.
     """
     return Model(runs.load(hub.find(where, download, revision), device, accept_changes))
-
-
-def _with_attrs(features: Features, dropped: list[DroppedECG]) -> Embeddings:
-    array = features.view(Embeddings)
-    array.attrs = {"dropped": [one.to_json() for one in dropped]}
-    return array

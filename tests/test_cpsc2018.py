@@ -20,7 +20,7 @@ from leadwise.cli import app
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.layout import CohortError
 from leadwise.data.cohort.prepare import write
-from leadwise.data.formats.mat import read_struct
+from leadwise.data.formats.mat import age_and_sex
 from leadwise.data.formats.reading import files, read
 from leadwise.data.recordings.recording import RecordError
 from leadwise.data.sources.cpsc2018 import CPSC2018, read_source
@@ -259,10 +259,10 @@ def test_a_damaged_mat_is_one_clear_error(tmp_path: Path, compressed: bool) -> N
         with contextlib.suppress(RecordError):  # no other error, whatever scipy raises; some bytes do not matter
             assert read(tmp_path / "A0002.mat", leads=LEADS, rate_hz=500, units="mV").leads == LEADS
     (tmp_path / "A0002.mat").write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(400))
-    with pytest.raises(RecordError, match=r"a \.mat of MATLAB 7\.3, which is not supported"):
-        read_struct(tmp_path / "A0002.mat")
-    with pytest.raises(RecordError, match="no such file"):
-        read_struct(tmp_path / "A0003.mat")
+    with pytest.raises(RecordError, match=r"A0002\.mat: not a readable \.mat file"):
+        age_and_sex(tmp_path / "A0002.mat")
+    with pytest.raises(FileNotFoundError):
+        age_and_sex(tmp_path / "A0003.mat")
 
 
 def test_a_damaged_mat_is_dropped_with_its_reason(tmp_path: Path) -> None:

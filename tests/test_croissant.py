@@ -86,7 +86,7 @@ def test_a_file_of_another_kind_is_not_overwritten(cohort_folder: Path, tmp_path
 
 
 def test_the_reference_library_reads_it(cohort_folder: Path, tmp_path: Path) -> None:
-    mlcroissant = pytest.importorskip("mlcroissant", reason="the extra `croissant-check` is not installed (343 MB)")
+    mlcroissant = pytest.importorskip("mlcroissant", reason="the extra `croissant-check` is not installed")
     for name in ("cohort.json", "index.parquet", "samples-00000.npy"):
         (tmp_path / name).write_bytes((cohort_folder / name).read_bytes())
     facts = {"licence": "CC BY 4.0", "citation": "Doe 2020", "url": "https://example.org"}

@@ -138,8 +138,12 @@ def test_the_readme_is_short() -> None:
 
 
 def run_blocks(document: str, folder: Path, monkeypatch: pytest.MonkeyPatch, without: frozenset[str]) -> None:
-    """Write the files that a document contains and run its commands and Python blocks in `folder`, in order."""
+    """Write the files that a document contains and run its commands and Python blocks in `folder`, in order.
+
+    An error of a block, or a document of which nothing is run, fails the test.
+    """
     monkeypatch.chdir(folder)
+    n_run = 0
     names: dict[str, Any] = {}  # the Python blocks of a document share their names
     for block in blocks(document):
         where = f"{document}:{block.line}"
@@ -148,6 +152,7 @@ def run_blocks(document: str, folder: Path, monkeypatch: pytest.MonkeyPatch, wit
             write_beside(folder / file[1], block.text)
         elif block.language == "python" and block.is_run:
             exec(compile(block.text, where, "exec"), names)
+            n_run += 1
         for words in block.commands if block.language == "sh" and block.is_run else ():
             called = arguments(words)
             if words[0] == "make" or (called and called[0] in without):
@@ -155,6 +160,8 @@ def run_blocks(document: str, folder: Path, monkeypatch: pytest.MonkeyPatch, wit
             assert called is not None, f"{where}: {' '.join(words)} is not run by this test; mark the block"
             code = command_line().main(args=called, standalone_mode=False)
             assert not code or called[0] == "check", f"{where}: {' '.join(words)} ends with {code}"
+            n_run += 1
+    assert n_run, f"{document}: no block of it was run"
 
 
 def write_beside(path: Path, text: str) -> None:
@@ -240,7 +247,7 @@ def test_the_tutorial_runs(without: frozenset[str], home: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("document", ["docs/benchmark.md", "docs/methods.md", "docs/python.md"])
 def test_the_other_pages_run(document: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_blocks(document, home, monkeypatch, frozenset({"methods"}))  # the list of methods: tests/test_catalogue.py
+    run_blocks(document, home, monkeypatch, frozenset())
 
 
 def test_the_pictures_are_drawn_by_their_script(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

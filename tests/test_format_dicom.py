@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from vendor_files import check_damage, with_a_damaged_byte
 
 from leadwise.batch import LEADS
 from leadwise.data.formats import dicom, reading
@@ -184,16 +185,9 @@ def test_damage_is_one_error() -> None:
         read(write(group(samples(), [channel("I")] * 12, WaveformBitsAllocated=8, WaveformSampleInterpretation="MB")))
     with pytest.raises(RecordError, match="not a DICOM file with a waveform"):
         read(write())
-    rng, messages = np.random.default_rng(0), []
-    for _ in range(60):  # any byte, any length
-        damaged = bytearray(content[: rng.integers(132, len(content))])
-        damaged[rng.integers(132, min(len(damaged), 4000))] = rng.integers(256)
-        try:
-            read(bytes(damaged))
-        except RecordError as error:
-            messages.append(str(error))
-    assert messages
-    assert not any("\n" in message for message in messages)
+    lengths = np.random.default_rng(0).integers(4000, len(content), 60)
+    check_damage(read, (one for n in lengths for one in with_a_damaged_byte(content[:n], 132, 4000, n=1, seed=n)))
+    check_damage(read, (content[:n] for n in range(132, 4000, 97)))
 
 
 def test_matches() -> None:

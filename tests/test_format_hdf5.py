@@ -66,6 +66,14 @@ def test_what_code15_does_not_state(code15: Path) -> None:
             reading.read(code15, item=item, units="mV")
 
 
+def test_a_part_without_a_recording(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file["tracings"], file["exam_id"] = np.zeros((1, 4096, 12)), np.array([0])
+    assert reading.items(tmp_path / "a.hdf5") == ()
+    with pytest.raises(RecordError, match="exam_id 0 is no recording"):
+        reading.read(tmp_path / "a.hdf5", units="mV")
+
+
 def test_a_table_of_exams_becomes_a_cohort(code15: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("path,item\nexams_part0.hdf5,271011\nexams_part0.hdf5,1169160\n")
     source = folder.read_source(tmp_path / "mine.csv", folder.Options(units="mV"))

@@ -71,6 +71,11 @@ def test_many_recordings(tmp_path: Path) -> None:
     for k, recording in enumerate(recordings):
         np.testing.assert_allclose(recording.signal, (k + 1) * VALUES)
     assert len({recording.sha256 for recording in recordings}) == 3
+    np.save(tmp_path / "a.npy", many)
+    given = GIVEN | {"units": "mV"}
+    for k, recording in enumerate(recordings):  # the same samples from every file, and from bytes
+        for source in (tmp_path / "a.npy", (tmp_path / "a.npy").read_bytes()):
+            assert reading.read(source, item=str(k), **given).sha256 == recording.sha256
     with pytest.raises(RecordError, match="holds 3 recordings; name one \\(--item, item=: 0 to 2\\)"):
         reading.read(tmp_path / "a.npz", units="mV")
     with pytest.raises(RecordError, match="no item '3'"):

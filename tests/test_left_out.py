@@ -14,6 +14,7 @@ from leadwise.batch import LEADS
 from leadwise.config import Config, typed
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.sources.source import Row
+from leadwise.data.usable_rows import REASONS
 from leadwise.evaluate.card import card as cards
 from leadwise.evaluate.compare import ProbeScorer, run_compare
 from leadwise.evaluate.embed import EmbedError, embed_cohort, usable, write_npz
@@ -22,6 +23,7 @@ from leadwise.evaluate.probe import run_probe
 from leadwise.evaluate.protocol import LegacySettings, run_protocol
 from leadwise.evaluate.retrieve import run_retrieval
 from leadwise.evaluate.search import search
+from leadwise.model import Model
 from leadwise.run import Run
 from leadwise.training.inputs import open_data
 from leadwise.training.loop import pretrain
@@ -90,6 +92,22 @@ def test_embeddings_are_of_the_others_and_the_file_lists_both(cohort: Cohort, ru
     assert np.isfinite(embed_cohort(run, cohort, rows=everything, window="best")).all()
     with pytest.raises(EmbedError, match=r"so run can embed none; it reads .*--window best"):
         usable(run, cohort, np.array([5, 15]))
+
+
+def test_the_api_has_rows_of_nan_for_them(cohort: Cohort, run: Run) -> None:
+    model = Model(run)
+    with pytest.raises(EmbedError, match="on_error='nan'"):
+        model.embed(cohort)
+    vectors = model.embed(cohort, on_error="nan")
+    empty = np.arange(5, N, 10)
+    np.testing.assert_array_equal(np.flatnonzero(np.isnan(vectors).any(axis=1)), empty)
+    rows = np.setdiff1d(np.arange(N), empty)
+    np.testing.assert_array_equal(vectors[rows], embed_cohort(run, cohort, rows=rows))
+    assert [(one["row"], one["ecg"]) for one in vectors.attrs["dropped"]] == [(row, f"r{row:02d}") for row in empty]
+    assert {one["reason"] for one in vectors.attrs["dropped"]} == {REASONS["not_observed"]}
+    table = model.zeroshot(cohort, ["normal ecg."])
+    np.testing.assert_array_equal(np.flatnonzero(table["refused"] != ""), empty)
+    np.testing.assert_array_equal(np.flatnonzero(table["cosine"].isna()), empty)
 
 
 def test_every_evaluation_counts_the_same_recordings(cohort: Cohort, run: Run) -> None:

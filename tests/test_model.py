@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 import shutil
@@ -34,7 +35,7 @@ from leadwise.evaluate.zeroshot import zeroshot_scores
 from leadwise.hub import HubError
 from leadwise.model import Model
 from leadwise.run import RunError
-from leadwise.trained_on import patient_hash
+from leadwise.trained_on import TrainedOn, patient_hash
 
 GIVEN = {"rate_hz": 100, "leads": list(LEADS), "units": "mV"}
 
@@ -45,7 +46,8 @@ def run_folder(cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("model") / "run"
     people = [patient_hash("folder", f"p{i:02d}") for i in range(20)]
     provenance = {"cohort": "own", "source": "folder", "fingerprint": "0" * 16, "people": people}
-    runs.create(config, REPORTS * 20, folder, provenance).save_weights()
+    hashes = TrainedOn.of("folder", ["p03"], [])
+    runs.create(config, REPORTS * 20, folder, provenance, hashes=hashes).save_weights()
     (folder / "metrics.jsonl").write_text("{}\n")
     (folder / "resume").mkdir()
     return folder
@@ -167,6 +169,16 @@ def test_a_cohort_and_a_dataframe(model: Model, cohort_folder: Path, files: list
     with pytest.raises(RecordError, match="no column 'path'; it has file, rate_hz"):
         model.embed(table)
 
+    # the remedy of that message works wherever ECGs are expected
+    scores = model.zeroshot(table, ["normal ecg."], reference=table, units="mV", path_column="file")
+    assert list(scores.index) == list("vwxyz")
+    assert scores["percentile"].notna().all()
+    near = model.similar(table, table, top=1, units="mV", path_column="file")
+    assert list(near.index) == list("vwxyz")
+    assert list(near["record"]) == list(near["ecg"]) == list(table["file"])
+    with pytest.raises(RecordError, match="explain takes one ECG; got 5"):
+        model.explain(table, "normal ecg.", units="mV", path_column="file")
+
 
 @pytest.mark.parametrize(
     ("shape", "given", "message"),
@@ -225,6 +237,14 @@ def test_an_ecg_that_cannot_be_used_is_an_error_or_a_row_of_nan(model: Model, ar
     for reason, array in bad.items():
         with pytest.raises((RecordError, EmbedError), match=reason):
             model.embed([arrays[1], array], **GIVEN)
+    with pytest.raises(
+        RecordError, match=r"in the window of the run .*; choose another window .*, or pass on_error='nan'"
+    ):
+        model.embed(bad["nothing was observed in the window of the run"], **GIVEN)
+    assert np.isfinite(model.embed(bad["nothing was observed in the window of the run"], **GIVEN, window="best")).all()
+    with pytest.raises(RecordError, match="all leads are flat") as caught:
+        model.explain(bad["all leads are flat"], "normal ecg.", **GIVEN)
+    assert "on_error" not in str(caught.value)
     result = model.embed([arrays[1], *bad.values(), arrays[2]], **GIVEN, on_error="nan", batch_size=3)
     np.testing.assert_allclose(result[[0, -1]], model.embed(arrays[1:3], **GIVEN), atol=2e-5)
     assert np.isnan(result[1:-1]).all()
@@ -232,6 +252,7 @@ def test_an_ecg_that_cannot_be_used_is_an_error_or_a_row_of_nan(model: Model, ar
     assert [one["row"] for one in dropped] == [1, 2, 3, 4, 5]
     for reason, one in zip(bad, dropped):
         assert reason in one["reason"]
+        assert "on_error" not in one["reason"]  # a row of NaN is what that option gives; predict and explain have none
     nothing = model.embed(list(bad.values()), **GIVEN, on_error="nan")
     assert nothing.shape == (5, result.shape[1])
     with pytest.raises(EmbedError, match="choose 'raise' or 'nan'"):
@@ -244,6 +265,38 @@ def test_the_window_moves_to_the_samples(model: Model, arrays: np.ndarray) -> No
     np.testing.assert_allclose(moved, model.embed(arrays[0], **GIVEN), atol=2e-5)
     with pytest.raises(ValueError, match="merl_5s_pad"):
         model.embed(late, **GIVEN, window="merl_5s_pad")
+
+
+def test_each_window_of_a_longer_ecg_is_that_part(model: Model, arrays: np.ndarray) -> None:
+    longer = np.concatenate(list(arrays[:3]), axis=1)  # 12 s
+    parts = model.embed([longer[:, start : start + 400] for start in (0, 400, 800, 500)], **GIVEN)
+    late = longer.copy()
+    late[:, :500] = np.nan
+    for window, ecg, expected in (
+        ("first_10s", longer, parts[0]),
+        ("center_10s", longer, parts[1]),
+        ("multi_crop_mean", longer, parts[:3].mean(axis=0)),
+        ("best", late, parts[3]),
+    ):
+        np.testing.assert_allclose(model.embed(ecg, **GIVEN, window=window)[0], expected, atol=2e-5, err_msg=window)
+
+
+def test_only_the_leads_that_a_run_reads_place_its_window(arrays: np.ndarray) -> None:
+    table = config_table(Path("unused"))
+    table = {
+        **table,
+        "signal": {**table["signal"], "leads": ["I", "V1"]},
+        "method": {"name": "simclr", **TINY["simclr"]},
+    }
+    two_leads = Model(runs.create(typed(Config, table), []))
+    own = [LEADS.index("I"), LEADS.index("V1")]
+    ecg = np.full((12, 1200), np.nan)
+    ecg[:, :400] = arrays[0]
+    ecg[own, :400] = np.nan
+    ecg[own, 800:] = arrays[1][own]
+    expected = two_leads.embed(arrays[1], **GIVEN)
+    for window in ("best", "multi_crop_mean"):
+        np.testing.assert_allclose(two_leads.embed(ecg, **GIVEN, window=window), expected, atol=2e-5, err_msg=window)
 
 
 def test_zeroshot_has_the_cosines_of_the_command_and_ranges_and_percentiles(
@@ -275,6 +328,11 @@ def test_zeroshot_has_the_cosines_of_the_command_and_ranges_and_percentiles(
     assert table["cosine"].isna().tolist() == [False, True]
     assert "all leads are flat" in table["refused"].iloc[1]
     assert table["refused"].iloc[0] == ""
+
+    # a refused ECG of the reference is not counted
+    reference = [*arrays, np.zeros_like(arrays[0])]
+    table = model.zeroshot(arrays[:1], ["normal ecg"], reference=reference, **GIVEN)
+    assert table.attrs["reference"] == {"name": "given ECGs", "n": 5}
 
 
 def test_zeroshot_of_a_task_and_of_wrong_prompts(model: Model, arrays: np.ndarray, tmp_path: Path) -> None:
@@ -314,10 +372,16 @@ def test_texts_similar_ecgs_and_an_explanation(
     assert own.loc[0, "record"].iloc[0] == "0"
     assert own["cosine"].iloc[0] == pytest.approx(1)
     assert len(own) == 2 * 5  # the flat one is not in the bank
+    after = model.similar(arrays[:1], [np.zeros_like(arrays[0]), *arrays], top=1, **GIVEN)
+    assert after["record"].tolist() == ["1"]  # a record after the flat one has its own name
 
     map_ = model.explain(arrays[0], "atrial fibrillation.", **GIVEN)
     assert list(map_.leads.index) == list(LEADS)
     assert map_.drops.shape[0] == 12
+    np.testing.assert_allclose(map_.drops.columns, np.arange(map_.drops.shape[1]) * map_.map.window_s, atol=1e-6)
+    for without_top, without_random, is_reliable in ((0.2, 0.1, True), (0.1, 0.2, False), (-0.1, -0.2, False)):
+        occlusion = dataclasses.replace(map_.map, without_top=without_top, without_random=without_random)
+        assert dataclasses.replace(map_, map=occlusion).is_reliable == is_reliable
     map_.plot(tmp_path / "map.png")
     assert (tmp_path / "map.png").is_file()
     with pytest.raises(RecordError, match="explain takes one ECG; got 2"):
@@ -372,6 +436,13 @@ def test_a_hub_id_is_read_from_the_cache_and_fetched_only_on_request(
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     assert Model.from_pretrained("org/ecg", revision="v1").fingerprint == model.fingerprint
     assert (calls[0]["repo"], calls[0]["revision"], calls[0]["local_files_only"]) == ("org/ecg", "v1", True)
+    assert set(calls[0]["allow_patterns"]) == {
+        "config.toml",
+        "data.json",
+        "model.safetensors",
+        "README.md",
+        "tokenizer/*",
+    }
     lw.load("org/ecg", download=True)
     assert calls[1]["local_files_only"] is False
     (tmp_path / "org" / "ecg").mkdir(parents=True)
@@ -404,6 +475,7 @@ def test_a_shared_folder_loads_and_leaves_out_who_was_trained_on(
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     owner = model.save_pretrained(tmp_path / "owner", card=False, people=True)
     assert not (owner / "README.md").exists()
+    assert (owner / "trained_on.json").read_bytes() == (run_folder / "trained_on.json").read_bytes()
     assert patient_hash("folder", "p03") in "".join(path.read_text() for path in owner.glob("*.json"))
 
 

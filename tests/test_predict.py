@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,16 +11,20 @@ import pandas as pd
 import pytest
 from api_run import write_csv_files, write_run
 from command_line import invoke
+from conftest import make_batch
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from scipy.special import expit
 
 import leadwise as lw
+from leadwise.batch import LEADS, Signal
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.evaluate.embed import embed_cohort
+from leadwise.evaluate.embed import EmbedError, embed_cohort
 from leadwise.evaluate.logistic_regression import ProbeError
 from leadwise.evaluate.probe import make_probe_task, probe
 from leadwise.evaluate.saved_probe import fit_probe, load_probe
 
+WINDOWS = ("first_10s", "center_10s")
 STATED = ("--rate-hz", 100, "--units", "mV")
 
 
@@ -100,6 +105,19 @@ def test_a_saved_probe_has_the_scores_of_the_command(
     assert (fitted.task, fitted.part, fitted.cohort, fitted.n_train) == ("own", "backbone", "own", 40)
 
 
+def test_a_probe_is_used_with_its_own_window_and_part(saved: Path, run: Path) -> None:
+    model, given = lw.load(run), {"rate_hz": 100, "leads": list(LEADS), "units": "mV"}
+    longer = make_batch(1, signal=Signal(rate_hz=100, duration_s=9.0)).ecg.numpy()
+    own = {window: load_probe(saved).probabilities(model.embed(longer, **given, window=window)) for window in WINDOWS}
+    assert not np.allclose(*own.values(), atol=1e-4)
+    for window, expected in own.items():
+        table = model.predict(longer, dataclasses.replace(load_probe(saved), window=window), **given)
+        np.testing.assert_array_equal(table[["normal", "afib", "mi"]].to_numpy(), expected)
+    other = dataclasses.replace(load_probe(saved), part="nothing")
+    with pytest.raises(EmbedError, match="no part 'nothing'"):
+        model.predict(longer, other, **given)
+
+
 def test_probabilities_of_files(saved: Path, run: Path, files: list[Path], tmp_path: Path) -> None:
     done = invoke("predict", run, *files, "-o", tmp_path / "p.csv", "--probe", saved, *STATED)
     assert done.returncode == 0, done.stderr
@@ -125,6 +143,11 @@ def test_a_probe_of_another_run_or_a_damaged_one_is_refused(
         load_probe(torn)
     with pytest.raises(ProbeError, match="no probe of this version"):
         load_probe(tmp_path / "plain.safetensors")
+    for name in ("mean", "inverse_std", "coefficients", "intercepts"):
+        with safe_open(saved, framework="numpy") as file:
+            save_file(arrays | {name: arrays[name][:-1]}, tmp_path / "short.safetensors", metadata=file.metadata())
+        with pytest.raises(ProbeError, match="a damaged probe"):
+            load_probe(tmp_path / "short.safetensors")
     with pytest.raises(ProbeError, match="no such file; write it with"):
         load_probe(tmp_path / "nothing")
 

@@ -89,6 +89,19 @@ def test_a_table_of_paths_and_pandas_output(run: str, table: pd.DataFrame) -> No
     np.testing.assert_array_equal(plain.transform(table["path"].to_numpy()[:, None]), features.to_numpy())
 
 
+def test_window_and_column_are_those_of_the_model(run: str, arrays: np.ndarray, table: pd.DataFrame) -> None:
+    longer, model = np.concatenate([arrays[:1], arrays[1:2]], axis=2), lw.load(run)
+    own = [
+        lw.ECGEmbedder(run, window=window, **GIVEN).fit(None).transform(longer)
+        for window in ("first_10s", "center_10s")
+    ]
+    assert not np.allclose(*own, atol=1e-4)
+    np.testing.assert_array_equal(own[1], model.embed(longer, window="center_10s", **GIVEN))
+    renamed = lw.ECGEmbedder(run, rate_hz=100, units="mV", path_column="file").fit(None)
+    expected = model.embed(table, rate_hz=100, units="mV")
+    np.testing.assert_array_equal(renamed.transform(table.rename(columns={"path": "file"})), expected)
+
+
 def test_a_pickle_holds_no_weights_and_loads_the_same_run(run: str, arrays: np.ndarray, tmp_path: Path) -> None:
     own = tmp_path / "run"
     shutil.copytree(run, own)

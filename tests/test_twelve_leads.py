@@ -738,6 +738,38 @@ def test_segments_are_joined(tmp_path: Path) -> None:
     names = {file.name for file in files(tmp_path / "m")}
     assert {"m.hea", "s1.hea", "s1.dat", "s2.hea", "s2.dat"} <= names
 
+    # a segment without a lead is a gap; a damaged one with leads is not
+    write_wfdb(tmp_path, "s3", signal[:100, :1], 250, ["PLETH"])
+    rewrite(tmp_path / "m.hea", "~ 100", "s3 100")
+    np.testing.assert_array_equal(read(tmp_path / "m").signal, recording.signal)
+    (tmp_path / "s2.dat").write_bytes(b"")
+    with pytest.raises(RecordError, match=r"s2\.dat is truncated"):
+        read(tmp_path / "m")
+
+
+def test_given_leads_name_the_signals_of_all_segments(tmp_path: Path) -> None:
+    signal = heart(250, 2.0)[:, :3]
+    write_wfdb(tmp_path, "s1", signal[:300], 250, ["A", "B", "C"])
+    write_wfdb(tmp_path, "s2", signal[300:, [2, 0]], 250, ["C", "A"])
+    (tmp_path / "m.hea").write_text("m/2 3 250 500\ns1 300\ns2 200\n")
+    recording = read(tmp_path / "m", leads=["I", "-", "V1"])
+    assert set(recording.leads) == {"I", "V1"}
+    columns = [recording.leads.index(lead) for lead in ("I", "V1")]
+    np.testing.assert_allclose(recording.signal[:, columns], signal[:, [0, 2]], atol=0.00051)
+    with pytest.raises(RecordError, match=r"it has 3 channels .* and 4 leads are given"):
+        read(tmp_path / "m", leads=["I", "-", "V1", "V2"])
+
+
+def test_segments_that_contradict_the_record_are_one_error(tmp_path: Path) -> None:
+    write_wfdb(tmp_path, "s1", heart(250, 1.0), 250, list(LEADS))
+    (tmp_path / "m.hea").write_text("m/1 12 250 300\ns1 300\n")
+    with pytest.raises(RecordError, match="segment s1 has 250 samples, and the record's header states 300"):
+        read(tmp_path / "m")
+    (tmp_path / "m.hea").write_text("m/1 12 250 250\nm 250\n")  # itself
+    with pytest.raises(RecordError, match="its segment m is a record of segments itself"):
+        read(tmp_path / "m")
+    assert {file.name for file in files(tmp_path / "m")} == {"m.hea"}
+
 
 @pytest.mark.parametrize("pair", [("I", "II"), ("I", "III"), ("II", "III")])
 def test_two_limb_leads_give_the_others(pair: tuple[str, str]) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
+
+from leadwise.data.recordings.recording import RecordError
 
 EIGHT = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
 LIMB = ("III", "aVR", "aVL", "aVF")
@@ -33,6 +35,27 @@ def twelve_leads(n_samples: int = 1000, rate_hz: float = 500, bpm: float = 60) -
     limb = (three, -((one + two) // 2), (one - three) // 2, (two + three) // 2)
     leads = {"I": one, "II": two} | dict(zip(LIMB, limb)) | {lead: eight[lead] for lead in EIGHT[2:]}
     return {lead: samples.astype(np.int16) for lead, samples in leads.items()}
+
+
+def with_a_damaged_byte(content: bytes, begin: int, end: int, n: int, seed: int = 0) -> Iterator[bytes]:
+    """The content `n` times, each time with a random value of one byte between `begin` and `end`."""
+    rng = np.random.default_rng(seed)
+    for _ in range(n):
+        damaged = bytearray(content)
+        damaged[rng.integers(begin, end)] = rng.integers(256)
+        yield bytes(damaged)
+
+
+def check_damage(read: Callable[[bytes], object], contents: Iterable[bytes]) -> None:
+    """Read damaged contents: some raise a RecordError of one line, and none another error."""
+    messages = []
+    for content in contents:
+        try:
+            read(content)
+        except RecordError as error:
+            messages.append(str(error))
+    assert messages
+    assert not any("\n" in message for message in messages)
 
 
 def base64_of(samples: np.ndarray) -> str:

@@ -33,7 +33,7 @@ def set_up() -> None:
         venv.create(FOLDER, with_pip=True)
     pip = [str(BIN / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     constrain = ["-c", str(ROOT / "constraints.txt")]
-    print(f"setting up {FOLDER} (once, a minute or two) ...", flush=True)
+    print(f"setting up {FOLDER} (once, a few minutes) ...", flush=True)
     # torch first and pinned: everything after it then accepts the build that is already there. Linux wheels of the public
     # index carry gigabytes of CUDA; torch's own index has the plain build, which pip prefers. Where that index is out of
     # reach, whatever the usual one has.

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from leadwise.cli.ecg_arguments import given_of
 from leadwise.cli.output import out, print_table
 
 
@@ -30,7 +31,7 @@ def convert(
     from leadwise.data.formats.wfdb_writer import with_derived_leads, write_wfdb
     from leadwise.data.recordings.recording import RecordError
 
-    names = tuple(lead.strip() for lead in leads.split(",")) if leads else None
+    names = given_of(leads, rate_hz, units).leads
     beneath = ecg_files.beneath(source) if source.is_dir() else None
     files = (source,) if beneath is None else beneath.paths
     if not files:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 EcgFiles = Annotated[list[Path], typer.Argument(help="ECG files, folders with ECG files, or one cohort folder.")]
 Leads = Annotated[str | None, typer.Option(help="Lead names of files that do not name them, such as I,II,V1.")]
 RateHz = Annotated[float | None, typer.Option(help="Sampling rate of files that do not state it.")]
-Units = Annotated[str | None, typer.Option(help="Unit of files that do not state it: mV, uV or V.")]
+Units = Annotated[str | None, typer.Option(help="Unit of files that do not state it: mV, uV, nV or V.")]
 
 
 def given_of(leads: str | None, rate_hz: float | None, units: str | None) -> Given:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from leadwise.batch import LEADS
+from leadwise.cli.ecg_arguments import given_of
 from leadwise.cli.output import out
 
 
@@ -27,15 +27,8 @@ def plot(
     units: Annotated[str | None, typer.Option(help="Unit if the file does not state it: mV, uV, nV or V.")] = None,
 ) -> None:
     """Draw an ECG on paper grid (25 mm/s, 10 mm/mV), with remarks on missing and repaired samples."""
-    from leadwise.data.formats.reading import read
-    from leadwise.data.recordings import twelve_leads
-    from leadwise.pictures import ink, paper
+    from leadwise.ecg import read
 
-    names = tuple(lead.strip() for lead in leads.split(",")) if leads else None
-    recording = twelve_leads.to_twelve_leads(read(file, leads=names, rate_hz=rate_hz, units=units, item=item))
-    ecg, observed = twelve_leads.bridge_short_gaps(recording)
-    notes = twelve_leads.remarks(recording)
     target = target or Path(f"{file.stem}.png")
-    figure = paper.draw(ecg, recording.rate_hz, LEADS, title=recording.name, notes=notes, observed=observed)
-    ink.save(figure, target)
+    read(file, leads=given_of(leads, rate_hz, units).leads, rate_hz=rate_hz, units=units, item=item).plot(target)
     out.print(f"drawn to {target}", soft_wrap=True)

@@ -39,6 +39,18 @@ class Embeddings(np.ndarray):
         self.attrs = getattr(source, "attrs", {})
 
 
+class _UnusableECGError(RecordError):
+    """An ECG was read, and a run cannot use it. The message has no remedy: the caller adds those that it offers."""
+
+    remedies: tuple[str, ...] = ("leave it out", "pass on_error='nan' (--on-error nan)")
+
+
+class _UnobservedWindowError(_UnusableECGError):
+    """Nothing of an ECG was observed in the window that the run reads."""
+
+    remedies = ("choose another window (--window best, window='best')", *_UnusableECGError.remedies)
+
+
 @dataclass(frozen=True)
 class DroppedECG:
     """An ECG without an embedding."""
@@ -101,6 +113,8 @@ def embed_ecgs(
             try:
                 _append(windows, position, entry, run.config.signal, window)
             except (ValueError, OSError) as error:
+                if on_error == "raise" and isinstance(error, _UnusableECGError):
+                    raise RecordError(f"{error}; {', or '.join(error.remedies)}") from None
                 if on_error == "raise":
                     raise
                 dropped.append(DroppedECG(position, entry.row, entry.name, str(error)))
@@ -202,14 +216,12 @@ def _starts(ecg: ECG, signal: Signal, window: str | None) -> tuple[Signal, Seque
 def _conform(ecg: ECG, name: str, signal: Signal, start_s: float | None) -> tuple[np.ndarray, np.ndarray]:
     """Return one window as ecg (L, T) and observed (L, T)."""
     if ecg.refusal:
-        raise RecordError(
-            f"record {name}: not interpretable: {ecg.refusal}; leave it out, or pass on_error='nan' (--on-error nan)"
-        )
+        raise _UnusableECGError(f"record {name}: not interpretable: {ecg.refusal}")
     values, observed = conform(ecg.twelve.signal, ecg.rate_hz, signal, start_s)
     if not observed.any():
-        raise RecordError(
+        raise _UnobservedWindowError(
             f"record {name}: nothing was observed in the window of the run ({signal.window} {signal.duration_s:g} s, leads "
-            f"{', '.join(signal.leads)}); choose another window (--window, window=) or leave it out"
+            f"{', '.join(signal.leads)})"
         )
     return values, observed
 

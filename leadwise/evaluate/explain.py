@@ -68,15 +68,13 @@ class Explanation:
         return figure
 
 
-def explain(
-    run: Run, batch: Batch, texts: Sequence[str], name: str = "", progress: Progress | None = None
-) -> Explanation:
-    """Return the explanation of one ECG's cosine to the mean direction of `texts`.
+def explain(run: Run, batch: Batch, texts: Sequence[str], progress: Progress | None = None) -> Explanation:
+    """Return the explanation of one ECG's cosine to the mean direction of `texts`; the first text is its title.
 
     Raises:
         NoTextEncoderError: the run has no text encoder.
         EmbedError: too little of the ECG was observed to hide any of it.
     """
-    vectors, name = [class_vector(embed_texts(run, texts))], name or texts[0]
+    vectors, name = [class_vector(embed_texts(run, texts))], texts[0]
     classifier = Classifier(ZERO_SHOT, "shared", (name,), lambda ecg: cosines(ecg, vectors), "cosine")
     return Explanation(occlude_batch(run, batch, 0, classifier, name, progress), batch, run.config.signal)

@@ -35,11 +35,9 @@ def find_wordings(prompts: object, source: str = "") -> dict[str, ClassPrompts]:
     Raises:
         PromptError: no class, an empty text, or no such task or file.
     """
-    if isinstance(prompts, Path) or (isinstance(prompts, str) and prompts.endswith(".toml")):
-        loaded = prompt_files.load(Path(prompts))
-        return dict(zip(loaded.names, loaded.for_classes(loaded.names)))
-    if isinstance(prompts, str):
-        loaded = prompt_files.load(_shipped_file(prompts, source))
+    if isinstance(prompts, str | Path):
+        is_file = isinstance(prompts, Path) or prompts.endswith(".toml")
+        loaded = prompt_files.load(Path(prompts) if is_file else _shipped_file(str(prompts), source))
         return dict(zip(loaded.names, loaded.for_classes(loaded.names)))
 
     # texts of the caller

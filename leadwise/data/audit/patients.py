@@ -5,7 +5,7 @@ The checks find patients in two splits, identical samples, repeated reports, and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -225,23 +225,15 @@ def check_training_patients(cohort: Cohort, training_patients: Iterable[str], ru
     """Return findings on patients that a run was trained on, given by name: an error if they are scored (val, test)."""
     names = cohort.patients.column
     trained = pc.is_in(names, value_set=pa.array(list(training_patients), pa.string())).to_numpy(zero_copy_only=False)
-    split, patient = split_codes(cohort), text_codes(names)
-    kinds: tuple[tuple[np.ndarray, Severity, str, str], ...] = (
-        (
-            split > 0,
-            "error",
-            "val or test",
-            "The run was trained on these patients, so its scores on them are too high.",
-        ),
-        (split == 0, "note", "train", "The run was trained on these patients. They are not scored here."),
-    )
+    patient = text_codes(names)
+    n_patients = len(np.unique(patient))
     findings = []
-    for inside, severity, where, message in kinds:
-        rows = np.flatnonzero(trained & inside)
-        if not len(rows):
-            continue
+    for rows, severity, where, consequence in _scored_and_not(cohort, trained):
         first = rows[np.unique(patient[rows], return_index=True)[1]]
-        title, n_patients = f"training patients of {run}, in {where}", len(np.unique(patient))
+        title, message = (
+            f"training patients of {run}, in {where}",
+            f"The run was trained on these patients{consequence}",
+        )
         examples = first_examples(cohort, first)
         findings.append(Finding(title, severity, len(first), n_patients, "patients", message, examples))
     return findings
@@ -249,20 +241,26 @@ def check_training_patients(cohort: Cohort, training_patients: Iterable[str], ru
 
 def check_training_signals(cohort: Cohort, in_training: np.ndarray, run: str) -> list[Finding]:
     """Return findings on recordings whose samples a run was trained on, (n,) bool: an error if they are scored (val, test)."""
+    findings = []
+    for rows, severity, where, consequence in _scored_and_not(cohort, in_training):
+        what = "recordings with the same samples" if severity == "error" else "the same samples"
+        title, message = f"training signals of {run}, in {where}", f"The run was trained on {what}{consequence}"
+        examples = first_examples(cohort, rows)
+        findings.append(Finding(title, severity, len(rows), len(cohort), "recordings", message, examples))
+    return findings
+
+
+def _scored_and_not(cohort: Cohort, in_training: np.ndarray) -> Iterator[tuple[np.ndarray, Severity, str, str]]:
+    """The rows that a run was trained on and scores (val, test), then those that it does not score; each only if there are any.
+
+    With each: severity, splits, and the end of the message.
+    """
     split = split_codes(cohort)
     kinds: tuple[tuple[np.ndarray, Severity, str, str], ...] = (
-        (
-            split > 0,
-            "error",
-            "val or test",
-            "The run was trained on recordings with the same samples, so its scores on them are too high.",
-        ),
-        (split == 0, "note", "train", "The run was trained on the same samples. They are not scored here."),
+        (split > 0, "error", "val or test", ", so its scores on them are too high."),
+        (split == 0, "note", "train", ". They are not scored here."),
     )
-    findings = []
-    for inside, severity, where, message in kinds:
+    for inside, severity, where, consequence in kinds:
         rows = np.flatnonzero(in_training & inside)
         if len(rows):
-            title, examples = f"training signals of {run}, in {where}", first_examples(cohort, rows)
-            findings.append(Finding(title, severity, len(rows), len(cohort), "recordings", message, examples))
-    return findings
+            yield rows, severity, where, consequence

@@ -62,7 +62,7 @@ def _acquire(stack: ExitStack, path: Path, partial: Path) -> None:
             f"another `leadwise prepare` is writing {partial}; wait until it ends, or choose another folder with -o"
         ) from None
     except NotImplementedError:
-        return  # a file system without locks
+        return  # filelock raises it for a file system without locks
     except OSError as error:
         if error.errno in _NO_LOCKS:
             return

@@ -11,26 +11,24 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 
 from leadwise.data.cohort import index, left_out
 from leadwise.data.cohort.layout import CohortError, Ledger
-from leadwise.data.cohort.left_out import LeftOutError
 from leadwise.data.cohort.locking import locked
+from leadwise.data.cohort.refusals import check_source, refuse_dropped
 from leadwise.data.cohort.shard import (
-    Dropped,
     Shard,
     ShardJob,
     is_disk_full,
     pack_shard,
 )
 from leadwise.data.formats.reading import files as files_of
-from leadwise.data.formats.reading import missing_file
 from leadwise.data.messages import first_few
-from leadwise.data.sources.source import Facts, Source, check, in_slices
+from leadwise.data.sources.source import Source, check, in_slices
 from leadwise.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -84,14 +82,14 @@ def write(
     _check_target(out, overwrite)
     with locked(partial):
         _check_target(out, overwrite)  # another process may have finished it meanwhile
-        facts = _check_source(source, partial, allow_missing, allow_unreadable)
+        facts = check_source(source, partial, allow_missing, allow_unreadable)
         (partial / "parts").mkdir(parents=True, exist_ok=True)
         jobs = ShardJobs(source, partial, shard_records, _min_report_words(source, min_report_words), facts.extra)
         _clear_leftovers(partial, len(jobs))
         # pack what is not finished; what may not be left out is an error only now, when all that can be packed is
         try:
             shards = _pack_shards(jobs, range(len(jobs)), pool, progress)
-            _refuse_dropped(source, shards, partial, allow_missing, allow_unreadable)
+            refuse_dropped(source, shards, partial, allow_missing, allow_unreadable)
             settings = source.settings | {"shard_records": shard_records, "min_report_words": jobs.min_report_words}
             ledger = index.write_index(partial, source, shards, settings, facts.digest, allow_copies)
         except OSError as error:
@@ -167,7 +165,7 @@ def write_share(
     _check_target(out, False)
     with locked(partial, share):
         _check_target(out, False)
-        facts = _check_source(source, partial, allow_missing, allow_bad_rows=True)
+        facts = check_source(source, partial, allow_missing, allow_bad_rows=True)
         (partial / "parts").mkdir(parents=True, exist_ok=True)
         jobs = ShardJobs(source, partial, shard_records, _min_report_words(source, min_report_words), facts.extra)
         try:
@@ -195,53 +193,8 @@ class ShardJobs:
         return ShardJob(self.folder, number, rows, self.min_report_words, self.extra, self.source.tasks)
 
 
-def _check_source(source: Source, partial: Path, allow_missing: bool, allow_bad_rows: bool) -> Facts:
-    """Check the source; rows without a usable file or cells are all reported at once.
-
-    Raises:
-        CohortError: the source contradicts itself.
-        LeftOutError: there are such rows and they may not be left out, or no other row; `dropped.csv` lists them.
-    """
-    facts = check(source) if len(source.rows) or not source.bad_rows else None
-    problems = []
-    if source.bad_rows and (facts is None or not allow_bad_rows):
-        problems.append(_bad_rows_message(source, facts is None))
-    if facts is not None and facts.n_absent and not allow_missing:
-        problems.append(_missing_message(source, facts.n_absent, facts.absent))
-    if facts is not None and not problems:
-        return facts
-    dropped = partial / left_out.FILE
-    left_out.write(dropped, [*_bad_rows(source), *(_absent_rows(source, facts) if facts is not None else ())])
-    raise LeftOutError(f"source {source.name}: {'; '.join(problems)}; {dropped} lists all", dropped)
-
-
-def _bad_rows(source: Source) -> list[Dropped]:
-    return [Dropped(row.record, "bad_row", row.reason) for row in source.bad_rows]
-
-
-def _absent_rows(source: Source, facts: Facts) -> Iterator[Dropped]:
-    absent = set(facts.absent_rows.tolist())
-    for number, row in enumerate(in_slices(source.rows)):
-        if number in absent:
-            yield Dropped(row.record, "missing_file", str(missing_file(row.path) or row.path))
-
-
-def _bad_rows_message(source: Source, is_all: bool) -> str:
-    total = len(source.rows) + len(source.bad_rows)
-    listed = "; ".join(row.reason for row in source.bad_rows[:3]) + ("; ..." if len(source.bad_rows) > 3 else "")
-    remedy = "" if is_all else ", or leave them out with --allow-unreadable (allow_unreadable=True)"
-    return f"{len(source.bad_rows)} of {total} rows cannot be used ({listed}); correct them{remedy}"
-
-
 def _min_report_words(source: Source, min_report_words: int | None) -> int:
     return source.min_report_words if min_report_words is None else min_report_words
-
-
-def _missing_message(source: Source, n: int, files: Sequence[str]) -> str:
-    return (
-        f"{n} of {len(source.rows)} recordings have a missing file ({first_few(files)}); fetch them, or leave them out with "
-        "--allow-missing (allow_missing=True)"
-    )
 
 
 def _check_target(out: Path, overwrite: bool) -> None:
@@ -321,31 +274,6 @@ def _pack_by_pool(jobs: ShardJobs, numbers: range, pool: WorkerPool) -> Iterator
     finally:
         for future in submitted:
             future.cancel()
-
-
-def _refuse_dropped(
-    source: Source, shards: list[Shard], partial: Path, allow_missing: bool, allow_unreadable: bool
-) -> None:
-    dropped = [entry for shard in shards for entry in shard.dropped]
-    missing = [entry for entry in dropped if entry.reason == "missing_file"]
-    unreadable = [entry for entry in dropped if entry.reason == "unreadable"]
-    problems = []
-    if missing and not allow_missing:
-        problems.append(_missing_message(source, len(missing), [entry.detail for entry in missing]))
-    if unreadable and not allow_unreadable:
-        reasons = left_out.groups(unreadable)
-        listed = "; ".join(group.text() for group in reasons[:3]) + ("; ..." if len(reasons) > 3 else "")
-        problems.append(
-            f"{len(unreadable)} recordings are unreadable ({listed}); repair them, or leave them out with --allow-unreadable "
-            "(allow_unreadable=True)"
-        )
-    if problems:
-        file = partial / left_out.FILE
-        left_out.write(file, [*_bad_rows(source), *dropped])
-        raise LeftOutError(
-            f"source {source.name}: {'; '.join(problems)}; {file} lists all; finished shards stay there for the next run",
-            file,
-        )
 
 
 def _disk_full_error(error: OSError, partial: Path) -> OSError | CohortError:

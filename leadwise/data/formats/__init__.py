@@ -23,6 +23,6 @@ A format first decides which channels it uses (`channels.choose_channels`), then
 `Given` holds what the caller states: leads, sampling rate, unit, item. Given leads replace the names in a file. Rate and
 unit are used where the file states nothing. `decode` never stores a patient's name or number.
 Shared: `arrays` and `named_arrays` (arrays of numbers), `device_channels` and `parsing` (integers with a step and an offset,
-errors of libraries, what a file states), `text_table`, `xml_text`, `clean_statements`.
+errors of libraries), `stated` (age, sex, device), `text_table`, `xml_text`, `clean_statements`.
 A library that is slow to import, or that only this format needs, is imported inside these functions.
 """

@@ -13,7 +13,7 @@ import numpy as np
 
 from leadwise.data.formats.channels import choose_channels
 from leadwise.data.formats.given import Given, check_size, checked_rate, known_unit, mv_per_unit
-from leadwise.data.formats.parsing import stated
+from leadwise.data.formats.stated import stated
 from leadwise.data.formats.text_table import decode_text
 from leadwise.data.recordings.lead_names import standard_name
 from leadwise.data.recordings.recording import RecordError, Recording

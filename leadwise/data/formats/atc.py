@@ -15,7 +15,8 @@ import numpy as np
 
 from leadwise.data.formats.channels import choose_channels
 from leadwise.data.formats.given import Given, check_size, checked_rate
-from leadwise.data.formats.parsing import scaled, stated, without_empty_slots
+from leadwise.data.formats.parsing import scaled, without_empty_slots
+from leadwise.data.formats.stated import stated
 from leadwise.data.recordings.recording import RecordError, Recording
 
 SUFFIXES = (".atc",)

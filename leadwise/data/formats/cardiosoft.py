@@ -81,7 +81,7 @@ def _stated(root: Element) -> dict[str, Any]:
     return facts.stated(
         age=None if age is None else facts.age_years(age.text, age.get("units", "years")),
         sex=xml_text.text_of(root, "PatientInfo/Gender"),
-        device=xml_text.text_of(root, "ClinicalInfo/DeviceInfo/Desc"),
+        device=(xml_text.text_of(root, "ClinicalInfo/DeviceInfo/Desc"),),
         year=facts.year(xml_text.text_of(root, "ObservationDateTime/Year")),
         heart_rate=xml_text.number(xml_text.text_of(root, f"{measured}/VentricularRate")),
         pr_ms=xml_text.number(xml_text.text_of(root, f"{measured}/PQInterval")),

@@ -17,7 +17,8 @@ import numpy as np
 
 from leadwise.data.formats.channels import choose_channels
 from leadwise.data.formats.given import Given, check_size, checked_rate, mv_per_unit
-from leadwise.data.formats.parsing import age_in_years, library_errors, of_one_rate, scaled, stated
+from leadwise.data.formats.parsing import library_errors, of_one_rate, scaled
+from leadwise.data.formats.stated import age_in_years, stated
 from leadwise.data.recordings.recording import RecordError, Recording
 
 SUFFIXES = (".edf", ".bdf", ".rec")

@@ -13,6 +13,7 @@ from leadwise.data.recordings.recording import RecordError
 
 NOT_USED = "-"  # in place of a lead name: the channel is not used
 LARGEST_RATE_HZ = 10_000.0  # no ECG recorder samples faster
+STEP_UV = (1e-6, 1e5)  # plausible steps: finer than any converter, coarser than any ECG
 _MAX_SAMPLES = 100_000_000  # per lead: more than a day at 1000 Hz
 _MAX_LEADS = 128
 _MV_PER_UNIT = {
@@ -62,11 +63,6 @@ def check_lead_names(leads: Sequence[str] | None, where: str) -> None:
                 f"{where}: the given lead {lead!r} is none of {', '.join(LEADS)}; nearest: {lead_names.nearest(lead)!r}; "
                 "write - for a channel that is not used"
             )
-
-
-def standard_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Lead names in their standard spelling; a name that is none of the twelve stays, without spaces around it."""
-    return tuple(map(lead_names.standard_name, names))
 
 
 def check_stated(path: Path, given: Given, *missing: str) -> None:

@@ -8,6 +8,7 @@ unit is not stated. In other files the names of the recordings are their row num
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from io import BytesIO
@@ -18,8 +19,9 @@ import numpy as np
 
 from leadwise.batch import LEADS
 from leadwise.data.formats.given import Given
-from leadwise.data.formats.named_arrays import FACTS, MAX_VALUES, ArrayFacts, facts, from_named, item_row, signal_name
+from leadwise.data.formats.named_arrays import FACTS, MAX_VALUES, ArrayFacts, facts, from_named, signal_name
 from leadwise.data.formats.parsing import library_errors
+from leadwise.data.messages import first_few
 from leadwise.data.recordings.recording import RecordError, Recording
 
 SUFFIXES = (".hdf5", ".h5", ".hdf")
@@ -35,7 +37,7 @@ class _Content:
     """Where the samples of a file are, and the names of its recordings."""
 
     name: str  # of the array of samples
-    items: tuple[str, ...]  # of the rows; () for one recording
+    rows: dict[str, int]  # name of a recording -> its row; empty for one recording
     is_code15: bool
 
 
@@ -46,9 +48,7 @@ def matches(first_bytes: bytes) -> bool:
 
 def items(path: Path) -> tuple[str, ...]:
     """The exam_id of each recording of CODE-15, or the row numbers; () for one recording."""
-    return tuple(
-        name for name in _content_of_file(path, _version(path)).items if name != _NO_EXAM or not _has_ids(path)
-    )
+    return tuple(_content_of_file(path, _version(path)).rows)
 
 
 def read(path: Path, given: Given) -> Recording:
@@ -93,10 +93,6 @@ def _content_of_file(path: Path, _version_ns: int) -> _Content:
         return _find(path, file)
 
 
-def _has_ids(path: Path) -> bool:
-    return _content_of_file(path, _version(path)).is_code15
-
-
 def _find(path: Path, file: Any) -> _Content:
     """The array of samples of an open file and the names of its recordings."""
     shapes = {name: data.shape for name, data in _datasets(file) if data.dtype.kind in "iuf"}
@@ -104,12 +100,17 @@ def _find(path: Path, file: Any) -> _Content:
     n_items = shapes[name][0] if len(shapes[name]) == 3 else 1
     if n_items > _MOST_ITEMS:
         raise RecordError(f"record {path}: it promises {n_items} recordings, which is implausible; check the file")
+    if len(shapes[name]) != 3:
+        return _Content(name, {}, is_code15=False)
     ids = file.get(f"{name.rpartition('/')[0]}/exam_id".lstrip("/"))
-    if len(shapes[name]) == 3 and ids is not None and ids.shape in ((n_items,), (n_items, 1)):
-        return _Content(name, tuple(str(int(number)) for number in np.ravel(ids[()])), is_code15=True)
-    return _Content(
-        name, tuple(map(str, range(n_items))) if len(shapes[name]) == 3 and n_items > 1 else (), is_code15=False
-    )
+    if ids is None or ids.shape not in ((n_items,), (n_items, 1)):
+        return _Content(name, {str(row): row for row in range(n_items)} if n_items > 1 else {}, is_code15=False)
+    names = [str(int(number)) for number in np.ravel(ids[()])]
+    rows: dict[str, int] = {}
+    for row, exam in enumerate(names):
+        if exam != _NO_EXAM:
+            rows.setdefault(exam, row)  # the first of a name that appears twice
+    return _Content(name, rows, is_code15=True)
 
 
 def _datasets(file: Any) -> list[tuple[str, Any]]:
@@ -124,23 +125,19 @@ def _datasets(file: Any) -> list[tuple[str, Any]]:
 def _read(path: Path, file: Any, content: _Content, given: Given) -> Recording:
     dataset = file[content.name]
     stated = _facts(file, dataset)
-    if (
-        content.is_code15
-    ):  # documented, not stated: what the caller gives comes first (IKEM has the same form at 500 Hz)
+    if content.is_code15:
+        # documented, not stated: what the caller gives comes first (IKEM has the same form at 500 Hz)
         stated = ArrayFacts(
             stated.leads or (_CODE15.leads if given.leads is None else None),
             stated.rate_hz or (_CODE15.rate_hz if given.rate_hz is None else None),
             stated.units,
         )
-    if given.item == _NO_EXAM and content.is_code15:
+    if content.is_code15 and (given.item == _NO_EXAM or not content.rows):
         raise RecordError(f"record {path}: its row with exam_id 0 is no recording; leave it out")
 
     # one recording, without its padding
     if dataset.ndim == 3:
-        names = [name for name in content.items if not (content.is_code15 and name == _NO_EXAM)] or ["0"]
-        item_row(path, names, given)  # raises
-        name = names[0] if given.item is None else given.item
-        array = dataset[content.items.index(name) if content.items else 0]
+        array = dataset[_row(path, content.rows or {"0": 0}, given)]
     else:
         if given.item is not None:
             raise RecordError(f"record {path}: it holds one recording; leave out item")
@@ -156,6 +153,24 @@ def _read(path: Path, file: Any, content: _Content, given: Given) -> Recording:
     if content.is_code15 and given.leads is None:
         recording = replace(recording, remarks=(*recording.remarks, "leads and rate as documented for CODE-15"))
     return recording
+
+
+def _row(path: Path, rows: Mapping[str, int], given: Given) -> int:
+    """The row of the recording that `given.item` names, of those in `rows`.
+
+    Raises:
+        RecordError: no item is given and there are several, or none of them has this name.
+    """
+    if given.item is None and len(rows) == 1:
+        return next(iter(rows.values()))
+    if given.item is None:
+        raise RecordError(
+            f"record {path}: it holds {len(rows)} recordings ({first_few(rows, 4)}); name one (--item, item=), or list them "
+            "in a table with the columns path and item"
+        )
+    if given.item not in rows:
+        raise RecordError(f"record {path}: it has no item {given.item!r}; it has {first_few(rows, 4)}")
+    return rows[given.item]
 
 
 def _without_padding(array: np.ndarray) -> np.ndarray:

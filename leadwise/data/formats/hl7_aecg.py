@@ -147,7 +147,7 @@ def _stated(root: Element, series: Element, model: str) -> dict[str, Any]:
     return facts.stated(
         age=age,
         sex=None if gender is None else gender.get("code"),
-        device=model or maker,
+        device=(model or maker,),
         year=facts.year(date),
         heart_rate=rate,
         pr_ms=pr,

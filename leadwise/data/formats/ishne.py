@@ -13,7 +13,8 @@ import numpy as np
 
 from leadwise.data.formats.channels import choose_channels
 from leadwise.data.formats.given import Given, check_size, checked_rate, mv_per_unit
-from leadwise.data.formats.parsing import age_in_years, scaled, stated, without_empty_slots
+from leadwise.data.formats.parsing import scaled, without_empty_slots
+from leadwise.data.formats.stated import age_in_years, stated
 from leadwise.data.recordings.recording import RecordError, Recording
 
 SUFFIXES = (".ecg",)

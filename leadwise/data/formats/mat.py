@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import struct
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ import numpy as np
 from leadwise.data.formats.given import Given
 from leadwise.data.formats.mat_elements import check_elements
 from leadwise.data.formats.named_arrays import FACTS, MAX_VALUES, facts, from_named, signal_name
-from leadwise.data.formats.parsing import library_errors, stated
+from leadwise.data.formats.parsing import library_errors
+from leadwise.data.formats.stated import stated
 from leadwise.data.recordings.recording import RecordError, Recording
 
 SUFFIXES = (".mat",)
@@ -40,23 +40,19 @@ def decode(content: bytes, path: Path, given: Given) -> Recording:
     Raises:
         RecordError: the file is damaged, has no matrix of samples, or something that it does not state is not given.
     """
-    is_hdf5 = content.startswith(_VERSION_7_3)
-    variables = _variables_of_hdf5(path, content) if is_hdf5 else _variables(path, content)
-    ecg = variables.get(_STRUCT)
-    if isinstance(ecg, dict) and isinstance(ecg.get("data"), np.ndarray):
+    variables = _variables(path, content)
+    values, person = variables, stated()
+    ecg = _ecg_struct(variables)
+    if ecg is not None:
+        values, array = ecg, ecg["data"]
         age, sex = _text(ecg.get("age")), _text(ecg.get("sex"))
-        values, array, person = (
-            ecg,
-            ecg["data"],
-            stated(float(age) if age.replace(".", "", 1).isdecimal() else None, sex),
-        )
+        person = stated(float(age) if age.replace(".", "", 1).isdecimal() else None, sex)
     else:
         shapes = {
             name: value.shape
             for name, value in variables.items()
             if isinstance(value, np.ndarray) and value.dtype.kind in "iuf"
         }
-        values, person = variables, stated()
         array = variables[signal_name(path, shapes, (2,))]
     recording = from_named(
         path, array, facts({name: value for name, value in values.items() if name.casefold() in FACTS}), given
@@ -77,6 +73,12 @@ def _is_version_4(first_bytes: bytes) -> bool:
 
 
 def _variables(path: Path, content: bytes) -> dict[str, Any]:
+    """The variables of a file, structs as dicts."""
+    is_hdf5 = content.startswith(_VERSION_7_3)
+    return _variables_of_hdf5(path, content) if is_hdf5 else _variables_by_scipy(path, content)
+
+
+def _variables_by_scipy(path: Path, content: bytes) -> dict[str, Any]:
     """The variables of a file of MATLAB 4 ... 7, structs as dicts."""
     from scipy.io import loadmat, whosmat
 
@@ -119,47 +121,27 @@ def _variables_of_hdf5(path: Path, content: bytes) -> dict[str, Any]:
     return variables
 
 
-@dataclass(frozen=True)
-class Struct:
-    """The content of a struct `ECG`; it states neither leads, rate nor unit."""
-
-    data: np.ndarray  # numbers, as in the file: (12, T0) in CPSC2018
-    age: str  # as text, "" where there is none
-    sex: str
-
-
-def read_struct(path: Path) -> Struct:
-    """The struct `ECG` in a `.mat` file of MATLAB 4 ... 7.
+def age_and_sex(path: Path) -> tuple[str, str]:
+    """Age and sex in the struct `ECG` of a `.mat` file, as text; "" where it has none.
 
     Raises:
-        RecordError: the file cannot be read, or holds something else.
+        FileNotFoundError: there is no such file.
+        RecordError: the file cannot be read, or has no such struct.
     """
-    from scipy.io import loadmat
+    ecg = _ecg_struct(_variables(path, path.read_bytes()))
+    if ecg is None:
+        raise RecordError(f"record {path}: it has no struct {_STRUCT} with a field data; check the path")
+    return _text(ecg.get("age")), _text(ecg.get("sex"))
 
-    # read the bytes first, so that a missing file and a damaged one give different errors
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise RecordError(f"record {path}: no such file; check the path") from None
-    try:
-        check_elements(raw)
-        variables = loadmat(BytesIO(raw), simplify_cells=True)  # type: ignore[arg-type]  # its stubs know names only
-    except NotImplementedError:  # HDF5
-        raise RecordError(f"record {path}: a .mat of MATLAB 7.3, which is not supported; save it with -v7") from None
-    except Exception as error:  # for a damaged byte scipy raises any error, UnboundLocalError too
-        raise RecordError(f"record {path}: a damaged or truncated .mat file ({error}); download it again") from error
 
-    # the only layout that is read: a struct with an array in the field `data`
-    content = variables.get(_STRUCT)
-    if not isinstance(content, dict) or not isinstance(content.get("data"), np.ndarray):
-        names = ", ".join(sorted(name for name in variables if not name.startswith("__"))) or "nothing"
-        raise RecordError(
-            f"record {path}: it contains {names[:80]} and not the struct {_STRUCT} with a field data; a WFDB record needs its "
-            f"header {path.with_suffix('.hea').name} beside it"
-        )
-    return Struct(content["data"], _text(content.get("age")), _text(content.get("sex")))
+def _ecg_struct(variables: dict[str, Any]) -> dict[str, Any] | None:
+    """The struct `ECG` with an array in the field `data`; None if there is none."""
+    ecg = variables.get(_STRUCT)
+    return ecg if isinstance(ecg, dict) and isinstance(ecg.get("data"), np.ndarray) else None
 
 
 def _text(value: object) -> str:
     """A field that holds one number or word, as text; '' for anything else."""
+    if isinstance(value, np.ndarray) and value.size == 1:  # of MATLAB 7.3
+        value = value.item()
     return str(value).strip() if isinstance(value, str | int | float | np.number) else ""

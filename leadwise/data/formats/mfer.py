@@ -8,7 +8,8 @@ import numpy as np
 
 from leadwise.data.formats.channels import choose_channels
 from leadwise.data.formats.given import Given, check_size, checked_rate, mv_per_unit
-from leadwise.data.formats.parsing import as_file, library_errors, of_one_rate, scaled, stated, without_empty_slots
+from leadwise.data.formats.parsing import as_file, library_errors, of_one_rate, scaled, without_empty_slots
+from leadwise.data.formats.stated import stated
 from leadwise.data.recordings.recording import Recording
 
 SUFFIXES = (".mwf", ".mfer", ".mfr")

@@ -96,7 +96,7 @@ def _stated(root: Element) -> dict[str, Any]:
     return facts.stated(
         age=age,
         sex=person.get("GENDER"),
-        device=source.get("MODEL") or source.get("MANUFACTURER", ""),
+        device=(source.get("MODEL") or source.get("MANUFACTURER", ""),),
         year=facts.year(date),
         heart_rate=xml_text.number(root.get("VENT_RATE")),
         pr_ms=xml_text.number(cycle.get("PR_DURATION")),

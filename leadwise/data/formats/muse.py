@@ -116,7 +116,7 @@ def _stated(root: Element, leads: list[Element]) -> dict[str, Any]:
             xml_text.text_of(root, f"{person}/PatientAge"), xml_text.text_of(root, f"{person}/AgeUnits") or "years"
         ),
         sex=xml_text.text_of(root, f"{person}/Gender"),
-        device=xml_text.text_of(root, f"{test}/AcquisitionDevice"),
+        device=(xml_text.text_of(root, f"{test}/AcquisitionDevice"),),
         year=facts.year(xml_text.text_of(root, f"{test}/AcquisitionDate")),
         heart_rate=xml_text.number(xml_text.text_of(root, f"{measured}/VentricularRate")),
         pr_ms=xml_text.number(xml_text.text_of(root, f"{measured}/PRInterval")),

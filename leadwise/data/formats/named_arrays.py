@@ -6,7 +6,7 @@ names of its recordings. What it does not state, the caller gives.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -124,25 +124,6 @@ def from_named(path: Path, array: np.ndarray, stated: ArrayFacts, given: Given) 
     factors = [mv_per_unit(path, stated.units[number], given.units) for number in used]
     channels = replace(channels, used=tuple(range(len(used))))
     return from_table(path, np.asarray(array, dtype=np.float64)[:, used] * factors, channels, given, unit="mV")
-
-
-def item_row(path: Path, names: Sequence[str], given: Given) -> int:
-    """The row of the recording that `given.item` names, of a file that holds the recordings `names`.
-
-    Raises:
-        RecordError: no item is given and there are several, or none of them has this name.
-    """
-    if given.item is None and len(names) == 1:
-        return 0
-    if given.item is None:
-        raise RecordError(
-            f"record {path}: it holds {len(names)} recordings ({first_few(names, 4)}); name one (--item, item=), or list them "
-            "in a table with the columns path and item"
-        )
-    try:
-        return names.index(given.item)
-    except ValueError:
-        raise RecordError(f"record {path}: it has no item {given.item!r}; it has {first_few(names, 4)}") from None
 
 
 def _number(value: Any) -> float | None:

@@ -37,10 +37,7 @@ def read(path: Path, given: Given) -> Recording:
     Raises:
         RecordError: the file is absent, damaged or holds no numbers, or leads, rate or unit are not given.
     """
-    array = _map(path)
-    recording = from_array(path, choose_item(path, array, given), given)
-    # of several recordings, only the samples of this one are hashed
-    return recording if array.ndim < 3 else replace(recording, contents=(recording.signal.tobytes(),))
+    return _recording(path, _map(path), given)
 
 
 def decode(content: bytes, path: Path, given: Given) -> Recording:
@@ -51,7 +48,13 @@ def decode(content: bytes, path: Path, given: Given) -> Recording:
     """
     with library_errors(path, ".npy"):
         array = np.load(BytesIO(_checked(path, content)), allow_pickle=False)
-    return from_array(path, choose_item(path, array, given), given)
+    return _recording(path, array, given)
+
+
+def _recording(path: Path, array: np.ndarray, given: Given) -> Recording:
+    recording = from_array(path, choose_item(path, array, given), given)
+    # of several recordings, only the samples of this one are hashed
+    return recording if array.ndim < 3 else replace(recording, contents=(recording.signal.tobytes(),))
 
 
 def _map(path: Path) -> np.ndarray:

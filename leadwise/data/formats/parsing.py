@@ -7,23 +7,16 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from leadwise.data.formats.channels import Channels
+from leadwise.data.formats.given import STEP_UV
 from leadwise.data.recordings.recording import MISSING, Digital, RecordError, Recording
-
-_STEP_UV = (1e-6, 1e5)  # plausible steps: finer than any converter, coarser than any ECG
-_LARGEST_AGE = 130.0
-PLACEHOLDER_BIRTH = (1900, 1, 1)  # of files whose birth date was removed
-_NO_DEVICE = ("", "unknown", "x")
-_YEARS = (1900, 2100)
-_SEX = {"m": "male", "male": "male", "f": "female", "female": "female"}
 
 
 @contextmanager
@@ -129,7 +122,7 @@ def scaled(
     steps = np.asarray(uv_per_step, dtype=np.float64)
     offsets = np.zeros(len(steps)) if offset_uv is None else np.asarray(offset_uv, dtype=np.float64)
     for lead, step, offset in zip(leads, steps, offsets):
-        if not _STEP_UV[0] <= abs(step) <= _STEP_UV[1] or not np.isfinite(offset):
+        if not STEP_UV[0] <= abs(step) <= STEP_UV[1] or not np.isfinite(offset):
             raise RecordError(
                 f"record {path}: lead {lead!r} has a step of {step:.3g} uV and an offset of {offset:.3g} uV, which is "
                 "implausible; correct the file, or name the channel - in the leads (--leads, leads=) to leave it out"
@@ -152,42 +145,3 @@ def scaled(
     if missing is not None:
         signal[missing] = np.nan
     return signal, None
-
-
-def age_in_years(birth: tuple[int, int, int], date: tuple[int, int, int]) -> int | None:
-    """The age on a date, both as year, month and day; None where one is absent or the birth date is a placeholder."""
-    if birth == PLACEHOLDER_BIRTH or birth[0] <= 0 or date[0] <= 0:
-        return None
-    return date[0] - birth[0] - (date[1:] < birth[1:])
-
-
-def stated(
-    age: float | None = None,
-    sex: str | None = None,
-    device: Sequence[str | None] = (),
-    year: int | None = None,
-    heart_rate: float | None = None,
-) -> Mapping[str, Any]:
-    """What a file states, for `Recording.stated`: plausible values only, absent ones left out.
-
-    Args:
-        age: in years.
-        sex: "M", "F", "male" or "female" in any case; anything else is left out.
-        device: manufacturer and model.
-        heart_rate: in beats per minute.
-    """
-    facts: dict[str, Any] = {}
-    if age is not None and 0 < age <= _LARGEST_AGE:
-        facts["age"] = age
-    name = _SEX.get((sex or "").strip().casefold())
-    if name is not None:
-        facts["sex"] = name
-    printable = ("".join(letter if letter.isprintable() else " " for letter in part or "") for part in device)
-    words = " ".join(" ".join(part.split()) for part in printable if part.strip().casefold() not in _NO_DEVICE)
-    if words:
-        facts["device"] = words[:80]
-    if year is not None and _YEARS[0] < year < _YEARS[1]:
-        facts["year"] = year
-    if heart_rate is not None and 0 < heart_rate < 500:
-        facts["heart_rate"] = heart_rate
-    return facts

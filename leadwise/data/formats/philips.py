@@ -246,7 +246,7 @@ def _stated(root: Element) -> dict[str, Any]:
             facts.age_between(xml_text.text_of(person, "age/dateofbirth"), date),
         ),
         sex=xml_text.text_of(person, "sex"),
-        device=xml_text.text_of(acquired, "machine"),
+        device=(xml_text.text_of(acquired, "machine"),),
         year=facts.year(date),
         heart_rate=xml_text.number(xml_text.text_of(measured, "heartrate")),
         pr_ms=_measured(measured, "meanprint", "print"),

@@ -87,7 +87,7 @@ def _stated(root: Element) -> dict[str, Any]:
     return facts.stated(
         age=facts.age_between(xml_text.text_of(root, "patdata/birthdate"), date),
         sex=xml_text.text_of(root, "patdata/gender"),
-        device=xml_text.text_of(root, "examdescript/aquiringdevice/hardware/model"),
+        device=(xml_text.text_of(root, "examdescript/aquiringdevice/hardware/model"),),
         year=facts.year(date),
         heart_rate=measured.get("HR"),
         pr_ms=measured.get("PQ"),

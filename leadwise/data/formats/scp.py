@@ -13,14 +13,8 @@ import numpy as np
 from leadwise.data.formats.channels import choose_channels
 from leadwise.data.formats.clean_statements import clean_statements
 from leadwise.data.formats.given import Given, check_size, checked_rate, mv_per_unit
-from leadwise.data.formats.parsing import (
-    PLACEHOLDER_BIRTH,
-    as_file,
-    library_errors,
-    scaled,
-    stated,
-    without_empty_slots,
-)
+from leadwise.data.formats.parsing import as_file, library_errors, scaled, without_empty_slots
+from leadwise.data.formats.stated import PLACEHOLDER_BIRTH, stated
 from leadwise.data.recordings.recording import RecordError, Recording
 
 SUFFIXES = (".scp",)

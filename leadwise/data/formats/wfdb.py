@@ -11,22 +11,22 @@ import math
 import os
 import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from leadwise.data.formats import wfdb_format16, wfdb_header
 from leadwise.data.formats.channels import Channels, choose_channels
-from leadwise.data.formats.given import Given, check_size, checked_rate, mv_per_unit
+from leadwise.data.formats.given import STEP_UV, Given, check_size, checked_rate, mv_per_unit
 from leadwise.data.formats.wfdb_header import Header, SignalLine
+from leadwise.data.recordings.lead_names import is_lead
 from leadwise.data.recordings.recording import MISSING, Digital, RecordError, Recording
 
 SUFFIXES = ("", ".hea", ".dat", ".mat")  # of a record "a1": the name a1, a1.hea, a1.dat, a1.mat
 
 _INVALID = {"80": -(2**7), "212": -(2**11), "24": -(2**23), "32": -(2**31)}  # reserved by WFDB; else MISSING
 _FITS_INT16 = ("16", "80", "160", "212", "8", "61", "310", "311", "508", "516")
-_STEP_UV = (1e-6, 1e5)  # plausible steps: finer than any converter, coarser than any ECG
 
 
 def matches(first_bytes: bytes) -> bool:
@@ -56,15 +56,18 @@ def main_file(path: Path) -> Path:
 
 def files(path: Path) -> tuple[Path, ...]:
     """The header and the data files that it names; the header alone where it cannot be parsed (`read` raises then)."""
-    header_path = main_file(path)
+    own, segments = _named_files(main_file(path))
+    return (*own, *(file for segment in segments for file in _named_files(segment)[0]))
+
+
+def _named_files(header_path: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """A header with the data files that it names, and the headers of its segments."""
     try:
         header = wfdb_header.parse(header_path.read_bytes())
     except (wfdb_header.HeaderError, OSError):
-        return (header_path,)
-    if header.segments:
-        parts = [header_path.with_name(name + ".hea") for name in _segment_names(header)]
-        return (header_path, *(file for part in parts for file in files(part)))
-    return (header_path, *(_data_file(header_path, file) for file in header.files))
+        return (header_path,), ()
+    segments = tuple(header_path.with_name(segment.name + ".hea") for segment in header.segments if segment.name != "~")
+    return (header_path, *(_data_file(header_path, file) for file in header.files)), segments
 
 
 def read(path: Path, given: Given) -> Recording:
@@ -151,29 +154,28 @@ def _read_segments(path: Path, header: Header, given: Given) -> Recording:
     In a record of variable layout the first segment has no samples: it only describes the signals.
     """
     rate_hz = checked_rate(path, header.rate_hz if header.rate_hz is not None else given.rate_hz)
+    described = _segment_headers(path, header)
+    leads_of = _segment_leads(path, described, given)
+
+    # the samples of each segment; None = a gap
     pieces: list[tuple[int, Recording | None]] = []
     for segment in header.segments:
         if segment.n_samples == 0:
             continue
-        if segment.name == "~":
+        part_header, raw = described.get(segment.name, (None, b""))
+        if part_header is None or not any(map(is_lead, leads_of[segment.name])):
             pieces.append((segment.n_samples, None))
             continue
-        part_path = path.with_name(segment.name + ".hea")
-        part_header, raw = _read_header(part_path)
-        part_given = given if given.leads is None or len(given.leads) == len(part_header.signals) else Given(
-            None, given.rate_hz, given.units
-        )  # fmt: skip
-        names = {line.name for line in part_header.signals}
-        try:
-            part = _read_signals(part_path, part_header, raw, part_given)
-        except RecordError:
-            if part_given.leads is None and not any(_is_used(name) for name in names):
-                pieces.append((segment.n_samples, None))  # a segment without any lead is a gap
-                continue
-            raise
+        part_given = given if given.leads is None else dataclasses.replace(given, leads=leads_of[segment.name])
+        part = _read_signals(path.with_name(segment.name + ".hea"), part_header, raw, part_given)
         if part.rate_hz != rate_hz:
             raise RecordError(
                 f"record {path}: segment {segment.name} has {part.rate_hz:g} Hz, the record {rate_hz:g} Hz; correct the header"
+            )
+        if len(part.signal) != segment.n_samples:
+            raise RecordError(
+                f"record {path}: segment {segment.name} has {len(part.signal)} samples, and the record's header states "
+                f"{segment.n_samples}; download both again"
             )
         pieces.append((segment.n_samples, part))
     parts = [part for _, part in pieces if part is not None]
@@ -188,9 +190,7 @@ def _read_segments(path: Path, header: Header, given: Given) -> Recording:
     begin = 0
     for n_samples, piece in pieces:
         if piece is not None:
-            n_read = min(n_samples, len(piece.signal))
-            for column, lead in enumerate(piece.leads):
-                signal[begin : begin + n_read, leads.index(lead)] = piece.signal[:n_read, column]
+            signal[begin : begin + n_samples, [leads.index(lead) for lead in piece.leads]] = piece.signal
         begin += n_samples
     read_from = (path, *(file for part in parts for file in part.files))
     unused = tuple(dict.fromkeys(name for part in parts for name in part.unused))
@@ -200,14 +200,40 @@ def _read_segments(path: Path, header: Header, given: Given) -> Recording:
     )  # fmt: skip
 
 
-def _is_used(name: str) -> bool:
-    from leadwise.data.recordings.lead_names import is_lead
+def _segment_headers(path: Path, header: Header) -> dict[str, tuple[Header, bytes]]:
+    """The header of each segment by its name, and its bytes; a gap has none."""
+    described = {}
+    for name in dict.fromkeys(segment.name for segment in header.segments if segment.name != "~"):
+        described[name] = _read_header(path.with_name(name + ".hea"))
+        if described[name][0].segments:
+            raise RecordError(
+                f"record {path}: its segment {name} is a record of segments itself, which WFDB does not allow; correct the header"
+            )
+    return described
 
-    return is_lead(name)
 
+def _segment_leads(
+    path: Path, described: Mapping[str, tuple[Header, bytes]], given: Given
+) -> dict[str, tuple[str, ...]]:
+    """The leads of each segment by its name: those of its header, or the given ones that replace them.
 
-def _segment_names(header: Header) -> list[str]:
-    return [segment.name for segment in header.segments if segment.name != "~"]
+    The given leads name the signals of the segments that have so many; another segment has some of these signals.
+
+    Raises:
+        RecordError: no segment has as many signals as leads are given.
+    """
+    names = {name: tuple(line.name for line in part.signals) for name, (part, _) in described.items()}
+    if given.leads is None:
+        return names
+    whole = next((own for own in names.values() if len(own) == len(given.leads)), None)
+    if whole is None:
+        choose_channels(path, max(names.values(), key=len, default=()), given)  # raises
+        whole = ()
+    given_of = dict(zip(whole, given.leads))
+    return {
+        name: given.leads if len(own) == len(whole) else tuple(given_of.get(signal, signal) for signal in own)
+        for name, own in names.items()
+    }
 
 
 def _data_file(path: Path, name: str) -> Path:
@@ -325,7 +351,7 @@ def _uv_per_step(path: Path, line: SignalLine, lead: str, units: str | None) -> 
         gain_text = "no gain" if line.gain is None else f"the gain {line.gain:g}"
         raise RecordError(f"record {path}: lead {lead!r} has {gain_text}; correct the header's steps per unit")
     step = 1000.0 * mv_per_unit(path, line.unit, units) / line.gain
-    if not _STEP_UV[0] <= step <= _STEP_UV[1]:
+    if not STEP_UV[0] <= step <= STEP_UV[1]:
         raise RecordError(
             f"record {path}: lead {lead!r} has the gain {line.gain:g} per {line.unit or units}, a step of {step:.3g} uV, which "
             "is implausible; correct the header's steps per unit"

@@ -11,7 +11,6 @@ import base64
 import binascii
 import codecs
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
 
@@ -117,11 +116,6 @@ def text_of(element: Element | None, path: str = "") -> str:
 def first_text(element: Element, *paths: str) -> str:
     """The first text that is not empty of the elements at these paths; '' if there is none."""
     return next(filter(None, (text_of(element, path) for path in paths)), "")
-
-
-def elements(element: Element, name: str) -> Iterator[Element]:
-    """Every element of this name, in the order of the file, the element itself among them."""
-    return element.iter(name)
 
 
 def number(text: str | None) -> float | None:

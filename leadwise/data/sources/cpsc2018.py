@@ -8,6 +8,7 @@ a patient of its own, and a hash of its name assigns it to train (70 %), val (10
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import logging
 import re
@@ -120,11 +121,9 @@ def _reference_row(name: str, path: Path, classes: Sequence[str]) -> Row:
     if header.is_file():  # converted to WFDB, with the challenge's own table beside it
         return _row(name, header, classes, wfdb_header.person(wfdb_header.comments(header.read_bytes())))
     age, sex = "", ""
-    try:
-        struct = mat.read_struct(path)
-        age, sex = struct.age, struct.sex
-    except RecordError:
-        pass  # preparation opens the file again and reports the error
+    # preparation opens the file again and reports the error
+    with contextlib.suppress(RecordError, FileNotFoundError, ModuleNotFoundError):
+        age, sex = mat.age_and_sex(path)
     row = _row(name, path, classes, wfdb_header.person({"age": age, "sex": sex}))
     return replace(row, leads=LEADS, rate_hz=_RATE_HZ, units=_UNITS)
 
