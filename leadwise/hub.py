@@ -129,7 +129,7 @@ def push_to_hub(run: Run, repo_id: str, private: bool = True, license: str | Non
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     # without a network the hub raises the error of its HTTP library, which depends on its version
-    http_errors = tuple(
+    http_errors: tuple[type[Exception], ...] = tuple(
         base for base in HfHubHTTPError.__mro__ if issubclass(base, Exception) and base is not Exception
     )
     if not _HUB_ID.fullmatch(repo_id):
@@ -140,7 +140,7 @@ def push_to_hub(run: Run, repo_id: str, private: bool = True, license: str | Non
             api = HfApi()
             api.create_repo(repo_id, private=private, exist_ok=True)
             api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"leadwise {__version__}")
-        except (*http_errors, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+        except (HFValidationError, OfflineModeIsEnabled, *http_errors) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise HubError(
                 f"{repo_id} cannot be uploaded ({reason}); check the network and your login (hf auth login)"
