@@ -129,9 +129,8 @@ def push_to_hub(run: Run, repo_id: str, private: bool = True, license: str | Non
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     # without a network the hub raises the error of its HTTP library, which depends on its version
-    http_errors: tuple[type[Exception], ...] = tuple(
-        base for base in HfHubHTTPError.__mro__ if issubclass(base, Exception) and base is not Exception
-    )
+    http = (base for base in HfHubHTTPError.__mro__ if issubclass(base, Exception) and base is not Exception)
+    failures: tuple[type[Exception], ...] = (HFValidationError, OfflineModeIsEnabled, *http)
     if not _HUB_ID.fullmatch(repo_id):
         raise HubError(f"{repo_id!r} is no hub id; it has the form org/name")
     with tempfile.TemporaryDirectory() as home:
@@ -140,7 +139,7 @@ def push_to_hub(run: Run, repo_id: str, private: bool = True, license: str | Non
             api = HfApi()
             api.create_repo(repo_id, private=private, exist_ok=True)
             api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"leadwise {__version__}")
-        except (HFValidationError, OfflineModeIsEnabled, *http_errors) as error:
+        except failures as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise HubError(
                 f"{repo_id} cannot be uploaded ({reason}); check the network and your login (hf auth login)"
