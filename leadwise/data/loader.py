@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -45,9 +46,18 @@ class Recordings:
         self._with_statements = statements
         self._starts_s, self._retained_s = starts_s, retained_s
         self._labels = None if task is None else cohort.labels(task, self.rows).astype(np.float32)
+        self._targets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def with_targets(self, targets: np.ndarray) -> Recordings:
+        """Return the same recordings with `Batch.target`, given one row of `targets` (n, D) float32 per recording."""
+        if len(targets) != len(self):
+            raise ValueError(f"{len(targets)} targets for {len(self)} recordings")
+        out = copy.copy(self)
+        out._targets = targets
+        return out
 
     def batch(self, positions: Sequence[int] | np.ndarray) -> Batch:
         """The recordings at these positions of `rows`, in this order."""
@@ -72,6 +82,7 @@ class Recordings:
             report=tuple(self.cohort.reports.take(rows)),
             label=None if self._labels is None else torch.from_numpy(self._labels[places]),
             statements=tuple(map(tuple, self.cohort.statements(rows))) if self._with_statements else None,
+            target=None if self._targets is None else torch.from_numpy(self._targets[places]),
         )
 
     def _read(self, row: int, ecg: np.ndarray, observed: np.ndarray) -> None:
