@@ -51,6 +51,11 @@ class Recordings:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def targets(self) -> np.ndarray | None:
+        """The targets (n, D) of `with_targets`; None without them."""
+        return self._targets
+
     def with_targets(self, targets: np.ndarray) -> Recordings:
         """Return the same recordings with `Batch.target`, given one row of `targets` (n, D) float32 per recording."""
         if len(targets) != len(self):

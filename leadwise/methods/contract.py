@@ -215,7 +215,9 @@ class PretrainingMethod(nn.Module):
 
     def take_teacher(self, teacher: PretrainingMethod, targets: Tensor) -> None:
         """Copy from the teacher what this method keeps. `targets` (n, D) are the embeddings of the training recordings."""
-        raise NotImplementedError(f"{type(self).__module__}: learns_from_teacher is True, but `take_teacher` is missing")
+        raise NotImplementedError(
+            f"{type(self).__module__}: learns_from_teacher is True, but `take_teacher` is missing"
+        )
 
     # --- training
 

@@ -70,7 +70,7 @@ TINY = {
     "": {"resnet_width": 8, "text_head": ("linear 32", "gelu", "norm", "linear 16"), "backbone_width": 8, **_TEXT},
     "lead_time": {
         "encoder": "lead_time", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "text_head": ("linear 16",),
-        "w_relations": 0.0, **_TEXT,
+        "backbone_width": 8, "w_relations": 0.0, **_TEXT,
     },
 }  # fmt: skip
 
@@ -197,7 +197,9 @@ class Method(WithReports, PretrainingMethod):
         if batch.target is None:
             raise ValueError("the batch has no vectors of a teacher: set data.teacher to a trained run")
         if batch.target.shape[1] != width:
-            raise ValueError(f"the teacher's vectors have width {batch.target.shape[1]}, and the student expects {width}")
+            raise ValueError(
+                f"the teacher's vectors have width {batch.target.shape[1]}, and the student expects {width}"
+            )
         return batch.target
 
     def _split(self, target: Tensor) -> tuple[Tensor, Tensor]:
