@@ -172,6 +172,8 @@ def _reproduce(
             f" The maps contain the {len(map_recordings.rows)} test recordings of {map_recordings.cohort.name} "
             f"with exactly one of {classes}."
         )
+    if request.target == "table3":
+        scale += f" {variants.contrast_remark(compared)}"
     if references:
         scale += f" References: {references}."
     if no_settings:
