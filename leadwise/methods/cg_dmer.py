@@ -32,6 +32,9 @@ This implementation departs from the paper's text as follows (in brackets: the s
 - Widths, depths, decoder, tokeniser and heads are our choice where the paper gives none. Lead and temporal embeddings start
   at the scale of the tokens, and queries and keys of the attention start equal. Without this, Eq. 2 stayed at the loss of
   predicting nothing (NOTES.md).
+- Settings that are off by default and raised the scores of short runs (NOTES.md): `patch_pooled` adds features of a patch
+  that hardly depend on where in it a wave is; `embedding_scale` lets the encoder's lead and temporal embeddings start
+  smaller; `final_view` compares an unmasked view with the report in the last steps.
 - A report can have 32 sentinels; of a text with more masked runs, the last runs stay unmasked.
 - Not implemented: scheduled or learnable (uncertainty) weights, mixtures of masks, HSIC, LoRA.
 """
