@@ -64,7 +64,9 @@ def legacy_settings(
     return LegacySettings(parsed, trainer, part, splits, window, seeds)
 
 
-def check_protocol(name: str, faults: str | None, epochs: int | None, seeds: str | None) -> None:
+def check_protocol(
+    name: str, faults: str | None, epochs: int | None, seeds: str | None, width: int | None = None
+) -> None:
     """Check that the protocol exists and uses the given options.
 
     Raises:
@@ -76,6 +78,10 @@ def check_protocol(name: str, faults: str | None, epochs: int | None, seeds: str
         raise typer.BadParameter("--faults needs --protocol merl-legacy or both")
     if name == "strict" and epochs is not None:
         raise typer.BadParameter("--epochs is for the legacy trainer and needs --protocol merl-legacy or both")
+    if width is not None and width < 1:
+        raise typer.BadParameter(f"--width {width}: must be at least 1; omit it to probe features at their own width")
+    if name != "strict" and width is not None:
+        raise typer.BadParameter("--width is for the strict probe; omit --protocol")
     if name == "merl-legacy" and seeds is not None:
         raise typer.BadParameter(
             "--seeds is for the strict probe and needs --protocol both or strict; MERL's probe has seed 42"

@@ -136,6 +136,12 @@ def probe(
     part: Annotated[str, typer.Option(help="Feature: backbone, shared, specific or both.")] = "backbone",
     fractions: Annotated[str, typer.Option(help="Fractions of the training labels.")] = "0.01,0.05,0.1,1",
     seeds: SeedsOfStrict = None,
+    width: Annotated[
+        int | None,
+        typer.Option(
+            help="Reduce wider features to so many principal components of the training split [no reduction]."
+        ),
+    ] = None,
     window: WindowName = None,
     protocol: ProtocolName = "strict",
     splits: Splits = None,
@@ -161,7 +167,7 @@ def probe(
     from leadwise.evaluate.merl_legacy.legacy_task import with_published_splits
 
     # check the options before anything is loaded
-    check_protocol(protocol, faults, epochs, seeds)
+    check_protocol(protocol, faults, epochs, seeds, width)
     try:
         parsed_fractions = tuple(float(share) for share in fractions.split(","))
     except ValueError:
@@ -199,9 +205,10 @@ def probe(
             part=part,
             progress=bars(progress),
             window=window,
+            width=width,
         )
         if save is not None:
-            saved_probe.fit_probe(loaded, opened, task, part, window, bars(progress)).save(save)
+            saved_probe.fit_probe(loaded, opened, task, part, window, bars(progress), width).save(save)
     subject = f"{report.run} on {report.cohort}, task {task}{window_suffix(window)}"
     print_table(report.rows(), f"probe of {subject}: macro AUROC on test")
     if per_class:
