@@ -29,7 +29,7 @@ from leadwise.evaluate.probe import ProbeReport, run_probe
 from leadwise.evaluate.zeroshot import ZeroShotReport, run_zeroshot
 from leadwise.methods.catalogue import small_settings
 from leadwise.model import Model
-from leadwise.pages.demo import REMARK_KEYS, Example, ExampleReadings, build_page
+from leadwise.pages.demo import REMARK_KEYS, ExampleECG, ExampleReadings, build_page
 from leadwise.progress import Progress
 from leadwise.run import Run
 from leadwise.training import loop as training
@@ -177,7 +177,9 @@ def _read_examples(folder: Path, run: Run, cohort: Cohort, seed: int, progress: 
     files = write_examples(folder, seed + 1)  # another seed: not the ECGs of the cohort
     table = model.findings([file.path for file in files], top=N_FINDINGS)
     examples = [
-        Example(file.path.name, file.format, file.findings, ecgs.read(file.path), table.loc[[row]].to_dict("records"))
+        ExampleECG(
+            file.path.name, file.format, file.findings, ecgs.read(file.path), table.loc[[row]].to_dict("records")
+        )
         for row, file in enumerate(files)
     ]
     calibration = next(iter(table.attrs["calibration"].values()))

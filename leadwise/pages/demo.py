@@ -31,7 +31,7 @@ REMARK_KEYS = ("skipped", "unlearnable")  # columns of a score row that are prin
 
 
 @dataclass(frozen=True)
-class Example:
+class ExampleECG:
     """One ECG file, and what a run finds in it."""
 
     name: str
@@ -53,7 +53,7 @@ class ExampleReadings:
     run: str
     is_shipped: bool  # weights that ship with leadwise; otherwise the run of the demo
     fitted_on: str  # the data of the calibration
-    examples: tuple[Example, ...]
+    examples: tuple[ExampleECG, ...]
 
     @property
     def title(self) -> str:
