@@ -73,8 +73,8 @@ def main() -> None:
 Command: `python {" ".join(sys.argv)}`. {describe()}.
 {len(cohort)} simulated ECGs; {args.steps} steps of {CONFIG.optim.batch_size}, seed {args.seed}, one run each. Macro AUROC x 100
 over {len(cohort.tasks[TASK])} findings on simulated patients of the test split. The row with another seed shows the noise.
-All terms: weights of 1, L_t_rec {BASE["w_t_rec"]}. All rows but the last but one contrast ECGs with {BASE["mask_ratio"]:.0%} of each
-lead's patches hidden, also where nothing is reconstructed; "whole ECGs" contrasts them without masks.
+All terms: weights of 1, L_t_rec {BASE["w_t_rec"]}. Only the row of whole ECGs contrasts them without masks; the others hide
+{BASE["mask_ratio"]:.0%} of each lead's patches, also where nothing is reconstructed.
 
 {table([*rows, untrained])}
 """

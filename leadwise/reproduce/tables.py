@@ -73,8 +73,9 @@ def per_task(cells: Sequence[Cell]) -> list[Line]:
 def table3(cells: Sequence[Cell], variants: Sequence[Variant]) -> list[Line]:
     """Return a table row for each variant: means over the tasks, and the difference to the row above.
 
-    A row of ours alone has no number of the paper. The paper prints means over six tasks. They are compared with ours only if ours are over the same six tasks. For the
-    complete method, the paper's mean over our tasks is computed from its other tables.
+    A row of ours alone has no number of the paper. The paper prints means over six tasks. They are compared with ours only
+    if ours are over the same six tasks. For the complete method, the paper's mean over our tasks is computed from its other
+    tables.
     """
     lines: list[Line] = []
     previous: dict[str, float] = {}
