@@ -104,8 +104,9 @@ class OptimConfig:
     batch_size: int = 64  # recordings per step, over all processes and passes
     accumulate: int = 1  # gradient-accumulation passes per step; more passes use less memory and more time
     lr: float = 2e-4  # peak learning rate
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: Muon for the matrices of blocks and heads, AdamW for the rest
     pretrained_lr_scale: float = 0.1  # factor on the learning rate of pre-trained layers (the text encoder's)
-    weight_decay: float = 1e-5  # of AdamW; not applied to norms, biases and embeddings
+    weight_decay: float = 1e-5  # decoupled; not applied to norms, biases and embeddings
     betas: tuple[float, float] = (0.9, 0.98)
     warmup: float = 0.05  # share of the steps in which the rate increases
     final_lr: float = 1e-6  # learning rate at the end of the cosine schedule

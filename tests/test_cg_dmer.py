@@ -34,6 +34,9 @@ OPTIONS = [
     {"same_report": "positive"},
     {"same_report": "negative"},
     {"checkpointing": True},
+    {"patch_pooled": True, "patch_amplitude": True, "embedding_scale": 0.3},
+    {"final_view": "parts", "final_share": 1.0},
+    {"final_view": "full", "final_share": 1.0},
     {"shift": True, "gain": 0.2, "noise_mv": 0.02, "statement_dropout": 0.3},
 ]
 
@@ -316,3 +319,33 @@ def test_the_cross_decoder_predicts_hidden_patches_independently() -> None:
         torch.testing.assert_close(some[one], whole[one])
     with pytest.raises(ValueError, match="pass visible="):
         method.ecg_decoder(encoded, usable)
+
+
+def test_the_last_steps_have_the_final_view(monkeypatch) -> None:
+    """With 4 steps and a share of 0.5, steps 3 and 4 compare the embedding that the run will be judged by."""
+    method = build("cg_dmer", final_view="parts", final_share=0.5).train()
+    batch = make_batch(4)
+    calls = []
+    whole = method._whole
+    monkeypatch.setattr(method, "_whole", lambda *args: calls.append(1) or whole(*args))
+    used = []
+    for step in range(4):
+        calls.clear()
+        method(batch)
+        used.append(bool(calls))
+        method.after_step((step + 1) / 4)
+    assert used == [False, False, True, True]
+    assert "progress" in method.state_dict()  # a resumed run is in the same phase
+    assert "progress" not in build("cg_dmer").state_dict()
+
+
+def test_the_mean_of_the_lead_features_is_the_mean_token() -> None:
+    method = build("cg_dmer", embed_passes=2).eval()  # each part has as many patches of each lead
+    batch = make_batch(4)
+    by_lead = method.embed_ecg(batch, "per_lead").reshape(4, len(SIGNAL.leads), -1)
+    patches, usable = method._patches(batch)
+    parts = masking.interleaved_parts(usable, method.config.embed_passes)
+    pooled = torch.stack([method.ecg(patches, part).pooled for part in parts]).mean(0)
+    torch.testing.assert_close(by_lead.mean(1), pooled, atol=1e-5, rtol=1e-4)
+    missing = unobserve(batch, leads=[2])
+    assert not bool(method.embed_ecg(missing, "per_lead").reshape(4, len(SIGNAL.leads), -1)[:, 2].any())

@@ -19,6 +19,7 @@ import leadwise
 from leadwise.batch import LEADS
 from leadwise.cli import output
 from leadwise.data.cohort.cohort import Cohort
+from leadwise.evaluate.saved_probe import load_probe
 
 PROMPTS = """source = "folder"
 task = "own"
@@ -163,6 +164,35 @@ def test_probe_prints_a_table_and_writes_one_object(run_folder: Path, cohort_fol
     assert {"cohort", "run", "fractions"} <= result.keys()
     text = json.dumps(result)
     assert all(word in text for word in ("macro", "interval", "per_class", "untrained"))
+
+
+def test_probe_has_a_width_and_saves_such_a_probe(run_folder: Path, cohort_folder: Path, tmp_path: Path):
+    words = ("probe", run_folder, cohort_folder, "--task", "own", "--fractions", "1", "--width", "3")
+    done = invoke(*words, "--json", tmp_path / "p.json", "--csv", tmp_path / "p.csv", "--save", tmp_path / "own.st")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "p.json").read_text())
+    cells = result["fractions"]["1"]
+    assert result["width"] == 3
+    assert {cells[name]["probe_width"] for name in ("trained", "untrained", "handcrafted")} == {3}
+    assert cells["trained"]["feature_width"] > 3
+    assert "probe_width" in (tmp_path / "p.csv").read_text().splitlines()[0]
+    saved = load_probe(tmp_path / "own.st")
+    assert saved.width == 3
+    assert saved.model.coefficients.shape[0] == cells["trained"]["feature_width"]
+    assert np.linalg.matrix_rank(saved.model.coefficients) <= 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--width", "0"), "--width 0: must be at least 1"),
+        (("--width", "8", "--protocol", "both"), "--width is for the strict probe"),
+    ],
+)
+def test_probe_refuses_a_width_that_cannot_be_used(run_folder: Path, cohort_folder: Path, options, message):
+    done = invoke("probe", run_folder, cohort_folder, "--task", "own", *options)
+    assert done.returncode != 0
+    assert message in " ".join(done.stderr.split())
 
 
 def test_zeroshot_with_your_own_prompts(run_folder: Path, cohort_folder: Path, tmp_path: Path) -> None:

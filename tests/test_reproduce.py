@@ -281,6 +281,20 @@ def test_table1_has_the_references_first(wide: Path, tmp_path: Path, monkeypatch
         *(one.name for one in references.REFERENCES), "CG-DMER", "CG-DMER, untrained",
     ]  # fmt: skip
     assert "References: Supervised (CNN) at most 1 steps of 8 on each draw, last weights" in result.scale
+    native = {line["method"]: line["feature width"] for line in result.lines if line["feature width"]}
+    assert set(native) == {
+        "Random Init (CNN)",
+        "Random Init (Trans)",
+        references.HANDCRAFTED,
+        "CG-DMER",
+        "CG-DMER, untrained",
+    }
+    assert {line["probe width"] for line in result.lines if line["feature width"]} == {min(native.values())}
+    assert f"All probes use {min(native.values())} features" in result.scale
+    assert f"{references.HANDCRAFTED} {native[references.HANDCRAFTED]}" in result.scale
+    own = reproduce(dataclasses.replace(request, width="native"))
+    assert all(line["probe width"] == line["feature width"] for line in own.lines)
+    assert "Probes use the features of each row at their own width" in own.scale
     configs = {path.name for path in (result.folder / "configs").iterdir()}
     assert {"cg_dmer-seed0", "supervised_cnn_wide_own_1_draw_42-seed0"} <= {
         name.removesuffix(".toml") for name in configs
@@ -407,15 +421,15 @@ def test_cells_are_recomputed_when_their_inputs_change(
     cohort, run = Cohort.open(cohort_folder), PlantedRun()
     computed: list[str] = []
 
-    def probe(values: object, task: object, fraction: float) -> object:
-        computed.append(f"{fraction:g}")
-        return genuine(values, task, fraction)  # type: ignore[arg-type]
+    def probe(values: object, task: object, fraction: float, width: int | None) -> object:
+        computed.append(f"{fraction:g}" if width is None else f"{fraction:g} at {width}")
+        return genuine(values, task, fraction, width=width)  # type: ignore[arg-type]
 
     genuine = scoring.probing.probe
     monkeypatch.setattr(scoring.probing, "probe", probe)
 
-    def scored(*fractions: float) -> list[Cell]:
-        options = scoring.ScoringOptions(fractions, zero_shot=False)
+    def scored(*fractions: float, width: int | None = None) -> list[Cell]:
+        options = scoring.ScoringOptions(fractions, zero_shot=False, width=width)
         return scoring.score_run("r", run, [cohort], tmp_path, options)  # type: ignore[arg-type]
 
     first = scored(1.0)
@@ -425,6 +439,12 @@ def test_cells_are_recomputed_when_their_inputs_change(
     run.fingerprint = "other weights"
     assert scored(1.0) == first
     assert computed == ["1", "0.5", "1"]
+    (reduced,) = scored(1.0, width=3)
+    assert computed == ["1", "0.5", "1", "1 at 3"]
+    assert (reduced.feature_width, reduced.probe_width) == (4, 3)
+    assert (first[0].feature_width, first[0].probe_width) == (4, 4)
+    assert scored(1.0, width=3) == [reduced]
+    assert scored(1.0) == first
 
 
 def test_the_published_protocol_is_a_row_of_its_own_and_is_marked(wide: Path, tmp_path: Path) -> None:

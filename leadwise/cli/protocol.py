@@ -64,7 +64,9 @@ def legacy_settings(
     return LegacySettings(parsed, trainer, part, splits, window, seeds)
 
 
-def check_protocol(name: str, faults: str | None, epochs: int | None, seeds: str | None) -> None:
+def check_protocol(
+    name: str, faults: str | None, epochs: int | None, seeds: str | None, width: int | None = None
+) -> None:
     """Check that the protocol exists and uses the given options.
 
     Raises:
@@ -76,6 +78,10 @@ def check_protocol(name: str, faults: str | None, epochs: int | None, seeds: str
         raise typer.BadParameter("--faults needs --protocol merl-legacy or both")
     if name == "strict" and epochs is not None:
         raise typer.BadParameter("--epochs is for the legacy trainer and needs --protocol merl-legacy or both")
+    if width is not None and width < 1:
+        raise typer.BadParameter(f"--width {width}: must be at least 1; omit it to probe features at their own width")
+    if name != "strict" and width is not None:
+        raise typer.BadParameter("--width is for the strict probe; omit --protocol")
     if name == "merl-legacy" and seeds is not None:
         raise typer.BadParameter(
             "--seeds is for the strict probe and needs --protocol both or strict; MERL's probe has seed 42"
@@ -103,11 +109,11 @@ def run_legacy_probe(
     accept_changes: bool = False,
 ) -> ProtocolReport:
     """Run the probe of the legacy protocol, or of both protocols; print and write the result."""
-    from leadwise import run as runs
+    from leadwise import hub
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate.protocol import run_protocol
 
-    loaded = runs.load(run, accept_changes=accept_changes)
+    loaded = hub.load(run, accept_changes=accept_changes)
     with progress_bars() as progress:
         report = run_protocol(loaded, Cohort.open(cohort), task, fractions, protocol, settings, progress=bars(progress))
     print_report(report)

@@ -54,6 +54,13 @@ def reproduce(
         bool,
         typer.Option(help="table1: rows of untrained encoders, supervised training and hand-crafted features."),
     ] = True,
+    width: Annotated[
+        str,
+        typer.Option(
+            help="Features that the probe of every row uses: a number; common: the smallest number of the rows; "
+            "native: each row its own. Wider features are reduced by PCA."
+        ),
+    ] = "common",
     json_file: Json = None,
 ) -> None:
     """Reproduce a table or figure of the paper: train missing runs, score them, and compare with the paper's numbers."""
@@ -64,6 +71,8 @@ def reproduce(
     numbers = read_seeds(seeds) if seeds else ()
     if protocol not in ("strict", "both"):
         raise typer.BadParameter(f"--protocol {protocol}: must be strict or both")
+    if width not in ("common", "native") and not (width.isdecimal() and int(width) > 0):
+        raise typer.BadParameter(f"--width {width}: must be common, native or a number from 1")
     paths = tuple(Path(path.strip()) for path in cohorts.split(",")) if cohorts else ()
     request = reproduction.ReproduceRequest(
         target,
@@ -76,6 +85,7 @@ def reproduce(
         splits,
         tuple(name.strip() for name in methods.split(",")) if methods else (),
         references,
+        "common" if width == "common" else "native" if width == "native" else int(width),
     )
 
     # reproduce, print the table and write the JSON file

@@ -107,6 +107,15 @@ def training_precision(run: Run) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=run.config.optim.precision == "bfloat16")
 
 
+def feature_width(run: Run, part: str = "backbone") -> int:
+    """Return the number of features D that `embed` returns for a part."""
+    signal = run.config.signal
+    shape = 2, len(signal.leads), signal.n_samples
+    ecg = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    batch = Batch(ecg, torch.ones(shape, dtype=torch.bool), ("noise", "noise"), ("a", "b"), ("", ""))
+    return int(embed_batch(run, batch, split_parts(run, part)).shape[1])
+
+
 def split_parts(run: Run, part: str) -> list[str]:
     """Return the part names in `part`, which joins them by "+".
 
@@ -134,13 +143,12 @@ def embed_cohort(
 
     Args:
         rows: n row numbers of the cohort, in the order of the result.
-        cache: folder of cache files; default: `embeddings` in the run folder, and no cache for a run without a folder.
+        cache: folder of cache files; default: `run.cache_folder`.
         window: part of each recording that is embedded, see `data/crops.py`; default: the run's own setting.
     """
     crops.check(window)
     requested = np.arange(len(cohort)) if rows is None else np.asarray(rows, dtype=np.int64)
-    if cache is None and run.folder is not None:
-        cache = run.folder / "embeddings"
+    cache = cache or run.cache_folder
     if cache is None:
         return _embed_windows(run, cohort, part, requested, progress, window)
 

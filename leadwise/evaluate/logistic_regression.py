@@ -42,8 +42,22 @@ class LogisticModel:
         return (np.asarray(features, dtype=np.float64) - self.mean) * self.inverse_std
 
 
+def standardisation(features: NDArray[np.float64]) -> tuple[Floats, Floats]:
+    """Return mean (D,) and inverse standard deviation (D,) of features (n, D); the latter is 0 for a constant feature.
+
+    A feature counts as constant if it is so up to rounding.
+    """
+    mean, std = features.mean(axis=0), features.std(axis=0)
+    varies = std > 1e-6 * np.maximum(1e-6, np.abs(mean))
+    return mean, np.where(varies, 1.0 / np.where(varies, std, 1.0), 0.0)
+
+
 def fit(
-    train: NDArray[np.floating], train_labels: NDArray[np.int8], val: NDArray[np.floating], val_labels: NDArray[np.int8]
+    train: NDArray[np.floating],
+    train_labels: NDArray[np.int8],
+    val: NDArray[np.floating],
+    val_labels: NDArray[np.int8],
+    basis: Floats | None = None,
 ) -> LogisticModel:
     """Fit the model at each strength and return the one with the best macro AUROC on validation.
 
@@ -51,6 +65,8 @@ def fit(
 
     Args:
         train, val: (n, D) features, not standardised; labels (n, K) in {0, 1}.
+        basis: (D, N) orthonormal columns, see `principal_axes`: only these N projections of the standardised features are
+            used. The coefficients of the result are those of the D features, within the span of the basis.
 
     Raises:
         ProbeError: no class has both label values on validation.
@@ -59,12 +75,12 @@ def fit(
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
-    # standardise by the training recordings; a feature that is constant up to rounding gets weight 0
+    # standardise by the training recordings; a constant feature gets weight 0
     train_features = np.asarray(train, dtype=np.float64)
-    mean, std = train_features.mean(axis=0), train_features.std(axis=0)
-    varies = std > 1e-6 * np.maximum(1e-6, np.abs(mean))
-    inverse_std = np.where(varies, 1.0 / np.where(varies, std, 1.0), 0.0)
+    mean, inverse_std = standardisation(train_features)
     inputs = (train_features - mean) * inverse_std
+    if basis is not None:
+        inputs = inputs @ basis
 
     # from strong to weak penalty; each fit starts at the solution of the previous strength
     learnable = np.flatnonzero(train_labels.min(axis=0) < train_labels.max(axis=0))
@@ -81,7 +97,8 @@ def fit(
             for k, model in models.items():
                 model.set_params(C=strength).fit(inputs, train_labels[:, k])
                 n_unconverged += int(model.n_iter_[0] >= _MAX_ITERATIONS)
-                coefficients[:, k], intercepts[k] = model.coef_[0], model.intercept_[0]
+                coefficients[:, k] = model.coef_[0] if basis is None else basis @ model.coef_[0]
+                intercepts[k] = model.intercept_[0]
 
         # keep the strength with the best macro AUROC on validation
         candidate = LogisticModel(mean, inverse_std, coefficients, intercepts, strength, np.nan)

@@ -3,7 +3,8 @@
 Features are computed once. On a fraction of the training recordings they are standardised and an L2-penalised logistic
 regression is fitted for each class. One strength for all classes is chosen by macro AUROC on the validation split, then the
 test split is scored, once. Fractions below 1 are drawn at random several times: figures are means over the draws, and
-intervals resample patients, with all draws scored on the same resampling.
+intervals resample patients, with all draws scored on the same resampling. With a `width`, the regressions use so many
+principal components of wider features, see `principal_axes`.
 
 A class with a single label value in a draw cannot be learned from it ("unlearnable"): its scores are constant, it counts as
 0.5, and the report names it. Its probability is the share of positives in the draw, 0 or 1. Thresholds of F1 are fixed on
@@ -34,6 +35,7 @@ from leadwise.evaluate.metrics.auroc import auroc, auroc_score
 from leadwise.evaluate.metrics.bootstrap import gain
 from leadwise.evaluate.metrics.f1 import best_thresholds
 from leadwise.evaluate.metrics.score import Floats, Interval, Score
+from leadwise.evaluate.principal_axes import principal_axes
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
 from leadwise.trained_on import TrainingOverlap
@@ -97,12 +99,19 @@ class ProbeResult:
     draws: tuple[Draw, ...]
     measures: dict[str, Score]  # on the test split, in addition to AUROC: auprc, f1, ece, brier
     reliability: dict[str, calibration.Reliability]  # of the first draw, by class
+    feature_width: int  # of the features as they were passed
+    probe_width: int  # of the components that the regressions use; equal to feature_width without a reduction
     test_scores: Floats = field(repr=False, compare=False)  # (S, N, K) logits, for paired comparisons
 
     @property
     def without_threshold(self) -> tuple[str, ...]:
         """Classes without positives in validation; they have no F1."""
         return tuple(name for name, at in self.draws[0].thresholds.items() if at is None)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The widths as columns of a table."""
+        return {"feature width": self.feature_width, "probe width": self.probe_width}
 
     @property
     def spread(self) -> float:
@@ -113,6 +122,8 @@ class ProbeResult:
         draws = [{**vars(draw), "unlearnable": list(draw.unlearnable)} for draw in self.draws]
         return {
             **self.score.to_json(),
+            "feature_width": self.feature_width,
+            "probe_width": self.probe_width,
             "spread": self.spread,
             "draws": draws,
             "measures": all_metrics.to_json(self.measures),
@@ -136,6 +147,7 @@ class ProbeReport:
     results: dict[float, dict[str, ProbeResult]]  # fraction -> features -> result
     window: str | None = None  # window of longer recordings; None: the run's own setting
     left_out: LeftOut = field(default_factory=LeftOut)  # recordings of the task that the run cannot embed
+    width: int | None = None  # to which wider features were reduced; None: no reduction
 
     def to_json(self) -> dict[str, Any]:
         fractions: dict[str, Any] = {}
@@ -154,6 +166,7 @@ class ProbeReport:
             **self.overlap.to_json(),
             "task": self.task,
             "part": self.part,
+            "width": self.width,
             "fractions": fractions,
             "classes": list(self.classes),
             **{f"n_{split}": n for split, n in self.n_recordings.items()},
@@ -171,6 +184,7 @@ class ProbeReport:
                 "fraction": fraction,
                 "features": name,
                 "n_train": result.draws[0].n_train,
+                **result.widths,
                 "macro": result.score.macro,
                 "low": result.score.interval[0],
                 "high": result.score.interval[1],
@@ -202,12 +216,17 @@ class ProbeReport:
         """Return one row per fraction, features, measure and class, with its interval, as written to CSV."""
         about: dict[str, Any] = {"command": "probe", "protocol": "strict", "cohort": self.cohort, "run": self.run}
         about |= {"window": self.window, "task": self.task, "part": self.part}
+
+        def settings_of(fraction: float, name: str, result: ProbeResult) -> dict[str, Any]:
+            widths = {name.replace(" ", "_"): width for name, width in result.widths.items()}
+            return {**about, "fraction": fraction, "features": name, **widths}
+
         return [
             line
             for fraction, by_features in self.results.items()
             for name, result in by_features.items()
             for line in all_metrics.long_rows(
-                {"auroc": result.score, **result.measures}, {**about, "fraction": fraction, "features": name}
+                {"auroc": result.score, **result.measures}, settings_of(fraction, name, result)
             )
         ]
 
@@ -221,6 +240,7 @@ def run_probe(
     part: str = "backbone",
     progress: Progress | None = None,
     window: str | None = None,
+    width: int | None = None,
 ) -> ProbeReport:
     """Probe a run, the same encoder with random weights, and hand-crafted features, at each fraction of the labels.
 
@@ -228,9 +248,10 @@ def run_probe(
 
     Args:
         window: part of each recording that is embedded, see `data/crops.py`; default: the run's own setting.
+        width: wider features are reduced to so many components, see `principal_axes`; default: no reduction.
 
     Raises:
-        ProbeError: a split is empty or shares patients with another.
+        ProbeError: a split is empty or shares patients with another, or `width` is below 1.
         DrawError: a fraction outside (0, 1], or one that leaves no training recording.
         EmbedError: the run can embed none of the recordings.
         WindowError: `window` is unknown, or MERL's, which only the legacy protocol uses.
@@ -241,7 +262,7 @@ def run_probe(
     probe_task = make_probe_task(cohort, task, rows)
 
     # embed each recording once; all fractions and draws use these features
-    cache = run.folder / "embeddings" if run.folder else None
+    cache = run.cache_folder
     untrained = run.untrained()
     recordings, of_row = crops.crop_recordings(cohort, run.config.signal, rows, window)
     features = {
@@ -253,7 +274,7 @@ def run_probe(
     # fit and score every fraction and kind of features
     results: dict[float, dict[str, ProbeResult]] = {fraction: {} for fraction in fractions}
     for done, (fraction, name) in enumerate(((f, n) for f in fractions for n in FEATURES), start=1):
-        results[fraction][name] = probe(features[name], probe_task, fraction, seeds)
+        results[fraction][name] = probe(features[name], probe_task, fraction, seeds, width)
         if progress is not None:
             progress("probe", done, len(fractions) * len(FEATURES))
     return ProbeReport(
@@ -268,6 +289,7 @@ def run_probe(
         results=results,
         window=window,
         left_out=left_out,
+        width=width,
     )
 
 
@@ -282,7 +304,11 @@ def make_probe_task(cohort: Cohort, task: str, rows: NDArray[np.integer]) -> Pro
 
 
 def probe(
-    features: NDArray[np.floating], task: ProbeTask, fraction: float, seeds: Sequence[int] = SEEDS
+    features: NDArray[np.floating],
+    task: ProbeTask,
+    fraction: float,
+    seeds: Sequence[int] = SEEDS,
+    width: int | None = None,
 ) -> ProbeResult:
     """Fit logistic regressions on a fraction of the training recordings and score them on the test split.
 
@@ -290,21 +316,23 @@ def probe(
 
     Args:
         features: (N, D), in the order of the task's recordings.
+        width: wider features are reduced to so many components, see `principal_axes`; default: no reduction.
 
     Raises:
-        ProbeError: the number of features differs from the number of recordings.
+        ProbeError: the number of features differs from the number of recordings, or `width` is below 1.
         DrawError: a fraction outside (0, 1], or so small that no recording is drawn.
     """
     if len(features) != len(task.labels):
         raise ProbeError(f"{len(features)} features for {len(task.labels)} recordings")
     train, val, test = (task.rows(split) for split in ("train", "val", "test"))
+    basis = principal_axes(features[train], width)  # of the whole training split, at every fraction
     draws: list[Draw] = []
     test_scores: list[Floats] = []
     probabilities: list[Floats] = []
     for seed in seeds if fraction < 1 else seeds[:1]:
         # fit on the drawn recordings; the strength is chosen on validation
         drawn = train[subset(len(train), fraction, seed)]
-        model = fit(features[drawn], task.labels[drawn], features[val], task.labels[val])
+        model = fit(features[drawn], task.labels[drawn], features[val], task.labels[val], basis)
         val_scores, scores = model.scores(features[val]), model.scores(features[test])
         test_scores.append(scores)
 
@@ -324,11 +352,23 @@ def probe(
                 thresholds={name: None if np.isnan(at) else float(at) for name, at in zip(task.classes, thresholds)},
             )
         )
-    return _result(fraction, task, draws, np.stack(test_scores), np.stack(probabilities))
+    widths = features.shape[1], features.shape[1] if basis is None else basis.shape[1]
+    return _result(fraction, task, draws, np.stack(test_scores), np.stack(probabilities), widths)
 
 
-def _result(fraction: float, task: ProbeTask, draws: list[Draw], scores: Floats, probabilities: Floats) -> ProbeResult:
-    """Compute every measure from the test scores (S, N, K) and probabilities (S, N, K) of S draws."""
+def _result(
+    fraction: float,
+    task: ProbeTask,
+    draws: list[Draw],
+    scores: Floats,
+    probabilities: Floats,
+    widths: tuple[int, int],
+) -> ProbeResult:
+    """Compute every measure from the test scores (S, N, K) and probabilities (S, N, K) of S draws.
+
+    Args:
+        widths: of the features, and of the components that the regressions use.
+    """
     test = task.rows("test")
     labels, patients, classes = task.labels[test], task.patient[test], task.classes
     thresholds = np.array([[np.nan if (at := d.thresholds[name]) is None else at for name in classes] for d in draws])
@@ -338,5 +378,7 @@ def _result(fraction: float, task: ProbeTask, draws: list[Draw], scores: Floats,
         draws=tuple(draws),
         measures=all_metrics.compute_metrics(labels, scores, patients, classes, thresholds, probabilities),
         reliability=calibration.reliability(labels, probabilities[0], patients, classes),
+        feature_width=widths[0],
+        probe_width=widths[1],
         test_scores=scores,
     )

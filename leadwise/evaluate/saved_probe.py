@@ -20,6 +20,7 @@ from leadwise.evaluate import logistic_regression
 from leadwise.evaluate.embed import Features, embed_cohort, usable
 from leadwise.evaluate.logistic_regression import LogisticModel, ProbeError
 from leadwise.evaluate.metrics.score import Floats
+from leadwise.evaluate.principal_axes import principal_axes
 from leadwise.evaluate.probe import make_probe_task
 from leadwise.files import replacing
 from leadwise.progress import Progress
@@ -45,6 +46,7 @@ class SavedProbe:
     cohort_fingerprint: str
     run_fingerprint: str
     n_train: int
+    width: int | None = None  # to which wider features were reduced, see `principal_axes`; the coefficients contain it
 
     def probabilities(self, features: Features) -> Floats:
         """Return (N, K) of embeddings (N, D); NaN for unlearnable classes, and for a row of NaN."""
@@ -68,7 +70,7 @@ class SavedProbe:
         """Write the probe to one file, atomically."""
         from safetensors.numpy import save_file
 
-        about = {name: getattr(self, name) for name in (*_TEXTS, "window", "n_train")}
+        about = {name: getattr(self, name) for name in (*_TEXTS, "window", "n_train", "width")}
         about |= {"format": FORMAT, "classes": list(self.classes), "unlearnable": list(self.unlearnable)}
         about |= {"strength": self.model.strength, "val_macro": self.model.val_macro}
         arrays = {name: np.ascontiguousarray(getattr(self.model, name), dtype=np.float64) for name in _ARRAYS}
@@ -83,18 +85,20 @@ def fit_probe(
     part: str = "backbone",
     window: str | None = None,
     progress: Progress | None = None,
+    width: int | None = None,
 ) -> SavedProbe:
     """Fit a probe on all training recordings of a task, by the rules of `leadwise probe` at fraction 1.
 
     Raises:
-        ProbeError: a split is empty or shares patients with another, or no class can be learned.
+        ProbeError: a split is empty or shares patients with another, no class can be learned, or `width` is below 1.
     """
     rows, _ = usable(run, cohort, cohort.rows(task=task), window)
     probe_task = make_probe_task(cohort, task, rows)
     features = embed_cohort(run, cohort, part, rows, progress, window=window)
     train, val = probe_task.rows("train"), probe_task.rows("val")
     labels = probe_task.labels
-    model = logistic_regression.fit(features[train], labels[train], features[val], labels[val])
+    basis = principal_axes(features[train], width)
+    model = logistic_regression.fit(features[train], labels[train], features[val], labels[val], basis)
     constant = labels[train].min(axis=0) == labels[train].max(axis=0)
     return SavedProbe(
         model=model,
@@ -108,6 +112,7 @@ def fit_probe(
         cohort_fingerprint=cohort.fingerprint,
         run_fingerprint=run.fingerprint,
         n_train=len(train),
+        width=width,
     )
 
 
@@ -138,6 +143,7 @@ def load_probe(path: Path | str) -> SavedProbe:
             tuple(about["unlearnable"]),
             window=about["window"],
             n_train=int(about["n_train"]),
+            width=about.get("width"),
             **{name: str(about[name]) for name in _TEXTS},
         )
     except (KeyError, TypeError, ValueError) as error:

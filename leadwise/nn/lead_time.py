@@ -30,6 +30,7 @@ class EncoderShape:
     pooling: Literal["mean", "cls"] = "mean"
     separators: bool = False  # one token before and one after each lead
     checkpointing: bool = False  # recompute activations in the backward pass
+    embedding_scale: float = 1.0  # factor on the encoder's lead and temporal embeddings at the start
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class LeadTimeEncoder(nn.Module):
         self.tokenizer = tokenizer
         self.spatial = lead_embeddings(shape.n_leads, shape.width)
         self.temporal = positions(shape.temporal, shape.n_patches, shape.width)
+        if shape.embedding_scale != 1:
+            with torch.no_grad():
+                self.spatial.mul_(shape.embedding_scale)
+                self.temporal.mul_(shape.embedding_scale)
         self.separator = nn.Parameter(0.02 * torch.randn(2, shape.width)) if shape.separators else None
         self.cls = nn.Parameter(0.02 * torch.randn(shape.width)) if shape.pooling == "cls" else None
         self.transformer = Transformer(shape.width, shape.depth, shape.heads, checkpointing=shape.checkpointing)
@@ -145,6 +150,16 @@ def _encode_parts_at_once(
     rows = among[:, None].expand(-1, patches.shape[0], -1).flatten(0, 1)  # (K B, M)
     out = encode(patches.repeat(n_parts, 1, 1, 1), part.flatten(0, 1), rows)
     return out.reshape(n_parts, patches.shape[0], out.shape[-1])
+
+
+def mean_by_lead(encoded: Encoded, n_leads: int, n_patches: int) -> Tensor:
+    """The mean of the real tokens of each lead (B, L D); 0 for a lead without one."""
+    tokens = encoded.tokens if encoded.real is None else encoded.tokens * encoded.real[..., None]
+    real = torch.ones_like(encoded.index) if encoded.real is None else encoded.real.long()
+    lead = encoded.index // n_patches  # (B, V)
+    member = nn.functional.one_hot(lead, n_leads) * real[..., None]  # (B, V, L)
+    total = member.to(tokens.dtype).mT @ tokens  # (B, L, D)
+    return (total / member.sum(1).clamp(min=1)[..., None]).flatten(1)
 
 
 @dataclass(frozen=True)

@@ -198,6 +198,11 @@ def freeze(bert: nn.Module, n_layers: int) -> None:
         part.requires_grad_(False)
 
 
+def is_bert_layer(module: nn.Module) -> bool:
+    """Return whether `module` is one layer of a BERT-family encoder: a class such as BertLayer of transformers."""
+    return type(module).__module__.startswith("transformers.") and type(module).__name__.endswith("Layer")
+
+
 def bert_shaped_as(folder: Path) -> nn.Module:
     """A BERT of the shape described in `folder`, with fresh weights: the weights are loaded later."""
     from transformers import AutoConfig, AutoModel

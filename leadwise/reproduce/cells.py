@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ class Cell:
     skipped: tuple[str, ...]  # classes with one label value only on the test split
     unlearnable: tuple[str, ...] = ()  # classes with one label value only in some draw of the labels: counted as 0.5
     n_seen: int = 0  # test patients that were in the pre-training: must be 0
+    feature_width: int | None = None  # PROBE: the run's own width
+    probe_width: int | None = None  # PROBE: the number of principal components of the features that were probed
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class ScoringOptions:
     fractions: tuple[float, ...] = ()  # of the training labels; none: no probe
     zero_shot: bool = True
     untrained: bool = False  # also score the same encoder without training
+    width: int | None = None  # PROBE: to which wider features are reduced; None: no reduction
     legacy: bool = False  # also run the published protocol's probe, faults included
     splits: Path | None = (
         None  # folder of the published split files, used instead of the cohorts' splits where they exist
@@ -137,8 +140,10 @@ class _CellScorer:
                     "%s: no probe on %.0f%% of %s: too few training recordings", self.row, 100 * fraction, self.task
                 )
                 continue
+            inputs = self.inputs if options.width is None else {**self.inputs, "width": str(options.width)}
             for encoder in encoders:
-                cells += self._stored(f"{PROBE}-{fraction:g}-{encoder}", self.inputs, self._probe(fraction, encoder))
+                compute = self._probe(fraction, encoder, options.width)
+                cells += self._stored(f"{PROBE}-{fraction:g}-{encoder}", inputs, compute)
             if options.legacy:
                 legacy = self._legacy_probe(fraction, options.splits)
                 cells += self._stored(f"merl-legacy-{fraction:g}", self.inputs, legacy)
@@ -157,12 +162,13 @@ class _CellScorer:
             return []
         return self._stored(ZERO_SHOT, {**self.inputs, "prompts": loaded.sha256}, self._zero_shot)
 
-    def _probe(self, fraction: float, encoder: str) -> Callable[[], list[Cell]]:
+    def _probe(self, fraction: float, encoder: str, width: int | None) -> Callable[[], list[Cell]]:
         def compute() -> list[Cell]:
             task = probing.make_probe_task(self.cohort, self.task, self.rows)
-            result = probing.probe(self._embedded(encoder), task, fraction)
+            result = probing.probe(self._embedded(encoder), task, fraction, width=width)
             unlearnable = tuple(sorted({name for draw in result.draws for name in draw.unlearnable}))
-            return [self._cell(PROBE, fraction, encoder, result.score, unlearnable)]
+            cell = self._cell(PROBE, fraction, encoder, result.score, unlearnable)
+            return [replace(cell, feature_width=result.feature_width, probe_width=result.probe_width)]
 
         return compute
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -141,14 +141,20 @@ def untrained_cells(
 ) -> list[Cell]:
     """Return the cells of the rows without training: random encoders and hand-crafted features, probed."""
     options = dataclasses.replace(options, zero_shot=False, untrained=False, legacy=False)
-    cells: list[Cell] = []
+    return [
+        cell
+        for row, run in untrained_runs(references, seeds)
+        for cell in _probe_cells(row, run, cohorts, out, options, progress)
+    ]
+
+
+def untrained_runs(references: References, seeds: Sequence[int]) -> Iterator[tuple[str, Run]]:
+    """Iterate over the rows without training: the row's name, and a run that embeds with random or no weights."""
     for base in references.bases:
         for variant in training_runs.with_seeds(base, seeds):
-            row = base.label.replace("Supervised", "Random Init")
-            cells += _probe_cells(row, _random_run(variant.config), cohorts, out, options, progress)
+            yield base.label.replace("Supervised", "Random Init"), _random_run(variant.config)
     config = dataclasses.replace(references.bases[0].config, method={"name": HANDCRAFTED})
-    handcrafted = Run(config, Handcrafted(config.signal))
-    return cells + _probe_cells(HANDCRAFTED, handcrafted, cohorts, out, options, progress)
+    yield HANDCRAFTED, Run(config, Handcrafted(config.signal))
 
 
 def supervised_cells(

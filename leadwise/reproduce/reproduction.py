@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
@@ -27,16 +27,18 @@ from leadwise.data.cohort.layout import CohortError
 from leadwise.data.cohort.prepare import write
 from leadwise.data.sources import simulated
 from leadwise.demo import N_RECORDS
-from leadwise.evaluate.embed import training_overlap
+from leadwise.evaluate.embed import feature_width, training_overlap
 from leadwise.pages.reproduction import ReproductionPage, write_result
 from leadwise.progress import Progress
 from leadwise.reproduce import embedding_maps, figures, paper_numbers, tables, training_runs, variants
 from leadwise.reproduce.budget import Budget
 from leadwise.reproduce.cells import Cell, ScoringOptions, check_scoring, score_run
-from leadwise.reproduce.references import References, reference_cells
+from leadwise.reproduce.references import References, reference_cells, untrained_runs
 from leadwise.reproduce.variants import Variant
 
 log = logging.getLogger(__name__)
+
+COMMON: Literal["common"] = "common"
 
 _MIN_MAP_RECORDINGS = 100  # test recordings of CSN; with fewer, Figure 3 uses the largest test split
 
@@ -63,6 +65,9 @@ class ReproduceRequest:
     splits: Path | None = None  # folder of the published split files, used instead of the cohorts' own splits
     methods: tuple[str, ...] = ()  # to compare, in addition to those of configs; none: all methods of the target
     references: bool = True  # table1: untrained, supervised and hand-crafted rows too
+    width: int | Literal["common", "native"] = (
+        COMMON  # of the probes of all rows; common: the smallest of their features
+    )
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,8 @@ def reproduce(request: ReproduceRequest, progress: Progress | None = None) -> Re
     configs = [config for config in configs if not variants.is_reference(config)]
 
     # Refuse what cannot work before anything is written.
+    if isinstance(request.width, int) and request.width < 1:
+        raise ConfigError(f"a probe width of {request.width} is below 1; pass a positive number, common or native")
     names = request.methods or variants.compared_methods(request.target)
     compared = variants.make_variants(request.target, variants.base_configs(configs, names))
     no_settings = variants.without_settings(configs, names)
@@ -138,6 +145,11 @@ def _reproduce(
     compared = [training_runs.with_budget(request.budget, request.out, variant) for variant in compared]
     seeded = [one for variant in compared for one in training_runs.with_seeds(variant, request.seeds)]
 
+    # Probes of one width need the features of all rows, so that every run is trained before the first is scored.
+    if options.fractions:
+        width = _probe_width(request, seeded, references, progress)
+        options = dataclasses.replace(options, width=width)
+
     # Train each variant with each seed, and score it or draw its map.
     cells: list[Cell] = []
     maps: list[tuple[Figure, str]] = []
@@ -172,6 +184,7 @@ def _reproduce(
             f" The maps contain the {len(map_recordings.rows)} test recordings of {map_recordings.cohort.name} "
             f"with exactly one of {classes}."
         )
+    scale += _width_sentence(cells, options.width)
     if references:
         scale += f" References: {references}."
     if no_settings:
@@ -180,6 +193,35 @@ def _reproduce(
     texts = {variant.folder: settings.dumps(variant.config) for variant in [*seeded, *reference_variants]}
     write_result(folder, page, texts)
     return Reproduction(folder, page.lines, page.scale)
+
+
+def _probe_width(
+    request: ReproduceRequest, seeded: Sequence[Variant], references: References | None, progress: Progress
+) -> int | None:
+    """Return the width of all probes: as requested, else the smallest width of the rows' features.
+
+    The smallest one, because then no row has fewer features than the others.
+    """
+    if request.width != COMMON:
+        return request.width if isinstance(request.width, int) else None
+    widths = [feature_width(training_runs.load_or_train(request.out / "runs", variant, progress)) for variant in seeded]
+    if references:
+        widths += [feature_width(run) for _, run in untrained_runs(references, request.seeds)]
+    return min(widths)
+
+
+def _width_sentence(cells: Sequence[Cell], width: int | None) -> str:
+    """Return a sentence on the width of the probes and of the rows' features; empty without probes."""
+    native = {cell.row: cell.feature_width for cell in cells if cell.feature_width}
+    if not native:
+        return ""
+    rows = ", ".join(f"{row} {n}" for row, n in native.items())
+    if width is None:
+        return f" Probes use the features of each row at their own width ({rows})."
+    return (
+        f" All probes use {width} features: wider ones are reduced to so many principal components, by PCA of the training "
+        f"split's features without labels (widths before: {rows})."
+    )
 
 
 def _page(

@@ -60,6 +60,8 @@ def per_task(cells: Sequence[Cell]) -> list[Line]:
             "seeds": _range([100 * macro for macro in one.seeds]),
             "paper": "" if paper is None else f"{paper:.2f}",
             "ours - paper": "" if paper is None else f"{100 * one.ours - paper:+.2f}",
+            "feature width": one.cell.feature_width or "",
+            "probe width": one.cell.probe_width or "",
             "records": one.cell.n_records,
             "not scored": ", ".join(one.cell.skipped),
             "counted as 0.5": ", ".join(one.unlearnable),

@@ -9,6 +9,12 @@ from torch import nn
 
 from leadwise.config import OptimConfig
 from leadwise.methods.contract import PretrainingMethod
+from leadwise.nn.heads import Head, Projector
+from leadwise.nn.report_tower import BLOCKS
+from leadwise.nn.resnet import BasicBlock
+from leadwise.nn.text import is_bert_layer
+from leadwise.nn.transformer import Attention
+from leadwise.training.muon import MuonWithAdamW
 
 
 def learning_rate(step: int, optim: OptimConfig) -> float:
@@ -27,26 +33,50 @@ def learning_rate(step: int, optim: OptimConfig) -> float:
 
 
 def make_optimizer(method: PretrainingMethod, optim: OptimConfig) -> torch.optim.AdamW:
-    """Return AdamW, without weight decay on norms, biases and embeddings, and with a lower rate for pretrained parameters.
+    """Return the optimiser of `optim.optimizer`.
 
-    Each parameter group has a "scale", the factor on the learning rate.
+    Weight decay applies to matrices, not to norms, biases and embeddings. Pretrained parameters have a lower rate, and AdamW
+    in any case. Each parameter group has a "scale", the factor on the learning rate.
     """
-    # group the parameters by (decays, pretrained)
+    # group the parameters by (decays, pretrained, parts of a matrix for Muon; 0 = AdamW)
     pretrained = {id(p) for p in method.pretrained_parameters}
     embedding_tables = {id(m.weight) for m in method.modules() if isinstance(m, nn.Embedding)}
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    parts = matrix_parts(method) if optim.optimizer == "muon" else {}
+    groups: dict[tuple[bool, bool, int], list[nn.Parameter]] = {}
     for name, p in method.named_parameters():
         if p.requires_grad:
             # a parameter of a method itself (lead, time, mask and class embeddings) is not named "weight"
             is_embedding = id(p) in embedding_tables or not name.endswith("weight")
-            groups.setdefault((p.ndim >= 2 and not is_embedding, id(p) in pretrained), []).append(p)
+            is_pretrained = id(p) in pretrained
+            n_parts = 0 if is_pretrained else parts.get(id(p), 0)
+            groups.setdefault((p.ndim >= 2 and not is_embedding, is_pretrained, n_parts), []).append(p)
 
     parameter_groups = [
         {
             "params": parameters,
             "weight_decay": optim.weight_decay if decays else 0.0,
             "scale": optim.pretrained_lr_scale if is_pretrained else 1.0,
+            **({"muon": bool(n_parts), "n_parts": n_parts} if optim.optimizer == "muon" else {}),
         }
-        for (decays, is_pretrained), parameters in sorted(groups.items())
+        for (decays, is_pretrained, n_parts), parameters in sorted(groups.items())
     ]
-    return torch.optim.AdamW(parameter_groups, lr=optim.lr, betas=optim.betas, fused=True)
+    kind = MuonWithAdamW if optim.optimizer == "muon" else torch.optim.AdamW
+    return kind(parameter_groups, lr=optim.lr, betas=optim.betas, fused=True)
+
+
+def matrix_parts(method: nn.Module) -> dict[int, int]:
+    """Return the matrices that Muon updates: the id of each parameter, and the number of equal blocks of its rows.
+
+    They are the linear maps inside Transformer blocks and heads, and the convolutions of residual blocks. Tokenisers, maps
+    from and to samples, and word embeddings are at the edge of a network, where AdamW is better (Jordan et al. 2024).
+    """
+    parts: dict[int, int] = {}
+    for container in method.modules():
+        if not isinstance(container, (*BLOCKS, Head, Projector, BasicBlock)) and not is_bert_layer(container):
+            continue
+        for module in container.modules():
+            if isinstance(module, nn.Linear | nn.Conv1d):
+                parts.setdefault(id(module.weight), 1)
+            elif isinstance(module, Attention):
+                parts[id(module.key_value.weight)] = 2
+    return parts
