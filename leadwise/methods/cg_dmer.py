@@ -77,7 +77,7 @@ from leadwise.nn.patches import ConvTokenizer, patchify
 from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextEncoderSettings, WithReports
 from leadwise.nn.targets import Target
 from leadwise.nn.text import Tokenizer, Tokens
-from leadwise.nn.views import report_ids
+from leadwise.nn.views import report_ids, report_view
 
 TEMPERATURE = 0.07  # tau of Eqs. 7-8
 CORRELATION_MOMENTUM = 0.95  # of the running correlations: about 20 batches
@@ -125,9 +125,11 @@ class Config(TextEncoderSettings, MethodConfig):
     gain: float = 0.0  # multiply all leads of a record by one random factor exp(N(0, gain))
     noise_mv: float = 0.0  # white noise on the encoder's input, largest standard deviation (the model's scale)
     statement_dropout: float = 0.0  # probability of leaving out each statement of a report; > 0 also shuffles them
+    rewording: float = 0.0  # probability that a statement of a report is replaced by another wording of its finding
 
     def __post_init__(self) -> None:
         check_ranges(self, mask_ratio="[0, 1)", embed_passes=">= 1", final_share="[0, 1]", embedding_scale="> 0")
+        check_ranges(self, rewording="[0, 1]")
         if self.same_report == "positive" and self.contrast != "standard":
             raise ValueError(f"same_report = 'positive' needs contrast = 'standard'; contrast = {self.contrast!r}")
 
@@ -371,7 +373,7 @@ class Method(WithReports, PretrainingMethod):
 
     def training_view(self, batch: Batch) -> Batch:
         """The batch as the settings' views change it in training; in eval mode the batch itself."""
-        c, ecg, observed, report = self.config, batch.ecg, batch.observed, batch.report
+        c, ecg, observed = self.config, batch.ecg, batch.observed
         if not self.training:
             return batch
         if c.shift:
@@ -379,8 +381,7 @@ class Method(WithReports, PretrainingMethod):
             ecg, observed = augment.shift(ecg, observed, patch_samples, patch_samples)
         if c.gain:
             ecg = augment.gain(ecg, c.gain)
-        if c.statement_dropout:
-            report = reports.drop_statements(report, batch.statements, c.statement_dropout)
+        report = report_view(batch, c.statement_dropout, c.rewording)
         return replace(batch, ecg=ecg, observed=observed, report=report)
 
     def _patches(self, batch: Batch) -> tuple[Tensor, Tensor]:
