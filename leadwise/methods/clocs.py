@@ -171,7 +171,7 @@ class Method(PretrainingMethod):
 
         views = replace(
             batch, ecg=ecg[row, place].flatten(0, 1), observed=observed[row, place].flatten(0, 1), label=None,
-            statements=None, target=None, record=each(batch.record), patient=each(batch.patient),
+            statements=None, wordings=None, target=None, record=each(batch.record), patient=each(batch.patient),
             report=each(batch.report),
         )  # fmt: skip
         return views, start, usable, n_samples
