@@ -33,6 +33,7 @@ from safetensors.torch import load_file, save_file
 from leadwise import config as settings
 from leadwise import digests, distributed, trained_on, weights
 from leadwise.config import Config
+from leadwise.data.wordings import all_texts
 from leadwise.files import replacing
 from leadwise.methods import catalogue
 from leadwise.methods.contract import PretrainingMethod
@@ -384,7 +385,8 @@ def create(
 
     Args:
         config: the settings; those of the method that are not given take their defaults.
-        texts: the training reports, from which the tokenizer is made.
+        texts: the training reports, from which the tokenizer is made; with the method's `rewording`, from their other
+            wordings as well.
         folder: the run's folder; None for a run in memory.
         provenance: the contents of data.json.
         hashes: the contents of trained_on.json; None: no such file.
@@ -400,6 +402,9 @@ def create(
     # the method, with weights from the run's seed
     config = catalogue.with_defaults(config)
     file, method_config = catalogue.method_settings(config)
+    if catalogue.uses_wordings(config):
+        texts = list(texts)
+        texts = [*texts, *all_texts(texts)]
     tokenizer = file.method_class.make_tokenizer(method_config, texts)
     torch.manual_seed(config.optim.seed)
     run = Run(config, catalogue.build(config, tokenizer), folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,11 +11,13 @@ from conftest import REPORTS, SIGNAL, TINY, make_batch, unobserve
 from test_methods import build
 from torch import Tensor
 
+from leadwise import config as settings
 from leadwise.config import OptimConfig
 from leadwise.methods import cg_dmer
+from leadwise.methods.catalogue import with_defaults
 from leadwise.nn import masking
 from leadwise.nn import text as reports
-from leadwise.nn.patches import patchify
+from leadwise.nn.patches import ConvTokenizer, patchify
 from leadwise.training.optimizer import make_optimizer
 
 OPTIONS = [
@@ -27,7 +30,7 @@ OPTIONS = [
     {"decoder": "leadwise", "specific_task": "recon"},
     {"decoder": "cross", "specific_task": "recon"},
     {"decoder": "cross"},
-    {"patch_amplitude": True, "target": "raw"},
+    {"patch_amplitude": False, "target": "raw"},
     {"target": "record"},
     {"contrast": "decoupled", "siglip": "literal"},
     {"contrast": "literal", "siglip": "unnormalised"},
@@ -35,6 +38,7 @@ OPTIONS = [
     {"same_report": "negative"},
     {"checkpointing": True},
     {"patch_pooled": True, "patch_amplitude": True, "embedding_scale": 0.3},
+    {"orthogonality": "correlation", "specific_task": "recon"},
     {"final_view": "parts", "final_share": 1.0},
     {"final_view": "full", "final_share": 1.0},
     {"shift": True, "gain": 0.2, "noise_mv": 0.02, "statement_dropout": 0.3},
@@ -54,9 +58,48 @@ def test_each_option_trains(options: dict) -> None:
     assert bool(method.embed_ecg(batch, "shared").isfinite().all())
 
 
+def qrs_patches(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """QRS-like patches (n, 50) of random shape, and the logarithm of the size (n,) of each, 0.6 to 2.7 times its shape."""
+    g = torch.Generator().manual_seed(seed)
+    t = torch.linspace(0, 1, 50)
+    centre, width = 0.2 + 0.6 * torch.rand(n, 3, 1, generator=g), 0.03 + 0.07 * torch.rand(n, 3, 1, generator=g)
+    height = torch.randn(n, 3, 1, generator=g)
+    shape = (height * torch.exp(-((t - centre) / width).square() / 2)).sum(1)
+    size = 1.5 * torch.rand(n, generator=g) - 0.5
+    return shape / shape.std(1, keepdim=True) * size.exp()[:, None], size
+
+
+def explained_by_a_linear_map(features: torch.Tensor, truth: torch.Tensor, n_fit: int) -> float:
+    """Share of the variance of `truth` (n,) that a ridge regression on `features` (n, D) explains after the first `n_fit`."""
+    features, truth = features.double(), truth.double()
+    centred, target = features - features[:n_fit].mean(0), truth - truth[:n_fit].mean()
+    fit = centred[:n_fit]
+    ridge = 1e-4 * n_fit * fit.var() * torch.eye(fit.shape[1], dtype=torch.float64)
+    weights = torch.linalg.solve(fit.T @ fit + ridge, fit.T @ target[:n_fit])
+    error = centred[n_fit:] @ weights - target[n_fit:]
+    return 1 - float(error.square().mean() / target[n_fit:].var())
+
+
+def test_tokens_contain_the_size_of_a_patch() -> None:
+    """Group norm removes it; `patch_amplitude`, on by default and in every config, adds it again."""
+    patches, size = qrs_patches(3000, seed=0)
+    explained = {}
+    for amplitude in (True, False):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            tokens = ConvTokenizer(50, 64, amplitude)(patches)
+        explained[amplitude] = explained_by_a_linear_map(tokens, size, n_fit=2000)
+    assert explained[True] > 0.99
+    assert explained[False] < 0.5
+    assert cg_dmer.Config().patch_amplitude
+    for path in (Path(__file__).parents[1] / "configs").glob("*.toml"):
+        config = with_defaults(settings.read(path))
+        assert config.method.get("patch_amplitude", True), path.name
+
+
 def test_hidden_patches_never_reach_visible_tokens() -> None:
     """Convolutions and norms stay inside the patch, and hidden patches are not encoded."""
-    for options in ({}, {"patch_amplitude": True}):
+    for options in ({}, {"patch_amplitude": False}):
         method = build("cg_dmer", **options).eval()
         batch = make_batch(4)
         patches, usable = method._patches(batch)
