@@ -7,6 +7,7 @@ tokenizer/           the tokenizer of reports, and the shape of a borrowed text 
 model.safetensors    the weights, and in its header the digests of weights, settings and tokenizer (`leadwise.digests`)
 calibration.json     probabilities of zero-shot scores, if `leadwise calibrate` has fitted them (`leadwise.evaluate.calibrate`)
 metrics.jsonl        one line of metrics every few steps
+teacher.npz          of a distilled run: the teacher's embeddings of its recordings, while it is trained (`training.teacher`)
 resume/state.pt      model, optimiser, step and best loss; random numbers depend on the step, so a resumed run is bit-identical
 """
 
@@ -33,6 +34,7 @@ from safetensors.torch import load_file, save_file
 from leadwise import config as settings
 from leadwise import digests, distributed, trained_on, weights
 from leadwise.config import Config
+from leadwise.data.wordings import all_texts
 from leadwise.files import replacing
 from leadwise.methods import catalogue
 from leadwise.methods.contract import PretrainingMethod
@@ -51,11 +53,14 @@ _MOST_HALF = torch.finfo(torch.float16).max
 
 RESUME_KEYS = {"step", "best", "model", "optimizer"}  # of a resume state
 
+TEACHER_FILE = "teacher.npz"
+
 # what a run that never saved a resume state may contain; any other file means that the folder is not such a run
 UNSAVED_FILES = {
     "config.toml",
     "data.json",
     trained_on.FILE,
+    TEACHER_FILE,
     "tokenizer",
     "metrics.jsonl",
     "model.safetensors",
@@ -379,16 +384,19 @@ def create(
     provenance: dict[str, Any] | None = None,
     restart: bool = False,
     hashes: TrainedOn | None = None,
+    teacher: Run | None = None,
 ) -> Run:
     """Return a new run with fresh weights. With a folder, write its config, tokenizer and provenance there.
 
     Args:
         config: the settings; those of the method that are not given take their defaults.
-        texts: the training reports, from which the tokenizer is made.
+        texts: the training reports, from which the tokenizer is made; with the method's `rewording`, from their other
+            wordings as well.
         folder: the run's folder; None for a run in memory.
         provenance: the contents of data.json.
         hashes: the contents of trained_on.json; None: no such file.
         restart: the folder may hold a run that never saved a resume state (`is_unsaved`), which is replaced.
+        teacher: the run whose tokenizer a distilled run takes.
 
     Raises:
         RunError: the folder is not empty.
@@ -400,9 +408,17 @@ def create(
     # the method, with weights from the run's seed
     config = catalogue.with_defaults(config)
     file, method_config = catalogue.method_settings(config)
-    tokenizer = file.method_class.make_tokenizer(method_config, texts)
+    if catalogue.uses_wordings(config):
+        texts = list(texts)
+        texts = [*texts, *all_texts(texts)]
+    saved_folder = None
+    if teacher is None:
+        tokenizer = file.method_class.make_tokenizer(method_config, texts)
+    else:
+        tokenizer = teacher.method.tokenizer
+        saved_folder = None if teacher.folder is None else teacher.folder / "tokenizer"
     torch.manual_seed(config.optim.seed)
-    run = Run(config, catalogue.build(config, tokenizer), folder)
+    run = Run(config, catalogue.build(config, tokenizer, saved_folder), folder)
 
     # the folder; config.toml comes last, because it makes the folder a run folder
     if folder is not None:
