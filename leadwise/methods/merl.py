@@ -71,7 +71,9 @@ class Config(TextSettings, PairViewSettings, MethodConfig):
     vit_width: int = 192
     vit_depth: int = 12
     vit_heads: int = 3
-    vit_start: Literal["equal", "published"] = "equal"  # scale of tokens and positions: alike, or as in the paper's code
+    vit_start: Literal["equal", "published"] = (
+        "equal"  # scale of tokens and positions: alike, or as in the paper's code
+    )
     head_norm: Literal["batch", "layer"] = "batch"  # in the ViT's head
     # report branch (the paper: ncbi/MedCPT-Query-Encoder, frozen whole in its code)
     text_pooling: Literal["cls", "mean", "pooler"] = "pooler"  # computes the report's vector from its tokens
