@@ -38,6 +38,7 @@ def card(run: Run, cohort: Cohort, scores: dict[str, Any], fitted: Sequence[Prom
     n_parameters = sum(weight.numel() for weight in run.method.parameters())
     without = {f"{one.task}: {code}" for one in fitted for code in one.without}
     first = fitted[0]
+    partial = ", ".join(dict.fromkeys(one.task for one in fitted if not one.is_of_all))
     lines = [
         "---",
         _metadata(run, scores, name, source, title).to_yaml(),
