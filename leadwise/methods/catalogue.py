@@ -97,6 +97,11 @@ def learns_labels(name: str) -> bool:
     return name in method_names() and find_method(name).method_class.learns_labels
 
 
+def learns_from_teacher(name: str) -> bool:
+    """Return whether a method is trained to the embeddings of another run (`data.teacher`). False for an unknown name."""
+    return name in method_names() and find_method(name).method_class.learns_from_teacher
+
+
 # ------------------------------------------------------------------------------------------------ from a config
 
 
@@ -138,6 +143,13 @@ def with_defaults(config: Config) -> Config:
     # lists, as TOML has them: the config must be equal before it is written and after it is read, and so must its fingerprint
     table = {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(method_config).items()}
     return dataclasses.replace(config, data=data, method={"name": config.method["name"], **table})
+
+
+def uses_wordings(config: Config) -> bool:
+    """Return whether a run trains with other wordings of its reports: a positive setting `rewording` of its method."""
+    return (
+        bool(with_defaults(config).method.get("rewording", 0)) and method_settings(config)[0].method_class.reads_reports
+    )
 
 
 def patch_samples(config: Config) -> int:
@@ -250,6 +262,8 @@ def _entry(file: MethodFile) -> Entry:
 
 
 def _reads(method: type[PretrainingMethod]) -> str:
+    if method.learns_from_teacher:
+        return "ECG + teacher"
     if method.reads_reports:
         return "ECG + report"
     return "ECG + labels" if method.learns_labels else "ECG"
