@@ -71,6 +71,11 @@ def card(run: Run, cohort: Cohort, scores: dict[str, Any], fitted: Sequence[Prom
         f"{optim.precision}.",
         f"- {first.sentence.split(';')[0]}. Prompt sets: {', '.join(dict.fromkeys(o.prompt_set for o in fitted))}."
         + (
+            f" In {partial} only recordings with a label of the task count; its probabilities hold among these."
+            if partial
+            else ""
+        )
+        + (
             f" Without a probability, since the split has too few positives: {', '.join(sorted(without))}."
             if without
             else ""

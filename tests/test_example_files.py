@@ -58,7 +58,8 @@ def planted(run: Path, task: str, intercepts: dict[str, float], n_split: int = 1
     about = {"task": task, "prompt_set": "rich", "prompt_file": prompts.path.name, "source": "ptbxl", "cohort": "own"}
     one = PromptSetCalibration(
         prompts=prompt_digest(wordings), **about, cohort_fingerprint="0", split="val", window=None, n_records=100,
-        n_split=n_split, n_patients=90, classes=fitted, positives=dict.fromkeys(classes, 20), without={classes[-1]: "2 positives"},
+        n_split=n_split, n_patients=90, classes=fitted, positives=dict.fromkeys(classes, 20),
+        without={classes[-1]: "2 positives"},
     )  # fmt: skip
     prompt_calibration.write(loaded, [one])
 
