@@ -76,7 +76,7 @@ def card(run: Run, cohort: Cohort, scores: dict[str, Any], fitted: Sequence[Prom
             else ""
         )
         + (
-            f" Without a probability, since the split has too few positives: {', '.join(sorted(without))}."
+            f" Without a probability, too few positives or no higher cosine: {', '.join(sorted(without))}."
             if without
             else ""
         ),
