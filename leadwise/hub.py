@@ -212,8 +212,8 @@ def _copy_files(run: Run, source: Path, target: Path, people: bool, dtype: str |
         shutil.copytree(source / "tokenizer", target / "tokenizer")
     # the table as it is on disk: its digest is in the header of the weights
     table = tomllib.loads((source / "config.toml").read_text(encoding="utf-8"))
-    if "cohort" in table.get("data", {}):
-        table["data"]["cohort"] = ""
+    for key in {"cohort", "teacher"} & set(table.get("data", {})):
+        table["data"][key] = ""
     (target / "config.toml").write_text(tomli_w.dumps(table), encoding="utf-8")
     if people and (source / trained_on.FILE).is_file():
         shutil.copyfile(source / trained_on.FILE, target / trained_on.FILE)
@@ -224,16 +224,16 @@ def _copy_files(run: Run, source: Path, target: Path, people: bool, dtype: str |
 
 
 def _copy_calibration(run: Run, path: Path, target: Path) -> None:
-    """Copy a calibration that belongs to the run's weights; the copy names the fingerprint of the weights in `target`."""
+    """Copy a calibration that belongs to the run's weights; the copy names the digest of the weights in `target`."""
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-        is_of_run = table["run"] == run.fingerprint
+        is_of_run = table["weights"] == run.weights_digest
     except (ValueError, KeyError, TypeError):
         raise RunError(f"{path} is damaged; fit it again with leadwise calibrate, or delete it") from None
     if not is_of_run:
         log.warning("%s was fitted on other weights and is left out; fit it again with leadwise calibrate", path)
         return
-    table["run"] = runs.load(target, device="cpu").fingerprint
+    table["weights"] = runs.load(target, device="cpu").weights_digest
     (target / CALIBRATION).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
 

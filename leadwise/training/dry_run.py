@@ -16,10 +16,14 @@ from leadwise import config as settings
 from leadwise import distributed
 from leadwise import run as runs
 from leadwise.config import Config
-from leadwise.data.loader import Sampler
+from leadwise.data.loader import Recordings, Sampler
+from leadwise.run import Run
 from leadwise.training.gradient_step import Objective, backward
 from leadwise.training.inputs import check_batch_split, open_data, with_classes
 from leadwise.training.optimizer import make_optimizer
+from leadwise.training.teacher import embed_teacher, open_teacher, with_teacher
+
+_N_TEACHER = 64  # recordings on which the time of the teacher's embeddings is measured
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,15 @@ def plan(config: Config, n_timed: int = 3) -> Plan:
     n_ranks = distributed.n_launched()
     check_batch_split(config, n_ranks)
     data = open_data(config)
-    run = runs.create(with_classes(config, data.train.cohort), data.texts)
+    teacher = open_teacher(config)
+    config = with_teacher(with_classes(config, data.train.cohort), teacher)
+    run = runs.create(config, data.texts, teacher=teacher)
     config, method = run.config, run.method.to(runs.choose_device(config.optim.device))
     optim, model = config.optim, Objective(method)
     sampler = Sampler(len(data.train), optim.batch_size, 0, 0, n_ranks)
+    train, teacher_seconds = data.train, None
+    if teacher is not None:
+        train, teacher_seconds = _with_some_targets(run, teacher, train)
     optimizer = make_optimizer(method, optim)
 
     # timed steps, after one to warm up
@@ -51,7 +60,7 @@ def plan(config: Config, n_timed: int = 3) -> Plan:
         if step == 1:
             timer_start = time.perf_counter()
         passes = np.split(sampler.positions(step), optim.accumulate)
-        backward(model, [data.train.batch(positions) for positions in passes], step, optim)
+        backward(model, [train.batch(positions) for positions in passes], step, optim)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     per_step = (time.perf_counter() - timer_start) / n_timed
@@ -68,7 +77,8 @@ def plan(config: Config, n_timed: int = 3) -> Plan:
         "passes over the data": round(optim.steps * optim.batch_size / len(data.train), 1),
         "seconds a step": round(per_step, 3),
         "records a second": round(optim.batch_size / per_step, 1),
-        "hours in all": round(per_step * optim.steps / 3600, 2),
+        **({} if teacher_seconds is None else {"hours for the teacher's embeddings": round(teacher_seconds / 3600, 3)}),
+        "hours in all": round(((teacher_seconds or 0.0) + per_step * optim.steps) / 3600, 2),
         "peak memory, GB": round(peak_memory() / 1e9, 2),
     }
     return Plan(
@@ -76,6 +86,16 @@ def plan(config: Config, n_timed: int = 3) -> Plan:
         parameters=parameter_table(method),
         estimate=[{"what": name, "value": str(value)} for name, value in facts.items()],
     )
+
+
+def _with_some_targets(run: Run, teacher: Run, train: Recordings) -> tuple[Recordings, float]:
+    """Return the recordings with the teacher's embeddings, those of a few for all, and the time in seconds that all take."""
+    few = Recordings(train.cohort, train.signal, train.rows[:_N_TEACHER])
+    embed_teacher(run, teacher, few)  # to warm up
+    timer_start = time.perf_counter()
+    targets = embed_teacher(run, teacher, few)
+    seconds = (time.perf_counter() - timer_start) / len(few) * len(train)
+    return train.with_targets(targets[np.arange(len(train)) % len(few)]), seconds
 
 
 def parameter_table(method: nn.Module) -> list[dict[str, Any]]:
