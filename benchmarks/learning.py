@@ -20,7 +20,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,6 @@ from leadwise.config import (
     OptimConfig,
 )
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.data.loader import Sampler
 from leadwise.evaluate import probe as probing
 from leadwise.evaluate.embed import embed_cohort
 from leadwise.evaluate.metrics.bootstrap import gain
@@ -56,11 +54,9 @@ from leadwise.reproduce import paper_numbers
 from leadwise.reproduce import references as against
 from leadwise.reproduce.cells import ScoringOptions
 from leadwise.run import Run
-from leadwise.training import inputs
 from leadwise.training import loop as training
 from leadwise.training.dry_run import peak_memory
-from leadwise.training.gradient_step import Objective, backward
-from leadwise.training.optimizer import make_optimizer
+from leadwise.training.step_time import steps_in
 
 FRACTIONS = (0.01, 0.1, 1.0)
 UNTRAINED, SUPERVISED = "without learning", "supervised"  # references that are computed together
@@ -95,26 +91,11 @@ def settings_of(args: argparse.Namespace) -> dict[str, Config]:
 # -------------------------------------------------------------------------------------------- one row, one process
 
 
-def steps_in(config: Config, minutes: float) -> tuple[int, float]:
-    """How many steps fit into so many minutes of one core, and the seconds that one takes."""
-    data = inputs.open_data(config)
-    run = runs.create(config, data.texts)
-    model, optimizer = Objective(run.method), make_optimizer(run.method, config.optim)
-    sampler = Sampler(len(data.train), config.optim.batch_size, 0)
-    for step in range(WARM + TIMED):
-        if step == WARM:
-            began = time.process_time()
-        backward(model, [data.train.batch(sampler.positions(step))], step, run.config.optim)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    seconds = (time.process_time() - began) / TIMED
-    return max(20, round(60 * minutes / seconds)), seconds
-
-
 def train_and_score(row: str, config: Config, args: argparse.Namespace) -> Json:
     """Train and score one row."""
     torch.set_num_threads(1)
-    steps, seconds = steps_in(config, args.budget_min)
+    steps, measured = steps_in(config, args.budget_min, TIMED, WARM)
+    steps, seconds = max(20, steps), measured.processor
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, steps=steps))
     folder = args.out / "runs" / f"{_folder(row)}-seed{args.seed}"
     if (folder / "model.safetensors").exists():
