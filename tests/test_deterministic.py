@@ -202,7 +202,14 @@ def test_two_threads_repeat_a_run_its_resume_and_its_embeddings(cohort_folder: P
     table["log"]["save_every"] = 3
     (tmp_path / "config.toml").write_text(tomli_w.dumps(table))
     command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
-    result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    waiting = {
+        **os.environ,
+        "OMP_NUM_THREADS": "2",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }  # a busy machine: threads must not spin
+    done = subprocess.run(command, capture_output=True, text=True, env=waiting, check=False)
+    assert not done.returncode, done.stderr
+    result = json.loads(done.stdout)
     assert result["threads"] == 2
     assert len(set(result["weights"])) == 1, result["weights"]
     assert result["embeddings"][0] == result["embeddings"][1]
