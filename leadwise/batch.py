@@ -45,6 +45,14 @@ class Signal:
 
 
 @dataclass(frozen=True)
+class Wordings:
+    """Texts that can replace a statement of a report: for each of its findings the forms of its text, each a list of texts."""
+
+    findings: tuple[tuple[tuple[str, ...], ...], ...]  # () if the statement has to stay as it is
+    is_prompt: bool = True  # whether one of its findings may be the whole report; not so for "abnormal ecg"
+
+
+@dataclass(frozen=True)
 class Batch:
     """B recordings, with the leads, rate and duration of a Signal."""
 
@@ -55,6 +63,7 @@ class Batch:
     report: tuple[str, ...]  # B report texts, "" if there is none
     label: torch.Tensor | None = None  # (B, K) float32 in {0, 1}
     statements: tuple[tuple[str, ...], ...] | None = None  # the statements of each of the B reports, if requested
+    wordings: tuple[tuple[Wordings, ...], ...] | None = None  # of each of these statements, if requested
 
     def __len__(self) -> int:
         return len(self.record)

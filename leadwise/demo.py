@@ -1,4 +1,4 @@
-"""The demo: simulate ECGs, prepare a cohort, pretrain, evaluate, and write an HTML page with the results."""
+"""The demo: simulate ECGs, prepare a cohort, pretrain, evaluate, read three files, and write an HTML page with the results."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from leadwise import ecg as ecgs
+from leadwise import hub, weights
 from leadwise.batch import Signal
 from leadwise.config import (
     Config,
@@ -19,16 +21,23 @@ from leadwise.config import (
 )
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.prepare import write
+from leadwise.data.simulator.example_files import write_examples
 from leadwise.data.sources import simulated
+from leadwise.evaluate import prompt_calibration
+from leadwise.evaluate.calibrate import run_calibration
 from leadwise.evaluate.probe import ProbeReport, run_probe
 from leadwise.evaluate.zeroshot import ZeroShotReport, run_zeroshot
 from leadwise.methods.catalogue import small_settings
-from leadwise.pages.demo import REMARK_KEYS, build_page
+from leadwise.model import Model
+from leadwise.pages.demo import REMARK_KEYS, ExampleECG, ExampleReadings, build_page
 from leadwise.progress import Progress
+from leadwise.run import Run
 from leadwise.training import loop as training
 
 TASK = "findings"
 FRACTIONS = (0.01, 0.1, 1.0)  # of the labels: one fewer than the probe's default, to save time
+SHIPPED = "ptbxl"  # the weights that read the example files, if they ship with this version
+N_FINDINGS = 5  # of each example file
 MARK = "demo.json"  # a folder that contains this file was written by a demo and may be replaced
 
 N_RECORDS = 3000
@@ -54,16 +63,17 @@ class Result:
     page: Path
     probe: ProbeReport
     zeroshot: ZeroShotReport
+    examples: ExampleReadings
     seconds: dict[str, float]
 
     @property
     def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """Rows by table title: the scores, and the time of each step."""
+        """Rows by table title: the scores, the findings of the example files, and the time of each step."""
         rows = [{"how": "zero-shot", **_short(row)} for row in self.zeroshot.rows()]
         rows += [{"how": f"probe, {row['fraction']:.0%} of labels", **_short(row)} for row in self.probe.rows()]
         times = [{"step": name, "seconds": f"{seconds:.0f}"} for name, seconds in self.seconds.items()]
         title = "unseen simulated patients, macro AUROC over findings with its 95 % interval"
-        return {title: rows, "time of each step": times}
+        return {title: rows, self.examples.title: self.examples.rows(), "time of each step": times}
 
     @property
     def remarks(self) -> list[str]:
@@ -82,6 +92,7 @@ class Result:
             "task": TASK,
             "zeroshot": self.zeroshot.to_json(),
             "probe": self.probe.to_json(),
+            "examples": {"run": self.examples.run, "findings": self.examples.rows()},
             "seconds": self.seconds,
         }
 
@@ -99,7 +110,7 @@ def demo(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Result:
-    """Simulate, prepare, pretrain, probe and classify zero-shot in `folder`; the page is folder/run/report.html.
+    """Simulate, prepare, pretrain, score and read three files in `folder`; the page is folder/run/report.html.
 
     Args:
         folder: a new or empty folder, or with `overwrite` that of an earlier demo.
@@ -143,13 +154,37 @@ def demo(
     record_time("embed and probe")
     zeroshot = run_zeroshot(run, cohort, TASK, progress=report)
     record_time("zero-shot")
+    examples = _read_examples(folder / "examples", run, cohort, seed, progress)
+    record_time("example files")
     page = folder / "run" / "report.html"
-    result = Result(folder, page, probe, zeroshot, seconds)
+    result = Result(folder, page, probe, zeroshot, examples, seconds)
     report("report", 0, 1)
-    build_page(result.tables, result.remarks, zeroshot, probe, run, cohort).write(result.page)
+    tables = {title: rows for title, rows in result.tables.items() if title != examples.title}
+    build_page(tables, result.remarks, zeroshot, probe, run, cohort, examples).write(result.page)
     report("report", 1, 1)
     record_time("report")
     return result
+
+
+def _read_examples(folder: Path, run: Run, cohort: Cohort, seed: int, progress: Progress | None) -> ExampleReadings:
+    """Write three ECG files of three formats and return what the shipped weights find in them, or else this run.
+
+    The demo's run gets a calibration on its validation split for this; shipped weights have theirs.
+    """
+    prompt_calibration.write(run, run_calibration(run, cohort, "val", [TASK], progress=progress))
+    is_shipped = weights.folder(SHIPPED) is not None
+    model = Model(hub.load(SHIPPED) if is_shipped else run)
+    files = write_examples(folder, seed + 1)  # another seed: not the ECGs of the cohort
+    table = model.findings([file.path for file in files], top=N_FINDINGS)
+    examples = [
+        ExampleECG(
+            file.path.name, file.format, file.findings, ecgs.read(file.path), table.loc[[row]].to_dict("records")
+        )
+        for row, file in enumerate(files)
+    ]
+    calibration = next(iter(table.attrs["calibration"].values()))
+    fitted_on = f"{calibration['n_records']} recordings of {calibration['cohort']} ({calibration['source']})"
+    return ExampleReadings(model.name, is_shipped, fitted_on, tuple(examples))
 
 
 def _create_folder(folder: Path, overwrite: bool) -> None:

@@ -8,6 +8,7 @@ contains words of the training reports.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 import tempfile
@@ -20,10 +21,22 @@ from typing import Any
 import tomli_w
 
 from leadwise import __version__, trained_on, weights
-from leadwise.run import Run, RunError
+from leadwise import run as runs
+from leadwise.run import CALIBRATION, Run, RunError
+
+log = logging.getLogger(__name__)
 
 FILES = ("config.toml", "data.json", "model.safetensors", "README.md")
-SHARED = (*FILES, "tokenizer/*")  # of a folder on the hub: nothing else is downloaded
+SHARED = (*FILES, CALIBRATION, "tokenizer/*")  # of a folder on the hub: nothing else is downloaded
+NONE_SHIPPED = "no weights are shipped with this version"
+_PEOPLE_LISTED = (
+    "`trained_on.json` lists hashes of the patients and signals that were used for training; every score states how many of the "
+    "scored patients are among them."
+)
+_PEOPLE_NOT_LISTED = (
+    "The patients that were used for training are not listed in this folder. Whether a test patient was among them cannot be "
+    "checked with it."
+)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _PRIVATE_KEYS = {"people", "signals"}  # of data.json
 
@@ -35,6 +48,9 @@ class HubError(RuntimeError):
 def find(where: Path | str, download: bool = False, revision: str | None = None) -> Path:
     """Return the run folder that `where` names: an existing folder, a name that ships with the package, or a hub id.
 
+    A run folder comes before shipped weights of the same name, and a warning states so. A folder without config.toml does
+    not: `ptbxl` is often the folder of the data set.
+
     Args:
         where: "runs/mine", "ptbxl" or "org/name".
         download: fetch a hub id that is not in the local cache; without it the network is not used.
@@ -43,22 +59,43 @@ def find(where: Path | str, download: bool = False, revision: str | None = None)
     Raises:
         HubError: there is no such folder or name, or the hub id is neither in the cache nor can be fetched.
     """
-    # a folder comes first, then a name of the package
+    # a run folder comes first, then a name of the package, then any other path
     text = str(where)
+    shipped = weights.folder(text)
+    is_run = (Path(where) / "config.toml").is_file()
+    if shipped is not None and is_run:
+        log.warning(
+            "%s is the run folder %s, not the weights of that name that ship with leadwise", text, Path(where).resolve()
+        )
+    if shipped is not None and not is_run:
+        if revision is not None:
+            raise HubError(
+                f"revision={revision!r} belongs to a hub id, and {text} ships with the package; leave it out"
+            )
+        return shipped
     if Path(where).exists():
         if revision is not None:
             raise HubError(f"revision={revision!r} belongs to a hub id, and {text} is a folder; leave it out")
         return Path(where)
-    shipped = weights.folder(text)
-    if shipped is not None:
-        return shipped
     if _HUB_ID.fullmatch(text) and not text.startswith("."):
         return _snapshot(text, download, revision)
-    known = ", ".join(weights.names()) or "none yet"
+    names = weights.names()
+    known = f"the weights that ship with this version are: {', '.join(names)}" if names else NONE_SHIPPED
     raise HubError(
-        f"no run {text!r}: there is no such folder, and the names that ship with this version are: {known}. A hub id has the "
-        f"form org/name. To train one: leadwise demo, or leadwise pretrain CONFIG -o {text}"
+        f"no run {text!r}: there is no such folder, and {known}. A hub id has the form org/name. To train one: leadwise demo, "
+        f"or leadwise pretrain CONFIG -o {text}"
     )
+
+
+def load(
+    where: Path | str,
+    device: str = "auto",
+    accept_changes: bool = False,
+    download: bool = False,
+    revision: str | None = None,
+) -> Run:
+    """Return the trained run that `where` names, as `find` and `run.load` do."""
+    return runs.load(find(where, download, revision), device, accept_changes)
 
 
 def _snapshot(repo: str, download: bool, revision: str | None) -> Path:
@@ -89,17 +126,21 @@ def save_pretrained(
     people: bool = False,
     license: str | None = None,
     hub_id: str = "",
+    dtype: str | None = None,
 ) -> Path:
     """Write a folder that can be shared: the run with a README.md, without who was trained on. Return the folder.
+
+    A calibration of zero-shot scores (`leadwise calibrate`) goes with the run.
 
     Args:
         card: write README.md, with the metadata that a hub reads.
         people: include the hashes of the training patients; for a folder that stays with the owner of the data.
         license: the licence's identifier in the card's metadata, such as "cc-by-4.0".
         hub_id: where the folder will be uploaded, for the card's example.
+        dtype: "float16" rounds the weights to 16 bits, which halves the folder; loading gives float32. None: as they are.
 
     Raises:
-        RunError: the run has no folder, or lacks a file.
+        RunError: the run has no folder, lacks a file, or cannot be stored in `dtype`.
         HubError: the folder exists and is not empty.
     """
     target = Path(folder)
@@ -110,9 +151,9 @@ def save_pretrained(
 
     # written beside the target under a temporary name, so that an incomplete folder never has the final name
     with _temporary_beside(target) as part:
-        _copy_files(run, run.folder, part, people)
+        _copy_files(run, run.folder, part, people, dtype)
         if card:
-            (part / "README.md").write_text(card_text(run, license, hub_id), encoding="utf-8")
+            (part / "README.md").write_text(card_text(run, license, hub_id, people), encoding="utf-8")
         if target.exists():
             target.rmdir()
         part.rename(target)
@@ -159,11 +200,14 @@ def _temporary_beside(target: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _copy_files(run: Run, source: Path, target: Path, people: bool) -> None:
-    """Copy weights and tokenizer, and write config and provenance without local paths and without patients."""
+def _copy_files(run: Run, source: Path, target: Path, people: bool, dtype: str | None) -> None:
+    """Copy weights, tokenizer and calibration, and write config and provenance without local paths and without patients."""
     if not (source / "model.safetensors").is_file():
         raise RunError(f"{source} has no model.safetensors: the run has saved no weights yet")
-    shutil.copyfile(source / "model.safetensors", target / "model.safetensors")
+    if dtype is None:
+        shutil.copyfile(source / "model.safetensors", target / "model.safetensors")
+    else:
+        run.write_weights(target / "model.safetensors", dtype)
     if (source / "tokenizer").is_dir():
         shutil.copytree(source / "tokenizer", target / "tokenizer")
     # the table as it is on disk: its digest is in the header of the weights
@@ -175,9 +219,25 @@ def _copy_files(run: Run, source: Path, target: Path, people: bool) -> None:
         shutil.copyfile(source / trained_on.FILE, target / trained_on.FILE)
     provenance = {key: value for key, value in run.provenance.items() if people or key not in _PRIVATE_KEYS}
     (target / "data.json").write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
+    if (source / CALIBRATION).is_file():
+        _copy_calibration(run, source / CALIBRATION, target)
 
 
-def card_text(run: Run, license: str | None = None, hub_id: str = "") -> str:
+def _copy_calibration(run: Run, path: Path, target: Path) -> None:
+    """Copy a calibration that belongs to the run's weights; the copy names the fingerprint of the weights in `target`."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        is_of_run = table["run"] == run.fingerprint
+    except (ValueError, KeyError, TypeError):
+        raise RunError(f"{path} is damaged; fit it again with leadwise calibrate, or delete it") from None
+    if not is_of_run:
+        log.warning("%s was fitted on other weights and is left out; fit it again with leadwise calibrate", path)
+        return
+    table["run"] = runs.load(target, device="cpu").fingerprint
+    (target / CALIBRATION).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+
+
+def card_text(run: Run, license: str | None = None, hub_id: str = "", people: bool = False) -> str:
     """Return the README.md of a shared run: metadata of the hub, then intended use, input, training data and limits."""
     from huggingface_hub import ModelCardData
 
@@ -223,13 +283,13 @@ def card_text(run: Run, license: str | None = None, hub_id: str = "") -> str:
         "",
         f"- Data: source `{source}`, fingerprint `{provenance.get('fingerprint', 'unknown')}`.",
         f"- {run.config.optim.steps:,} steps of {run.config.optim.batch_size} recordings.",
-        "- The patients that were used for training are not listed in this folder. Whether a test patient was among them "
-        "cannot be checked with it.",
+        f"- {_PEOPLE_LISTED if people else _PEOPLE_NOT_LISTED}",
         "",
         "## Limits",
         "",
         "- No score supports a decision about a patient. Scores on other populations and devices can be lower.",
-        "- A cosine is not a probability. Compare it with a reference cohort (`reference=`).",
+        "- A cosine is not a probability. Compare it with a reference cohort (`reference=`), or calibrate it on labels "
+        "(`leadwise calibrate`).",
         "- Reports are statements of machines or clinicians; the encoder repeats their errors.",
         "- The tokenizer contains words of the training reports.",
         "- `leadwise card RUN COHORT` measures subgroups, robustness and calibration on your own data.",

@@ -22,13 +22,12 @@ import numpy as np
 import pandas as pd
 
 from leadwise import hub
-from leadwise import run as runs
 from leadwise.batch import Signal
 from leadwise.data.formats.given import Given
 from leadwise.data.recordings.recording import RecordError
 from leadwise.ecg import given_facts
 from leadwise.ecg_inputs import as_cohort, collect
-from leadwise.evaluate import prompt_scores
+from leadwise.evaluate import prompt_calibration, prompt_scores
 from leadwise.evaluate.embed import EmbedError, Features, split_parts
 from leadwise.evaluate.embed_ecgs import (
     DroppedECG,
@@ -40,6 +39,7 @@ from leadwise.evaluate.embed_ecgs import (
     width_of,
 )
 from leadwise.evaluate.explain import Explanation, explain
+from leadwise.evaluate.findings import calibrated_tasks, top_findings
 from leadwise.evaluate.saved_probe import SavedProbe, load_probe
 from leadwise.evaluate.search import positive_classes
 from leadwise.evaluate.text_embeddings import embed_texts, unit
@@ -184,10 +184,12 @@ class Model:
     ) -> pd.DataFrame:
         """Return a table with one row per ECG and class: how near the ECG is to the texts of the class.
 
-        Columns: ecg, class; cosine to the mean of the class's texts; low and high, the range over single texts (NaN with one
-        text); percentile, the percentage of the reference with a lower cosine (NaN without a reference); n_prompts;
-        unknown_words, the words that were rare or absent in training; refused, the reason if the ECG is not interpretable,
-        with NaN scores. A cosine is not a probability, and its size differs between texts: compare percentiles.
+        Columns: ecg, class; cosine to the mean of the class's texts; probability, only if the run has a calibration for exactly
+        these prompts (`leadwise calibrate`; `attrs["calibration"]` states what it was fitted on), NaN for a class without one;
+        low and high, the range over single texts (NaN with one text); percentile, the percentage of the reference with a lower
+        cosine (NaN without a reference); n_prompts; unknown_words, the words that were rare or absent in training; refused, the
+        reason if the ECG is not interpretable, with NaN scores. A cosine is not a probability, and its size differs between
+        texts: compare percentiles.
 
         Args:
             prompts: a list of texts, a dict of class to texts, a task with shipped prompts, or a prompt file.
@@ -216,13 +218,55 @@ class Model:
 
         # the table, with the reasons of refused ECGs
         table = prompt_scores.score_wordings(self.run, embedded.features, embedded.names, wordings, compared)
+        calibration = prompt_calibration.find(self.run, wordings, window)
+        if calibration is not None:
+            each = table["cosine"].to_numpy().reshape(-1, len(wordings))  # ECG by ECG, classes in their order
+            probability = calibration.probabilities(each, list(wordings)).ravel()
+            table.insert(list(table.columns).index("cosine") + 1, "probability", probability)
         refused = embedded.refused
         table["refused"] = [refused[position] for position in table.index]
         table.index = embedded.rows[table.index.to_numpy()]
         table.attrs = {"run": self.fingerprint, "dropped": embedded.dropped_json}
+        if calibration is not None:
+            table.attrs["calibration"] = calibration.about() | {"sentence": calibration.sentence}
         if compared is not None:
             name = cohort.name if cohort is not None else "given ECGs"
             table.attrs["reference"] = {"name": name, "n": int(np.isfinite(compared).all(axis=1).sum())}
+        return table
+
+    def findings(
+        self,
+        ecgs: Any,
+        *,
+        top: int = 5,
+        rate_hz: float | None = None,
+        leads: Sequence[str] | None = None,
+        units: str | None = None,
+        batch_size: int = 64,
+        path_column: str = "path",
+        progress: Progress | None = None,
+    ) -> pd.DataFrame:
+        """Return the `top` most probable findings of each ECG, over all tasks that the run is calibrated for.
+
+        Columns: ecg, place, finding, probability, share (of the finding in the data of the calibration: a probability near it
+        states nothing about this ECG), task, class. `attrs["calibration"]` states what each task was fitted on. An ECG that
+        cannot be scored has no row; it is in `attrs["dropped"]` with the reason.
+
+        Raises:
+            CalibrationError: the run has no calibration (`leadwise calibrate`).
+            EmbedError: `top` is below 1.
+            NoTextEncoderError: the run has no text encoder.
+        """
+        if top < 1:
+            raise EmbedError(f"top={top} is too small; it must be 1 or more")
+        self.embed_text("normal ecg.")  # raises without a text encoder, before any ECG is embedded
+        tasks = calibrated_tasks(self.run)
+        given = given_facts(rate_hz, leads, units)
+        embedded = self._embed(ecgs, given, path_column, "shared", None, batch_size, progress)
+        table = top_findings(self.run, embedded.features, embedded.names, top)
+        table.index = embedded.rows[table.index.to_numpy()]
+        fitted = {task: one.calibration.about() for task, one in tasks.items()}
+        table.attrs = {"run": self.fingerprint, "dropped": embedded.dropped_json, "calibration": fitted}
         return table
 
     def predict(
@@ -346,10 +390,16 @@ class Model:
         return _Embedded(features, inputs.names, inputs.index, dropped)
 
     def save_pretrained(
-        self, folder: Path | str, *, card: bool = True, people: bool = False, license: str | None = None
+        self,
+        folder: Path | str,
+        *,
+        card: bool = True,
+        people: bool = False,
+        license: str | None = None,
+        dtype: str | None = None,
     ) -> Path:
         """Write a folder that can be shared and loaded again, without who was trained on; see `hub.save_pretrained`."""
-        return hub.save_pretrained(self.run, folder, card, people, license)
+        return hub.save_pretrained(self.run, folder, card, people, license, dtype=dtype)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, license: str | None = None) -> str:
         """Upload what `save_pretrained` writes to the hub and return its address; see `hub.push_to_hub`."""
@@ -387,4 +437,4 @@ def load(
         HubError: there is no such folder, name or hub id.
         RunError: a missing, changed or damaged file, or weights that do not fit the config.
     """
-    return Model(runs.load(hub.find(where, download, revision), device, accept_changes))
+    return Model(hub.load(where, device, accept_changes, download, revision))

@@ -5,6 +5,7 @@ data.json            the training cohort: name, source, fingerprint, and the num
 trained_on.json      hashes of the training patients and signals; it stays with the owner of the data (`leadwise.trained_on`)
 tokenizer/           the tokenizer of reports, and the shape of a borrowed text encoder
 model.safetensors    the weights, and in its header the digests of weights, settings and tokenizer (`leadwise.digests`)
+calibration.json     probabilities of zero-shot scores, if `leadwise calibrate` has fitted them (`leadwise.evaluate.calibrate`)
 metrics.jsonl        one line of metrics every few steps
 resume/state.pt      model, optimiser, step and best loss; random numbers depend on the step, so a resumed run is bit-identical
 """
@@ -30,8 +31,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from leadwise import config as settings
-from leadwise import digests, distributed, trained_on
+from leadwise import digests, distributed, trained_on, weights
 from leadwise.config import Config
+from leadwise.data.wordings import all_texts
 from leadwise.files import replacing
 from leadwise.methods import catalogue
 from leadwise.methods.contract import PretrainingMethod
@@ -43,6 +45,10 @@ except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
+
+CALIBRATION = "calibration.json"
+HALF = "float16"
+_MOST_HALF = torch.finfo(torch.float16).max
 
 RESUME_KEYS = {"step", "best", "model", "optimizer"}  # of a resume state
 
@@ -94,6 +100,21 @@ class Run:
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether the run's folder is part of the package, which is never written to."""
+        return self.folder is not None and weights.user_cache(self.folder) is not None
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """The folder of cached embeddings: in the run folder, or in the user's cache for weights that ship with the package.
+
+        None for a run without a folder.
+        """
+        if self.folder is None:
+            return None
+        return weights.user_cache(self.folder) or self.folder / "embeddings"
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -159,10 +180,28 @@ class Run:
         Its header contains the digests of the weights, and of the settings and the tokenizer with which the run was
         created or opened. They are in one file, so that a crash cannot leave weights with the digests of others.
         """
+        self.write_weights(self._existing_folder / "model.safetensors")
+
+    def write_weights(self, path: Path, dtype: str | None = None) -> None:
+        """Write the weights with their digests to a file; an interrupted write leaves the previous file.
+
+        Args:
+            dtype: "float16" halves the file: weights in floating point are rounded to 16 bits. `load` gives float32 again.
+                A tensor with a value beyond the range of float16 keeps its type. None: the types of the method.
+
+        Raises:
+            RunError: another dtype.
+        """
+        if dtype not in (None, HALF):
+            raise RunError(
+                f"weights cannot be stored as {dtype!r}; choose {HALF!r}, or None for the types of the method"
+            )
         tensors = {name: tensor.detach().contiguous() for name, tensor in self.method.state_dict().items()}
+        if dtype == HALF:
+            tensors = {name: _half(tensor) for name, tensor in tensors.items()}
         recorded = self._recorded or _folder_digests(self._existing_folder, catalogue.removed_settings(self.config))
         header = digests.to_header(recorded, digests.of_tensors(tensors))
-        with replacing(self._existing_folder / "model.safetensors") as temporary:
+        with replacing(path) as temporary:
             save_file(tensors, temporary, metadata=header)
 
     def save_changeable_settings(self, changeable: Iterable[str]) -> None:
@@ -231,6 +270,12 @@ class Run:
         if self.folder is None:
             raise RunError("this run has no folder; create it with one")
         return self.folder
+
+
+def _half(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in float16 if it is of floating point and all its values are in that range, else unchanged."""
+    fits = tensor.is_floating_point() and bool((tensor.abs() <= _MOST_HALF).all())
+    return tensor.to(torch.float16) if fits else tensor
 
 
 def _damaged(path: Path, problem: str) -> RunError:
@@ -340,7 +385,8 @@ def create(
 
     Args:
         config: the settings; those of the method that are not given take their defaults.
-        texts: the training reports, from which the tokenizer is made.
+        texts: the training reports, from which the tokenizer is made; with the method's `rewording`, from their other
+            wordings as well.
         folder: the run's folder; None for a run in memory.
         provenance: the contents of data.json.
         hashes: the contents of trained_on.json; None: no such file.
@@ -356,6 +402,9 @@ def create(
     # the method, with weights from the run's seed
     config = catalogue.with_defaults(config)
     file, method_config = catalogue.method_settings(config)
+    if catalogue.uses_wordings(config):
+        texts = list(texts)
+        texts = [*texts, *all_texts(texts)]
     tokenizer = file.method_class.make_tokenizer(method_config, texts)
     torch.manual_seed(config.optim.seed)
     run = Run(config, catalogue.build(config, tokenizer), folder)
@@ -514,18 +563,16 @@ def load(folder: Path | str, device: str = "auto", accept_changes: bool = False)
             f"{folder} has no model.safetensors: the run has saved no weights yet, or the copy is incomplete"
         )
     try:
-        weights = load_file(path)
+        stored = load_file(path)
     except SafetensorError as error:
         raise RunError(f"{path} cannot be read as safetensors ({error}); copy it again") from None
 
     # every weight must fit: a method that is half random would go unnoticed
     expected = run.method.state_dict()
     mismatches = {
-        "missing": sorted(expected.keys() - weights.keys()),
-        "unexpected": sorted(weights.keys() - expected.keys()),
-        "of another shape": sorted(
-            k for k in expected.keys() & weights.keys() if expected[k].shape != weights[k].shape
-        ),
+        "missing": sorted(expected.keys() - stored.keys()),
+        "unexpected": sorted(stored.keys() - expected.keys()),
+        "of another shape": sorted(k for k in expected.keys() & stored.keys() if expected[k].shape != stored[k].shape),
     }
     problems = [f"{len(keys)} {kind} (first: {keys[0]})" for kind, keys in mismatches.items() if keys]
     if problems:
@@ -534,8 +581,8 @@ def load(folder: Path | str, device: str = "auto", accept_changes: bool = False)
             "whole run folder again"
         )
     _, weights_digest = digests.read_header(path)
-    if weights_digest is not None and weights_digest != digests.of_tensors(weights):
+    if weights_digest is not None and weights_digest != digests.of_tensors(stored):
         _refuse_changes(path, "its weights changed", accept_changes)
-    run.method.load_state_dict(weights)
+    run.method.load_state_dict(stored)  # copies into the types of the method: float16 becomes float32
     run.method.to(choose_device(device)).eval()
     return run

@@ -122,6 +122,7 @@ class PlantedRun:
 
     def __init__(self, folder: Path | None = None, seeing: bool = True) -> None:
         self.folder, self.name = folder, "seeing" if seeing else "blind"
+        self.cache_folder = folder / "embeddings" if folder else None
         self.config = Config(signal=SIGNAL)
         self.method = SeeingMethod(seeing)
         self.fingerprint = f"weights-{self.name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,11 +11,13 @@ from conftest import REPORTS, SIGNAL, TINY, make_batch, unobserve
 from test_methods import build
 from torch import Tensor
 
+from leadwise import config as settings
 from leadwise.config import OptimConfig
 from leadwise.methods import cg_dmer
+from leadwise.methods.catalogue import with_defaults
 from leadwise.nn import masking
 from leadwise.nn import text as reports
-from leadwise.nn.patches import patchify
+from leadwise.nn.patches import ConvTokenizer, patchify
 from leadwise.training.optimizer import make_optimizer
 
 OPTIONS = [
@@ -27,13 +30,17 @@ OPTIONS = [
     {"decoder": "leadwise", "specific_task": "recon"},
     {"decoder": "cross", "specific_task": "recon"},
     {"decoder": "cross"},
-    {"patch_amplitude": True, "target": "raw"},
+    {"patch_amplitude": False, "target": "raw"},
     {"target": "record"},
     {"contrast": "decoupled", "siglip": "literal"},
     {"contrast": "literal", "siglip": "unnormalised"},
     {"same_report": "positive"},
     {"same_report": "negative"},
     {"checkpointing": True},
+    {"patch_pooled": True, "patch_amplitude": True, "embedding_scale": 0.3},
+    {"orthogonality": "correlation", "specific_task": "recon"},
+    {"final_view": "parts", "final_share": 1.0},
+    {"final_view": "full", "final_share": 1.0},
     {"shift": True, "gain": 0.2, "noise_mv": 0.02, "statement_dropout": 0.3},
 ]
 
@@ -51,9 +58,48 @@ def test_each_option_trains(options: dict) -> None:
     assert bool(method.embed_ecg(batch, "shared").isfinite().all())
 
 
+def qrs_patches(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """QRS-like patches (n, 50) of random shape, and the logarithm of the size (n,) of each, 0.6 to 2.7 times its shape."""
+    g = torch.Generator().manual_seed(seed)
+    t = torch.linspace(0, 1, 50)
+    centre, width = 0.2 + 0.6 * torch.rand(n, 3, 1, generator=g), 0.03 + 0.07 * torch.rand(n, 3, 1, generator=g)
+    height = torch.randn(n, 3, 1, generator=g)
+    shape = (height * torch.exp(-((t - centre) / width).square() / 2)).sum(1)
+    size = 1.5 * torch.rand(n, generator=g) - 0.5
+    return shape / shape.std(1, keepdim=True) * size.exp()[:, None], size
+
+
+def explained_by_a_linear_map(features: torch.Tensor, truth: torch.Tensor, n_fit: int) -> float:
+    """Share of the variance of `truth` (n,) that a ridge regression on `features` (n, D) explains after the first `n_fit`."""
+    features, truth = features.double(), truth.double()
+    centred, target = features - features[:n_fit].mean(0), truth - truth[:n_fit].mean()
+    fit = centred[:n_fit]
+    ridge = 1e-4 * n_fit * fit.var() * torch.eye(fit.shape[1], dtype=torch.float64)
+    weights = torch.linalg.solve(fit.T @ fit + ridge, fit.T @ target[:n_fit])
+    error = centred[n_fit:] @ weights - target[n_fit:]
+    return 1 - float(error.square().mean() / target[n_fit:].var())
+
+
+def test_tokens_contain_the_size_of_a_patch() -> None:
+    """Group norm removes it; `patch_amplitude`, on by default and in every config, adds it again."""
+    patches, size = qrs_patches(3000, seed=0)
+    explained = {}
+    for amplitude in (True, False):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            tokens = ConvTokenizer(50, 64, amplitude)(patches)
+        explained[amplitude] = explained_by_a_linear_map(tokens, size, n_fit=2000)
+    assert explained[True] > 0.99
+    assert explained[False] < 0.5
+    assert cg_dmer.Config().patch_amplitude
+    for path in (Path(__file__).parents[1] / "configs").glob("*.toml"):
+        config = with_defaults(settings.read(path))
+        assert config.method.get("patch_amplitude", True), path.name
+
+
 def test_hidden_patches_never_reach_visible_tokens() -> None:
     """Convolutions and norms stay inside the patch, and hidden patches are not encoded."""
-    for options in ({}, {"patch_amplitude": True}):
+    for options in ({}, {"patch_amplitude": False}):
         method = build("cg_dmer", **options).eval()
         batch = make_batch(4)
         patches, usable = method._patches(batch)
@@ -316,3 +362,33 @@ def test_the_cross_decoder_predicts_hidden_patches_independently() -> None:
         torch.testing.assert_close(some[one], whole[one])
     with pytest.raises(ValueError, match="pass visible="):
         method.ecg_decoder(encoded, usable)
+
+
+def test_the_last_steps_have_the_final_view(monkeypatch) -> None:
+    """With 4 steps and a share of 0.5, steps 3 and 4 compare the embedding that the run will be judged by."""
+    method = build("cg_dmer", final_view="parts", final_share=0.5).train()
+    batch = make_batch(4)
+    calls = []
+    whole = method._whole
+    monkeypatch.setattr(method, "_whole", lambda *args: calls.append(1) or whole(*args))
+    used = []
+    for step in range(4):
+        calls.clear()
+        method(batch)
+        used.append(bool(calls))
+        method.after_step((step + 1) / 4)
+    assert used == [False, False, True, True]
+    assert "progress" in method.state_dict()  # a resumed run is in the same phase
+    assert "progress" not in build("cg_dmer").state_dict()
+
+
+def test_the_mean_of_the_lead_features_is_the_mean_token() -> None:
+    method = build("cg_dmer", embed_passes=2).eval()  # each part has as many patches of each lead
+    batch = make_batch(4)
+    by_lead = method.embed_ecg(batch, "per_lead").reshape(4, len(SIGNAL.leads), -1)
+    patches, usable = method._patches(batch)
+    parts = masking.interleaved_parts(usable, method.config.embed_passes)
+    pooled = torch.stack([method.ecg(patches, part).pooled for part in parts]).mean(0)
+    torch.testing.assert_close(by_lead.mean(1), pooled, atol=1e-5, rtol=1e-4)
+    missing = unobserve(batch, leads=[2])
+    assert not bool(method.embed_ecg(missing, "per_lead").reshape(4, len(SIGNAL.leads), -1)[:, 2].any())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +29,14 @@ def test_there_are_configs() -> None:
     assert {"cg_dmer", "cg_dmer_small", "cg_dmer_tiny", "merl", "merl_ptbxl_cpu", "ptbxl_cpu"} <= {
         p.stem for p in CONFIGS
     }
+
+
+def test_the_papers_config_has_the_papers_decoder() -> None:
+    """The config that takes less time differs from it in the decoder alone."""
+    folder = Path(__file__).parents[1] / "configs"
+    paper, cross = (with_defaults(settings.read(folder / f"{name}.toml")) for name in ("cg_dmer", "cg_dmer_cross"))
+    assert paper.method["decoder"] == "joint"
+    assert dataclasses.replace(paper, method={**paper.method, "decoder": "cross"}) == cross
 
 
 def write(tmp_path: Path, text: str) -> Path:

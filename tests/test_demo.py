@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from leadwise import demo
+from leadwise import demo, weights
 
 
 @pytest.mark.slow
@@ -36,10 +36,17 @@ def test_a_small_demo_writes_its_page_and_reports_every_step(tmp_path: Path, mon
     assert all(done == total for done, total in tasks.values()), tasks
     page = result.page.read_text()
     assert result.page == tmp_path / "demo" / "run" / "report.html"
-    assert page.count("<img") >= 4
+    assert page.count("<img") >= 7
     assert page.index("<img") < page.index("<h2>Scores</h2>")  # it begins with a picture
     assert not re.search(r"""(src|href)=["']https?:""", page)
     assert "shuffled pairs" in page
+    assert page.index("<img") < page.index("three example files: the most probable findings")
+    assert len(result.examples.examples) == 3
+    assert {row["file"] for row in result.examples.rows()} == {
+        path.name for path in (tmp_path / "demo" / "examples").iterdir()
+    } - {"left_bundle_branch_block.dat"}
+    if not weights.names():
+        assert "This version ships no weights, so the run of this demo reads" in page
     assert {row["how"].split(",")[0] for row in next(iter(result.tables.values()))} == {"zero-shot", "probe"}
     for name in ("config.toml", "model.safetensors", "metrics.jsonl", "tokenizer"):
         assert (tmp_path / "demo" / "run" / name).exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -234,3 +235,34 @@ def test_contrast_has_a_finite_gradient_with_equal_reports(pairs, form: str) -> 
     assert ecg.grad is not None
     assert ecg.grad.isfinite().all()
     assert ecg.grad.abs().sum() > 0
+
+
+def test_cross_correlation_equals_numpy_and_its_running_mean_forgets_chance() -> None:
+    torch.manual_seed(0)
+    first, second = torch.randn(40, 5), torch.randn(40, 3)
+    expected = np.corrcoef(first.T.numpy(), second.T.numpy())[:5, 5:]
+    np.testing.assert_allclose(multimodal.cross_correlation(first, second).numpy(), expected, atol=1e-5)
+    constant = multimodal.cross_correlation(torch.ones(40, 2), second)
+    assert not bool(constant.any())
+
+    running = torch.zeros(5, 3)
+    for _ in range(300):
+        batch = multimodal.cross_correlation(torch.randn(40, 5), torch.randn(40, 3))
+        value, running = multimodal.decorrelation(running, batch, 0.95)
+    assert float(value) < 0.2 / 40
+
+
+def test_decorrelation_separates_two_copies_of_one_variable() -> None:
+    torch.manual_seed(0)
+    mixing = torch.nn.Parameter(torch.eye(4))
+    optimizer, running = torch.optim.Adam([mixing], lr=0.02), torch.zeros(4, 2)
+    for _ in range(400):
+        x = torch.randn(64, 4)
+        value, running = multimodal.decorrelation(
+            running, multimodal.cross_correlation(x[:, :2] @ torch.ones(2, 4), (x @ mixing)[:, :2]), 0.9
+        )
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+    x = torch.randn(4000, 4)
+    assert float(multimodal.cross_correlation(x[:, :1] + x[:, 1:2], (x @ mixing)[:, :2].detach()).abs().max()) < 0.15

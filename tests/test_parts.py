@@ -7,8 +7,9 @@ import torch
 from conftest import make_batch, unobserve
 
 from leadwise.nn import augment
+from leadwise.nn.lead_time import Encoded, EncoderShape, LeadTimeEncoder, mean_by_lead
 from leadwise.nn.normalize import normalize
-from leadwise.nn.patches import patchify, sincos
+from leadwise.nn.patches import ConvTokenizer, PooledFeatures, patchify, sincos
 from leadwise.nn.transformer import Attention, Block
 
 
@@ -110,3 +111,57 @@ def test_a_filler_is_not_attended_to() -> None:
     changed = torch.where(real[..., None], x, x + 3.0)
     torch.testing.assert_close(block(x, real)[real], block(changed, real)[real])
     torch.testing.assert_close(block(x[1:, :3]), block(x, real)[1:, :3], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("patch_samples", [10, 20, 40, 50, 54, 60, 90, 100, 125, 200, 250, 500])
+def test_the_tokenizer_reads_every_sample_of_a_patch(patch_samples: int) -> None:
+    torch.manual_seed(0)
+    tokenizer = ConvTokenizer(patch_samples, 16)
+    patches = torch.randn(8, patch_samples, requires_grad=True)
+    tokenizer(patches).square().sum().backward()
+    assert bool((patches.grad.abs().sum(0) > 0).all())
+    first = tokenizer.convolutions[0]
+    read = torch.zeros(patch_samples, dtype=torch.bool)
+    for centre in range(0, patch_samples, first.stride[0]):
+        read[max(0, centre - first.padding[0]) : centre + first.padding[0] + 1] = True
+    assert bool(read.all())
+
+
+def test_a_moved_wave_has_nearly_the_same_pooled_features() -> None:
+    torch.manual_seed(0)
+    pooled, flattened = PooledFeatures(), ConvTokenizer(50, 16).convolutions
+    wave = torch.exp(-(torch.arange(-25, 25) / 2.0).square())
+    patches = torch.stack([wave.roll(by) for by in (-10, -4, 0, 8)])[:, None]
+
+    def spread(features: torch.Tensor) -> float:
+        return float(((features - features.mean(0)).norm() / features.norm()).detach())
+
+    assert spread(pooled(patches)) < 0.5 * spread(flattened(patches).flatten(1))
+
+
+def test_embeddings_start_at_the_given_scale() -> None:
+    def encoder(scale: float) -> LeadTimeEncoder:
+        torch.manual_seed(0)
+        shape = EncoderShape(12, 10, 50, 32, 1, 4, embedding_scale=scale)
+        return LeadTimeEncoder(shape, ConvTokenizer(50, 32))
+
+    whole, part = encoder(1.0), encoder(0.3)
+    torch.testing.assert_close(part.spatial, 0.3 * whole.spatial)
+    torch.testing.assert_close(part.temporal, 0.3 * whole.temporal)
+
+
+def test_the_mean_by_lead_equals_a_plain_loop() -> None:
+    torch.manual_seed(0)
+    index = torch.tensor([[0, 2, 3, 7], [4, 5, 11, 0]])  # 3 leads of 4 patches
+    real = torch.tensor([[True] * 4, [True, True, True, False]])
+    tokens = torch.randn(2, 4, 5)
+    expected = torch.zeros(2, 3, 5)
+    for row in range(2):
+        for lead in range(3):
+            chosen = [tokens[row, k] for k in range(4) if real[row, k] and int(index[row, k]) // 4 == lead]
+            if chosen:
+                expected[row, lead] = torch.stack(chosen).mean(0)
+    out = mean_by_lead(Encoded(tokens, index, real, tokens.mean(1)), 3, 4)
+    torch.testing.assert_close(out, expected.flatten(1))
+    whole = mean_by_lead(Encoded(tokens, index, None, tokens.mean(1)), 3, 4)
+    torch.testing.assert_close(whole[0], expected.flatten(1)[0])

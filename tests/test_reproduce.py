@@ -68,6 +68,9 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "wide"
 
 
+TABLE3 = [variants.FULL_VIEW, *paper_numbers.TABLE3]  # its rows
+
+
 def cell(row: str, macro: float, **changes: object) -> Cell:
     plain = Cell(row, 0, "c", "ptbxl", "super", "probe", 0.01, "trained", macro, macro - 0.1, macro + 0.1, 90, ("X",))
     return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
@@ -105,8 +108,27 @@ def test_table3_adds_the_terms_one_by_one() -> None:
     ]
     full = weights[-1]
     assert all(full)
-    assert weights == [[w if k < n else 0.0 for k, w in enumerate(full)] for n in range(5)]
-    assert [variant.label for variant in variants.make_variants("table3", small)] == list(paper_numbers.TABLE3)
+    assert weights[1:] == [[w if k < n else 0.0 for k, w in enumerate(full)] for n in range(5)]
+    assert [variant.label for variant in variants.make_variants("table3", small)] == TABLE3
+
+
+def test_table3_has_the_contrast_without_masks_first() -> None:
+    """L_cons alone still hides 75 % of the ECG, so its row has a twin that contrasts whole ECGs."""
+    small = variants.base_configs([])
+    compared = variants.make_variants("table3", small)
+    full, masked = (variant.config.method for variant in compared[:2])
+    assert (full["contrast_view"], masked["contrast_view"]) == ("full", "masked")
+    assert {key for key in full if full[key] != masked[key]} == {"contrast_view"}
+    remark = variants.contrast_remark(compared)
+    assert "with 75% of each lead's patches hidden; so does L_cons" in remark
+    assert "'L_cons, full view' contrasts whole ECGs" in remark
+
+    # a config that contrasts whole ECGs needs no twin
+    ours = small["CG-DMER"]
+    whole = dataclasses.replace(ours, method={**ours.method, "contrast_view": "full"})
+    compared = variants.make_variants("table3", {"CG-DMER": whole})
+    assert [variant.label for variant in compared] == list(paper_numbers.TABLE3)
+    assert variants.contrast_remark(compared) == "All rows contrast whole ECGs."
 
 
 def test_fig2_sweeps_one_setting_at_a_time() -> None:
@@ -156,11 +178,13 @@ def test_table3_end_to_end_and_again(wide: Path, tmp_path: Path) -> None:
     result = reproduce(request, lambda what, done, total: messages.append(what))
     folder = tmp_path / "out" / "table3"
     assert result.folder == folder
-    assert [line["objective"] for line in result.lines] == list(paper_numbers.TABLE3)
+    assert [line["objective"] for line in result.lines] == TABLE3
     assert all(
         line["linear 1%, paper (six tasks)"] == f"{paper_numbers.TABLE3[line['objective']][0]:.2f}"
-        for line in result.lines
+        for line in result.lines[1:]
     )
+    assert result.lines[0]["linear 1%, paper (six tasks)"] == ""
+    assert "'L_cons, full view' contrasts whole ECGs" in result.scale
     assert not any("ours - paper" in column for line in result.lines for column in line)  # not the paper's tasks
     assert "zero-shot" not in result.lines[0]  # no prompts are shipped for one's own cohort
     assert "NOT the paper's scale" in result.scale
@@ -169,7 +193,7 @@ def test_table3_end_to_end_and_again(wide: Path, tmp_path: Path) -> None:
         assert (folder / name).stat().st_size > 100, name
     assert "no zero-shot on own" in (folder / "log.txt").read_text()
     configs = sorted(path.name for path in (folder / "configs").iterdir())
-    assert len(configs) == 5
+    assert len(configs) == 6
     saved = typed(Config, tomllib.loads((folder / "configs" / "l_siglip-seed0.toml").read_text()))
     assert (saved.optim.steps, saved.method["w_siglip"], saved.data.cohort) == (2, 1.0, str(wide))
 
@@ -385,7 +409,7 @@ def test_lines_of_tables() -> None:
 
 
 def test_table3_sets_only_the_same_tasks_against_each_other() -> None:
-    kinds = [variants.Variant(label, Config()) for label in paper_numbers.TABLE3]
+    kinds = [variants.Variant(label, Config()) for label in TABLE3]
     some = [cell(kind.label, 0.7, task=task) for kind in kinds for task in ("super", "sub")]
     some += [
         cell(kind.label, 0.1, source="csn", task="csn_full") for kind in kinds
@@ -396,7 +420,10 @@ def test_table3_sets_only_the_same_tasks_against_each_other() -> None:
     assert lines[-1]["linear 1%, paper (these tasks)"] == f"{(84.22 + 69.60) / 2:.2f}"
     assert lines[-1]["linear 1%, ours - paper"] == f"{70 - (84.22 + 69.60) / 2:+.2f}"
     every = [cell(kind.label, 0.7, source=source, task=task) for kind in kinds for source, task in paper_numbers.TASKS]
-    assert tables.table3(every, kinds)[0]["linear 1%, ours - paper"] == "+5.57"
+    first, second = tables.table3(every, kinds)[:2]
+    assert "linear 1%, ours - paper" not in first  # a row of ours alone
+    assert second["linear 1%, ours - paper"] == "+5.57"
+    assert second["linear 1%, step"] == "+0.00"
 
 
 def test_cohorts_that_would_be_mixed_up_are_refused(cohort_folder: Path, wide: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from rich.logging import RichHandler
 
 from leadwise import __version__
 from leadwise.cli import (
+    calibrate,
     card,
     check,
     compare,
@@ -55,6 +56,7 @@ COMMANDS = (
     scores.embed,
     scores.probe,
     scores.zeroshot,
+    calibrate.calibrate,
     predict.predict,
     compare.compare,
     retrieve.retrieve,

@@ -43,7 +43,7 @@ def card(
     json_file: Json = None,
 ) -> None:
     """Write one offline page about a run: training, scores by group, robustness, its parts, occlusion maps."""
-    from leadwise import run as runs
+    from leadwise import hub
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate.card import card as cards
     from leadwise.pages.card import build_page
@@ -51,7 +51,7 @@ def card(
     if target.suffix.lower() not in (".html", ".htm"):
         raise typer.BadParameter(f"-o {target}: a card is an HTML page; use a name such as card.html")
     names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
-    loaded = runs.load(run, accept_changes=accept_changes)
+    loaded = hub.load(run, accept_changes=accept_changes)
     with progress_bars() as progress:
         result = cards.make_card(loaded, Cohort.open(cohort), names, records, quick, prompts, bars(progress))
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,8 @@ def check(
         typer.Option(help="Another cohort folder. Report patients, recordings and signals that both contain."),
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="A run folder. Report patients of this cohort that the run was trained on.")
+        Path | None,
+        typer.Option(help="A run folder or shipped name. Report patients of this cohort that the run was trained on."),
     ] = None,
     sample: Annotated[
         int,
@@ -44,6 +45,7 @@ def check(
     json_file: Json = None,
 ) -> None:
     """Audit a cohort: splits, copies, leads, units, sampling rates, classes. Exit code 1 if there is an error, else 0."""
+    from leadwise import hub
     from leadwise import run as runs
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.pages import audit as audit_page
@@ -51,7 +53,7 @@ def check(
     # the audit needs what a run was trained on, and not its weights
     opened = Cohort.open(cohort)
     other = None if against is None else Cohort.open(against)
-    trained = None if run is None else runs.open_without_weights(run, accept_changes)
+    trained = None if run is None else runs.open_without_weights(hub.find(run), accept_changes)
     with progress_bars() as progress:
         report = audit_page.check_cohort(opened, other, trained, sample, bars(progress))
     # the table always; page and JSON on request; the exit code for scripts

@@ -28,8 +28,8 @@ from leadwise.cli.result_files import read_seeds
 
 
 def compare(
-    run_a: Annotated[Path, typer.Argument(help="Run folder; a positive difference favours it.")],
-    run_b: Annotated[Path, typer.Argument(help="Run folder to compare it with.")],
+    run_a: Annotated[Path, typer.Argument(help="Run folder or shipped name; a positive difference favours it.")],
+    run_b: Annotated[Path, typer.Argument(help="Run folder or shipped name to compare it with.")],
     cohort: CohortFolder,
     task: TaskName,
     how: Annotated[str, typer.Option(help="probe or zeroshot.")] = "probe",
@@ -49,7 +49,7 @@ def compare(
     latex_file: Latex = None,
 ) -> None:
     """Test whether one run scores higher than another on the same patients, macro and each class."""
-    from leadwise import run as runs
+    from leadwise import hub
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.data.usable_rows import left_out_line
     from leadwise.evaluate import compare as comparing
@@ -68,7 +68,7 @@ def compare(
 
     # compare, print the tables and write the files
     with progress_bars() as progress:
-        pair = (runs.load(run_a, accept_changes=accept_changes), runs.load(run_b, accept_changes=accept_changes))
+        pair = (hub.load(run_a, accept_changes=accept_changes), hub.load(run_b, accept_changes=accept_changes))
         result = comparing.run_compare(pair, Cohort.open(cohort), task, scorer, measure, resamplings, bars(progress))
     method = "zero-shot" if how == "zeroshot" else f"probe on {fraction:.0%} of labels"
     data = f"{result.settings['cohort']}, task {task}{window_suffix(window)}"

@@ -19,11 +19,10 @@ def export(
     json_file: Json = None,
 ) -> None:
     """Write the ECG encoder of a run as one ONNX file, which runs without leadwise and torch. Needs the extra onnx."""
-    from leadwise import onnx_export
-    from leadwise import run as runs
+    from leadwise import hub, onnx_export
 
     # write the file; the export compares it with leadwise
-    loaded = runs.load(run, device="cpu")
+    loaded = hub.load(run, device="cpu")
     path = onnx_export.export_onnx(loaded, target, part)
 
     # print what a caller must know

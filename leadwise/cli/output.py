@@ -32,7 +32,9 @@ console = Console(stderr=True, markup=False, emoji=False)
 # a file or a pipe has no width to wrap at
 out = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
 
-RunFolder = Annotated[Path, typer.Argument(help="Run folder written by `leadwise pretrain`.")]
+RunFolder = Annotated[
+    Path, typer.Argument(help="Run folder written by `leadwise pretrain`, or a name that ships with leadwise.")
+]
 CohortFolder = Annotated[Path, typer.Argument(help="Cohort folder written by `leadwise prepare`.")]
 Csv = Annotated[Path | None, typer.Option("--csv", help="Also write all scores to this CSV file, one per line.")]
 Latex = Annotated[Path | None, typer.Option("--latex", help="Also write the tables to this file (LaTeX, booktabs).")]

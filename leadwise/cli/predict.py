@@ -15,6 +15,7 @@ from leadwise.cli.output import (
     WindowName,
     bars,
     out,
+    print_line,
     print_table,
     progress_bars,
     write_json,
@@ -75,20 +76,27 @@ def predict(
             scores = model.zeroshot(ecgs, chosen[0], reference=compared, window=window, progress=bars(progress))
             table = wide(scores)
             settings |= {"reference": scores.attrs.get("reference"), "unknown_words": unknown_words(scores)}
+            if "calibration" in scores.attrs:
+                settings["calibration"] = scores.attrs["calibration"]
     refused = table[table["refused"] != ""]
     if len(refused) == len(table):
         raise RecordError(f"none of the {len(table)} ECGs has a score: {refused['refused'].iloc[0]}")
     write_table(table, target)
 
     # print the highest scores of the first ECGs, and what is missing
-    suffix = "" if fitted is not None else ".percentile"
-    unit = "probability" if fitted is not None else "percentile in the reference"
-    if fitted is not None or compared is not None:
+    calibration = settings.get("calibration")
+    if fitted is not None or calibration is not None:
+        suffix, unit = "" if fitted is not None else ".probability", "probability"
+    else:
+        suffix, unit = ".percentile", "percentile in the reference"
+    if fitted is not None or calibration is not None or compared is not None:
         print_table(highest(table.head(_N_PRINTED), suffix), f"highest scores of {model.name}: {unit}")
-    if fitted is None and compared is None:
+    if calibration is not None:
+        print_line(calibration["sentence"])
+    elif fitted is None and compared is None:
         out.print(
             "The scores are cosines. One text may have a high cosine with every ECG, so they do not compare between classes; "
-            "--reference COHORT adds percentiles.",
+            "--reference COHORT adds percentiles, `leadwise calibrate` probabilities.",
             soft_wrap=True,
         )
     for name, words in settings.get("unknown_words", {}).items():
@@ -103,7 +111,10 @@ def predict(
 
 
 def wide(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return zero-shot scores with one row per ECG: ecg, refused, and for each class its cosine, range and percentile."""
+    """Return zero-shot scores with one row per ECG: ecg, refused, and for each class its cosine and what else there is.
+
+    Further columns of a class: probability with a calibration, low and high with several texts, percentile with a reference.
+    """
     import pandas as pd
 
     classes = list(dict.fromkeys(scores["class"]))
@@ -111,8 +122,8 @@ def wide(scores: pd.DataFrame) -> pd.DataFrame:
     columns: dict[str, pd.Series] = {name: by_class[classes[0]][name] for name in MARKER}
     for name, own in by_class.items():
         columns[name] = own["cosine"]
-        for extra in ("low", "high", "percentile"):
-            if own[extra].notna().any():
+        for extra in ("probability", "low", "high", "percentile"):
+            if extra in own and own[extra].notna().any():
                 columns[f"{name}.{extra}"] = own[extra]
     return pd.DataFrame(columns)
 

@@ -1,4 +1,4 @@
-"""The commands for prompt files: prompts make, prompts check and prompts show."""
+"""The commands for prompt files (prompts make, check and show), and for wordings of reports (prompts coverage)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from leadwise.cli.output import (
 )
 
 app = typer.Typer(
-    help="Prompt files: print the shipped ones, check your own, or generate one with a language model.",
+    help="Prompt files: print the shipped ones, check your own, or generate one with a language model; wordings of reports.",
     no_args_is_help=True,
 )
 
@@ -91,6 +91,45 @@ def check(
     write_json(
         json_file, {"command": "prompts check", **_summary(loaded), "made": loaded.generation, "remarks": remarks}
     )
+
+
+@app.command()
+def coverage(
+    cohort: Annotated[Path, typer.Argument(help="Folder that `leadwise prepare` wrote.")],
+    split: Annotated[str | None, typer.Option(help="Only this split; default: all recordings.")] = None,
+    unmatched: Annotated[
+        int, typer.Option(min=0, help="Also print so many of the most frequent unmatched statements: report text.")
+    ] = 0,
+    json_file: Json = None,
+) -> None:
+    """Print how many statements of a cohort's reports have a known finding, which the setting `rewording` can reword.
+
+    Statements without a finding (data quality, comparisons) and with a negation stay as they are and are not counted in
+    the share.
+    """
+    import numpy as np
+
+    from leadwise.data import wordings
+    from leadwise.data.cohort.cohort import Cohort
+
+    opened = Cohort.open(cohort)
+    rows = np.arange(len(opened)) if split is None else opened.rows(split=split)
+    result = wordings.coverage(statement for report in opened.statements(rows) for statement in report)
+    summary = {
+        "statements": result.n_statements,
+        "distinct": result.distinct,
+        "matched": result.n_matched,
+        "negated": result.n_negated,
+        "without finding": result.n_ignored,
+        "unmatched": sum(n for _, n in result.unmatched),
+        "share": round(result.share, 4),
+    }
+    print_table([summary], f"statements of {opened.name}{f', split {split}' if split else ''}")
+    print_table([{"finding": name, "occurrences": n} for name, n in result.by_finding.items()], "findings")
+    if unmatched:
+        rows_unmatched = [{"statement": text, "occurrences": n} for text, n in result.unmatched[:unmatched]]
+        print_table(rows_unmatched, "unmatched statements")
+    write_json(json_file, {"command": "prompts coverage", "split": split, **summary, "findings": result.by_finding})
 
 
 @app.command()

@@ -53,14 +53,14 @@ def retrieve(
     target = target or Path(PAGE)
     if target.suffix.lower() not in (".html", ".htm"):
         raise typer.BadParameter(f"-o {target}: the name of the page must end in .html")
-    from leadwise import run as runs
+    from leadwise import hub
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import retrieve as scoring
     from leadwise.evaluate.search import rows, search
     from leadwise.pages.search import build_page
 
     # without a text: score the run and print the table
-    loaded, opened = runs.load(run, accept_changes=accept_changes), Cohort.open(cohort)
+    loaded, opened = hub.load(run, accept_changes=accept_changes), Cohort.open(cohort)
     if text is None:
         with progress_bars() as progress:
             report = scoring.run_retrieval(loaded, opened, split or "test", bars(progress), window)

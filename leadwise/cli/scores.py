@@ -75,12 +75,12 @@ def embed(
             raise typer.BadParameter("--split belongs to a cohort; omit it with ECG files")
         embed_files(run, source, target, part, window, on_error, accept_changes, json_file)
         return
-    from leadwise import run as runs
+    from leadwise import hub
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import embed as embedding
 
     # a cohort
-    loaded, opened = runs.load(run, accept_changes=accept_changes), Cohort.open(source)
+    loaded, opened = hub.load(run, accept_changes=accept_changes), Cohort.open(source)
     rows, left_out = embedding.usable(loaded, opened, opened.rows(split=split), window)
     with progress_bars() as progress:
         features = embedding.embed_cohort(loaded, opened, part, rows, bars(progress), window=window)
@@ -160,7 +160,7 @@ def probe(
     latex_file: Latex = None,
 ) -> None:
     """Linear probe on frozen features, with the untrained encoder and hand-crafted features as references."""
-    from leadwise import run as runs
+    from leadwise import hub
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import probe as probing
     from leadwise.evaluate import saved_probe
@@ -193,7 +193,7 @@ def probe(
         return
 
     # the strict protocol
-    loaded = runs.load(run, accept_changes=accept_changes)
+    loaded = hub.load(run, accept_changes=accept_changes)
     opened = with_published_splits(Cohort.open(cohort), task, splits)
     with progress_bars() as progress:
         report = probing.run_probe(
@@ -256,14 +256,14 @@ def zeroshot(
     latex_file: Latex = None,
 ) -> None:
     """Classify by prompts, without labels; the untrained encoder and a shuffled control are references."""
-    from leadwise import run as runs
+    from leadwise import hub
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import zeroshot as zero
     from leadwise.evaluate.merl_legacy.legacy_task import with_published_splits
 
     # score the run on the split, or on the published split
     loaded, opened = (
-        runs.load(run, accept_changes=accept_changes),
+        hub.load(run, accept_changes=accept_changes),
         with_published_splits(Cohort.open(cohort), task, splits),
     )
     with progress_bars() as progress:
@@ -282,11 +282,13 @@ def zeroshot(
     subject = f"{report.run} on {report.cohort}, task {task}{window_suffix(window)}"
     print_table(report.rows(), f"zero-shot of {subject}: macro AUROC on {split}")
     if per_class:
-        print_table(report.class_rows(), "AUROC per class; auprc and f1 of the trained encoder")
+        more = "auprc and f1" if report.calibration is None else "auprc, f1, ece and brier"
+        print_table(report.class_rows(), f"AUROC per class; {more} of the trained encoder")
     if sensitivity:
         print_table(report.sensitivity.rows(), "macro AUROC by prompt set (*: the reported one)")
         print_table(report.sensitivity.class_rows(), "AUROC per class by prompt set")
     out.print(report.sensitivity.line(), highlight=False)
+    print_line(report.calibration_remark)
     print_line(report.remark)
     print_line(report.left_out.line)
     print_line(report.overlap.remark)

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from leadwise.batch import LEADS, Batch, Signal
+from leadwise.batch import LEADS, Batch, Signal, Wordings
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.packing import scale_into, unpack
 from leadwise.data.recordings.recording import MISSING
@@ -30,6 +30,7 @@ class Recordings:
         statements: bool = False,
         starts_s: np.ndarray | None = None,
         retained_s: float | None = None,
+        wordings: bool = False,
     ) -> None:
         """
         Args:
@@ -38,11 +39,12 @@ class Recordings:
             statements: batches contain the statements of the reports.
             starts_s: (n,) where the part to read begins in each row, in seconds; NaN: where `signal.window` puts it.
             retained_s: only so many seconds are read; the zeros after them count as observed.
+            wordings: batches contain the statements, and other wordings of each (`leadwise.data.wordings`).
         """
         self.cohort = cohort
         self.signal = signal
         self.rows = np.asarray(cohort.rows(task=task) if rows is None else rows, dtype=np.int64)
-        self._with_statements = statements
+        self._with_statements, self._with_wordings = statements or wordings, wordings
         self._starts_s, self._retained_s = starts_s, retained_s
         self._labels = None if task is None else cohort.labels(task, self.rows).astype(np.float32)
 
@@ -64,6 +66,7 @@ class Recordings:
                     self._read(int(rows[number]), ecg[number], observed[number])
                     continue
                 self._read_part(place, ecg[number], observed[number])
+        statements = tuple(map(tuple, self.cohort.statements(rows))) if self._with_statements else None
         return Batch(
             ecg=torch.from_numpy(ecg),
             observed=torch.from_numpy(observed),
@@ -71,8 +74,16 @@ class Recordings:
             patient=tuple(self.cohort.patients.take(rows)),
             report=tuple(self.cohort.reports.take(rows)),
             label=None if self._labels is None else torch.from_numpy(self._labels[places]),
-            statements=tuple(map(tuple, self.cohort.statements(rows))) if self._with_statements else None,
+            statements=statements,
+            wordings=self._wordings(statements) if statements and self._with_wordings else None,
         )
+
+    @staticmethod
+    def _wordings(statements: Sequence[Sequence[str]]) -> tuple[tuple[Wordings, ...], ...]:
+        """Other wordings of each statement of each report; the dictionary is read with the first batch that needs it."""
+        from leadwise.data.wordings import wordings
+
+        return tuple(tuple(map(wordings, report)) for report in statements)
 
     def _read(self, row: int, ecg: np.ndarray, observed: np.ndarray) -> None:
         """Read one recording into ecg (L, T) float32 and observed (L, T) bool."""

@@ -143,13 +143,12 @@ def embed_cohort(
 
     Args:
         rows: n row numbers of the cohort, in the order of the result.
-        cache: folder of cache files; default: `embeddings` in the run folder, and no cache for a run without a folder.
+        cache: folder of cache files; default: `run.cache_folder`.
         window: part of each recording that is embedded, see `data/crops.py`; default: the run's own setting.
     """
     crops.check(window)
     requested = np.arange(len(cohort)) if rows is None else np.asarray(rows, dtype=np.int64)
-    if cache is None and run.folder is not None:
-        cache = run.folder / "embeddings"
+    cache = cache or run.cache_folder
     if cache is None:
         return _embed_windows(run, cohort, part, requested, progress, window)
 

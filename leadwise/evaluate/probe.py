@@ -262,7 +262,7 @@ def run_probe(
     probe_task = make_probe_task(cohort, task, rows)
 
     # embed each recording once; all fractions and draws use these features
-    cache = run.folder / "embeddings" if run.folder else None
+    cache = run.cache_folder
     untrained = run.untrained()
     recordings, of_row = crops.crop_recordings(cohort, run.config.signal, rows, window)
     features = {

@@ -172,7 +172,7 @@ def run_retrieval(
     # embed ECGs and reports with the trained and the untrained run
     texts = [str(text) for text in distinct]
     patients = np.array(cohort.patients.take(rows))
-    cache = run.folder / "embeddings" if run.folder else None
+    cache = run.cache_folder
     embeddings = {}
     for name, encoder in (("trained", run), ("untrained", run.untrained())):
         text_embedding = embed_texts(encoder, texts, relabel(progress, f"embed reports, {name}"))

@@ -3,14 +3,15 @@
 A class vector is the mean of the unit embeddings of its prompts, scaled to unit length. The report also contains the scores of
 the same encoder untrained; a control that pairs each ECG with another patient's labels, which must be at 0.5; and the
 scores of every other prompt set and of single prompts, which measure how much the wording matters. Only F1 uses labels: its
-thresholds are fixed on the validation split. A cosine is not a probability, so there is no calibration.
+thresholds are fixed on the validation split. A cosine is not a probability: calibration error and Brier score are only reported
+if the run has a calibration for exactly these prompts (`leadwise calibrate`).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ from numpy.typing import NDArray
 from leadwise.data import crops
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.usable_rows import LeftOut, usable_rows
-from leadwise.evaluate import prompts, vocabulary
+from leadwise.evaluate import prompt_calibration, prompts, vocabulary
 from leadwise.evaluate.embed import embed_cohort, training_overlap, usable
 from leadwise.evaluate.metrics import all_metrics
 from leadwise.evaluate.metrics.auroc import Control, auroc_score, shuffled_pairs
 from leadwise.evaluate.metrics.bootstrap import gain
 from leadwise.evaluate.metrics.f1 import best_thresholds
 from leadwise.evaluate.metrics.score import Floats, Score
+from leadwise.evaluate.prompt_calibration import PromptSetCalibration
 from leadwise.evaluate.prompts import ClassPrompts, Prompts
 from leadwise.evaluate.prompts.dictionary import task_prompts
 from leadwise.evaluate.sensitivity import PromptSensitivity, measure_sensitivity
@@ -61,9 +63,8 @@ class ZeroShotReport:
     n_prompts: int
     trained: Score
     untrained: Score
-    measures: dict[
-        str, Score
-    ]  # of the trained run, in addition to AUROC: auprc, and f1 with thresholds from validation
+    # of the trained run, in addition to AUROC: auprc, f1 with thresholds from validation, ece and brier with a calibration
+    measures: dict[str, Score]
     measures_untrained: dict[str, Score]
     shuffled: Control | None  # None: one patient has over half of the recordings
     sensitivity: PromptSensitivity  # to the wording: every prompt set of the file, and single prompts
@@ -71,6 +72,7 @@ class ZeroShotReport:
     scored_by_name: tuple[str, ...] = ()  # classes without prompts of their own
     unknown_words: dict[str, tuple[str, ...]] = field(default_factory=dict)  # class -> words rare or absent in training
     left_out: LeftOut = field(default_factory=LeftOut)  # recordings that the run cannot embed, with those of validation
+    calibration: PromptSetCalibration | None = None  # of the run, for exactly these prompts
 
     @property
     def single_prompts(self) -> tuple[float, ...]:
@@ -113,6 +115,7 @@ class ZeroShotReport:
             "sensitivity": self.sensitivity.to_json(),
             "classes": dict(self.classes),
             "n_records": self.trained.n_records,
+            **({"calibration": self.calibration.about()} if self.calibration else {}),
             **(
                 {"unknown_words": {code: list(words) for code, words in self.unknown_words.items()}}
                 if self.unknown_words
@@ -130,6 +133,22 @@ class ZeroShotReport:
         n = len(self.unknown_words)
         return f"words in the prompts of {n} of {len(self.classes)} classes were {vocabulary.remark(words)}"
 
+    @property
+    def calibration_remark(self) -> str:
+        """What the probabilities behind ece and brier were fitted on; '' without a calibration."""
+        if self.calibration is None:
+            return ""
+        fitted = (self.calibration.cohort_fingerprint, self.calibration.split)
+        is_own = fitted == (self.fingerprints["cohort"], self.split)
+        own = (
+            " They were fitted on the recordings that are scored here, so ece and brier are too low." if is_own else ""
+        )
+        return self.calibration.sentence + own
+
+    @property
+    def _measure_names(self) -> tuple[str, ...]:
+        return ("auprc", "f1") if self.calibration is None else ("auprc", "f1", "ece", "brier")
+
     def rows(self) -> list[dict[str, Any]]:
         """Return the table, one dict per row; AUROCs in [0, 1]."""
         lines = [("trained", self.trained.macro, self.trained.interval)]
@@ -140,7 +159,7 @@ class ZeroShotReport:
         others = {"trained": self.measures, "untrained": self.measures_untrained}
         return [
             {"features": name, "macro": macro, "low": low, "high": high}
-            | all_metrics.table_cells(others.get(name, {}), ("auprc", "f1"))
+            | all_metrics.table_cells(others.get(name, {}), self._measure_names)
             | {"skipped": skipped, "no threshold": self._without_threshold()}
             for name, macro, (low, high) in lines
         ]
@@ -165,7 +184,7 @@ class ZeroShotReport:
                     "low": low,
                     "high": high,
                     "untrained": self.untrained.per_class[code],
-                    **all_metrics.class_cells(self.measures, code, ("auprc", "f1")),
+                    **all_metrics.class_cells(self.measures, code, self._measure_names),
                 }
             )
         return rows
@@ -222,7 +241,7 @@ def run_zeroshot(
     patients = np.array(cohort.patients.take(rows))
 
     # embed the split and validation, which serves only to fix F1's thresholds
-    cache = run.folder / "embeddings" if run.folder else None
+    cache = run.cache_folder
     untrained = run.untrained()
     val = cohort.rows("val", task) if split != "val" else rows[:0]
     val, val_left_out = usable_rows(cohort, run.config.signal, val, window, patch_samples(run.config))
@@ -244,6 +263,10 @@ def run_zeroshot(
         thresholds = best_thresholds(cohort.labels(task, val), values[len(rows) :])[None] if len(val) else None
         return all_metrics.compute_metrics(labels, values[None, : len(rows)], patients, classes, thresholds)
 
+    # a calibration of exactly these prompts gives probabilities, and with them ece and brier
+    calibration = prompt_calibration.find(run, dict(zip(classes, class_prompts)), window)
+    of_probabilities = _probability_measures(labels, scores, patients, classes, calibration) if calibration else {}
+
     return ZeroShotReport(
         cohort=cohort.name,
         run=run.name,
@@ -259,7 +282,7 @@ def run_zeroshot(
         n_prompts=sum(len(entry.prompts) for entry in class_prompts),
         trained=sensitivity.by_set[chosen].score,
         untrained=auroc_score(labels, scores_untrained, patients, classes),
-        measures=other_measures(all_scores),
+        measures=other_measures(all_scores) | of_probabilities,
         measures_untrained=other_measures(all_scores_untrained),
         shuffled=shuffled_pairs(labels, scores, patients),
         sensitivity=sensitivity,
@@ -267,7 +290,38 @@ def run_zeroshot(
         scored_by_name=loaded.by_name,
         unknown_words=_unknown_words(run, classes, class_prompts),
         left_out=left_out | val_left_out,
+        calibration=calibration,
     )
+
+
+def _probability_measures(
+    labels: NDArray[Any],
+    scores: Floats,
+    patients: NDArray[Any],
+    classes: Sequence[str],
+    calibration: PromptSetCalibration,
+) -> dict[str, Score]:
+    """Return ece and brier of the calibrated probabilities; classes without a calibration are skipped."""
+    known = [k for k, code in enumerate(classes) if code in calibration.classes]
+    names = [classes[k] for k in known]
+    if not known:
+        return {}
+    probabilities = calibration.probabilities(scores[:, known], names)[None]
+    computed = all_metrics.compute_metrics(
+        labels[:, known], scores[None][:, :, known], patients, names, probabilities=probabilities
+    )
+    positives = dict(zip(classes, labels.sum(axis=0).astype(int).tolist()))
+    return {
+        name: replace(
+            score,
+            per_class={code: score.per_class.get(code) for code in classes},
+            class_interval={code: score.class_interval.get(code) for code in classes},
+            skipped=tuple(code for code in classes if score.per_class.get(code) is None),
+            positives=positives,
+        )
+        for name, score in computed.items()
+        if name in ("ece", "brier")
+    }
 
 
 def _unknown_words(run: Run, classes: Sequence[str], prompts: Sequence[ClassPrompts]) -> dict[str, tuple[str, ...]]:

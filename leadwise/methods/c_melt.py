@@ -95,6 +95,7 @@ class Config(TextSettings, PairViewSettings, MethodConfig):
     w_ets: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_ranges(self, mask_ratio="(0, 1)", text_mask_ratio="(0, 1)", far_share="(0, 1]")
         check_ranges(self, mem_layer=f"[0, {self.fusion_depth}]")  # up to fusion_depth
         check_ranges(

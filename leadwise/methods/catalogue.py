@@ -140,6 +140,13 @@ def with_defaults(config: Config) -> Config:
     return dataclasses.replace(config, data=data, method={"name": config.method["name"], **table})
 
 
+def uses_wordings(config: Config) -> bool:
+    """Return whether a run trains with other wordings of its reports: a positive setting `rewording` of its method."""
+    return (
+        bool(with_defaults(config).method.get("rewording", 0)) and method_settings(config)[0].method_class.reads_reports
+    )
+
+
 def patch_samples(config: Config) -> int:
     """Return how many observed samples in a row, from a multiple of this number, a recording needs in one of its leads.
 

@@ -28,10 +28,16 @@ This implementation departs from the paper's text as follows (in brackets: the s
   masking in place costs two to three points of zero-shot and of the 1 % probe, so the decoder is the default.
 - All weights are 1 where the paper gives none. In short runs Eq. 6 costs as much zero-shot as Eqs. 7-9 gain: NOTES.md.
 - The specific heads have no objective except Eq. 5, which any orthogonal vector satisfies. `specific_task = "recon"` gives
-  them one: both decoders receive h_sp and h_sh.
+  them one: both decoders receive h_sp and h_sh. Eq. 5 is a cosine, which a rotation of one and the same vector meets too;
+  `orthogonality = "correlation"` requires instead that no feature of h_sp correlates with one of h_sh over the records.
 - Widths, depths, decoder, tokeniser and heads are our choice where the paper gives none. Lead and temporal embeddings start
   at the scale of the tokens, and queries and keys of the attention start equal. Without this, Eq. 2 stayed at the loss of
   predicting nothing (NOTES.md).
+- Tokens contain each patch's mean and log deviation, which the tokeniser's group norm removes: without them a linear map of
+  the tokens explains a third of the variance of a patch's log-size, with them all of it [patch_amplitude = false].
+- Settings that are off by default and raised the scores of short runs (NOTES.md): `patch_pooled` adds features of a patch
+  that hardly depend on where in it a wave is; `embedding_scale` lets the encoder's lead and temporal embeddings start
+  smaller; `final_view` compares an unmasked view with the report in the last steps.
 - A report can have 32 sentinels; of a text with more masked runs, the last runs stay unmasked.
 - Not implemented: scheduled or learnable (uncertainty) weights, mixtures of masks, HSIC, LoRA.
 """
@@ -71,9 +77,10 @@ from leadwise.nn.patches import ConvTokenizer, patchify
 from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextEncoderSettings, WithReports
 from leadwise.nn.targets import Target
 from leadwise.nn.text import Tokenizer, Tokens
-from leadwise.nn.views import report_ids
+from leadwise.nn.views import report_ids, report_view
 
 TEMPERATURE = 0.07  # tau of Eqs. 7-8
+CORRELATION_MOMENTUM = 0.95  # of the running correlations: about 20 batches
 TEXT_MASK_RATIO = 0.15  # share of a report's tokens that Eq. 3 hides
 
 
@@ -82,7 +89,7 @@ class Config(TextEncoderSettings, MethodConfig):
     # ECG branch (section 2.1)
     n_patches: int = 100  # N, patches per lead; must divide the number of samples of a lead
     mask_ratio: float = 0.75  # r, share of each lead's patches that is hidden
-    patch_amplitude: bool = False  # add each patch's mean and log deviation to W's input; group norm removes both
+    patch_amplitude: bool = True  # add each patch's mean and log deviation to W's input; group norm removes both
     patch_pooled: bool = False  # add features of W's input that hardly depend on where in its patch a wave is
     embedding_scale: float = 1.0  # factor on the encoder's lead and temporal embeddings at the start
     width: int = 768  # D
@@ -104,6 +111,7 @@ class Config(TextEncoderSettings, MethodConfig):
     text_decoder_depth: int = 2
     # disentanglement and alignment (section 2.2)
     shared_width: int = 256
+    orthogonality: Literal["cosine", "correlation"] = "cosine"  # Eq. 5, or no correlation between h_sp and h_sh
     specific_task: Literal["none", "recon"] = "none"  # "recon": both decoders also receive h_sp and h_sh
     contrast: ContrastForm = "standard"
     siglip: Literal["learnable", "literal", "unnormalised"] = "learnable"  # scale and bias of Eq. 6
@@ -117,9 +125,11 @@ class Config(TextEncoderSettings, MethodConfig):
     gain: float = 0.0  # multiply all leads of a record by one random factor exp(N(0, gain))
     noise_mv: float = 0.0  # white noise on the encoder's input, largest standard deviation (the model's scale)
     statement_dropout: float = 0.0  # probability of leaving out each statement of a report; > 0 also shuffles them
+    rewording: float = 0.0  # probability that a statement of a report is replaced by another wording of its finding
 
     def __post_init__(self) -> None:
         check_ranges(self, mask_ratio="[0, 1)", embed_passes=">= 1", final_share="[0, 1]", embedding_scale="> 0")
+        check_ranges(self, rewording="[0, 1]")
         if self.same_report == "positive" and self.contrast != "standard":
             raise ValueError(f"same_report = 'positive' needs contrast = 'standard'; contrast = {self.contrast!r}")
 
@@ -128,7 +138,7 @@ class Config(TextEncoderSettings, MethodConfig):
 REMOVED = {
     "masking": "uniform", "patch_tokenizer": "conv", "patch_channels": 8, "temporal": "learnable", "separators": False,
     "pooling": "mean", "text_frozen": "layers", "text_mask_ratio": TEXT_MASK_RATIO, "text_mask_mix": True,
-    "text_mean": "report", "text_view": "clean", "head_depth": 2, "head_norm": "layer", "orthogonality": "cosine",
+    "text_mean": "report", "text_view": "clean", "head_depth": 2, "head_norm": "layer",
     "temperature": TEMPERATURE, "learn_temperature": False, "siglip_mean": False, "w_cons": 1.0, "lead_dropout": 0.0,
 }  # fmt: skip
 
@@ -206,6 +216,9 @@ class Method(WithReports, PretrainingMethod):
             self.parts = ("backbone", "shared", "per_lead")
         if c.final_share:
             self.register_buffer("progress", torch.zeros(()))  # saved, so that a resumed run is in the same phase
+        if c.w_orth and c.orthogonality == "correlation":
+            for name in ("ecg_correlation", "text_correlation"):
+                self.register_buffer(name, torch.zeros(c.shared_width, c.shared_width))
         if c.specific_task == "recon":
             if c.w_e_rec:
                 self.ecg_condition = nn.Linear(2 * c.shared_width, c.decoder_width)
@@ -256,7 +269,10 @@ class Method(WithReports, PretrainingMethod):
             terms["L_e_rec"] = multimodal.patch_reconstruction(predicted, target, usable & ~visible)
         if cloze is not None and states is not None:
             terms["L_t_rec"] = multimodal.token_reconstruction(self._fill_in(cloze, *states))
-        if c.w_orth:
+        if c.w_orth and c.orthogonality == "correlation":
+            features["ecg_specific"] = torch.stack([self.ecg_specific(e) for e in e_ecg], dim=1)
+            features["text_specific"] = self.text_specific(e_text)
+        elif c.w_orth:
             text_sp, ecg_sp = self.text_specific(e_text), [self.ecg_specific(e) for e in e_ecg]
             terms["L_orth"] = _orthogonality(text_sp, text_sh) + _mean(
                 [_orthogonality(sp, sh) for sp, sh in zip(ecg_sp, ecg_sh)]
@@ -272,6 +288,8 @@ class Method(WithReports, PretrainingMethod):
         terms = {"L_cons": _mean([self._info_nce(ecg, text, report, local_rows) for ecg in views])}
         if self.config.w_siglip:
             terms["L_siglip"] = _mean([self._siglip(ecg, text, report, local_rows) for ecg in views])
+        if "ecg_specific" in every:
+            terms["L_orth"] = self._decorrelation(every)
         return {name: self.weights[name] * term for name, term in terms.items()}
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
@@ -355,7 +373,7 @@ class Method(WithReports, PretrainingMethod):
 
     def training_view(self, batch: Batch) -> Batch:
         """The batch as the settings' views change it in training; in eval mode the batch itself."""
-        c, ecg, observed, report = self.config, batch.ecg, batch.observed, batch.report
+        c, ecg, observed = self.config, batch.ecg, batch.observed
         if not self.training:
             return batch
         if c.shift:
@@ -363,8 +381,7 @@ class Method(WithReports, PretrainingMethod):
             ecg, observed = augment.shift(ecg, observed, patch_samples, patch_samples)
         if c.gain:
             ecg = augment.gain(ecg, c.gain)
-        if c.statement_dropout:
-            report = reports.drop_statements(report, batch.statements, c.statement_dropout)
+        report = report_view(batch, c.statement_dropout, c.rewording)
         return replace(batch, ecg=ecg, observed=observed, report=report)
 
     def _patches(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -484,6 +501,20 @@ class Method(WithReports, PretrainingMethod):
     def _info_nce(self, ecg: Tensor, text: Tensor, report: Tensor, local_rows: slice = slice(None)) -> Tensor:
         c = self.config
         return multimodal.aligned(ecg, text, report, 1 / TEMPERATURE, c.same_report, local_rows, c.contrast)
+
+    def _decorrelation(self, every: dict[str, Tensor]) -> Tensor:
+        """The mean squared correlation of h_sp and h_sh, summed over both modalities."""
+        total = torch.zeros((), device=every["text"].device)
+        with torch.autocast(every["text"].device.type, enabled=False):
+            for name in ("ecg", "text"):
+                shared, specific = every[name].float().flatten(0, -2), every[f"{name}_specific"].float().flatten(0, -2)
+                running: Tensor = getattr(self, f"{name}_correlation")
+                batch = multimodal.cross_correlation(shared, specific)
+                term, now = multimodal.decorrelation(running, batch, CORRELATION_MOMENTUM)
+                if self.training:
+                    running.copy_(now)
+                total = total + term
+        return total
 
     def _siglip(self, ecg: Tensor, text: Tensor, report: Tensor, local_rows: slice = slice(None)) -> Tensor:
         c = self.config

@@ -48,6 +48,7 @@ class Config(EncoderSettings, TextSettings, PairViewSettings, MethodConfig):
     same_report: SameReport = "negative"  # pairs of records with identical reports
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_ranges(self, temperature="> 0")
 
 

@@ -87,6 +87,7 @@ class Config(EncoderSettings, TextSettings, PairViewSettings, MethodConfig):
     w_token: float = 2.0  # 0 removes the term and its computation
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_ranges(self, temperature="> 0", local_scale="> 0", local_group=">= 2", n_statements=">= 1")
         check_ranges(self, w_rhythm="> 0", w_beat=">= 0", w_token=">= 0")  # without w_rhythm there is no shared space
 

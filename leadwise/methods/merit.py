@@ -80,6 +80,7 @@ class Config(TextSettings, PairViewSettings, MethodConfig):
     b: float = 1.0  # weight of L_nce; L_mem's is 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_ranges(self, mask_ratio="(0, 1)", temperature="> 0", b="> 0")  # without b no report is used
 
 

@@ -80,6 +80,7 @@ class Config(TextSettings, PairViewSettings, MethodConfig):
     w_uma: float = 1.0  # 0 removes the term and its computation
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_ranges(self, temperature="> 0", view_dropout="[0, 1)")
         check_ranges(self, w_cma="> 0", w_uma=">= 0")  # without w_cma no report is used
 

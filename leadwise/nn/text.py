@@ -9,21 +9,24 @@ name that is no folder, and remote code is never run.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from tokenizers import Tokenizer as Engine
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 
+from leadwise.batch import Wordings
 from leadwise.nn.transformer import CausalBlock
 
+T = TypeVar("T")
 Tokenizer = Any  # a transformers fast tokenizer; the library has no types
 
 N_SENTINELS = 32
+ONE_FINDING = 0.5  # of the setting `rewording`: probability that a report's view is one of its findings
 MAX_GROUPS, MIN_GROUP_SIZE = (
     8,
     16,
@@ -304,6 +307,42 @@ def shuffled(statements: Sequence[str], drop: float, generator: torch.Generator 
     remains = torch.rand(len(statements), generator=generator) >= drop
     chosen = [statements[i] for i in order if remains[i]] or [statements[order[0]]]
     return ". ".join(chosen) + "."
+
+
+def reword(statements: Sequence[str], wordings: Sequence[Wordings], rewording: float) -> tuple[str, ...]:
+    """The statements of one report in other words, of which `wordings` has those of each statement.
+
+    With probability `rewording / 2` the report becomes one random finding of it, which is the form of a prompt. Otherwise each
+    statement is replaced with probability `rewording`; a statement without wordings stays. The text of a finding is
+    drawn in two steps: a form (name; name and criterion; further wordings; a wider finding; a wider finding and its
+    criterion), then a text of this form. Only the report's own statements are used, no label.
+    """
+    n_findings = sum(len(one.findings) for one in wordings)
+    draws = iter(
+        torch.rand(4 + 2 * n_findings + len(wordings)).tolist()
+    )  # one call: torch.rand costs more than the rest
+
+    # one finding alone
+    prompts = [forms for one in wordings if one.is_prompt for forms in one.findings]
+    if next(draws) < ONE_FINDING * rewording and prompts:
+        return (_draw_text(_pick(prompts, next(draws)), draws),)
+
+    # each statement
+    return tuple(
+        ". ".join(_draw_text(forms, draws) for forms in one.findings)
+        if next(draws) < rewording and one.findings
+        else statement
+        for statement, one in zip(statements, wordings, strict=True)
+    )
+
+
+def _draw_text(forms: Sequence[Sequence[str]], draws: Iterator[float]) -> str:
+    return _pick(_pick(forms, next(draws)), next(draws))
+
+
+def _pick(options: Sequence[T], draw: float) -> T:
+    """The option that `draw`, uniform in [0, 1), selects."""
+    return options[int(draw * len(options))]
 
 
 def drop_statements(reports: Sequence[str], statements: Sequence[Sequence[str]] | None, drop: float) -> tuple[str, ...]:

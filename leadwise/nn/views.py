@@ -107,6 +107,10 @@ class PairViewSettings:
     statement_dropout: float = (
         0.0  # probability that a statement is left out of a report; > 0 also shuffles the statements
     )
+    rewording: float = 0.0  # probability that a statement of a report is replaced by another wording of its finding
+
+    def __post_init__(self) -> None:
+        check_ranges(self, rewording="[0, 1]")
 
 
 def pair_view(batch: Batch, settings: PairViewSettings, signal: Signal, grid: int = 1) -> Batch:
@@ -121,10 +125,30 @@ def pair_view(batch: Batch, settings: PairViewSettings, signal: Signal, grid: in
         ecg, observed = augment.drop_leads(ecg, observed, whole, settings.lead_dropout)
     if settings.noise_mv:
         ecg = augment.noise(ecg, settings.noise_mv) * observed
-    report = batch.report
-    if settings.statement_dropout:
-        report = reports.drop_statements(report, batch.statements, settings.statement_dropout)
-    return replace(batch, ecg=ecg, observed=observed, report=report)
+    return replace(
+        batch, ecg=ecg, observed=observed, report=report_view(batch, settings.statement_dropout, settings.rewording)
+    )
+
+
+def report_view(batch: Batch, statement_dropout: float, rewording: float) -> tuple[str, ...]:
+    """One random view of each report: statements in other words, then left out and shuffled. 0 switches a step off.
+
+    Raises:
+        ValueError: `rewording` without the batch's wordings.
+    """
+    if not rewording:
+        if not statement_dropout:
+            return batch.report
+        return reports.drop_statements(batch.report, batch.statements, statement_dropout)
+    if batch.statements is None or batch.wordings is None:
+        raise ValueError(
+            "rewording > 0 needs the wordings of the statements: Recordings(..., statements=True, wordings=True)"
+        )
+    pairs = zip(batch.statements, batch.wordings, strict=True)
+    reworded = [reports.reword(statements, wordings, rewording) for statements, wordings in pairs]
+    if statement_dropout:
+        return reports.drop_statements(batch.report, reworded, statement_dropout)
+    return tuple(". ".join(statements) + "." if statements else "" for statements in reworded)
 
 
 def report_ids(whole: Batch, view: Batch) -> Tensor:

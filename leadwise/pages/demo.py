@@ -1,9 +1,10 @@
-"""The demo's HTML page: one reconstructed ECG, scores, loss curves and a map of embeddings."""
+"""The demo's HTML page: findings of three ECG files, a reconstructed ECG, scores, loss curves and a map of embeddings."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.loader import Recordings
+from leadwise.ecg import ECG
 from leadwise.evaluate.embed import embed_cohort, project
 from leadwise.evaluate.probe import ProbeReport
 from leadwise.evaluate.zeroshot import ZeroShotReport
@@ -28,6 +30,65 @@ MAP_CLASSES = ("NORM", "AFIB", "CLBBB", "CRBBB", "LVH", "IMI", "PACE")  # classe
 REMARK_KEYS = ("skipped", "unlearnable")  # columns of a score row that are printed as remarks below the table
 
 
+@dataclass(frozen=True)
+class ExampleECG:
+    """One ECG file, and what a run finds in it."""
+
+    name: str
+    format: str
+    simulated: tuple[str, ...]  # plain names of the findings that were simulated
+    ecg: ECG
+    findings: list[dict[Any, Any]]  # the most probable first; columns of `Model.findings`
+
+    @property
+    def line(self) -> str:
+        """The most probable findings in one line."""
+        return ", ".join(f"{row['finding']} {row['probability']:.0%}" for row in self.findings[:3])
+
+
+@dataclass(frozen=True)
+class ExampleReadings:
+    """What a run finds in the example files."""
+
+    run: str
+    is_shipped: bool  # weights that ship with leadwise; otherwise the run of the demo
+    fitted_on: str  # the data of the calibration
+    examples: tuple[ExampleECG, ...]
+
+    @property
+    def title(self) -> str:
+        """The title of the table."""
+        return f"three example files: the most probable findings by {self.run}"
+
+    @property
+    def sentence(self) -> str:
+        """Which run this is, and what its probabilities mean."""
+        if self.is_shipped:
+            which = (
+                f"The weights {self.run}, which ship with leadwise and were trained on recordings of patients, find this in "
+                "three simulated ECGs."
+            )
+        else:
+            which = "This version ships no weights, so the run of this demo reads three more simulated ECGs."
+        return (
+            f"{which} Probabilities are calibrated on {self.fitted_on}; share: how many of those recordings have the finding. A "
+            "probability near the share states nothing about this ECG."
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row per file and finding."""
+        return [
+            {
+                "file": example.name,
+                "format": example.format,
+                "simulated": ", ".join(example.simulated),
+                **{key: row[key] for key in ("finding", "probability", "share")},
+            }
+            for example in self.examples
+            for row in example.findings
+        ]
+
+
 def build_page(
     tables: Mapping[str, Sequence[Mapping[str, Any]]],
     remarks: Sequence[str],
@@ -35,6 +96,7 @@ def build_page(
     probe: ProbeReport,
     run: Run,
     cohort: Cohort,
+    examples: ExampleReadings,
 ) -> Page:
     """Return the page of a demo run.
 
@@ -45,6 +107,7 @@ def build_page(
         probe: the probe's scores.
         run: the pretrained run, with its folder.
         cohort: the simulated cohort that the run was trained on.
+        examples: the findings of the example files.
     """
     # what the page is about, and what it does not show
     page = Page("leadwise on simulated ECGs")
@@ -54,6 +117,8 @@ def build_page(
         "the ECGs and reports of the training split, without labels. Simulated ECGs test that everything works, from files to "
         "scores. They do not predict accuracy on real patients."
     )
+
+    _add_examples(page, examples)
 
     # one ECG, as the model gets it and as it reconstructs it
     page.heading("Reconstruction of hidden patches")
@@ -93,6 +158,24 @@ def build_page(
         "scatter of embeddings",
     )
     return page
+
+
+def _add_examples(page: Page, examples: ExampleReadings) -> None:
+    """Add the tracing of each example file with its most probable findings, then the table of all."""
+    page.heading("Three ECG files, and what the model finds in them")
+    for example in examples.examples:
+        figure = paper.draw(
+            example.ecg.signal,
+            example.ecg.rate_hz,
+            example.ecg.leads,
+            title=f"{example.name} ({example.format})",
+            observed=example.ecg.observed,
+            notes=[example.line],
+        )
+        caption = f"Simulated: {', '.join(example.simulated)}. The model: {example.line}."
+        page.figure(figure, caption, f"12-lead ECG of {example.name} on paper grid")
+    page.text(examples.sentence)
+    page.table(examples.rows(), examples.title)
 
 
 def _interval(row: Mapping[str, Any]) -> dict[str, Any]:

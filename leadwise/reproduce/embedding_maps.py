@@ -69,7 +69,7 @@ def draw_map(
     names = [name for name, is_usable in zip(recordings.names, np.isin(recordings.rows, rows)) if is_usable]
     recordings = replace(recordings, rows=rows, names=tuple(names))
     for which, one in (("trained", run), ("untrained", run.untrained())):
-        cache = run.folder / "embeddings" if run.folder else None
+        cache = run.cache_folder
         report = relabel(progress, f"{row}, {which}: embed")
         vectors = embed_cohort(one, recordings.cohort, "backbone", recordings.rows, report, cache)
         lines.append(

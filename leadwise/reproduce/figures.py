@@ -51,14 +51,15 @@ def component_figures(cells: Sequence[Cell], variants: Sequence[Variant]) -> Fig
     """Return Table 3 as a dot plot: each variant's mean over the tasks with the range of the seeds, and the paper's mean."""
     rows: list[dict[str, Any]] = []
     for variant in variants:
-        for label, printed in zip(("probe 1%", "zero-shot"), paper_numbers.TABLE3[variant.label]):
+        for label, printed in zip(("probe 1%", "zero-shot"), paper_numbers.table3(variant.label)):
             values = [value / 100 for value in tables.seed_means(cells, variant.label, label)]
             if values:
                 value = sum(values) / len(values)
                 rows.append(
                     {"name": variant.label, "group": label, "value": value, "low": min(values), "high": max(values)}
                 )
-            rows.append({"name": variant.label, "group": f"{label}, paper", "value": printed / 100})
+            if printed is not None:
+                rows.append({"name": variant.label, "group": f"{label}, paper", "value": printed / 100})
     figure = bars.draw(rows, "Components added one by one, mean over the tasks", unit=UNIT)
     return [(figure, "Bars: the range over seeds. The paper averages six tasks; ours are the tasks that were scored.")]
 

@@ -136,6 +136,11 @@ def mean_of_cg_dmer(how: str, tasks: Sequence[tuple[str, str]]) -> float | None:
     return sum(printed) / len(printed) if printed and len(printed) == len(cells) else None
 
 
+def table3(label: str) -> tuple[float | None, float | None]:
+    """Return a row of Table 3, linear probe at 1 % and zero-shot; None for both if the paper has no such row."""
+    return TABLE3.get(label, (None, None))
+
+
 def linear_probe(row: str, source: str, task: str, fraction: float) -> float | None:
     """Return a cell of Table 1, or None if the table has no such cell."""
     column, printed = _task_number(source, task), _parse(_TABLE1)

@@ -185,6 +185,8 @@ def _reproduce(
             f"with exactly one of {classes}."
         )
     scale += _width_sentence(cells, options.width)
+    if request.target == "table3":
+        scale += f" {variants.contrast_remark(compared)}"
     if references:
         scale += f" References: {references}."
     if no_settings:

@@ -22,6 +22,7 @@ TARGETS = ("table1", "table2", "table3", "fig2", "fig3")
 
 _OURS = "CG-DMER"
 _TERMS = ("w_e_rec", "w_t_rec", "w_orth", "w_siglip")  # in the order in which Table 3 adds them
+FULL_VIEW = "L_cons, full view"  # a row of ours in Table 3: the contrast alone, without masks
 _AXES = {"n_patches": paper_numbers.N_PATCHES, "mask_ratio": paper_numbers.MASK_RATIOS}
 
 
@@ -115,7 +116,7 @@ def make_variants(target: str, configs: Mapping[str, Config]) -> list[Variant]:
     ours = configs[_OURS]
     if target == "table3":
         weights = [float(ours.method[term]) or 1.0 for term in _TERMS]
-        rows = []
+        rows = [Variant(FULL_VIEW, _full_view(ours))] if ours.method["contrast_view"] != "full" else []
         for n_terms, label in enumerate(paper_numbers.TABLE3):
             settings = {term: weights[k] if k < n_terms else 0.0 for k, term in enumerate(_TERMS)}
             rows.append(Variant(label, _with_settings(ours, settings)))
@@ -125,6 +126,30 @@ def make_variants(target: str, configs: Mapping[str, Config]) -> list[Variant]:
         for axis, values in _AXES.items()
         for value in values
     ]
+
+
+def _full_view(config: Config) -> Config:
+    """Return the config with the contrast alone, of whole ECGs at every step."""
+    settings: dict[str, object] = {**dict.fromkeys(_TERMS, 0.0), "contrast_view": "full"}
+    return _with_settings(config, settings | ({"final_share": 0.0} if "final_share" in config.method else {}))
+
+
+def contrast_remark(compared: Sequence[Variant]) -> str:
+    """Return one sentence or two on what the rows of Table 3 compare: masked or whole ECGs.
+
+    Without reconstruction nothing requires masks, but the rows differ in their terms only, so all have them.
+    """
+    method = compared[-1].config.method
+    if method["contrast_view"] == "full":
+        return "All rows contrast whole ECGs."
+    hidden = f"{float(method['mask_ratio']):.0%} of each lead's patches hidden"
+    also = " and whole ECGs" if method["contrast_view"] == "both" else ""
+    last = method.get("final_share")
+    at_the_end = f", in the last {last:.0%} of the steps those of final_view = '{method['final_view']}'" if last else ""
+    return (
+        f"All rows but the first contrast ECGs with {hidden}{also}{at_the_end}; so does L_cons, which reconstructs "
+        f"nothing. '{FULL_VIEW}' contrasts whole ECGs. The paper does not state what its first row contrasts."
+    )
 
 
 def _with_settings(config: Config, settings: Mapping[str, object]) -> Config:

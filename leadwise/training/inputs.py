@@ -15,7 +15,7 @@ from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.label_subset import DrawError, labelled_rows
 from leadwise.data.loader import Recordings
 from leadwise.data.usable_rows import LeftOut, log_left_out, usable_rows
-from leadwise.methods.catalogue import learns_labels, method_settings, patch_samples, with_defaults
+from leadwise.methods.catalogue import learns_labels, method_settings, patch_samples, uses_wordings, with_defaults
 from leadwise.trained_on import TrainedOn
 
 
@@ -94,7 +94,7 @@ def open_data(config: Config) -> TrainingData:
         )
     n_train_split = len(cohort.rows(split=selection.train_split))
     return TrainingData(
-        train=Recordings(cohort, config.signal, train, task, statements=True),
+        train=Recordings(cohort, config.signal, train, task, statements=True, wordings=uses_wordings(config)),
         held_out=Recordings(cohort, config.signal, held_out, task),
         texts=cohort.reports.distinct(train),
         n_left_out=n_train_split - n_selected,

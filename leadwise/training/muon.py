@@ -50,6 +50,7 @@ class MuonWithAdamW(torch.optim.AdamW):
             state = self.state[p]
             if not state:
                 state["momentum"] = torch.zeros_like(p)
+                state["step"] = torch.zeros(())  # unused; AdamW requires it of every state that it loads
             state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
             update = p.grad.lerp(state["momentum"], MOMENTUM)
             blocks += p.flatten(1).chunk(group["n_parts"])

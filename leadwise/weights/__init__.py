@@ -1,10 +1,12 @@
-"""Trained weights that ship with the package: one run folder for each name in this folder. There are none yet."""
+"""Trained weights that ship with the package: one run folder for each name in this folder (see `benchmarks/shipped.py`)."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+MOST_BYTES = 12_000_000  # of one folder; a test checks it
 
 
 def names() -> tuple[str, ...]:
@@ -15,3 +17,14 @@ def names() -> tuple[str, ...]:
 def folder(name: str) -> Path | None:
     """Return the run folder of that name; None if the package has none."""
     return FOLDER / name if name in names() else None
+
+
+def user_cache(run_folder: Path) -> Path | None:
+    """Return where the embeddings of a shipped run are cached: in the user's cache folder; None for any other run folder.
+
+    Nothing is written into an installed package.
+    """
+    if run_folder.resolve().parent != FOLDER.resolve():
+        return None
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "leadwise" / run_folder.name

@@ -146,7 +146,7 @@ class _CardContext:
 
     def embed(self, run: Run, part: str, rows: NDArray[Any]) -> Features:
         """Return (n, D) embeddings, cached in the run's folder; the twin's too."""
-        cache = self.run.folder / "embeddings" if self.run.folder else None
+        cache = self.run.cache_folder
         what = f"embed {part}" if run is self.run else f"embed {part}, untrained"
         return embed_cohort(run, self.cohort, part, rows, relabel(self.progress, what), cache)
 

@@ -188,7 +188,7 @@ def _untrained_overlap(
     """Return the overlap of two untrained heads on the same encoder, measured on at most 1,000 training rows."""
     fitted = np.sort(np.random.default_rng(0).permutation(train)[:_N_TWIN_TRAIN])
     chosen = np.concatenate([fitted, test])
-    cache = run.folder / "embeddings" if run.folder else None
+    cache = run.cache_folder
     shared, specific = (
         embed_cohort(twin, cohort, part, rows[chosen], relabel(progress, f"embed {part}, untrained"), cache)
         for part in ("shared", "specific")

@@ -57,6 +57,28 @@ def orthogonality(specific: Tensor, shared: Tensor) -> Tensor:
     return F.cosine_similarity(specific, shared, dim=-1).square().mean()
 
 
+def cross_correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Correlations (D, E) over the batch between the columns of (B, D) and (B, E); 0 for a constant column."""
+
+    def standard(x: Tensor) -> Tensor:
+        x = x - x.mean(0)
+        return x / x.square().mean(0).sqrt().clamp(min=1e-6)
+
+    return standard(first).T @ standard(second) / len(first)
+
+
+def decorrelation(running: Tensor, batch: Tensor, momentum: float) -> tuple[Tensor, Tensor]:
+    """The mean squared correlation, and the new running correlations.
+
+    running, batch: (D, E), as of `cross_correlation`. A batch of 32 alone has a squared correlation of 1/32 by chance, so the
+    value is that of the running mean over many batches. The gradient flows through the batch's share of it, and is divided
+    by that share so that it does not depend on `momentum`.
+    """
+    now = momentum * running + (1 - momentum) * batch.detach()
+    through_batch = 2 * (now * batch).mean()
+    return now.square().mean() + through_batch - through_batch.detach(), now
+
+
 def siglip(
     ecg: Tensor,
     text: Tensor,
