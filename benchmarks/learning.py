@@ -94,8 +94,8 @@ def settings_of(args: argparse.Namespace) -> dict[str, Config]:
 def train_and_score(row: str, config: Config, args: argparse.Namespace) -> Json:
     """Train and score one row."""
     torch.set_num_threads(1)
-    steps, measured = steps_in(config, args.budget_min, TIMED, WARM)
-    steps, seconds = max(20, steps), measured.processor
+    steps, seconds = steps_in(config, args.budget_min, TIMED, WARM)
+    steps = max(20, steps)
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, steps=steps))
     folder = args.out / "runs" / f"{_folder(row)}-seed{args.seed}"
     if (folder / "model.safetensors").exists():
