@@ -64,6 +64,7 @@ class Batch:
     label: torch.Tensor | None = None  # (B, K) float32 in {0, 1}
     statements: tuple[tuple[str, ...], ...] | None = None  # the statements of each of the B reports, if requested
     wordings: tuple[tuple[Wordings, ...], ...] | None = None  # of each of these statements, if requested
+    target: torch.Tensor | None = None  # (B, D) float32, embeddings by the teacher of a distilled model
 
     def __len__(self) -> int:
         return len(self.record)
@@ -71,4 +72,5 @@ class Batch:
     def to(self, device: str | torch.device) -> Batch:
         """The same batch with its tensors on `device`."""
         label = None if self.label is None else self.label.to(device)
-        return replace(self, ecg=self.ecg.to(device), observed=self.observed.to(device), label=label)
+        target = None if self.target is None else self.target.to(device)
+        return replace(self, ecg=self.ecg.to(device), observed=self.observed.to(device), label=label, target=target)

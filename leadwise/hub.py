@@ -212,8 +212,8 @@ def _copy_files(run: Run, source: Path, target: Path, people: bool, dtype: str |
         shutil.copytree(source / "tokenizer", target / "tokenizer")
     # the table as it is on disk: its digest is in the header of the weights
     table = tomllib.loads((source / "config.toml").read_text(encoding="utf-8"))
-    if "cohort" in table.get("data", {}):
-        table["data"]["cohort"] = ""
+    for key in {"cohort", "teacher"} & set(table.get("data", {})):
+        table["data"][key] = ""
     (target / "config.toml").write_text(tomli_w.dumps(table), encoding="utf-8")
     if people and (source / trained_on.FILE).is_file():
         shutil.copyfile(source / trained_on.FILE, target / trained_on.FILE)

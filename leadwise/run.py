@@ -7,6 +7,7 @@ tokenizer/           the tokenizer of reports, and the shape of a borrowed text 
 model.safetensors    the weights, and in its header the digests of weights, settings and tokenizer (`leadwise.digests`)
 calibration.json     probabilities of zero-shot scores, if `leadwise calibrate` has fitted them (`leadwise.evaluate.calibrate`)
 metrics.jsonl        one line of metrics every few steps
+teacher.npz          of a distilled run: the teacher's embeddings of its recordings, while it is trained (`training.teacher`)
 resume/state.pt      model, optimiser, step and best loss; random numbers depend on the step, so a resumed run is bit-identical
 """
 
@@ -52,11 +53,14 @@ _MOST_HALF = torch.finfo(torch.float16).max
 
 RESUME_KEYS = {"step", "best", "model", "optimizer"}  # of a resume state
 
+TEACHER_FILE = "teacher.npz"
+
 # what a run that never saved a resume state may contain; any other file means that the folder is not such a run
 UNSAVED_FILES = {
     "config.toml",
     "data.json",
     trained_on.FILE,
+    TEACHER_FILE,
     "tokenizer",
     "metrics.jsonl",
     "model.safetensors",
@@ -380,6 +384,7 @@ def create(
     provenance: dict[str, Any] | None = None,
     restart: bool = False,
     hashes: TrainedOn | None = None,
+    teacher: Run | None = None,
 ) -> Run:
     """Return a new run with fresh weights. With a folder, write its config, tokenizer and provenance there.
 
@@ -391,6 +396,7 @@ def create(
         provenance: the contents of data.json.
         hashes: the contents of trained_on.json; None: no such file.
         restart: the folder may hold a run that never saved a resume state (`is_unsaved`), which is replaced.
+        teacher: the run whose tokenizer a distilled run takes.
 
     Raises:
         RunError: the folder is not empty.
@@ -405,9 +411,14 @@ def create(
     if catalogue.uses_wordings(config):
         texts = list(texts)
         texts = [*texts, *all_texts(texts)]
-    tokenizer = file.method_class.make_tokenizer(method_config, texts)
+    saved_folder = None
+    if teacher is None:
+        tokenizer = file.method_class.make_tokenizer(method_config, texts)
+    else:
+        tokenizer = teacher.method.tokenizer
+        saved_folder = None if teacher.folder is None else teacher.folder / "tokenizer"
     torch.manual_seed(config.optim.seed)
-    run = Run(config, catalogue.build(config, tokenizer), folder)
+    run = Run(config, catalogue.build(config, tokenizer, saved_folder), folder)
 
     # the folder; config.toml comes last, because it makes the folder a run folder
     if folder is not None:

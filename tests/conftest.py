@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from pathlib import Path
@@ -63,7 +64,9 @@ def make_batch(n: int = 8, seed: int = 0, signal: Signal = SIGNAL) -> Batch:
     names = tuple(f"r{seed}-{i}" for i in range(n))
     report = tuple(f"{REPORTS[k]} study {i}." if i % 3 else REPORTS[k] for i, k in enumerate(kind.tolist()))
     label = torch.nn.functional.one_hot(kind, len(REPORTS)).float()  # (B, K)
-    return Batch(ecg, torch.ones_like(ecg, dtype=torch.bool), names, names, report, label)
+    target = torch.randn(len(REPORTS), 24, generator=torch.Generator().manual_seed(0))[kind]  # of a teacher
+    target[:, :16] = torch.nn.functional.normalize(target[:, :16], dim=1)
+    return Batch(ecg, torch.ones_like(ecg, dtype=torch.bool), names, names, report, label, target=target)
 
 
 def unobserve(batch: Batch, leads: list[int] | None = None, after: int | None = None) -> Batch:
@@ -72,7 +75,7 @@ def unobserve(batch: Batch, leads: list[int] | None = None, after: int | None = 
     observed[:, leads or []] = False
     if after is not None:
         observed[..., after:] = False
-    return Batch(batch.ecg * observed, observed, batch.record, batch.patient, batch.report, batch.label)
+    return dataclasses.replace(batch, ecg=batch.ecg * observed, observed=observed)
 
 
 def close(a: float, b: float, rel: float = 1e-5) -> bool:

@@ -38,11 +38,22 @@ def test_what_a_method_declares_is_what_it_implements(name: str) -> None:
     method = build(name)
     implemented = {
         member: getattr(type(method), member) is not getattr(PretrainingMethod, member)
-        for member in ("forward", "local_terms", "batch_terms", "embed_text", "make_tokenizer", "load_tokenizer")
+        for member in (
+            "forward",
+            "local_terms",
+            "batch_terms",
+            "embed_text",
+            "text_branch",
+            "make_tokenizer",
+            "load_tokenizer",
+            "teacher_settings",
+            "take_teacher",
+        )
     }
     assert implemented["local_terms"] == implemented["batch_terms"] == method.compares_records
     assert implemented["forward"] != method.compares_records
-    assert implemented["embed_text"] == method.embeds_text
+    assert implemented["embed_text"] == implemented["text_branch"] == method.embeds_text
+    assert implemented["teacher_settings"] == implemented["take_teacher"] == method.learns_from_teacher
     assert implemented["make_tokenizer"] == implemented["load_tokenizer"] == method.reads_reports
     assert (method.tokenizer is not None) == method.reads_reports
     assert method.learns_labels == ("classes" in {field.name for field in dataclasses.fields(method.config)})

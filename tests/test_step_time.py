@@ -64,7 +64,7 @@ def config(cohort_folder: Path) -> Config:
 def test_a_step_is_the_median_of_the_timed_steps(config: Config, clock: Callable[..., FakeTime]) -> None:
     clock([(60.0, 30.0), (1.0, 0.5), (9.0, 0.5), (2.0, 0.25)])
     data = inputs.open_data(config)
-    measured = step_time.time_steps(runs.create(config, data.texts), data, n_timed=3, n_warmup=1)
+    measured = step_time.time_steps(runs.create(config, data.texts), data.train, n_timed=3, n_warmup=1)
     assert measured == step_time.StepTime(wall=2.0, processor=0.5)
     assert measured.cores == 0.25
 

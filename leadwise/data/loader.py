@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -47,9 +48,23 @@ class Recordings:
         self._with_statements, self._with_wordings = statements or wordings, wordings
         self._starts_s, self._retained_s = starts_s, retained_s
         self._labels = None if task is None else cohort.labels(task, self.rows).astype(np.float32)
+        self._targets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def targets(self) -> np.ndarray | None:
+        """The targets (n, D) of `with_targets`; None without them."""
+        return self._targets
+
+    def with_targets(self, targets: np.ndarray) -> Recordings:
+        """Return the same recordings with `Batch.target`, given one row of `targets` (n, D) float32 per recording."""
+        if len(targets) != len(self):
+            raise ValueError(f"{len(targets)} targets for {len(self)} recordings")
+        out = copy.copy(self)
+        out._targets = targets
+        return out
 
     def batch(self, positions: Sequence[int] | np.ndarray) -> Batch:
         """The recordings at these positions of `rows`, in this order."""
@@ -76,6 +91,7 @@ class Recordings:
             label=None if self._labels is None else torch.from_numpy(self._labels[places]),
             statements=statements,
             wordings=self._wordings(statements) if statements and self._with_wordings else None,
+            target=None if self._targets is None else torch.from_numpy(self._targets[places]),
         )
 
     @staticmethod

@@ -97,6 +97,11 @@ def learns_labels(name: str) -> bool:
     return name in method_names() and find_method(name).method_class.learns_labels
 
 
+def learns_from_teacher(name: str) -> bool:
+    """Return whether a method is trained to the embeddings of another run (`data.teacher`). False for an unknown name."""
+    return name in method_names() and find_method(name).method_class.learns_from_teacher
+
+
 # ------------------------------------------------------------------------------------------------ from a config
 
 
@@ -257,6 +262,8 @@ def _entry(file: MethodFile) -> Entry:
 
 
 def _reads(method: type[PretrainingMethod]) -> str:
+    if method.learns_from_teacher:
+        return "ECG + teacher"
     if method.reads_reports:
         return "ECG + report"
     return "ECG + labels" if method.learns_labels else "ECG"

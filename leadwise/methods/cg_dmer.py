@@ -315,6 +315,11 @@ class Method(WithReports, PretrainingMethod):
         specific: Tensor = self.ecg_specific(e_ecg)
         return specific if part == "specific" else torch.cat([shared, specific], dim=-1)
 
+    @property
+    def text_branch(self) -> tuple[ReportTower, nn.Module]:
+        """The report tower and the head behind `embed_text`."""
+        return self.text, self.text_shared
+
     def embed_text(self, texts: list[str]) -> Tensor:
         """(K, D) unit vectors of reports or prompts, in the shared space."""
         tokens, _ = self.text.tokenize(texts)

@@ -165,12 +165,14 @@ class Method(PretrainingMethod):
         place = torch.where(usable, torch.arange(n_views, device=ecg.device), first)  # (B, V)
         row = torch.arange(n, device=ecg.device)[:, None]
         start = (place % self.n_segments * self.n_view_samples).flatten()
+
+        def each(names: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(name for name in names for _ in range(n_views))
+
         views = replace(
             batch, ecg=ecg[row, place].flatten(0, 1), observed=observed[row, place].flatten(0, 1), label=None,
-            statements=None, **{
-                name: tuple(x for x in getattr(batch, name) for _ in range(n_views))
-                for name in ("record", "patient", "report")
-            },
+            statements=None, wordings=None, target=None, record=each(batch.record), patient=each(batch.patient),
+            report=each(batch.report),
         )  # fmt: skip
         return views, start, usable, n_samples
 

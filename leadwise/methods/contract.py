@@ -71,6 +71,10 @@ class PretrainingMethod(nn.Module):
     learns_labels: ClassVar[bool] = False
     """Whether training needs the labels of a task. Then `Config` has the setting `classes`, and a run belongs to one task."""
 
+    learns_from_teacher: ClassVar[bool] = False
+    """Whether training needs the embeddings of a trained run, the teacher in `data.teacher`. Then batches have `target`, and
+    `teacher_settings` and `take_teacher` are implemented. The trained method does not need the teacher."""
+
     embeds_text: ClassVar[bool] = False
     """Whether `embed_text` is implemented: zero-shot classification and retrieval need it."""
 
@@ -159,6 +163,11 @@ class PretrainingMethod(nn.Module):
         """Return (K, D) unit vectors of K texts, in the space of the part "shared". Needs `embeds_text`."""
         raise NotImplementedError(f"{type(self).__module__} embeds no texts")
 
+    @property
+    def text_branch(self) -> tuple[nn.Module, nn.Module]:
+        """The `ReportTower` and the head behind `embed_text`, which a distilled model copies. Needs `embeds_text`."""
+        raise NotImplementedError(f"{type(self).__module__} embeds no texts")
+
     def reconstruct(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the ECG (B, L, T) in mV with masked samples reconstructed, and which samples those are. For pictures."""
         raise NotImplementedError(f"{type(self).__module__} reconstructs no ECG")
@@ -189,6 +198,26 @@ class PretrainingMethod(nn.Module):
 
     def save_extra(self, folder: Path) -> None:
         """Write to `folder`, a run's tokenizer/, what `__init__` needs besides settings, tokenizer and weights."""
+
+    # --- a teacher; needs `learns_from_teacher`
+
+    teacher_parts: ClassVar[tuple[str, ...]] = ()
+    """The parts of the teacher whose embeddings, concatenated, are `Batch.target`."""
+
+    @staticmethod
+    def teacher_settings(teacher: PretrainingMethod, widths: dict[str, int]) -> dict[str, Any]:
+        """Return the settings that follow from the teacher. `widths` holds D of each of `teacher_parts`.
+
+        Raises:
+            ValueError: this teacher cannot be used.
+        """
+        raise NotImplementedError("learns_from_teacher is True, but `teacher_settings` is missing")
+
+    def take_teacher(self, teacher: PretrainingMethod, targets: Tensor) -> None:
+        """Copy from the teacher what this method keeps. `targets` (n, D) are the embeddings of the training recordings."""
+        raise NotImplementedError(
+            f"{type(self).__module__}: learns_from_teacher is True, but `take_teacher` is missing"
+        )
 
     # --- training
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -79,3 +80,49 @@ class QueryPool(nn.Module):
         known = self.enter(self.norm_tokens(tokens))
         out: Tensor = self.norm(self.attention(self.queries.expand(tokens.shape[0], -1, -1), known, real))
         return out
+
+
+_LAYERS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "tanh": nn.Tanh}
+
+
+def layers_of(described: Sequence[str], width: int) -> list[nn.Module]:
+    """Return the layers that `described_layers` describes, with fresh weights, for inputs of `width`.
+
+    Raises:
+        ValueError: a layer is unknown.
+    """
+    layers: list[nn.Module] = []
+    for text in described:
+        name, _, size = text.partition(" ")
+        if name == "linear" and size.isdecimal():
+            layers.append(nn.Linear(width, int(size)))
+            width = int(size)
+        elif text == "norm":
+            layers.append(nn.LayerNorm(width))
+        elif text in _LAYERS:
+            layers.append(_LAYERS[text]())
+        else:
+            raise ValueError(f"layer {text!r} is unknown; use 'linear WIDTH', 'norm', {', '.join(map(repr, _LAYERS))}")
+    if not any(isinstance(layer, nn.Linear) for layer in layers):
+        raise ValueError("there is no linear layer; add 'linear WIDTH'")
+    return layers
+
+
+def described_layers(head: nn.Module) -> list[str]:
+    """Return the layers of a head as texts, such as "linear 256", "gelu" and "norm", from which `layers_of` builds it.
+
+    Raises:
+        ValueError: the head has a layer that no text describes.
+    """
+    names = {kind: name for name, kind in _LAYERS.items()}
+    described = []
+    for layer in head if isinstance(head, nn.Sequential) else [head]:
+        if isinstance(layer, nn.Linear) and layer.bias is not None:
+            described.append(f"linear {layer.out_features}")
+        elif isinstance(layer, nn.LayerNorm) and layer.elementwise_affine and layer.eps == nn.LayerNorm(1).eps:
+            described.append("norm")
+        elif type(layer) in names and not list(layer.children()):
+            described.append(names[type(layer)])
+        else:
+            raise ValueError(f"a head with the layer {type(layer).__name__} cannot be copied")
+    return described

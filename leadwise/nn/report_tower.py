@@ -148,6 +148,11 @@ class WithReports(nn.Module):
         grid = self.ecg.grid if isinstance(self.ecg, EcgEncoder) else 1
         return pair_view(batch, self.config, self.signal, grid) if self.training else batch
 
+    @property
+    def text_branch(self) -> tuple[ReportTower, nn.Module]:
+        """The report tower and the head behind `embed_text`."""
+        return self.text, self.text_head
+
     def embed_text(self, texts: list[str]) -> Tensor:
         """(K, D) unit vectors of reports or prompts, in the shared space."""
         return F.normalize(self.text_head(self.text.read(texts)), dim=-1)

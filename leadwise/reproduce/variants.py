@@ -12,6 +12,7 @@ from leadwise.demo import CONFIG
 from leadwise.methods.catalogue import (
     all_small_settings,
     embeds_text,
+    learns_from_teacher,
     learns_labels,
     method_names,
     with_defaults,
@@ -49,9 +50,9 @@ def is_reference(config: Config) -> bool:
 def compared_methods(target: str) -> tuple[str, ...]:
     """Return the methods that a target compares: those of the paper's Figure 3, all with a text encoder, or all.
 
-    Supervised methods are excluded: they are references (`references.py`).
+    Supervised methods are excluded: they are references (`references.py`). So are distilled ones, which need a trained run.
     """
-    names = tuple(name for name in method_names() if not learns_labels(name))
+    names = tuple(name for name in method_names() if not (learns_labels(name) or learns_from_teacher(name)))
     if target == "table2":
         return tuple(name for name in names if embeds_text(name))
     return paper_numbers.FIGURE3 if target == "fig3" else names

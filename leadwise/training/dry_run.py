@@ -13,10 +13,9 @@ from torch import nn
 
 from leadwise import config as settings
 from leadwise import distributed
-from leadwise import run as runs
 from leadwise.config import Config
-from leadwise.training.inputs import check_batch_split, open_data, with_classes
-from leadwise.training.step_time import time_steps
+from leadwise.training.inputs import check_batch_split
+from leadwise.training.step_time import open_in_memory, time_steps
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +40,11 @@ def plan(config: Config, n_timed: int = 5) -> Plan:
     # the run and its data, in memory
     n_ranks = distributed.n_launched()
     check_batch_split(config, n_ranks)
-    data = open_data(config)
-    run = runs.create(with_classes(config, data.train.cohort), data.texts)
-    config, method = run.config, run.method.to(runs.choose_device(config.optim.device))
-    optim = config.optim
+    run, data, teacher_seconds = open_in_memory(config)
+    config, method, optim = run.config, run.method, run.config.optim
 
     # timed steps, with the threads of the run; the time that passes is the time that the run will take
-    measured = time_steps(run, data, n_timed)
+    measured = time_steps(run, data.train, n_timed)
     per_step = max(measured.wall, 1e-9)
     if measured.cores < WAITING:
         log.warning(
@@ -69,7 +66,8 @@ def plan(config: Config, n_timed: int = 5) -> Plan:
         "seconds a step": round(per_step, 3),
         "processor seconds a step": round(measured.processor, 3),
         "records a second": round(optim.batch_size / per_step, 1),
-        "hours in all": round(per_step * optim.steps / 3600, 2),
+        **({} if teacher_seconds is None else {"hours for the teacher's embeddings": round(teacher_seconds / 3600, 3)}),
+        "hours in all": round(((teacher_seconds or 0.0) + per_step * optim.steps) / 3600, 2),
         "peak memory, GB": round(peak_memory() / 1e9, 2),
     }
     return Plan(

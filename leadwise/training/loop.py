@@ -21,12 +21,13 @@ from leadwise.config import BY_METHOD, Config, ConfigError, OptimConfig
 from leadwise.data.loader import Recordings, Sampler, prefetch_batches
 from leadwise.methods.catalogue import with_defaults
 from leadwise.methods.contract import PretrainingMethod
-from leadwise.progress import Progress
+from leadwise.progress import Progress, relabel
 from leadwise.run import Run
 from leadwise.training.deterministic import deterministic_algorithms
 from leadwise.training.gradient_step import Objective, TrainingError, backward, device_of, forward, gradient_norms
 from leadwise.training.inputs import TrainingData, check_batch_split, open_data, with_classes
 from leadwise.training.optimizer import learning_rate, make_optimizer
+from leadwise.training.teacher import give_teacher, hashes_with_teacher, open_teacher, with_targets, with_teacher
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def pretrain(
     device = runs.choose_device(config.optim.device)
     with distributed.process_group(device), ExitStack() as until_end:
         # the run, its data, and where to start
-        run, data, resume = _open_or_create(config, folder, resume, accept_changes, until_end)
+        run, data, resume = _open_or_create(config, folder, resume, accept_changes, until_end, progress)
         config, is_first_rank = run.config, distributed.rank() == 0
         optim, method = config.optim, run.method.to(device)
         optimizer = make_optimizer(method, optim)
@@ -137,7 +138,12 @@ def pretrain(
 
 
 def _open_or_create(
-    config: Config, folder: Path, resume: bool, accept_changes: bool, until_end: ExitStack
+    config: Config,
+    folder: Path,
+    resume: bool,
+    accept_changes: bool,
+    until_end: ExitStack,
+    progress: Progress | None = None,
 ) -> tuple[Run, TrainingData, bool]:
     """Return the run of `folder`, its training data, and whether to continue from a resume state.
 
@@ -150,7 +156,9 @@ def _open_or_create(
         run = runs.open_without_weights(folder, accept_changes) if resume_state else None
         config = config if run is None else _with_saved_report_words(config, run.config)
         data = open_data(config)
+        teacher = None if resume_state else open_teacher(config)
         config = with_classes(config, data.train.cohort)
+        config = with_teacher(config, teacher, None if run is None else run.config)
         if run is not None:
             if distributed.rank() == 0:
                 until_end.enter_context(runs.locked(folder))
@@ -161,12 +169,23 @@ def _open_or_create(
             if distributed.rank() == 0:
                 run.save_changeable_settings({*CHANGEABLE, GROWABLE})
         elif distributed.rank() == 0:
-            run = _start(config, folder, data, resume, until_end)
+            run = _start(config, folder, data, resume, until_end, teacher)
     with distributed.all_ranks_or_none():
-        return run or runs.open_without_weights(folder), data, resume_state
+        run = run or runs.open_without_weights(folder)
+
+    # the teacher's embeddings: rank 0 computes and stores them, then the others read them
+    for is_turn in (distributed.rank() == 0, distributed.rank() != 0):
+        with distributed.all_ranks_or_none():
+            if is_turn:
+                data = with_targets(data, run, teacher, relabel(progress, "teacher"), write=distributed.rank() == 0)
+    if teacher is not None:
+        give_teacher(run, teacher, data)
+    return run, data, resume_state
 
 
-def _start(config: Config, folder: Path, data: TrainingData, resume: bool, until_end: ExitStack) -> Run:
+def _start(
+    config: Config, folder: Path, data: TrainingData, resume: bool, until_end: ExitStack, teacher: Run | None = None
+) -> Run:
     """Return a new run in `folder`, or one that replaces a run which ended before it saved a resume state."""
     if resume and not runs.is_unsaved(folder):
         runs.open_without_weights(folder).load_resume()  # raises, with the reason
@@ -179,7 +198,10 @@ def _start(config: Config, folder: Path, data: TrainingData, resume: bool, until
             earlier = runs.open_without_weights(folder, accept_changes=True)
             _check_same_settings(earlier.config, with_defaults(config), folder, steps_may_shrink=True)
             _check_same_cohort(earlier, data, folder)
-        run = runs.create(config, data.texts, folder, data.provenance, restart, data.hashes)
+        provenance = data.provenance
+        if teacher is not None:
+            provenance |= {"teacher": {"method": teacher.config.method["name"], "fingerprint": teacher.fingerprint}}
+        run = runs.create(config, data.texts, folder, provenance, restart, hashes_with_teacher(data, teacher), teacher)
     except BaseException:
         if is_new and not any(folder.iterdir()):
             folder.rmdir()
