@@ -50,7 +50,7 @@ def deterministic_algorithms(enabled: bool = True, step: Callable[[], int] = lam
     try:
         # not warn_only: with it, the backward passes of CUDA's fused attention stay nondeterministic after one warning
         torch.use_deterministic_algorithms(True)
-        # filling every new tensor takes 5 to 15 % of a small step, and no method reads memory that it has not written
+        # filling every new tensor takes up to 14 % of a small step, and no method reads memory that it has not written
         memory.fill_uninitialized_memory = False
         torch.backends.cudnn.benchmark = False  # it chooses an algorithm by timing, so two runs may choose two
         yield
