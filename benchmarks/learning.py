@@ -15,77 +15,43 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-import re
-import shlex
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from machine import describe, table, write
+from rows import (
+    Json,
+    add_options,
+    cohort_folder,
+    command_line,
+    mean,
+    own_settings,
+    run_each,
+    settings_of,
+    slug,
+    steps_in,
+    width_sentence,
+)
 
-from leadwise import config as settings
 from leadwise import run as runs
 from leadwise.batch import Signal
-from leadwise.config import (
-    Config,
-    DataConfig,
-    LogConfig,
-    OptimConfig,
-)
+from leadwise.config import Config, OptimConfig
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.evaluate import probe as probing
 from leadwise.evaluate.embed import embed_cohort
 from leadwise.evaluate.metrics.bootstrap import gain
 from leadwise.evaluate.zeroshot import run_zeroshot
 from leadwise.files import replacing
-from leadwise.methods.catalogue import (
-    all_small_settings,
-    learns_labels,
-    method_names,
-    small_optim_settings,
-    small_settings,
-    with_defaults,
-)
-from leadwise.reproduce import paper_numbers
 from leadwise.reproduce import references as against
 from leadwise.reproduce.cells import ScoringOptions
 from leadwise.run import Run
 from leadwise.training import loop as training
 from leadwise.training.dry_run import peak_memory
-from leadwise.training.step_time import steps_in
 
 FRACTIONS = (0.01, 0.1, 1.0)
 UNTRAINED, SUPERVISED = "without learning", "supervised"  # references that are computed together
-WARM, TIMED = 4, 10  # steps before the clock runs, and while it does
-Json = dict[str, Any]
-
-
-def settings_of(args: argparse.Namespace) -> dict[str, Config]:
-    """Row -> settings: every method's small ones, on one signal, batch and schedule."""
-    base = Config(
-        signal=Signal(rate_hz=100, duration_s=10.0),
-        data=DataConfig(cohort=str(args.cohort), min_report_words=2),
-        optim=OptimConfig(batch_size=64, lr=args.lr, weight_decay=0.01, seed=args.seed, device="cpu"),
-        log=LogConfig(every=5, validate_every=0, save_every=10**9),
-    )
-    rows = {}
-    chosen = args.methods.split(",") if args.methods else method_names()
-    for name in filter(lambda name: not learns_labels(name), chosen):
-        for method in all_small_settings(name):
-            optim = dataclasses.replace(base.optim, **small_optim_settings(name))
-            config = with_defaults(dataclasses.replace(base, method=method, optim=optim))
-            rows[paper_numbers.row_name(config.method)] = config
-    for text in args.also:
-        name, *overrides = text.split()
-        optim = dataclasses.replace(base.optim, **small_optim_settings(name))
-        config = settings.override(dataclasses.replace(base, method=small_settings(name), optim=optim), overrides)
-        config = with_defaults(config)
-        rows[paper_numbers.row_name(config.method)] = config
-    return rows
 
 
 # -------------------------------------------------------------------------------------------- one row, one process
@@ -94,10 +60,9 @@ def settings_of(args: argparse.Namespace) -> dict[str, Config]:
 def train_and_score(row: str, config: Config, args: argparse.Namespace) -> Json:
     """Train and score one row."""
     torch.set_num_threads(1)
-    steps, seconds = steps_in(config, args.budget_min, TIMED, WARM)
-    steps = max(20, steps)
+    steps, seconds = steps_in(config, args.budget_min)
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, steps=steps))
-    folder = args.out / "runs" / f"{_folder(row)}-seed{args.seed}"
+    folder = args.out / "runs" / f"{slug(row)}-seed{args.seed}"
     if (folder / "model.safetensors").exists():
         run = runs.load(folder, "cpu")
         steps = run.config.optim.steps
@@ -115,7 +80,7 @@ def train_and_score(row: str, config: Config, args: argparse.Namespace) -> Json:
         "peak memory, MB": memory,
         "parameters": sum(p.numel() for p in run.method.parameters()),
         "ecg parameters": None if encoder is None else sum(p.numel() for p in encoder.parameters()),
-        "loss": [_mean(loss[:3]), _mean(loss[-3:])],
+        "loss": [mean(loss[:3]), mean(loss[-3:])],
         "cells": scored(run, args),
     }
 
@@ -131,8 +96,10 @@ def scored(run: Run, args: argparse.Namespace) -> list[Json]:
         if args.untrained:
             features["untrained"] = embed_cohort(twin, cohort, "backbone", rows, None, None)
         for fraction in FRACTIONS:
-            probes = {name: probing.probe(values, asks, fraction) for name, values in features.items()}
-            cells += [_cell(task, f"{fraction:.0%}", name, result.score) for name, result in probes.items()]
+            probes = {
+                name: probing.probe(values, asks, fraction, width=args.width) for name, values in features.items()
+            }
+            cells += [_cell(task, f"{fraction:.0%}", name, one.score) | one.widths for name, one in probes.items()]
             if "untrained" in probes:
                 above, interval = gain(probes["trained"].score, probes["untrained"].score)
                 cells[-2] |= {"gain": 100 * above, "gain interval": [100 * edge for edge in interval]}
@@ -148,7 +115,7 @@ def references(args: argparse.Namespace, supervised: bool) -> list[Json]:
     signal = Signal(rate_hz=100, duration_s=10.0)
     shared = Config(signal=signal, optim=OptimConfig(seed=args.seed, device="cpu"))
     make = against.supervised_cells if supervised else against.untrained_cells
-    wanted, cohort = ScoringOptions(fractions=FRACTIONS, zero_shot=False), Cohort.open(args.cohort)
+    wanted, cohort = ScoringOptions(FRACTIONS, zero_shot=False, width=args.width), Cohort.open(args.cohort)
     cells = make(against.References.from_configs([], shared), [cohort], args.out, wanted, (args.seed,), lambda *_: None)
     rows: dict[str, list[Json]] = {}
     for cell in cells[0] if isinstance(cells, tuple) else cells:
@@ -160,9 +127,21 @@ def references(args: argparse.Namespace, supervised: bool) -> list[Json]:
             "macro": macro,
             "low": low,
             "high": high,
+            "feature width": cell.feature_width,
+            "probe width": cell.probe_width,
         }
         rows.setdefault(cell.row, []).append(entry)
     return [{"row": row, "reads": "labels" if supervised else "", "cells": cells} for row, cells in rows.items()]
+
+
+def result_file(args: argparse.Namespace, row: str) -> Path:
+    """Return the file of a row's result."""
+    return Path(args.out / f"{slug(row)}-seed{args.seed}-width{args.width}.json")
+
+
+def native_width(one: Json) -> int | None:
+    """Return the width of a row's features; None for a row without a probe."""
+    return next((cell["feature width"] for cell in one["cells"] if cell.get("feature width")), None)
 
 
 def _cell(task: str, how: str, features: str, score: Any) -> Json:
@@ -177,14 +156,6 @@ def _cell(task: str, how: str, features: str, score: Any) -> Json:
     }
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _folder(row: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", row.lower()).strip("_")
-
-
 # -------------------------------------------------------------------------------------------------------- the page
 
 
@@ -192,14 +163,15 @@ def lines(results: list[Json]) -> list[Json]:
     """One line for each row, the best mean probe first."""
     tasks = list(dict.fromkeys(cell["task"] for cell in results[0]["cells"]))
 
-    def mean(one: Json, how: str, features: str = "trained") -> float | None:
+    def over_tasks(one: Json, how: str, features: str = "trained") -> float | None:
         values = [c["macro"] for c in one["cells"] if c["how"] == how and c["features"] == features]
-        return _mean(values) if len(values) == len(tasks) else None
+        return mean(values) if len(values) == len(tasks) else None
 
     def probe(one: Json) -> float:
-        return _mean([mean(one, f"{fraction:.0%}") or 0.0 for fraction in FRACTIONS])
+        return mean([over_tasks(one, f"{fraction:.0%}") or 0.0 for fraction in FRACTIONS])
 
-    texts = sorted((mean(one, "zero-shot") for one in results if mean(one, "zero-shot")), reverse=True)
+    zero_shots = [over_tasks(one, "zero-shot") for one in results]
+    texts = sorted((score for score in zero_shots if score is not None), reverse=True)
     table = []
     rank = 0
     for one in sorted(results, key=probe, reverse=True):
@@ -208,13 +180,14 @@ def lines(results: list[Json]) -> list[Json]:
             "rank": str(rank) if "steps" in one else "",
             "method": one["row"],
             "reads": one["reads"],
+            "feature width": native_width(one) or "",
             "probe, mean": f"{probe(one):.1f}",
         }
         for fraction in FRACTIONS:
-            before = mean(one, f"{fraction:.0%}", "untrained")
-            gain = "" if before is None else f" ({mean(one, f'{fraction:.0%}') - before:+.1f})"
-            line[f"{fraction:.0%}"] = f"{mean(one, f'{fraction:.0%}'):.1f}{gain}"
-        zero = mean(one, "zero-shot")
+            score, before = (over_tasks(one, f"{fraction:.0%}", which) for which in ("trained", "untrained"))
+            above = "" if before is None else f" ({score - before:+.1f})"
+            line[f"{fraction:.0%}"] = f"{score:.1f}{above}"
+        zero = over_tasks(one, "zero-shot")
         line["zero-shot"] = "" if zero is None else f"{zero:.1f} (rank {texts.index(zero) + 1} of {len(texts)})"
         trained = "steps" in one
         line["steps"] = f"{one['steps']:,}" if trained else ""
@@ -256,16 +229,9 @@ def by_task(results: list[Json], order: list[str]) -> list[Json]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cohort", type=Path, required=True, help="a folder, or the name of one in cohorts/")
+    add_options(parser)
     parser.add_argument(
         "--budget-min", type=float, required=True, help="minutes of one core for each method's training"
-    )
-    parser.add_argument("--methods", help="names with commas [all]")
-    parser.add_argument("--also", action="append", default=[], help="a row more: a method, then settings as KEY=VALUE")
-    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate of all [%(default)s]")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--at-once", type=int, default=os.cpu_count() or 1, help="rows trained side by side, a core each"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     parser.add_argument("--name", default="learning_ptbxl", help="name of the page in benchmarks/results")
@@ -273,58 +239,22 @@ def main() -> None:
     parser.add_argument(
         "--supervised", action="store_true", help="encoders that have the labels from the start, too: long"
     )
-    parser.add_argument("--note", default="", help="a sentence on what was trained")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if not args.cohort.is_dir():  # by its name alone
-        args.cohort = Path("cohorts") / args.cohort
+    args.cohort = cohort_folder(args.cohort)
     rows = settings_of(args)
     if args.only:
         known = {UNTRAINED: lambda: references(args, False), SUPERVISED: lambda: references(args, True)}
         result = known.get(args.only, lambda: [train_and_score(args.only, rows[args.only], args)])()
-        with replacing(args.out / f"{_folder(args.only)}-seed{args.seed}.json") as part:
+        with replacing(result_file(args, args.only)) as part:
             part.write_text(json.dumps(result, indent=1) + "\n")
         return
 
-    args.out.mkdir(parents=True, exist_ok=True)
-
-    def ask(row: str) -> list[Json] | None:
-        path = args.out / f"{_folder(row)}-seed{args.seed}.json"
-        if not path.exists():
-            with (args.out / f"{_folder(row)}.log").open("w") as log:
-                command = [sys.executable, *sys.argv, "--only", row]
-                environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-                done = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False)
-            print(f"{row}: {'done' if done.returncode == 0 else f'FAILED, see {log.name}'}", flush=True)
-        return json.loads(path.read_text()) if path.exists() else None
-
     wanted = [*rows, UNTRAINED, *([SUPERVISED] if args.supervised else [])]
-    with ThreadPoolExecutor(args.at_once) as pool:
-        results = list(pool.map(ask, wanted))
-    failed = [row for row, one in zip(wanted, results) if one is None]
+    failed = run_each(wanted, "--only", lambda row: result_file(args, row).exists(), args.out, args.at_once)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}; see the logs in {args.out}. Nothing was written")
-    page(args, [one for several in results if several is not None for one in several])
-
-
-def _command() -> str:
-    """The command line without --note, whose text is printed below it."""
-    words = list(sys.argv)
-    if "--note" in words:
-        at = words.index("--note")
-        del words[at : at + 2]
-    return shlex.join(words)
-
-
-def _others() -> str:
-    """The methods with an [optim] of their own."""
-    settings_of = {name: small_optim_settings(name) for name in method_names()}
-    lines = (
-        f"{name} {', '.join(f'{key} {value}' for key, value in own.items())}"
-        for name, own in settings_of.items()
-        if own
-    )
-    return "; ".join(lines) or "none"
+    page(args, [one for row in wanted for one in json.loads(result_file(args, row).read_text())])
 
 
 def _where(ranked: list[Json], row: str) -> str:
@@ -345,21 +275,23 @@ def page(args: argparse.Namespace, results: list[Json]) -> None:
     order = [line["method"] for line in ranked]
     cohort = Cohort.open(args.cohort)
     counts = ", ".join(f"{split} {len(cohort.rows(split=split)):,}" for split in ("train", "val", "test"))
+    native = {one["row"]: native_width(one) for one in results}
     where = _where([line for line in ranked if line["rank"]], "CG-DMER")
     beside = "The difference from the same encoder untrained is in brackets. " if args.untrained else ""
     text = f"""# Every method under one budget: {cohort.source}
 
-Command: `python {_command()}`. {describe()}.
+Command: `python {command_line()}`. {describe()}.
 
 {args.note}
 
 {where}
 
-Each method: {args.budget_min:g} minutes of one core (steps counted by processor time), AdamW with cosine, seed {args.seed},
-small sizes (`SMALL` in its file), batches of 64 at {args.lr:g} unless its file says otherwise (`SMALL_OPTIM`): {_others()}.
+Each method: {args.budget_min:g} minutes of one core (steps counted by processor time), a cosine schedule, seed {args.seed},
+small sizes (`SMALL` in its file), AdamW and batches of 64 at {args.lr:g} unless its file says otherwise
+(`SMALL_OPTIM`): {own_settings()}.
 12 leads x 10 s at 100 Hz. Recordings: {counts} ({cohort.source}). Macro AUROC x 100 on the test split,
 means over the tasks ({", ".join(cohort.tasks)}); scores below 100 % of the labels are means over three draws. {beside}Peak memory
-is the whole process's, libraries and data included.
+is the whole process's, libraries and data included. {width_sentence(args.width, native)}
 
 ## Sorted by the mean probe
 {table(ranked)}

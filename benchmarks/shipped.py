@@ -18,7 +18,6 @@ import argparse
 import json
 import shlex
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +74,18 @@ def main() -> None:
 
     # the folder and the page of results
     ship(run, args.out, card(run, cohort, scores, fitted, args.name))
-    command = f"Command: `python {shlex.join(sys.argv)}`. {describe()}."
+    command = f"Command: `{_command(args)}`. {describe()}."
     print(write(f"shipped_{args.name}", f"# Weights `{args.name}`\n\n{command}\n\n{sections(scores)}"))
     print(markdown(gap_rows(scores)))
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
     print(f"{args.out}: {size / 1e6:.1f} MB" + (" (TOO LARGE)" if size > weights.MOST_BYTES else ""))
+
+
+def _command(args: argparse.Namespace) -> str:
+    """Return the command without the paths of this machine."""
+    external = [("--external", name, source, "DIR", *options) for name, source, _, *options in args.external]
+    words = ["python", "benchmarks/shipped.py", "RUN", "COHORT", "--name", args.name, "--method", args.method]
+    return shlex.join([*words, *(word for words_of_one in external for word in words_of_one)])
 
 
 def rounded(run: str, folder: Path) -> Run:
@@ -182,7 +188,8 @@ def score_external(run: Run, external: list[list[str]], work: Path) -> tuple[Row
         try:
             cohort = prepare_external(work / "external" / name, source, Path(path), options)
         except ValueError as error:
-            rows.append({"data": name, "task": "-", "remark": f"not scored: {str(error).split(';')[0]}"})
+            reason = str(error).split(";")[0].replace(path, "the folder")  # paths of this machine do not go into a card
+            rows.append({"data": name, "task": "-", "remark": f"not scored: {reason}"})
             continue
         known = dict(getattr(cohort, "about", None) or {})
         about.append({"data": name, "licence": known.get("licence", ""), "citation": known.get("citation", "")})

@@ -68,7 +68,7 @@ def card(run: Run, cohort: Cohort, scores: dict[str, Any], fitted: Sequence[Prom
         f"are resampled, so nothing above {signal.rate_hz // 2} Hz is used. Scaling: `{signal.normalize}`.",
         f"- Embeddings: {', '.join(run.method.parts)}. {n_parameters:,} parameters, stored in float16, computed in "
         f"{optim.precision}.",
-        f"- Probabilities: {first.sentence.split(';')[0]}. Prompt sets: {', '.join(dict.fromkeys(o.prompt_set for o in fitted))}."
+        f"- {first.sentence.split(';')[0]}. Prompt sets: {', '.join(dict.fromkeys(o.prompt_set for o in fitted))}."
         + (
             f" Without a probability, since the split has too few positives: {', '.join(sorted(without))}."
             if without
@@ -126,7 +126,9 @@ def _metadata(run: Run, scores: dict[str, Any], name: str, source: str, title: s
             task_type="other",
             task_name=f"{row['task']}, zero-shot with the prompt set {row['prompts']}",
             dataset_type=source,
-            dataset_name=f"{title}, test split",
+            dataset_name=title,
+            dataset_config=f"{row['task']}, {row['prompts']}",  # results of equal data are merged otherwise
+            dataset_split="test",
             metric_type="roc_auc",
             metric_name="macro AUROC",
             metric_value=round(row["macro"], 4),

@@ -224,16 +224,16 @@ def _copy_files(run: Run, source: Path, target: Path, people: bool, dtype: str |
 
 
 def _copy_calibration(run: Run, path: Path, target: Path) -> None:
-    """Copy a calibration that belongs to the run's weights; the copy names the fingerprint of the weights in `target`."""
+    """Copy a calibration that belongs to the run's weights; the copy names the digest of the weights in `target`."""
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-        is_of_run = table["run"] == run.fingerprint
+        is_of_run = table["weights"] == run.weights_digest
     except (ValueError, KeyError, TypeError):
         raise RunError(f"{path} is damaged; fit it again with leadwise calibrate, or delete it") from None
     if not is_of_run:
         log.warning("%s was fitted on other weights and is left out; fit it again with leadwise calibrate", path)
         return
-    table["run"] = runs.load(target, device="cpu").fingerprint
+    table["weights"] = runs.load(target, device="cpu").weights_digest
     (target / CALIBRATION).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
 

@@ -106,6 +106,11 @@ class Run:
         return digest.hexdigest()[:16]
 
     @property
+    def weights_digest(self) -> str:
+        """A hash of the weights alone, which does not depend on the settings that a version of leadwise knows."""
+        return digests.of_tensors(self.method.state_dict())[:16]
+
+    @property
     def is_shipped(self) -> bool:
         """Whether the run's folder is part of the package, which is never written to."""
         return self.folder is not None and weights.user_cache(self.folder) is not None

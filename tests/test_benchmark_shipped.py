@@ -98,7 +98,11 @@ def test_a_run_becomes_a_folder_with_calibration_scores_and_card(
     assert prompt_calibration.read(model.run)
     card = ModelCard.load(out / "README.md")
     assert (card.data.license, card.data.library_name) == ("cc-by-4.0", "leadwise")
-    assert card.data.eval_results
+    assert len(card.data.eval_results) == 3
+    assert {result.task_name for result in card.data.eval_results} == {
+        f"findings, zero-shot with the prompt set {name}" for name in ("name", "short", "rich")
+    }
+    assert str(tmp_path) not in pages["shipped_mini"]
     for part in ("Not a medical device", "Gap between wordings", "hand-crafted", "| other | findings |", "absent"):
         assert part in card.text, part
     assert str(tmp_path) not in card.text

@@ -231,7 +231,7 @@ def test_predict_writes_probabilities(calibrated: Path, cohort_folder: Path, tmp
     words = ("predict", calibrated, cohort_folder, "--prompts", tmp_path / "one.toml", "-o", tmp_path / "p.csv")
     done = invoke(*words, "--json", tmp_path / "p.json")
     assert done.returncode == 0, done.stderr
-    assert "highest scores of run: probability" in done.stdout
+    assert "highest scores of run: probability" in " ".join(done.stdout.split())
     assert "fitted on 40 recordings of own" in done.stdout
     table = pd.read_csv(tmp_path / "p.csv")
     assert [name for name in table if name.endswith(".probability")] == [
@@ -263,7 +263,7 @@ def test_a_shared_run_has_its_calibration(calibrated: Path, tmp_path: Path) -> N
         shared = lw.load(model.save_pretrained(tmp_path / str(dtype), dtype=dtype))
         assert [one.to_json() for one in prompt_calibration.read(shared.run)] == [one.to_json() for one in expected]
     (calibrated / "calibration.json").rename(tmp_path / "good.json")
-    (calibrated / "calibration.json").write_text('{"run": "another"}')
+    (calibrated / "calibration.json").write_text('{"weights": "another"}')
     assert not (model.save_pretrained(tmp_path / "stale") / "calibration.json").exists()
     shutil.copy(tmp_path / "good.json", calibrated / "calibration.json")
 

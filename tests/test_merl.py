@@ -58,7 +58,7 @@ def test_the_number_of_positions_is_that_of_the_convolutions(n_samples: int) -> 
 
 
 def test_the_vit_has_the_papers_shape() -> None:
-    net = ViT(12, 5000, 100, 192, 12, 3)
+    net = ViT(12, 5000, 100, 192, 12, 3, None)
     with torch.no_grad():
         assert net(torch.randn(2, 12, 5000)).shape == (2, 192)
     assert net.position.shape == (1, 100, 192)
@@ -70,7 +70,7 @@ def test_the_vit_has_the_papers_shape() -> None:
 def test_the_vit_depends_on_the_order_of_patches() -> None:
     """Exchanging two patches changes the vector: positions are encoded."""
     torch.manual_seed(0)
-    net = ViT(3, 40, 4, 16, 2, 2).eval()
+    net = ViT(3, 40, 4, 16, 2, 2, 1.0).eval()
     ecg = torch.randn(2, 3, 40)
     moved = torch.cat([ecg[..., 10:20], ecg[..., :10], ecg[..., 20:]], dim=-1)
     assert not torch.allclose(net(ecg), net(moved), atol=1e-4)

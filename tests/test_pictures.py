@@ -23,6 +23,7 @@ from leadwise.pictures import (
     paper,
     reliability,
     scatter,
+    score_curves,
 )
 
 RATE_HZ = 500
@@ -500,6 +501,28 @@ def test_bars_place_values_and_intervals_and_name_what_is_absent() -> None:
         bars.draw([rows[0], rows[0]])
     with pytest.raises(ValueError, match="no scores"):
         bars.draw([])
+
+
+def test_score_curves_have_a_panel_for_each_way_and_cost_and_levels_in_their_rows() -> None:
+    points = [
+        {"group": name, "how": how, "recordings": 100 * n, "seconds": float(n), "y": 70 + n, "low": 69.0, "high": 75.0}
+        for how in ("zero-shot", "probe")
+        for name in ("x^y$", "other")
+        for n in (1, 2, 4)
+        if (how, name) != ("zero-shot", "other")
+    ]
+    levels = [{"group": "random", "how": "probe", "y": 60.0}]
+    figure = score_curves.draw(points, ("recordings", "seconds"), levels, "Title")
+    assert [axes.get_title("left") for axes in figure.axes] == ["zero-shot", "zero-shot", "probe", "probe"]
+    assert [axes.get_xlabel() for axes in figure.axes] == 2 * ["recordings", "seconds"]
+    gids = [[line.get_gid() for line in axes.lines if line.get_gid()] for axes in figure.axes]
+    assert gids[0] == ["x^y$-recordings"]
+    assert gids[3] == ["level-random", "x^y$-seconds", "other-seconds"]
+    (line,) = (line for line in figure.axes[3].lines if line.get_gid() == "other-seconds")
+    assert line.get_xydata().tolist() == [[1, 71], [2, 72], [4, 74]]
+    assert texts(figure).splitlines()[-3:] == ["x^y$", "other", "random"]
+    with pytest.raises(ValueError, match="no points to draw for 'T'"):
+        score_curves.draw([], ("seconds",), title="T")
 
 
 def test_reliability_draws_each_class_against_the_diagonal() -> None:

@@ -19,6 +19,7 @@ from conftest import make_batch
 import leadwise as lw
 from leadwise import hub, weights
 from leadwise.batch import LEADS
+from leadwise.evaluate import prompt_calibration
 from leadwise.hub import HubError
 from leadwise.model import Model
 from leadwise.run import RunError
@@ -158,6 +159,7 @@ def test_shipped_weights_are_small_complete_and_load(
     assert not {path for path in sizes if path.startswith(("embeddings", "resume", "metrics"))}
     loaded = lw.load(name)
     assert loaded.run.training_hashes is not None
+    assert not loaded.embeds_text or prompt_calibration.read(loaded.run)  # of these weights
     vectors = loaded.embed(make_batch(2, signal=loaded.signal).ecg.numpy(), rate_hz=loaded.signal.rate_hz,
                            leads=list(loaded.signal.leads), units="mV")  # fmt: skip
     assert np.isfinite(vectors).all()

@@ -113,6 +113,23 @@ def test_a_term_that_is_not_finite_stops_the_run_and_is_named(cohort_folder: Pat
         train(cohort_folder, tmp_path / "run")
 
 
+def test_a_hook_gets_the_run_after_every_step_and_changes_nothing(cohort_folder: Path, tmp_path: Path) -> None:
+    config = typed(Config, config_table(cohort_folder, steps=6))
+    plain = training.pretrain(config, tmp_path / "plain")
+    steps, weights = [], {}
+
+    def on_step(run: runs.Run, n_done: int) -> None:
+        steps.append(n_done)
+        weights[n_done] = {name: value.clone() for name, value in run.method.state_dict().items()}
+
+    watched = training.pretrain(config, tmp_path / "watched", on_step=on_step)
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert watched.fingerprint == plain.fingerprint
+    final = plain.method.state_dict()
+    assert all(torch.equal(value, final[name]) for name, value in weights[6].items())
+    assert not all(torch.equal(value, final[name]) for name, value in weights[5].items())
+
+
 def test_the_rate_rises_then_falls_to_its_floor() -> None:
     optim = OptimConfig(steps=100, lr=1.0, warmup=0.1, final_lr=0.01)
     rates = [learning_rate(s, optim) for s in range(100)]

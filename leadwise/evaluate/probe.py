@@ -14,7 +14,7 @@ calibration: on a small cohort the strongest penalty may win, and then all proba
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,8 +28,8 @@ from leadwise.data.label_subset import subset
 from leadwise.data.usable_rows import LeftOut
 from leadwise.evaluate.embed import embed_cohort, training_overlap, usable
 from leadwise.evaluate.handcrafted import handcrafted_features
+from leadwise.evaluate.logistic_regression import LogisticModel, fit
 from leadwise.evaluate.logistic_regression import ProbeError as ProbeError
-from leadwise.evaluate.logistic_regression import fit
 from leadwise.evaluate.metrics import all_metrics, calibration
 from leadwise.evaluate.metrics.auroc import auroc, auroc_score
 from leadwise.evaluate.metrics.bootstrap import gain
@@ -329,10 +329,9 @@ def probe(
     draws: list[Draw] = []
     test_scores: list[Floats] = []
     probabilities: list[Floats] = []
-    for seed in seeds if fraction < 1 else seeds[:1]:
-        # fit on the drawn recordings; the strength is chosen on validation
-        drawn = train[subset(len(train), fraction, seed)]
-        model = fit(features[drawn], task.labels[drawn], features[val], task.labels[val], basis)
+    fitted = fit_draws(features[train], task.labels[train], features[val], task.labels[val], fraction, seeds, basis)
+    for seed, positions, model in fitted:
+        drawn = train[positions]
         val_scores, scores = model.scores(features[val]), model.scores(features[test])
         test_scores.append(scores)
 
@@ -354,6 +353,28 @@ def probe(
         )
     widths = features.shape[1], features.shape[1] if basis is None else basis.shape[1]
     return _result(fraction, task, draws, np.stack(test_scores), np.stack(probabilities), widths)
+
+
+def fit_draws(
+    train: NDArray[np.floating],
+    train_labels: NDArray[np.int8],
+    val: NDArray[np.floating],
+    val_labels: NDArray[np.int8],
+    fraction: float,
+    seeds: Sequence[int] = SEEDS,
+    basis: Floats | None = None,
+) -> Iterator[tuple[int, NDArray[np.int64], LogisticModel]]:
+    """Iterate over the draws of a fraction of the training recordings: seed, drawn positions, and the fitted model.
+
+    The strength of each model is chosen on validation. Fraction 1 is a single draw.
+
+    Args:
+        train, val: (n, D) features, not standardised; labels (n, K) in {0, 1}.
+        basis: (D, N), see `logistic_regression.fit`.
+    """
+    for seed in seeds if fraction < 1 else seeds[:1]:
+        drawn = subset(len(train), fraction, seed)
+        yield seed, drawn, fit(train[drawn], train_labels[drawn], val, val_labels, basis)
 
 
 def _result(

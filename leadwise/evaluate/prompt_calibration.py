@@ -226,13 +226,13 @@ def read(run: Run) -> list[PromptSetCalibration]:
         if table["format"] != FORMAT:
             raise ValueError(f"its format is {table['format']!r}")
         calibrations = [_from_json(line) for line in table["sets"]]
-        fingerprint = table["run"]
+        digest = table["weights"]
     except (ValueError, KeyError, TypeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise CalibrationError(
             f"{path} is damaged ({reason}); fit it again with leadwise calibrate, or delete it: scores are then cosines alone"
         ) from None
-    if fingerprint != run.fingerprint:
+    if digest != run.weights_digest:
         log.warning("%s was fitted on other weights and is not used; fit it again with leadwise calibrate", path)
         return []
     return calibrations
@@ -284,7 +284,11 @@ def write(run: Run, calibrations: Sequence[PromptSetCalibration]) -> Path:
         )
     new = {(one.prompts, one.window) for one in calibrations}
     earlier = [one for one in read(run) if (one.prompts, one.window) not in new]
-    table = {"format": FORMAT, "run": run.fingerprint, "sets": [one.to_json() for one in [*earlier, *calibrations]]}
+    table = {
+        "format": FORMAT,
+        "weights": run.weights_digest,
+        "sets": [one.to_json() for one in [*earlier, *calibrations]],
+    }
     path = run.folder / CALIBRATION
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(table, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -18,7 +18,8 @@ This implementation departs from the paper as follows (in brackets: the setting 
 - The released code replaces the reports of half of a batch before the forward pass. Hidden words and ECG are then predicted
   beside a report that does not belong to the ECG, and L_ETS loses half of its positives. Here only L_ETM uses dissimilar reports:
   each record is fused twice, with its own report and with a dissimilar one.
-- The code's four convolutions without overlap are one linear map of 20 ms x all leads here; times are learnable, not convolved;
+- The code's four convolutions without overlap are one linear map of 20 ms x all leads here, which starts so that tokens are as
+  large as the embeddings of their times (nn/token_scale.py); times are learnable, not convolved;
   there are 250 tokens of 20 samples in place of 312 of 16, which do not divide 5,000.
 - Flan-T5 would be an encoder-decoder; leadwise's text encoders are of the BERT family [text_encoder], or a small one with random
   initial weights. Vectors of whole reports and ECGs are computed by `text_pooling` and `pooling`; fused vectors are means.
@@ -55,6 +56,7 @@ from leadwise.nn.normalize import normalize
 from leadwise.nn.patches import LinearTokenizer, patchify
 from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextSettings, WithReports
 from leadwise.nn.text import Tokenizer, Tokens
+from leadwise.nn.token_scale import signal_rms
 from leadwise.nn.views import PairViewSettings, report_ids
 
 
@@ -146,7 +148,7 @@ class Method(WithReports, PretrainingMethod):
         # both branches; the grid has one row, and its patches contain all leads
         samples = len(signal.leads) * signal.n_samples // c.n_patches
         shape = EncoderShape(1, c.n_patches, samples, c.width, c.depth, c.heads, pooling=c.pooling)
-        self.ecg = LeadTimeEncoder(shape, LinearTokenizer(samples, c.width))
+        self.ecg = LeadTimeEncoder(shape, LinearTokenizer(samples, c.width, signal_rms(signal.normalize)))
         self.pooled_norm = nn.LayerNorm(c.width)
         self.text = ReportTower(c, tokenizer, saved_folder)
 

@@ -26,11 +26,13 @@ This implementation departs from the paper as follows (in brackets: the setting 
   token. If a lead is missing for part of the time, its spectrum is that of the lead with zeros there.
 - Validation uses the last ratio, 0.8, so that a run's validation losses are comparable.
 - The optimiser is AdamW with leadwise's cosine schedule, not Adam with a rate that is reduced on plateaus.
-- SMALL has one linear map per domain in place of three ResNets over 20 samples [patch_encoder = "resnet"].
+- SMALL has one linear map per domain in place of three ResNets over 20 samples [patch_encoder = "resnet"]. The maps start so
+  that tokens are as large as the embeddings of their places (nn/token_scale.py).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -47,6 +49,7 @@ from leadwise.nn.lead_time import lead_embeddings, positions
 from leadwise.nn.losses import masked
 from leadwise.nn.patches import patchify
 from leadwise.nn.resnet import ResNet18
+from leadwise.nn.token_scale import signal_rms, start_at_unit_scale
 from leadwise.nn.transformer import Transformer
 
 DOMAINS = ("time", "magnitude", "phase")
@@ -104,7 +107,10 @@ class Method(PretrainingMethod):
         samples = n_samples // c.n_patches
         self.n_of = (c.n_patches, c.n_patches // 2, c.n_patches // 2)  # patches of each domain
 
-        self.tokenizers = nn.ModuleList(_patch_encoder(c, n_leads, samples) for _ in DOMAINS)
+        # by Parseval, magnitudes have the root mean square of the ECG; phases / pi are evenly spread over -1 to 1
+        ecg_rms = signal_rms(signal.normalize)
+        rms_of = (ecg_rms, ecg_rms, 1 / math.sqrt(3))
+        self.tokenizers = nn.ModuleList(_patch_encoder(c, n_leads, samples, rms) for rms in rms_of)
         self.positions = nn.ParameterList(positions("learnable", n, c.width) for n in self.n_of)
         self.domains = lead_embeddings(len(DOMAINS), c.width)
         self.cls = nn.Parameter(0.02 * torch.randn(len(DOMAINS), c.width))
@@ -271,10 +277,12 @@ class _Convolved(nn.Module):
         return out
 
 
-def _patch_encoder(config: Config, n_leads: int, samples: int) -> nn.Module:
+def _patch_encoder(config: Config, n_leads: int, samples: int, input_rms: float) -> nn.Module:
     if config.patch_encoder == "resnet":
         return _Convolved(n_leads, config.width)
-    return nn.Linear(n_leads * samples, config.width)
+    linear = nn.Linear(n_leads * samples, config.width)
+    start_at_unit_scale(linear, input_rms)
+    return linear
 
 
 def _of_all_leads(signal: Tensor, n_patches: int) -> Tensor:

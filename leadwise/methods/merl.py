@@ -26,6 +26,8 @@ paper's text):
 - An unobserved lead or time is 0 on the model's scale; the paper always has twelve whole leads. With
   signal.normalize = "merl_minmax", the paper's scale, 0 is the record's lowest value.
 - Leads are selected by name in the order of `signal.leads`; the code has aVF before aVL and swaps rows to correct this.
+- The ViT's tokens start at a root mean square of 1 and its positions at 0.4. In the released code positions start at 1 and
+  hide the tokens, which are 0.14 for an ECG in mV: this costs 3 to 6 points in short runs (NOTES.md) [vit_start = "published"].
 - Linear maps before a batch norm have no bias, which the batch norm would remove. Queries and keys of the attention start equal
   (nn/transformer.py). The position of the pool's learnable token is added once.
 - Not implemented: cosine schedule with warm restarts; prompts from a language model (evaluate/prompts are ours); and selection
@@ -54,6 +56,7 @@ from leadwise.nn.losses.multimodal import SameReport
 from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextSettings, WithReports
 from leadwise.nn.resnet import ResNet18
 from leadwise.nn.text import Tokenizer
+from leadwise.nn.token_scale import signal_rms
 from leadwise.nn.views import PairViewSettings, report_ids
 from leadwise.nn.vit import ViT
 
@@ -68,6 +71,9 @@ class Config(TextSettings, PairViewSettings, MethodConfig):
     vit_width: int = 192
     vit_depth: int = 12
     vit_heads: int = 3
+    vit_start: Literal["equal", "published"] = (
+        "equal"  # scale of tokens and positions: alike, or as in the paper's code
+    )
     head_norm: Literal["batch", "layer"] = "batch"  # in the ViT's head
     # report branch (the paper: ncbi/MedCPT-Query-Encoder, frozen whole in its code)
     text_pooling: Literal["cls", "mean", "pooler"] = "pooler"  # computes the report's vector from its tokens
@@ -128,7 +134,8 @@ class Method(WithReports, PretrainingMethod):
             self.pool = AttentionPool(wide, ResNet18.n_positions(signal.n_samples), c.pool_heads, wide)
             latent = wide
         else:
-            self.ecg = ViT(n_leads, signal.n_samples, c.n_patches, c.vit_width, c.vit_depth, c.vit_heads)
+            input_rms = None if c.vit_start == "published" else signal_rms(signal.normalize)
+            self.ecg = ViT(n_leads, signal.n_samples, c.n_patches, c.vit_width, c.vit_depth, c.vit_heads, input_rms)
             norm = BatchNorm if c.head_norm == "batch" else nn.LayerNorm
             self.head = nn.Sequential(
                 nn.Linear(c.vit_width, wide, bias=False), norm(wide), nn.ReLU(),

@@ -22,6 +22,7 @@ from leadwise.nn.masking import any_in_bins
 from leadwise.nn.normalize import normalize
 from leadwise.nn.patches import ConvTokenizer, NormedTokenizer, patchify
 from leadwise.nn.resnet import ResNet18
+from leadwise.nn.token_scale import signal_rms
 from leadwise.nn.vit import ViT
 
 Kind = Literal["resnet", "vit", "lead_time", "lead_time_conv"]
@@ -66,7 +67,10 @@ class EcgEncoder(nn.Module):
             raise ValueError(f"n_patches = {settings.n_patches} does not divide the {n_samples} samples of a lead")
         self.grid, self.width = n_samples // settings.n_patches, settings.width
         if self.kind == "vit":
-            self.model = ViT(n_leads, n_samples, settings.n_patches, settings.width, settings.depth, settings.heads)
+            self.model = ViT(
+                n_leads, n_samples, settings.n_patches, settings.width, settings.depth, settings.heads,
+                signal_rms(signal.normalize),
+            )  # fmt: skip
             return
         # one token per lead and patch; the two kinds differ in tokenizer, times and separators
         conv = self.kind == "lead_time_conv"

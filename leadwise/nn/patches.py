@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from leadwise.nn.token_scale import start_at_unit_scale
+
 
 def patchify(signal: Tensor, n_patches: int) -> Tensor:
     """A signal (B, L, T) as (B, L, N, P) patches of equal length, in time order."""
@@ -102,11 +104,15 @@ class PooledFeatures(nn.Sequential):
 
 
 class LinearTokenizer(nn.Module):
-    """Patch (..., P) -> token (..., D) by one linear map."""
+    """Patch (..., P) -> token (..., D) by one linear map. Tokens start at a root mean square of about 1.
 
-    def __init__(self, patch_samples: int, width: int) -> None:
+    `input_rms` is the root mean square of the samples (`token_scale.signal_rms`).
+    """
+
+    def __init__(self, patch_samples: int, width: int, input_rms: float) -> None:
         super().__init__()
         self.project = nn.Linear(patch_samples, width)
+        start_at_unit_scale(self.project, input_rms)
 
     def forward(self, patches: Tensor) -> Tensor:
         out: Tensor = self.project(patches)

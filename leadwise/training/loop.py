@@ -43,6 +43,7 @@ def pretrain(
     resume: bool = False,
     progress: Progress | None = None,
     accept_changes: bool = False,
+    on_step: Callable[[Run, int], None] | None = None,
 ) -> Run:
     """Train the method of a config and return the run.
 
@@ -55,6 +56,8 @@ def pretrain(
             CHANGEABLE; `optim.steps` may grow.
         progress: called after every step.
         accept_changes: continue a run whose tokenizer was changed after its weights were saved.
+        on_step: called on the first process after every step, before anything of that step is logged or saved, with the run
+            and the number of steps done. It must not change the run or draw random numbers.
 
     Raises:
         ConfigError: settings that cannot be used, here or with this number of processes.
@@ -105,6 +108,8 @@ def pretrain(
                 method.after_step((step + 1) / optim.steps)
 
                 n_done, is_last = step + 1, step + 1 == optim.steps
+                if on_step is not None and is_first_rank:
+                    on_step(run, n_done)
                 metrics = {"lr": rate, "grad_norm": float(norm), **_term_metrics(method, terms)}
                 seconds = max(time.perf_counter() - timer_start, 1e-9)
                 metrics["records_per_s"] = optim.batch_size * (n_done - timer_step) / seconds
