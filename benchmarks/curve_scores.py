@@ -78,7 +78,7 @@ class Probes:
     """The probes of every task, fitted on rows of the training split; strengths are chosen on the validation split."""
 
     def __init__(
-        self, cohort: Cohort, fitted_on: Embedded, val: Embedded, fractions: Sequence[float], width: int
+        self, cohort: Cohort, fitted_on: Embedded, val: Embedded, fractions: Sequence[float], width: int | None
     ) -> None:
         self.feature_width = self.probe_width = fitted_on.backbone.shape[1]
         self.models: dict[tuple[str, float], list[LogisticModel]] = {}

@@ -136,7 +136,7 @@ def references(args: argparse.Namespace, supervised: bool) -> list[Json]:
 
 def result_file(args: argparse.Namespace, row: str) -> Path:
     """Return the file of a row's result."""
-    return Path(args.out / f"{slug(row)}-seed{args.seed}-width{args.width}.json")
+    return Path(args.out / f"{slug(row)}-seed{args.seed}-width{args.width or 'native'}.json")
 
 
 def native_width(one: Json) -> int | None:

@@ -45,11 +45,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate of all [%(default)s]")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--width", type=int, default=WIDTH, help="of all probes; wider features: PCA [%(default)s]")
+    parser.add_argument(
+        "--width", type=probe_width, default=WIDTH, help="of all probes, by PCA; native: each row's own [%(default)s]"
+    )
     parser.add_argument(
         "--at-once", type=int, default=os.cpu_count() or 1, help="rows trained side by side, a core each"
     )
     parser.add_argument("--note", default="", help="a sentence on what was trained")
+
+
+def probe_width(text: str) -> int | None:
+    """Return the value of --width: a positive number, or None for native."""
+    if text == "native":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be native or a number from 1")
+    return int(text)
 
 
 def cohort_folder(path: Path) -> Path:
@@ -117,9 +128,11 @@ def run_each(rows: Sequence[str], option: str, is_done: Callable[[str], bool], o
     return [row for row, succeeded in zip(rows, results) if not succeeded]
 
 
-def width_sentence(width: int, native: dict[str, int | None]) -> str:
+def width_sentence(width: int | None, native: dict[str, int | None]) -> str:
     """Return a sentence on the width of all probes and of the features of each row."""
     rows = ", ".join(f"{row} {n}" for row, n in native.items() if n)
+    if width is None:
+        return f"Each probe uses all features of its row: {rows}."
     return (
         f"All probes use {width} features: wider ones are reduced to so many principal components, by PCA of the training "
         f"features without labels; narrower ones stay as they are. Widths before: {rows}."

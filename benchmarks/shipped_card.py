@@ -38,6 +38,7 @@ def card(run: Run, cohort: Cohort, scores: dict[str, Any], fitted: Sequence[Prom
     n_parameters = sum(weight.numel() for weight in run.method.parameters())
     without = {f"{one.task}: {code}" for one in fitted for code in one.without}
     first = fitted[0]
+    partial = ", ".join(dict.fromkeys(one.task for one in fitted if not one.is_of_all))
     lines = [
         "---",
         _metadata(run, scores, name, source, title).to_yaml(),
@@ -70,7 +71,12 @@ def card(run: Run, cohort: Cohort, scores: dict[str, Any], fitted: Sequence[Prom
         f"{optim.precision}.",
         f"- {first.sentence.split(';')[0]}. Prompt sets: {', '.join(dict.fromkeys(o.prompt_set for o in fitted))}."
         + (
-            f" Without a probability, since the split has too few positives: {', '.join(sorted(without))}."
+            f" In {partial} only recordings with a label of the task count; its probabilities hold among these."
+            if partial
+            else ""
+        )
+        + (
+            f" Without a probability, too few positives or no higher cosine: {', '.join(sorted(without))}."
             if without
             else ""
         ),

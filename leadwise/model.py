@@ -248,6 +248,8 @@ class Model:
     ) -> pd.DataFrame:
         """Return the `top` most probable findings of each ECG, over all tasks that the run is calibrated for.
 
+        Tasks that only a part of the recordings has labels of (PTB-XL's form) are left out.
+
         Columns: ecg, place, finding, probability, share (of the finding in the data of the calibration: a probability near it
         states nothing about this ECG), task, class. `attrs["calibration"]` states what each task was fitted on. An ECG that
         cannot be scored has no row; it is in `attrs["dropped"]` with the reason.

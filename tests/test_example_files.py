@@ -49,7 +49,7 @@ def test_other_seeds_have_every_case(seed: int, tmp_path: Path) -> None:
     assert len(write_examples(tmp_path, seed)) == 3
 
 
-def planted(run: Path, task: str, intercepts: dict[str, float]) -> None:
+def planted(run: Path, task: str, intercepts: dict[str, float], n_split: int = 100) -> None:
     """Add a calibration to a run that gives each class of a task a fixed probability, whatever the cosine."""
     loaded, prompts = lw.load(run).run, load(find("ptbxl", task))
     classes = list(prompts.names)
@@ -58,7 +58,8 @@ def planted(run: Path, task: str, intercepts: dict[str, float]) -> None:
     about = {"task": task, "prompt_set": "rich", "prompt_file": prompts.path.name, "source": "ptbxl", "cohort": "own"}
     one = PromptSetCalibration(
         prompts=prompt_digest(wordings), **about, cohort_fingerprint="0", split="val", window=None, n_records=100,
-        n_patients=90, classes=fitted, positives=dict.fromkeys(classes, 20), without={classes[-1]: "2 positives"},
+        n_split=n_split, n_patients=90, classes=fitted, positives=dict.fromkeys(classes, 20),
+        without={classes[-1]: "2 positives"},
     )  # fmt: skip
     prompt_calibration.write(loaded, [one])
 
@@ -69,6 +70,7 @@ def test_findings_are_the_most_probable_of_all_tasks_and_each_once(tmp_path: Pat
         lw.load(run).findings(tmp_path)
     planted(run, "super", {"NORM": 1.0, "MI": 0.0})
     planted(run, "sub", {"NORM": 2.0, "IMI": 0.5})
+    planted(run, "form", {"STD": 5.0}, n_split=240)  # labels of a part of the recordings: left out
     model = lw.load(run)
     assert list(calibrated_tasks(model.run)) == ["super", "sub"]
     files = [one.path for one in write_examples(tmp_path / "ecgs", seed=1)]

@@ -205,3 +205,12 @@ def test_the_page_has_curves_levels_and_intervals(args: argparse.Namespace) -> N
     assert "All probes use 3 features" in text
     assert "CG-DMER 96" in text
     assert Path(args.name + ".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_width_of_the_benchmarks_is_a_number_or_native() -> None:
+    assert benchmark_rows.probe_width("64") == 64
+    assert benchmark_rows.probe_width("native") is None
+    for wrong in ("0", "-1", "wide", "6.5"):
+        with pytest.raises(argparse.ArgumentTypeError, match="must be native or a number from 1"):
+            benchmark_rows.probe_width(wrong)
+    assert benchmark_rows.width_sentence(None, {"a": 96, "b": None}) == "Each probe uses all features of its row: a 96."

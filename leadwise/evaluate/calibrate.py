@@ -134,6 +134,7 @@ def _fit_set(
         split=split,
         window=window,
         n_records=len(rows),
+        n_split=len(cohort.rows(split)),
         n_patients=len(set(patients)),
         classes={code: one for code, one in results.items() if isinstance(one, ClassCalibration)},
         positives={code: int(labels[:, k].sum()) for k, code in enumerate(wordings)},

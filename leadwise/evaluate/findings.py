@@ -28,7 +28,8 @@ class CalibratedTask:
 def calibrated_tasks(run: Run) -> dict[str, CalibratedTask]:
     """Return the tasks that a run has a calibration for, each with its richest prompt set.
 
-    Prompts of a file of your own are not part of a run, so that a task that was calibrated with one is left out.
+    Left out are tasks that were calibrated with a prompt file of your own, which is not part of a run, and tasks whose labels
+    only a part of the recordings has: their probabilities do not hold for any ECG.
 
     Raises:
         CalibrationError: there is none; the message names the command that fits one.
@@ -37,7 +38,7 @@ def calibrated_tasks(run: Run) -> dict[str, CalibratedTask]:
     for one in prompt_calibration.read(run):
         best = tasks.get(one.task)
         is_richer = best is None or SETS.index(one.prompt_set) > SETS.index(best.calibration.prompt_set)
-        if one.window is not None or not is_richer:
+        if one.window is not None or not one.is_of_all or not is_richer:
             continue
         classes = list(one.positives)
         try:

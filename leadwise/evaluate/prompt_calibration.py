@@ -5,7 +5,8 @@ Platt scaling (1999): p = 1 / (1 + exp(-(slope x cosine + intercept))), the maxi
 non-decreasing steps with the least squared error.
 
 A calibration belongs to the weights of one run, to the texts of all classes of one prompt set, and to one window. It holds in
-a population like the one that it was fitted on: another share of positives gives other probabilities.
+a population like the one that it was fitted on: another share of positives gives other probabilities. In some tasks (PTB-XL's
+form) only recordings with one of its labels count; there a probability is that among such recordings.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 METHODS = ("platt", "isotonic", "best")
 MIN_POSITIVES = 5  # and as many negatives: with fewer, a class has no probability
+NEARLY_ALL = 0.9  # share of a split that has a label of the task
 N_FOLDS = 5  # of the cross-validation by patients that chooses between the two, for "best"
 FORMAT = "leadwise calibration 1"
 
@@ -76,7 +78,8 @@ class PromptSetCalibration:
     cohort_fingerprint: str
     split: str
     window: str | None
-    n_records: int
+    n_records: int  # of the split, with a label of the task
+    n_split: int  # of the split
     n_patients: int
     classes: dict[str, ClassCalibration]
     positives: dict[str, int]  # of every class
@@ -93,7 +96,14 @@ class PromptSetCalibration:
     @property
     def fitted_on(self) -> str:
         """What the calibration was fitted on, in one clause."""
-        return f"{self.n_records} recordings of {self.cohort} ({self.source}), split {self.split}"
+        of = "" if self.n_records == self.n_split else f" of {self.n_split}"
+        labelled = ", those with a label of the task" if of else ""
+        return f"{self.n_records}{of} recordings of {self.cohort} ({self.source}), split {self.split}{labelled}"
+
+    @property
+    def is_of_all(self) -> bool:
+        """Whether nearly every recording of the split has a label of the task, so that probabilities hold for any ECG."""
+        return self.n_records >= NEARLY_ALL * self.n_split
 
     @property
     def sentence(self) -> str:
@@ -108,7 +118,8 @@ class PromptSetCalibration:
         """Return what results contain: what it was fitted on, and the classes without a probability."""
         names = ("prompts", "task", "prompt_set", "source", "cohort", "cohort_fingerprint", "split")
         table = {name: getattr(self, name) for name in names}
-        return table | {"n_records": self.n_records, "n_patients": self.n_patients, "without": dict(self.without)}
+        counts = {"n_records": self.n_records, "n_split": self.n_split, "n_patients": self.n_patients}
+        return table | counts | {"without": dict(self.without)}
 
     def to_json(self) -> dict[str, Any]:
         classes = {code: one.to_json() for code, one in self.classes.items()}
@@ -253,6 +264,7 @@ def _from_json(line: Mapping[str, Any]) -> PromptSetCalibration:
         **{name: str(line[name]) for name in texts},
         window=line["window"],
         n_records=int(line["n_records"]),
+        n_split=int(line["n_split"]),
         n_patients=int(line["n_patients"]),
         classes=classes,
         positives={code: int(n) for code, n in line["positives"].items()},
