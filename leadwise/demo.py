@@ -41,13 +41,11 @@ N_FINDINGS = 5  # of each example file
 MARK = "demo.json"  # a folder that contains this file was written by a demo and may be replaced
 
 N_RECORDS = 3000
-# wider than the method's small settings, which fit the time of other tables; chosen on these simulated ECGs: NOTES.md
-WIDER = {"mask_ratio": 0.7, "width": 128, "decoder_width": 64}
 CONFIG = Config(
     signal=Signal(rate_hz=100, duration_s=10.0),
-    method={**small_settings("cg_dmer"), **WIDER},
-    optim=OptimConfig(steps=1600, batch_size=16, lr=6e-4, weight_decay=1e-2),
-    log=LogConfig(every=20, validate_every=400, validate_records=128, save_every=400),
+    method=small_settings("cg_dmer"),
+    optim=OptimConfig(steps=900, batch_size=32, lr=2e-3, optimizer="muon", weight_decay=1e-2),
+    log=LogConfig(every=20, validate_every=300, validate_records=128, save_every=300),
 )
 
 

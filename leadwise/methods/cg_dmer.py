@@ -145,12 +145,13 @@ REMOVED = {
 # Settings for two CPU cores and signals of 1,000 samples, for runs of minutes: narrow, with many small steps. Chosen on
 # fold 9 of PTB-XL, four minutes of one core each; the weights on simulated hearts: NOTES.md.
 SMALL = {
-    "n_patches": 20, "mask_ratio": 0.75, "patch_amplitude": True, "width": 64, "depth": 4, "heads": 4,
+    "n_patches": 20, "mask_ratio": 0.75, "patch_amplitude": True, "patch_pooled": True, "embedding_scale": 0.3,
+    "width": 64, "depth": 4, "heads": 4,
     "decoder": "cross", "decoder_width": 48, "decoder_depth": 1, "decoder_heads": 2, "text_decoder_depth": 1,
     **{key: value for key, value in SMALL_REPORTS.items() if key != "shift_s"}, "shift": True,
     "w_t_rec": 0.1, "w_siglip": 0.2,
 }  # fmt: skip
-SMALL_OPTIM = {"batch_size": 32, "lr": 2e-3}
+SMALL_OPTIM = {"batch_size": 32, "lr": 2e-3, "optimizer": "muon"}
 # The smallest settings, for the contract tests.
 TINY = {
     "": {
