@@ -15,7 +15,7 @@ from leadwise import config as settings
 from leadwise.config import OptimConfig
 from leadwise.methods import cg_dmer
 from leadwise.methods.catalogue import with_defaults
-from leadwise.nn import masking
+from leadwise.nn import lead_time, masking
 from leadwise.nn import text as reports
 from leadwise.nn.patches import ConvTokenizer, patchify
 from leadwise.training.optimizer import make_optimizer
@@ -293,7 +293,7 @@ def test_forward_refuses_a_record_without_anything_observed() -> None:
         build("cg_dmer")(dataclasses.replace(batch, observed=observed))
 
 
-def test_embedding_in_parts_uses_each_patch_once_and_averages() -> None:
+def test_embedding_in_parts_uses_each_patch_once_and_averages(monkeypatch: pytest.MonkeyPatch) -> None:
     method = build("cg_dmer", embed_passes=4).eval()
     batch = make_batch(3)
     batch = unobserve(batch, leads=[2])
@@ -309,10 +309,13 @@ def test_embedding_in_parts_uses_each_patch_once_and_averages() -> None:
     with torch.no_grad():
         got = method.embed_ecg(batch)
         patches, usable = method._patches(batch)
-        assert len(parts_visible) == 4
+        (of_all,) = parts_visible  # few records: one call for all parts
+        parts_visible = [part.clone() for part in of_all.unflatten(0, (4, 3))]
         assert torch.equal(torch.stack(parts_visible)[:, 0].sum(0), usable[0].long())  # each usable patch in one part
         parts = [method.pooled_norm(encode(patches, visible).pooled) for visible in parts_visible]
         torch.testing.assert_close(got, torch.stack(parts).mean(0))
+        monkeypatch.setattr(lead_time, "_PLACES_AT_ONCE", 0)
+        torch.testing.assert_close(method.embed_ecg(batch), got)
         alone = build("cg_dmer", embed_passes=1).eval()
         alone.load_state_dict(method.state_dict())
         torch.testing.assert_close(alone.embed_ecg(batch), method.pooled_norm(encode(patches, usable).pooled))

@@ -24,6 +24,8 @@ from leadwise.data import crops
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.loader import Recordings
 from leadwise.data.usable_rows import LeftOut, log_left_out, usable_rows
+from leadwise.evaluate import speed
+from leadwise.evaluate.speed import embedding_precision
 from leadwise.files import replacing
 from leadwise.methods.catalogue import patch_samples
 from leadwise.progress import Progress, partial_progress
@@ -46,25 +48,35 @@ def embed(
     run: Run,
     recordings: Recordings,
     part: str = "backbone",
-    batch_size: int = 64,
+    batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Features:
     """Return embeddings (N, D) of N recordings, in their order.
 
     Args:
         part: a part of the method (`method.parts`), or several joined by "+", concatenated along D.
+        batch_size: recordings at once; default: by the size of the activations, see `speed`.
 
     Raises:
         EmbedError: no such part, or a recording whose embedding is not finite.
     """
     parts = split_parts(run, part)
     batches: list[Features] = []
-    done = 0
-    for batch in recordings.batches(batch_size):
-        batches.append(embed_batch(run, batch, parts))
-        done += len(batch)
-        if progress is not None:
-            progress(f"embed {part}", done, len(recordings))
+    n, done = len(recordings), 0
+    with speed.threads_for_processors():
+        while done < n:
+            # the size of the other batches follows from the activations of the first
+            if batch_size is None and n > speed.LARGEST_BATCH:
+                batch = recordings.batch(np.arange(done, speed.FIRST_BATCH))
+                with speed.LargestActivation(run.method) as largest:
+                    batches.append(embed_batch(run, batch, parts))
+                batch_size = speed.batch_size(largest.n_bytes / len(batch), device_of(run))
+            else:
+                batch = recordings.batch(np.arange(done, min(n, done + (batch_size or speed.LARGEST_BATCH))))
+                batches.append(embed_batch(run, batch, parts))
+            done += len(batch)
+            if progress is not None:
+                progress(f"embed {part}", done, n)
     if not batches:
         raise EmbedError("no recordings to embed; check the split and the task")
     return np.concatenate(batches)
@@ -77,9 +89,8 @@ def embed_batch(run: Run, batch: Batch, parts: Sequence[str]) -> Features:
         EmbedError: an embedding is not finite.
         ValueError: too little of a record was observed.
     """
-    device = next((weight.device for weight in run.method.parameters()), torch.device("cpu"))
-    with frozen(run.method), training_precision(run):
-        on_device = batch.to(device)
+    with frozen(run.method), embedding_precision(run):
+        on_device = batch.to(device_of(run))
         part_embeddings = [run.method.embed_ecg(on_device, name) for name in parts]
         embedding: Features = torch.cat(part_embeddings, dim=1).float().cpu().numpy()
     invalid = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
@@ -101,10 +112,9 @@ def frozen(method: nn.Module) -> Iterator[None]:
         method.train(was_training)
 
 
-def training_precision(run: Run) -> torch.autocast:
-    """Return an autocast context of the run's training precision; bfloat16 takes 0.6 of the time of float32."""
-    device = next((weight.device for weight in run.method.parameters()), torch.device("cpu"))
-    return torch.autocast(device.type, torch.bfloat16, enabled=run.config.optim.precision == "bfloat16")
+def device_of(run: Run) -> torch.device:
+    """Return the device of a run's weights."""
+    return next((weight.device for weight in run.method.parameters()), torch.device("cpu"))
 
 
 def feature_width(run: Run, part: str = "backbone") -> int:

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadwise.data import reports
-from leadwise.evaluate.embed import Features, frozen, training_precision
+from leadwise.evaluate.embed import Features, frozen
 from leadwise.evaluate.metrics.score import Floats
 from leadwise.evaluate.prompts import ClassPrompts
+from leadwise.evaluate.speed import embedding_precision
 from leadwise.progress import Progress
 from leadwise.run import Run
 
@@ -33,7 +34,7 @@ def embed_texts(run: Run, texts: Sequence[str], progress: Progress | None = None
         )
     cleaned = [reports.clean(text) for text in texts]
     batches: list[NDArray[np.float32]] = []
-    with frozen(run.method), training_precision(run):
+    with frozen(run.method), embedding_precision(run):
         for start in range(0, len(cleaned), _TEXTS_AT_ONCE):
             vectors = run.method.embed_text(cleaned[start : start + _TEXTS_AT_ONCE])
             batches.append(vectors.float().cpu().numpy())

@@ -111,6 +111,9 @@ class LeadTimeEncoder(nn.Module):
         return torch.cat(extra, dim=1), torch.cat(real, dim=1)
 
 
+_PLACES_AT_ONCE = 4000  # places of all parts together, up to which `mean_over_parts` encodes them in one call
+
+
 def mean_over_parts(
     encode: Callable[[Tensor, Tensor, Tensor | None], Tensor], patches: Tensor, usable: Tensor, n_parts: int
 ) -> Tensor:
@@ -125,6 +128,10 @@ def mean_over_parts(
     nonempty = parts.flatten(2).any(-1)  # (K, B): a short recording may have no patch in some part
     if torch.compiler.is_exporting():
         each = _encode_parts_at_once(encode, patches, parts, nonempty)
+    elif n_parts * usable.numel() <= _PLACES_AT_ONCE:
+        # of few records: one call costs less than several
+        part = torch.where(nonempty[..., None, None], parts, usable).flatten(0, 1)
+        each = encode(patches.repeat(n_parts, 1, 1, 1), part, None).reshape(n_parts, len(patches), -1)
     else:
         each = torch.stack(
             [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,13 +34,35 @@ def normalize(ecg: Tensor, observed: Tensor, how: Normalize) -> Tensor:
 
 def median(ecg: Tensor, observed: Tensor) -> Tensor:
     """Lower median (B, L, 1) of each lead's observed samples; 0 for a lead without any. ecg, observed: (B, L, T)."""
-    if torch.compiler.is_exporting():
+    # ONNX has no nanmedian, and torch no deterministic one for a GPU, because of the indices that it returns too
+    if torch.compiler.is_exporting() or (ecg.is_cuda and torch.are_deterministic_algorithms_enabled()):
         return sorted_median(ecg, observed)
+    if ecg.device.type != "cpu" or ecg.dtype != torch.float32 or ecg.requires_grad:
+        return _nanmedian(ecg, observed)
+    # on a CPU, a partition takes a fifth of the time; most leads are observed completely
+    whole = observed.all(-1)
+    if bool(whole.all()):
+        return _partition_median(ecg)
+    out = _nanmedian(ecg, observed) if not bool(whole.any()) else ecg.new_empty(*ecg.shape[:-1], 1)
+    if bool(whole.any()):
+        out[whole] = _partition_median(ecg[whole])
+        out[~whole] = _nanmedian(ecg[~whole], observed[~whole])
+    return out
+
+
+def _partition_median(ecg: Tensor) -> Tensor:
+    """Lower median along the last axis, kept as an axis of length 1. A value that is not finite gives nan or that value."""
+    middle = (ecg.shape[-1] - 1) // 2
+    lower: np.ndarray = np.partition(ecg.numpy(), middle, axis=-1)[..., middle : middle + 1]
+    return torch.from_numpy(np.ascontiguousarray(lower))
+
+
+def _nanmedian(ecg: Tensor, observed: Tensor) -> Tensor:
     return ecg.masked_fill(~observed, torch.nan).nanmedian(dim=-1, keepdim=True).values.nan_to_num(0.0)
 
 
 def sorted_median(ecg: Tensor, observed: Tensor) -> Tensor:
-    """The result of `median` by a sort, which takes longer; ONNX has no nanmedian."""
+    """The result of `median` by a sort, which takes longer."""
     count = observed.sum(dim=-1, keepdim=True)  # (B, L, 1)
     ascending = ecg.masked_fill(~observed, torch.inf).sort(dim=-1).values  # unobserved samples come last
     middle = ascending.gather(-1, (count - 1).clamp(min=0) // 2)

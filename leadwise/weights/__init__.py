@@ -26,5 +26,9 @@ def user_cache(run_folder: Path) -> Path | None:
     """
     if run_folder.resolve().parent != FOLDER.resolve():
         return None
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "leadwise" / run_folder.name
+    return cache_home() / run_folder.name
+
+
+def cache_home() -> Path:
+    """Return the folder of this package in the user's cache folder; it may not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leadwise"

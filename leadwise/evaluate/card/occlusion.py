@@ -21,10 +21,10 @@ from leadwise.evaluate.embed import (
     EmbedError,
     Features,
     frozen,
-    training_precision,
 )
 from leadwise.evaluate.metrics.auroc import auroc
 from leadwise.evaluate.metrics.score import Floats
+from leadwise.evaluate.speed import embedding_precision
 from leadwise.progress import Progress
 from leadwise.run import Run
 
@@ -197,6 +197,6 @@ def _masked(recording: Batch, masks: list[torch.Tensor]) -> Batch:
 
 def _embed(run: Run, batch: Batch, part: str) -> Features:
     device = next((weight.device for weight in run.method.parameters()), torch.device("cpu"))
-    with frozen(run.method), training_precision(run):
+    with frozen(run.method), embedding_precision(run):
         embedding: torch.Tensor = run.method.embed_ecg(batch.to(device), part)
     return embedding.float().cpu().numpy()

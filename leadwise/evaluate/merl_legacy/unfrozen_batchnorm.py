@@ -21,7 +21,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.crops import crop_recordings
-from leadwise.evaluate.embed import embed, split_parts, training_precision
+from leadwise.evaluate.embed import embed, split_parts
+from leadwise.evaluate.speed import embedding_precision
 from leadwise.run import Run
 
 _HELD_OUT_BATCH = 256
@@ -50,7 +51,7 @@ class UnfrozenFeatures:
         batch = self._recordings["train"].batch(positions.numpy()).to(self._device)
         self._run.method.eval()
         norms = find_batchnorms(self._run.method)
-        with torch.no_grad(), training_precision(self._run), _pre_hooks(norms, _train_if_possible):
+        with torch.no_grad(), embedding_precision(self._run), _pre_hooks(norms, _train_if_possible):
             pieces = [self._run.method.embed_ecg(batch, name) for name in self._names]
         return torch.cat(pieces, dim=1).float().cpu()
 
