@@ -9,17 +9,14 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from leadwise import config as settings
-from leadwise import run as runs
 from leadwise.batch import Signal
 from leadwise.config import Config, DataConfig, LogConfig, OptimConfig
-from leadwise.data.loader import Sampler
 from leadwise.methods.catalogue import (
     all_small_settings,
     learns_labels,
@@ -29,9 +26,7 @@ from leadwise.methods.catalogue import (
     with_defaults,
 )
 from leadwise.reproduce import paper_numbers
-from leadwise.training import inputs
-from leadwise.training.gradient_step import Objective, backward
-from leadwise.training.optimizer import make_optimizer
+from leadwise.training import step_time
 
 WIDTH = 64  # of the probes: no row of the small settings has narrower features
 WARM, TIMED = 4, 10  # steps before the clock runs, and while it does
@@ -106,18 +101,8 @@ def settings_of(args: argparse.Namespace, names: Sequence[str] = ()) -> dict[str
 
 def steps_in(config: Config, minutes: float) -> tuple[int, float]:
     """Return how many steps fit into so many minutes of one core, and the processor seconds that one takes."""
-    data = inputs.open_data(config)
-    run = runs.create(config, data.texts)
-    model, optimizer = Objective(run.method), make_optimizer(run.method, config.optim)
-    sampler = Sampler(len(data.train), config.optim.batch_size, 0)
-    for step in range(WARM + TIMED):
-        if step == WARM:
-            began = time.process_time()
-        backward(model, [data.train.batch(sampler.positions(step))], step, run.config.optim)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    seconds = (time.process_time() - began) / TIMED
-    return max(20, round(60 * minutes / seconds)), seconds
+    steps, seconds = step_time.steps_in(config, minutes, TIMED, WARM)
+    return max(20, steps), seconds
 
 
 def run_each(rows: Sequence[str], option: str, is_done: Callable[[str], bool], out: Path, at_once: int) -> list[str]:

@@ -114,6 +114,7 @@ class OptimConfig:
     clip: float = 1.0  # largest gradient norm
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16 = autocast
     compile: bool = False  # torch.compile the method's blocks: takes minutes at the start, then steps are faster
+    deterministic: bool = True  # one seed gives the same weights to the bit, with several threads and on a GPU too
     device: str = "auto"  # auto: the first GPU, or the CPU if there is none; cpu, cuda, cuda:1
     seed: int = 0
 

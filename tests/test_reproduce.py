@@ -344,19 +344,22 @@ def test_configs_of_labels_are_for_table1(wide: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_folders_of_runs_without_label_settings_are_unchanged(wide: Path) -> None:
-    """Folders are named by a hash of the settings: unused label settings must not change the hash."""
+def test_folders_of_runs_of_older_versions_are_unchanged(wide: Path) -> None:
+    """Folders are named by a hash of the settings: newer settings that change nothing must not change the hash."""
     config = typed(Config, config_table(wide))
     plain = training_runs._config_hash(config)
-    data = dataclasses.asdict(config)["data"]
-    assert {"task", "label_fraction", "label_seed"} <= data.keys()
-    before = dataclasses.asdict(config) | {
-        "data": {k: v for k, v in data.items() if k not in ("task", "label_fraction", "label_seed")}
-    }
+    newer = {"data": ("task", "label_fraction", "label_seed"), "optim": ("deterministic", "optimizer")}
+    before = dataclasses.asdict(config)
+    for group, names in newer.items():
+        for name in names:
+            del before[group][name]
     hashed = tomli_w.dumps(before) + Cohort.open(wide).fingerprint
     assert plain == hashlib.sha256(hashed.encode()).hexdigest()[:12]
     labelled = dataclasses.replace(config, data=dataclasses.replace(config.data, task="own"))
     assert training_runs._config_hash(labelled) != plain
+    for changes, is_same in (({"deterministic": False}, True), ({"optimizer": "muon"}, False)):
+        other = dataclasses.replace(config, optim=dataclasses.replace(config.optim, **changes))
+        assert (training_runs._config_hash(other) == plain) == is_same
 
 
 def test_fig3_counts_neighbours_and_silhouette(cohort_folder: Path) -> None:
@@ -399,6 +402,7 @@ def test_lines_of_tables() -> None:
     assert first == {
         "method": "CG-DMER", "task": "PTBXL-Super", "how": "probe 1%", "ours": "85.00 (75.0-95.0)", "seeds": "80.0-90.0",
         "paper": "84.22", "ours - paper": "+0.78", "records": 90, "not scored": "X", "counted as 0.5": "",
+        "feature width": "", "probe width": "",
     }  # fmt: skip
     assert (second["method"], second["paper"]) == ("MERL (ResNet), untrained", "70.45")
     rows = [cell("Random Init (CNN)", 0.7, features="reference"), cell("Supervised (CNN)", 0.9, how="supervised")]
@@ -515,7 +519,7 @@ def test_invalid_requests_are_refused_before_anything_is_trained(
 
 def test_each_target_compares_what_the_paper_does() -> None:
     assert set(variants.compared_methods("table2")) == {"cg_dmer", "merl", "etp", "c_melt", "melp", "merit"}
-    assert set(variants.compared_methods("table1")) == set(method_names()) - {"supervised"}
+    assert set(variants.compared_methods("table1")) == set(method_names()) - {"supervised", "student"}
     assert set(variants.compared_methods("fig3")) == {"cg_dmer", "merl", "simclr", "st_mem"}
     rows = variants.base_configs([])
     assert {"MTAE", "MLAE", "MERL (ViT)", "TS-TCC"} <= set(rows)

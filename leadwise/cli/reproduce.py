@@ -38,7 +38,8 @@ def reproduce(
         str | None, typer.Option(help="Methods to compare, with commas [all of the target; see `leadwise methods`].")
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="Training of each run: steps, such as 400, or minutes, such as 10min.")
+        str | None,
+        typer.Option(help="Training of each run: steps, such as 400, or minutes of one core, such as 10min."),
     ] = None,
     seeds: Annotated[
         str | None, typer.Option(help="Seeds to train each run with, such as 0,1,2 [the config's own].")

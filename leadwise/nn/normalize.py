@@ -34,7 +34,8 @@ def normalize(ecg: Tensor, observed: Tensor, how: Normalize) -> Tensor:
 
 def median(ecg: Tensor, observed: Tensor) -> Tensor:
     """Lower median (B, L, 1) of each lead's observed samples; 0 for a lead without any. ecg, observed: (B, L, T)."""
-    if torch.compiler.is_exporting():
+    # ONNX has no nanmedian, and torch no deterministic one for a GPU, because of the indices that it returns too
+    if torch.compiler.is_exporting() or (ecg.is_cuda and torch.are_deterministic_algorithms_enabled()):
         return sorted_median(ecg, observed)
     if ecg.device.type != "cpu" or ecg.dtype != torch.float32 or ecg.requires_grad:
         return _nanmedian(ecg, observed)
@@ -61,7 +62,7 @@ def _nanmedian(ecg: Tensor, observed: Tensor) -> Tensor:
 
 
 def sorted_median(ecg: Tensor, observed: Tensor) -> Tensor:
-    """The result of `median` by a sort, which takes longer; ONNX has no nanmedian."""
+    """The result of `median` by a sort, which takes longer."""
     count = observed.sum(dim=-1, keepdim=True)  # (B, L, 1)
     ascending = ecg.masked_fill(~observed, torch.inf).sort(dim=-1).values  # unobserved samples come last
     middle = ascending.gather(-1, (count - 1).clamp(min=0) // 2)

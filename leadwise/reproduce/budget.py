@@ -1,4 +1,9 @@
-"""The training budget of each run of a reproduction: the config's steps, a number of steps, or minutes on this machine."""
+"""The training budget of each run of a reproduction: the config's steps, a number of steps, or minutes.
+
+Minutes are minutes of one core: the steps that fit are counted by the processor time of a few steps on one thread. So neither
+other work on the machine nor the number of threads changes them, and a run on two threads takes about half as long. On a GPU
+they are minutes of the GPU.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 from leadwise.config import Config, ConfigError
-from leadwise.training import dry_run as planning
+from leadwise.training.step_time import steps_in
 
 _FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(steps?|min(?:utes?)?)?")
 
@@ -25,13 +30,12 @@ class Budget:
         return "the steps of the config" if self.steps is None else f"{self.steps:,} steps a run"
 
     def of(self, config: Config) -> Config:
-        """Return the config with the number of steps that fits; minutes are converted by timing a few steps."""
+        """Return the config with the number of steps that fits; minutes of one core become steps by timing a few."""
         if self.steps is None and self.minutes is None:
             return config
         steps = self.steps or 0
         if self.minutes is not None:
-            timed = {row["what"]: row["value"] for row in planning.plan(config).estimate}
-            steps = max(1, round(60 * self.minutes / max(float(timed["seconds a step"]), 1e-3)))
+            steps, _ = steps_in(config, self.minutes)
         log = dataclasses.replace(config.log, validate_every=min(config.log.validate_every, steps))
         return dataclasses.replace(config, optim=dataclasses.replace(config.optim, steps=steps), log=log)
 

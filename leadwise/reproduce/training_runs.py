@@ -132,6 +132,10 @@ def _config_hash(config: Config) -> str:
     """Return a hash of every setting and of the data that the settings name."""
     data = Cohort.open(Path(config.data.cohort)).fingerprint
     table = dataclasses.asdict(config)
+    # settings that older versions did not have are left out where they change nothing, so that folders of older runs stay valid
+    table["optim"].pop("deterministic")
+    if config.optim.optimizer == "adamw":
+        table["optim"].pop("optimizer")
     if (
         not config.data.task
     ):  # the label settings are unused then; leaving them out keeps the folders of older runs valid

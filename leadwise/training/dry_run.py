@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
-import time
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from leadwise import config as settings
 from leadwise import distributed
-from leadwise import run as runs
 from leadwise.config import Config
-from leadwise.data.loader import Recordings, Sampler
-from leadwise.run import Run
-from leadwise.training.gradient_step import Objective, backward
-from leadwise.training.inputs import check_batch_split, open_data, with_classes
-from leadwise.training.optimizer import make_optimizer
-from leadwise.training.teacher import embed_teacher, open_teacher, with_teacher
+from leadwise.training.inputs import check_batch_split
+from leadwise.training.step_time import open_in_memory, time_steps
 
-_N_TEACHER = 64  # recordings on which the time of the teacher's embeddings is measured
+log = logging.getLogger(__name__)
+
+WAITING = 0.75  # a process that uses less than this share of a core waits for other processes, or for its data
 
 
 @dataclass(frozen=True)
@@ -35,35 +31,27 @@ class Plan:
     estimate: list[dict[str, Any]]
 
 
-def plan(config: Config, n_timed: int = 3) -> Plan:
+def plan(config: Config, n_timed: int = 5) -> Plan:
     """Return what `pretrain` would do: settings, parameters, counts, and time and memory estimated from `n_timed` steps.
 
-    Of several processes that `torchrun` started, each times its own share of the batch, without communication.
+    The time is wall time, the median of the steps; a warning is logged if other processes computed at the same time. Of
+    several processes that `torchrun` started, each times its own share of the batch, without communication.
     """
     # the run and its data, in memory
     n_ranks = distributed.n_launched()
     check_batch_split(config, n_ranks)
-    data = open_data(config)
-    teacher = open_teacher(config)
-    config = with_teacher(with_classes(config, data.train.cohort), teacher)
-    run = runs.create(config, data.texts, teacher=teacher)
-    config, method = run.config, run.method.to(runs.choose_device(config.optim.device))
-    optim, model = config.optim, Objective(method)
-    sampler = Sampler(len(data.train), optim.batch_size, 0, 0, n_ranks)
-    train, teacher_seconds = data.train, None
-    if teacher is not None:
-        train, teacher_seconds = _with_some_targets(run, teacher, train)
-    optimizer = make_optimizer(method, optim)
+    run, data, teacher_seconds = open_in_memory(config)
+    config, method, optim = run.config, run.method, run.config.optim
 
-    # timed steps, after one to warm up
-    for step in range(n_timed + 1):
-        if step == 1:
-            timer_start = time.perf_counter()
-        passes = np.split(sampler.positions(step), optim.accumulate)
-        backward(model, [train.batch(positions) for positions in passes], step, optim)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    per_step = (time.perf_counter() - timer_start) / n_timed
+    # timed steps, with the threads of the run; the time that passes is the time that the run will take
+    measured = time_steps(run, data.train, n_timed)
+    per_step = max(measured.wall, 1e-9)
+    if measured.cores < WAITING:
+        log.warning(
+            "the process computed for %.0f %% of the timed steps and waited for the rest, for other processes or its data: "
+            "alone on this machine the run takes less time than estimated",
+            100 * measured.cores,
+        )
 
     facts: dict[str, Any] = {
         "training recordings": len(data.train),
@@ -76,6 +64,7 @@ def plan(config: Config, n_timed: int = 3) -> Plan:
         "steps": optim.steps,
         "passes over the data": round(optim.steps * optim.batch_size / len(data.train), 1),
         "seconds a step": round(per_step, 3),
+        "processor seconds a step": round(measured.processor, 3),
         "records a second": round(optim.batch_size / per_step, 1),
         **({} if teacher_seconds is None else {"hours for the teacher's embeddings": round(teacher_seconds / 3600, 3)}),
         "hours in all": round(((teacher_seconds or 0.0) + per_step * optim.steps) / 3600, 2),
@@ -86,16 +75,6 @@ def plan(config: Config, n_timed: int = 3) -> Plan:
         parameters=parameter_table(method),
         estimate=[{"what": name, "value": str(value)} for name, value in facts.items()],
     )
-
-
-def _with_some_targets(run: Run, teacher: Run, train: Recordings) -> tuple[Recordings, float]:
-    """Return the recordings with the teacher's embeddings, those of a few for all, and the time in seconds that all take."""
-    few = Recordings(train.cohort, train.signal, train.rows[:_N_TEACHER])
-    embed_teacher(run, teacher, few)  # to warm up
-    timer_start = time.perf_counter()
-    targets = embed_teacher(run, teacher, few)
-    seconds = (time.perf_counter() - timer_start) / len(few) * len(train)
-    return train.with_targets(targets[np.arange(len(train)) % len(few)]), seconds
 
 
 def parameter_table(method: nn.Module) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from leadwise.methods.catalogue import with_defaults
 from leadwise.methods.contract import PretrainingMethod
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
+from leadwise.training.deterministic import deterministic_algorithms
 from leadwise.training.gradient_step import Objective, TrainingError, backward, device_of, forward, gradient_norms
 from leadwise.training.inputs import TrainingData, check_batch_split, open_data, with_classes
 from leadwise.training.optimizer import learning_rate, make_optimizer
@@ -31,7 +32,7 @@ from leadwise.training.teacher import give_teacher, hashes_with_teacher, open_te
 log = logging.getLogger(__name__)
 
 # settings that a resumed run may change: they do not change the result
-CHANGEABLE = {"optim.accumulate", "optim.compile", "optim.device", "data.workers"}
+CHANGEABLE = {"optim.accumulate", "optim.compile", "optim.deterministic", "optim.device", "data.workers"}
 # this one may grow: see `learning_rate` for what that changes
 GROWABLE = "optim.steps"
 
@@ -87,7 +88,8 @@ def pretrain(
             run.truncate_log(start)
         timer_start, timer_step, step = time.perf_counter(), start, start  # since the last line of metrics
 
-        with closing(prefetched) as batches, _report_lost_process(lambda: step):
+        repeatable = deterministic_algorithms(optim.deterministic, lambda: step)
+        with closing(prefetched) as batches, _report_lost_process(lambda: step), repeatable:
             for step in range(start, optim.steps):
                 # one step of the optimiser
                 method.train()
