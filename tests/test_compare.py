@@ -234,7 +234,7 @@ def test_a_method_without_text_encoder_is_refused(prompt_file):
 def test_the_command_prints_and_writes(monkeypatch, tmp_path, prompt_file):
     from leadwise.cli import app
 
-    monkeypatch.setattr(runs, "load", lambda folder, **_: PlantedRun(seeing=folder.name == "good"))
+    monkeypatch.setattr(runs, "load", lambda folder, *_, **__: PlantedRun(seeing=folder.name == "good"))
     monkeypatch.setattr(Cohort, "open", lambda folder: PlantedCohort())
     for name in ("good", "poor"):  # both exist; what they hold is planted
         (tmp_path / name).mkdir()
