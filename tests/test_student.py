@@ -210,6 +210,16 @@ def test_the_teachers_patients_count_as_trained_on(cohort_folder: Path, tmp_path
     assert run.provenance["teacher"]["method"] == "cg_dmer"
 
 
+def test_a_changed_teacher_is_an_error_whose_remedy_works(teacher: Run, cohort_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(teacher.folder, tmp_path / "teacher")
+    path = tmp_path / "teacher" / "config.toml"
+    path.write_text(path.read_text().replace("gain = 0.0", "gain = 0.1"))
+    config = student_config(cohort_folder, tmp_path / "teacher", steps=1)
+    with pytest.raises(runs.RunError, match=r"method\.gain changed.*accept_changes=True"):
+        training.pretrain(config, tmp_path / "run")
+    training.pretrain(config, tmp_path / "run", accept_changes=True)
+
+
 def test_a_dry_run_includes_the_teacher(teacher: Run, cohort_folder: Path) -> None:
     plan = dry_run.plan(student_config(cohort_folder, teacher.folder), n_timed=1)
     assert any("teacher" in row["what"] for row in plan.estimate)

@@ -55,7 +55,7 @@ def pretrain(
         resume: continue the run of `folder` from its last resume state. The settings must be the saved ones, apart from
             CHANGEABLE; `optim.steps` may grow.
         progress: called after every step.
-        accept_changes: continue a run whose tokenizer was changed after its weights were saved.
+        accept_changes: continue a run whose tokenizer was changed after its weights were saved; the same for a teacher.
         on_step: called on the first process after every step, before anything of that step is logged or saved, with the run
             and the number of steps done. It must not change the run or draw random numbers.
 
@@ -161,7 +161,7 @@ def _open_or_create(
         run = runs.open_without_weights(folder, accept_changes) if resume_state else None
         config = config if run is None else _with_saved_report_words(config, run.config)
         data = open_data(config)
-        teacher = None if resume_state else open_teacher(config)
+        teacher = None if resume_state else open_teacher(config, accept_changes)
         config = with_classes(config, data.train.cohort)
         config = with_teacher(config, teacher, None if run is None else run.config)
         if run is not None:

@@ -32,11 +32,11 @@ from leadwise.training.inputs import TrainingData
 log = logging.getLogger(__name__)
 
 
-def open_teacher(config: Config, device: str | None = None) -> Run | None:
+def open_teacher(config: Config, accept_changes: bool = False) -> Run | None:
     """Return the run that `data.teacher` names; None for a method without a teacher.
 
     Args:
-        device: where the teacher computes; default: the device of the config.
+        accept_changes: log a warning, and raise no error, for files of the teacher that were changed after it was saved.
 
     Raises:
         ConfigError: the setting is empty, or names a run that the method cannot learn from, or the method has no teacher.
@@ -55,7 +55,7 @@ def open_teacher(config: Config, device: str | None = None) -> Run | None:
             f"method '{method}' is trained to the embeddings of another run: set data.teacher to a run folder, such as "
             "runs/ptbxl"
         )
-    teacher = runs.load(hub.find(where), device or config.optim.device)
+    teacher = runs.load(hub.find(where), config.optim.device, accept_changes)
     problem = _mismatch(config, teacher)
     if problem:
         raise ConfigError(f"data.teacher = '{where}': {problem}")
