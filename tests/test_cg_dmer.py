@@ -38,7 +38,7 @@ OPTIONS = [
     {"same_report": "negative"},
     {"checkpointing": True},
     {"patch_pooled": True, "patch_amplitude": True, "embedding_scale": 0.3},
-    {"orthogonality": "correlation", "specific_task": "recon"},
+    {"decorrelate": True, "specific_task": "recon"},
     {"final_view": "parts", "final_share": 1.0},
     {"final_view": "full", "final_share": 1.0},
     {"shift": True, "gain": 0.2, "noise_mv": 0.02, "statement_dropout": 0.3},

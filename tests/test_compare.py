@@ -234,9 +234,20 @@ def test_a_method_without_text_encoder_is_refused(prompt_file):
 def test_the_command_prints_and_writes(monkeypatch, tmp_path, prompt_file):
     from leadwise.cli import app
 
-    monkeypatch.setattr(runs, "load", lambda folder, **_: PlantedRun(seeing=folder.name == "good"))
+    monkeypatch.setattr(runs, "load", lambda folder, *_, **__: PlantedRun(seeing=folder.name == "good"))
     monkeypatch.setattr(Cohort, "open", lambda folder: PlantedCohort())
-    words = ["compare", "good", "poor", "cohort", "--task", "finding", "--resamplings", "200"]
+    for name in ("good", "poor"):  # both exist; what they hold is planted
+        (tmp_path / name).mkdir()
+    words = [
+        "compare",
+        str(tmp_path / "good"),
+        str(tmp_path / "poor"),
+        "cohort",
+        "--task",
+        "finding",
+        "--resamplings",
+        "200",
+    ]
     files = [x for kind in ("json", "csv", "latex") for x in (f"--{kind}", str(tmp_path / f"c.{kind}"))]
     done = CliRunner().invoke(app, [*words, *files, "--fraction", "0.5", "--seeds", "1,2"], catch_exceptions=False)
     assert done.exit_code == 0, done.output

@@ -29,7 +29,7 @@ This implementation departs from the paper's text as follows (in brackets: the s
 - All weights are 1 where the paper gives none. In short runs Eq. 6 costs as much zero-shot as Eqs. 7-9 gain: NOTES.md.
 - The specific heads have no objective except Eq. 5, which any orthogonal vector satisfies. `specific_task = "recon"` gives
   them one: both decoders receive h_sp and h_sh. Eq. 5 is a cosine, which a rotation of one and the same vector meets too;
-  `orthogonality = "correlation"` requires instead that no feature of h_sp correlates with one of h_sh over the records.
+  `decorrelate = true` requires instead that no feature of h_sp correlates with one of h_sh over the records.
 - Widths, depths, decoder, tokeniser and heads are our choice where the paper gives none. Lead and temporal embeddings start
   at the scale of the tokens, and queries and keys of the attention start equal. Without this, Eq. 2 stayed at the loss of
   predicting nothing (NOTES.md).
@@ -111,7 +111,7 @@ class Config(TextEncoderSettings, MethodConfig):
     text_decoder_depth: int = 2
     # disentanglement and alignment (section 2.2)
     shared_width: int = 256
-    orthogonality: Literal["cosine", "correlation"] = "cosine"  # Eq. 5, or no correlation between h_sp and h_sh
+    decorrelate: bool = False  # in place of Eq. 5's cosine: no correlation between h_sp and h_sh over the records
     specific_task: Literal["none", "recon"] = "none"  # "recon": both decoders also receive h_sp and h_sh
     contrast: ContrastForm = "standard"
     siglip: Literal["learnable", "literal", "unnormalised"] = "learnable"  # scale and bias of Eq. 6
@@ -138,7 +138,7 @@ class Config(TextEncoderSettings, MethodConfig):
 REMOVED = {
     "masking": "uniform", "patch_tokenizer": "conv", "patch_channels": 8, "temporal": "learnable", "separators": False,
     "pooling": "mean", "text_frozen": "layers", "text_mask_ratio": TEXT_MASK_RATIO, "text_mask_mix": True,
-    "text_mean": "report", "text_view": "clean", "head_depth": 2, "head_norm": "layer",
+    "text_mean": "report", "text_view": "clean", "head_depth": 2, "head_norm": "layer", "orthogonality": "cosine",
     "temperature": TEMPERATURE, "learn_temperature": False, "siglip_mean": False, "w_cons": 1.0, "lead_dropout": 0.0,
 }  # fmt: skip
 
@@ -217,7 +217,7 @@ class Method(WithReports, PretrainingMethod):
             self.parts = ("backbone", "shared", "per_lead")
         if c.final_share:
             self.register_buffer("progress", torch.zeros(()))  # saved, so that a resumed run is in the same phase
-        if c.w_orth and c.orthogonality == "correlation":
+        if c.w_orth and c.decorrelate:
             for name in ("ecg_correlation", "text_correlation"):
                 self.register_buffer(name, torch.zeros(c.shared_width, c.shared_width))
         if c.specific_task == "recon":
@@ -270,7 +270,7 @@ class Method(WithReports, PretrainingMethod):
             terms["L_e_rec"] = multimodal.patch_reconstruction(predicted, target, usable & ~visible)
         if cloze is not None and states is not None:
             terms["L_t_rec"] = multimodal.token_reconstruction(self._fill_in(cloze, *states))
-        if c.w_orth and c.orthogonality == "correlation":
+        if c.w_orth and c.decorrelate:
             features["ecg_specific"] = torch.stack([self.ecg_specific(e) for e in e_ecg], dim=1)
             features["text_specific"] = self.text_specific(e_text)
         elif c.w_orth:
