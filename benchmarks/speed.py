@@ -20,6 +20,7 @@ import traceback
 from pathlib import Path
 
 import speed_data
+import speed_embedding
 import speed_evaluation
 import speed_more
 import speed_options
@@ -39,7 +40,7 @@ from speed_pair import (
     stream_rate,
 )
 
-ROWS: dict[str, Build] = {**speed_training.ROWS, **speed_data.ROWS, **speed_evaluation.ROWS}
+ROWS: dict[str, Build] = {**speed_training.ROWS, **speed_data.ROWS, **speed_evaluation.ROWS, **speed_embedding.ROWS}
 MORE: dict[str, Build] = {**speed_more.ROWS, **speed_options.ROWS}
 
 
@@ -104,12 +105,12 @@ def _mib(value: float | None) -> str:
 
 
 def measure(
-    rows: dict[str, Build], args: BenchmarkArgs, rates: dict[str, float]
+    builds: dict[str, Build], args: BenchmarkArgs, rates: dict[str, float]
 ) -> tuple[list[dict[str, object]], list[str]]:
     """Table lines and notes of these rows; one that fails or lacks something says so and the others go on."""
     rows: list[dict[str, object]] = []
     notes: list[str] = []
-    for row, build in rows.items():
+    for row, build in builds.items():
         began = time.perf_counter()
         try:
             case = build(args)

@@ -112,6 +112,7 @@ RESULTS = (  # a page of benchmarks/results, and what it answers
     ("scale", "Preparing and opening many records"),
     ("speed", "Speed as ratios against other ways"),
     ("speed_more", "Speed: decoders, tokens, reports, options"),
+    ("speed_embedding", "Speed: embedding against MERL's ResNet-18"),
     ("profile_step", "Where the time of a training step goes"),
 )
 

@@ -69,6 +69,17 @@ class Batch:
     def __len__(self) -> int:
         return len(self.record)
 
+    def rows(self, begin: int, end: int) -> Batch:
+        """The recordings from `begin` up to, not including, `end`."""
+        some = slice(begin, end)
+        return Batch(
+            self.ecg[some], self.observed[some], self.record[some], self.patient[some], self.report[some],
+            None if self.label is None else self.label[some],
+            None if self.statements is None else self.statements[some],
+            None if self.wordings is None else self.wordings[some],
+            None if self.target is None else self.target[some],
+        )  # fmt: skip
+
     def to(self, device: str | torch.device) -> Batch:
         """The same batch with its tensors on `device`."""
         label = None if self.label is None else self.label.to(device)

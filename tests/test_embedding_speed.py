@@ -14,7 +14,7 @@ from conftest import SIGNAL, TINY, make_batch, unobserve
 from leadwise import run as runs
 from leadwise.config import Config, OptimConfig
 from leadwise.evaluate import speed
-from leadwise.evaluate.embed import embed, embed_batch
+from leadwise.evaluate.embed import embed_batch
 from leadwise.nn.normalize import median, sorted_median
 from leadwise.run import Run
 
@@ -33,21 +33,6 @@ def tiny_run(precision: str = "float32") -> Run:
         signal=SIGNAL, method={"name": "cg_dmer", **TINY["cg_dmer"]}, optim=OptimConfig(precision=precision)
     )
     return runs.create(config, ["normal ecg."])
-
-
-class Beats:
-    """Recordings that are not in a cohort."""
-
-    def __init__(self, n: int) -> None:
-        self.all, self.sizes = make_batch(n), []
-
-    def __len__(self) -> int:
-        return len(self.all)
-
-    def batch(self, places: np.ndarray) -> object:
-        self.sizes.append(len(places))
-        b, names = self.all, tuple(map(str, places))
-        return type(b)(b.ecg[places], b.observed[places], names, names, ("",) * len(places))
 
 
 @pytest.mark.parametrize("seconds", [{"float32": 1.0, "bfloat16": 0.5}, {"float32": 1.0, "bfloat16": 6.0}])
@@ -100,17 +85,32 @@ def test_both_precisions_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min() > 0.999
 
 
-def test_the_batch_follows_from_the_activations_and_changes_nothing() -> None:
+def test_the_batch_follows_from_the_activations_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    assert speed.batch_size(60 << 10, cpu) == 64
-    assert speed.batch_size(626 << 10, cpu) == 6
-    assert speed.batch_size(1 << 40, cpu) == 1
-    assert speed.batch_size(0, cpu) == 64
-    run, recordings = tiny_run(), Beats(100)
-    chosen = embed(run, recordings)
-    assert recordings.sizes == [8, 64, 28]
-    np.testing.assert_allclose(chosen, embed(run, recordings, batch_size=100), rtol=1e-5, atol=1e-6)
+    assert speed.size_for(60 << 10, cpu) == 64
+    assert speed.size_for(626 << 10, cpu) == 6
+    assert speed.size_for(1 << 40, cpu) == 1
+    run, batch, sizes = tiny_run(), make_batch(40), []
+    whole = embed_batch(run, batch, ["backbone"])
     assert all(not module._forward_hooks for module in run.method.modules())
+    n_bytes = speed._activation_bytes[run.method]
+    assert n_bytes >= 12 * 10 * 4 * 32 * 4 / 4  # feed-forward of the tokens of a part, float32
+    embed_ecg = run.method.embed_ecg
+    monkeypatch.setattr(run.method, "embed_ecg", lambda some, part: sizes.append(len(some)) or embed_ecg(some, part))
+    monkeypatch.setattr(speed, "_ACTIVATION_BYTES", 16 * n_bytes)
+    np.testing.assert_allclose(embed_batch(run, batch, ["backbone"]), whole, rtol=1e-5, atol=1e-6)
+    assert sizes == [16, 16, 8]
+    again = embed_batch(run, batch, ["backbone"])
+    np.testing.assert_array_equal(again, embed_batch(run, batch, ["backbone"]))
+
+
+def test_rows_of_a_batch_are_those_of_each_field() -> None:
+    batch = make_batch(5)
+    some = batch.rows(1, 3)
+    assert (some.record, some.report) == (batch.record[1:3], batch.report[1:3])
+    for name in ("ecg", "observed", "label", "target"):
+        assert torch.equal(getattr(some, name), getattr(batch, name)[1:3])
+    assert some.statements is None
 
 
 def test_threads_are_those_of_the_processors_unless_the_user_sets_them(monkeypatch: pytest.MonkeyPatch) -> None:

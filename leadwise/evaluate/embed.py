@@ -55,28 +55,19 @@ def embed(
 
     Args:
         part: a part of the method (`method.parts`), or several joined by "+", concatenated along D.
-        batch_size: recordings at once; default: by the size of the activations, see `speed`.
+        batch_size: recordings that are read at once. A large model embeds fewer at once, see `speed`.
 
     Raises:
         EmbedError: no such part, or a recording whose embedding is not finite.
     """
     parts = split_parts(run, part)
     batches: list[Features] = []
-    n, done = len(recordings), 0
-    with speed.threads_for_processors():
-        while done < n:
-            # the size of the other batches follows from the activations of the first
-            if batch_size is None and n > speed.LARGEST_BATCH:
-                batch = recordings.batch(np.arange(done, speed.FIRST_BATCH))
-                with speed.LargestActivation(run.method) as largest:
-                    batches.append(embed_batch(run, batch, parts))
-                batch_size = speed.batch_size(largest.n_bytes / len(batch), device_of(run))
-            else:
-                batch = recordings.batch(np.arange(done, min(n, done + (batch_size or speed.LARGEST_BATCH))))
-                batches.append(embed_batch(run, batch, parts))
-            done += len(batch)
-            if progress is not None:
-                progress(f"embed {part}", done, n)
+    done = 0
+    for batch in recordings.batches(batch_size or speed.largest_batch(device_of(run))):
+        batches.append(embed_batch(run, batch, parts))
+        done += len(batch)
+        if progress is not None:
+            progress(f"embed {part}", done, len(recordings))
     if not batches:
         raise EmbedError("no recordings to embed; check the split and the task")
     return np.concatenate(batches)
@@ -89,10 +80,14 @@ def embed_batch(run: Run, batch: Batch, parts: Sequence[str]) -> Features:
         EmbedError: an embedding is not finite.
         ValueError: too little of a record was observed.
     """
-    with frozen(run.method), embedding_precision(run):
+    pieces: list[torch.Tensor] = []
+    with frozen(run.method), embedding_precision(run), speed.threads_for_processors():
         on_device = batch.to(device_of(run))
-        part_embeddings = [run.method.embed_ecg(on_device, name) for name in parts]
-        embedding: Features = torch.cat(part_embeddings, dim=1).float().cpu().numpy()
+        size = speed.batch_size(run.method, on_device)
+        for begin in range(0, len(batch), size):
+            piece = on_device if size >= len(batch) else on_device.rows(begin, begin + size)
+            pieces.append(torch.cat([run.method.embed_ecg(piece, name) for name in parts], dim=1).float().cpu())
+    embedding: Features = torch.cat(pieces).numpy()
     invalid = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
     if len(invalid):
         part = "+".join(parts)

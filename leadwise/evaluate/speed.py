@@ -21,19 +21,22 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from leadwise.batch import Batch
 from leadwise.files import replacing
+from leadwise.methods.contract import PretrainingMethod
 from leadwise.run import Run
 from leadwise.weights import cache_home
 
 log = logging.getLogger(__name__)
 
-FIRST_BATCH = 8  # records of the first batch, on which the size of the activations is measured
 LARGEST_BATCH, LARGEST_BATCH_GPU = 64, 512
+_UNMEASURED = 32  # records of a batch that are embedded at once whatever their size
 _ACTIVATION_BYTES = 4 << 20  # of a batch's largest activation on a CPU: more is slower, by up to a factor of two
 _GPU_SHARE = 0.05  # of the free memory of a GPU for the largest activation; several exist at once
 
@@ -113,7 +116,37 @@ def _processor() -> str:
 # ------------------------------------------------------------------------------------------------------------ batch size
 
 
-class LargestActivation:
+def largest_batch(device: torch.device) -> int:
+    """Return how many records are embedded at once at most, by default."""
+    return LARGEST_BATCH_GPU if device.type == "cuda" else LARGEST_BATCH
+
+
+def batch_size(method: PretrainingMethod, batch: Batch) -> int:
+    """Return how many records of a batch to embed at once, at least 1.
+
+    The size of the activations is measured once per method, on the first record of the first batch that is large enough to
+    matter. So equal batches are always divided equally, and their embeddings are equal to the last bit.
+    """
+    if len(batch) <= _UNMEASURED:
+        return max(1, len(batch))
+    if method not in _activation_bytes:
+        with _LargestActivation(method) as largest:
+            method.embed_ecg(batch.rows(0, 1))
+        _activation_bytes[method] = max(1, largest.n_bytes)
+    return size_for(_activation_bytes[method], batch.ecg.device)
+
+
+def size_for(n_bytes: int, device: torch.device) -> int:
+    """Return how many records to embed at once, from the size of the largest activation of one record."""
+    if device.type != "cuda":
+        return min(LARGEST_BATCH, max(1, _ACTIVATION_BYTES // n_bytes))
+    return min(LARGEST_BATCH_GPU, max(1, int(torch.cuda.mem_get_info(device)[0] * _GPU_SHARE) // n_bytes))
+
+
+_activation_bytes: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+
+
+class _LargestActivation:
     """Context manager: `n_bytes` is the size of the largest output of a module of `method` in the block."""
 
     def __init__(self, method: nn.Module) -> None:
@@ -121,7 +154,7 @@ class LargestActivation:
         self._method = method
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
-    def __enter__(self) -> LargestActivation:
+    def __enter__(self) -> _LargestActivation:
         self._hooks = [module.register_forward_hook(self._measure) for module in self._method.modules()]
         return self
 
@@ -132,15 +165,6 @@ class LargestActivation:
     def _measure(self, module: nn.Module, inputs: Any, output: Any) -> None:
         if isinstance(output, Tensor):
             self.n_bytes = max(self.n_bytes, output.numel() * output.element_size())
-
-
-def batch_size(bytes_per_record: float, device: torch.device) -> int:
-    """Return how many records to embed at once, from the size of the largest activation of one record."""
-    per_record = max(1.0, bytes_per_record)
-    if device.type == "cpu":
-        return int(min(LARGEST_BATCH, max(1, _ACTIVATION_BYTES // per_record)))
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 1 << 30
-    return int(min(LARGEST_BATCH_GPU, max(1, free * _GPU_SHARE // per_record)))
 
 
 # --------------------------------------------------------------------------------------------------------------- threads
