@@ -167,7 +167,7 @@ def test_steps_on_a_gpu_repeat_to_the_bit(case: str) -> None:
 
 # large enough for torch to divide the operations of a step between threads; c_melt adds tokens by scatter_add
 WIDER = {
-    "cg_dmer": {"n_patches": 40, "width": 64},
+    "cg_dmer": {"n_patches": 40, "width": 64, "depth": 1, "decoder_width": 64},
     "merl": {},
     "c_melt": {"n_patches": 40, "width": 64},
 }
