@@ -528,17 +528,26 @@ def test_faults_go_by_name() -> None:
     assert set(FAULT_DESCRIPTIONS) == set(Fault)
 
 
+@pytest.fixture
+def planted_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with an empty folder "run"; what it holds is planted."""
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 def probe_verb(monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str]:
     """`leadwise probe` on the planted run and cohort, as typed."""
     from leadwise import run as runs
 
-    monkeypatch.setattr(runs, "load", lambda folder, **_options: PlantedRun())
+    monkeypatch.setattr(runs, "load", lambda folder, *_, **_options: PlantedRun())
     monkeypatch.setattr(Cohort, "open", lambda folder: PlantedCohort())
     with out.capture() as printed:
         done = CliRunner().invoke(app, ["probe", "run", "cohort", "--task", "finding", *words])
     return done.exit_code, printed.get() + done.output
 
 
+@pytest.mark.usefixtures("planted_folder")
 @pytest.mark.slow
 def test_the_verb_shows_both_protocols(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     target = tmp_path / "both.json"
@@ -575,6 +584,7 @@ def test_the_verb_refuses_what_makes_no_sense(monkeypatch: pytest.MonkeyPatch) -
         assert message in " ".join(text.replace("│", " ").split())
 
 
+@pytest.mark.usefixtures("planted_folder")
 @pytest.mark.slow
 def test_the_given_seeds_are_those_of_the_strict_probe_beside_merls(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -615,6 +625,7 @@ def test_the_strict_probe_takes_the_published_splits_too(cohort_folder: Path, tm
     }
 
 
+@pytest.mark.usefixtures("planted_folder")
 def test_zeroshot_takes_the_published_splits_too(
     monkeypatch: pytest.MonkeyPatch, cohort_folder: Path, tmp_path: Path
 ) -> None:
@@ -625,7 +636,7 @@ def test_zeroshot_takes_the_published_splits_too(
     splits = own_splits(tmp_path, cohort)
     tables = [f'[classes.{name}]\nname = "{name}"\nprompts = ["possible {name}."]' for name in classes]
     (tmp_path / "mine.toml").write_text("\n".join(['source = "nowhere"\ntask = "csn"', *tables]))
-    monkeypatch.setattr(runs, "load", lambda folder, **_options: PlantedRun())
+    monkeypatch.setattr(runs, "load", lambda folder, *_, **_options: PlantedRun())
     monkeypatch.setattr(Cohort, "open", lambda folder: cohort)
     target = tmp_path / "z.json"
     words = ["run", "cohort", "--task", "csn", "--prompts", str(tmp_path / "mine.toml"), "--json", str(target)]
