@@ -63,6 +63,7 @@ def train(cohort: Cohort, folder: Path, name: str = "cg_dmer", **changes) -> Run
         table["data"] |= {"task": "own"}
         table["method"] |= {"classes": []}
     if name == "student":
+        table["method"] = {"name": name, "resnet_width": 8}  # the text settings are the teacher's
         table["data"] |= {"teacher": str(train(cohort, folder.with_name("teacher")).folder)}
     return pretrain(typed(Config, table), folder)
 
