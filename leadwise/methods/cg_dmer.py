@@ -248,9 +248,10 @@ class Method(WithReports, PretrainingMethod):
         # ECG: the view, masked; noise is on the encoder's input and not on Eq. 2's target
         clean, usable = self._valid_patches(view)
         patches = self._noisy(clean, usable)
-        visible = masking.draw_visible(usable, c.mask_ratio)
-        encoded = self.ecg(patches, visible)
-        e_ecg = self._contrast_views(patches, usable, encoded)  # one (B, D) per pass
+        visible = masking.draw_visible(usable, c.mask_ratio)  # drawn in any case: the draws after it stay the same
+        view_name = self._contrast_view
+        encoded = self.ecg(patches, visible) if c.w_e_rec or view_name in ("masked", "both") else None
+        e_ecg = self._contrast_views(view_name, patches, usable, encoded)  # one (B, D) per pass
 
         # report: the corrupted one for Eq. 3, the whole one for the heads
         tokens, _ = self.text.tokenize(list(view.report))
@@ -264,7 +265,7 @@ class Method(WithReports, PretrainingMethod):
 
         # Eqs. 2, 3 and 5
         terms: dict[str, Tensor] = {}
-        if c.w_e_rec:
+        if c.w_e_rec and encoded is not None:
             predicted = self._reconstruct(encoded, usable, visible, self._pool(encoded))
             target = self._target(clean, view)
             terms["L_e_rec"] = multimodal.patch_reconstruction(predicted, target, usable & ~visible)
@@ -437,16 +438,19 @@ class Method(WithReports, PretrainingMethod):
 
         return mean_over_parts(encode, patches, usable, self.config.embed_passes)
 
-    def _contrast_views(self, patches: Tensor, usable: Tensor, encoded: Encoded) -> list[Tensor]:
-        """E^ecg (B, D) of each encoder pass whose output goes to the heads."""
+    @property
+    def _contrast_view(self) -> str:
+        """The encoder passes whose output goes to the heads at this step: masked, full, both or parts."""
         c = self.config
-        view = c.final_view if c.final_share and float(self.progress) >= 1 - c.final_share else c.contrast_view
-        if view == "masked":
-            return [self._pool(encoded)]
-        if view == "parts":
+        return c.final_view if c.final_share and float(self.progress) >= 1 - c.final_share else c.contrast_view
+
+    def _contrast_views(self, name: str, patches: Tensor, usable: Tensor, encoded: Encoded | None) -> list[Tensor]:
+        """E^ecg (B, D) of each pass of the view `name`. `encoded` is the masked pass; None if the view has none."""
+        if name == "parts":
             return [self._whole(patches, usable)]
-        full = self._pool(self.ecg(patches, usable))
-        return [full] if view == "full" else [self._pool(encoded), full]
+        full = [self._pool(self.ecg(patches, usable))] if name in ("full", "both") else []
+        masked = [self._pool(encoded)] if encoded is not None and name in ("masked", "both") else []
+        return masked + full
 
     def after_step(self, progress: float) -> None:
         """Store the share of the steps that are done, on which `final_view` depends."""
