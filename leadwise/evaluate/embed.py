@@ -86,7 +86,7 @@ def embed_batch(run: Run, batch: Batch, parts: Sequence[str]) -> Features:
         size = speed.batch_size(run.method, on_device)
         for begin in range(0, len(batch), size):
             piece = on_device if size >= len(batch) else on_device.rows(begin, begin + size)
-            pieces.append(torch.cat([run.method.embed_ecg(piece, name) for name in parts], dim=1).float().cpu())
+            pieces.append(torch.cat(run.method.embed_parts(piece, parts), dim=1).float().cpu())
     embedding: Features = torch.cat(pieces).numpy()
     invalid = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
     if len(invalid):

@@ -52,7 +52,7 @@ class UnfrozenFeatures:
         self._run.method.eval()
         norms = find_batchnorms(self._run.method)
         with torch.no_grad(), embedding_precision(self._run), _pre_hooks(norms, _train_if_possible):
-            pieces = [self._run.method.embed_ecg(batch, name) for name in self._names]
+            pieces = self._run.method.embed_parts(batch, self._names)
         return torch.cat(pieces, dim=1).float().cpu()
 
     def held_out(self) -> tuple[Tensor, Tensor]:
