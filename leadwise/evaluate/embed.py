@@ -112,15 +112,6 @@ def device_of(run: Run) -> torch.device:
     return next((weight.device for weight in run.method.parameters()), torch.device("cpu"))
 
 
-def feature_width(run: Run, part: str = "backbone") -> int:
-    """Return the number of features D that `embed` returns for a part."""
-    signal = run.config.signal
-    shape = 2, len(signal.leads), signal.n_samples
-    ecg = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    batch = Batch(ecg, torch.ones(shape, dtype=torch.bool), ("noise", "noise"), ("a", "b"), ("", ""))
-    return int(embed_batch(run, batch, split_parts(run, part)).shape[1])
-
-
 def split_parts(run: Run, part: str) -> list[str]:
     """Return the part names in `part`, which joins them by "+".
 
