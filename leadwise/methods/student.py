@@ -56,6 +56,7 @@ class Config(EncoderSettings, PairViewSettings, TextEncoderSettings, MethodConfi
     w_backbone: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_ranges(self, w_shared="> 0", w_relations=">= 0", w_backbone=">= 0", backbone_width=">= 0")
 
     @property
