@@ -133,7 +133,7 @@ Command: `python {command_line()}`. {describe()}.
 {args.note}
 {missing}
 Each method: {args.budget_min:g} minutes of one core, in one run with a cosine schedule (steps counted by processor time, training
-alone, one thread), seed {args.seed}; small sizes (`SMALL` in its file), AdamW and batches of 64 at {args.lr:g} unless its file
+alone, one thread), seed {args.seed}; small sizes (`SMALL` in its file), Muon and batches of 64 at {args.lr:g} unless its file
 says otherwise (`SMALL_OPTIM`): {own_settings()}. 12 leads x 10 s at 100 Hz.
 Recordings: {", ".join(f"{split} {n:,}" for split, n in counts.items())}.
 Macro AUROC x 100, means over the tasks ({", ".join(cohort.tasks)}) with 95 % intervals over patients, who are drawn once for all

@@ -77,7 +77,9 @@ def settings_of(args: argparse.Namespace, names: Sequence[str] = ()) -> dict[str
     base = Config(
         signal=Signal(rate_hz=100, duration_s=10.0),
         data=DataConfig(cohort=str(args.cohort), min_report_words=2),
-        optim=OptimConfig(batch_size=64, lr=args.lr, weight_decay=0.01, seed=args.seed, device="cpu"),
+        optim=OptimConfig(  # Muon for every row: CG-DMER and MERL gain from it (NOTES.md)
+            optimizer="muon", batch_size=64, lr=args.lr, weight_decay=0.01, seed=args.seed, device="cpu"
+        ),
         log=LogConfig(every=5, validate_every=0, save_every=10**9),
     )
     rows = {}

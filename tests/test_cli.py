@@ -278,7 +278,7 @@ def test_prepare_folder_prints_and_writes_the_ledger(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (("pretrain", "no.toml", "-o", "r"), "no config at no.toml"),
-        (("probe", "nowhere", "c", "--task", "super"), "nowhere is not a run folder"),
+        (("probe", "nowhere", "c", "--task", "super"), "no run 'nowhere': there is no such folder"),
         (("plot", "no.hea"), "no.hea"),
         (("prepare", "ptbxl", "nowhere", "-o", "c"), "nowhere"),
         (("prepare", "mimic", "nowhere", "-o", "c"), "no source 'mimic'"),

@@ -62,6 +62,8 @@ def train(cohort: Cohort, folder: Path, name: str = "cg_dmer", **changes) -> Run
     if name == "supervised":
         table["data"] |= {"task": "own"}
         table["method"] |= {"classes": []}
+    if name == "student":
+        table["data"] |= {"teacher": str(train(cohort, folder.with_name("teacher")).folder)}
     return pretrain(typed(Config, table), folder)
 
 

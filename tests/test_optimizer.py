@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_batch
-from test_methods import build
+from test_methods import CASES, build
 from torch import nn
 
 from leadwise.config import OptimConfig
-from leadwise.methods.catalogue import method_names
 from leadwise.training.muon import MuonWithAdamW, orthogonalised
 from leadwise.training.optimizer import make_optimizer, matrix_parts
 
-MUON = OptimConfig(optimizer="muon", lr=1e-2, weight_decay=0.1)
+MUON = OptimConfig(optimizer="muon", lr=2e-3, weight_decay=0.1)
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (24, 8), (8, 24)])
@@ -88,32 +87,27 @@ def test_muon_updates_the_matrices_of_blocks_and_heads_and_nothing_at_the_edge()
     assert [name for name in names if any(edge in name.split(".") for edge in edges)] == []
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", CASES)
 def test_every_method_trains_with_muon(name: str) -> None:
-    """Muon has matrices to update in every method, the loss falls, and pretrained parameters stay with AdamW."""
+    """Muon alone lowers the loss, every matrix of Muon changes, and pretrained parameters stay with AdamW."""
     method = build(name)
     optimizer = make_optimizer(method, MUON)
-    groups = [group for group in optimizer.param_groups if group["muon"]]
-    assert groups
-    assert not {id(p) for group in groups for p in group["params"]} & {id(p) for p in method.pretrained_parameters}
-    assert all(p.ndim >= 2 and p.shape[0] % group["n_parts"] == 0 for group in groups for p in group["params"])
-
-    # Muon alone lowers the loss of a batch with the same random numbers
-    method.train()
-    for group in optimizer.param_groups:
-        group["lr"] = MUON.lr if group["muon"] else 0.0
-    before = [p.detach().clone() for group in groups for p in group["params"]]
-    losses = []
-    for _ in range(12):
-        torch.manual_seed(0)
-        loss = sum(method(make_batch(16)).values())
-        losses.append(float(loss.detach()))
-        loss.backward()
+    matrices = [p for group in optimizer.param_groups if group["muon"] for p in group["params"]]
+    assert matrices or name == "clocs cmlc"  # which has convolutions and one output map: AdamW for all of it
+    assert not {id(p) for p in matrices} & {id(p) for p in method.pretrained_parameters}
+    if matrices:
+        for group in optimizer.param_groups:  # AdamW alone would lower the loss, too
+            group["lr"] = MUON.lr if group["muon"] else 0.0
+    before, sums = [p.detach().clone() for p in matrices], []
+    for step in range(15):
+        torch.manual_seed(step % 3)  # the same masks every third step, so that sums are comparable
+        total = sum(method(make_batch(8)).values())
+        total.backward()
         optimizer.step()
         optimizer.zero_grad()
-    after = [p.detach() for group in groups for p in group["params"]]
-    assert all(not torch.equal(x, y) for x, y in zip(before, after))
-    assert losses[-1] < losses[0], losses
+        sums.append(float(total.detach()))
+    assert sum(sums[-3:]) < sum(sums[:3])
+    assert not any(torch.equal(p, old) for p, old in zip(matrices, before))
 
 
 def test_the_state_is_restored(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ class MuonWithAdamW(torch.optim.AdamW):
                 state["step"] = torch.zeros(())  # unused; AdamW requires it of every state that it loads
             state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
             update = p.grad.lerp(state["momentum"], MOMENTUM)
-            blocks += p.flatten(1).chunk(group["n_parts"])
+            blocks += p.view(len(p), -1).chunk(group["n_parts"])  # `flatten` could copy, and the update would be lost
             updates += update.flatten(1).chunk(group["n_parts"])
 
         # all blocks of one shape together
