@@ -265,7 +265,7 @@ class Model:
         tasks = calibrated_tasks(self.run)
         given = given_facts(rate_hz, leads, units)
         embedded = self._embed(ecgs, given, path_column, "shared", None, batch_size, progress)
-        table = top_findings(self.run, embedded.features, embedded.names, top)
+        table = top_findings(self.run, tasks, embedded.features, embedded.names, top)
         table.index = embedded.rows[table.index.to_numpy()]
         fitted = {task: one.calibration.about() for task, one in tasks.items()}
         table.attrs = {"run": self.fingerprint, "dropped": embedded.dropped_json, "calibration": fitted}

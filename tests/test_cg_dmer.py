@@ -395,3 +395,37 @@ def test_the_mean_of_the_lead_features_is_the_mean_token() -> None:
     torch.testing.assert_close(by_lead.mean(1), pooled, atol=1e-5, rtol=1e-4)
     missing = unobserve(batch, leads=[2])
     assert not bool(method.embed_ecg(missing, "per_lead").reshape(4, len(SIGNAL.leads), -1)[:, 2].any())
+
+
+@pytest.mark.parametrize(
+    ("options", "passes"),
+    [
+        ({"contrast_view": "masked", "w_e_rec": 0.0}, [1, 1]),
+        ({"contrast_view": "both", "w_e_rec": 0.0}, [2, 2]),
+        ({"contrast_view": "full", "w_e_rec": 0.0}, [1, 1]),
+        ({"contrast_view": "full"}, [2, 2]),  # Eq. 2 needs the masked pass
+        ({"final_view": "full", "final_share": 0.5, "w_e_rec": 0.0}, [1, 1]),
+        ({"final_view": "parts", "final_share": 0.5, "w_e_rec": 0.0}, [1, 2]),  # two parts
+        ({"contrast_view": "full", "final_view": "masked", "final_share": 0.5}, [2, 1]),
+        ({"contrast_view": "both", "final_view": "full", "final_share": 0.5, "w_e_rec": 0.0}, [2, 1]),
+    ],
+)
+def test_the_encoder_runs_only_for_what_is_used(monkeypatch, options: dict, passes: list[int]) -> None:
+    """Passes of a step before and in the last steps. The terms are those of a method that needs the masked pass, too."""
+    monkeypatch.setattr(lead_time, "_PLACES_AT_ONCE", 0)  # one call for each part
+    method = build("cg_dmer", **{"embed_passes": 2, **options})
+    reference = build("cg_dmer", **{"embed_passes": 2, **options, "w_e_rec": 1.0})
+    method.load_state_dict({name: x for name, x in reference.state_dict().items() if name in method.state_dict()})
+    calls: list[int] = []
+    method.ecg.register_forward_hook(lambda *_: calls.append(1))
+    counts = []
+    for progress in (0.0, 0.5):
+        terms = []
+        for each in (method, reference):
+            each.train().after_step(progress)
+            torch.manual_seed(1)
+            terms.append(each(make_batch(8)))
+        assert terms[0] == {name: terms[1][name] for name in terms[0]}
+        counts.append(len(calls))
+        calls.clear()
+    assert counts == passes

@@ -95,8 +95,8 @@ def test_the_batch_follows_from_the_activations_and_changes_nothing(monkeypatch:
     assert all(not module._forward_hooks for module in run.method.modules())
     n_bytes = speed._activation_bytes[run.method]
     assert n_bytes >= 12 * 10 * 4 * 32 * 4 / 4  # feed-forward of the tokens of a part, float32
-    embed_ecg = run.method.embed_ecg
-    monkeypatch.setattr(run.method, "embed_ecg", lambda some, part: sizes.append(len(some)) or embed_ecg(some, part))
+    embed = run.method.embed_parts
+    monkeypatch.setattr(run.method, "embed_parts", lambda some, parts: sizes.append(len(some)) or embed(some, parts))
     monkeypatch.setattr(speed, "_ACTIVATION_BYTES", 16 * n_bytes)
     np.testing.assert_allclose(embed_batch(run, batch, ["backbone"]), whole, rtol=1e-5, atol=1e-6)
     assert sizes == [16, 16, 8]

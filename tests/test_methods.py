@@ -13,8 +13,11 @@ from conftest import REPORTS, SIGNAL, TINY, make_batch, unobserve
 from leadwise import methods
 from leadwise.batch import LEADS, Batch, Signal
 from leadwise.config import Config
+from leadwise.evaluate.embed import embed_batch
 from leadwise.methods.catalogue import find_method, method_names, patch_samples
 from leadwise.methods.contract import PretrainingMethod
+from leadwise.nn import lead_time
+from leadwise.run import Run
 
 NAMES = method_names()
 CASES = list(TINY)
@@ -202,3 +205,31 @@ def test_a_method_imports_no_other_paper_and_no_data(name: str) -> None:
 def test_a_wrong_name_suggests_the_nearest() -> None:
     with pytest.raises(ValueError, match="did you mean 'cg_dmer'"):
         find_method("cg_dmerr")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_several_parts_are_those_of_single_calls(name: str) -> None:
+    method, batch = build(name).eval(), unobserve(make_batch(3), leads=[2])
+    with torch.no_grad():
+        for part, embedding in zip(method.parts, method.embed_parts(batch, method.parts), strict=True):
+            torch.testing.assert_close(embedding, method.embed_ecg(batch, part), atol=0, rtol=0, msg=part)
+        with pytest.raises(ValueError, match="choose from backbone"):
+            method.embed_parts(batch, ("backbone", "unknown"))
+
+
+@pytest.mark.parametrize("name", ["cg_dmer", "student", "etp", "merl", "merit", "c_melt", "supervised"])
+def test_one_pass_of_the_encoder_gives_several_parts(name: str) -> None:
+    """As in `leadwise embed --part a+b`; CG-DMER with each part of its embedding in a call of its own."""
+    config = Config(signal=SIGNAL, method={"name": name, **find_method(name).tiny[""]})
+    method = build(name)
+    run, n_calls = Run(config, method), []
+    passes = getattr(method.config, "embed_passes", 1)
+    method.ecg.register_forward_hook(lambda *_: n_calls.append(1))
+    counts = []
+    for parts in (method.parts[:1], method.parts):
+        n_calls.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(lead_time, "_PLACES_AT_ONCE", 0)
+            embed_batch(run, make_batch(4), parts)
+        counts.append(len(n_calls))
+    assert counts == [passes, passes]

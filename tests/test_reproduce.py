@@ -348,15 +348,22 @@ def test_folders_of_runs_of_older_versions_are_unchanged(wide: Path) -> None:
     """Folders are named by a hash of the settings: newer settings that change nothing must not change the hash."""
     config = typed(Config, config_table(wide))
     plain = training_runs._config_hash(config)
-    newer = {"data": ("task", "label_fraction", "label_seed"), "optim": ("deterministic", "optimizer")}
+    older = {
+        "data": ("cohort", "train_split", "val_split", "min_report_words", "workers"),
+        "optim": (
+            "steps", "batch_size", "accumulate", "lr", "pretrained_lr_scale", "weight_decay", "betas", "warmup", "final_lr",
+            "clip", "precision", "compile", "device", "seed",
+        ),
+    }  # fmt: skip
     before = dataclasses.asdict(config)
-    for group, names in newer.items():
-        for name in names:
-            del before[group][name]
+    for group, names in older.items():
+        before[group] = {name: before[group][name] for name in names}
     hashed = tomli_w.dumps(before) + Cohort.open(wide).fingerprint
     assert plain == hashlib.sha256(hashed.encode()).hexdigest()[:12]
     labelled = dataclasses.replace(config, data=dataclasses.replace(config.data, task="own"))
     assert training_runs._config_hash(labelled) != plain
+    distilled = dataclasses.replace(config, data=dataclasses.replace(config.data, teacher="runs/teacher"))
+    assert training_runs._config_hash(distilled) != plain
     for changes, is_same in (({"deterministic": False}, True), ({"optimizer": "muon"}, False)):
         other = dataclasses.replace(config, optim=dataclasses.replace(config.optim, **changes))
         assert (training_runs._config_hash(other) == plain) == is_same

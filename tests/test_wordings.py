@@ -35,6 +35,12 @@ REPORTS = (
     ("left bundle branch block", "the patient moved"),
     (),
 )
+# every method with the setting, reports or not
+REWORDING = [
+    name
+    for name in catalogue.method_names()
+    if "rewording" in {field.name for field in dataclasses.fields(catalogue.find_method(name).config_class)}
+]
 
 
 def with_wordings(batch: Batch, statements: tuple[tuple[str, ...], ...]) -> Batch:
@@ -268,10 +274,14 @@ def test_reports_keep_their_identity_in_a_view() -> None:
     assert torch.equal(report_ids(batch, view)[:, 0], report_ids(batch, batch)[:, 0])
 
 
-@pytest.mark.parametrize("name", ["cg_dmer", "merl", "etp", "melp", "c_melt", "merit"])
-def test_methods_with_reports_train_on_other_wordings(name: str) -> None:
+@pytest.mark.parametrize("name", REWORDING)
+def test_the_range_of_the_setting_is_checked(name: str) -> None:
     with pytest.raises(ValueError, match=r"rewording = 1.5 is out of range: it must be in \[0, 1\]"):
         build(name, rewording=1.5)
+
+
+@pytest.mark.parametrize("name", ["cg_dmer", "merl", "etp", "melp", "c_melt", "merit"])
+def test_methods_with_reports_train_on_other_wordings(name: str) -> None:
     method = build(name, rewording=1.0).train()
     batch = with_wordings(make_batch(4), REPORTS)
     torch.manual_seed(0)

@@ -63,7 +63,7 @@ def embed(
     parts = split_parts(run, part)
     batches: list[Features] = []
     done = 0
-    for batch in recordings.batches(batch_size or speed.largest_batch(device_of(run))):
+    for batch in recordings.batches(batch_size or speed.largest_batch(speed.device_of(run))):
         batches.append(embed_batch(run, batch, parts))
         done += len(batch)
         if progress is not None:
@@ -82,11 +82,11 @@ def embed_batch(run: Run, batch: Batch, parts: Sequence[str]) -> Features:
     """
     pieces: list[torch.Tensor] = []
     with frozen(run.method), embedding_precision(run), speed.threads_for_processors():
-        on_device = batch.to(device_of(run))
+        on_device = batch.to(speed.device_of(run))
         size = speed.batch_size(run.method, on_device)
         for begin in range(0, len(batch), size):
             piece = on_device if size >= len(batch) else on_device.rows(begin, begin + size)
-            pieces.append(torch.cat([run.method.embed_ecg(piece, name) for name in parts], dim=1).float().cpu())
+            pieces.append(torch.cat(run.method.embed_parts(piece, parts), dim=1).float().cpu())
     embedding: Features = torch.cat(pieces).numpy()
     invalid = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
     if len(invalid):
@@ -105,20 +105,6 @@ def frozen(method: nn.Module) -> Iterator[None]:
             yield
     finally:
         method.train(was_training)
-
-
-def device_of(run: Run) -> torch.device:
-    """Return the device of a run's weights."""
-    return next((weight.device for weight in run.method.parameters()), torch.device("cpu"))
-
-
-def feature_width(run: Run, part: str = "backbone") -> int:
-    """Return the number of features D that `embed` returns for a part."""
-    signal = run.config.signal
-    shape = 2, len(signal.leads), signal.n_samples
-    ecg = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    batch = Batch(ecg, torch.ones(shape, dtype=torch.bool), ("noise", "noise"), ("a", "b"), ("", ""))
-    return int(embed_batch(run, batch, split_parts(run, part)).shape[1])
 
 
 def split_parts(run: Run, part: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,22 +57,22 @@ def calibrated_tasks(run: Run) -> dict[str, CalibratedTask]:
     return tasks
 
 
-def top_findings(run: Run, ecg: Features, names: Sequence[str], top: int) -> pd.DataFrame:
+def top_findings(
+    run: Run, tasks: Mapping[str, CalibratedTask], ecg: Features, names: Sequence[str], top: int
+) -> pd.DataFrame:
     """Return the `top` most probable findings of each ECG: ecg, place, finding, probability, share, task, class.
 
     share is the share of the finding among the recordings of the calibration. A finding that several tasks have counts once,
     with its highest probability.
 
     Args:
+        tasks: those of `calibrated_tasks`.
         ecg: shared embeddings (N, D); a row of NaN gives no findings.
         names: N names of the ECGs.
-
-    Raises:
-        CalibrationError: the run has no calibration, see `calibrated_tasks`.
     """
     # probabilities (N, K) over the classes of all tasks
     columns, blocks = [], []
-    for task, one in calibrated_tasks(run).items():
+    for task, one in tasks.items():
         vectors = [class_vector(texts) for texts in embed_prompts(run, list(one.wordings.values()))]
         blocks.append(one.calibration.probabilities(cosines(ecg, vectors), list(one.wordings)))
         n_records = one.calibration.n_records

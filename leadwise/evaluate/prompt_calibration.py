@@ -126,21 +126,6 @@ class PromptSetCalibration:
         more = {"prompt_file": self.prompt_file, "window": self.window, "positives": self.positives, "classes": classes}
         return self.about() | more
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return one row per class for a table."""
-        return [
-            {
-                "task": self.task,
-                "set": self.prompt_set,
-                "class": code,
-                "positives": n,
-                "method": self.classes[code].method if code in self.classes else "-",
-                "slope": self.classes[code].slope if code in self.classes else None,
-                "no probability": self.without.get(code, ""),
-            }
-            for code, n in self.positives.items()
-        ]
-
 
 def prompt_digest(wordings: Mapping[str, ClassPrompts]) -> str:
     """Return the digest of the cleaned texts of each class. The order of classes and of texts does not matter."""

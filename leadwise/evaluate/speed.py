@@ -50,9 +50,14 @@ _REPEATS = 5
 # ------------------------------------------------------------------------------------------------------------- precision
 
 
+def device_of(run: Run) -> torch.device:
+    """Return the device of a run's weights; the CPU for a run without weights."""
+    return next((weight.device for weight in run.method.parameters()), torch.device("cpu"))
+
+
 def embedding_precision(run: Run) -> torch.autocast:
     """Return an autocast context of the precision in which this machine computes the run's embeddings."""
-    device = next((weight.device for weight in run.method.parameters()), torch.device("cpu"))
+    device = device_of(run)
     bfloat16 = run.config.optim.precision == "bfloat16"
     return torch.autocast(
         device.type, torch.bfloat16, enabled=bfloat16 and (device.type != "cpu" or bfloat16_is_faster())

@@ -33,6 +33,7 @@ This implementation departs from the paper as follows (in brackets: the setting 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -237,11 +238,17 @@ class Method(WithReports, PretrainingMethod):
         Raises:
             ValueError: an unknown part, or a record without an observed sample.
         """
-        check_part(part, self.parts)
+        return self.embed_parts(batch, (part,))[0]
+
+    def embed_parts(self, batch: Batch, parts: Sequence[str]) -> list[Tensor]:
+        """Return `embed_ecg` of each of `parts`, from one pass of the encoder."""
+        for part in parts:
+            check_part(part, self.parts)
         encoded = self.ecg(*self._patches(batch))
-        if part == "backbone":
-            return self._pooled(encoded)
-        return F.normalize(self._pooled(encoded, self.ecg_shared), dim=-1)
+        return [
+            self._pooled(encoded) if part == "backbone" else F.normalize(self._pooled(encoded, self.ecg_shared), dim=-1)
+            for part in parts
+        ]
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:

@@ -45,6 +45,7 @@ This implementation departs from the paper's text as follows (in brackets: the s
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -59,7 +60,7 @@ from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
 from leadwise.nn import augment, masking, targets
 from leadwise.nn import text as reports
-from leadwise.nn.encoder import NO_PATCH, valid_only
+from leadwise.nn.encoder import NO_PATCH, check_part, valid_only
 from leadwise.nn.heads import Head
 from leadwise.nn.lead_time import (
     DecoderShape,
@@ -248,9 +249,10 @@ class Method(WithReports, PretrainingMethod):
         # ECG: the view, masked; noise is on the encoder's input and not on Eq. 2's target
         clean, usable = self._valid_patches(view)
         patches = self._noisy(clean, usable)
-        visible = masking.draw_visible(usable, c.mask_ratio)
-        encoded = self.ecg(patches, visible)
-        e_ecg = self._contrast_views(patches, usable, encoded)  # one (B, D) per pass
+        visible = masking.draw_visible(usable, c.mask_ratio)  # drawn in any case: the draws after it stay the same
+        view_name = self._contrast_view
+        encoded = self.ecg(patches, visible) if c.w_e_rec or view_name in ("masked", "both") else None
+        e_ecg = self._contrast_views(view_name, patches, usable, encoded)  # one (B, D) per pass
 
         # report: the corrupted one for Eq. 3, the whole one for the heads
         tokens, _ = self.text.tokenize(list(view.report))
@@ -264,7 +266,7 @@ class Method(WithReports, PretrainingMethod):
 
         # Eqs. 2, 3 and 5
         terms: dict[str, Tensor] = {}
-        if c.w_e_rec:
+        if c.w_e_rec and encoded is not None:
             predicted = self._reconstruct(encoded, usable, visible, self._pool(encoded))
             target = self._target(clean, view)
             terms["L_e_rec"] = multimodal.patch_reconstruction(predicted, target, usable & ~visible)
@@ -303,18 +305,30 @@ class Method(WithReports, PretrainingMethod):
         Raises:
             ValueError: an unknown part, or a record without one completely observed patch.
         """
-        if part == "per_lead":
-            return self._per_lead(*self._valid_patches(batch))
-        e_ecg = self._whole(*self._valid_patches(batch))
-        if part == "backbone":
-            return e_ecg
-        if part not in self.parts:
-            raise ValueError(f"no part '{part}' in this run; choose from {', '.join(self.parts)}")
-        shared = F.normalize(self.ecg_shared(e_ecg), dim=-1)
-        if part == "shared":
-            return shared
-        specific: Tensor = self.ecg_specific(e_ecg)
-        return specific if part == "specific" else torch.cat([shared, specific], dim=-1)
+        return self.embed_parts(batch, (part,))[0]
+
+    def embed_parts(self, batch: Batch, parts: Sequence[str]) -> list[Tensor]:
+        """Return `embed_ecg` of each of `parts`, from one pass of the encoder."""
+        for part in parts:
+            check_part(part, self.parts)
+
+        # the mean token, which all parts but per_lead are computed from, and the mean token of each lead
+        patches, usable = self._valid_patches(batch)
+        reads: list[Callable[[Encoded], Tensor]] = [self._pool] if set(parts) != {"per_lead"} else []
+        if "per_lead" in parts:
+            reads.append(lambda encoded: mean_by_lead(encoded, *usable.shape[1:]))
+        read = self._over_parts(patches, usable, lambda encoded: torch.cat([one(encoded) for one in reads], dim=-1))
+        e_ecg = read[:, : self.config.width] if len(reads) > 1 else read
+        by_lead = read[:, self.config.width :] if len(reads) > 1 else read
+
+        def embedding(part: str) -> Tensor:
+            if part in ("backbone", "per_lead"):
+                return e_ecg if part == "backbone" else by_lead
+            heads = [] if part == "specific" else [F.normalize(self.ecg_shared(e_ecg), dim=-1)]
+            heads += [] if part == "shared" else [self.ecg_specific(e_ecg)]
+            return torch.cat(heads, dim=-1)
+
+        return [embedding(part) for part in parts]
 
     @property
     def text_branch(self) -> tuple[ReportTower, nn.Module]:
@@ -418,35 +432,33 @@ class Method(WithReports, PretrainingMethod):
         return out
 
     def _whole(self, patches: Tensor, usable: Tensor) -> Tensor:
-        """E^ecg (B, D) of all usable patches: the mean over `embed_passes` parts that together hold each patch once.
+        """E^ecg (B, D) of all usable patches."""
+        return self._over_parts(patches, usable, self._pool)
+
+    def _over_parts(self, patches: Tensor, usable: Tensor, read: Callable[[Encoded], Tensor]) -> Tensor:
+        """The mean of `read` over `embed_passes` parts that together hold each usable patch once.
 
         With the default, a part has about as many tokens as the encoder receives in training.
         """
 
         def encode(patches: Tensor, part: Tensor, among: Tensor | None) -> Tensor:
-            return self._pool(self.ecg(patches, part, among=among))
+            return read(self.ecg(patches, part, among=among))
 
         return mean_over_parts(encode, patches, usable, self.config.embed_passes)
 
-    def _per_lead(self, patches: Tensor, usable: Tensor) -> Tensor:
-        """The mean token of each lead (B, L D), over the parts of `_whole`."""
-
-        def encode(patches: Tensor, part: Tensor, among: Tensor | None) -> Tensor:
-            encoded = self.ecg(patches, part, among=among)
-            return mean_by_lead(encoded, *part.shape[1:])
-
-        return mean_over_parts(encode, patches, usable, self.config.embed_passes)
-
-    def _contrast_views(self, patches: Tensor, usable: Tensor, encoded: Encoded) -> list[Tensor]:
-        """E^ecg (B, D) of each encoder pass whose output goes to the heads."""
+    @property
+    def _contrast_view(self) -> str:
+        """The encoder passes whose output goes to the heads at this step: masked, full, both or parts."""
         c = self.config
-        view = c.final_view if c.final_share and float(self.progress) >= 1 - c.final_share else c.contrast_view
-        if view == "masked":
-            return [self._pool(encoded)]
-        if view == "parts":
+        return c.final_view if c.final_share and float(self.progress) >= 1 - c.final_share else c.contrast_view
+
+    def _contrast_views(self, name: str, patches: Tensor, usable: Tensor, encoded: Encoded | None) -> list[Tensor]:
+        """E^ecg (B, D) of each pass of the view `name`. `encoded` is the masked pass; None if the view has none."""
+        if name == "parts":
             return [self._whole(patches, usable)]
-        full = self._pool(self.ecg(patches, usable))
-        return [full] if view == "full" else [self._pool(encoded), full]
+        full = [self._pool(self.ecg(patches, usable))] if name in ("full", "both") else []
+        masked = [self._pool(encoded)] if encoded is not None and name in ("masked", "both") else []
+        return masked + full
 
     def after_step(self, progress: float) -> None:
         """Store the share of the steps that are done, on which `final_view` depends."""

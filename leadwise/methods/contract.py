@@ -21,7 +21,7 @@ numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -158,6 +158,10 @@ class PretrainingMethod(nn.Module):
             ValueError: `part` is not in `parts`, or nothing of a record was observed.
         """
         raise NotImplementedError(f"{type(self).__module__}: `embed_ecg` is missing")
+
+    def embed_parts(self, batch: Batch, parts: Sequence[str]) -> list[Tensor]:
+        """Return `embed_ecg` of each of `parts`. A method overrides this if one pass of its encoder gives several parts."""
+        return [self.embed_ecg(batch, part) for part in parts]
 
     def embed_text(self, texts: list[str]) -> Tensor:
         """Return (K, D) unit vectors of K texts, in the space of the part "shared". Needs `embeds_text`."""

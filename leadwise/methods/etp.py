@@ -22,6 +22,7 @@ This implementation departs from the paper as follows:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,9 +103,14 @@ class Method(WithReports, PretrainingMethod):
         Raises:
             ValueError: an unknown part, or a record without an observed sample.
         """
-        check_part(part, self.parts)
+        return self.embed_parts(batch, (part,))[0]
+
+    def embed_parts(self, batch: Batch, parts: Sequence[str]) -> list[Tensor]:
+        """Return `embed_ecg` of each of `parts`, from one pass of the encoder."""
+        for part in parts:
+            check_part(part, self.parts)
         feature: Tensor = self.ecg(batch)
-        return feature if part == "backbone" else F.normalize(self.ecg_head(feature), dim=-1)
+        return [feature if part == "backbone" else F.normalize(self.ecg_head(feature), dim=-1) for part in parts]
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:

@@ -26,6 +26,7 @@ derivation above is the standard one, and everything else is ours:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -168,9 +169,14 @@ class Method(WithReports, PretrainingMethod):
         Raises:
             ValueError: an unknown part, or a record without one completely observed patch.
         """
-        check_part(part, self.parts)
+        return self.embed_parts(batch, (part,))[0]
+
+    def embed_parts(self, batch: Batch, parts: Sequence[str]) -> list[Tensor]:
+        """Return `embed_ecg` of each of `parts`, from one pass of the encoder."""
+        for part in parts:
+            check_part(part, self.parts)
         feature: Tensor = self.norm(self.ecg(*self._patches(batch)).pooled)
-        return feature if part == "backbone" else F.normalize(self.ecg_head(feature), dim=-1)
+        return [feature if part == "backbone" else F.normalize(self.ecg_head(feature), dim=-1) for part in parts]
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch) -> tuple[Tensor, Tensor]:

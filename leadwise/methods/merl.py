@@ -36,6 +36,7 @@ paper's text):
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -188,11 +189,15 @@ class Method(WithReports, PretrainingMethod):
         Raises:
             ValueError: an unknown part, or a record without an observed sample.
         """
-        check_part(part, self.parts)
+        return self.embed_parts(batch, (part,))[0]
+
+    def embed_parts(self, batch: Batch, parts: Sequence[str]) -> list[Tensor]:
+        """Return `embed_ecg` of each of `parts`, from one pass of the encoder."""
+        for part in parts:
+            check_part(part, self.parts)
         features: Tensor = self.ecg(scaled(batch, self.signal))
-        if part == "backbone":
-            return features.mean(-1) if self.config.encoder == "resnet" else features
-        return F.normalize(self._project(features)[0], dim=-1)
+        backbone = features.mean(-1) if self.config.encoder == "resnet" else features
+        return [backbone if part == "backbone" else F.normalize(self._project(features)[0], dim=-1) for part in parts]
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:

@@ -21,6 +21,7 @@ Each term is 0 for the teacher's own vectors and about 1 for a student that retu
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ class Config(EncoderSettings, PairViewSettings, TextEncoderSettings, MethodConfi
     w_backbone: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_ranges(self, w_shared="> 0", w_relations=">= 0", w_backbone=">= 0", backbone_width=">= 0")
 
     @property
@@ -175,9 +177,14 @@ class Method(WithReports, PretrainingMethod):
         Raises:
             ValueError: an unknown part, or a record without an observed sample.
         """
-        check_part(part, self.parts)
+        return self.embed_parts(batch, (part,))[0]
+
+    def embed_parts(self, batch: Batch, parts: Sequence[str]) -> list[Tensor]:
+        """Return `embed_ecg` of each of `parts`, from one pass of the encoder."""
+        for part in parts:
+            check_part(part, self.parts)
         feature: Tensor = self.ecg(batch)
-        return feature if part == "backbone" else F.normalize(self.ecg_shared(feature), dim=-1)
+        return [feature if part == "backbone" else F.normalize(self.ecg_shared(feature), dim=-1) for part in parts]
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:

@@ -9,6 +9,7 @@ pre-trained encoder (`reproduce/references.py` compares them). All classes have 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +82,11 @@ class Method(PretrainingMethod):
         Raises:
             ValueError: an unknown part, or a record without an observed sample.
         """
-        check_part(part, self.parts)
+        return self.embed_parts(batch, (part,))[0]
+
+    def embed_parts(self, batch: Batch, parts: Sequence[str]) -> list[Tensor]:
+        """Return `embed_ecg` of each of `parts`, from one pass of the encoder."""
+        for part in parts:
+            check_part(part, self.parts)
         out: Tensor = self.ecg(batch)
-        return self.scores(out) if part == "scores" else out
+        return [self.scores(out) if part == "scores" else out for part in parts]

@@ -27,7 +27,8 @@ from leadwise.data.cohort.layout import CohortError
 from leadwise.data.cohort.prepare import write
 from leadwise.data.sources import simulated
 from leadwise.demo import N_RECORDS
-from leadwise.evaluate.embed import feature_width, training_overlap
+from leadwise.evaluate.embed import training_overlap
+from leadwise.evaluate.embed_ecgs import width_of
 from leadwise.pages.reproduction import ReproductionPage, write_result
 from leadwise.progress import Progress
 from leadwise.reproduce import embedding_maps, figures, paper_numbers, tables, training_runs, variants
@@ -206,9 +207,11 @@ def _probe_width(
     """
     if request.width != COMMON:
         return request.width if isinstance(request.width, int) else None
-    widths = [feature_width(training_runs.load_or_train(request.out / "runs", variant, progress)) for variant in seeded]
+    widths = [
+        width_of(training_runs.load_or_train(request.out / "runs", variant, progress), "backbone") for variant in seeded
+    ]
     if references:
-        widths += [feature_width(run) for _, run in untrained_runs(references, request.seeds)]
+        widths += [width_of(run, "backbone") for _, run in untrained_runs(references, request.seeds)]
     return min(widths)
 
 

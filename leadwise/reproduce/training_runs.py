@@ -136,6 +136,8 @@ def _config_hash(config: Config) -> str:
     table["optim"].pop("deterministic")
     if config.optim.optimizer == "adamw":
         table["optim"].pop("optimizer")
+    if not config.data.teacher:
+        table["data"].pop("teacher")
     if (
         not config.data.task
     ):  # the label settings are unused then; leaving them out keeps the folders of older runs valid

@@ -24,7 +24,7 @@ from leadwise.evaluate.embed import (
 )
 from leadwise.evaluate.metrics.auroc import auroc
 from leadwise.evaluate.metrics.score import Floats
-from leadwise.evaluate.speed import embedding_precision
+from leadwise.evaluate.speed import device_of, embedding_precision
 from leadwise.progress import Progress
 from leadwise.run import Run
 
@@ -196,7 +196,6 @@ def _masked(recording: Batch, masks: list[torch.Tensor]) -> Batch:
 
 
 def _embed(run: Run, batch: Batch, part: str) -> Features:
-    device = next((weight.device for weight in run.method.parameters()), torch.device("cpu"))
     with frozen(run.method), embedding_precision(run):
-        embedding: torch.Tensor = run.method.embed_ecg(batch.to(device), part)
+        embedding: torch.Tensor = run.method.embed_ecg(batch.to(device_of(run)), part)
     return embedding.float().cpu().numpy()

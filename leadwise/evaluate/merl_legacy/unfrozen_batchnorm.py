@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.crops import crop_recordings
 from leadwise.evaluate.embed import embed, split_parts
-from leadwise.evaluate.speed import embedding_precision
+from leadwise.evaluate.speed import device_of, embedding_precision
 from leadwise.run import Run
 
 _HELD_OUT_BATCH = 256
@@ -39,7 +39,7 @@ class UnfrozenFeatures:
     def __init__(self, run: Run, cohort: Cohort, rows: dict[str, np.ndarray], part: str, window: str | None) -> None:
         """`rows` are the cohort's row numbers of the drawn training recordings ("train"), of "val" and of "test"."""
         self._run, self._part, self._names = run, part, split_parts(run, part)
-        self._device = next((weight.device for weight in run.method.parameters()), torch.device("cpu"))
+        self._device = device_of(run)
         self._recordings = {
             split: crop_recordings(cohort, run.config.signal, split_rows, window)[0]
             for split, split_rows in rows.items()
@@ -52,7 +52,7 @@ class UnfrozenFeatures:
         self._run.method.eval()
         norms = find_batchnorms(self._run.method)
         with torch.no_grad(), embedding_precision(self._run), _pre_hooks(norms, _train_if_possible):
-            pieces = [self._run.method.embed_ecg(batch, name) for name in self._names]
+            pieces = self._run.method.embed_parts(batch, self._names)
         return torch.cat(pieces, dim=1).float().cpu()
 
     def held_out(self) -> tuple[Tensor, Tensor]:
