@@ -305,7 +305,13 @@ def test_weights_that_ship_are_not_written_to(
     assert done.returncode == 1
     assert 'calibrate a copy: leadwise.load("mini").save_pretrained("runs/mini")' in done.stderr
     assert sorted(path.name for path in (tmp_path / "weights" / "mini").iterdir()) == before
-    assert list((tmp_path / "cache" / "leadwise" / "mini").glob("shared-*.npz"))
+    cache = tmp_path / "cache" / "leadwise" / "mini"
+    assert not cache.exists()  # refused before anything is embedded
+    words = ("zeroshot", "mini", cohort_folder, "--task", "own", "--prompts", prompts)
+    done = invoke(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert list(cache.glob("shared-*.npz"))
+    assert sorted(path.name for path in (tmp_path / "weights" / "mini").iterdir()) == before
     monkeypatch.chdir(tmp_path)
     lw.load("mini").save_pretrained("runs/mini")
     done = invoke("calibrate", "runs/mini", cohort_folder, "--split", "train", "--prompts", prompts, cwd=tmp_path)

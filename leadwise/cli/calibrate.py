@@ -45,6 +45,7 @@ def calibrate(
     # fit and write
     names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
     loaded = hub.load(run, accept_changes=accept_changes)
+    prompt_calibration.check_writable(loaded)  # before minutes of embedding
     with progress_bars() as progress:
         fitted = run_calibration(loaded, Cohort.open(cohort), split, names, prompts, method, window, bars(progress))
     path = prompt_calibration.write(loaded, fitted)

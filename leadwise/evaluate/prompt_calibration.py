@@ -266,8 +266,8 @@ def find(run: Run, wordings: Mapping[str, ClassPrompts], window: str | None = No
     return next((one for one in calibrations if (one.prompts, one.window) == (digest, window)), None)
 
 
-def write(run: Run, calibrations: Sequence[PromptSetCalibration]) -> Path:
-    """Write calibrations to the run folder, atomically, and return the file. Those of other prompts and windows stay.
+def check_writable(run: Run) -> Path:
+    """Return the file in which a run's calibration is stored.
 
     Raises:
         CalibrationError: the run has no folder, or ships with the package.
@@ -279,6 +279,16 @@ def write(run: Run, calibrations: Sequence[PromptSetCalibration]) -> Path:
             f"{run.name} ships with leadwise and is not changed; calibrate a copy: "
             f'leadwise.load("{run.name}").save_pretrained("runs/{run.name}")'
         )
+    return run.folder / CALIBRATION
+
+
+def write(run: Run, calibrations: Sequence[PromptSetCalibration]) -> Path:
+    """Write calibrations to the run folder, atomically, and return the file. Those of other prompts and windows stay.
+
+    Raises:
+        CalibrationError: as `check_writable`.
+    """
+    path = check_writable(run)
     new = {(one.prompts, one.window) for one in calibrations}
     earlier = [one for one in read(run) if (one.prompts, one.window) not in new]
     table = {
@@ -286,7 +296,6 @@ def write(run: Run, calibrations: Sequence[PromptSetCalibration]) -> Path:
         "weights": run.weights_digest,
         "sets": [one.to_json() for one in [*earlier, *calibrations]],
     }
-    path = run.folder / CALIBRATION
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(table, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return path
