@@ -109,7 +109,7 @@ def grouped_reports(args: BenchmarkArgs, n: int, base: bool) -> Case:
     texts = write_reports(max(n, 2000), args.ptbxl)
     run = bert_method(args, texts) if base else make_method(args, texts)
     method, bert = run.method, run.method.text.bert
-    tokens, _ = tokenize(method.tokenizer, list(texts[:n]), method.config.max_tokens, torch.device("cpu"))
+    tokens, _ = tokenize(method.tokenizer, list(texts[:n]), method.config.max_tokens)
     real = tokens.real[..., None]
 
     def loss(states: Callable[[], Tensor]) -> Tensor:
@@ -147,7 +147,7 @@ def cached_layers(args: BenchmarkArgs) -> Case:
     upper = bert_from_nothing(len(method.tokenizer), width, 12 - FROZEN_LAYERS, 12, 256)
     freeze(upper, 0)
     upper.embeddings.requires_grad_(False)  # type: ignore[operator, union-attr]
-    tokens, _ = tokenize(method.tokenizer, list(texts[:n]), 256, torch.device("cpu"))
+    tokens, _ = tokenize(method.tokenizer, list(texts[:n]), 256)
     mask, states = tokens.real.long(), torch.randn(*tokens.ids.shape, width)
 
     def whole() -> Tensor:

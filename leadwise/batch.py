@@ -53,6 +53,14 @@ class Wordings:
 
 
 @dataclass(frozen=True)
+class CommonSamples:
+    """Which samples all leads of all records of a batch have, where they have the same ones: known without reading a GPU."""
+
+    observed: torch.Tensor  # (B, L, T) bool, the tensor that is described
+    samples: torch.Tensor  # (T,) bool, on the host
+
+
+@dataclass(frozen=True)
 class Batch:
     """B recordings, with the leads, rate and duration of a Signal."""
 
@@ -65,23 +73,70 @@ class Batch:
     statements: tuple[tuple[str, ...], ...] | None = None  # the statements of each of the B reports, if requested
     wordings: tuple[tuple[Wordings, ...], ...] | None = None  # of each of these statements, if requested
     target: torch.Tensor | None = None  # (B, D) float32, embeddings by the teacher of a distilled model
+    on_host: CommonSamples | None = None  # of a batch on a GPU; see `common`
 
     def __len__(self) -> int:
         return len(self.record)
 
+    @property
+    def common(self) -> torch.Tensor | None:
+        """(T,) bool on the host, the samples that are observed, if these are the same in all leads; None: not known.
+
+        A copy of the batch with another `observed` does not have it.
+        """
+        return self.on_host.samples if self.on_host is not None and self.on_host.observed is self.observed else None
+
+    def with_common(self, samples: torch.Tensor | None) -> Batch:
+        """The same batch with `common`: `samples` (T,) bool must describe its `observed`. None: the same batch."""
+        return self if samples is None else replace(self, on_host=CommonSamples(self.observed, samples))
+
     def rows(self, begin: int, end: int) -> Batch:
         """The recordings from `begin` up to, not including, `end`."""
         some = slice(begin, end)
-        return Batch(
+        part = Batch(
             self.ecg[some], self.observed[some], self.record[some], self.patient[some], self.report[some],
             None if self.label is None else self.label[some],
             None if self.statements is None else self.statements[some],
             None if self.wordings is None else self.wordings[some],
             None if self.target is None else self.target[some],
         )  # fmt: skip
+        return part.with_common(self.common)
 
     def to(self, device: str | torch.device) -> Batch:
-        """The same batch with its tensors on `device`."""
-        label = None if self.label is None else self.label.to(device)
-        target = None if self.target is None else self.target.to(device)
-        return replace(self, ecg=self.ecg.to(device), observed=self.observed.to(device), label=label, target=target)
+        """The same batch with its tensors on `device`; a copy to a GPU is queued, and a complete batch has `common` there."""
+        label = None if self.label is None else to_device(self.label, device)
+        target = None if self.target is None else to_device(self.target, device)
+        ecg = to_device(self.ecg, device)
+        common = self.common
+        if common is None and ecg.device.type != "cpu" and self.is_complete:
+            common = self.observed.new_ones(self.observed.shape[-1])
+        complete = common is not None and self.observed.device != ecg.device and bool(common.all())
+        # what is all True is written there: it need not be copied
+        observed = self.observed.new_ones(ecg.shape, device=device) if complete else to_device(self.observed, device)
+        return replace(self, ecg=ecg, observed=observed, label=label, target=target, on_host=None).with_common(common)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every sample is known to be observed. A GPU is not read: False for a batch there without `common`."""
+        if self.observed.device.type != "cpu":
+            return self.common is not None and bool(self.common.all())
+        return bool(self.observed.numpy().all())  # numpy stops at the first False
+
+    def pinned(self) -> Batch:
+        """The same batch in memory from which copies to a GPU need no wait; for the threads that read ahead."""
+        common = self.observed.new_ones(self.observed.shape[-1]) if self.is_complete else None
+        label = None if self.label is None else self.label.pin_memory()
+        target = None if self.target is None else self.target.pin_memory()
+        observed = self.observed if common is not None else self.observed.pin_memory()
+        return replace(
+            self, ecg=self.ecg.pin_memory(), observed=observed, label=label, target=target, on_host=None
+        ).with_common(common)
+
+
+def to_device(x: torch.Tensor, device: str | torch.device) -> torch.Tensor:
+    """`x` on `device`. A copy from the host to a GPU is queued: the host does not wait for what the GPU still computes."""
+    import torch
+
+    if torch.device(device).type != "cuda" or x.device.type != "cpu" or not torch.cuda.is_available():
+        return x.to(device)
+    return (x if x.is_pinned() else x.pin_memory()).to(device, non_blocking=True)

@@ -83,7 +83,7 @@ def test_the_mean_local_loss_of_shares_is_that_of_the_whole_batch() -> None:
 def test_statements_end_at_periods() -> None:
     tokenizer = reports.train_tokenizer(REPORTS, 400)
     texts = [REPORTS[2], "no period at the end", "", "one. two. three. four."]
-    tokens, _ = reports.tokenize(tokenizer, texts, 48, torch.device("cpu"))
+    tokens, _ = reports.tokenize(tokenizer, texts, 48)
     closing, special = local.closing_words(tokenizer), torch.tensor(tokenizer.all_special_ids)
     number, inside = local.statement_numbers(tokens, closing, special, 3)
 

@@ -43,9 +43,9 @@ def test_hidden_patches_are_predicted_but_not_encoded(name: str, decoder: str) -
     method = build(name, decoder=decoder).eval()
     patches, usable = method.ecg.patches(make_batch(3))
     torch.manual_seed(0)
-    predicted, hidden = method._fill_in(patches, usable)
+    predicted, hidden = method._fill_in(patches, usable, usable)
     torch.manual_seed(0)
-    other, _ = method._fill_in(torch.where(hidden[..., None], patches + 3.0, patches), usable)
+    other, _ = method._fill_in(torch.where(hidden[..., None], patches + 3.0, patches), usable, usable)
     torch.testing.assert_close(predicted, other, rtol=0, atol=0)
 
 
@@ -57,7 +57,7 @@ def test_the_loss_is_the_mean_over_hidden_patches_each_on_its_own_scale(name: st
     loss = float(method(batch)["L_rec"].detach())
     torch.manual_seed(1)
     patches, usable = method.ecg.patches(batch)
-    predicted, hidden = method._fill_in(patches, usable)
+    predicted, hidden = method._fill_in(patches, usable, usable)
     assert not bool(hidden[:, 2].any() | hidden[:, :, 8:].any())
     records = []
     for b in range(3):

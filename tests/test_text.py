@@ -35,13 +35,13 @@ def test_tokenizer_survives_a_folder(tokenizer, tmp_path) -> None:
 
 
 def test_reports_are_cut_and_the_share_is_told(tokenizer) -> None:
-    tokens, cut = text.tokenize(tokenizer, ["atrial fibrillation " * 30, "normal"], 16, torch.device("cpu"))
+    tokens, cut = text.tokenize(tokenizer, ["atrial fibrillation " * 30, "normal"], 16)
     assert tokens.ids.shape[1] == 16
     assert cut == 0.5
 
 
 def test_masked_choice_is_the_share_of_ordinary_tokens_and_at_least_one(tokenizer) -> None:
-    tokens, _ = text.tokenize(tokenizer, [*REPORTS, "ok"], 64, torch.device("cpu"))
+    tokens, _ = text.tokenize(tokenizer, [*REPORTS, "ok"], 64)
     special = torch.tensor(tokenizer.all_special_ids)
     masked = text.choose_masked(tokens, special, 0.15)
     ordinary = tokens.real & ~torch.isin(tokens.ids, special)

@@ -196,20 +196,32 @@ class Sampler:
 
 
 def prefetch_batches(
-    recordings: Recordings, sampler: Sampler, start: int, stop: int, n_threads: int = 0, n_parts: int = 1
+    recordings: Recordings,
+    sampler: Sampler,
+    start: int,
+    stop: int,
+    n_threads: int = 0,
+    n_parts: int = 1,
+    pin: bool = False,
 ) -> Generator[Batch]:
     """Yield the batches of the steps [start, stop) in order, each in `n_parts` equal parts; threads read ahead.
 
-    Without threads, each part is read when it is requested. An error in a thread is raised when its part is due.
+    Without threads, each part is read when it is requested. An error in a thread is raised when its part is due. `pin`: the
+    batches are `Batch.pinned`, for a GPU.
     """
+
+    def read(positions: np.ndarray) -> Batch:
+        batch = recordings.batch(positions)
+        return batch.pinned() if pin else batch
+
     parts = (part for step in range(start, stop) for part in np.split(sampler.positions(step), n_parts))
     if not n_threads:
-        yield from map(recordings.batch, parts)
+        yield from map(read, parts)
         return
     pool, waiting = ThreadPoolExecutor(n_threads), deque[Future[Batch]]()
     try:
         for part in parts:
-            waiting.append(pool.submit(recordings.batch, part))
+            waiting.append(pool.submit(read, part))
             if len(waiting) > n_threads:
                 yield waiting.popleft().result()
         while waiting:

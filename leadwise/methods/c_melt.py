@@ -192,7 +192,7 @@ class Method(WithReports, PretrainingMethod):
         patches, usable = self._patches(view)
         visible = masking.draw_visible(usable, self.config.mask_ratio)
         encoded = self.ecg(patches, visible)
-        tokens, _ = self.text.tokenize(list(view.report))
+        tokens = self.text.tokenize(list(view.report))[0].to(view.ecg.device)
         cloze = self._hide_words(tokens)
         states, e_text = self.text(cloze.question)
 

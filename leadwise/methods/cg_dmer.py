@@ -50,6 +50,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -74,6 +75,7 @@ from leadwise.nn.lead_time import (
 from leadwise.nn.losses import multimodal
 from leadwise.nn.losses.multimodal import ContrastForm, SameReport
 from leadwise.nn.normalize import normalize
+from leadwise.nn.observed import usable_patches
 from leadwise.nn.patches import ConvTokenizer, patchify
 from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextEncoderSettings, WithReports
 from leadwise.nn.targets import Target
@@ -167,8 +169,6 @@ class Method(WithReports, PretrainingMethod):
     falling_terms = ("L_cons", "L_e_rec", "L_t_rec", "L_orth", "L_siglip")
     config: Config
     progress: Tensor
-    special: Tensor
-    sentinels: Tensor
     parts: tuple[str, ...] = ("backbone", "shared", "specific", "both", "per_lead")
 
     def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, saved_folder: Path | None = None) -> None:
@@ -204,9 +204,9 @@ class Method(WithReports, PretrainingMethod):
                 self.text_decoder = reports.ReportDecoder(width, c.text_decoder_depth, self.text.heads, c.max_tokens)
             else:
                 self.word_transform = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
-        sentinels = torch.tensor(tokenizer.convert_tokens_to_ids(reports.SENTINELS))
-        self.register_buffer("sentinels", sentinels, persistent=False)
-        self.register_buffer("special", torch.tensor(tokenizer.all_special_ids), persistent=False)
+        # not buffers: the tokens to hide are drawn on the host
+        self.sentinels = torch.tensor(tokenizer.convert_tokens_to_ids(reports.SENTINELS))
+        self.special = torch.tensor(tokenizer.all_special_ids)
 
         # Eq. 4
         self.ecg_shared = Head(c.width, c.shared_width)
@@ -218,6 +218,9 @@ class Method(WithReports, PretrainingMethod):
             self.parts = ("backbone", "shared", "per_lead")
         if c.final_share:
             self.register_buffer("progress", torch.zeros(()))  # saved, so that a resumed run is in the same phase
+            # the same number on the host, so that no step has to read a GPU; None after weights were loaded
+            self._progress: float | None = 0.0
+            self.register_load_state_dict_post_hook(_forget_progress)  # type: ignore[no-untyped-call]
         if c.w_orth and c.decorrelate:
             for name in ("ecg_correlation", "text_correlation"):
                 self.register_buffer(name, torch.zeros(c.shared_width, c.shared_width))
@@ -247,16 +250,18 @@ class Method(WithReports, PretrainingMethod):
         c, view = self.config, self.training_view(batch)
 
         # ECG: the view, masked; noise is on the encoder's input and not on Eq. 2's target
-        clean, usable = self._valid_patches(view)
+        clean, usable, on_host = self._valid_patches(view)
         patches = self._noisy(clean, usable)
-        visible = masking.draw_visible(usable, c.mask_ratio)  # drawn in any case: the draws after it stay the same
+        # drawn in any case: the draws after it stay the same
+        visible, count = masking.draw_visible_counted(usable, on_host, c.mask_ratio)
         view_name = self._contrast_view
-        encoded = self.ecg(patches, visible) if c.w_e_rec or view_name in ("masked", "both") else None
-        e_ecg = self._contrast_views(view_name, patches, usable, encoded)  # one (B, D) per pass
+        is_masked = bool(c.w_e_rec) or view_name in ("masked", "both")
+        encoded = self.ecg(patches, visible, count=count) if is_masked else None
+        e_ecg = self._contrast_views(view_name, patches, usable, on_host, encoded)  # one (B, D) per pass
 
         # report: the corrupted one for Eq. 3, the whole one for the heads
         tokens, _ = self.text.tokenize(list(view.report))
-        cloze = self._hide_words(tokens) if c.w_t_rec else None
+        cloze = self._hide_words(tokens) if c.w_t_rec else None  # on the host: tokens and random numbers are there
         states = None if cloze is None else self.text(cloze.question)
         e_text = self.text(tokens)[1]
         text_sh, ecg_sh = self.text_shared(e_text), [self.ecg_shared(e) for e in e_ecg]
@@ -267,7 +272,7 @@ class Method(WithReports, PretrainingMethod):
         # Eqs. 2, 3 and 5
         terms: dict[str, Tensor] = {}
         if c.w_e_rec and encoded is not None:
-            predicted = self._reconstruct(encoded, usable, visible, self._pool(encoded))
+            predicted = self._reconstruct(encoded, usable, on_host, visible, self._pool(encoded))
             target = self._target(clean, view)
             terms["L_e_rec"] = multimodal.patch_reconstruction(predicted, target, usable & ~visible)
         if cloze is not None and states is not None:
@@ -313,11 +318,13 @@ class Method(WithReports, PretrainingMethod):
             check_part(part, self.parts)
 
         # the mean token, which all parts but per_lead are computed from, and the mean token of each lead
-        patches, usable = self._valid_patches(batch)
+        patches, usable, on_host = self._valid_patches(batch)
         reads: list[Callable[[Encoded], Tensor]] = [self._pool] if set(parts) != {"per_lead"} else []
         if "per_lead" in parts:
             reads.append(lambda encoded: mean_by_lead(encoded, *usable.shape[1:]))
-        read = self._over_parts(patches, usable, lambda encoded: torch.cat([one(encoded) for one in reads], dim=-1))
+        read = self._over_parts(
+            patches, usable, on_host, lambda encoded: torch.cat([one(encoded) for one in reads], dim=-1)
+        )
         e_ecg = read[:, : self.config.width] if len(reads) > 1 else read
         by_lead = read[:, self.config.width :] if len(reads) > 1 else read
 
@@ -354,10 +361,10 @@ class Method(WithReports, PretrainingMethod):
         if not self.config.w_e_rec:
             raise ValueError("this run was trained without L_e_rec: it has no decoder to reconstruct with")
         targets.refuse_other_scales(self.signal.normalize)
-        patches, usable = self._patches(batch)
-        visible = masking.draw_visible(usable, self.config.mask_ratio)
-        encoded = self.ecg(patches, visible)
-        predicted = self._reconstruct(encoded, usable, visible, self._pool(encoded), specific_of)
+        patches, usable, on_host = self._patches_and_host(batch)
+        visible, count = masking.draw_visible_counted(usable, on_host, self.config.mask_ratio)
+        encoded = self.ecg(patches, visible, count=count)
+        predicted = self._reconstruct(encoded, usable, on_host, visible, self._pool(encoded), specific_of)
         level, spread = self._level_and_spread(patches, batch)
         hidden = (usable & ~visible).repeat_interleave(patches.shape[-1], dim=-1)
         return targets.in_mv(predicted, level, spread, batch), hidden
@@ -370,8 +377,7 @@ class Method(WithReports, PretrainingMethod):
     def measure(self, batch: Batch) -> dict[str, float]:
         """Figures that a run logs in addition to its losses, for one held-out batch."""
         # ranks of the shared space, and the share of truncated reports
-        patches, usable = self._patches(batch)
-        e_ecg = self._whole(patches, usable)
+        e_ecg = self._whole(*self._patches_and_host(batch))
         tokens, cut = self.text.tokenize(list(batch.report))
         shared, e_text = self.ecg_shared(e_ecg), self.text(tokens)[1]
         out = multimodal.effective_ranks(shared, self.text_shared(e_text)) | {"reports_cut": cut}
@@ -393,31 +399,34 @@ class Method(WithReports, PretrainingMethod):
 
     def training_view(self, batch: Batch) -> Batch:
         """The batch as the settings' views change it in training; in eval mode the batch itself."""
-        c, ecg, observed = self.config, batch.ecg, batch.observed
+        c = self.config
         if not self.training:
             return batch
         if c.shift:
             patch_samples = self.ecg.shape.patch_samples
-            ecg, observed = augment.shift(ecg, observed, patch_samples, patch_samples)
+            batch = augment.shift_batch(batch, patch_samples, patch_samples)
         if c.gain:
-            ecg = augment.gain(ecg, c.gain)
-        report = report_view(batch, c.statement_dropout, c.rewording)
-        return replace(batch, ecg=ecg, observed=observed, report=report)
+            batch = replace(batch, ecg=augment.gain(batch.ecg, c.gain))
+        return replace(batch, report=report_view(batch, c.statement_dropout, c.rewording))
 
     def _patches(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Scaled patches (B, L, N, P), and which of them are completely observed (B, L, N)."""
+        return self._patches_and_host(batch)[:2]
+
+    def _patches_and_host(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, and which patches are completely observed as a tensor on the host."""
         n = self.config.n_patches
         ecg = normalize(batch.ecg, batch.observed, self.signal.normalize)
-        return patchify(ecg, n), patchify(batch.observed, n).all(-1)
+        return patchify(ecg, n), *usable_patches(batch, n)
 
-    def _valid_patches(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The same as `_patches`.
+    def _valid_patches(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The same as `_patches_and_host`.
 
         Raises:
             ValueError: a record without one completely observed patch.
         """
-        patches, usable = self._patches(batch)
-        return valid_only(patches, usable.flatten(1).any(-1), batch.record, NO_PATCH), usable
+        patches, usable, on_host = self._patches_and_host(batch)
+        return valid_only(patches, on_host.flatten(1).any(-1), batch.record, NO_PATCH), usable, on_host
 
     def _noisy(self, patches: Tensor, usable: Tensor) -> Tensor:
         """Patches (B, L, N, P) with the view's noise, on the model's scale."""
@@ -431,32 +440,41 @@ class Method(WithReports, PretrainingMethod):
         out: Tensor = self.pooled_norm(encoded.pooled)
         return out
 
-    def _whole(self, patches: Tensor, usable: Tensor) -> Tensor:
+    def _whole(self, patches: Tensor, usable: Tensor, on_host: Tensor) -> Tensor:
         """E^ecg (B, D) of all usable patches."""
-        return self._over_parts(patches, usable, self._pool)
+        return self._over_parts(patches, usable, on_host, self._pool)
 
-    def _over_parts(self, patches: Tensor, usable: Tensor, read: Callable[[Encoded], Tensor]) -> Tensor:
+    def _over_parts(
+        self, patches: Tensor, usable: Tensor, on_host: Tensor, read: Callable[[Encoded], Tensor]
+    ) -> Tensor:
         """The mean of `read` over `embed_passes` parts that together hold each usable patch once.
 
         With the default, a part has about as many tokens as the encoder receives in training.
         """
 
-        def encode(patches: Tensor, part: Tensor, among: Tensor | None) -> Tensor:
-            return read(self.ecg(patches, part, among=among))
+        def encode(patches: Tensor, part: Tensor, among: Tensor | None, count: Tensor | None) -> Tensor:
+            return read(self.ecg(patches, part, among=among, count=count))
 
-        return mean_over_parts(encode, patches, usable, self.config.embed_passes)
+        return mean_over_parts(encode, patches, usable, on_host, self.config.embed_passes)
 
     @property
     def _contrast_view(self) -> str:
         """The encoder passes whose output goes to the heads at this step: masked, full, both or parts."""
         c = self.config
-        return c.final_view if c.final_share and float(self.progress) >= 1 - c.final_share else c.contrast_view
+        if not c.final_share:
+            return c.contrast_view
+        if self._progress is None:
+            self._progress = float(self.progress)
+        return c.final_view if self._progress >= 1 - c.final_share else c.contrast_view
 
-    def _contrast_views(self, name: str, patches: Tensor, usable: Tensor, encoded: Encoded | None) -> list[Tensor]:
+    def _contrast_views(
+        self, name: str, patches: Tensor, usable: Tensor, on_host: Tensor, encoded: Encoded | None
+    ) -> list[Tensor]:
         """E^ecg (B, D) of each pass of the view `name`. `encoded` is the masked pass; None if the view has none."""
         if name == "parts":
-            return [self._whole(patches, usable)]
-        full = [self._pool(self.ecg(patches, usable))] if name in ("full", "both") else []
+            return [self._whole(patches, usable, on_host)]
+        is_full = name in ("full", "both")
+        full = [self._pool(self.ecg(patches, usable, count=on_host.sum(-1)))] if is_full else []
         masked = [self._pool(encoded)] if encoded is not None and name in ("masked", "both") else []
         return masked + full
 
@@ -464,16 +482,23 @@ class Method(WithReports, PretrainingMethod):
         """Store the share of the steps that are done, on which `final_view` depends."""
         if self.config.final_share:
             self.progress.fill_(progress)
+            self._progress = float(np.float32(progress))  # as it is saved
 
     def _reconstruct(
-        self, encoded: Encoded, usable: Tensor, visible: Tensor, e_ecg: Tensor, specific_of: Tensor | None = None
+        self,
+        encoded: Encoded,
+        usable: Tensor,
+        on_host: Tensor,
+        visible: Tensor,
+        e_ecg: Tensor,
+        specific_of: Tensor | None = None,
     ) -> Tensor:
         """The decoder's patches (B, L, N, P), relative to their level and spread."""
         condition = None
         if self.config.specific_task == "recon":
             specific = self.ecg_specific(e_ecg if specific_of is None else e_ecg[specific_of])
             condition = self.ecg_condition(torch.cat([self.ecg_shared(e_ecg), specific], dim=-1))
-        out: Tensor = self.ecg_decoder(encoded, usable, condition, visible)
+        out: Tensor = self.ecg_decoder(encoded, usable, condition, visible, on_host)
         return out
 
     def _level_and_spread(self, patches: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -496,12 +521,17 @@ class Method(WithReports, PretrainingMethod):
 
     def _fill_in(self, cloze: reports.Cloze, memory: Tensor, e_text: Tensor) -> Tensor:
         """Eq. 3's errors (B, 2), as `multimodal.token_errors` returns them, from the corrupted report's states (B, S, D)."""
-        words, real = self.text.words, cloze.question.real
+        words = self.text.words
+        n_scored = cloze.scored.sum(-1)
+        cloze = cloze.to(words.device)
+        real = cloze.question.real
         condition = None
         if self.config.specific_task == "recon":
             condition = self.text_condition(torch.cat([self.text_shared(e_text), self.text_specific(e_text)], dim=-1))
         if self.config.text_task == "mlm":
-            index, _ = masking.places(cloze.scored)  # the vocabulary's logits are computed for masked tokens only
+            index, _ = masking.places(
+                cloze.scored, count=n_scored
+            )  # the vocabulary's logits are computed for masked tokens only
             states = masking.take(memory, index)
             states = self.word_transform(states if condition is None else states + condition[:, None])
             answer, scored = cloze.answer.gather(1, index), cloze.scored.gather(1, index)
@@ -542,6 +572,11 @@ class Method(WithReports, PretrainingMethod):
             if c.siglip != "unnormalised":
                 ecg, text = F.normalize(ecg, dim=-1), F.normalize(text, dim=-1)
             return multimodal.siglip(ecg, text, report, scale, bias, c.same_report, local_rows)
+
+
+def _forget_progress(method: nn.Module, _keys: object) -> None:
+    """The number on the host is read again from the loaded `progress`."""
+    method._progress = None  # type: ignore[assignment]
 
 
 def _orthogonality(specific: Tensor, shared: Tensor) -> Tensor:

@@ -153,6 +153,7 @@ class Method(WithReports, PretrainingMethod):
         tokens, real = self._tokens(view)
         words, _ = self.text.tokenize(list(view.report))
         states, e_text = self.text(words)
+        words = words.to(states.device)
 
         # features of L_rhythm and L_beat
         beats = self._beats(tokens, real)

@@ -120,11 +120,10 @@ class Method(PretrainingMethod):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss, by name."""
         if self.training and self.config.shift:
-            ecg, observed = augment.shift(batch.ecg, batch.observed, self.ecg.grid, self.ecg.grid)
-            batch = replace(batch, ecg=ecg, observed=observed)
-        patches, usable = self.ecg.patches(batch)
+            batch = augment.shift_batch(batch, self.ecg.grid, self.ecg.grid)
+        patches, usable, on_host = self.ecg.patches_and_host(batch)
         level, spread = self._level_and_spread(patches, batch)
-        predicted, hidden = self._fill_in(patches, usable)
+        predicted, hidden = self._fill_in(patches, usable, on_host)
         return {"L_rec": multimodal.patch_reconstruction(predicted, (patches - level) / spread, hidden)}
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
@@ -147,9 +146,9 @@ class Method(PretrainingMethod):
             ValueError: a signal scale that cannot be converted back to mV.
         """
         targets.refuse_other_scales(self.signal.normalize)
-        patches, usable = self.ecg.patches(batch)
+        patches, usable, on_host = self.ecg.patches_and_host(batch)
         level, spread = self._level_and_spread(patches, batch)
-        predicted, hidden = self._fill_in(patches, usable)
+        predicted, hidden = self._fill_in(patches, usable, on_host)
         return targets.in_mv(predicted, level, spread, batch), hidden.repeat_interleave(self.ecg.grid, dim=-1)
 
     @property
@@ -158,12 +157,12 @@ class Method(PretrainingMethod):
         assert isinstance(self.ecg.model, LeadTimeEncoder)
         return self.ecg.model
 
-    def _fill_in(self, patches: Tensor, usable: Tensor) -> tuple[Tensor, Tensor]:
+    def _fill_in(self, patches: Tensor, usable: Tensor, on_host: Tensor) -> tuple[Tensor, Tensor]:
         """Every patch's predicted target (B, L, N, P), and which patches were hidden from the encoder, (B, L, N) bool."""
-        visible = masking.draw_visible(usable, self.config.mask_ratio, self.config.masking)
-        encoded = self._encoder(patches, visible)
+        visible, count = masking.draw_visible_counted(usable, on_host, self.config.mask_ratio, self.config.masking)
+        encoded = self._encoder(patches, visible, count=count)
         encoded = replace(encoded, tokens=self.ecg.norm(encoded.tokens))
-        predicted: Tensor = self.decoder(encoded, usable, visible=visible)
+        predicted: Tensor = self.decoder(encoded, usable, visible=visible, on_host=on_host)
         return predicted, usable & ~visible
 
     def _level_and_spread(self, patches: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

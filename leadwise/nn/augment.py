@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from leadwise.batch import Batch, to_device
 from leadwise.nn.patches import patchify
 
 ELECTRODES = ("RA", "LA", "LL", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -22,7 +24,27 @@ def shift(ecg: Tensor, observed: Tensor, largest: int, grid: int = 1) -> tuple[T
     The whole batch has one shift, so that every record has the same number of whole patches. A record that would lose its
     last whole patch (of `grid` samples, in any lead) is not shifted.
     """
-    by = int(torch.randint(1 - largest, largest, ()))
+    return _shifted(ecg, observed, _draw_shift(largest), grid)
+
+
+def shift_batch(batch: Batch, largest: int, grid: int = 1) -> Batch:
+    """`shift` of a batch, with its `common` if it has it."""
+    by = _draw_shift(largest)
+    ecg, observed = _shifted(batch.ecg, batch.observed, by, grid)
+    common = batch.common
+    moved = replace(batch, ecg=ecg, observed=observed)
+    return (
+        moved
+        if common is None
+        else moved.with_common(_shifted(common[None, None], common[None, None], by, grid)[1][0, 0])
+    )
+
+
+def _draw_shift(largest: int) -> int:
+    return int(torch.randint(1 - largest, largest, ()))
+
+
+def _shifted(ecg: Tensor, observed: Tensor, by: int, grid: int) -> tuple[Tensor, Tensor]:
     before, after = max(0, -by), max(0, by)  # by < 0: later in time, the end is cut off
     n_samples = ecg.shape[-1]
     moved_ecg, moved = (F.pad(x[..., after : n_samples - before], (before, after)) for x in (ecg, observed))
@@ -32,7 +54,7 @@ def shift(ecg: Tensor, observed: Tensor, largest: int, grid: int = 1) -> tuple[T
 
 def gain(ecg: Tensor, spread: float) -> Tensor:
     """Multiply each record by exp(N(0, spread)): one factor for all leads, so that III = II - I still holds."""
-    return ecg * (spread * torch.randn(len(ecg), 1, 1, device=ecg.device)).exp()
+    return ecg * to_device((spread * torch.randn(len(ecg), 1, 1)).exp(), ecg.device)
 
 
 def noise(ecg: Tensor, largest: float) -> Tensor:

@@ -20,6 +20,7 @@ from leadwise.batch import Batch, Signal
 from leadwise.nn.lead_time import EncoderShape, LeadTimeEncoder
 from leadwise.nn.masking import any_in_bins
 from leadwise.nn.normalize import normalize
+from leadwise.nn.observed import observed_records, usable_patches
 from leadwise.nn.patches import ConvTokenizer, NormedTokenizer, patchify
 from leadwise.nn.resnet import ResNet18
 from leadwise.nn.token_scale import signal_rms
@@ -107,9 +108,9 @@ class EcgEncoder(nn.Module):
             ValueError: a record has no observed sample, or not one whole observed patch.
         """
         if self.kind in ("lead_time", "lead_time_conv"):
-            patches, usable = self.patches(batch)
             assert isinstance(self.model, LeadTimeEncoder)
-            out: Tensor = self.norm(self.model(patches, usable, self._first(start)).pooled)
+            patches, usable, on_host = self.patches_and_host(batch)
+            out: Tensor = self.norm(self.model(patches, usable, self._first(start), count=_counts(on_host)).pooled)
             return out
         tokens, real = self.tokens(batch, start)
         mean = mean_of(tokens, real)
@@ -137,8 +138,8 @@ class EcgEncoder(nn.Module):
         """`tokens` of the lead_time encoders."""
         # encode, put the tokens back on the grid of leads and patches, then average over leads
         assert isinstance(self.model, LeadTimeEncoder)
-        patches, usable = self.patches(batch)
-        encoded = self.model(patches, usable, self._first(start))
+        patches, usable, on_host = self.patches_and_host(batch)
+        encoded = self.model(patches, usable, self._first(start), count=_counts(on_host))
         places = torch.zeros(usable.shape, device=usable.device).flatten(1)  # (B, L N)
         is_real = torch.ones_like(encoded.index, dtype=torch.float) if encoded.real is None else encoded.real.float()
         grid = encoded.tokens.new_zeros(*places.shape, self.width)
@@ -154,13 +155,16 @@ class EcgEncoder(nn.Module):
         Raises:
             ValueError: as `forward`.
         """
+        return self.patches_and_host(batch)[:2]
+
+    def patches_and_host(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, and which patches were observed as a tensor on the host."""
         n = batch.ecg.shape[-1] // self.grid
         patches = patchify(scaled(batch, self.signal), n)
-        usable = patchify(batch.observed, n).all(-1)
+        usable, on_host = usable_patches(batch, n)
         problem = f"not one whole patch of {self.grid / self.signal.rate_hz:g} s was observed in any lead"
-        return valid_only(
-            patches, usable.flatten(1).any(-1), batch.record, f"{problem}; leave the recording out"
-        ), usable
+        valid = valid_only(patches, on_host.flatten(1).any(-1), batch.record, f"{problem}; leave the recording out")
+        return valid, usable, on_host
 
     def _first(self, start: Tensor | None) -> Tensor | None:
         return None if start is None else start // self.grid
@@ -173,12 +177,11 @@ def scaled(batch: Batch, signal: Signal) -> Tensor:
         ValueError: a record has no observed sample.
     """
     ecg = normalize(batch.ecg, batch.observed, signal.normalize)
-    observed = batch.observed.flatten(1).any(-1)
-    return valid_only(ecg, observed, batch.record, "no sample was observed; leave the recording out")
+    return valid_only(ecg, observed_records(batch), batch.record, "no sample was observed; leave the recording out")
 
 
 def valid_only(x: Tensor, valid: Tensor, record: tuple[str, ...], problem: str) -> Tensor:
-    """The same x (B, ...), if all of the records are `valid` (B,) bool.
+    """The same x (B, ...), if all of the records are `valid` (B,) bool, which is read: best on the host.
 
     While a graph is exported: x with NaN for invalid records, because a graph cannot raise. Their embedding is NaN then.
 
@@ -191,6 +194,11 @@ def valid_only(x: Tensor, valid: Tensor, record: tuple[str, ...], problem: str) 
     if invalid:
         raise ValueError(f"record {invalid[0]}: {problem}")
     return x
+
+
+def _counts(on_host: Tensor) -> Tensor | None:
+    """(B, L), the usable patches of each lead; None while a graph is exported, which must not depend on them."""
+    return None if torch.compiler.is_exporting() else on_host.sum(-1)
 
 
 def mean_of(tokens: Tensor, real: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from leadwise.batch import to_device
 from leadwise.nn import masking
 from leadwise.nn.patches import ConvTokenizer, LinearTokenizer, NormedTokenizer, sincos
 from leadwise.nn.transformer import CrossBlock, Transformer
@@ -41,6 +42,7 @@ class Encoded:
     index: Tensor  # (B, V) place of each token among the L * N patches
     real: Tensor | None  # (B, V) bool, false for padding tokens; None = all are real
     pooled: Tensor  # (B, D)
+    count: Tensor | None = None  # (B, L) int64 on the host: the visible patches of each lead, if known
 
 
 class LeadTimeEncoder(nn.Module):
@@ -61,17 +63,23 @@ class LeadTimeEncoder(nn.Module):
         self.transformer = Transformer(shape.width, shape.depth, shape.heads, checkpointing=shape.checkpointing)
 
     def forward(
-        self, patches: Tensor, visible: Tensor, first: Tensor | None = None, among: Tensor | None = None
+        self,
+        patches: Tensor,
+        visible: Tensor,
+        first: Tensor | None = None,
+        among: Tensor | None = None,
+        count: Tensor | None = None,
     ) -> Encoded:
         """Encode the visible patches; hidden ones are neither tokenised nor encoded.
 
         patches: (B, L, N, P); visible: (B, L, N) bool. `first` (B,), for crops: the number of the crop's first patch
-        among the patches of the whole signal. `among`: as in `masking.places`.
+        among the patches of the whole signal. `among`: as in `masking.places`. `count`: (B, L) int64 on the host, the number of
+        visible patches of each lead; without it, the device is read.
         """
         b, _, n_patches, _ = patches.shape
 
         # tokens of the visible patches, with the embeddings of their lead and time
-        index, real = masking.places(visible.flatten(1), among)  # (B, V)
+        index, real = masking.places(visible.flatten(1), among, None if count is None else count.sum(-1))  # (B, V)
         chosen = masking.take(patches.flatten(1, 2), index)  # (B, V, P)
         x = self.tokenizer(chosen)  # (B, V, D)
         time = index % n_patches if first is None else index % n_patches + first[:, None]
@@ -82,7 +90,7 @@ class LeadTimeEncoder(nn.Module):
         n_extra = extra[0].shape[1]
         if n_extra:
             x = torch.cat([extra[0], x], dim=1)
-            if real is not None or not bool(extra[1].all()):
+            if real is not None or not bool((extra[1] if count is None else count > 0).all()):
                 real_tokens = real if real is not None else torch.ones_like(index, dtype=torch.bool)
                 real = torch.cat([extra[1], real_tokens], dim=1)
         x = self.transformer(x, real)
@@ -96,7 +104,7 @@ class LeadTimeEncoder(nn.Module):
             pooled = (
                 x.mean(1) if real is None else (x * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
             )
-        return Encoded(x, index, real, pooled)
+        return Encoded(x, index, real, pooled, count)
 
     def _extra_tokens(self, b: int, visible: Tensor) -> tuple[Tensor, Tensor]:
         """The class token and the separators (B, E, D), and which are real (B, E): not those of leads without a visible patch."""
@@ -114,39 +122,48 @@ class LeadTimeEncoder(nn.Module):
 _PLACES_AT_ONCE = 4000  # places of all parts together, up to which `mean_over_parts` encodes them in one call
 
 
-def mean_over_parts(
-    encode: Callable[[Tensor, Tensor, Tensor | None], Tensor], patches: Tensor, usable: Tensor, n_parts: int
-) -> Tensor:
+# patches (B, L, N, P), part (B, L, N) bool, `among` of `masking.places` and `count` of `LeadTimeEncoder` -> (B, D)
+EncodePart = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
+
+
+def mean_over_parts(encode: EncodePart, patches: Tensor, usable: Tensor, on_host: Tensor, n_parts: int) -> Tensor:
     """(B, D): the mean of `encode` over `n_parts` parts of the usable patches that together hold each patch once.
 
-    encode: patches (B, L, N, P), part (B, L, N) bool, and `among` of `masking.places` -> (B, D). usable: (B, L, N) bool. A
-    part without a patch of a record does not count.
+    usable: (B, L, N) bool, and the same `on_host`. A part without a patch of a record does not count.
     """
+    is_exporting = torch.compiler.is_exporting()
     if n_parts == 1:
-        return encode(patches, usable, None)
+        return encode(patches, usable, None, None if is_exporting else on_host.sum(-1))
     parts = masking.interleaved_parts(usable, n_parts)  # (K, B, L, N)
-    nonempty = parts.flatten(2).any(-1)  # (K, B): a short recording may have no patch in some part
-    if torch.compiler.is_exporting():
-        each = _encode_parts_at_once(encode, patches, parts, nonempty)
-    elif n_parts * usable.numel() <= _PLACES_AT_ONCE:
-        # of few records: one call costs less than several
-        part = torch.where(nonempty[..., None, None], parts, usable).flatten(0, 1)
-        each = encode(patches.repeat(n_parts, 1, 1, 1), part, None).reshape(n_parts, len(patches), -1)
+    on_host = parts if on_host is usable else masking.interleaved_parts(on_host, n_parts)
+    nonempty = on_host.flatten(2).any(-1)  # (K, B): a short recording may have no patch in some part
+    if is_exporting:
+        return _weighted(_encode_parts_at_once(encode, patches, parts, nonempty), nonempty)
+
+    # an empty part of a record is replaced by all of its patches, because attention needs a token
+    if bool(nonempty.all()):
+        count = on_host.sum(-1)  # (K, B, L)
     else:
-        each = torch.stack(
-            [
-                encode(patches, torch.where(some[:, None, None], part, usable), None)
-                for part, some in zip(parts, nonempty)
-            ]
-        )
-    weight = nonempty.to(each.dtype)[..., None]  # (K, B, 1)
+        each_patch = on_host.any(0)
+        parts = torch.where(to_device(nonempty, usable.device)[..., None, None], parts, usable)
+        count = torch.where(nonempty[..., None, None], on_host, each_patch).sum(-1)
+    if n_parts * usable.numel() <= _PLACES_AT_ONCE:
+        # of few records: one call costs less than several
+        each = encode(patches.repeat(n_parts, 1, 1, 1), parts.flatten(0, 1), None, count.flatten(0, 1))
+        each = each.reshape(n_parts, len(patches), -1)
+    else:
+        each = torch.stack([encode(patches, part, None, number) for part, number in zip(parts, count)])
+    return _weighted(each, nonempty)
+
+
+def _weighted(each: Tensor, nonempty: Tensor) -> Tensor:
+    """(B, D): the mean of each (K, B, D) over the K parts that are `nonempty` (K, B)."""
+    weight = to_device(nonempty, each.device).to(each.dtype)[..., None]  # (K, B, 1)
     out: Tensor = (each * weight).sum(0) / weight.sum(0)
     return out
 
 
-def _encode_parts_at_once(
-    encode: Callable[[Tensor, Tensor, Tensor | None], Tensor], patches: Tensor, parts: Tensor, nonempty: Tensor
-) -> Tensor:
+def _encode_parts_at_once(encode: EncodePart, patches: Tensor, parts: Tensor, nonempty: Tensor) -> Tensor:
     """`encode` of the K parts as one batch, (K, B, D); a part's unusable places are masked, so that lengths are fixed.
 
     Attention needs at least one token: a record's empty part is encoded whole, and its weight in the mean is 0.
@@ -155,7 +172,7 @@ def _encode_parts_at_once(
     among = torch.tensor(masking.part_indices(n_leads, n_patches, n_parts), device=parts.device)  # (K, M)
     part = parts | ~nonempty[..., None, None]
     rows = among[:, None].expand(-1, patches.shape[0], -1).flatten(0, 1)  # (K B, M)
-    out = encode(patches.repeat(n_parts, 1, 1, 1), part.flatten(0, 1), rows)
+    out = encode(patches.repeat(n_parts, 1, 1, 1), part.flatten(0, 1), rows, None)
     return out.reshape(n_parts, patches.shape[0], out.shape[-1])
 
 
@@ -202,13 +219,18 @@ class LeadTimeDecoder(nn.Module):
         self.leave = nn.Linear(shape.width, encoder.patch_samples)
 
     def forward(
-        self, encoded: Encoded, usable: Tensor, condition: Tensor | None = None, visible: Tensor | None = None
+        self,
+        encoded: Encoded,
+        usable: Tensor,
+        condition: Tensor | None = None,
+        visible: Tensor | None = None,
+        on_host: Tensor | None = None,
     ) -> Tensor:
         """Predicted patches (B, L, N, P).
 
         usable: (B, L, N) bool; other patches are neither attended to nor predicted. condition: (B, width) or None, an
         additional token that every place attends to. visible: (B, L, N) bool, the patches that were encoded; only "cross"
-        needs it.
+        needs it. on_host: `usable` on the host; without it, the device is read.
 
         Raises:
             ValueError: "cross" without `visible`.
@@ -219,10 +241,16 @@ class LeadTimeDecoder(nn.Module):
                 raise ValueError(
                     "decoder 'cross' predicts hidden patches only: pass visible=, the patches that were encoded"
                 )
-            return self._cross(known, encoded, usable & ~visible, condition)
-        return self._grid(known, encoded, usable, condition)
+            n_hidden = None
+            if on_host is not None and encoded.count is not None:
+                n_hidden = (on_host.sum(-1) - encoded.count).sum(-1)  # (B,)
+            return self._cross(known, encoded, usable & ~visible, condition, n_hidden)
+        all_usable = bool((usable if on_host is None else on_host).all())
+        return self._grid(known, encoded, usable, condition, all_usable)
 
-    def _cross(self, known: Tensor, encoded: Encoded, hidden: Tensor, condition: Tensor | None) -> Tensor:
+    def _cross(
+        self, known: Tensor, encoded: Encoded, hidden: Tensor, condition: Tensor | None, n_hidden: Tensor | None
+    ) -> Tensor:
         """The hidden patches (B, L, N, P), each from the visible tokens alone; zero elsewhere."""
         b, n_leads, n_patches = hidden.shape
         place = self.spatial[:, None] + self.temporal  # (L, N, D')
@@ -236,7 +264,7 @@ class LeadTimeDecoder(nn.Module):
         memory = self.norm_memory(memory)
 
         # one query per hidden place
-        index, real_queries = masking.places(hidden.flatten(1))  # (B, H)
+        index, real_queries = masking.places(hidden.flatten(1), count=n_hidden)  # (B, H)
         x = self.mask + place[index]  # (B, H, D')
         for block in self.blocks:
             x = block(x, memory, real)
@@ -249,7 +277,9 @@ class LeadTimeDecoder(nn.Module):
         grid = grid.scatter(1, index[..., None].expand(-1, -1, samples.shape[-1]), samples)
         return grid.reshape(b, n_leads, n_patches, -1)
 
-    def _grid(self, known: Tensor, encoded: Encoded, usable: Tensor, condition: Tensor | None) -> Tensor:
+    def _grid(
+        self, known: Tensor, encoded: Encoded, usable: Tensor, condition: Tensor | None, all_usable: bool
+    ) -> Tensor:
         """All patches (B, L, N, P), by self-attention over the grid or within each lead."""
         b = len(usable)
         n_leads, n_patches = self.grid
@@ -263,7 +293,7 @@ class LeadTimeDecoder(nn.Module):
         x = x.reshape(b, n_leads, n_patches, -1) + self.spatial[:, None] + self.temporal  # (B, L, N, D')
 
         # one sequence per record, or one per lead
-        real = None if bool(usable.all()) else usable
+        real = None if all_usable else usable
         if self.shape.attention == "leadwise":
             x, real = x.flatten(0, 1), None if real is None else real.flatten(0, 1)  # (B L, N, D')
             condition = None if condition is None else condition.repeat_interleave(n_leads, 0)

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from leadwise.batch import to_device
+
 Masking = Literal["uniform", "global", "lead", "time"]
 
 
@@ -24,9 +26,10 @@ def draw_visible(usable: Tensor, ratio: float, how: Masking = "uniform") -> Tens
 
     uniform: the same count in every lead, positions drawn independently for each lead (CG-DMER's "uniformly across leads").
     global: one draw over all leads and times. lead: whole leads. time: the same times in every lead.
+    The random numbers are drawn on the host: a run's masks do not depend on its device.
     """
     b, n_leads, _ = usable.shape
-    noise = torch.rand(usable.shape, device=usable.device)
+    noise = to_device(torch.rand(usable.shape), usable.device)
     if how == "global":
         flat = _keep_lowest(noise.reshape(b, 1, -1), usable.reshape(b, 1, -1), ratio)
         return flat.reshape(usable.shape)
@@ -39,9 +42,24 @@ def draw_visible(usable: Tensor, ratio: float, how: Masking = "uniform") -> Tens
     return _keep_lowest(noise, usable, ratio)
 
 
+def draw_visible_counted(
+    usable: Tensor, on_host: Tensor, ratio: float, how: Masking = "uniform"
+) -> tuple[Tensor, Tensor]:
+    """`draw_visible`, and the number of visible patches of each lead, (B, L) int64 on the host; a GPU is not read.
+
+    on_host: `usable` on the host.
+    """
+    if how == "uniform":
+        return draw_visible(usable, ratio, how), n_visible(on_host.sum(-1), ratio)
+    # what is drawn determines the numbers
+    visible = draw_visible(on_host, ratio, how)
+    return to_device(visible, usable.device), visible.sum(-1)
+
+
 def _keep_lowest(noise: Tensor, usable: Tensor, ratio: float) -> Tensor:
     """Along the last axis, select the usable places with the lowest noise, as many as `n_visible` returns."""
-    rank = noise.masked_fill(~usable, torch.inf).argsort(dim=-1).argsort(dim=-1)
+    order = noise.masked_fill(~usable, torch.inf).argsort(dim=-1, stable=True)  # stable: the same on every device
+    rank = order.argsort(dim=-1)
     return usable & (rank < n_visible(usable.sum(-1, keepdim=True), ratio))
 
 
@@ -67,23 +85,24 @@ def part_indices(n_leads: int, n_patches: int, n_parts: int) -> list[list[int]]:
     return [part + longest[: len(longest) - len(part)] for part in parts]
 
 
-def places(keep: Tensor, among: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+def places(keep: Tensor, among: Tensor | None = None, count: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     """Indices (B, M) of the True places of `keep` (B, S), in order, and which of the M are real (None = all).
 
     M is the largest count in the batch. Shorter rows are padded with indices of other places, which the second mask marks
     as not real. While a graph is exported, whose lengths cannot depend on the data, the indices are `among` (B, M), which
-    must contain every True place (None = all of S).
+    must contain every True place (None = all of S). `count` (B,) on the host is the number of True places of each record, if
+    it is known; otherwise the device is read.
     """
     if torch.compiler.is_exporting():
         if among is None:
             return torch.arange(keep.shape[1], device=keep.device).expand(keep.shape), keep
         return among, keep.gather(1, among)
-    count = keep.sum(-1)
+    count = keep.sum(-1) if count is None else count
     m = int(count.max())
     index = torch.argsort(~keep, dim=-1, stable=True)[:, :m]
     if bool((count == m).all()):
         return index, None
-    return index, torch.arange(m, device=keep.device)[None] < count[:, None]
+    return index, torch.arange(m, device=keep.device)[None] < to_device(count, keep.device)[:, None]
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:

@@ -80,8 +80,8 @@ class ReportTower(ReportEncoder):
         return super().train(mode and not self.settings.text_is_frozen)
 
     def tokenize(self, texts: list[str]) -> tuple[Tokens, float]:
-        """Reports as tokens, and the share of reports that were truncated."""
-        return reports.tokenize(self.tokenizer, texts, self.settings.max_tokens, self.words.device)
+        """Reports as tokens on the host, and the share of reports that were truncated."""
+        return reports.tokenize(self.tokenizer, texts, self.settings.max_tokens)
 
     def read(self, texts: list[str]) -> Tensor:
         """Reports as vectors (B, D)."""

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer as Engine
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 
-from leadwise.batch import Wordings
+from leadwise.batch import Wordings, to_device
 from leadwise.nn.transformer import CausalBlock
 
 T = TypeVar("T")
@@ -76,13 +76,20 @@ class Tokens:
     ids: Tensor  # (B, S) int64
     real: Tensor  # (B, S) bool, false on padding
 
+    def to(self, device: str | torch.device) -> Tokens:
+        """The same with its tensors on `device`."""
+        return Tokens(to_device(self.ids, device), to_device(self.real, device))
 
-def tokenize(tokenizer: Tokenizer, texts: list[str], max_tokens: int, device: torch.device) -> tuple[Tokens, float]:
-    """Reports padded to the longest of the batch, and the share of reports that were truncated at `max_tokens`."""
+
+def tokenize(tokenizer: Tokenizer, texts: list[str], max_tokens: int) -> tuple[Tokens, float]:
+    """Reports padded to the longest of the batch, and the share of reports that were truncated at `max_tokens`.
+
+    They are on the host, where their lengths are read without waiting for a GPU.
+    """
     out = tokenizer(texts, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
     ids, real = out["input_ids"], out["attention_mask"].bool()
     cut = float((real.sum(-1) >= max_tokens).float().mean())
-    return Tokens(ids.to(device), real.to(device)), cut
+    return Tokens(ids, real), cut
 
 
 def numbers(texts: Iterable[str]) -> Tensor:
@@ -109,8 +116,9 @@ class ReportEncoder(nn.Module):
 
         Reports of similar length are encoded together, so that a short report is not padded to the longest of the batch.
         The batch and the result are the same as without groups. Twice as fast as one padded batch
-        (benchmarks/results/speed.md).
+        (benchmarks/results/speed.md). The tokens are best on the host: their lengths are read.
         """
+        tokens = tokens.to("cpu")
         n_groups = min(MAX_GROUPS, len(tokens.ids) // MIN_GROUP_SIZE)
         if n_groups < 2:
             return self._encoded(tokens)
@@ -127,11 +135,19 @@ class ReportEncoder(nn.Module):
             groups.append((torch.nn.functional.pad(states, (0, 0, 0, n_tokens - longest)), pooled))
 
         # back to the order of the batch
-        back = order.argsort()
+        back = to_device(order.argsort(), self.words.device)
         return torch.cat([states for states, _ in groups])[back], torch.cat([pooled for _, pooled in groups])[back]
 
     def _encoded(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        out = self.bert(input_ids=tokens.ids, attention_mask=tokens.real.long())
+        mask = None if bool(tokens.real.all()) else tokens.real
+        tokens = tokens.to(self.words.device)
+        if mask is not None:
+            mask = tokens.real.long()
+            if getattr(self.bert.config, "_attn_implementation", "") == "sdpa":
+                # the mask of each query: transformers reads a mask of each report, to see whether it masks anything
+                b, s = tokens.ids.shape
+                mask = tokens.real[:, None, None].expand(b, 1, s, s)
+        out = self.bert(input_ids=tokens.ids, attention_mask=mask)
         states: Tensor = out.last_hidden_state
         if self.pooling == "pooler":
             return states, out.pooler_output
@@ -228,6 +244,11 @@ class Cloze:
     prompt: Tensor  # (B, A) decoder input: the answer shifted right; unused where tokens are masked in place
     answer: Tensor  # (B, A) true ids
     scored: Tensor  # (B, A) bool: the hidden tokens, without sentinels and padding
+
+    def to(self, device: str | torch.device) -> Cloze:
+        """The same with its tensors on `device`."""
+        moved = (to_device(x, device) for x in (self.prompt, self.answer, self.scored))
+        return Cloze(self.question.to(device), *moved)
 
 
 def mask_in_place(tokens: Tokens, masked: Tensor, mask_id: int, n_words: int) -> Cloze:

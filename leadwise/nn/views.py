@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from leadwise.batch import Batch, Signal
+from leadwise.batch import Batch, Signal, to_device
 from leadwise.config import check_ranges
 from leadwise.nn import augment
 from leadwise.nn import text as reports
@@ -115,9 +115,9 @@ class PairViewSettings:
 
 def pair_view(batch: Batch, settings: PairViewSettings, signal: Signal, grid: int = 1) -> Batch:
     """One random view of each record and its report; one whole patch of `grid` samples remains in each record that has one."""
-    ecg, observed = batch.ecg, batch.observed
     if settings.shift_s:
-        ecg, observed = augment.shift(ecg, observed, max(1, round(settings.shift_s * signal.rate_hz)), grid)
+        batch = augment.shift_batch(batch, max(1, round(settings.shift_s * signal.rate_hz)), grid)
+    ecg, observed = batch.ecg, batch.observed
     if settings.gain:
         ecg = augment.gain(ecg, settings.gain)
     if settings.lead_dropout:
@@ -154,4 +154,5 @@ def report_view(batch: Batch, statement_dropout: float, rewording: float) -> tup
 def report_ids(whole: Batch, view: Batch) -> Tensor:
     """Report ids (B, 2) int64: two records have the same report if they agree in a column (whole report, or the view's)."""
     # the whole report counts too: two different views of one report are still the same report
-    return torch.stack([reports.numbers(whole.report), reports.numbers(view.report)], dim=-1).to(view.ecg.device)
+    ids = torch.stack([reports.numbers(whole.report), reports.numbers(view.report)], dim=-1)
+    return to_device(ids, view.ecg.device)

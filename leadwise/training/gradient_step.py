@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 import random
 from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +23,8 @@ from leadwise import run as runs
 from leadwise.batch import Batch
 from leadwise.config import OptimConfig
 from leadwise.methods.contract import Features, PretrainingMethod, Terms
+
+T = TypeVar("T")
 
 
 class TrainingError(RuntimeError):
@@ -41,19 +45,58 @@ class Objective(nn.Module):
         return self.method.local_terms(batch)
 
 
+@dataclass(frozen=True)
+class StepTerms:
+    """The terms of a step on this rank, still on its device: on a GPU, they may not be computed yet."""
+
+    step: int
+    terms: Terms  # the weighted terms, in the order of the method's weights
+    differs: Terms  # for each feature, 1 if a second forward pass over the same records gave another one, else 0
+
+    def read(self, norm: Tensor | None = None) -> tuple[dict[str, float], float]:
+        """Return the whole batch's terms and the norm of its gradient; the only time in a step that the host waits for a GPU.
+
+        Every rank calls this, and raises if any rank has a reason to. `norm` is the gradient's norm; without it, 0.
+
+        Raises:
+            TrainingError: a term or the norm is not finite, on this rank or another; or a second forward pass differs.
+        """
+        last = torch.zeros((), device=next(iter(self.terms.values())).device) if norm is None else norm
+        local_row = torch.stack([x.detach().float() for x in (*self.terms.values(), *self.differs.values(), last)])
+        table = distributed.gather(local_row[None]).tolist()  # (ranks, terms + features + 1)
+        n = len(self.terms)
+        values = _mean_over_ranks(tuple(self.terms), [row[:n] for row in table], self.step)
+        _check_same_features(tuple(self.differs), [row[n:-1] for row in table], self.step)
+        if not all(math.isfinite(row[-1]) for row in table):
+            raise TrainingError(
+                f"step {self.step}: the gradient is not finite; lower optim.lr, or use optim.precision=float32"
+            )
+        return values, table[distributed.rank()][-1]
+
+
 def backward(
     model: Objective | DistributedDataParallel, batches: list[Batch], step: int, optim: OptimConfig
 ) -> dict[str, float]:
-    """Add the gradient of the step's whole batch to the parameters, and return the whole batch's weighted terms.
+    """`queue_backward`, and return the whole batch's weighted terms.
+
+    Raises:
+        TrainingError: as `StepTerms.read`.
+    """
+    return queue_backward(model, batches, step, optim).read()[0]
+
+
+def queue_backward(
+    model: Objective | DistributedDataParallel, batches: list[Batch], step: int, optim: OptimConfig
+) -> StepTerms:
+    """Add the gradient of the step's whole batch to the parameters, and return the weighted terms, without reading a GPU.
+
+    Terms that are not finite give a gradient that is not finite; `StepTerms.read` raises before it is used.
 
     Args:
         model: the objective, or DDP around it.
         batches: this rank's share of the batch, one Batch for each gradient-accumulation pass.
         step: the step's number, which seeds the random numbers.
         optim: the settings of the optimiser.
-
-    Raises:
-        TrainingError: a term is not finite, on this rank or another.
     """
     objective = model.module if isinstance(model, DistributedDataParallel) else model
     assert isinstance(objective, Objective)
@@ -77,7 +120,8 @@ def backward(
     local_terms = {
         name: torch.stack([terms[name].detach().float() for terms, _ in passes]).mean() for name in passes[0][0]
     }
-    values = _mean_over_ranks({**local_terms, **batch_terms}, step)
+    values = _in_order({**local_terms, **batch_terms}, method)
+    differs: Terms = {}
 
     # the batch terms' gradient at the features, split into one share per pass
     feature_gradients, parameter_gradients = _batch_term_gradients(batch_terms, features, method)
@@ -91,14 +135,15 @@ def backward(
         with nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync():
             terms, rows = passes[0] if single_pass else forward_pass(model, number)
             if not single_pass:
-                _check_same_features(rows, passes[number][1], step)
+                for name, is_other in _other_features(rows, passes[number][1]).items():
+                    differs[name] = torch.maximum(differs[name], is_other) if name in differs else is_other
             parts = [term.float() / n_passes for term in terms.values()]
             if shares:
                 parts += [(rows[name].float() * gradient.float()).sum() for name, gradient in shares[number].items()]
             if last:
                 parts += [(p * gradient).sum() for p, gradient in parameter_gradients]
             torch.stack(parts).sum().backward()  # type: ignore[no-untyped-call]
-    return _in_order(values, method)
+    return StepTerms(step, values, differs)
 
 
 def forward(method: PretrainingMethod, batches: list[Batch], precision: str) -> dict[str, float]:
@@ -118,7 +163,7 @@ def forward(method: PretrainingMethod, batches: list[Batch], precision: str) -> 
     return _in_order(values, method)
 
 
-def _in_order(values: dict[str, float], method: PretrainingMethod) -> dict[str, float]:
+def _in_order(values: dict[str, T], method: PretrainingMethod) -> dict[str, T]:
     """Return the terms in the order of the method's weights."""
     return {name: values[name] for name in (*method.weights, *values) if name in values}
 
@@ -139,10 +184,8 @@ def _batch_term_gradients(
     ]
 
 
-def _mean_over_ranks(terms: Terms, step: int) -> dict[str, float]:
-    """Return each term's mean over ranks. Every rank raises TrainingError if a term is not finite on any rank."""
-    local_values = torch.stack([term.detach().float() for term in terms.values()])
-    table = distributed.gather(local_values[None]).tolist()  # (ranks, terms)
+def _mean_over_ranks(terms: tuple[str, ...], table: list[list[float]], step: int) -> dict[str, float]:
+    """Return each term's mean over ranks from the `table` of one row per rank; raise TrainingError if one is not finite."""
     for rank, row in enumerate(table):
         not_finite = {name: value for name, value in zip(terms, row) if not math.isfinite(value)}
         if not_finite:
@@ -154,18 +197,26 @@ def _mean_over_ranks(terms: Terms, step: int) -> dict[str, float]:
     return {name: sum(column) / len(table) for name, column in zip(terms, zip(*table))}
 
 
-def _check_same_features(second: Features, first: Features, step: int) -> None:
-    """Raise TrainingError if the second forward pass differs from the first by more than bfloat16 rounding.
+def _other_features(second: Features, first: Features) -> Terms:
+    """Return 1 for each feature of the second forward pass that differs from the first by more than bfloat16 rounding, else 0.
 
     The gradient was computed at the features of the first pass, and would be wrong for others.
     """
+    out = {}
     for name, x in first.items():
         before, after = x.float(), second[name].detach().float()
-        if bool((after - before).norm() > 0.05 * before.norm()):
-            raise TrainingError(
-                f"step {step}: a second forward pass over the same records gives different features '{name}': the method draws "
-                "random numbers from a generator of its own, so set optim.accumulate=1"
-            )
+        out[name] = ((after - before).norm() > 0.05 * before.norm()).float()
+    return out
+
+
+def _check_same_features(features: tuple[str, ...], table: list[list[float]], step: int) -> None:
+    """Raise TrainingError if a feature differs (`_other_features`) on any rank; `table` has one row per rank."""
+    other = [name for name, column in zip(features, zip(*table)) if any(column)]
+    if other:
+        raise TrainingError(
+            f"step {step}: a second forward pass over the same records gives different features '{other[0]}': the method draws "
+            "random numbers from a generator of its own, so set optim.accumulate=1"
+        )
 
 
 def seed_all(*numbers: int) -> None:

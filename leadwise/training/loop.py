@@ -24,7 +24,7 @@ from leadwise.methods.contract import PretrainingMethod
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
 from leadwise.training.deterministic import deterministic_algorithms
-from leadwise.training.gradient_step import Objective, TrainingError, backward, device_of, forward, gradient_norms
+from leadwise.training.gradient_step import Objective, TrainingError, device_of, forward, gradient_norms, queue_backward
 from leadwise.training.inputs import TrainingData, check_batch_split, open_data, with_classes
 from leadwise.training.optimizer import learning_rate, make_optimizer
 from leadwise.training.teacher import give_teacher, hashes_with_teacher, open_teacher, with_targets, with_teacher
@@ -83,7 +83,9 @@ def pretrain(
             _compile(method)
         model = ddp(method)
         sampler = Sampler(len(data.train), optim.batch_size, optim.seed, distributed.rank(), distributed.n_ranks())
-        prefetched = prefetch_batches(data.train, sampler, start, optim.steps, config.data.workers, optim.accumulate)
+        prefetched = prefetch_batches(
+            data.train, sampler, start, optim.steps, config.data.workers, optim.accumulate, pin=device.type == "cuda"
+        )
         if is_first_rank:
             run.truncate_log(start)
         timer_start, timer_step, step = time.perf_counter(), start, start  # since the last line of metrics
@@ -97,12 +99,9 @@ def pretrain(
                 for group in optimizer.param_groups:
                     group["lr"] = rate * group["scale"]
                 local_batches = [next(batches) for _ in range(optim.accumulate)]
-                terms = backward(model, local_batches, step, optim)
+                queued = queue_backward(model, local_batches, step, optim)
                 norm = nn.utils.clip_grad_norm_(method.parameters(), optim.clip, error_if_nonfinite=False)
-                if not bool(norm.isfinite()):  # equal on every rank, so every rank raises
-                    raise TrainingError(
-                        f"step {step}: the gradient is not finite; lower optim.lr, or use optim.precision=float32"
-                    )
+                terms, grad_norm = queued.read(norm)  # raises before any weight changes
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 method.after_step((step + 1) / optim.steps)
@@ -110,7 +109,7 @@ def pretrain(
                 n_done, is_last = step + 1, step + 1 == optim.steps
                 if on_step is not None and is_first_rank:
                     on_step(run, n_done)
-                metrics = {"lr": rate, "grad_norm": float(norm), **_term_metrics(method, terms)}
+                metrics = {"lr": rate, "grad_norm": grad_norm, **_term_metrics(method, terms)}
                 seconds = max(time.perf_counter() - timer_start, 1e-9)
                 metrics["records_per_s"] = optim.batch_size * (n_done - timer_step) / seconds
                 if progress:

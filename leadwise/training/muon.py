@@ -43,18 +43,19 @@ class MuonWithAdamW(torch.optim.AdamW):
     def _muon_step(self, group: dict[str, Any]) -> None:
         # momentum, with Nesterov's look-ahead
         matrices: list[Tensor] = [p for p in group["params"] if p.grad is not None]
-        blocks: list[Tensor] = []  # views of the parameters
-        updates: list[Tensor] = []
+        if not matrices:
+            return
+        gradients: list[Tensor] = [p.grad for p in matrices if p.grad is not None]
         for p in matrices:
-            assert p.grad is not None
-            state = self.state[p]
-            if not state:
-                state["momentum"] = torch.zeros_like(p)
-                state["step"] = torch.zeros(())  # unused; AdamW requires it of every state that it loads
-            state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
-            update = p.grad.lerp(state["momentum"], MOMENTUM)
-            blocks += p.view(len(p), -1).chunk(group["n_parts"])  # `flatten` could copy, and the update would be lost
-            updates += update.flatten(1).chunk(group["n_parts"])
+            if not self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+                self.state[p]["step"] = torch.zeros(())  # unused; AdamW requires it of every state that it loads
+        momenta: list[Tensor] = [self.state[p]["momentum"] for p in matrices]
+        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
+        # views of the parameters: `flatten` could copy, and the update would be lost
+        blocks = [block for p in matrices for block in p.view(len(p), -1).chunk(group["n_parts"])]
+        updates = [block for update in ahead for block in update.flatten(1).chunk(group["n_parts"])]
 
         # all blocks of one shape together
         by_shape: dict[torch.Size, list[int]] = {}
@@ -63,8 +64,9 @@ class MuonWithAdamW(torch.optim.AdamW):
         for shape, numbers in by_shape.items():
             steps = orthogonalised(torch.stack([updates[number] for number in numbers]))
             rate = group["lr"] * SCALE * max(shape) ** 0.5
-            for number, step in zip(numbers, steps):
-                blocks[number].mul_(1 - group["lr"] * group["weight_decay"]).add_(step, alpha=-rate)
+            of_shape = [blocks[number] for number in numbers]
+            torch._foreach_mul_(of_shape, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(of_shape, steps.unbind(), alpha=-rate)
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:

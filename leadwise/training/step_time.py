@@ -18,7 +18,7 @@ from leadwise.config import Config
 from leadwise.data.loader import Recordings, Sampler
 from leadwise.run import Run
 from leadwise.training.deterministic import deterministic_algorithms
-from leadwise.training.gradient_step import Objective, backward, device_of
+from leadwise.training.gradient_step import Objective, device_of, queue_backward
 from leadwise.training.inputs import TrainingData, open_data, with_classes
 from leadwise.training.optimizer import make_optimizer
 from leadwise.training.teacher import embed_teacher, open_teacher, with_teacher
@@ -97,8 +97,8 @@ def time_steps(run: Run, train: Recordings, n_timed: int = 5, n_warmup: int = 1)
         for step in range(n_warmup + n_timed):
             wall_start, processor_start = time.perf_counter(), time.process_time()
             passes = np.split(sampler.positions(step), optim.accumulate)
-            backward(model, [train.batch(positions) for positions in passes], step, optim)
-            torch.nn.utils.clip_grad_norm_(method.parameters(), optim.clip)
+            queued = queue_backward(model, [train.batch(positions) for positions in passes], step, optim)
+            queued.read(torch.nn.utils.clip_grad_norm_(method.parameters(), optim.clip))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if on_gpu:
