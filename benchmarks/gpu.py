@@ -98,7 +98,9 @@ def run_parts(args: argparse.Namespace) -> None:
     """Unpack the cohort and run each part in a process of its own, which is ended when its time is over."""
     until = time.perf_counter() + (args.seconds or 60 * args.minutes)
     args.out.mkdir(parents=True, exist_ok=True)
-    cohort = gpu_pack.unpack(FOLDER / "cohort", FOLDER / "unpacked", os.cpu_count() or 1)
+    cohort, packed = FOLDER / "unpacked", FOLDER / "cohort" / "cohort.json"
+    if not (cohort / "cohort.json").exists() or (cohort / "cohort.json").read_bytes() != packed.read_bytes():
+        gpu_pack.unpack(packed.parent, cohort, os.cpu_count() or 1)
     names = args.parts.split(",")
     seconds: dict[str, float] = {}
     for number, name in enumerate(names):

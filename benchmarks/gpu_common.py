@@ -36,7 +36,7 @@ class Part:
         """Add a result and write all results so far to OUT/NAME.json, so that a run that is cut still counts."""
         self.results[key] = value
         write_json(self.out / f"{self.name}.json", self.results)
-        print(f"[{self.name} {time.perf_counter() - self.began:5.1f} s] {key}: {json.dumps(value)[:400]}", flush=True)
+        print(f"[{self.name} {time.perf_counter() - self.began:5.1f} s] {key}: {json.dumps(value)[-150:]}", flush=True)
 
 
 def write_json(path: Path, content: Any) -> None:

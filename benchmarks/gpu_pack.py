@@ -145,8 +145,6 @@ def _write_index(cohort: Cohort, rows: np.ndarray, out: Path, step_uv: float) ->
 def unpack(folder: Path, out: Path, n_threads: int = 8) -> Path:
     """Write the cohort folder `out` from what `pack` wrote to `folder`, and return it."""
     out.mkdir(parents=True, exist_ok=True)
-    for name in ("index.parquet", "cohort.json"):
-        (out / name).write_bytes((folder / name).read_bytes())
 
     def unpack_file(path: Path) -> None:
         with replacing(out / f"{path.stem}.npy") as part, part.open("wb") as file:
@@ -154,6 +152,8 @@ def unpack(folder: Path, out: Path, n_threads: int = 8) -> Path:
 
     with ThreadPoolExecutor(n_threads) as pool:
         list(pool.map(unpack_file, sorted(folder.glob("samples-*.xz"))))
+    for name in ("index.parquet", "cohort.json"):  # cohort.json last: with it, the cohort is whole
+        (out / name).write_bytes((folder / name).read_bytes())
     return out
 
 
