@@ -66,7 +66,7 @@ class StMem(nn.Module):
     def _decode(self, x: Tensor, index: Tensor) -> Tensor:
         """(B L, V + 2, D) encoded -> (B L, N, P) predicted, each lead alone."""
         x = self.enter(x)
-        whole = self.mask.expand(len(x), self.grid[1], -1)
+        whole = self.mask.to(x.dtype).expand(len(x), self.grid[1], -1)  # autocast: the linear map returns bfloat16
         whole = whole.scatter(1, index[..., None].expand(-1, -1, x.shape[-1]), x[:, 1:-1])
         x = torch.cat([x[:, :1], whole, x[:, -1:]], dim=1) + self.decoder_time
         predicted: Tensor = self.leave(self.decoder(x)[:, 1:-1])

@@ -1,0 +1,123 @@
+"""Minutes on a GPU: prove that the package is right there, measure how fast it is, and train.
+
+    python benchmarks/gpu.py pack --cohort cohorts/ptbxl          # here: writes .gpu/, at most 45 MiB
+    python benchmarks/gpu.py run --minutes 8 --out results        # there: needs .gpu/ and no network
+    python benchmarks/gpu.py report results                       # here: writes benchmarks/results/gpu.md
+
+`run` has three parts, each a process with its own share of the time: right (equal to the CPU, resumes, NCCL), fast (steps,
+kernels, loader, embedding) and learn (CG-DMER and MERL at equal seconds). Each result is written when it is measured, so a run
+that is cut still counts. `run --device cpu --seconds 60` rehearses the same code with small sizes.
+
+The machine with the GPU needs Python 3.12, torch and the other dependencies of the package; the few that are often missing
+there travel as wheels in `.gpu/wheels` (`pip install --no-deps --no-index --target DIR .gpu/wheels/*.whl`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gpu_pack
+from gpu_common import Part, write_json
+
+HERE = Path(__file__).parent
+FOLDER = HERE.parent / ".gpu"
+SHARES = {"right": 0.12, "fast": 0.33, "learn": 0.55}  # of the time
+WHEELS = ("pydantic", "pydantic_core", "annotated_types", "typing_inspection", "tomli_w", "defusedxml", "wfdb")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    pack = commands.add_parser("pack", help="write .gpu/: recordings, reports, labels and wheels")
+    pack.add_argument("--cohort", type=Path, required=True, help="folder that `leadwise prepare ptbxl` wrote")
+    pack.add_argument("--mib", type=float, default=45.0, help="size of .gpu [%(default)s]")
+    pack.add_argument("--step-uv", type=float, default=5.0, help="samples are rounded to this, in uV [%(default)s]")
+
+    run = commands.add_parser("run", help="prove, measure and train")
+    run.add_argument("--minutes", type=float, default=8.0)
+    run.add_argument("--seconds", type=float, help="in place of --minutes")
+    run.add_argument("--device", default="cuda")
+    run.add_argument("--parts", default=",".join(SHARES), help="names with commas [%(default)s]")
+    run.add_argument("--out", type=Path, default=FOLDER / "out")
+
+    report = commands.add_parser("report", help="write benchmarks/results/gpu.md")
+    report.add_argument("results", type=Path, help="folder that `run` wrote")
+    report.add_argument("--note", default="", help="a sentence on the run")
+
+    # what `run` starts: one part, and one row of the part learn
+    for name in ("part", "row"):
+        one = commands.add_parser(name)
+        one.add_argument("name")
+        one.add_argument("--out", type=Path, required=True)
+        one.add_argument("--cohort", type=Path, required=True)
+        one.add_argument("--device", required=True)
+        one.add_argument("--seconds" if name == "part" else "--until", type=float, required=True)
+    args = parser.parse_args()
+
+    if args.command == "pack":
+        pack_all(args)
+    elif args.command == "run":
+        run_parts(args)
+    elif args.command == "report":
+        importlib.import_module("gpu_page").write_page(args.results, args.note)
+    elif args.command == "part":
+        part = Part(args.name, args.out, args.cohort, args.device, args.seconds)
+        importlib.import_module(f"gpu_{args.name}").measure(part)
+    else:
+        importlib.import_module("gpu_learn").train_row(args.name, args.out, args.cohort, args.device, args.until)
+
+
+def pack_all(args: argparse.Namespace) -> None:
+    """Write .gpu/wheels and .gpu/cohort."""
+    wheels = FOLDER / "wheels"
+    wheels.mkdir(parents=True, exist_ok=True)
+    if not list(wheels.glob("*.whl")):
+        pins = [f"{name}=={importlib.metadata.version(name)}" for name in WHEELS]
+        platforms = [
+            word
+            for n in ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
+            for word in ("--platform", f"{n}_x86_64")
+        ]
+        words = ["pip", "download", "-q", "--no-deps", "--only-binary=:all:", "--python-version", "3.12", *platforms]
+        subprocess.run([sys.executable, "-m", *words, "-d", str(wheels), *pins], check=True)
+    taken = sum(path.stat().st_size for path in wheels.glob("*"))
+    counts = gpu_pack.pack(args.cohort, FOLDER / "cohort", int(args.mib * gpu_pack.MIB) - taken, args.step_uv)
+    size = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file() and "out" not in path.parts)
+    print(f"{FOLDER}: {size / gpu_pack.MIB:.1f} MiB, {counts}, steps of {args.step_uv:g} uV")
+
+
+def run_parts(args: argparse.Namespace) -> None:
+    """Unpack the cohort and run each part in a process of its own, which is ended when its time is over."""
+    until = time.perf_counter() + (args.seconds or 60 * args.minutes)
+    args.out.mkdir(parents=True, exist_ok=True)
+    cohort, packed = FOLDER / "unpacked", FOLDER / "cohort" / "cohort.json"
+    if not (cohort / "cohort.json").exists() or (cohort / "cohort.json").read_bytes() != packed.read_bytes():
+        gpu_pack.unpack(packed.parent, cohort, os.cpu_count() or 1)
+    names = args.parts.split(",")
+    seconds: dict[str, float] = {}
+    for number, name in enumerate(names):
+        # a part that ends early leaves its time to the later ones
+        left = until - time.perf_counter()
+        share = SHARES[name] / sum(SHARES[later] for later in names[number:])
+        words = [__file__, "part", name, "--out", str(args.out), "--cohort", str(cohort)]
+        words += ["--device", args.device, "--seconds", f"{left * share:.1f}"]
+        began = time.perf_counter()
+        try:
+            code = subprocess.run([sys.executable, *words], timeout=left * share + 10, check=False).returncode
+        except subprocess.TimeoutExpired:
+            code = -1
+        seconds[name] = round(time.perf_counter() - began, 1)
+        print(f"{name}: exit code {code} after {seconds[name]} s", flush=True)
+        write_json(args.out / "run.json", {"device": args.device, "seconds": seconds})
+
+
+if __name__ == "__main__":
+    main()
