@@ -4,9 +4,9 @@
     python benchmarks/gpu.py run --minutes 8 --out results        # there: needs .gpu/ and no network
     python benchmarks/gpu.py report results                       # here: writes benchmarks/results/gpu.md
 
-`run` has three parts, each a process with its own share of the time: right (equal to the CPU, resumes, NCCL), fast (steps,
-kernels, loader, embedding) and learn (CG-DMER and MERL at equal seconds). Each result is written when it is measured, so a run
-that is cut still counts. `run --device cpu --seconds 60` rehearses the same code with small sizes.
+`run` has three parts, each a process of its own: fast (steps, kernels, loader, embedding), which has the card alone; then right
+(equal to the CPU, resumes, NCCL) and learn (CG-DMER and MERL at equal seconds) side by side. Each result is written when it is
+measured, so a run that is cut still counts. `run --device cpu --seconds 60` rehearses the same code with small sizes.
 
 The machine with the GPU needs Python 3.12, torch and the other dependencies of the package; the few that are often missing
 there travel as wheels in `.gpu/wheels` (`pip install --no-deps --no-index --target DIR .gpu/wheels/*.whl`).
@@ -28,7 +28,7 @@ from gpu_common import Part, write_json
 
 HERE = Path(__file__).parent
 FOLDER = HERE.parent / ".gpu"
-SHARES = {"right": 0.12, "fast": 0.33, "learn": 0.55}  # of the time
+SHARES = {"fast": 0.2, "learn": 0.8, "right": 0.8}  # of the time; right and learn run side by side
 WHEELS = ("pydantic", "pydantic_core", "annotated_types", "typing_inspection", "tomli_w", "defusedxml", "wfdb")
 
 
@@ -101,22 +101,29 @@ def run_parts(args: argparse.Namespace) -> None:
     cohort, packed = FOLDER / "unpacked", FOLDER / "cohort" / "cohort.json"
     if not (cohort / "cohort.json").exists() or (cohort / "cohort.json").read_bytes() != packed.read_bytes():
         gpu_pack.unpack(packed.parent, cohort, os.cpu_count() or 1)
-    names = args.parts.split(",")
-    seconds: dict[str, float] = {}
-    for number, name in enumerate(names):
-        # a part that ends early leaves its time to the later ones
+    chosen = args.parts.split(",")
+    codes: dict[str, int] = {}
+    for group in (["fast"], ["right", "learn"]):
+        names = [name for name in group if name in chosen]
         left = until - time.perf_counter()
-        share = SHARES[name] / sum(SHARES[later] for later in names[number:])
-        words = [__file__, "part", name, "--out", str(args.out), "--cohort", str(cohort)]
-        words += ["--device", args.device, "--seconds", f"{left * share:.1f}"]
-        began = time.perf_counter()
-        try:
-            code = subprocess.run([sys.executable, *words], timeout=left * share + 10, check=False).returncode
-        except subprocess.TimeoutExpired:
-            code = -1
-        seconds[name] = round(time.perf_counter() - began, 1)
-        print(f"{name}: exit code {code} after {seconds[name]} s", flush=True)
-        write_json(args.out / "run.json", {"device": args.device, "seconds": seconds})
+        later = "learn" in chosen or "right" in chosen
+        seconds = left * SHARES[group[0]] if group == ["fast"] and later else left
+        processes = {name: start_part(name, args, cohort, seconds) for name in names}
+        ends = time.perf_counter() + seconds + 10
+        for name, process in processes.items():
+            try:
+                codes[name] = process.wait(timeout=max(0.1, ends - time.perf_counter()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                codes[name] = process.wait()
+        write_json(args.out / "run.json", {"device": args.device, "exit codes": codes})
+    print(f"exit codes: {codes}", flush=True)
+
+
+def start_part(name: str, args: argparse.Namespace, cohort: Path, seconds: float) -> subprocess.Popen[bytes]:
+    """Start the process of a part."""
+    words = [__file__, "part", name, "--out", str(args.out), "--cohort", str(cohort)]
+    return subprocess.Popen([sys.executable, *words, "--device", args.device, "--seconds", f"{seconds:.1f}"])
 
 
 if __name__ == "__main__":

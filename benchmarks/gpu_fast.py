@@ -143,7 +143,8 @@ def full_step(name: str, bench: Bench) -> Iterator[Json]:
     with deterministic_algorithms(True):
         row = attempt(partial(_row_of_size, bench, trainer, name, n, count))
     yield {"deterministic": {"batch": n, **row}}
-    transformer = run.method.ecg.transformer  # type: ignore[union-attr]
+    encoder: Any = run.method.ecg
+    transformer = encoder.transformer
     n = size if bench.on_gpu and not fits else n
     transformer.checkpointing = True
     row = attempt(partial(_row_of_size, bench, trainer, name, n, count))
