@@ -429,3 +429,13 @@ def test_the_encoder_runs_only_for_what_is_used(monkeypatch, options: dict, pass
         counts.append(len(calls))
         calls.clear()
     assert counts == passes
+
+
+def test_loaded_weights_continue_in_the_saved_phase() -> None:
+    settings = {"final_view": "parts", "final_share": 0.25}
+    method, other = build("cg_dmer", **settings), build("cg_dmer", **settings)
+    method.after_step(0.8)
+    other.load_state_dict(method.state_dict())
+    assert (method._contrast_view, other._contrast_view) == ("parts", "parts")
+    other.load_state_dict(build("cg_dmer", **settings).state_dict())
+    assert other._contrast_view == "masked"

@@ -199,6 +199,10 @@ class Cohort:
         """What converts a block to mV: uV per step (12,) and baseline (12,); and the rate in Hz."""
         return self._uv_per_step[row], self._baseline[row], float(self._rate_hz[row])
 
+    def scales(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """`scale` of several rows, (n, 12), (n, 12) and (n,), and the number of samples of each lead, (n,)."""
+        return self._uv_per_step[rows], self._baseline[rows], self._rate_hz[rows], self._n_samples[rows]
+
     def duration_s(self, row: int) -> float:
         """The duration of a recording in seconds."""
         return float(self._n_samples[row] / self._rate_hz[row])
