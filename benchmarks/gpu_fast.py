@@ -82,7 +82,7 @@ def card(bench: Bench) -> Iterator[Json]:
         properties = torch.cuda.get_device_properties(0)
         yield {
             "device": properties.name, "memory_gib": round(properties.total_memory / 2**30, 1),
-            "multiprocessors": properties.multi_processor_count, "cudnn": torch.backends.cudnn.version(),
+            "multiprocessors": properties.multi_processor_count, "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
         }  # fmt: skip
         query = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,power.limit", "--format=csv,noheader"]
         output = attempt(lambda: subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout)

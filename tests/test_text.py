@@ -40,6 +40,14 @@ def test_reports_are_cut_and_the_share_is_told(tokenizer) -> None:
     assert cut == 0.5
 
 
+def test_tokens_are_those_of_the_tokenizer(tokenizer) -> None:
+    texts = [*REPORTS, "", "atrial fibrillation " * 30]
+    tokens, _ = text.tokenize(tokenizer, texts, 24)
+    expected = tokenizer(texts, padding=True, truncation=True, max_length=24, return_tensors="pt")
+    assert torch.equal(tokens.ids, expected["input_ids"])
+    assert torch.equal(tokens.real, expected["attention_mask"].bool())
+
+
 def test_masked_choice_is_the_share_of_ordinary_tokens_and_at_least_one(tokenizer) -> None:
     tokens, _ = text.tokenize(tokenizer, [*REPORTS, "ok"], 64)
     special = torch.tensor(tokenizer.all_special_ids)
