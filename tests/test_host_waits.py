@@ -27,7 +27,7 @@ GPU = torch.device("meta")
 
 
 def no_autocast(*_: object, **__: object) -> contextlib.AbstractContextManager[None]:
-    """Stands for `torch.autocast`, which does not know the device."""
+    """Replaces `torch.autocast`, which has no such device."""
     return contextlib.nullcontext()
 
 
