@@ -116,12 +116,9 @@ def train_row(row: str, out: Path, cohort: Path, device: str, until: float) -> N
     run, data, _ = open_in_memory(config)
     startup = time.time() - began
     step = time_steps(run, data.train, 40 if device != "cpu" else 3, 10 if device != "cpu" else 1).wall
-    at = time.perf_counter()
-    data.train.batch(np.arange(config.optim.batch_size))
-    step -= 0.5 * (time.perf_counter() - at)  # training reads ahead in threads, which is worth about half of the time
     share = float(config.method.get("final_share", 0.0))
-    seconds = 0.9 * (until - time.time()) - startup - (8 if device != "cpu" else 20)  # without scoring
-    steps = max(10, int(seconds / (step * (1 + share))))
+    seconds = 0.8 * (until - time.time()) - startup - (8 if device != "cpu" else 20)  # without scoring
+    steps = max(10, int(seconds / (1.1 * step * (1 + share))))
     result |= {"seconds a step": step, "steps": steps, "recordings": steps * config.optim.batch_size}
     result |= {"parameters": sum(p.numel() for p in run.method.parameters()), "points": []}
     write_json(out / "row.json", result)
@@ -159,6 +156,7 @@ def train_row(row: str, out: Path, cohort: Path, device: str, until: float) -> N
         assert current is not None
         trained, result["cut"] = current, True
         trained.method.eval()
+        trained.save_weights()
     result["training seconds"] = time.perf_counter() - began - paused
     write_json(out / "row.json", result)
 

@@ -30,10 +30,14 @@ class FakeTime:
     def process_time(self) -> float:
         return self.processor
 
-    def step(self, *_: object) -> dict[str, float]:
+    def step(self, *_: object) -> FakeTime:
         wall, processor = next(self.steps)
         self.wall, self.processor = self.wall + wall, self.processor + processor
         self.threads.append(torch.get_num_threads())
+        return self
+
+    def read(self, *_: object) -> dict[str, float]:
+        """The terms of a queued step."""
         return {}
 
 
@@ -42,7 +46,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[tuple[float, float]
     def install(steps: list[tuple[float, float]]) -> FakeTime:
         fake = FakeTime(steps)
         monkeypatch.setattr(step_time, "time", fake)
-        monkeypatch.setattr(step_time, "backward", fake.step)
+        monkeypatch.setattr(step_time, "queue_backward", fake.step)
         return fake
 
     return install

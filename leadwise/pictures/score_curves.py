@@ -39,7 +39,8 @@ def draw(
     groups = list(dict.fromkeys(str(point["group"]) for point in points))
     names = list(dict.fromkeys(str(level["group"]) for level in levels))
     height = 0.9 + 2.9 * len(ways)
-    figure = blank(4.7 * len(costs) + 2.4, height)
+    margin = max(2.1, 0.6 + 0.062 * max(len(name) for name in (*groups, *names)))  # inches, for the legend
+    figure = blank(4.7 * len(costs) + 0.3 + margin, height)
     figure.text(0.012, 1 - 0.12 / height, title, fontsize=11, fontweight="bold", color=INK, va="top", parse_math=False)
 
     # the panels of a row share their scale of scores
@@ -66,7 +67,7 @@ def draw(
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
-    right = 1 - 2.1 / figure.get_figwidth()
+    right = 1 - margin / figure.get_figwidth()
     figure.subplots_adjust(
         left=0.62 / figure.get_figwidth(),
         right=right,
