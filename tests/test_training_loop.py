@@ -334,6 +334,19 @@ def test_a_batch_larger_than_the_data_is_an_error(cohort_folder: Path, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_that_was_saved_before_a_setting_existed_is_resumed_with_its_default(
+    cohort_folder: Path, tmp_path: Path
+) -> None:
+    train(cohort_folder, tmp_path / "run", steps=5)
+    file = tmp_path / "run" / "config.toml"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if not line.startswith("decorrelate")))
+    assert len(file.read_text().splitlines()) == len(lines) - 1
+    config = typed(Config, config_table(cohort_folder, steps=7))
+    run = training.pretrain(config, tmp_path / "run", resume=True, accept_changes=True)
+    assert run.config.method["decorrelate"] is False
+
+
 def test_a_resumed_run_keeps_its_settings_and_its_data(cohort_folder: Path, tmp_path: Path) -> None:
     train(cohort_folder, tmp_path / "run", steps=5)
     with pytest.raises(

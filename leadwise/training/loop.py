@@ -266,10 +266,12 @@ def _with_saved_report_words(config: Config, saved: Config) -> Config:
 def _check_same_settings(saved: Config, requested: Config, folder: Path, steps_may_shrink: bool = False) -> None:
     """Check that settings differ from those of a saved run only in CHANGEABLE, and that `optim.steps` is not smaller.
 
+    A setting that did not exist when the run was saved has its default, as it has when the run is loaded.
+
     Raises:
         ConfigError: another setting differs; the message names the settings, with both values.
     """
-    before, after = dataclasses.asdict(saved), dataclasses.asdict(requested)
+    before, after = dataclasses.asdict(with_defaults(saved)), dataclasses.asdict(requested)
     if steps_may_shrink or requested.optim.steps > saved.optim.steps:
         after["optim"]["steps"] = saved.optim.steps
     missing = "none"
