@@ -109,6 +109,8 @@ RESULTS = (  # a page of benchmarks/results, and what it answers
     ("protocol_cost_merl", "What each fault of the published probe changes, MERL"),
     ("fewer_tokens", "Embedding from a part of the patches"),
     ("demo", "The demo: scores and times"),
+    ("shipped_ptbxl", "The weights that ship: fold 10, other data sets, groups"),
+    ("gpu", "One GPU: right, fast and learned within minutes"),
     ("scale", "Preparing and opening many records"),
     ("speed", "Speed as ratios against other ways"),
     ("speed_more", "Speed: decoders, tokens, reports, options"),
@@ -134,6 +136,15 @@ def write_pages(folder: Path) -> None:
         target.parent.mkdir(exist_ok=True)
         if not target.is_file() or target.read_text() != text:
             target.write_text(text)
+    # the pictures of the pages of results
+    pictures = {path.name: path for path in (ROOT / "benchmarks" / "results").glob("*.png")}
+    for old in (folder / "results").glob("*.png"):
+        if old.name not in pictures:
+            old.unlink()
+    for picture, path in pictures.items():
+        target = folder / "results" / picture
+        if not target.is_file() or target.read_bytes() != path.read_bytes():
+            target.write_bytes(path.read_bytes())
 
 
 def point_links_into_the_site(app: object, name: str, source: list[str]) -> None:

@@ -76,6 +76,11 @@ class PlantedCohort:
     def scale(self, row: int) -> tuple[np.ndarray, np.ndarray, float]:
         return np.ones(12), np.zeros(12, dtype=np.int32), 100.0
 
+    def scales(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        uv_per_step, baseline, rate_hz = zip(*(self.scale(row) for row in rows.tolist()))
+        n_samples = np.array([self.block(row).shape[1] for row in rows.tolist()])
+        return np.array(uv_per_step), np.array(baseline), np.array(rate_hz), n_samples
+
     def splits(self, rows: np.ndarray) -> np.ndarray:
         return self.index["split"].to_numpy(dtype=np.str_)[rows]
 

@@ -215,17 +215,17 @@ def test_an_interrupted_run_is_resumed(cohort_folder: Path, tmp_path: Path, monk
     request = ReproduceRequest(
         "table1", tmp_path / "out", configs=(config,), budget=budget.Budget(steps=12), methods=("cg_dmer",)
     )
-    genuine = training.backward
+    genuine = training.queue_backward
 
     def killed(model: object, share: object, step: int, optim: object) -> object:
         if step == 7:
             raise KeyboardInterrupt
         return genuine(model, share, step, optim)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training, "backward", killed)
+    monkeypatch.setattr(training, "queue_backward", killed)
     with pytest.raises(KeyboardInterrupt):
         reproduce(request)
-    monkeypatch.setattr(training, "backward", genuine)
+    monkeypatch.setattr(training, "queue_backward", genuine)
     messages: list[tuple[str, int]] = []
     configs = variants.base_configs([typed(Config, config_table(cohort_folder))])
     assert "CG-DMER" in configs
