@@ -56,7 +56,8 @@ def test_a_shift_moves_signal_and_mask_together() -> None:
     torch.manual_seed(3)
     ways = set()
     for _ in range(12):
-        ecg, observed = augment.shift(batch.ecg, batch.observed, 40)
+        moved = augment.shift(batch, 40)
+        ecg, observed = moved.ecg, moved.observed
         by = int((~observed[0, 0]).sum())
         assert by < 40
         assert not bool(ecg[~observed].any())

@@ -112,10 +112,7 @@ class Recordings:
             for row, samples in zip(rows.tolist(), ecg):
                 samples[:] = self.cohort.block(row)
             if ecg.min() != MISSING:
-                # the arithmetic of `scale_into`
-                if baseline.any():
-                    ecg -= baseline.astype(np.float32)[..., None]
-                ecg /= (1000.0 / uv_per_step).astype(np.float32)[..., None]
+                scale_into(ecg, ecg, uv_per_step, baseline)
                 observed[:] = True
                 return
         for number, row in enumerate(rows.tolist()):

@@ -404,7 +404,7 @@ class Method(WithReports, PretrainingMethod):
             return batch
         if c.shift:
             patch_samples = self.ecg.shape.patch_samples
-            batch = augment.shift_batch(batch, patch_samples, patch_samples)
+            batch = augment.shift(batch, patch_samples, patch_samples)
         if c.gain:
             batch = replace(batch, ecg=augment.gain(batch.ecg, c.gain))
         return replace(batch, report=report_view(batch, c.statement_dropout, c.rewording))

@@ -120,7 +120,7 @@ class Method(PretrainingMethod):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss, by name."""
         if self.training and self.config.shift:
-            batch = augment.shift_batch(batch, self.ecg.grid, self.ecg.grid)
+            batch = augment.shift(batch, self.ecg.grid, self.ecg.grid)
         patches, usable, on_host = self.ecg.patches_and_host(batch)
         level, spread = self._level_and_spread(patches, batch)
         predicted, hidden = self._fill_in(patches, usable, on_host)

@@ -18,30 +18,19 @@ _WANDER_HZ = (0.05, 0.5)  # breathing and slow drift
 _HUM_HZ = (50.0, 60.0)
 
 
-def shift(ecg: Tensor, observed: Tensor, largest: int, grid: int = 1) -> tuple[Tensor, Tensor]:
-    """Shift the batch in time by fewer than `largest` samples, in either direction; vacated samples are unobserved.
+def shift(batch: Batch, largest: int, grid: int = 1) -> Batch:
+    """Shift a batch in time by fewer than `largest` samples, in either direction; vacated samples are unobserved.
 
     The whole batch has one shift, so that every record has the same number of whole patches. A record that would lose its
     last whole patch (of `grid` samples, in any lead) is not shifted.
     """
-    return _shifted(ecg, observed, _draw_shift(largest), grid)
-
-
-def shift_batch(batch: Batch, largest: int, grid: int = 1) -> Batch:
-    """`shift` of a batch, with its `common` if it has it."""
-    by = _draw_shift(largest)
+    by = int(torch.randint(1 - largest, largest, ()))
     ecg, observed = _shifted(batch.ecg, batch.observed, by, grid)
-    common = batch.common
     moved = replace(batch, ecg=ecg, observed=observed)
-    return (
-        moved
-        if common is None
-        else moved.with_common(_shifted(common[None, None], common[None, None], by, grid)[1][0, 0])
-    )
-
-
-def _draw_shift(largest: int) -> int:
-    return int(torch.randint(1 - largest, largest, ()))
+    if batch.common is None:
+        return moved
+    common = batch.common[None, None]  # as a batch of one record with one lead
+    return moved.with_common(_shifted(common, common, by, grid)[1][0, 0])
 
 
 def _shifted(ecg: Tensor, observed: Tensor, by: int, grid: int) -> tuple[Tensor, Tensor]:

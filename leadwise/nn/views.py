@@ -116,7 +116,7 @@ class PairViewSettings:
 def pair_view(batch: Batch, settings: PairViewSettings, signal: Signal, grid: int = 1) -> Batch:
     """One random view of each record and its report; one whole patch of `grid` samples remains in each record that has one."""
     if settings.shift_s:
-        batch = augment.shift_batch(batch, max(1, round(settings.shift_s * signal.rate_hz)), grid)
+        batch = augment.shift(batch, max(1, round(settings.shift_s * signal.rate_hz)), grid)
     ecg, observed = batch.ecg, batch.observed
     if settings.gain:
         ecg = augment.gain(ecg, settings.gain)
