@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 
 import gpu_pack
+import torch
 from gpu_common import Part, write_json
 
 HERE = Path(__file__).parent
@@ -65,6 +66,7 @@ def main() -> None:
     if args.command == "pack":
         pack_all(args)
     elif args.command == "run":
+        check_run(parser, args)
         run_parts(args)
     elif args.command == "report":
         importlib.import_module("gpu_page").write_page(args.results, args.note)
@@ -73,6 +75,19 @@ def main() -> None:
         importlib.import_module(f"gpu_{args.name}").measure(part)
     else:
         importlib.import_module("gpu_learn").train_row(args.name, args.out, args.cohort, args.device, args.until)
+
+
+def check_run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with a message if `run` cannot start."""
+    unknown = set(args.parts.split(",")) - set(SHARES)
+    if unknown:
+        parser.error(f"--parts {args.parts}: choose from {', '.join(SHARES)}")
+    if not (FOLDER / "cohort" / "cohort.json").exists():
+        parser.error(
+            f"{FOLDER / 'cohort'} has no packed cohort; write it with: python benchmarks/gpu.py pack --cohort DIR"
+        )
+    if args.device != "cpu" and not torch.cuda.is_available():
+        parser.error(f"--device {args.device}: torch {torch.__version__} sees no GPU here; rehearse with --device cpu")
 
 
 def pack_all(args: argparse.Namespace) -> None:
@@ -90,7 +105,7 @@ def pack_all(args: argparse.Namespace) -> None:
         subprocess.run([sys.executable, "-m", *words, "-d", str(wheels), *pins], check=True)
     taken = sum(path.stat().st_size for path in wheels.glob("*"))
     counts = gpu_pack.pack(args.cohort, FOLDER / "cohort", int(args.mib * gpu_pack.MIB) - taken, args.step_uv)
-    size = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file() and "out" not in path.parts)
+    size = taken + sum(path.stat().st_size for path in (FOLDER / "cohort").iterdir())
     print(f"{FOLDER}: {size / gpu_pack.MIB:.1f} MiB, {counts}, steps of {args.step_uv:g} uV")
 
 
@@ -118,6 +133,7 @@ def run_parts(args: argparse.Namespace) -> None:
                 codes[name] = process.wait()
         write_json(args.out / "run.json", {"device": args.device, "exit codes": codes})
     print(f"exit codes: {codes}", flush=True)
+    sys.exit(int(any(codes.values())))
 
 
 def start_part(name: str, args: argparse.Namespace, cohort: Path, seconds: float) -> subprocess.Popen[bytes]:

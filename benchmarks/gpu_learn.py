@@ -73,7 +73,9 @@ def measure(part: Part) -> None:
     for process in processes.values():
         process.kill()
     _merge(part, rows)
-    part.store("exit codes", {row: process.wait() for row, process in processes.items()})
+    codes = {row: process.wait() for row, process in processes.items()}
+    part.store("exit codes", codes)
+    sys.exit(int(any(codes.values())))
 
 
 def _merge(part: Part, rows: list[str]) -> None:
@@ -108,6 +110,7 @@ def train_row(row: str, out: Path, cohort: Path, device: str, until: float) -> N
     """
     torch.set_float32_matmul_precision("high")
     torch.set_num_threads(3 if device != "cpu" else 1)
+    latest = time.time() + 0.88 * (until - time.time())  # the end of training: scoring and saving follow
     config = row_config(row, cohort, device)
     result: Json = {"settings": {**config.method, "batch_size": config.optim.batch_size, "lr": config.optim.lr}}
 
@@ -137,7 +140,7 @@ def train_row(row: str, out: Path, cohort: Path, device: str, until: float) -> N
     def on_step(run: Run, n_done: int) -> None:
         nonlocal paused, current
         current = run
-        if time.time() > until - 30 and device != "cpu":
+        if time.time() > latest:
             raise _OutOfTime
         if n_done % max(1, steps // N_POINTS) and n_done != steps:
             return

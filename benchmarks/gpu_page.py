@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,17 @@ OPTIMISER_BYTES = 28  # a parameter: weight, gradient and two moments are read, 
 
 def write_page(folder: Path, note: str) -> None:
     """Write benchmarks/results/gpu.md and its picture from what `gpu.py run` wrote to `folder`."""
-    right, fast, learn = (_read(folder / f"{part}.json") for part in ("right", "fast", "learn"))
+    parts = [folder / f"{part}.json" for part in ("right", "fast", "learn")]
+    if not any(path.exists() for path in parts):
+        sys.exit(
+            f"{folder} has none of {', '.join(path.name for path in parts)}; pass the folder that `gpu.py run` wrote"
+        )
+    right, fast, learn = map(_read, parts)
     card, peak = fast.get("card", {}), fast.get("peak", {})
     sections = [
         f"# On a GPU: {card.get('device', 'no card')}",
         f"Command: `python benchmarks/gpu.py run`. torch {card.get('torch')}, CUDA {card.get('cuda')}. {note}",
-        _learned(learn, write(NAME, "").with_suffix(".png")),
+        _learned(learn, Path(__file__).parent / "results" / f"{NAME}.png"),
         "## Right\n" + table(_right_rows(right)),
         _fast(fast, peak),
         _paper(fast),
@@ -98,7 +104,7 @@ def _right_rows(right: Json) -> list[Json]:
             if precision in result:
                 one = result[precision]
                 figure = f"terms {one['largest']:.1e}, gradient {one['gradient, relative']:.1e}"
-                ok = "yes" if one["ok"] else "no"
+                ok = "yes" if max(one["largest"], one["gradient, relative"]) <= one["limit"] else "no"
                 lines.append(
                     {"check": f"{name}, {precision}", "figure": figure, "limit": f"{one['limit']:g}", "ok": ok}
                 )
@@ -157,7 +163,11 @@ def _fast(fast: Json, peak: Json) -> str:
         ("fused AdamW", "### AdamW"),
         ("compile", "### torch.compile"),
     ):
-        if key in fast:
+        if key == "embedding" and key in fast and bfloat16:
+            parts.append(
+                f"{title}\nThe floor: multiply-adds at the measured peak.\n\n{table(_embedding_rows(fast[key], peak))}"
+            )
+        elif key in fast:
             parts.append(f"{title}\n" + table(_rows_of(fast[key])))
     for key in ("profile cg_dmer", "profile small recipe"):
         if "top" in fast.get(key, {}):
@@ -192,6 +202,23 @@ def _step_rows(fast: Json, tflops: float | None, gigabytes: float | None) -> lis
                     "memory, GiB": f"{row['peak_gib']:.1f}",
                 }
             )
+    return lines
+
+
+def _embedding_rows(result: Json, peak: Json) -> list[Json]:
+    """Return a line for each model and precision, with its floor."""
+    lines = []
+    for key, row in result.items():
+        if not isinstance(row, dict) or "ms" not in row:
+            continue
+        name, precision = key.split()[0], key.split()[-1]
+        tflops = peak["bfloat16_tflops" if precision == "bfloat16" else "tf32_tflops"]
+        floor_ms = row["batch"] * result[f"{name} gflop a record"] / tflops
+        figures = {"batch": row["batch"], "ms": f"{row['ms']:.1f}", "floor, ms": f"{floor_ms:.1f}"}
+        lines.append({"what": key, **figures, "recordings/s": f"{row['records_per_s']:,.0f}"})
+    if "records_per_s" in result.get("ptbxl from disk", {}):
+        rate = f"{result['ptbxl from disk']['records_per_s']:,.0f}"
+        lines.append({"what": "ptbxl from disk", "batch": "", "ms": "", "floor, ms": "", "recordings/s": rate})
     return lines
 
 

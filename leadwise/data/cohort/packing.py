@@ -56,8 +56,8 @@ def scale_into(signal: np.ndarray, block: np.ndarray, uv_per_step: np.ndarray, b
     """Write samples (..., L, T) as mV into `signal` (..., L, T) float32; missing samples are scaled like any other.
 
     The samples are int16, or the same whole numbers as float32. `uv_per_step` and `baseline` have shape (..., L).
-    All arithmetic is in float32, which takes a third of the time of float64. The samples are divided by the steps per mV. That is a whole number in nearly every file, so the result is
-    the nearest float32 there.
+    All arithmetic is in float32, which takes a third of the time of float64. The samples are divided by the steps per mV. That
+    is a whole number in nearly every file, so the result is the nearest float32 there.
     """
     steps_per_mv = (1000.0 / uv_per_step).astype(np.float32)[..., None]
     if baseline.any():
