@@ -175,7 +175,8 @@ def train_row(row: str, out: Path, cohort: Path, device: str, until: float) -> N
     with tarfile.open(out.with_suffix(".tar.gz.part"), "w:gz") as archive:
         archive.add(out / "weights", arcname="weights")
         archive.add(out / "embeddings.npz", arcname="embeddings.npz")
-        archive.add(out / "run" / "metrics.jsonl", arcname="metrics.jsonl")
+        if (out / "run" / "metrics.jsonl").exists():  # a row that ends early has logged nothing
+            archive.add(out / "run" / "metrics.jsonl", arcname="metrics.jsonl")
     out.with_suffix(".tar.gz.part").rename(out.with_suffix(".tar.gz"))
     result["cells"] = scorer.validation(trained)
     write_json(out / "row.json", result)
