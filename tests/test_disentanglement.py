@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +15,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from leadwise import run as runs
+from leadwise.batch import Signal
 from leadwise.config import Config, typed
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.evaluate.card import disentanglement
+from leadwise.evaluate.card import acquisition, disentanglement
 from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn.losses import multimodal
 
@@ -123,6 +126,11 @@ def test_exchanging_a_specific_part_without_report_information_does_not_lower_re
     by_way = {one.query: one.recall for one in result.retrieval}
     assert by_way["linear map of shared"][1] > by_way["linear map of specific"][1]
     assert by_way["... shared part of another patient"][1] < by_way["... specific part of another patient"][1]
+    facts = result.acquisition
+    assert set(facts["shared"]) == set(acquisition.FACTS)
+    assert (
+        facts["specific"]["size"] > 0.9 > facts["shared"]["size"] + 0.3
+    )  # its specific part is the largest sample of each lead
     assert result.width == {"backbone": 24, "shared": 12, "specific": 12, "both": 24}
     twin = disentanglement.measure_disentanglement(split_run(cohort_folder, Split(split=False)), cohort, "own")
     assert twin.overlap.specific_from_shared > 0.8 > result.overlap.specific_from_shared
@@ -174,3 +182,37 @@ def test_reconstruction_errors_are_measured_where_the_decoder_uses_the_part(coho
     assert set(result) == {"own", "of another patient"}
     assert all(0 < error < 100 for error in result.values())
     assert result["own"] != result["of another patient"]
+
+
+def pulses(noise_mv: float, wander_mv: float, size_mv: float, first_s: float) -> torch.Tensor:
+    """One ECG (12, 1000) at 100 Hz: a pulse each second, white noise, and a slow sine."""
+    t = np.arange(1000) / 100
+    beat = size_mv * np.exp(-((((t - first_s + 0.5) % 1) - 0.5) ** 2) / (2 * 0.03**2))
+    noise = noise_mv * np.random.default_rng(0).standard_normal((12, 1000))
+    return torch.tensor(beat + wander_mv * np.sin(2 * np.pi * 0.3 * t) + noise, dtype=torch.float32)
+
+
+def test_facts_of_the_acquisition_follow_what_was_added() -> None:
+    changed = {
+        "noise": pulses(0.04, 0.1, 1.0, 0.2),
+        "baseline wander": pulses(0.02, 0.4, 1.0, 0.2),
+        "size": pulses(0.02, 0.1, 3.0, 0.2),
+        "position of the first beat": pulses(0.02, 0.1, 1.0, 0.7),
+    }
+    ecg = torch.stack([pulses(0.02, 0.1, 1.0, 0.2), *changed.values()])
+    batch = dataclasses.replace(make_batch(len(ecg)), ecg=ecg, observed=torch.ones_like(ecg, dtype=torch.bool))
+
+    class Fixed:
+        signal = Signal(rate_hz=100, duration_s=10.0)
+
+        def batches(self, size: int) -> list[Any]:
+            return [batch]
+
+    facts = acquisition.acquisition_facts(Fixed())
+    for row, fact in enumerate(changed, start=1):
+        moved = {name: float(np.abs(values[row] - values[0]).max()) for name, values in facts.items()}
+        assert max(moved, key=moved.get) == fact, moved
+    assert facts["noise"][1, 0] - facts["noise"][0, 0] == pytest.approx(np.log(2), abs=0.1)
+    assert facts["position of the first beat"][1] == pytest.approx(facts["position of the first beat"][0], abs=0.2)
+    turned = facts["position of the first beat"][4] @ facts["position of the first beat"][0]
+    assert turned == pytest.approx(-1, abs=0.1)  # half a beat later

@@ -12,7 +12,7 @@ import torch
 from conftest import config_table
 
 from leadwise import run as runs
-from leadwise.config import Config, typed
+from leadwise.config import Config, override, typed
 from leadwise.reproduce.budget import Budget
 from leadwise.training import dry_run, inputs, step_time
 
@@ -71,6 +71,17 @@ def test_a_step_is_the_median_of_the_timed_steps(config: Config, clock: Callable
     measured = step_time.time_steps(runs.create(config, data.texts), data.train, n_timed=3, n_warmup=1)
     assert measured == step_time.StepTime(wall=2.0, processor=0.5)
     assert measured.cores == 0.25
+
+
+def test_phases_count_by_their_share_of_the_steps(config: Config, clock: Callable[..., FakeTime]) -> None:
+    config = override(config, ["method.final_view=full", "method.final_share=0.25"])
+    first, last = [(9.0, 9.0), (1.0, 0.5), (1.0, 0.5)], [(9.0, 9.0), (3.0, 1.5), (3.0, 1.5)]
+    clock(first + last)
+    data = inputs.open_data(config)
+    run = runs.create(config, data.texts)
+    measured = step_time.time_steps(run, data.train, n_timed=2, n_warmup=1)
+    assert measured == step_time.StepTime(wall=0.75 * 1.0 + 0.25 * 3.0, processor=0.75 * 0.5 + 0.25 * 1.5)
+    assert run.method.phase_ends == (0.75, 1.0)
 
 
 def test_a_budget_in_minutes_counts_processor_time_of_one_thread(

@@ -127,13 +127,23 @@ def _correlations(signal: Floats) -> Floats:
 
 def _rhythm(slopes: Floats, rate_hz: float) -> Floats:
     """Return (B, 3): beats per minute, and the autocorrelation (at most 1) one beat and two beats later."""
-    # slopes of all leads, summed over about one QRS, peak once per beat
-    total_slope = np.abs(slopes).sum(axis=1)  # (B, T - 1), large in every QRS
+    lag, correlation = beat_lag(beat_activity(slopes, rate_hz), rate_hz)
+    rows, n = np.arange(len(correlation)), correlation.shape[1]
+    after_two = np.where(2 * lag < n, correlation[rows, np.minimum(2 * lag, n - 1)], 0.0)
+    return np.stack([60 * rate_hz / lag, correlation[rows, lag], after_two], axis=1)
+
+
+def beat_activity(slopes: Floats, rate_hz: float) -> Floats:
+    """Return (B, T - 1), large in every QRS: slopes (B, L, T - 1) of all leads, summed over about one QRS, with mean 0."""
+    total_slope = np.abs(slopes).sum(axis=1)
     width = max(1, round(_SMOOTH_S * rate_hz))
     cumulative = np.cumsum(np.pad(total_slope, ((0, 0), (width, 0))), axis=1)
     activity = cumulative[:, width:] - cumulative[:, :-width]
-    activity = activity - activity.mean(axis=1, keepdims=True)
+    return np.asarray(activity - activity.mean(axis=1, keepdims=True))
 
+
+def beat_lag(activity: Floats, rate_hz: float) -> tuple[NDArray[np.int64], Floats]:
+    """Return the samples between beats (B,) and the autocorrelation (B, T - 1), at most 1, of the activity of beats."""
     # autocorrelation by FFT, normalised by the number of overlapping samples at each lag
     n = activity.shape[1]
     spectrum = np.fft.rfft(activity, n=2 * n, axis=1)
@@ -149,7 +159,4 @@ def _rhythm(slopes: Floats, rate_hz: float) -> Floats:
     before, after = correlation[:, shortest - 1 : longest - 1], correlation[:, shortest + 1 : longest + 1]
     peak = (inner >= before) & (inner >= after)
     high = peak & (inner >= 0.8 * inner.max(axis=1, keepdims=True))
-    lag = shortest + np.where(high.any(axis=1), high.argmax(axis=1), inner.argmax(axis=1))
-    rows = np.arange(len(correlation))
-    after_two = np.where(2 * lag < n, correlation[rows, np.minimum(2 * lag, n - 1)], 0.0)
-    return np.stack([60 * rate_hz / lag, correlation[rows, lag], after_two], axis=1)
+    return shortest + np.where(high.any(axis=1), high.argmax(axis=1), inner.argmax(axis=1)), correlation

@@ -478,6 +478,11 @@ class Method(WithReports, PretrainingMethod):
         masked = [self._pool(encoded)] if encoded is not None and name in ("masked", "both") else []
         return masked + full
 
+    @property
+    def phase_ends(self) -> tuple[float, ...]:
+        """The steps of `final_view` take longer than those before them."""
+        return (1 - self.config.final_share, 1.0) if self.config.final_share else (1.0,)
+
     def after_step(self, progress: float) -> None:
         """Store the share of the steps that are done, on which `final_view` depends."""
         if self.config.final_share:

@@ -228,6 +228,11 @@ class PretrainingMethod(nn.Module):
     def after_step(self, progress: float) -> None:
         """Update what no gradient updates, such as a momentum teacher, after a step. `progress` goes from 0 to 1."""
 
+    @property
+    def phase_ends(self) -> tuple[float, ...]:
+        """Where the time of a step changes during training: ascending shares of the steps, of which the last is 1."""
+        return (1.0,)
+
     def measure(self, batch: Batch) -> dict[str, float]:
         """Return further figures for the log, on a batch of held-out patients."""
         return {}

@@ -235,6 +235,17 @@ def _add_parts(page: Page, parts: Disentanglement) -> None:
             "split and applied to the test split. Untrained: the same model before any training.",
         )  # fmt: skip
 
+    # facts of the acquisition, read from each part
+    page.table(
+        [
+            {"part": part, **{fact: f"{share:.2f}" for fact, share in shares.items()}}
+            for part, shares in parts.acquisition.items()
+        ],
+        "Share of the variance of facts of the acquisition that a linear map of a part predicts on the test split. Noise: the "
+        "spread above 30 Hz between beats; baseline wander: the spread below 0.6 Hz; size: the range of samples (all as log "
+        "mV); position of the first beat: where in a beat interval the recording starts. Below 0: worse than the mean.",
+    )
+
     # retrieval of the report from each part
     if parts.retrieval:
         page.text(

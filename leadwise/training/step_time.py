@@ -28,7 +28,7 @@ _N_TEACHER = 64  # recordings on which the time of the teacher's embeddings is m
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one training step, as medians over the timed steps."""
+    """Seconds of one training step: medians over the timed steps, averaged over the phases of training."""
 
     wall: float  # time that passed; other work on the machine makes it longer
     processor: float  # time that all threads of this process computed, added up
@@ -81,9 +81,11 @@ def steps_in(config: Config, minutes: float, n_timed: int = 5, n_warmup: int = 2
 
 
 def time_steps(run: Run, train: Recordings, n_timed: int = 5, n_warmup: int = 1) -> StepTime:
-    """Train `run`, in memory, for a few steps and return the time of one. The steps of the warm-up are not counted.
+    """Train `run`, in memory, for a few steps and return the mean time of one over the whole training.
 
-    Of several processes that `torchrun` started, each times its own share of the batch, without communication.
+    So many steps are timed in each phase of the method (`phase_ends`), after a warm-up that is not counted; the median of a
+    phase counts by its share of the steps. Of several processes that `torchrun` started, each times its own share of the
+    batch, without communication.
     """
     # what a step of the training loop needs
     method, optim = run.method.train(), run.config.optim
@@ -92,22 +94,29 @@ def time_steps(run: Run, train: Recordings, n_timed: int = 5, n_warmup: int = 1)
     on_gpu = device_of(method).type == "cuda"
 
     # the same steps as in the loop, each with its data
-    wall, processor = [], []
+    mean_wall = mean_processor = phase_start = 0.0
+    first = 0  # number of steps of the earlier phases
     with deterministic_algorithms(optim.deterministic):
-        for step in range(n_warmup + n_timed):
-            wall_start, processor_start = time.perf_counter(), time.process_time()
-            passes = np.split(sampler.positions(step), optim.accumulate)
-            queued = queue_backward(model, [train.batch(positions) for positions in passes], step, optim)
-            queued.read(torch.nn.utils.clip_grad_norm_(method.parameters(), optim.clip))
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            if on_gpu:
-                torch.cuda.synchronize()  # the step was only queued until here
-            if step >= n_warmup:
+        for phase_end in method.phase_ends:
+            share, middle = phase_end - phase_start, (phase_start + phase_end) / 2
+            method.after_step(middle)
+            wall, processor = [], []
+            for step in range(first, first + n_warmup + n_timed):
+                wall_start, processor_start = time.perf_counter(), time.process_time()
+                passes = np.split(sampler.positions(step), optim.accumulate)
+                queued = queue_backward(model, [train.batch(positions) for positions in passes], step, optim)
+                queued.read(torch.nn.utils.clip_grad_norm_(method.parameters(), optim.clip))
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                method.after_step(middle)
+                if on_gpu:
+                    torch.cuda.synchronize()  # the step was only queued until here
                 wall.append(time.perf_counter() - wall_start)
                 processor.append(time.process_time() - processor_start)
-    wall_median = statistics.median(wall)
-    return StepTime(wall_median, wall_median if on_gpu else statistics.median(processor))
+            mean_wall += share * statistics.median(wall[n_warmup:])
+            mean_processor += share * statistics.median(processor[n_warmup:])
+            phase_start, first = phase_end, first + n_warmup + n_timed
+    return StepTime(mean_wall, mean_wall if on_gpu else mean_processor)
 
 
 @contextmanager

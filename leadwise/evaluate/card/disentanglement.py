@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.loader import Recordings
+from leadwise.evaluate.card.acquisition import acquisition_facts
 from leadwise.evaluate.classifiers import has_part, has_text_encoder, probe_classifier
 from leadwise.evaluate.embed import Features, embed_cohort, frozen, usable
 from leadwise.evaluate.metrics.auroc import auroc_score
@@ -96,6 +97,7 @@ class Disentanglement:
     untrained_overlap: PartOverlap | None  # of the untrained twin; None if not requested
     retrieval: list[Retrieval]
     reconstruction: dict[str, float]  # mV squared: with the own specific part, and with another patient's
+    acquisition: dict[str, dict[str, float]]  # part -> fact -> variance of it that a linear map of the part predicts
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a table row for each part: width, effective rank and its probe."""
@@ -120,6 +122,7 @@ class Disentanglement:
             "apart_untrained": vars(self.untrained_overlap) if self.untrained_overlap else None,
             "retrieval": [retrieval.row() for retrieval in self.retrieval],
             "reconstruction_mv2": dict(self.reconstruction),
+            "acquisition": self.acquisition,
         }
 
 
@@ -174,11 +177,31 @@ def measure_disentanglement(
     if has_text_encoder(run) and "shared" in features:
         retrieval = _retrieval(run, cohort, rows, train, test, features, progress)
     reconstruction = {} if "specific" not in features else reconstruction_errors(run, cohort, rows[test])
+    acquisition = _acquisition(run, cohort, rows, train, test, features)
     width = {part: features[part].shape[1] for part in parts}
     rank = {part: effective_rank(features[part][test]) for part in parts}
     if twin and overlap:
         untrained_overlap = _untrained_overlap(run, twin, cohort, rows, train, test, progress)
-    return Disentanglement(task, len(test), width, rank, probes, overlap, untrained_overlap, retrieval, reconstruction)
+    return Disentanglement(
+        task, len(test), width, rank, probes, overlap, untrained_overlap, retrieval, reconstruction, acquisition
+    )
+
+
+def _acquisition(
+    run: Run, cohort: Cohort, rows: NDArray[Any], train: NDArray[Any], test: NDArray[Any], features: dict[str, Features]
+) -> dict[str, dict[str, float]]:
+    """Return how much of each acquisition fact a linear map predicts from each part, on the test split."""
+    chosen = np.concatenate([train, test])
+    facts = acquisition_facts(Recordings(cohort, run.config.signal, rows[chosen]))
+    n = len(train)
+    shares: dict[str, dict[str, float]] = {}
+    for part, values in features.items():
+        standard = _standardize(values, train)
+        shares[part] = {}
+        for fact, true in facts.items():
+            predicted = LinearMap.fit(standard[train], true[:n])(standard[test])
+            shares[part][fact] = explained_variance(predicted, true[n:], true[:n].mean(axis=0))
+    return shares
 
 
 def _untrained_overlap(
