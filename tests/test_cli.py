@@ -150,7 +150,7 @@ def test_probe_prints_a_table_and_writes_one_object(run_folder: Path, cohort_fol
     files = ("--csv", tmp_path / "p.csv", "--latex", tmp_path / "p.tex", "--picture", tmp_path / "p.png")
     done = invoke(*words, *files, "--seeds", "7,8", "--per-class")
     assert done.returncode == 0, done.stderr
-    for measure in ("auroc", "auprc", "f1", "ece", "brier"):
+    for measure in ("auroc", "auprc", "f1_val", "f1_max", "f2_val", "ece", "brier"):
         assert f",{measure},macro," in (tmp_path / "p.csv").read_text()
     assert (tmp_path / "p.tex").read_text().count(r"\begin{tabular}") == 2
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")

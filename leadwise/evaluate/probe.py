@@ -33,7 +33,7 @@ from leadwise.evaluate.logistic_regression import ProbeError as ProbeError
 from leadwise.evaluate.metrics import all_metrics, calibration
 from leadwise.evaluate.metrics.auroc import auroc, auroc_score
 from leadwise.evaluate.metrics.bootstrap import gain
-from leadwise.evaluate.metrics.f1 import best_thresholds
+from leadwise.evaluate.metrics.f1 import Thresholds
 from leadwise.evaluate.metrics.score import Floats, Interval, Score
 from leadwise.evaluate.principal_axes import principal_axes
 from leadwise.progress import Progress, relabel
@@ -87,7 +87,8 @@ class Draw:
     unlearnable: tuple[str, ...]  # classes with a single label value among the drawn recordings
     thresholds: dict[
         str, float | None
-    ]  # logit at or above which a class is predicted; None without positives in validation
+    ]  # logit at or above which a class is predicted, with the best F1 on validation; None without positives there
+    f2_thresholds: dict[str, float | None]  # the same with the best F2
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class ProbeResult:
     fraction: float
     score: Score  # on the test split, mean over the draws
     draws: tuple[Draw, ...]
-    measures: dict[str, Score]  # on the test split, in addition to AUROC: auprc, f1, ece, brier
+    measures: dict[str, Score]  # on the test split, in addition to AUROC: `all_metrics.METRICS`
     reliability: dict[str, calibration.Reliability]  # of the first draw, by class
     feature_width: int  # of the features as they were passed
     probe_width: int  # of the components that the regressions use; equal to feature_width without a reduction
@@ -327,6 +328,7 @@ def probe(
     train, val, test = (task.rows(split) for split in ("train", "val", "test"))
     basis = principal_axes(features[train], width)  # of the whole training split, at every fraction
     draws: list[Draw] = []
+    repeats: list[Thresholds] = []
     test_scores: list[Floats] = []
     probabilities: list[Floats] = []
     fitted = fit_draws(features[train], task.labels[train], features[val], task.labels[val], fraction, seeds, basis)
@@ -339,7 +341,8 @@ def probe(
         share = task.labels[drawn].mean(axis=0, dtype=np.float64)
         learnable = (share > 0) & (share < 1)
         probabilities.append(np.where(learnable, expit(scores), share))
-        thresholds = best_thresholds(task.labels[val], val_scores)
+        thresholds = Thresholds.choose(task.labels[val], val_scores)
+        repeats.append(thresholds)
         draws.append(
             Draw(
                 seed=seed,
@@ -348,11 +351,18 @@ def probe(
                 val_macro=model.val_macro,
                 test_macro=float(np.nanmean(auroc(task.labels[test], scores))),
                 unlearnable=tuple(name for name, fitted in zip(task.classes, learnable) if not fitted),
-                thresholds={name: None if np.isnan(at) else float(at) for name, at in zip(task.classes, thresholds)},
+                thresholds=_by_class(task.classes, thresholds.f1[0]),
+                f2_thresholds=_by_class(task.classes, thresholds.f2[0]),
             )
         )
     widths = features.shape[1], features.shape[1] if basis is None else basis.shape[1]
-    return _result(fraction, task, draws, np.stack(test_scores), np.stack(probabilities), widths)
+    scores = np.stack(test_scores)
+    return _result(fraction, task, draws, Thresholds.of_repeats(repeats), scores, np.stack(probabilities), widths)
+
+
+def _by_class(classes: Sequence[str], thresholds: Floats) -> dict[str, float | None]:
+    """Return class -> threshold, None where it is nan."""
+    return {name: None if np.isnan(at) else float(at) for name, at in zip(classes, thresholds)}
 
 
 def fit_draws(
@@ -381,6 +391,7 @@ def _result(
     fraction: float,
     task: ProbeTask,
     draws: list[Draw],
+    thresholds: Thresholds,
     scores: Floats,
     probabilities: Floats,
     widths: tuple[int, int],
@@ -392,7 +403,6 @@ def _result(
     """
     test = task.rows("test")
     labels, patients, classes = task.labels[test], task.patient[test], task.classes
-    thresholds = np.array([[np.nan if (at := d.thresholds[name]) is None else at for name in classes] for d in draws])
     return ProbeResult(
         fraction,
         score=auroc_score(labels, scores, patients, classes),
