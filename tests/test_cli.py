@@ -166,6 +166,21 @@ def test_probe_prints_a_table_and_writes_one_object(run_folder: Path, cohort_fol
     assert all(word in text for word in ("macro", "interval", "per_class", "untrained"))
 
 
+def test_finetune_prints_a_table_and_writes_the_object_of_a_probe(
+    run_folder: Path, cohort_folder: Path, tmp_path: Path
+) -> None:
+    words = ("finetune", run_folder, cohort_folder, "--task", "own", "--epochs", "1", "--json", tmp_path / "f.json")
+    done = invoke(*words, "--csv", tmp_path / "f.csv", "--latex", tmp_path / "f.tex", "--per-class")
+    assert done.returncode == 0, done.stderr
+    assert "untrained" in done.stdout
+    assert "f1_max: thresholds chosen on the scored recordings, optimistic" in " ".join(done.stdout.split())
+    assert ",f1_max,macro," in (tmp_path / "f.csv").read_text()
+    assert json.loads((tmp_path / "f.json").read_text())["command"] == "finetune"
+    refused = invoke("finetune", run_folder, cohort_folder, "--task", "own", "--epochs", "0")
+    assert refused.returncode != 0
+    assert "epochs = 0: must be above 0" in refused.stderr
+
+
 def test_probe_has_a_width_and_saves_such_a_probe(run_folder: Path, cohort_folder: Path, tmp_path: Path):
     words = ("probe", run_folder, cohort_folder, "--task", "own", "--fractions", "1", "--width", "3")
     done = invoke(*words, "--json", tmp_path / "p.json", "--csv", tmp_path / "p.csv", "--save", tmp_path / "own.st")
