@@ -13,7 +13,7 @@ from conftest import REPORTS, config_table
 from leadwise import run as runs
 from leadwise.config import Config, typed
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.evaluate.probe import ProbeError
+from leadwise.evaluate.logistic_regression import ProbeError
 from leadwise.training import finetune as tuning
 from leadwise.training.finetune import FinetuneSettings, finetune
 

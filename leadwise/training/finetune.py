@@ -32,12 +32,12 @@ from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.label_subset import subset
 from leadwise.data.loader import Recordings, Sampler
 from leadwise.evaluate.embed import frozen, training_overlap, usable
+from leadwise.evaluate.logistic_regression import ProbeError
 from leadwise.evaluate.metrics.auroc import auroc
 from leadwise.evaluate.metrics.score import Floats
 from leadwise.evaluate.probe import (
     SEEDS,
     DrawScores,
-    ProbeError,
     ProbeReport,
     ProbeResult,
     ProbeTask,
