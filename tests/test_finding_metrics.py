@@ -105,7 +105,8 @@ def test_the_gain_is_paired() -> None:
     gain, (low, high) = macro_gain(right, shuffled)
     assert right.with_uncertain.macro_f1.value == 1
     assert gain == pytest.approx(1 - shuffled.with_uncertain.macro_f1.value)
-    assert 0 < low <= gain + 1e-9 and high <= 1
+    assert 0 < low <= gain + 1e-9
+    assert high <= 1
     with pytest.raises(ReportScoreError, match="same reports"):
         macro_gain(right, score_reports(REFERENCES, REFERENCES, PATIENTS, n_replicates=50))
 
@@ -116,9 +117,12 @@ def test_errors_of_numbers() -> None:
     numbers = score_reports(references, generated, list("abc"), n_replicates=2).numbers
     rate = numbers["heart_rate_bpm"]
     assert (rate.n_reference, rate.n_generated, rate.n_both) == (2, 3, 2)
-    assert rate.mean_absolute == pytest.approx(13) and rate.share_near == 0.5
-    assert numbers["pr_ms"].mean_absolute == pytest.approx(50) and numbers["pr_ms"].share_near == 0
-    assert numbers["axis_deg"].mean_absolute == pytest.approx(5) and numbers["axis_deg"].share_near == 1
+    assert rate.mean_absolute == pytest.approx(13)
+    assert rate.share_near == 0.5
+    assert numbers["pr_ms"].mean_absolute == pytest.approx(50)
+    assert numbers["pr_ms"].share_near == 0
+    assert numbers["axis_deg"].mean_absolute == pytest.approx(5)
+    assert numbers["axis_deg"].share_near == 1
     assert numbers["qt_ms"].mean_absolute is None
 
 
@@ -138,14 +142,17 @@ def test_the_result_is_json_and_a_row_with_the_accuracy_of_the_labeller() -> Non
     assert again["labeller"][0]["f1"] == accuracy.f1
     row = score.row()
     assert row["labeller_f1_simulated_reports"] == accuracy.f1
-    assert row["macro_f1_low"] <= row["macro_f1"] + 1e-9 and "macro_f1_firm" in row
-    assert score.rows()[0]["finding"] == "SR" and score.rows()[0]["n_reference"] == 2
+    assert row["macro_f1_low"] <= row["macro_f1"] + 1e-9
+    assert "macro_f1_firm" in row
+    assert score.rows()[0]["finding"] == "SR"
+    assert score.rows()[0]["n_reference"] == 2
 
 
 def test_all_reports_empty_score_0() -> None:
     score = score_reports(REFERENCES, [""] * 4, PATIENTS, n_replicates=5)
     assert score.with_uncertain.macro_f1.value == score.with_uncertain.micro_f1.value == 0
-    assert score.with_uncertain.omission_rate.value == 1 and score.with_uncertain.hallucination_rate.value == 0
+    assert score.with_uncertain.omission_rate.value == 1
+    assert score.with_uncertain.hallucination_rate.value == 0
 
 
 def test_lists_that_do_not_pair_are_refused() -> None:

@@ -79,7 +79,8 @@ def test_a_negation_reaches_a_finding_that_begins_within_six_tokens(words: int, 
 def test_a_hedge_makes_a_finding_uncertain(text: str) -> None:
     labels = label_report(text)
     assert labels.findings["IMI"] == "uncertain"
-    assert "IMI" in labels.stated() and "IMI" not in labels.stated(uncertain=False)
+    assert "IMI" in labels.stated()
+    assert "IMI" not in labels.stated(uncertain=False)
 
 
 def test_a_hedge_ends_at_with_and_at_punctuation() -> None:
@@ -233,7 +234,9 @@ def test_contradictions_are_pairs_of_findings(text: str, pairs: set[tuple[str, s
 @pytest.mark.parametrize("text", ["", "  \n ", ".", ";;"])
 def test_an_empty_text_states_nothing(text: str) -> None:
     labels = label_report(text)
-    assert not labels.findings and not labels.numbers and not labels.contradictions
+    assert not labels.findings
+    assert not labels.numbers
+    assert not labels.contradictions
     assert labels.coverage == 1.0
 
 
@@ -242,7 +245,8 @@ def test_coverage_is_the_share_of_sentences_with_a_match() -> None:
     assert labels.n_sentences == 4
     assert labels.unmatched == ("the weather is fine",)
     assert labels.coverage == 0.75
-    assert "weather" not in repr(labels) and "weather" not in str(labels.to_json())
+    assert "weather" not in repr(labels)
+    assert "weather" not in str(labels.to_json())
 
 
 def test_the_lexicon_is_consistent() -> None:
@@ -281,7 +285,8 @@ def test_simulated_reports_are_read_right() -> None:
     accuracy = simulated_accuracy(1200, seed=7)
     print(accuracy)
     assert accuracy.f1 >= 0.98
-    assert accuracy.n_reports == 1200 and accuracy.n_statements > 2400
+    assert accuracy.n_reports == 1200
+    assert accuracy.n_statements > 2400
 
 
 def test_statements_of_12sl_acronyms() -> None:
