@@ -472,11 +472,22 @@ def test_scores_have_every_control(run: Run, cohort: Cohort, folder: Path, tmp_p
     again = evaluate_writer.score_writer(run, cohort, folders.load(folder), "test")
     assert (folder / folders.CONTROL / "model.safetensors").stat().st_mtime_ns == before
     assert again.to_json()["rows"] == result["rows"]
+    assert [gain["right ECG minus"] for gain in result["gains"]] == rows[1:]
+    assert all(gain["low"] <= gain["difference"] <= gain["high"] for gain in result["gains"])
+    for text in ("The labeller that reads the findings has F1", "gain of the right ECG", NOTE, "hallucinated"):
+        assert text in done.stdout
 
 
-def test_empty_reports_count(cohort: Cohort) -> None:
-    scores = evaluate_writer.score_pairs(["a.", "b."], ["a.", ""], ["a."])
-    assert (scores["exact"], scores["empty"]) == (0.5, 1)
+def test_empty_and_copied_reports_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    references, patients = ["atrial fibrillation.", "sinus rhythm."], ["a", "b"]
+    row = evaluate_writer.score_row("r", ["atrial fibrillation.", ""], references, patients, references[:1])
+    assert (row.findings.n_empty, row.n_copied, row.n_distinct) == (1, 1, 2)
+    assert row.findings.with_uncertain.omission_rate.value == 0.5
+    assert row.findings.with_uncertain.macro_f1.value == 0.5
+    assert row.cells()["empty"] == 1
+    monkeypatch.setattr(evaluate_writer, "_has_text_metrics", lambda: False)
+    row = evaluate_writer.score_row("r", references, references, patients, references)
+    assert (row.words, "ROUGE-L" in row.cells()) == (None, False)
 
 
 # ------------------------------------------------------------------------------------------------------------ server
