@@ -140,7 +140,7 @@ def _load(path: Path, extending: tuple[Path, ...]) -> Prompts:
     """`load` for a file that the files `extending` extend."""
     # the classes of the file itself
     table, raw = _read(path)
-    optional = {"made": dict, "extends": (str, list), "without": list}
+    optional: dict[str, _Kind] = {"made": dict, "extends": (str, list), "without": list}
     _check_keys(table, {"source": str, "task": str, "classes": dict}, f"{path}", optional)
     names = {code: _name(entry, f"{path}: [classes.{code}]") for code, entry in table["classes"].items()}
     lists = {code: _lists(entry, f"{path}: [classes.{code}]") for code, entry in table["classes"].items()}
