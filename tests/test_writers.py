@@ -128,6 +128,17 @@ def test_a_token_does_not_depend_on_later_ones() -> None:
     assert not torch.allclose(states[0][:, 6:], states[1][:, 6:])
 
 
+@pytest.mark.parametrize("fusion", ["prefix", "kv"])
+def test_the_loss_does_not_depend_on_the_other_reports_of_a_batch(fusion: str) -> None:
+    settings = TinySettings(fusion, 2, 16, 1, 2, 64, 300, 40, 0.0)
+    texts = [" ".join(REPORTS[i % 4].split()[: 1 + i % 7]) for i in range(20)]
+    model, features = TinyModel(settings, TinyModel.make_tokenizer(settings, REPORTS), 5).eval(), torch.randn(20, 5)
+    total, n_tokens = model.losses(features, texts)
+    apart = [model.losses(features[i : i + 1], texts[i : i + 1]) for i in range(20)]
+    assert float(total.detach()) == pytest.approx(sum(float(loss.detach()) for loss, _ in apart), rel=1e-5)
+    assert n_tokens == sum(n for _, n in apart)
+
+
 def test_settings_that_do_not_fit() -> None:
     for overrides, message in (
         (("writer.fusion=cross",), "writer.fusion"),
@@ -558,8 +569,25 @@ def test_a_server_gets_facts_and_no_names(run: Run, cohort: Cohort, stand_in: St
         request = json.loads(body)
         assert (request["temperature"], request["seed"], request["model"]) == (0, 0, "m")
         sent = json.loads(request["messages"][1]["content"])
-        assert sent.keys() == {"reports_of_similar_ecgs"}
+        assert sent.keys() == {"reports_of_similar_ecgs", "measurements"}
+        assert sent["measurements"].keys() <= set(facts.MEASURED)
+        assert "heart_rate_bpm" in sent["measurements"]
         assert len(sent["reports_of_similar_ecgs"]) == 3
+
+
+def test_a_shuffled_ecg_takes_its_measurements_along(
+    run: Run, cohort: Cohort, stand_in: StandIn, tmp_path: Path
+) -> None:
+    scores = evaluate_writer.score_writer(run, cohort, server_writer(run, cohort, stand_in, cache=tmp_path), "test")
+    assert [row.name for row in scores.written] == ["right ECG", "shuffled ECG", "zero ECG", "majority", "retrieve"]
+    sent = [json.loads(json.loads(body)["messages"][1]["content"]) for _, _, body in stand_in.requests]
+    measured = [one.get("measurements") for one in sent]
+    assert sum(one is None for one in measured) <= 7  # flat lines have none
+    rates = [one["heart_rate_bpm"] for one in measured if one]
+    assert sorted(rates[:7]) == sorted(
+        facts.round_values(one)["heart_rate_bpm"]
+        for one in facts.measure_cohort(cohort, cohort.rows("test", min_report_words=1))
+    )
 
 
 def test_facts_leave_out_reports_that_identify(run: Run, cohort: Cohort) -> None:

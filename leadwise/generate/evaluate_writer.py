@@ -42,6 +42,7 @@ from leadwise.evaluate.embed import (
 from leadwise.evaluate.metrics.bootstrap import permute_across_patients
 from leadwise.generate import folder as folders
 from leadwise.generate.bank import ReportBank, training_reports
+from leadwise.generate.facts import measure_cohort
 from leadwise.generate.finding_metrics import ReportScore, macro_gain, score_reports
 from leadwise.generate.folder import CONTROL, TrainedWriter
 from leadwise.generate.labeller_accuracy import simulated_accuracy
@@ -77,12 +78,12 @@ class WrittenRow:
             "micro F1": stated.micro_f1,
             "hallucinated": stated.hallucination_rate,
             "omitted": stated.omission_rate,
-            "contradictions": self.findings.contradictions_per_report,
         }
         cells: dict[str, Any] = {"reports from": self.name}
         cells |= {
             name: f"{rate.value:.3f} ({rate.interval[0]:.3f}-{rate.interval[1]:.3f})" for name, rate in rates.items()
         }
+        cells["contradictions"] = self.findings.contradictions_per_report.value
         if self.words is not None:
             words = self.words.row()
             cells |= {name: words[name] for name in ("BLEU-4", "ROUGE-L", "METEOR (no WordNet)", "CIDEr-D")}
@@ -210,15 +211,16 @@ def score_writer(
         encoder = one.encoder(run)
         step = relabel(progress, "embed")
         features = embed_cohort(encoder, cohort, one.part, rows, step, run.cache_folder)
-        return WriterInput(features, cohort.source, patients.tolist())
+        measured = measure_cohort(cohort, rows, progress) if one.reads_measurements else None
+        return WriterInput(features, cohort.source, patients.tolist(), measured)
 
     ecgs = embedded(writer)
     others = permute_across_patients(numbers, np.random.default_rng(seed))
     zero = np.repeat(embed_flat_ecg(writer.encoder(run), writer.part), len(rows), axis=0)
     texts = {
         RIGHT: writer.write(ecgs, progress),
-        "shuffled ECG": writer.write(ecgs.with_features(ecgs.features[others]), progress),
-        "zero ECG": writer.write(ecgs.with_features(zero), progress),
+        "shuffled ECG": writer.write(ecgs.with_ecgs_of(others), progress),
+        "zero ECG": writer.write(ecgs.without_ecg(zero), progress),
     }
 
     # the controls that need other writers

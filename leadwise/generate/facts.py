@@ -11,10 +11,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from leadwise.batch import LEADS
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.measurements import measure
+from leadwise.data.recordings.recording import RecordError
 from leadwise.evaluate.findings import calibrated_tasks, top_findings
 from leadwise.evaluate.prompt_calibration import CalibrationError
 from leadwise.generate.bank import ReportBank
 from leadwise.generate.writer import WriterError, WriterInput
+from leadwise.progress import Progress
 from leadwise.run import Run
 
 MEASURED = ("heart_rate_bpm", "pr_ms", "qrs_ms", "qt_ms", "qtc_ms", "axis_deg")
@@ -39,7 +47,7 @@ def collect_facts(run: Run, ecgs: WriterInput, bank: ReportBank | None) -> list[
     for number, findings in _findings(run, ecgs).items():
         facts[number]["findings"] = findings
     for number, measured in enumerate(ecgs.measurements or ()):
-        values = _finite(measured)
+        values = round_values(measured)
         if values:
             facts[number]["measurements"] = values
     if bank is not None:
@@ -53,6 +61,28 @@ def collect_facts(run: Run, ecgs: WriterInput, bank: ReportBank | None) -> list[
             "measured, and there are no training reports (--bank COHORT)"
         )
     return facts
+
+
+def measure_ecg(ecg_mv: NDArray[np.floating], rate_hz: float) -> dict[str, float]:
+    """Return the measured values of an ECG (12, T) in LEADS order, NaN where not measurable; none if its rate is too unusual."""
+    try:
+        measured = measure(ecg_mv, LEADS, rate_hz)
+    except RecordError:
+        return {}
+    return {name: float(getattr(measured, name)) for name in MEASURED}
+
+
+def measure_cohort(
+    cohort: Cohort, rows: NDArray[np.integer], progress: Progress | None = None
+) -> list[dict[str, float]]:
+    """Return the measured values of each of the rows of a cohort."""
+    measured = []
+    for number, row in enumerate(rows, start=1):
+        signal, rate_hz = cohort.signal(int(row))
+        measured.append(measure_ecg(signal.T, rate_hz))
+        if progress is not None:
+            progress("measure", number, len(rows))
+    return measured
 
 
 def is_identifying(text: str, names: frozenset[str]) -> bool:
@@ -87,6 +117,6 @@ def _findings(run: Run, ecgs: WriterInput) -> dict[int, list[dict[str, Any]]]:
     return findings
 
 
-def _finite(measured: Mapping[str, float]) -> dict[str, int]:
+def round_values(measured: Mapping[str, float]) -> dict[str, int]:
     """Return the measured values by their known names, rounded; what could not be measured is left out."""
     return {name: round(measured[name]) for name in MEASURED if math.isfinite(measured.get(name, math.nan))}

@@ -17,6 +17,7 @@ from leadwise.evaluate.embed import Features, embed_cohort, usable
 from leadwise.evaluate.embed_ecgs import embed_ecgs
 from leadwise.generate import folder as folders
 from leadwise.generate.bank import ReportBank
+from leadwise.generate.facts import measure_cohort, measure_ecg
 from leadwise.generate.writer import NOTE, Writer, WriterError, WriterInput
 from leadwise.generate.writers.majority import MajorityWriter
 from leadwise.generate.writers.retrieve import RetrieveWriter
@@ -73,6 +74,7 @@ class _Ecgs:
     reasons: Mapping[int, str]  # of the others
     source: str = ""
     patients: Sequence[str] | None = None  # one per place
+    measurements: Sequence[Mapping[str, float]] | None = None  # one per place
 
 
 def write_reports(
@@ -88,15 +90,16 @@ def write_reports(
     """
     encoder = writer.encoder(run)
     if isinstance(ecgs, Cohort):
-        opened = _of_cohort(run, encoder, ecgs, writer.part, split, progress)
+        opened = _of_cohort(run, encoder, ecgs, writer, split, progress)
     else:
-        opened = _of_files(encoder, ecgs, writer.part, progress)
+        opened = _of_files(encoder, ecgs, writer, progress)
     if not len(opened.places):
         reason = next(iter(opened.reasons.values()), "there is none")
         raise WriterError(f"none of the {len(opened.names)} ECGs can be read: {reason}")
 
     # one report for each embedded ECG, and a reason for each other
-    written = writer.write(WriterInput(opened.features, opened.source, opened.patients), progress)
+    given = WriterInput(opened.features, opened.source, opened.patients, opened.measurements)
+    written = writer.write(given, progress)
     texts = dict(zip(opened.places.tolist(), written, strict=True))
     numbers = range(len(opened.names))
     columns = {
@@ -110,21 +113,27 @@ def write_reports(
 
 
 def _of_cohort(
-    run: Run, encoder: Run, cohort: Cohort, part: str, split: str | None, progress: Progress | None
+    run: Run, encoder: Run, cohort: Cohort, writer: Writer, split: str | None, progress: Progress | None
 ) -> _Ecgs:
     rows = cohort.rows(split)
     if not len(rows):
         raise WriterError(f"cohort {cohort.name} has no recording in split '{split}'; choose another --split")
     chosen, left_out = usable(encoder, cohort, rows)
-    features = embed_cohort(encoder, cohort, part, chosen, progress, run.cache_folder)
+    features = embed_cohort(encoder, cohort, writer.part, chosen, progress, run.cache_folder)
     reasons = {record: REASONS[reason] for reason, records in left_out.records.items() for record in records}
     names, places = cohort.records.take(rows), np.searchsorted(rows, chosen)
     others = np.setdiff1d(np.arange(len(rows)), places)
     missing = {int(number): reasons[names[number]] for number in others}
-    return _Ecgs(names, places, features, missing, cohort.source, cohort.patients.take(chosen))
+    measured = measure_cohort(cohort, chosen, progress) if writer.reads_measurements else None
+    return _Ecgs(names, places, features, missing, cohort.source, cohort.patients.take(chosen), measured)
 
 
-def _of_files(encoder: Run, inputs: Inputs, part: str, progress: Progress | None) -> _Ecgs:
-    features, dropped = embed_ecgs(encoder, inputs, part, on_error="nan", progress=progress)
+def _of_files(encoder: Run, inputs: Inputs, writer: Writer, progress: Progress | None) -> _Ecgs:
+    features, dropped = embed_ecgs(encoder, inputs, writer.part, on_error="nan", progress=progress)
     places = np.flatnonzero(np.isfinite(features).all(axis=1))
-    return _Ecgs(inputs.names, places, features[places], {one.position: one.reason for one in dropped})
+    reasons = {one.position: one.reason for one in dropped}
+    measured = None
+    if writer.reads_measurements:
+        opened = (inputs.entries[place].open() for place in places)
+        measured = [measure_ecg(ecg.signal, ecg.rate_hz) for ecg in opened]
+    return _Ecgs(inputs.names, places, features[places], reasons, measurements=measured)

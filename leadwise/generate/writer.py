@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leadwise.evaluate.embed import Features
 from leadwise.progress import Progress
@@ -38,9 +39,14 @@ class WriterInput:
     def __len__(self) -> int:
         return len(self.features)
 
-    def with_features(self, features: Features) -> WriterInput:
-        """Return the same ECGs with other embeddings (N, D), without what was measured."""
+    def without_ecg(self, features: Features) -> WriterInput:
+        """Return the same patients with other embeddings (N, D), and nothing measured."""
         return replace(self, features=np.asarray(features), measurements=None)
+
+    def with_ecgs_of(self, others: NDArray[np.integer]) -> WriterInput:
+        """Return the same patients, each with the ECG of another of the N: embedding and measurements."""
+        measured = None if self.measurements is None else [self.measurements[int(k)] for k in others]
+        return replace(self, features=self.features[others], measurements=measured)
 
 
 class Writer(ABC):
@@ -48,6 +54,7 @@ class Writer(ABC):
 
     name: str  # in tables
     part: str = "backbone"  # the embedding of the run that it reads; several joined by "+"
+    reads_measurements: bool = False  # whether `WriterInput.measurements` is used
 
     def encoder(self, run: Run) -> Run:
         """Return the run whose embeddings the writer reads: `run`, or one with other weights of the same settings.

@@ -86,6 +86,7 @@ class ServerWriter(Writer):
     """Writes what a chat model makes of the facts about an ECG."""
 
     name = "server"
+    reads_measurements = True
 
     def __init__(self, run: Run, options: ServerOptions, bank: ReportBank | None = None) -> None:
         """Check the address; nothing is sent.
