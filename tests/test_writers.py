@@ -243,6 +243,20 @@ def test_what_a_resumed_training_may_change(folder: Path, run: Run, cohort: Coho
         train_writer(run, cohort, tmp_path / "full", SMALL)
 
 
+def test_a_writer_is_trained_and_resumed_by_the_command(run: Run, cohort: Cohort, folder: Path, tmp_path: Path) -> None:
+    words = ("train-writer", run.folder, cohort.folder, "-o", tmp_path / "w")
+    done = invoke(*words, *SMALL, "optim.steps=3", "--json", tmp_path / "t.json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "t.json").read_text())["val"]["step"] == 3
+    assert "of the train part" not in done.stdout + done.stderr
+    done = invoke(*words)
+    assert done.returncode == 1
+    assert "continue that training with --resume" in done.stderr
+    done = invoke(*words, "optim.steps=6", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert folders.load(tmp_path / "w").config == folders.load(folder).config
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -584,10 +598,8 @@ def test_a_shuffled_ecg_takes_its_measurements_along(
     measured = [one.get("measurements") for one in sent]
     assert sum(one is None for one in measured) <= 7  # flat lines have none
     rates = [one["heart_rate_bpm"] for one in measured if one]
-    assert sorted(rates[:7]) == sorted(
-        facts.round_values(one)["heart_rate_bpm"]
-        for one in facts.measure_cohort(cohort, cohort.rows("test", min_report_words=1))
-    )
+    expected = facts.measure_cohort(cohort, cohort.rows("test", min_report_words=1))
+    assert sorted(rates[:7]) == sorted(facts.round_values(one)["heart_rate_bpm"] for one in expected)
 
 
 def test_facts_leave_out_reports_that_identify(run: Run, cohort: Cohort) -> None:
