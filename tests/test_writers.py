@@ -217,7 +217,7 @@ def test_a_training_that_was_killed_before_its_first_state_starts_again(
         with pytest.raises(KeyboardInterrupt):
             train_writer(run, cohort, tmp_path / "w", SMALL)
     assert (tmp_path / "w" / "writer.toml").is_file()
-    train_writer(run, cohort, tmp_path / "w", SMALL, resume=True)
+    train_writer(run, cohort, tmp_path / "w", resume=True)
     one, other = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "w"))
     assert all(torch.equal(one[name], other[name]) for name in one)
 

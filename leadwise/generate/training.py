@@ -93,8 +93,8 @@ def train_writer(
         WriterError: the folder is not empty, or was trained on other data; the cohort has no training reports.
         TrainingError: the loss is not finite.
     """
-    resume = resume and not _is_unsaved(folder)
     config = _requested(folder, overrides, resume)
+    resume = resume and not _is_unsaved(folder)
     encoder = folders.encoder_of(run, config)
     split_parts(encoder, config.ecg.part)
     with ExitStack() as until_end:
@@ -123,16 +123,17 @@ def _requested(folder: Path, overrides: Sequence[str], resume: bool) -> WriterCo
         ConfigError: an override that cannot be used, or that a resumed training may not change.
         WriterError: the folder is not empty, or there is nothing to resume.
     """
-    if resume:
+    is_unsaved = _is_unsaved(folder)
+    if resume and not is_unsaved:
         runs.load_state(folder)  # raises if there is nothing to resume
-    elif folder.exists() and not _is_unsaved(folder):
+    elif folder.exists() and not is_unsaved:
         raise WriterError(f"{folder} is not empty; choose another folder, or continue that training with --resume")
-    saved = folders.read_config(folder) if resume else None
+    saved = folders.read_config(folder) if resume and (folder / folders.SETTINGS).is_file() else None
     table = dataclasses.asdict(saved or WriterConfig())  # with the defaults of a kind only if it is saved
     for one in overrides:
         set_override(table, one)
     config = folders.config_of(table)
-    if saved is None:
+    if saved is None or is_unsaved:
         return config
 
     # a resumed training has the saved settings
