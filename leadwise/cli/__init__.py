@@ -20,6 +20,7 @@ from leadwise.cli import (
     convert,
     describe,
     export,
+    measure,
     methods,
     plot,
     predict,
@@ -65,6 +66,7 @@ COMMANDS = (
     export.export,
     plot.plot,
     convert.convert,
+    measure.measure,
 )
 
 
