@@ -29,10 +29,12 @@ from leadwise.generate.bank import ReportBank
 from leadwise.generate.reporting import open_writer, write_reports
 from leadwise.generate.training import train_writer
 from leadwise.generate.writer import NOTE, WriterError, WriterInput
+from leadwise.generate.writers.local import LocalModel, LocalSettings
 from leadwise.generate.writers.majority import MajorityWriter
 from leadwise.generate.writers.retrieve import RetrieveWriter
 from leadwise.generate.writers.server import KEY_VARIABLE, ServerOptions, ServerWriter
 from leadwise.generate.writers.tiny import TinyModel, TinySettings
+from leadwise.nn.text import train_tokenizer
 from leadwise.run import Run
 
 STATED = ("--rate-hz", 100, "--units", "mV")
@@ -131,7 +133,7 @@ def test_settings_that_do_not_fit() -> None:
         (("writer.fusion=cross",), "writer.fusion"),
         (("writer.positions=100",), "writer.positions = 100 is too small for 144"),
         (("writer.heads=3",), "must be a multiple of writer.heads"),
-        (("writer.kind=large",), "writer.kind = 'large' is unknown; it must be 'tiny'"),
+        (("writer.kind=large",), "writer.kind = 'large' is unknown; it must be tiny or local"),
         (("writer.fussion=kv",), "did you mean 'writer.fusion'"),
         (("optim.accumulate=2",), "optim.accumulate of a writer is always 1"),
         (("optim.optimizer=muon",), "optim.optimizer of a writer is always 'adamw'"),
@@ -267,6 +269,112 @@ def test_a_changed_setting_is_noticed(folder: Path, tmp_path: Path) -> None:
         folders.load(tmp_path / "w")
 
 
+# ------------------------------------------------------------------------------------------------------------ local
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a causal language model of two layers and random weights."""
+    pytest.importorskip("peft", reason="the extra 'reports-llm' is not installed")
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("llm") / "llm"
+    tokenizer = train_tokenizer(REPORTS, 320)
+    tokenizer.eos_token = "[SEP]"
+    torch.manual_seed(0)
+    sizes = {
+        "initializer_range": 0.3,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes, max_position_embeddings=128)).save_pretrained(
+        folder
+    )
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def local_settings(language_model: Path) -> tuple[str, ...]:
+    own = ("writer.kind=local", f"writer.model={language_model}", "writer.vectors=2", "writer.max_tokens=24")
+    return (*own, "writer.lora_rank=2", *(text for text in SMALL if not text.startswith("writer.")))
+
+
+def test_a_local_model_learns_eight_reports_and_reads_the_ecg(language_model: Path) -> None:
+    texts = [f"{REPORTS[i % 4]} study {'abcdefgh'[i]}." for i in range(8)]
+    torch.manual_seed(0)
+    features = torch.randn(8, 12)
+    model = LocalModel(LocalSettings(str(language_model), 4, 40, 8, 32, 0.0), 12)
+    model.fit_scale(features)
+    before = {name: x.clone() for name, x in model.state_dict().items() if name not in model.own_state()}
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-2)
+    losses = []
+    for _ in range(60):
+        total, n_tokens = model.losses(features, texts)
+        optimizer.zero_grad()
+        (total / n_tokens).backward()
+        optimizer.step()
+        losses.append(float(total.detach()) / n_tokens)
+    assert losses[-1] < 0.6 * losses[0]
+    assert all(torch.equal(x, model.state_dict()[name]) for name, x in before.items())  # the language model is frozen
+    model.eval()
+    with torch.inference_mode():
+        right, wrong = (float(model.losses(one, texts)[0]) for one in (features, features.flip(0)))
+        assert right < wrong
+        apart = sum(float(model.losses(features[i : i + 1], texts[i : i + 1])[0]) for i in range(8))
+        assert right == pytest.approx(apart, rel=1e-3)
+
+        # greedy decoding is the most probable token after another
+        x, ids = model._begin(features[:1]), []
+        for _ in range(40):
+            ids.append(int(model.lm(inputs_embeds=x).logits[0, -1].argmax()))
+            if ids[-1] == model.end:
+                break
+            x = torch.cat([x, model._words(torch.tensor([[ids[-1]]]))], dim=1)
+        assert model.generate(features[:1]) == [model.tokenizer.decode(ids, skip_special_tokens=True)]
+
+
+def test_a_local_writer_resumes_and_writes(language_model: Path, run: Run, cohort: Cohort, tmp_path: Path) -> None:
+    def stop(_: str, done: int, total: int) -> None:
+        if total == 6 and done == 5:
+            raise KeyboardInterrupt
+
+    settings = local_settings(language_model)
+    train_writer(run, cohort, tmp_path / "a", settings)
+    with pytest.raises(KeyboardInterrupt):
+        train_writer(run, cohort, tmp_path / "b", settings, progress=stop)
+    train_writer(run, cohort, tmp_path / "b", resume=True)
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert {name.partition(".")[0] for name in one} == {"lm", "project", "mean", "inverse_std"}
+    assert all("lora" in name for name in one if name.startswith("lm"))
+    table = write_reports(run, open_writer(str(tmp_path / "a"), run), cohort, "test")
+    assert len(table) == 8
+
+    # the language model may be elsewhere, but it must be the same
+    moved = tmp_path / "moved"
+    shutil.copytree(language_model, moved)
+    path = tmp_path / "a" / "writer.toml"
+    path.write_text(path.read_text().replace(str(language_model), str(moved)))
+    again = write_reports(run, open_writer(str(tmp_path / "a"), run), cohort, "test")
+    assert again["report"].tolist() == table["report"].tolist()
+    (moved / "config.json").write_text((moved / "config.json").read_text() + "\n")
+    with pytest.raises(WriterError, match=r"is not the language model .*; set writer\.model in writer\.toml"):
+        folders.load(tmp_path / "a")
+
+
+def test_a_folder_without_a_language_model_is_one_error(run: Run, cohort: Cohort, tmp_path: Path) -> None:
+    for name, message in (("none", "has no config.json; set it to a folder"), ("other", "is no causal language model")):
+        (tmp_path / "other").mkdir(exist_ok=True)
+        (tmp_path / "other" / "config.json").write_text('{"model_type": "nothing"}')
+        with pytest.raises(WriterError, match=message):
+            train_writer(run, cohort, tmp_path / "w", local_settings(tmp_path / name))
+        assert not (tmp_path / "w").exists()
+    with pytest.raises(ConfigError, match=r"writer\.model"):
+        train_writer(run, cohort, tmp_path / "w", ("writer.kind=local",))
+
+
 # ----------------------------------------------------------------------------------------- majority, retrieve, reports
 
 
@@ -364,11 +472,22 @@ def test_scores_have_every_control(run: Run, cohort: Cohort, folder: Path, tmp_p
     again = evaluate_writer.score_writer(run, cohort, folders.load(folder), "test")
     assert (folder / folders.CONTROL / "model.safetensors").stat().st_mtime_ns == before
     assert again.to_json()["rows"] == result["rows"]
+    assert [gain["right ECG minus"] for gain in result["gains"]] == rows[1:]
+    assert all(gain["low"] <= gain["difference"] <= gain["high"] for gain in result["gains"])
+    for text in ("The labeller that reads the findings has F1", "gain of the right ECG", NOTE, "hallucinated"):
+        assert text in done.stdout
 
 
-def test_empty_reports_count(cohort: Cohort) -> None:
-    scores = evaluate_writer.score_pairs(["a.", "b."], ["a.", ""], ["a."])
-    assert (scores["exact"], scores["empty"]) == (0.5, 1)
+def test_empty_and_copied_reports_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    references, patients = ["atrial fibrillation.", "sinus rhythm."], ["a", "b"]
+    row = evaluate_writer.score_row("r", ["atrial fibrillation.", ""], references, patients, references[:1])
+    assert (row.findings.n_empty, row.n_copied, row.n_distinct) == (1, 1, 2)
+    assert row.findings.with_uncertain.omission_rate.value == 0.5
+    assert row.findings.with_uncertain.macro_f1.value == 0.5
+    assert row.cells()["empty"] == 1
+    monkeypatch.setattr(evaluate_writer, "_has_text_metrics", lambda: False)
+    row = evaluate_writer.score_row("r", references, references, patients, references)
+    assert (row.words, "ROUGE-L" in row.cells()) == (None, False)
 
 
 # ------------------------------------------------------------------------------------------------------------ server

@@ -174,6 +174,9 @@ def score_writer(
         f"reports by {scores.writer} with {scores.run} on {scores.cohort}, {split}: {len(scores.records)} ECGs. {NOTE}"
     )
     print_table(scores.rows(), title)
+    print_table(scores.gains(), "macro F1 of findings: gain of the right ECG, 95 % over patients")
+    for remark in scores.remarks:
+        print_line(remark)
     if scores.n_without_report:
         print_line(f"{scores.n_without_report} recordings without a report skipped")
     print_line(scores.left_out.line)

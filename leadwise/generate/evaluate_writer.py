@@ -15,6 +15,7 @@ that is empty counts as one.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -41,7 +42,10 @@ from leadwise.evaluate.embed import (
 from leadwise.evaluate.metrics.bootstrap import permute_across_patients
 from leadwise.generate import folder as folders
 from leadwise.generate.bank import ReportBank, training_reports
+from leadwise.generate.finding_metrics import ReportScore, macro_gain, score_reports
 from leadwise.generate.folder import CONTROL, TrainedWriter
+from leadwise.generate.labeller_accuracy import simulated_accuracy
+from leadwise.generate.text_metrics import TextScores, score_texts
 from leadwise.generate.training import train_writer
 from leadwise.generate.writer import NOTE, Writer, WriterError, WriterInput
 from leadwise.generate.writers.majority import MajorityWriter
@@ -51,6 +55,7 @@ from leadwise.run import Run, has_resume_state
 from leadwise.trained_on import TrainingOverlap
 
 RIGHT = "right ECG"
+N_LABELLER_REPORTS = 500  # simulated reports on which the labeller's accuracy is measured
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,35 @@ class WrittenRow:
 
     name: str
     texts: list[str]
-    scores: dict[str, Any]
+    findings: ReportScore
+    words: TextScores | None  # None: the extra `reports` is not installed
+    n_distinct: int
+    n_copied: int  # equal to a training report
+
+    def cells(self) -> dict[str, Any]:
+        """Return the table row: rates with a 95 % interval over patients, then word overlap."""
+        stated = self.findings.with_uncertain
+        rates = {
+            "macro F1": stated.macro_f1,
+            "micro F1": stated.micro_f1,
+            "hallucinated": stated.hallucination_rate,
+            "omitted": stated.omission_rate,
+            "contradictions": self.findings.contradictions_per_report,
+        }
+        cells: dict[str, Any] = {"reports from": self.name}
+        cells |= {
+            name: f"{rate.value:.3f} ({rate.interval[0]:.3f}-{rate.interval[1]:.3f})" for name, rate in rates.items()
+        }
+        if self.words is not None:
+            words = self.words.row()
+            cells |= {name: words[name] for name in ("BLEU-4", "ROUGE-L", "METEOR (no WordNet)", "CIDEr-D")}
+        return {**cells, "distinct": self.n_distinct, "empty": self.findings.n_empty}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all scores, without the reports."""
+        words = None if self.words is None else self.words.to_json()
+        counts = {"n_distinct": self.n_distinct, "n_copied": self.n_copied}
+        return {**counts, "findings": self.findings.to_json(), "words": words}
 
 
 @dataclass(frozen=True)
@@ -80,17 +113,38 @@ class WriterScores:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the table of scores."""
-        return [{"reports from": row.name, **row.scores} for row in self.written]
+        return [row.cells() for row in self.written]
+
+    def gains(self) -> list[dict[str, Any]]:
+        """Return the macro F1 of the right ECG minus that of each other row, with the 95 % interval of the paired difference."""
+        first, *others = self.written
+        lines = []
+        for row in others:
+            value, (low, high) = macro_gain(first.findings, row.findings)
+            lines.append({"right ECG minus": row.name, "difference": value, "low": low, "high": high})
+        return lines
+
+    @property
+    def remarks(self) -> list[str]:
+        """How well the labeller reads reports, which all scores of findings depend on, and what is missing."""
+        lines = [
+            f"The labeller that reads the findings has F1 {one.f1:.3f} on {one.n_reports} {one.source}; it recognises "
+            f"{self.written[0].findings.coverage_of_references:.0%} of the references' sentences."
+            for one in self.written[0].findings.labeller
+        ]
+        if self.written[0].words is None:
+            lines.append("BLEU, ROUGE-L, METEOR and CIDEr-D need the extra reports: pip install 'leadwise[reports]'.")
+        return lines
 
     def to_json(self) -> dict[str, Any]:
         """Return the scores without any report."""
         names = ("cohort", "run", "writer", "split", "fingerprints", "n_without_report")
         overlaps = {name: overlap.to_json() for name, overlap in self.overlaps.items()}
-        rows = {row.name: row.scores for row in self.written}
+        rows = {row.name: row.to_json() for row in self.written}
         return {
             **{"command": "score-writer", "note": NOTE, "n_records": len(self.records)},
             **{name: getattr(self, name) for name in names},
-            **{"overlap": overlaps, "rows": rows, **self.left_out.to_json()},
+            **{"overlap": overlaps, "rows": rows, "gains": self.gains(), **self.left_out.to_json()},
         }
 
     def texts(self) -> pd.DataFrame:
@@ -99,21 +153,27 @@ class WriterScores:
         return pd.DataFrame({**columns, **{row.name: row.texts for row in self.written}, "note": NOTE})
 
 
-def score_pairs(references: Sequence[str], written: Sequence[str], training: Sequence[str]) -> dict[str, Any]:
-    """Return the scores of written reports against their references, both cleaned.
+def score_row(
+    name: str, texts: list[str], references: Sequence[str], patients: Sequence[str], training: Sequence[str]
+) -> WrittenRow:
+    """Return the scores of N written reports against their references.
 
     Args:
+        name: of the row.
+        texts: N written reports; an empty one counts.
+        references: N reports, not empty.
+        patients: N patients, whose reports are resampled together.
         training: all training reports.
     """
+    findings = score_reports(references, texts, patients, labeller=(simulated_accuracy(N_LABELLER_REPORTS),))
+    words = score_texts(references, texts, training) if _has_text_metrics() else None
     known = set(training)
-    same = [a == b for a, b in zip(references, written, strict=True)]
-    return {
-        "exact": float(np.mean(same)),
-        "distinct": len(set(written)),
-        "empty": sum(not text for text in written),
-        "words": float(np.mean([len(text.split()) for text in written])),
-        "copied": float(np.mean([text in known for text in written])),
-    }
+    return WrittenRow(name, texts, findings, words, len(set(texts)), sum(text in known for text in texts))
+
+
+def _has_text_metrics() -> bool:
+    """Return whether the packages of the extra `reports` are installed."""
+    return all(importlib.util.find_spec(package) for package in ("sacrebleu", "rouge_score", "nltk"))
 
 
 def score_writer(
@@ -170,7 +230,7 @@ def score_writer(
     texts["retrieve"] = nearest.write(embedded(nearest))
 
     _, training = training_reports(cohort)
-    written = [WrittenRow(name, own, score_pairs(references, own, training)) for name, own in texts.items()]
+    written = [score_row(name, own, references, patients.tolist(), training) for name, own in texts.items()]
     return WriterScores(
         cohort=cohort.name,
         run=run.name,

@@ -3,7 +3,7 @@
 writer.toml          every setting; not config.toml, because the folder is no run
 data.json            the run by its fingerprint, the training cohort, and the numbers of patients and recordings
 trained_on.json      hashes of the training patients and signals (`leadwise.trained_on`); it stays with the owner of the data
-tokenizer/           the tokenizer, trained on the training reports
+tokenizer/           the tokenizer, trained on the training reports; of `local`, that of the language model, and its identity
 model.safetensors    the weights, and in its header the digests of weights, settings and tokenizer
 metrics.jsonl        one line of metrics every few steps
 resume/state.pt      model, optimiser, step and best held-out loss
@@ -15,7 +15,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -31,8 +32,9 @@ from leadwise.data import reports
 from leadwise.files import replacing
 from leadwise.generate.report_model import ReportModel
 from leadwise.generate.writer import NOTE, Writer, WriterError, WriterInput
+from leadwise.generate.writers.local import LocalModel, LocalSettings
 from leadwise.generate.writers.tiny import TinyModel, TinySettings
-from leadwise.nn.text import Tokenizer, load_tokenizer
+from leadwise.nn.text import load_tokenizer
 from leadwise.progress import Progress
 from leadwise.run import Run, choose_device, isolated_random_state
 from leadwise.trained_on import ScoredRecordings, TrainedOn, TrainedOnError, TrainingOverlap
@@ -40,6 +42,9 @@ from leadwise.trained_on import ScoredRecordings, TrainedOn, TrainedOnError, Tra
 SETTINGS, PROVENANCE, WEIGHTS = "writer.toml", "data.json", "model.safetensors"
 CONTROL = "random_encoder"
 _ECGS_AT_ONCE = 64
+
+
+KINDS: dict[str, type[TinySettings | LocalSettings]] = {"tiny": TinySettings, "local": LocalSettings}
 
 
 @dataclass(frozen=True)
@@ -71,15 +76,15 @@ class WriterConfig:
         return str(self.writer.get("kind", ""))
 
     @property
-    def settings(self) -> TinySettings:
+    def settings(self) -> TinySettings | LocalSettings:
         """The settings of its kind.
 
         Raises:
             ConfigError: an unknown kind or setting, or a value out of range.
         """
-        if self.kind != "tiny":
-            raise ConfigError(f"setting writer.kind = {self.kind!r} is unknown; it must be 'tiny'")
-        return typed(TinySettings, {k: v for k, v in self.writer.items() if k != "kind"}, "writer")
+        if self.kind not in KINDS:
+            raise ConfigError(f"setting writer.kind = {self.kind!r} is unknown; it must be {' or '.join(KINDS)}")
+        return typed(KINDS[self.kind], {k: v for k, v in self.writer.items() if k != "kind"}, "writer")
 
     def table(self) -> dict[str, Any]:
         """Return every setting, including the defaults of its kind."""
@@ -154,13 +159,38 @@ def encoder_of(run: Run, config: WriterConfig) -> Run:
 
 def new_model(config: WriterConfig, texts: Iterable[str], n_features: int) -> ReportModel:
     """Return a model with fresh weights from the settings' seed, and a tokenizer trained on `texts`."""
-    return _build(config, TinyModel.make_tokenizer(config.settings, texts), n_features)
+    settings = config.settings
+    with _seeded(config):
+        if isinstance(settings, LocalSettings):
+            return LocalModel(settings, n_features)
+        return TinyModel(settings, TinyModel.make_tokenizer(settings, texts), n_features)
 
 
-def _build(config: WriterConfig, tokenizer: Tokenizer, n_features: int) -> ReportModel:
+def _saved_model(config: WriterConfig, folder: Path, n_features: int) -> ReportModel:
+    """Return the model of a writer folder's tokenizer/ with fresh weights.
+
+    Raises:
+        WriterError: the tokenizer is missing or damaged, or the language model is another one.
+    """
+    settings = config.settings
+    try:
+        tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").is_file() else None
+    except Exception:  # tokenizers raises plain Exception for a damaged file, and may quote it
+        tokenizer = None
+    if tokenizer is None:
+        raise WriterError(f"{folder} is missing or damaged; copy the writer folder again")
+    with _seeded(config):
+        if isinstance(settings, LocalSettings):
+            return LocalModel(settings, n_features, folder)
+        return TinyModel(settings, tokenizer, n_features)
+
+
+@contextmanager
+def _seeded(config: WriterConfig) -> Iterator[None]:
+    """A block that draws random numbers from the settings' seed alone."""
     with isolated_random_state():
         torch.manual_seed(config.optim.seed)
-        return TinyModel(config.settings, tokenizer, n_features)
+        yield
 
 
 def create(
@@ -183,14 +213,16 @@ def write_settings(folder: Path, config: WriterConfig) -> None:
 
 def save_weights(writer: TrainedWriter) -> None:
     """Write model.safetensors with the digests of weights, settings and tokenizer, atomically."""
-    tensors = {name: tensor.detach().contiguous() for name, tensor in writer.model.state_dict().items()}
+    tensors = {name: tensor.detach().contiguous() for name, tensor in writer.model.own_state().items()}
     header = digests.to_header(_recorded(writer.folder, writer.config), digests.of_tensors(tensors))
     with replacing(writer.folder / WEIGHTS) as temporary:
         save_file(tensors, temporary, metadata=header)
 
 
 def _recorded(folder: Path, config: WriterConfig) -> digests.Recorded:
-    return digests.Recorded(digests.of_settings(config.table()), digests.of_folder(folder / "tokenizer"))
+    table = config.table()
+    table["writer"].pop("model", None)  # where a language model is may change; which one it is does not
+    return digests.Recorded(digests.of_settings(table), digests.of_folder(folder / "tokenizer"))
 
 
 def read_config(folder: Path) -> WriterConfig:
@@ -224,15 +256,7 @@ def open_without_weights(folder: Path) -> TrainedWriter:
         provenance["run"]["name"], provenance["run"]["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):
         raise WriterError(f"{path} is missing or damaged; copy the writer folder again") from None
-    try:
-        tokenizer = (
-            load_tokenizer(folder / "tokenizer") if (folder / "tokenizer" / "tokenizer.json").is_file() else None
-        )
-    except Exception:  # tokenizers raises plain Exception for a damaged file, and may quote it
-        tokenizer = None
-    if tokenizer is None:
-        raise WriterError(f"{folder / 'tokenizer'} is missing or damaged; copy the writer folder again")
-    return TrainedWriter(folder, config, _build(config, tokenizer, n_features), provenance)
+    return TrainedWriter(folder, config, _saved_model(config, folder / "tokenizer", n_features), provenance)
 
 
 def load(folder: Path | str, device: str = "auto") -> TrainedWriter:
@@ -251,8 +275,8 @@ def load(folder: Path | str, device: str = "auto") -> TrainedWriter:
         )
     try:
         tensors = load_file(path)
-        writer.model.load_state_dict(tensors)
-    except (SafetensorError, RuntimeError, OSError):
+        writer.model.load_own_state(tensors)
+    except (SafetensorError, ValueError, OSError):
         raise WriterError(f"{path} is damaged, or of another writer; copy the writer folder again") from None
     recorded, weights = digests.read_header(path)
     if recorded != _recorded(folder, writer.config) or weights != digests.of_tensors(tensors):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -43,6 +43,22 @@ class ReportModel(nn.Module):
     def standardize(self, features: Tensor) -> Tensor:
         """Return embeddings (N, D) with the training mean 0 and standard deviation 1, within LIMIT."""
         return ((features - self.mean) * self.inverse_std).clamp(-LIMIT, LIMIT)
+
+    def own_state(self) -> dict[str, Tensor]:
+        """Return the tensors that a writer folder stores: what is trained, and the scale of the embeddings."""
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return {name: x for name, x in self.state_dict().items() if name in trained or name in ("mean", "inverse_std")}
+
+    def load_own_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the tensors that `own_state` returned.
+
+        Raises:
+            ValueError: a tensor is missing, unknown or of another shape.
+        """
+        own = {name: tensor.shape for name, tensor in self.own_state().items()}
+        if own != {name: tensor.shape for name, tensor in tensors.items()}:
+            raise ValueError("the stored tensors are not those of this model")
+        self.load_state_dict(dict(tensors), strict=False)
 
     def losses(self, features: Tensor, texts: Sequence[str]) -> tuple[Tensor, int]:
         """Return the sum of the losses of all report tokens, and their number.

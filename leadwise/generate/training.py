@@ -7,6 +7,7 @@ training gives the same weights to the bit as an uninterrupted one.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import time
@@ -127,7 +128,7 @@ def _requested(folder: Path, overrides: Sequence[str], resume: bool) -> WriterCo
     elif folder.exists() and not _is_unsaved(folder):
         raise WriterError(f"{folder} is not empty; choose another folder, or continue that training with --resume")
     saved = folders.read_config(folder) if resume else None
-    table = (saved or WriterConfig()).table()
+    table = dataclasses.asdict(saved or WriterConfig())  # with the defaults of a kind only if it is saved
     for one in overrides:
         set_override(table, one)
     config = folders.config_of(table)
@@ -257,7 +258,7 @@ def _train(writer: TrainedWriter, train: Examples, held_out: Examples, progress:
     model = writer.model.to(runs.choose_device(optim.device))
     optimizer = make_optimizer(cast(PretrainingMethod, model), optim)
     state = runs.load_state(folder)
-    model.load_state_dict(state["model"])
+    model.load_own_state(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     start, best = int(state["step"]), float(state["best"])
     runs.truncate_metrics(folder, start)
@@ -306,7 +307,7 @@ def _train(writer: TrainedWriter, train: Examples, held_out: Examples, progress:
 
 
 def _save_state(writer: TrainedWriter, optimizer: torch.optim.Optimizer, step: int, best: float) -> None:
-    state = {"model": writer.model.state_dict(), "optimizer": optimizer.state_dict()}
+    state = {"model": writer.model.own_state(), "optimizer": optimizer.state_dict()}
     runs.save_state(writer.folder, {"step": step, "best": best, **state})
 
 
