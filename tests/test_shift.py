@@ -75,10 +75,10 @@ def test_the_shipped_map_names_classes_that_exist_once() -> None:
 )  # fmt: skip
 def test_six_pairs_of_public_data_sets_have_findings_in_common(train: str, test: str, level: str, n: int) -> None:
     def cohort(name: str) -> PlantedCohort:
-        made = PlantedCohort()
-        made.source, task = name.split(".")
-        made.tasks = {task: TASKS[name]}
-        return made
+        planted = PlantedCohort()
+        planted.source, task = name.split(".")
+        planted.tasks = {task: TASKS[name]}
+        return planted
 
     common = LabelMap.load().common(cohort(train), train.split(".")[1], cohort(test), test.split(".")[1])
     assert common is not None

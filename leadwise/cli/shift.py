@@ -76,8 +76,7 @@ def shift(
             changes=not tests if changes is None else changes,
             progress=bars(progress),
         )
-    table = [{key: value for key, value in row.items() if not key.endswith((" low", " high"))} for row in report.rows()]
-    print_table(table, f"{report.run}, fitted on {report.cohort}, task {task}: scores under a shift")
+    print_table(report.short_rows(), f"{report.run}, fitted on {report.cohort}, task {task}: scores under a shift")
     for sentence in shifts.summary(report):
         print_line(sentence)
     for pair in report.data:

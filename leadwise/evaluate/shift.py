@@ -142,6 +142,23 @@ class ShiftReport:
                 rows.append({**about, "fraction": fraction, "n": self.n_changed, **drop.row()})
         return rows
 
+    def short_rows(self) -> list[dict[str, Any]]:
+        """Return the table with fewer columns: scores under the shift, and their changes with intervals as text."""
+
+        def text(row: dict[str, Any], metric: str) -> str:
+            if row[f"{metric} change"] is None:
+                return ""
+            low, high = row[f"{metric} low"], row[f"{metric} high"]
+            return f"{row[f'{metric} change']:+.3f} ({low:+.3f} to {high:+.3f})"
+
+        columns = ("shift", "features", "fraction", "n")
+        return [
+            {key: row[key] for key in columns}
+            | {"auroc": row["auroc"], "change": text(row, "auroc")}
+            | {"f1_val": row["f1_val"], "change of f1_val": text(row, "f1_val"), "f1_max": row["f1_max"]}
+            for row in self.rows()
+        ]
+
     def to_json(self) -> dict[str, Any]:
         about = {"command": "shift", "run": self.run, "cohort": self.cohort, "task": self.task, "part": self.part}
         return {
@@ -284,11 +301,13 @@ def _features(
     run: Run, untrained: Run, cohort: Cohort, rows: NDArray[Any], name: str, part: str, progress: Progress | None
 ) -> NDArray[np.float32]:
     """Return the features (n, D) of a cohort's rows: trained, untrained or handcrafted."""
-    shown = relabel(progress, f"{cohort.name}, {name}")
+    labelled_progress = relabel(progress, f"{cohort.name}, {name}")
     if name == "handcrafted":
         recordings, of_row = crops.crop_recordings(cohort, run.config.signal, rows, None)
-        return crops.average_crops(handcrafted_features(recordings, progress=shown), of_row)
-    return embed_cohort(run if name == "trained" else untrained, cohort, part, rows, shown, run.cache_folder)
+        return crops.average_crops(handcrafted_features(recordings, progress=labelled_progress), of_row)
+    return embed_cohort(
+        run if name == "trained" else untrained, cohort, part, rows, labelled_progress, run.cache_folder
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- changes
