@@ -136,8 +136,8 @@ Each method: {args.budget_min:g} minutes of one core, in one run with a cosine s
 alone, one thread), seed {args.seed}; small sizes (`SMALL` in its file), Muon and batches of 64 at {args.lr:g} unless its file
 says otherwise (`SMALL_OPTIM`): {own_settings()}. 12 leads x 10 s at 100 Hz.
 Recordings: {", ".join(f"{split} {n:,}" for split, n in counts.items())}.
-Macro AUROC x 100, means over the tasks ({", ".join(cohort.tasks)}) with 95 % intervals over patients, who are drawn once for all
-tasks. Below 100 % of the labels, scores are means over three draws.
+Macro AUROC x 100, means over the tasks ({", ".join(cohort.main_tasks)}) with 95 % intervals over patients, who are drawn once
+for all tasks. Below 100 % of the labels, scores are means over three draws.
 {width_sentence(args.width, native)}
 
 ## Test split, after all steps
@@ -156,7 +156,7 @@ strength is chosen on the scored split, which raises the scores of all rows a li
 {table(point_table(rows))}
 
 ## Test split, each task
-{table(task_table(rows, list(cohort.tasks)))}
+{table(task_table(rows, list(cohort.main_tasks)))}
 """
     path = write(args.name, text)
     draw(rows, path.with_suffix(".png"))

@@ -82,7 +82,7 @@ class Probes:
     ) -> None:
         self.feature_width = self.probe_width = fitted_on.backbone.shape[1]
         self.models: dict[tuple[str, float], list[LogisticModel]] = {}
-        for task in cohort.tasks:
+        for task in cohort.main_tasks:
             # every task has its own labelled recordings, and so its own axes
             train_rows = np.intersect1d(cohort.rows("train", task), fitted_on.rows)
             val_rows = np.intersect1d(cohort.rows("val", task), val.rows)
@@ -100,7 +100,7 @@ class Probes:
         cells: list[Json] = []
         for fraction in fractions:
             tasks = {}
-            for task in cohort.tasks:
+            for task in cohort.main_tasks:
                 rows = np.intersect1d(cohort.rows(split, task), scored.rows)
                 features = scored.of(rows)
                 logits = np.stack([model.scores(features) for model in self.models[task, fraction]])
@@ -114,7 +114,7 @@ def zeroshot_cells(run: Run, cohort: Cohort, split: str, scored: Embedded) -> li
     if scored.shared is None:
         return []
     tasks = {}
-    for task in cohort.tasks:
+    for task in cohort.main_tasks:
         try:
             classifier = zeroshot_classifier(run, cohort, task)
         except PromptError:
@@ -157,7 +157,7 @@ class Scorer:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.cohort = args, Cohort.open(args.cohort)
         rows = {
-            split: np.unique(np.concatenate([self.cohort.rows(split, task) for task in self.cohort.tasks]))
+            split: np.unique(np.concatenate([self.cohort.rows(split, task) for task in self.cohort.main_tasks]))
             for split in ("train", "val", "test")
         }
         drawn = np.random.default_rng(0).permutation(rows["train"])[: args.fit_records]

@@ -94,7 +94,7 @@ def main() -> None:
         line: dict[str, object] = {"patches": name}
         probes: dict[float, list[float]] = {0.01: [], 0.1: [], 1.0: []}
         zeros = []
-        for task in cohort.tasks:
+        for task in cohort.main_tasks:
             of_task = cohort.rows(task=task)
             at = np.array([place[int(row)] for row in of_task])
             index = cohort.index.iloc[of_task]
@@ -127,7 +127,7 @@ def main() -> None:
 
 Command: `python {" ".join(sys.argv)}`. {describe()}.
 {args.run.name} ({n} tokens, width {run.method.ecg.shape.width}) on {args.cohort.name}, {args.split} split. Macro AUROC x 100,
-mean over the tasks {", ".join(cohort.tasks)}; probes at 1 % and 10 % are means over three draws.
+mean over the tasks {", ".join(cohort.main_tasks)}; probes at 1 % and 10 % are means over three draws.
 
 {table(lines)}
 """

@@ -187,7 +187,7 @@ def train_row(row: str, out: Path, cohort: Path, device: str, until: float) -> N
 def _zeroshot_scorer(cohort: Cohort) -> Callable[[Run], dict[str, float]]:
     """Return a function that scores a run zero-shot on every task of the validation split."""
     rows = cohort.rows("val")
-    tasks = {task: np.searchsorted(rows, cohort.rows("val", task)) for task in cohort.tasks}
+    tasks = {task: np.searchsorted(rows, cohort.rows("val", task)) for task in cohort.main_tasks}
 
     def score(run: Run) -> dict[str, float]:
         run.method.eval()

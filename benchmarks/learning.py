@@ -89,7 +89,7 @@ def scored(run: Run, args: argparse.Namespace) -> list[Json]:
     """Macro AUROC x 100 with its interval, of each task and way of scoring; of the untrained twin, too."""
     cohort, cells = Cohort.open(args.cohort), []
     twin = run.untrained(seed=run.config.optim.seed)
-    for task in cohort.tasks:
+    for task in cohort.main_tasks:
         rows = cohort.rows(task=task)
         asks = probing.make_probe_task(cohort, task, rows)
         features = {"trained": embed_cohort(run, cohort, "backbone", rows, None, None)}
@@ -290,8 +290,8 @@ Each method: {args.budget_min:g} minutes of one core (steps counted by processor
 small sizes (`SMALL` in its file), Muon and batches of 64 at {args.lr:g} unless its file says otherwise
 (`SMALL_OPTIM`): {own_settings()}.
 12 leads x 10 s at 100 Hz. Recordings: {counts} ({cohort.source}). Macro AUROC x 100 on the test split,
-means over the tasks ({", ".join(cohort.tasks)}); scores below 100 % of the labels are means over three draws. {beside}Peak memory
-is the whole process's, libraries and data included. {width_sentence(args.width, native)}
+means over the tasks ({", ".join(cohort.main_tasks)}); scores below 100 % of the labels are means over three draws. {beside}Peak
+memory is the whole process's, libraries and data included. {width_sentence(args.width, native)}
 
 ## Sorted by the mean probe
 {table(ranked)}

@@ -193,7 +193,7 @@ def score_external(run: Run, external: list[list[str]], work: Path) -> tuple[Row
             continue
         known = dict(getattr(cohort, "about", None) or {})
         about.append({"data": name, "licence": known.get("licence", ""), "citation": known.get("citation", "")})
-        for task in cohort.tasks:
+        for task in cohort.main_tasks:
             row = external_row(run, cohort, task)
             if row:
                 rows.append({"data": name, "task": task} | row)

@@ -32,7 +32,7 @@ def main() -> None:
     args = parser.parse_args()
     run, cohort = runs.load(args.run), Cohort.open(args.cohort)
     probe_rows, zero_rows, skipped = [], [], []
-    for task in cohort.tasks:
+    for task in cohort.main_tasks:
         probe = run_probe(run, cohort, task)
         for fraction, results in probe.results.items():
             row: dict[str, object] = {"task": task, "labels": f"{fraction:.0%}"}

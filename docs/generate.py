@@ -86,6 +86,11 @@ API = {  # page of the reference -> title, introduction, modules; NAME.* is ever
         ("leadwise.methods", "leadwise.methods.contract", "leadwise.methods.catalogue"),
     ),
     "nn": ("Parts that methods share", "Encoders, masks, views and losses.", ("leadwise.nn.*", "leadwise.nn.losses.*")),
+    "generate": (
+        "Reports from ECGs",
+        "Writers of reports, their training, and their scores beside controls.",
+        ("leadwise.generate.*", "leadwise.generate.writers.*"),
+    ),
     "pictures": (
         "Pictures and pages",
         "Arrays in, figures out; results in, one HTML file out.",

@@ -244,7 +244,7 @@ def read(path: Path, overrides: list[str] | None = None) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}; correct that line") from None
     for override in overrides or []:
-        _override(table, override)
+        set_override(table, override)
     return typed(Config, table)
 
 
@@ -252,12 +252,16 @@ def override(config: Config, overrides: list[str]) -> Config:
     """A copy of the config with dotted overrides such as `method.mask_ratio=0.6`."""
     table = dataclasses.asdict(config)
     for one in overrides:
-        _override(table, one)
+        set_override(table, one)
     return typed(Config, table)
 
 
-def _override(table: dict[str, Any], text: str) -> None:
-    """Set one KEY=VALUE in a nested table."""
+def set_override(table: dict[str, Any], text: str) -> None:
+    """Set one KEY=VALUE, such as "optim.lr=1e-3", in a nested table.
+
+    Raises:
+        ConfigError: the text has another form, or a part of the key is a value.
+    """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"override '{text}' is not KEY=VALUE, such as method.mask_ratio=0.6")

@@ -229,9 +229,7 @@ class Run:
 
     def save_resume(self, state: dict[str, Any]) -> None:
         """Write resume/state.pt; an interrupted write leaves the previous file."""
-        (self._existing_folder / "resume").mkdir(exist_ok=True)
-        with replacing(self._existing_folder / "resume" / "state.pt") as temporary:
-            torch.save(state, temporary)
+        save_state(self._existing_folder, state)
 
     def load_resume(self) -> dict[str, Any]:
         """Return the state that `save_resume` wrote.
@@ -239,46 +237,72 @@ class Run:
         Raises:
             RunError: the file is missing or damaged, or another version wrote it.
         """
-        path = self._existing_folder / "resume" / "state.pt"
-        if not path.exists():
-            raise _no_resume_state(self._existing_folder)
-        try:
-            damage = _damaged_member(path)
-            state: dict[str, Any] = {} if damage else torch.load(path, weights_only=True, map_location="cpu")
-        except Exception as error:  # torch, zipfile and pickle raise a dozen types for a damaged file
-            damage = _first_line(error)
-        if damage:
-            raise RunError(
-                f"{path} is damaged ({damage}), so this run cannot be continued; copy the file again, or train in another "
-                "folder (-o). The weights in model.safetensors are not affected"
-            )
-        missing = RESUME_KEYS - state.keys()
-        if missing:
-            raise RunError(
-                f"{path} lacks {', '.join(sorted(missing))}: another version of leadwise wrote it; resume with that version"
-            )
-        return state
+        return load_state(self._existing_folder)
 
     def log(self, row: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
-        rounded = {key: round(v, 6) if isinstance(v, float) and abs(v) > 1e-3 else v for key, v in row.items()}
-        with (self._existing_folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(rounded) + "\n")
+        append_metrics(self._existing_folder, row)
 
     def truncate_log(self, step: int) -> None:
         """Remove the lines of metrics.jsonl after `step`, so that a resumed run logs each step once."""
-        path = self._existing_folder / "metrics.jsonl"
-        if not path.exists():
-            return
-        lines = [line for line in path.read_text(errors="replace").splitlines() if _step_of(line) <= step]
-        with replacing(path) as temporary:
-            temporary.write_text("".join(line + "\n" for line in lines))
+        truncate_metrics(self._existing_folder, step)
 
     @property
     def _existing_folder(self) -> Path:
         if self.folder is None:
             raise RunError("this run has no folder; create it with one")
         return self.folder
+
+
+def save_state(folder: Path, state: dict[str, Any]) -> None:
+    """Write resume/state.pt of a folder; an interrupted write leaves the previous file."""
+    (folder / "resume").mkdir(exist_ok=True)
+    with replacing(folder / "resume" / "state.pt") as temporary:
+        torch.save(state, temporary)
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """Return the state that `save_state` wrote.
+
+    Raises:
+        RunError: the file is missing or damaged, or another version wrote it.
+    """
+    path = folder / "resume" / "state.pt"
+    if not path.exists():
+        raise _no_resume_state(folder)
+    try:
+        damage = _damaged_member(path)
+        state: dict[str, Any] = {} if damage else torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch, zipfile and pickle raise a dozen types for a damaged file
+        damage = _first_line(error)
+    if damage:
+        raise RunError(
+            f"{path} is damaged ({damage}), so this run cannot be continued; copy the file again, or train in another "
+            "folder (-o). The weights in model.safetensors are not affected"
+        )
+    missing = RESUME_KEYS - state.keys()
+    if missing:
+        raise RunError(
+            f"{path} lacks {', '.join(sorted(missing))}: another version of leadwise wrote it; resume with that version"
+        )
+    return state
+
+
+def append_metrics(folder: Path, row: dict[str, Any]) -> None:
+    """Append a line to metrics.jsonl of a folder."""
+    rounded = {key: round(v, 6) if isinstance(v, float) and abs(v) > 1e-3 else v for key, v in row.items()}
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(rounded) + "\n")
+
+
+def truncate_metrics(folder: Path, step: int) -> None:
+    """Remove the lines of metrics.jsonl after `step`."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return
+    lines = [line for line in path.read_text(errors="replace").splitlines() if _step_of(line) <= step]
+    with replacing(path) as temporary:
+        temporary.write_text("".join(line + "\n" for line in lines))
 
 
 def _half(tensor: torch.Tensor) -> torch.Tensor:

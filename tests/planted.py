@@ -56,6 +56,10 @@ class PlantedCohort:
         return len(self.records)
 
     @property
+    def main_tasks(self) -> dict[str, tuple[str, ...]]:
+        return self.tasks
+
+    @property
     def column_names(self) -> tuple[str, ...]:
         return tuple(self.index.columns)
 

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, brier_score_loss, f1_score
+from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, fbeta_score
 
 from leadwise.evaluate.metrics import (
     all_metrics,
@@ -103,6 +103,33 @@ def test_f1_is_sklearns_at_the_thresholds_of_another_split():
     at = f1.best_thresholds(*val)
     expected = [f1_score(test[0][:, k], test[1][:, k] >= at[k]) for k in range(4)]
     np.testing.assert_allclose(f1.f1(*test, at), expected, rtol=1e-12)
+
+
+def test_f2_is_sklearns_and_its_threshold_is_the_best():
+    val, test = make(seed=1), make(seed=2)
+    at = f1.best_thresholds(*val, beta=2)
+    for k in range(4):
+        truth, scores = val[0][:, k], val[1][:, k]
+        every = [fbeta_score(truth, scores >= one, beta=2) for one in np.unique(scores)]
+        assert fbeta_score(truth, scores >= at[k], beta=2) == pytest.approx(max(every))
+    expected = [fbeta_score(test[0][:, k], test[1][:, k] >= at[k], beta=2) for k in range(4)]
+    np.testing.assert_allclose(f1.f1(*test, at, beta=2), expected, rtol=1e-12)
+
+
+def test_f1_with_thresholds_of_the_scored_split_is_never_below_that_with_validation_s():
+    for seed in range(20):
+        val, test = make(seed=seed), make(seed=100 + seed)
+        at = f1.Thresholds.choose(*val)
+        at.f1[0, seed % 4] = np.nan  # a class without positives in validation
+        patients = np.arange(len(test[0])).astype(str)
+        metrics = all_metrics.compute_metrics(test[0], test[1][None], patients, list("abcd"), at, n_replicates=20)
+        assert metrics["f1_max"].macro >= metrics["f1_val"].macro
+        assert metrics["f1_max"].skipped == metrics["f1_val"].skipped
+        for name, value in metrics["f1_val"].per_class.items():
+            assert value is None or metrics["f1_max"].per_class[name] >= value
+        best = [max(f1_score(t, s >= one) for one in np.unique(s)) for t, s in zip(test[0].T, test[1].T)]
+        for k, name in enumerate("abcd"):
+            assert metrics["f1_max"].per_class[name] in (None, pytest.approx(best[k]))
 
 
 def test_weighted_f1_repeats_rows():
@@ -219,14 +246,14 @@ def test_metrics_are_computed_where_their_inputs_are_given():
     labels[:, 3] = 1
     patients, classes = (np.arange(300) // 2).astype(str), list("abcd")
     probabilities = chances(scores)[None]
-    at = np.array([[0.5, np.nan, 0.2, 0.1]])
+    at = f1.Thresholds(np.array([[0.5, np.nan, 0.2, 0.1]]), np.array([[0.4, np.nan, 0.1, 0.1]]))
     alone = all_metrics.compute_metrics(labels, scores[None], patients, classes, n_replicates=50)
     assert list(alone) == ["auprc"]
     metrics = all_metrics.compute_metrics(labels, scores[None], patients, classes, at, probabilities, n_replicates=200)
     assert tuple(metrics) == all_metrics.METRICS
     assert metrics["auprc"].macro == pytest.approx(np.mean(auprc.average_precision(labels[:, :3], scores[:, :3])))
     assert {name: score.skipped for name, score in metrics.items()} == {
-        "auprc": ("d",), "f1": ("b", "d"), "ece": ("d",), "brier": ("d",)
+        "auprc": ("d",), **dict.fromkeys(all_metrics.AT_THRESHOLDS, ("b", "d")), "ece": ("d",), "brier": ("d",)
     }  # fmt: skip
     for score in metrics.values():
         assert score.interval[0] <= score.macro <= score.interval[1]
@@ -239,10 +266,10 @@ def test_metrics_are_computed_where_their_inputs_are_given():
     assert values["auprc"]["chance"]["macro"] == pytest.approx(shares.mean())
     assert values["auprc"]["chance"]["per_class"] == pytest.approx(dict(zip("abc", shares)))
     assert all_metrics.table_cells(metrics)["chance"] == pytest.approx(shares.mean())
-    assert all_metrics.table_cells(alone)["f1"] is None
-    assert all_metrics.class_cells(metrics, "b")["f1"] is None
+    assert all_metrics.table_cells(alone)["f1_val"] is None
+    assert all_metrics.class_cells(metrics, "b")["f1_max"] is None
     lines = all_metrics.long_rows(metrics, {"run": "mine"})
-    assert len(lines) == 4 * 5
+    assert len(lines) == 6 * 5
     assert lines[0] == {
         "run": "mine", "measure": "auprc", "class": "macro", "positives": None, "value": metrics["auprc"].macro,
         "low": metrics["auprc"].interval[0], "high": metrics["auprc"].interval[1], "chance": pytest.approx(shares.mean()),
@@ -255,7 +282,7 @@ def test_metrics_of_several_draws_are_means_over_them():
     patients, classes = np.arange(300).astype(str), list("abcd")
 
     def metrics_of(*draws):
-        at = np.stack([f1.best_thresholds(labels, draw) for draw in draws])
+        at = f1.Thresholds.of_repeats([f1.Thresholds.choose(labels, draw) for draw in draws])
         return all_metrics.compute_metrics(
             labels, np.stack(draws), patients, classes, at, chances(np.stack(draws)), n_replicates=50
         )

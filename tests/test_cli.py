@@ -150,7 +150,7 @@ def test_probe_prints_a_table_and_writes_one_object(run_folder: Path, cohort_fol
     files = ("--csv", tmp_path / "p.csv", "--latex", tmp_path / "p.tex", "--picture", tmp_path / "p.png")
     done = invoke(*words, *files, "--seeds", "7,8", "--per-class")
     assert done.returncode == 0, done.stderr
-    for measure in ("auroc", "auprc", "f1", "ece", "brier"):
+    for measure in ("auroc", "auprc", "f1_val", "f1_max", "f2_val", "ece", "brier"):
         assert f",{measure},macro," in (tmp_path / "p.csv").read_text()
     assert (tmp_path / "p.tex").read_text().count(r"\begin{tabular}") == 2
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
@@ -164,6 +164,46 @@ def test_probe_prints_a_table_and_writes_one_object(run_folder: Path, cohort_fol
     assert {"cohort", "run", "fractions"} <= result.keys()
     text = json.dumps(result)
     assert all(word in text for word in ("macro", "interval", "per_class", "untrained"))
+
+
+def test_finetune_prints_a_table_and_writes_the_object_of_a_probe(
+    run_folder: Path, cohort_folder: Path, tmp_path: Path
+) -> None:
+    words = ("finetune", run_folder, cohort_folder, "--task", "own", "--epochs", "1", "--json", tmp_path / "f.json")
+    done = invoke(*words, "--csv", tmp_path / "f.csv", "--latex", tmp_path / "f.tex", "--per-class")
+    assert done.returncode == 0, done.stderr
+    assert "untrained" in done.stdout
+    assert "f1_max: thresholds chosen on the scored recordings, optimistic" in " ".join(done.stdout.split())
+    assert ",f1_max,macro," in (tmp_path / "f.csv").read_text()
+    assert json.loads((tmp_path / "f.json").read_text())["command"] == "finetune"
+    refused = invoke("finetune", run_folder, cohort_folder, "--task", "own", "--epochs", "0")
+    assert refused.returncode != 0
+    assert "epochs = 0: must be above 0" in refused.stderr
+
+
+def test_shift_prints_drops_and_writes_files(run_folder: Path, cohort_folder: Path, tmp_path: Path) -> None:
+    words = (
+        "shift",
+        run_folder,
+        "--train",
+        cohort_folder,
+        "--task",
+        "own",
+        "--test",
+        cohort_folder,
+        "--fractions",
+        "1",
+    )
+    files = ("--json", tmp_path / "s.json", "--csv", tmp_path / "s.csv", "--picture", tmp_path / "s.png")
+    done = invoke(*words, *files, "--changes")
+    assert done.returncode == 0, done.stderr
+    assert "lead I only" in done.stdout
+    assert "findings in common" in " ".join(done.stdout.split())
+    result = json.loads((tmp_path / "s.json").read_text())
+    assert result["command"] == "shift"
+    assert result["rows"][0]["auroc change"] == 0  # the same data set twice
+    assert "muscle noise, 6 dB" in (tmp_path / "s.csv").read_text()
+    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_probe_has_a_width_and_saves_such_a_probe(run_folder: Path, cohort_folder: Path, tmp_path: Path):

@@ -14,7 +14,7 @@ from leadwise.evaluate import logistic_regression
 from leadwise.evaluate import probe as probing
 from leadwise.evaluate.logistic_regression import ProbeError
 from leadwise.evaluate.metrics.auroc import auroc
-from leadwise.evaluate.metrics.f1 import best_thresholds
+from leadwise.evaluate.metrics.f1 import Thresholds
 from leadwise.evaluate.probe import ProbeTask, probe, run_probe
 
 
@@ -116,7 +116,14 @@ def test_a_class_without_positives_in_the_draw_is_unlearnable_and_counts_as_a_ha
 def test_thresholds_come_from_validation_and_probabilities_from_the_regression(monkeypatch):
     features, task = make()
     calls = []
-    monkeypatch.setattr(probing, "best_thresholds", lambda *args: calls.append(args) or best_thresholds(*args))
+
+    class Logged(Thresholds):
+        @classmethod
+        def choose(cls, labels, scores):
+            calls.append((labels, scores))
+            return super().choose(labels, scores)
+
+    monkeypatch.setattr(probing, "Thresholds", Logged)
     result = probe(features, task, 1.0)
     ((val_labels, val_scores),) = calls
     train, val, test = (task.rows(split) for split in ("train", "val", "test"))
@@ -134,7 +141,7 @@ def test_thresholds_come_from_validation_and_probabilities_from_the_regression(m
         expected = average_precision_score(truth, probability)
         assert result.measures["auprc"].per_class[name] == pytest.approx(expected, abs=5e-3)
         predicted = result.test_scores[0, :, k] >= at
-        assert result.measures["f1"].per_class[name] == pytest.approx(f1_score(truth, predicted))
+        assert result.measures["f1_val"].per_class[name] == pytest.approx(f1_score(truth, predicted))
         assert np.dot(result.reliability[name].mean_probability, result.reliability[name].count) == pytest.approx(
             probability.sum(), rel=1e-2
         )
@@ -146,9 +153,9 @@ def test_a_class_without_positives_in_validation_is_reported_and_has_no_f1():
     labels[task.rows("val"), 1] = 0
     result = probe(features, dataclasses.replace(task, labels=labels), 1.0)
     assert result.without_threshold == ("b",)
-    assert result.measures["f1"].per_class["b"] is None
-    f1s = result.measures["f1"].per_class
-    assert result.measures["f1"].macro == pytest.approx((f1s["a"] + f1s["c"]) / 2)
+    assert result.measures["f1_val"].per_class["b"] is None
+    f1s = result.measures["f1_val"].per_class
+    assert result.measures["f1_val"].macro == pytest.approx((f1s["a"] + f1s["c"]) / 2)
     assert result.measures["auprc"].per_class["b"] is not None
     assert json.loads(json.dumps(result.to_json(), allow_nan=False))["without_threshold"] == ["b"]
 
@@ -214,18 +221,18 @@ def test_report_contains_three_kinds_of_features(tmp_path):
     above, (low, _) = report.gain(1.0)
     assert above == pytest.approx(trained.score.macro - untrained.score.macro)
     assert trained.measures["auprc"].macro > 0.95 > untrained.measures["auprc"].macro
-    assert trained.measures["f1"].macro > 0.85 > untrained.measures["f1"].macro
+    assert trained.measures["f1_val"].macro > 0.85 > untrained.measures["f1_val"].macro
     assert trained.measures["brier"].macro < untrained.measures["brier"].macro
     row = report.rows()[3]
-    assert (row["f1"], row["auprc"]) == (trained.measures["f1"].macro, trained.measures["auprc"].macro)
+    assert (row["f1_val"], row["auprc"]) == (trained.measures["f1_val"].macro, trained.measures["auprc"].macro)
     assert row["chance"] == pytest.approx(np.mean(list(trained.score.positives.values())) / 48)
     lines = report.long_rows()
-    assert len(lines) == 2 * 3 * 5 * 5  # fractions, features, measures, classes and macro
+    assert len(lines) == 2 * 3 * 7 * 5  # fractions, features, measures, classes and macro
     (line,) = (
         line for line in lines
-        if [line[k] for k in ("fraction", "features", "measure", "class")] == [1.0, "trained", "f1", "beta"]
+        if [line[k] for k in ("fraction", "features", "measure", "class")] == [1.0, "trained", "f1_val", "beta"]
     )  # fmt: skip
-    assert line["value"] == trained.measures["f1"].per_class["beta"]
+    assert line["value"] == trained.measures["f1_val"].per_class["beta"]
     assert line["positives"] == trained.score.positives["beta"]
     assert low > 0.2
     assert {name for name, *_ in calls} == {"embed, trained", "embed, untrained", "hand-crafted features", "probe"}

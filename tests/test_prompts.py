@@ -15,12 +15,12 @@ CSN = (
     "AQW UW SR WPW 2AVB AT VB ARS STTC SA STE VPB TWO STTU ALS APB 2AVB1 PRIE CCR CR AF AVB QTIE LBBB VEB SVT RBBB 1AVB "
     "STDD MI AFIB TWC PWC ERV RVH LVH ST JEB"
 )
-SLOTS = {("ptbxl", task): tuple(classes) for task, classes in ptbxl.PTBXL.items()} | {
+SLOTS = {("ptbxl", task): tuple(classes) for task, classes in ptbxl.PTBXL.items() if task not in ptbxl.DETAILS} | {
     ("cpsc2018", "cpsc2018"): tuple(CPSC2018.split()),
     ("csn", "csn"): tuple(CSN.split()),
 }  # the classes of the published tables
 
-SHARED_TEXTS = {"ptbxl_form": 7, "ptbxl_rhythm": 1, "ptbxl_sub": 6}
+SHARED_TEXTS = {"ptbxl_form": 7, "ptbxl_rhythm": 1, "ptbxl_sub": 6, "ptbxl_diag": 6, "ptbxl_all": 31}
 """Texts shared by two classes; retained because reported scores were computed with them."""
 
 
@@ -173,9 +173,32 @@ def test_extending_is_checked_and_hashed(tmp_path):
     assert again.texts["own"] == {"A": ("one a.", "two a."), "B": ("other.",)}
     with pytest.raises(PromptError, match=r"'without' names X, which first\.toml does not have"):
         load(tmp_path, head + 'without = ["X"]\n' + more)
-    (tmp_path / "first.toml").write_text(head + more)
-    with pytest.raises(PromptError, match=r"extends first\.toml, which extends another one"):
+    # several files: of a class that two have, the first; circles are refused
+    (tmp_path / "other.toml").write_text(
+        GOOD.replace("an a", "another a") + '[classes.D]\nname = "d"\nprompts = ["d."]\n'
+    )
+    both = load(tmp_path, head.replace('"first"', '["first", "other"]') + 'without = ["B"]\n' + more)
+    assert both.names == {"A": "an a", "D": "d", "C": "c"}
+    with pytest.raises(PromptError, match=r"'without' names X, which first\.toml and other\.toml do not have"):
+        load(tmp_path, head.replace('"first"', '["first", "other"]') + 'without = ["X"]\n' + more)
+    (tmp_path / "third.toml").write_text(head + more)
+    third = load(tmp_path, head.replace('"first"', '"third"') + more)
+    assert list(third.names) == ["A", "B", "C"]
+    (tmp_path / "first.toml").write_text(head.replace('"first"', '"third"') + more)
+    with pytest.raises(PromptError, match="; remove one of the two"):
         load(tmp_path, head + more)
+
+
+def test_the_71_statements_have_the_prompts_of_their_diagnosis_form_or_rhythm():
+    every, diag = (prompts.load(prompts.find("ptbxl", task)) for task in ("all", "diag"))
+    assert set(every.names) == set(ptbxl.PTBXL["all"])
+    assert set(diag.names) == set(ptbxl.PTBXL["diag"])
+    assert every.sets == diag.sets == ("name", "short", "rich")
+    rhythm, sub = (prompts.load(prompts.find("ptbxl", task)) for task in ("rhythm", "sub"))
+    for name in every.sets:
+        assert every.texts[name]["AFIB"] == rhythm.texts[name]["AFIB"]
+        assert every.texts[name]["1AVB"] == diag.texts[name]["1AVB"]
+        assert diag.texts[name]["CLBBB"] == sub.texts[name]["CLBBB"]
 
 
 def test_a_missing_set_is_an_error(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -72,13 +73,20 @@ def test_labels_are_found_by_name_whatever_the_likelihood(tmp_path: Path) -> Non
         for row in source.rows
     }
     assert actual == {
-        "00001": {"super": {"NORM"}, "sub": {"NORM"}, "rhythm": {"SR"}},
-        "00002": {"super": {"STTC", "CD"}, "sub": {"NST", "AVB"}, "form": {"NST"}, "rhythm": {"AFIB"}},
-        "00007": {"form": {"PVC"}},
-        "00008": {},
+        "00001": {"super": {"NORM"}, "sub": {"NORM"}, "rhythm": {"SR"}, "diag": {"NORM"}, "all": {"NORM", "SR"}},
+        "00002": {
+            "super": {"STTC", "CD"},
+            "sub": {"NST", "AVB"},
+            "form": {"NST"},
+            "rhythm": {"AFIB"},
+            "diag": {"NST", "1AVB"},
+            "all": {"NST", "1AVB", "AFIB"},
+        },
+        "00007": {"form": {"PVC"}, "all": {"PVC"}},
+        "00008": {"all": set()},
     }
     assert source.tasks == {task: tuple(names) for task, names in PTBXL.items()}
-    assert [len(names) for names in source.tasks.values()] == [5, 23, 19, 12]
+    assert [len(names) for names in source.tasks.values()] == [5, 23, 19, 12, 44, 71]
     assert [row.split for row in source.rows] == ["train", "val", "test", "train"]
     assert [row.patient for row in source.rows] == ["1001", "1002", "2002", "1008"]
     assert [row.extra["age"] for row in source.rows] == [50.0, 90.0, None, 50.0]
@@ -87,10 +95,21 @@ def test_labels_are_found_by_name_whatever_the_likelihood(tmp_path: Path) -> Non
     assert source.rows[1].extra["fold"] == 9
 
 
+def test_commands_without_a_task_use_the_tasks_that_do_not_repeat_others(tmp_path: Path) -> None:
+    folder = tmp_path / "ptbxl"
+    folder.mkdir()
+    write(read_source(tree(folder, LINES)), tmp_path / "out")
+    cohort = Cohort.open(tmp_path / "out")
+    assert tuple(cohort.main_tasks) == ("super", "sub", "form", "rhythm")
+    assert tuple(cohort.tasks) == (*cohort.main_tasks, "diag", "all")
+    assert cohort.labels("all", cohort.rows(task="all")).shape == (len(cohort), 71)
+
+
 def test_min_likelihood_is_an_option(tmp_path: Path) -> None:
     strict = read_source(tree(tmp_path, LINES, ()), Options(min_likelihood=50))
     assert strict.rows[1].labels["super"] == {"NORM": 0, "MI": 0, "STTC": 1, "CD": 0, "HYP": 0}
     assert strict.rows[1].labels["rhythm"]["AFIB"] == 1  # its likelihood 0 means that none was stated
+    assert strict.rows[1].labels["all"] == dict.fromkeys(PTBXL["all"], 0) | {"NST": 1, "AFIB": 1}  # not 1AVB
     assert "super" not in read_source(tmp_path, Options(min_likelihood=60)).rows[1].labels
     assert strict.settings == {"min_likelihood": 50}
     for wrong in (-1, 101, float("nan")):
@@ -265,6 +284,19 @@ def test_golden_counts_of_the_official_tables(tmp_path: Path) -> None:
             assert len(rows) == expected["rows"][split], (task, split)
             counts = {name: sum(row.labels[task][name] for row in rows) for name in source.tasks[task]}
             assert counts == {name: by_split[split] for name, by_split in expected["positives"].items()}, (task, split)
+
+    # the statements one by one, counted by the codes of the table
+    n_diag = Counter(row.split for row in source.rows if "diag" in row.labels)
+    assert n_diag == {"train": 17_084, "val": 2_146, "test": 2_158}
+    assert all("all" in row.labels for row in source.rows)
+    columns = ["NORM", "ASMI", "IMI", "1AVB", "3AVB", "ISC", "NST", "NDT", "INJIL", "SR", "STE", "PSVT", "PRC(S)"]
+    totals = {name: sum(row.labels["all"][name] for row in source.rows) for name in columns}
+    assert list(totals.values()) == [9514, 2357, 2676, 793, 16, 1272, 767, 1825, 15, 16748, 28, 24, 10]
+    assert all(sum(row.labels["all"][name] for row in source.rows) > 0 for name in PTBXL["all"])
+    of_diag = {
+        name: sum(row.labels["diag"][name] for row in source.rows if "diag" in row.labels) for name in PTBXL["diag"]
+    }
+    assert of_diag == {name: sum(row.labels["all"][name] for row in source.rows) for name in PTBXL["diag"]}
     with pytest.raises(CohortError, match="21799 of 21799 recordings have a missing file"):
         write(source, tmp_path / "out")
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [

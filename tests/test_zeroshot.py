@@ -45,10 +45,10 @@ def test_planted_findings_are_detected_and_references_reported(file):
 def test_only_the_thresholds_of_f1_come_from_validation(file):
     cohort = PlantedCohort()
     report = run_zeroshot(PlantedRun(), cohort, "finding", file)
-    assert list(report.measures) == ["auprc", "f1"]  # a cosine has no calibration
+    assert list(report.measures) == ["auprc", "f1_val", "f1_max", "f2_val"]  # a cosine has no calibration
     assert report.measures["auprc"].macro > 0.9 > report.measures_untrained["auprc"].macro
-    assert report.measures["f1"].macro > 0.8
-    assert report.trained.n_records == report.measures["f1"].n_records == 48
+    assert report.measures["f1_val"].macro > 0.8
+    assert report.trained.n_records == report.measures["f1_val"].n_records == 48
     blind = PlantedCohort()
     val = blind.rows("val")
     blind.truth[val] = 0
@@ -57,14 +57,14 @@ def test_only_the_thresholds_of_f1_come_from_validation(file):
     assert without.trained.per_class == report.trained.per_class
     blind.truth[val, 0] = cohort.truth[val, 0]
     one = run_zeroshot(PlantedRun(), blind, "finding", file)
-    assert one.measures["f1"].macro == report.measures["f1"].per_class["alpha"]
+    assert one.measures["f1_val"].macro == report.measures["f1_val"].per_class["alpha"]
     assert one.rows()[0]["no threshold"] == "beta, gamma, delta"
-    assert "f1" not in run_zeroshot(PlantedRun(), cohort, "finding", file, split="val").measures  # not on itself
+    assert "f1_val" not in run_zeroshot(PlantedRun(), cohort, "finding", file, split="val").measures  # not on itself
     lines = report.long_rows()
-    assert len(lines) == 2 * 3 * 5
-    assert {line["measure"] for line in lines} == {"auroc", "auprc", "f1"}
+    assert len(lines) == 2 * 5 * 5
+    assert {line["measure"] for line in lines} == {"auroc", "auprc", "f1_val", "f1_max", "f2_val"}
     result = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    assert result["measures"]["trained"]["f1"]["macro"] == report.measures["f1"].macro
+    assert result["measures"]["trained"]["f1_val"]["macro"] == report.measures["f1_val"].macro
 
 
 def test_labels_of_other_patients_score_at_chance(file):

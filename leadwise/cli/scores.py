@@ -165,6 +165,7 @@ def probe(
     from leadwise.evaluate import probe as probing
     from leadwise.evaluate import saved_probe
     from leadwise.evaluate.merl_legacy.legacy_task import with_published_splits
+    from leadwise.evaluate.metrics import all_metrics
 
     # check the options before anything is loaded
     check_protocol(protocol, faults, epochs, seeds, width)
@@ -212,7 +213,8 @@ def probe(
     subject = f"{report.run} on {report.cohort}, task {task}{window_suffix(window)}"
     print_table(report.rows(), f"probe of {subject}: macro AUROC on test")
     if per_class:
-        print_table(report.class_rows(), "AUROC per class; auprc, f1, ece and brier of the trained encoder")
+        print_table(report.class_rows(), "AUROC per class; the other metrics of the trained encoder")
+    print_line(all_metrics.F1_VARIANTS)
     print_line(report.left_out.line)
     print_line(report.overlap.remark)
     write_json(json_file, {**report.to_json(), **published_splits_json(opened)})
@@ -260,6 +262,7 @@ def zeroshot(
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import zeroshot as zero
     from leadwise.evaluate.merl_legacy.legacy_task import with_published_splits
+    from leadwise.evaluate.metrics import all_metrics
 
     # score the run on the split, or on the published split
     loaded, opened = (
@@ -282,8 +285,9 @@ def zeroshot(
     subject = f"{report.run} on {report.cohort}, task {task}{window_suffix(window)}"
     print_table(report.rows(), f"zero-shot of {subject}: macro AUROC on {split}")
     if per_class:
-        more = "auprc and f1" if report.calibration is None else "auprc, f1, ece and brier"
-        print_table(report.class_rows(), f"AUROC per class; {more} of the trained encoder")
+        print_table(report.class_rows(), "AUROC per class; the other metrics of the trained encoder")
+    if report.measures.keys() & all_metrics.AT_THRESHOLDS:
+        print_line(all_metrics.F1_VARIANTS)
     if sensitivity:
         print_table(report.sensitivity.rows(), "macro AUROC by prompt set (*: the reported one)")
         print_table(report.sensitivity.class_rows(), "AUROC per class by prompt set")

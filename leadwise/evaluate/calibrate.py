@@ -87,7 +87,7 @@ def run_calibration(
 
 
 def _prompts_of_tasks(cohort: Cohort, tasks: Sequence[str] | None, path: Path | None) -> dict[str, Prompts]:
-    """Return the prompts of the tasks; without `tasks`, of all that have prompts."""
+    """Return the prompts of the tasks; without `tasks`, of all main tasks that have prompts."""
     unknown = [task for task in tasks or () if task not in cohort.tasks]
     if unknown:
         raise CalibrationError(
@@ -98,7 +98,7 @@ def _prompts_of_tasks(cohort: Cohort, tasks: Sequence[str] | None, path: Path | 
         if tasks[0] not in cohort.tasks:
             raise CalibrationError(f"{path}: its prompts are for task '{tasks[0]}', which cohort {cohort.name} has not")
     loaded = {}
-    for task in tasks or cohort.tasks:
+    for task in tasks or cohort.main_tasks:
         try:
             loaded[task] = load_prompts(cohort, task, path)
         except PromptError as error:

@@ -33,7 +33,7 @@ from leadwise.evaluate.logistic_regression import ProbeError as ProbeError
 from leadwise.evaluate.metrics import all_metrics, calibration
 from leadwise.evaluate.metrics.auroc import auroc, auroc_score
 from leadwise.evaluate.metrics.bootstrap import gain
-from leadwise.evaluate.metrics.f1 import best_thresholds
+from leadwise.evaluate.metrics.f1 import Thresholds
 from leadwise.evaluate.metrics.score import Floats, Interval, Score
 from leadwise.evaluate.principal_axes import principal_axes
 from leadwise.progress import Progress, relabel
@@ -81,13 +81,30 @@ class Draw:
 
     seed: int
     n_train: int
-    strength: float  # chosen on the validation split
+    strength: float | None  # of the penalty, chosen on the validation split; None: fine-tuned
+    epoch: int | None  # of a fine-tuning, chosen on the validation split; None: a probe
     val_macro: float
     test_macro: float
     unlearnable: tuple[str, ...]  # classes with a single label value among the drawn recordings
     thresholds: dict[
         str, float | None
-    ]  # logit at or above which a class is predicted; None without positives in validation
+    ]  # logit at or above which a class is predicted, with the best F1 on validation; None without positives there
+    f2_thresholds: dict[str, float | None]  # the same with the best F2
+
+
+@dataclass(frozen=True)
+class DrawScores:
+    """What one draw's model gives; N and M recordings of the validation and the test split, K classes."""
+
+    seed: int
+    n_train: int
+    learnable: NDArray[np.bool_]  # (K,) False for a class with a single label value in the draw
+    val: Floats  # (N, K) logits
+    test: Floats  # (M, K) logits
+    probabilities: Floats  # (M, K)
+    val_macro: float  # by which the strength or the epoch was chosen
+    strength: float | None = None
+    epoch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +114,7 @@ class ProbeResult:
     fraction: float
     score: Score  # on the test split, mean over the draws
     draws: tuple[Draw, ...]
-    measures: dict[str, Score]  # on the test split, in addition to AUROC: auprc, f1, ece, brier
+    measures: dict[str, Score]  # on the test split, in addition to AUROC: `all_metrics.METRICS`
     reliability: dict[str, calibration.Reliability]  # of the first draw, by class
     feature_width: int  # of the features as they were passed
     probe_width: int  # of the components that the regressions use; equal to feature_width without a reduction
@@ -134,7 +151,7 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class ProbeReport:
-    """Probe results of a run on one task, by fraction and features."""
+    """Results of a probe or a fine-tuning of a run on one task, by fraction and features."""
 
     cohort: str
     run: str
@@ -148,6 +165,8 @@ class ProbeReport:
     window: str | None = None  # window of longer recordings; None: the run's own setting
     left_out: LeftOut = field(default_factory=LeftOut)  # recordings of the task that the run cannot embed
     width: int | None = None  # to which wider features were reduced; None: no reduction
+    command: str = "probe"  # or finetune: the encoder was trained on the labels too
+    settings: dict[str, Any] = field(default_factory=dict)  # of a fine-tuning
 
     def to_json(self) -> dict[str, Any]:
         fractions: dict[str, Any] = {}
@@ -157,7 +176,7 @@ class ProbeReport:
             cell["gain_over_untrained"] = {"macro": above, "interval": list(interval)}
             fractions[f"{fraction:g}"] = cell
         return {
-            "command": "probe",
+            "command": self.command,
             "protocol": "strict",
             "cohort": self.cohort,
             "run": self.run,
@@ -167,6 +186,7 @@ class ProbeReport:
             "task": self.task,
             "part": self.part,
             "width": self.width,
+            **({"settings": self.settings} if self.settings else {}),
             "fractions": fractions,
             "classes": list(self.classes),
             **{f"n_{split}": n for split, n in self.n_recordings.items()},
@@ -207,14 +227,16 @@ class ProbeReport:
                 low, high = trained.class_interval[name] or (None, None)
                 line = {"fraction": fraction, "class": name, "positives": trained.positives[name]}
                 line |= {"trained": trained.per_class[name], "low": low, "high": high}
-                line |= {other: by_features[other].score.per_class[name] for other in ("untrained", "handcrafted")}
+                line |= {
+                    other: by_features[other].score.per_class[name] for other in FEATURES[1:] if other in by_features
+                }
                 line |= all_metrics.class_cells(by_features["trained"].measures, name)
                 rows.append(line)
         return rows
 
     def long_rows(self) -> list[dict[str, Any]]:
         """Return one row per fraction, features, measure and class, with its interval, as written to CSV."""
-        about: dict[str, Any] = {"command": "probe", "protocol": "strict", "cohort": self.cohort, "run": self.run}
+        about: dict[str, Any] = {"command": self.command, "protocol": "strict", "cohort": self.cohort, "run": self.run}
         about |= {"window": self.window, "task": self.task, "part": self.part}
 
         def settings_of(fraction: float, name: str, result: ProbeResult) -> dict[str, Any]:
@@ -326,33 +348,21 @@ def probe(
         raise ProbeError(f"{len(features)} features for {len(task.labels)} recordings")
     train, val, test = (task.rows(split) for split in ("train", "val", "test"))
     basis = principal_axes(features[train], width)  # of the whole training split, at every fraction
-    draws: list[Draw] = []
-    test_scores: list[Floats] = []
-    probabilities: list[Floats] = []
+    draws = []
     fitted = fit_draws(features[train], task.labels[train], features[val], task.labels[val], fraction, seeds, basis)
     for seed, positions, model in fitted:
-        drawn = train[positions]
         val_scores, scores = model.scores(features[val]), model.scores(features[test])
-        test_scores.append(scores)
-
         # an unlearnable class gets the share of positives in the draw, 0 or 1, as its probability
-        share = task.labels[drawn].mean(axis=0, dtype=np.float64)
+        share = task.labels[train[positions]].mean(axis=0, dtype=np.float64)
         learnable = (share > 0) & (share < 1)
-        probabilities.append(np.where(learnable, expit(scores), share))
-        thresholds = best_thresholds(task.labels[val], val_scores)
+        probabilities = np.where(learnable, expit(scores), share)
         draws.append(
-            Draw(
-                seed=seed,
-                n_train=len(drawn),
-                strength=model.strength,
-                val_macro=model.val_macro,
-                test_macro=float(np.nanmean(auroc(task.labels[test], scores))),
-                unlearnable=tuple(name for name, fitted in zip(task.classes, learnable) if not fitted),
-                thresholds={name: None if np.isnan(at) else float(at) for name, at in zip(task.classes, thresholds)},
+            DrawScores(
+                seed, len(positions), learnable, val_scores, scores, probabilities, model.val_macro, model.strength
             )
         )
     widths = features.shape[1], features.shape[1] if basis is None else basis.shape[1]
-    return _result(fraction, task, draws, np.stack(test_scores), np.stack(probabilities), widths)
+    return result_of_draws(fraction, task, draws, widths)
 
 
 def fit_draws(
@@ -377,29 +387,45 @@ def fit_draws(
         yield seed, drawn, fit(train[drawn], train_labels[drawn], val, val_labels, basis)
 
 
-def _result(
-    fraction: float,
-    task: ProbeTask,
-    draws: list[Draw],
-    scores: Floats,
-    probabilities: Floats,
-    widths: tuple[int, int],
+def result_of_draws(
+    fraction: float, task: ProbeTask, draws: Sequence[DrawScores], widths: tuple[int, int]
 ) -> ProbeResult:
-    """Compute every measure from the test scores (S, N, K) and probabilities (S, N, K) of S draws.
+    """Compute every measure from the scores of the draws.
 
     Args:
         widths: of the features, and of the components that the regressions use.
     """
-    test = task.rows("test")
+    val, test = task.rows("val"), task.rows("test")
     labels, patients, classes = task.labels[test], task.patient[test], task.classes
-    thresholds = np.array([[np.nan if (at := d.thresholds[name]) is None else at for name in classes] for d in draws])
+    thresholds = [Thresholds.choose(task.labels[val], draw.val) for draw in draws]
+    scores, probabilities = np.stack([draw.test for draw in draws]), np.stack([draw.probabilities for draw in draws])
     return ProbeResult(
         fraction,
         score=auroc_score(labels, scores, patients, classes),
-        draws=tuple(draws),
-        measures=all_metrics.compute_metrics(labels, scores, patients, classes, thresholds, probabilities),
+        draws=tuple(
+            Draw(
+                seed=draw.seed,
+                n_train=draw.n_train,
+                strength=draw.strength,
+                epoch=draw.epoch,
+                val_macro=draw.val_macro,
+                test_macro=float(np.nanmean(auroc(labels, draw.test))),
+                unlearnable=tuple(name for name, fitted in zip(classes, draw.learnable) if not fitted),
+                thresholds=_by_class(classes, chosen.f1[0]),
+                f2_thresholds=_by_class(classes, chosen.f2[0]),
+            )
+            for draw, chosen in zip(draws, thresholds)
+        ),
+        measures=all_metrics.compute_metrics(
+            labels, scores, patients, classes, Thresholds.of_repeats(thresholds), probabilities
+        ),
         reliability=calibration.reliability(labels, probabilities[0], patients, classes),
         feature_width=widths[0],
         probe_width=widths[1],
         test_scores=scores,
     )
+
+
+def _by_class(classes: Sequence[str], thresholds: Floats) -> dict[str, float | None]:
+    """Return class -> threshold, None where it is nan."""
+    return {name: None if np.isnan(at) else float(at) for name, at in zip(classes, thresholds)}

@@ -116,7 +116,7 @@ def rows(hits: Sequence[SearchHit]) -> list[dict[str, object]]:
 def positive_classes(cohort: Cohort, rows: NDArray[np.integer]) -> list[dict[str, tuple[str, ...]]]:
     """Return the positive classes of each row by task, without the tasks that a recording is not labelled for."""
     labels: list[dict[str, tuple[str, ...]]] = [{} for _ in rows]
-    for task, classes in cohort.tasks.items():
+    for task, classes in cohort.main_tasks.items():
         labelled = np.flatnonzero(np.isin(rows, cohort.rows(task=task)))
         for i, values in zip(labelled, cohort.labels(task, rows[labelled])):
             labels[i][task] = tuple(name for name, value in zip(classes, values) if value)

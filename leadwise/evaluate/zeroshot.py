@@ -26,7 +26,7 @@ from leadwise.evaluate.embed import embed_cohort, training_overlap, usable
 from leadwise.evaluate.metrics import all_metrics
 from leadwise.evaluate.metrics.auroc import Control, auroc_score, shuffled_pairs
 from leadwise.evaluate.metrics.bootstrap import gain
-from leadwise.evaluate.metrics.f1 import best_thresholds
+from leadwise.evaluate.metrics.f1 import Thresholds
 from leadwise.evaluate.metrics.score import Floats, Score
 from leadwise.evaluate.prompt_calibration import PromptSetCalibration
 from leadwise.evaluate.prompts import ClassPrompts, Prompts
@@ -63,7 +63,7 @@ class ZeroShotReport:
     n_prompts: int
     trained: Score
     untrained: Score
-    # of the trained run, in addition to AUROC: auprc, f1 with thresholds from validation, ece and brier with a calibration
+    # of the trained run, in addition to AUROC: auprc, the variants of f1, and with a calibration ece and brier
     measures: dict[str, Score]
     measures_untrained: dict[str, Score]
     shuffled: Control | None  # None: one patient has over half of the recordings
@@ -147,7 +147,8 @@ class ZeroShotReport:
 
     @property
     def _measure_names(self) -> tuple[str, ...]:
-        return ("auprc", "f1") if self.calibration is None else ("auprc", "f1", "ece", "brier")
+        without = (*all_metrics.RANKING, *all_metrics.AT_THRESHOLDS)
+        return without if self.calibration is None else all_metrics.METRICS
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the table, one dict per row; AUROCs in [0, 1]."""
@@ -166,9 +167,9 @@ class ZeroShotReport:
 
     def _without_threshold(self) -> str:
         """Return the classes that have an AUROC but no F1, because validation has no positive."""
-        if "f1" not in self.measures:
+        if "f1_val" not in self.measures:
             return ""
-        return ", ".join(name for name in self.measures["f1"].skipped if name not in self.trained.skipped)
+        return ", ".join(name for name in self.measures["f1_val"].skipped if name not in self.trained.skipped)
 
     def class_rows(self) -> list[dict[str, Any]]:
         """Return one row per class: name, positives, AUROC with interval, and the AUROC of the untrained encoder."""
@@ -260,7 +261,7 @@ def run_zeroshot(
     sensitivity = measure_sensitivity(labels, ecg[: len(rows)], texts, patients, classes, chosen)
 
     def other_measures(values: Floats) -> dict[str, Score]:
-        thresholds = best_thresholds(cohort.labels(task, val), values[len(rows) :])[None] if len(val) else None
+        thresholds = Thresholds.choose(cohort.labels(task, val), values[len(rows) :]) if len(val) else None
         return all_metrics.compute_metrics(labels, values[None, : len(rows)], patients, classes, thresholds)
 
     # a calibration of exactly these prompts gives probabilities, and with them ece and brier
@@ -320,7 +321,7 @@ def _probability_measures(
             positives=positives,
         )
         for name, score in computed.items()
-        if name in ("ece", "brier")
+        if name in all_metrics.OF_PROBABILITIES
     }
 
 

@@ -79,7 +79,7 @@ def score_run(
     """Return every cell of a run on the test splits; cells of the same weights and data are read from `folder`."""
     cells: list[Cell] = []
     for cohort in cohorts:
-        for task in paper_numbers.scored_tasks(cohort.source, tuple(cohort.tasks)):
+        for task in paper_numbers.scored_tasks(cohort.source, tuple(cohort.main_tasks)):
             scorer = _CellScorer(row, run, _with_splits(cohort, task, options), task, folder, progress)
             cells += scorer.cells(options)
     return cells
@@ -96,7 +96,7 @@ def check_scoring(cohorts: Sequence[Cohort], options: ScoringOptions) -> None:
     errors: list[prompts.PromptError] = []
     n_tasks = 0
     for cohort in cohorts:
-        for task in paper_numbers.scored_tasks(cohort.source, tuple(cohort.tasks)):
+        for task in paper_numbers.scored_tasks(cohort.source, tuple(cohort.main_tasks)):
             n_tasks += 1
             split_cohort = _with_splits(cohort, task, options)
             if options.fractions:

@@ -172,7 +172,7 @@ def supervised_cells(
         for variant in training_runs.with_seeds(base, seeds):
             scorer = _SupervisedScorer(variant, out, options, progress)
             for cohort in cohorts:
-                for task in paper_numbers.scored_tasks(cohort.source, tuple(cohort.tasks)):
+                for task in paper_numbers.scored_tasks(cohort.source, tuple(cohort.main_tasks)):
                     cells += scorer.cells(cohort, task)
             trained += scorer.variants
     return cells, trained

@@ -49,12 +49,12 @@ class ClassCount:
 
 
 def check_classes(cohort: Cohort) -> tuple[list[ClassCount], list[Finding]]:
-    """Return the counts of every class of every task, and the findings on them."""
+    """Return the counts of every class of every main task, and the findings on them."""
     split = split_codes(cohort)
     site, sites = _sites(cohort)
     counts: list[ClassCount] = []
     findings: list[Finding] = []
-    for task, names in cohort.tasks.items():
+    for task, names in cohort.main_tasks.items():
         values = np.stack([_label(cohort, task, name) for name in names])  # (K, n) int8, -1 = unknown
         complete = np.asarray((values >= 0).all(axis=0))
         task_counts = [_count(task, name, column, complete, split) for name, column in zip(names, values)]

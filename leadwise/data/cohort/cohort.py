@@ -79,6 +79,7 @@ class Cohort:
             description.get("about", {})
         )  # title, licence, citation, url ... of the source
         self.tasks: dict[str, tuple[str, ...]] = {task: tuple(names) for task, names in description["tasks"].items()}
+        self.details: tuple[str, ...] = tuple(description.get("details", ()))  # tasks with the classes of others
         self.ledger = Ledger(**description["ledger"])
         self.fingerprint: str = description["index"]["sha256"][:16]  # the index holds the checksum of every recording
         self._index_file = folder / description["index"]["file"]
@@ -95,6 +96,11 @@ class Cohort:
         self._shard, self._offset = self._column("shard").to_numpy(), self._column("offset").to_numpy()
         self._n_samples, self._rate_hz = self._column("n_samples").to_numpy(), self._column("rate_hz").to_numpy()
         self._uv_per_step, self._baseline = _matrix(self._column("uv_per_step")), _matrix(self._column("baseline"))
+
+    @property
+    def main_tasks(self) -> dict[str, tuple[str, ...]]:
+        """The tasks without `details`: those of a command that is given no task."""
+        return {task: classes for task, classes in self.tasks.items() if task not in self.details}
 
     @classmethod
     def open(cls, folder: Path, verify: bool = False) -> Cohort:

@@ -185,6 +185,7 @@ def _description(
         **({"about": source.about} if source.about else {}),
         "leads": list(LEADS),
         "tasks": {task: list(classes) for task, classes in source.tasks.items()},
+        **({"details": list(source.details)} if source.details else {}),
         "settings": settings,
         "ledger": dataclasses.asdict(ledger),
         "index": {"file": path.name, "size": path.stat().st_size, "sha256": sha256([path])},

@@ -1,8 +1,9 @@
 """PTB-XL (v1.0.3): 21,799 recordings of 10 s with German and English reports, at 100 and 500 Hz.
 
-The tasks super, sub, form and rhythm are built by class name. Any SCP code that a record lists counts, whatever its
-likelihood, as in the published benchmark; the option `min_likelihood` is stricter on the diagnoses. A record belongs to a
-task only if it has at least one label of it. Folds 1-8 are train, 9 is val, 10 is test.
+The tasks super, sub, form and rhythm are built by class name, and diag and all from the statements themselves. Any SCP code that
+a record lists counts, whatever its likelihood, as in the published benchmark; the option `min_likelihood` is stricter on the
+diagnoses. A record belongs to a task only if it has at least one label of it, and always to all. Folds 1-8 are train, 9 is
+val, 10 is test.
 """
 
 from __future__ import annotations
@@ -98,7 +99,56 @@ _RHYTHM = {
     "PACE": "paced rhythm",
 }
 
-PTBXL = {"super": _SUPER, "sub": _SUB, "form": _FORM, "rhythm": _RHYTHM}
+_DIAG = {
+    "NORM": "normal ECG",
+    "IMI": "inferior myocardial infarction",
+    "ASMI": "anteroseptal myocardial infarction",
+    "AMI": "anterior myocardial infarction",
+    "ALMI": "anterolateral myocardial infarction",
+    "LMI": "lateral myocardial infarction",
+    "ILMI": "inferolateral myocardial infarction",
+    "PMI": "posterior myocardial infarction",
+    "IPMI": "inferoposterior myocardial infarction",
+    "IPLMI": "inferoposterolateral myocardial infarction",
+    "INJAS": "subendocardial injury in anteroseptal leads",
+    "INJAL": "subendocardial injury in anterolateral leads",
+    "INJLA": "subendocardial injury in lateral leads",
+    "INJIN": "subendocardial injury in inferior leads",
+    "INJIL": "subendocardial injury in inferolateral leads",
+    "ISC": "unspecific ischaemia",
+    "ISCAL": "ischaemia in anterolateral leads",
+    "ISCAS": "ischaemia in anteroseptal leads",
+    "ISCAN": "ischaemia in anterior leads",
+    "ISCLA": "ischaemia in lateral leads",
+    "ISCIN": "ischaemia in inferior leads",
+    "ISCIL": "ischaemia in inferolateral leads",
+    "NST": "unspecific ST change",
+    "NDT": "T-wave abnormality without diagnosis",
+    "DIG": "digitalis effect",
+    "LNGQT": "long QT interval",
+    "ANEUR": "ST-T change of a ventricular aneurysm",
+    "EL": "electrolyte disturbance or drug effect",
+    "1AVB": "first-degree atrioventricular block",
+    "2AVB": "second-degree atrioventricular block",
+    "3AVB": "third-degree atrioventricular block",
+    "CLBBB": "complete left bundle branch block",
+    "ILBBB": "incomplete left bundle branch block",
+    "CRBBB": "complete right bundle branch block",
+    "IRBBB": "incomplete right bundle branch block",
+    "IVCD": "unspecific intraventricular conduction delay",
+    "LAFB": "left anterior fascicular block",
+    "LPFB": "left posterior fascicular block",
+    "WPW": "Wolff-Parkinson-White pattern",
+    "LVH": "left ventricular hypertrophy",
+    "RVH": "right ventricular hypertrophy",
+    "SEHYP": "septal hypertrophy",
+    "LAO/LAE": "left atrial enlargement",
+    "RAO/RAE": "right atrial enlargement",
+}
+
+_ALL = {**_DIAG, **_FORM, **_RHYTHM}  # NST, NDT, DIG and LNGQT are diagnostic and form statements: 71 classes
+
+PTBXL = {"super": _SUPER, "sub": _SUB, "form": _FORM, "rhythm": _RHYTHM, "diag": _DIAG, "all": _ALL}
 """Task -> class -> meaning."""
 
 _RULE = "any SCP code listed counts, whatever its likelihood; records with at least one"
@@ -109,7 +159,10 @@ TASKS = (
     Task("sub", f"PTB-XL diagnostic subclasses: {_RULE}.", _SUB, remark=_LIKELIHOOD),
     Task("form", f"PTB-XL form statements: {_RULE}.", _FORM),
     Task("rhythm", f"PTB-XL rhythm statements: {_RULE}.", _RHYTHM),
+    Task("diag", f"PTB-XL diagnostic statements: {_RULE}.", _DIAG, remark=_LIKELIHOOD),
+    Task("all", "All PTB-XL statements: any SCP code listed counts, whatever its likelihood; every record.", _ALL),
 )
+DETAILS = ("diag", "all")  # their classes are also, one by one or joined, those of the other tasks
 
 # ------------------------------------------------------------------------------------------------------------- rows
 
@@ -185,7 +238,8 @@ def read_source(folder: Path, options: Options | None = None) -> Source:
         _row(folder, line, _FILE_COLUMN[rate_hz], codes_of, texts, options.min_likelihood)
         for line in table.to_dict("records")
     ]
-    return Source("ptbxl", rows, class_names(TASKS), settings={"min_likelihood": options.min_likelihood})
+    settings = {"min_likelihood": options.min_likelihood}
+    return Source("ptbxl", rows, class_names(TASKS), settings=settings, details=DETAILS)
 
 
 def _row(
@@ -226,17 +280,23 @@ def _row(
 def _labels(
     where: str, codes: dict[str, float], codes_of: dict[str, dict[str, str]], min_likelihood: float
 ) -> dict[str, dict[str, int]]:
-    """The labels of a record: task -> class -> 0 or 1, for the tasks in which it has a positive class."""
+    """The labels of a record: task -> class -> 0 or 1, for `all` and the tasks in which it has a positive class."""
     positives: dict[str, set[str]] = {task: set() for task in PTBXL}
     for code, likelihood in codes.items():
         if code not in codes_of:
             raise CohortError(
                 f"{where}: SCP code {code!r} is not in scp_statements.csv; use the two files of one release"
             )
-        for task, name in codes_of[code].items():
-            if likelihood >= min_likelihood or task in _WITHOUT_LIKELIHOOD:
+        tasks = codes_of[code]
+        without = tasks.keys() & set(_WITHOUT_LIKELIHOOD)
+        for task, name in tasks.items():
+            if likelihood >= min_likelihood or task in without or (task == "all" and without):
                 positives[task].add(name)
-    return {task: {name: int(name in positives[task]) for name in PTBXL[task]} for task in PTBXL if positives[task]}
+    return {
+        task: {name: int(name in positives[task]) for name in PTBXL[task]}
+        for task in PTBXL
+        if positives[task] or task == "all"
+    }
 
 
 def _read_statements(path: Path) -> dict[str, dict[str, str]]:
@@ -249,10 +309,13 @@ def _read_statements(path: Path) -> dict[str, dict[str, str]]:
         classes = {}
         if line["diagnostic"] == 1:
             classes["super"], classes["sub"] = str(line["diagnostic_class"]), str(line["diagnostic_subclass"])
+            classes["diag"] = code
         if line["form"] == 1:
             classes["form"] = code
         if line["rhythm"] == 1:
             classes["rhythm"] = code
+        if classes:
+            classes["all"] = code
         classes = {task: name.strip("_") for task, name in classes.items()}  # NST_ is NST, _AVB is AVB
         for task, name in classes.items():
             if name not in PTBXL[task]:

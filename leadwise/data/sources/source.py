@@ -67,6 +67,7 @@ class Source:
     settings: dict[str, float] = field(default_factory=dict)  # that decided the rows; stored in cohort.json
     n_published: int | None = None  # recordings in the whole data set, for `prepare --dry-run` with a part of it
     about: dict[str, str] = field(default_factory=dict)  # title, licence, citation, url ...; stored in cohort.json
+    details: tuple[str, ...] = ()  # tasks with the classes of others, finer or together: used only where they are named
     bad_rows: Sequence[BadRow] = ()  # an error when a cohort is written, unless they may be left out
 
 

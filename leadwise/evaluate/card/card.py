@@ -241,7 +241,7 @@ def _check_tasks(cohort: Cohort, tasks: Sequence[str] | None) -> tuple[str, ...]
     unknown = [task for task in tasks or () if task not in cohort.tasks]
     if unknown:
         raise CardError(f"cohort {cohort.name}: no task {unknown[0]!r}; it has {', '.join(cohort.tasks) or 'none'}")
-    return tuple(tasks or cohort.tasks)
+    return tuple(tasks or cohort.main_tasks)
 
 
 def _check_prompts(cohort: Cohort, path: Path, tasks: Sequence[str]) -> None:

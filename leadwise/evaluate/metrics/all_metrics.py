@@ -1,4 +1,4 @@
-"""The metrics reported beside AUROC, all computed from one set of scores: AUPRC, F1, calibration error and Brier score.
+"""The metrics reported beside AUROC, all from one set of scores: AUPRC, F1 in three variants, calibration error, Brier score.
 
 F1 needs thresholds from another split, and calibration needs probabilities; without them these metrics are left out. Each
 metric is a `Score`: per class, macro over the classes for which it is defined, with intervals over the same resamplings of
@@ -17,8 +17,15 @@ from leadwise.evaluate.metrics import auprc, calibration, f1
 from leadwise.evaluate.metrics.bootstrap import N_REPLICATES, resample_patients, summarize
 from leadwise.evaluate.metrics.score import Floats, Score
 
-METRICS = ("auprc", "f1", "ece", "brier")
-HIGHER_IS_BETTER = {"auroc": True, "auprc": True, "f1": True, "ece": False, "brier": False}
+RANKING = ("auprc",)
+AT_THRESHOLDS = ("f1_val", "f1_max", "f2_val")
+OF_PROBABILITIES = ("ece", "brier")
+METRICS = (*RANKING, *AT_THRESHOLDS, *OF_PROBABILITIES)
+HIGHER_IS_BETTER = {"auroc": True} | {name: name not in OF_PROBABILITIES for name in METRICS}
+F1_VARIANTS = (
+    "f1_val: thresholds with the best F1 on validation; f1_max: thresholds chosen on the scored recordings, optimistic; f2_val: "
+    "F2, thresholds from validation"
+)
 
 _WeightedMetric = Callable[[int, NDArray[Any]], Floats]  # (repeat, weights (R, N)) -> (R, K)
 
@@ -28,7 +35,7 @@ def compute_metrics(
     scores: Floats,
     patients: Sequence[str] | NDArray[Any],
     classes: Sequence[str],
-    thresholds: Floats | None = None,
+    thresholds: f1.Thresholds | None = None,
     probabilities: Floats | None = None,
     n_replicates: int = N_REPLICATES,
 ) -> dict[str, Score]:
@@ -39,7 +46,7 @@ def compute_metrics(
         scores: (S, N, K) for S repeats of one experiment; metrics are means over the repeats.
         patients: N patient names.
         classes: K class names.
-        thresholds: (S, K) from validation, nan for a class without one; None leaves F1 out.
+        thresholds: from validation; None leaves F1 out. A class without one has no F1 in any variant.
         probabilities: (S, N, K) in [0, 1]; None leaves the calibration metrics out.
     """
     # The metrics that the given inputs allow, as functions of the weights of the records.
@@ -49,7 +56,10 @@ def compute_metrics(
         "auprc": lambda s, weight: auprc.weighted_average_precision(truth, scores[s], weight)
     }
     if thresholds is not None:
-        weighted_metrics["f1"] = lambda s, weight: f1.weighted_f1(truth, scores[s], thresholds[s], weight)
+        best = [np.where(np.isnan(val), np.nan, f1.best_thresholds(truth, s)) for val, s in zip(thresholds.f1, scores)]
+        weighted_metrics["f1_val"] = lambda s, weight: f1.weighted_f1(truth, scores[s], thresholds.f1[s], weight)
+        weighted_metrics["f1_max"] = lambda s, weight: f1.weighted_f1(truth, scores[s], best[s], weight)
+        weighted_metrics["f2_val"] = lambda s, weight: f1.weighted_f1(truth, scores[s], thresholds.f2[s], weight, 2)
     if probabilities is not None:
         weighted_metrics["ece"] = lambda s, weight: calibration.weighted_calibration_error(
             truth, probabilities[s], weight

@@ -1,0 +1,1 @@
+"""Reports from ECGs: writers, and the metrics that judge what they write."""

@@ -1,0 +1,275 @@
+"""Score a writer on one split, beside its controls: what it writes without the right ECG, and what needs no writer.
+
+right ECG        the writer as it is
+shuffled ECG     each ECG is replaced with that of another patient
+zero ECG         every ECG is a flat line
+random encoder   a writer with the same settings, trained on a run with random weights
+majority         the most frequent training report
+retrieve         the report of the nearest training ECG
+
+Words that are right without the ECG are in all of these rows, so only the distance between the first row and the others
+measures what the writer reads from an ECG. References and reports have the style of `leadwise.data.reports.clean`. A report
+that is empty counts as one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from leadwise.batch import Batch
+from leadwise.data import reports
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.usable_rows import LeftOut
+from leadwise.evaluate.embed import (
+    Features,
+    embed_batch,
+    embed_cohort,
+    scored_recordings,
+    split_parts,
+    training_overlap,
+    usable,
+)
+from leadwise.evaluate.metrics.bootstrap import permute_across_patients
+from leadwise.generate import folder as folders
+from leadwise.generate.bank import ReportBank, training_reports
+from leadwise.generate.finding_metrics import ReportScore, macro_gain, score_reports
+from leadwise.generate.folder import CONTROL, TrainedWriter
+from leadwise.generate.labeller_accuracy import simulated_accuracy
+from leadwise.generate.text_metrics import TextScores, score_texts
+from leadwise.generate.training import train_writer
+from leadwise.generate.writer import NOTE, Writer, WriterError, WriterInput
+from leadwise.generate.writers.majority import MajorityWriter
+from leadwise.generate.writers.retrieve import RetrieveWriter
+from leadwise.progress import Progress, relabel
+from leadwise.run import Run, has_resume_state
+from leadwise.trained_on import TrainingOverlap
+
+RIGHT = "right ECG"
+N_LABELLER_REPORTS = 500  # simulated reports on which the labeller's accuracy is measured
+
+
+@dataclass(frozen=True)
+class WrittenRow:
+    """The reports of one row of the table, and their scores."""
+
+    name: str
+    texts: list[str]
+    findings: ReportScore
+    words: TextScores | None  # None: the extra `reports` is not installed
+    n_distinct: int
+    n_copied: int  # equal to a training report
+
+    def cells(self) -> dict[str, Any]:
+        """Return the table row: rates with a 95 % interval over patients, then word overlap."""
+        stated = self.findings.with_uncertain
+        rates = {
+            "macro F1": stated.macro_f1,
+            "micro F1": stated.micro_f1,
+            "hallucinated": stated.hallucination_rate,
+            "omitted": stated.omission_rate,
+            "contradictions": self.findings.contradictions_per_report,
+        }
+        cells: dict[str, Any] = {"reports from": self.name}
+        cells |= {
+            name: f"{rate.value:.3f} ({rate.interval[0]:.3f}-{rate.interval[1]:.3f})" for name, rate in rates.items()
+        }
+        if self.words is not None:
+            words = self.words.row()
+            cells |= {name: words[name] for name in ("BLEU-4", "ROUGE-L", "METEOR (no WordNet)", "CIDEr-D")}
+        return {**cells, "distinct": self.n_distinct, "empty": self.findings.n_empty}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all scores, without the reports."""
+        words = None if self.words is None else self.words.to_json()
+        counts = {"n_distinct": self.n_distinct, "n_copied": self.n_copied}
+        return {**counts, "findings": self.findings.to_json(), "words": words}
+
+
+@dataclass(frozen=True)
+class WriterScores:
+    """A writer and its controls on one split of a cohort."""
+
+    cohort: str
+    run: str
+    writer: str
+    split: str
+    fingerprints: dict[str, str]
+    overlaps: dict[str, TrainingOverlap]  # of the split with the training of the run, and of the writer: must be empty
+    records: list[str]
+    references: list[str]
+    n_without_report: int  # left out
+    written: list[WrittenRow]
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the table of scores."""
+        return [row.cells() for row in self.written]
+
+    def gains(self) -> list[dict[str, Any]]:
+        """Return the macro F1 of the right ECG minus that of each other row, with the 95 % interval of the paired difference."""
+        first, *others = self.written
+        lines = []
+        for row in others:
+            value, (low, high) = macro_gain(first.findings, row.findings)
+            lines.append({"right ECG minus": row.name, "difference": value, "low": low, "high": high})
+        return lines
+
+    @property
+    def remarks(self) -> list[str]:
+        """How well the labeller reads reports, which all scores of findings depend on, and what is missing."""
+        lines = [
+            f"The labeller that reads the findings has F1 {one.f1:.3f} on {one.n_reports} {one.source}; it recognises "
+            f"{self.written[0].findings.coverage_of_references:.0%} of the references' sentences."
+            for one in self.written[0].findings.labeller
+        ]
+        if self.written[0].words is None:
+            lines.append("BLEU, ROUGE-L, METEOR and CIDEr-D need the extra reports: pip install 'leadwise[reports]'.")
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the scores without any report."""
+        names = ("cohort", "run", "writer", "split", "fingerprints", "n_without_report")
+        overlaps = {name: overlap.to_json() for name, overlap in self.overlaps.items()}
+        rows = {row.name: row.to_json() for row in self.written}
+        return {
+            **{"command": "score-writer", "note": NOTE, "n_records": len(self.records)},
+            **{name: getattr(self, name) for name in names},
+            **{"overlap": overlaps, "rows": rows, "gains": self.gains(), **self.left_out.to_json()},
+        }
+
+    def texts(self) -> pd.DataFrame:
+        """Return the reference and the reports of all rows, one line per recording. They are patient data."""
+        columns = {"ecg": self.records, "refused": "", "reference": self.references}
+        return pd.DataFrame({**columns, **{row.name: row.texts for row in self.written}, "note": NOTE})
+
+
+def score_row(
+    name: str, texts: list[str], references: Sequence[str], patients: Sequence[str], training: Sequence[str]
+) -> WrittenRow:
+    """Return the scores of N written reports against their references.
+
+    Args:
+        name: of the row.
+        texts: N written reports; an empty one counts.
+        references: N reports, not empty.
+        patients: N patients, whose reports are resampled together.
+        training: all training reports.
+    """
+    findings = score_reports(references, texts, patients, labeller=(simulated_accuracy(N_LABELLER_REPORTS),))
+    words = score_texts(references, texts, training) if _has_text_metrics() else None
+    known = set(training)
+    return WrittenRow(name, texts, findings, words, len(set(texts)), sum(text in known for text in texts))
+
+
+def _has_text_metrics() -> bool:
+    """Return whether the packages of the extra `reports` are installed."""
+    return all(importlib.util.find_spec(package) for package in ("sacrebleu", "rouge_score", "nltk"))
+
+
+def score_writer(
+    run: Run, cohort: Cohort, writer: Writer, split: str = "test", seed: int = 0, progress: Progress | None = None
+) -> WriterScores:
+    """Write the reports of one split with a writer and its controls, and score them.
+
+    The random-encoder control of a trained writer is trained in the folder `random_encoder` of its folder if it is not there.
+
+    Args:
+        seed: of the shuffled ECGs.
+
+    Raises:
+        WriterError: fewer than two recordings with a report, or one patient has more than half of them.
+    """
+    # the recordings with a report that the run can embed
+    split_rows = cohort.rows(split)
+    has_report = np.array([bool(reports.clean(text)) for text in cohort.reports.take(split_rows)], dtype=bool)
+    rows, left_out = usable(run, cohort, split_rows[has_report])
+    references = [reports.clean(text) for text in cohort.reports.take(rows)]
+    patients = np.array(cohort.patients.take(rows), dtype=np.str_)
+    numbers = np.unique(patients, return_inverse=True)[1]
+    if len(rows) < 2 or np.bincount(numbers).max() * 2 > len(rows):
+        raise WriterError(
+            f"cohort {cohort.name}: split '{split}' has {len(rows)} recordings with a report, and no patient may have more than "
+            "half of them; choose another --split"
+        )
+    overlaps = {"run": training_overlap(run, cohort, rows, split)}
+    if isinstance(writer, TrainedWriter):
+        overlaps["writer"] = writer.overlap(scored_recordings(cohort, rows, split))
+
+    # the writer, with the right ECG, another patient's, and none
+    def embedded(one: Writer) -> WriterInput:
+        encoder = one.encoder(run)
+        step = relabel(progress, "embed")
+        features = embed_cohort(encoder, cohort, one.part, rows, step, run.cache_folder)
+        return WriterInput(features, cohort.source, patients.tolist())
+
+    ecgs = embedded(writer)
+    others = permute_across_patients(numbers, np.random.default_rng(seed))
+    zero = np.repeat(embed_flat_ecg(writer.encoder(run), writer.part), len(rows), axis=0)
+    texts = {
+        RIGHT: writer.write(ecgs, progress),
+        "shuffled ECG": writer.write(ecgs.with_features(ecgs.features[others]), progress),
+        "zero ECG": writer.write(ecgs.with_features(zero), progress),
+    }
+
+    # the controls that need other writers
+    if isinstance(writer, TrainedWriter) and writer.config.ecg.encoder == "trained":
+        control = random_control(run, cohort, writer, progress)
+        texts["random encoder"] = control.write(embedded(control), progress)
+    texts["majority"] = MajorityWriter(cohort).write(ecgs)  # it does not read them
+    nearest = RetrieveWriter(run, ReportBank.open(run, cohort, progress))
+    texts["retrieve"] = nearest.write(embedded(nearest))
+
+    _, training = training_reports(cohort)
+    written = [score_row(name, own, references, patients.tolist(), training) for name, own in texts.items()]
+    return WriterScores(
+        cohort=cohort.name,
+        run=run.name,
+        writer=writer.name,
+        split=split,
+        fingerprints={"cohort": cohort.fingerprint, "run": run.fingerprint},
+        overlaps=overlaps,
+        records=cohort.records.take(rows),
+        references=references,
+        n_without_report=int((~has_report).sum()),
+        written=written,
+        left_out=left_out,
+    )
+
+
+def embed_flat_ecg(run: Run, part: str) -> Features:
+    """Return the embedding (1, D) of an ECG that is 0 mV in all leads."""
+    signal = run.config.signal
+    ecg = torch.zeros(1, len(signal.leads), signal.n_samples)
+    flat = Batch(ecg, torch.ones_like(ecg, dtype=torch.bool), ("flat",), ("flat",), ("",))
+    return embed_batch(run, flat, split_parts(run, part))
+
+
+def random_control(run: Run, cohort: Cohort, writer: TrainedWriter, progress: Progress | None = None) -> TrainedWriter:
+    """Return the writer with the same settings that is trained on a run with random weights; it is trained if it is missing.
+
+    Raises:
+        WriterError: the cohort is not the one that the writer was trained on.
+    """
+    path: Path = writer.folder / CONTROL
+    if (path / folders.WEIGHTS).is_file() and not has_resume_state(path):
+        return folders.load(path)
+    if writer.provenance.get("fingerprint") != cohort.fingerprint:
+        raise WriterError(
+            f"{writer.folder} was trained on another cohort than {cohort.name}, so its control with a random encoder cannot be "
+            f"trained here; score it on its own cohort first, which writes {path}"
+        )
+    table = dataclasses.replace(writer.config, ecg=dataclasses.replace(writer.config.ecg, encoder="untrained")).table()
+    overrides = [
+        f"{group}.{key}={json.dumps(value)}" for group, entries in table.items() for key, value in entries.items()
+    ]
+    return train_writer(run, cohort, path, overrides, has_resume_state(path), relabel(progress, "train control"))

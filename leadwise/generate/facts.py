@@ -1,0 +1,92 @@
+"""Facts about an ECG that may leave the machine: probabilities of findings, measured intervals, training reports of similar ECGs.
+
+A fact never contains a name of a recording, file or patient, nor samples or embeddings. A training report is left out if it
+contains a name of the cohort's recordings or patients, a date, or a number of five or more digits.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from leadwise.evaluate.findings import calibrated_tasks, top_findings
+from leadwise.evaluate.prompt_calibration import CalibrationError
+from leadwise.generate.bank import ReportBank
+from leadwise.generate.writer import WriterError, WriterInput
+from leadwise.run import Run
+
+MEASURED = ("heart_rate_bpm", "pr_ms", "qrs_ms", "qt_ms", "qtc_ms", "axis_deg")
+N_FINDINGS, N_REPORTS = 8, 3
+_DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{2,4}")
+_LONG_NUMBER = re.compile(r"\d{5,}")
+_WORD = re.compile(r"[\w./-]+")
+
+
+def collect_facts(run: Run, ecgs: WriterInput, bank: ReportBank | None) -> list[dict[str, Any]]:
+    """Return the facts of N ECGs: "findings", "measurements" and "reports_of_similar_ecgs", each if there is any.
+
+    Args:
+        run: with a calibration (`leadwise calibrate`), the facts have probabilities.
+        ecgs: embeddings of the part `shared_part(run)`.
+        bank: training reports; None: no reports.
+
+    Raises:
+        WriterError: there is no fact about an ECG.
+    """
+    facts: list[dict[str, Any]] = [{} for _ in range(len(ecgs))]
+    for number, findings in _findings(run, ecgs).items():
+        facts[number]["findings"] = findings
+    for number, measured in enumerate(ecgs.measurements or ()):
+        values = _finite(measured)
+        if values:
+            facts[number]["measurements"] = values
+    if bank is not None:
+        names = _names(bank, ecgs)
+        for number, texts in enumerate(bank.nearest(ecgs, N_REPORTS, lambda text: not is_identifying(text, names))):
+            if texts:
+                facts[number]["reports_of_similar_ecgs"] = texts
+    if not all(facts):
+        raise WriterError(
+            f"there are no facts about an ECG: run {run.name} has no calibration (leadwise calibrate RUN COHORT), nothing was "
+            "measured, and there are no training reports (--bank COHORT)"
+        )
+    return facts
+
+
+def is_identifying(text: str, names: frozenset[str]) -> bool:
+    """Return whether a report contains one of the names (in lower case), a date, or a number of five or more digits."""
+    if _DATE.search(text) or _LONG_NUMBER.search(text):
+        return True
+    words = {word.strip(".").lower() for word in _WORD.findall(text)}
+    words |= set(re.findall(r"\w+", text.lower()))
+    return any(word in names for word in words if not word.isdigit())
+
+
+def _names(bank: ReportBank, ecgs: WriterInput) -> frozenset[str]:
+    """Return the names of recordings and patients in lower case."""
+    return frozenset(
+        name.lower() for names in (bank.cohort.records, bank.cohort.patients, ecgs.patients or ()) for name in names
+    )
+
+
+def _findings(run: Run, ecgs: WriterInput) -> dict[int, list[dict[str, Any]]]:
+    """Return the most probable findings of each ECG; nothing for a run without a calibration."""
+    if not run.method.embeds_text:
+        return {}
+    try:
+        tasks = calibrated_tasks(run)
+    except CalibrationError:
+        return {}
+    table = top_findings(run, tasks, ecgs.features, [""] * len(ecgs), N_FINDINGS)
+    findings: dict[int, list[dict[str, Any]]] = {}
+    for number, name, probability, share in zip(table.index, table["finding"], table["probability"], table["share"]):
+        entry = {"finding": str(name), "probability": round(float(probability), 2), "frequency": round(float(share), 2)}
+        findings.setdefault(int(number), []).append(entry)
+    return findings
+
+
+def _finite(measured: Mapping[str, float]) -> dict[str, int]:
+    """Return the measured values by their known names, rounded; what could not be measured is left out."""
+    return {name: round(measured[name]) for name in MEASURED if math.isfinite(measured.get(name, math.nan))}

@@ -1,0 +1,631 @@
+"""Writers of reports: training, resume, what they return, and what leaves the machine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from api_run import write_csv_files, write_run
+from command_line import invoke
+from conftest import REPORTS, make_batch
+from safetensors.torch import load_file
+
+from leadwise import run as runs
+from leadwise.batch import LEADS
+from leadwise.config import ConfigError
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.generate import evaluate_writer, facts, training
+from leadwise.generate import folder as folders
+from leadwise.generate.bank import ReportBank
+from leadwise.generate.reporting import open_writer, write_reports
+from leadwise.generate.training import train_writer
+from leadwise.generate.writer import NOTE, WriterError, WriterInput
+from leadwise.generate.writers.local import LocalModel, LocalSettings
+from leadwise.generate.writers.majority import MajorityWriter
+from leadwise.generate.writers.retrieve import RetrieveWriter
+from leadwise.generate.writers.server import KEY_VARIABLE, ServerOptions, ServerWriter
+from leadwise.generate.writers.tiny import TinyModel, TinySettings
+from leadwise.nn.text import train_tokenizer
+from leadwise.run import Run
+
+STATED = ("--rate-hz", 100, "--units", "mV")
+SMALL = (
+    "writer.width=16", "writer.depth=1", "writer.heads=2", "writer.vectors=2", "writer.vocabulary=320",
+    "writer.max_tokens=24", "writer.positions=32", "optim.batch_size=8", "optim.steps=6", "log.validate_every=3",
+    "log.save_every=3", "log.every=1",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """48 recordings of 24 patients; every report names its split, and some are empty."""
+    from leadwise.data.cohort.prepare import write
+    from leadwise.data.sources import folder
+
+    home, batch = tmp_path_factory.mktemp("reports"), make_batch(48, seed=5)
+    lines = ["path,patient,report,split,label.afib"]
+    for i, split in enumerate(["train"] * 32 + ["val"] * 8 + ["test"] * 8):
+        np.save(home / f"secret{i:02d}.npy", batch.ecg[i].numpy())
+        text = "" if i in (3, 35, 43) else f"{REPORTS[i % 4]} of the {split} part."
+        lines.append(f'secret{i:02d}.npy,person{i // 2:02d},"{text}",{split},{i % 4 == 1:d}')
+    (home / "ecgs.csv").write_text("\n".join(lines) + "\n")
+    source = folder.read_source(home / "ecgs.csv", folder.Options(LEADS, 100, "mV"))
+    write(source, home / "cohort")
+    return Cohort.open(home / "cohort")
+
+
+@pytest.fixture(scope="module")
+def run(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return runs.load(write_run(tmp_path_factory.mktemp("run") / "run", cohort.folder))
+
+
+@pytest.fixture(scope="module")
+def folder(run: Run, cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained writer."""
+    folder = tmp_path_factory.mktemp("writer") / "mine"
+    train_writer(run, cohort, folder, SMALL)
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------------------- model
+
+
+@pytest.mark.parametrize("fusion", ["prefix", "kv"])
+def test_a_writer_learns_eight_reports_and_reads_the_ecg(fusion: str) -> None:
+    texts = [f"{REPORTS[i % 4]} study {'abcdefgh'[i]}." for i in range(8)]
+    settings = TinySettings(fusion, 2, 32, 2, 2, 64, 400, 40, 0.0)
+    torch.manual_seed(0)
+    features = torch.randn(8, 12) * 3 + 1
+    model = TinyModel(settings, TinyModel.make_tokenizer(settings, texts), 12)
+    model.fit_scale(features)
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    for _ in range(120):
+        total, n_tokens = model.losses(features, texts)
+        optimizer.zero_grad()
+        (total / n_tokens).backward()
+        optimizer.step()
+    model.eval()
+    with torch.inference_mode():
+        assert [text.strip() for text in model.generate(features)] == texts
+        assert [text.strip() for text in model.generate(features.flip(0))] == texts[::-1]
+        # decoding token by token is the same as the whole text at once
+        together, apart = (
+            model.losses(features, texts),
+            [model.losses(features[i : i + 1], texts[i : i + 1]) for i in range(8)],
+        )
+        assert float(together[0]) == pytest.approx(sum(float(loss) for loss, _ in apart), rel=1e-3)
+        assert together[1] == sum(n for _, n in apart)
+
+
+def test_the_ecg_reaches_every_layer_through_its_own_projections() -> None:
+    settings = TinySettings("kv", 3, 16, 2, 2, 64, 300, 16, 0.0)
+    model = TinyModel(settings, TinyModel.make_tokenizer(settings, REPORTS), 5).eval()
+    vectors = torch.randn(1, 3, 16)
+    for (keys, values), block in zip(model.lm.key_values(vectors), model.lm.blocks):
+        _, k, v = block.attention.query_key_value(vectors).chunk(3, dim=-1)
+        assert keys.shape == (1, 2, 3, 8)
+        torch.testing.assert_close(keys.transpose(1, 2).reshape(1, 3, 16), k)
+        torch.testing.assert_close(values.transpose(1, 2).reshape(1, 3, 16), v)
+
+
+def test_a_token_does_not_depend_on_later_ones() -> None:
+    settings = TinySettings("prefix", 2, 16, 2, 2, 64, 300, 16, 0.0)
+    model = TinyModel(settings, TinyModel.make_tokenizer(settings, REPORTS), 5).eval()
+    ids = torch.randint(40, 300, (1, 6))
+    changed = ids.clone()
+    changed[0, 4] = 41 if ids[0, 4] != 41 else 42
+    states = [model.lm(model._begin(torch.ones(1, 5), one)[0], 0)[0] for one in (ids, changed)]
+    torch.testing.assert_close(states[0][:, :6], states[1][:, :6])  # two places of the ECG, four tokens
+    assert not torch.allclose(states[0][:, 6:], states[1][:, 6:])
+
+
+def test_settings_that_do_not_fit() -> None:
+    for overrides, message in (
+        (("writer.fusion=cross",), "writer.fusion"),
+        (("writer.positions=100",), "writer.positions = 100 is too small for 144"),
+        (("writer.heads=3",), "must be a multiple of writer.heads"),
+        (("writer.kind=large",), "writer.kind = 'large' is unknown; it must be tiny or local"),
+        (("writer.fussion=kv",), "did you mean 'writer.fusion'"),
+        (("optim.accumulate=2",), "optim.accumulate of a writer is always 1"),
+        (("optim.optimizer=muon",), "optim.optimizer of a writer is always 'adamw'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            training._requested(Path("no folder"), overrides, False)
+
+
+# ---------------------------------------------------------------------------------------------------------- training
+
+
+def test_a_writer_folder_is_complete_and_belongs_to_the_training_patients(
+    folder: Path, run: Run, cohort: Cohort
+) -> None:
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "writer.toml",
+        "data.json",
+        "trained_on.json",
+        "tokenizer",
+        "model.safetensors",
+        "metrics.jsonl",
+        "resume",
+    }
+    writer = folders.load(folder)
+    assert writer.provenance["run"]["fingerprint"] == run.fingerprint
+    assert (writer.provenance["n_people"], writer.provenance["n_signals"]) == (16, 31)  # one recording has no report
+    scored = {split: training.Examples(cohort.rows(split), torch.zeros(0), []) for split in ("train", "test")}
+    overlaps = {
+        split: writer.overlap(evaluate_writer.scored_recordings(cohort, one.rows, split))
+        for split, one in scored.items()
+    }
+    assert overlaps["train"].n_patients == 16
+    assert not overlaps["test"].is_leak
+    tokens = "".join(json.loads((folder / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"])
+    assert "train" in tokens
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["split"] == "val"] == [3, 6]
+
+
+@pytest.mark.parametrize("killed_at", [1, 4])
+def test_a_killed_training_resumes_to_the_same_weights(
+    folder: Path, run: Run, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
+) -> None:
+    def stop(_: str, done: int, total: int) -> None:
+        if total == 6 and done == killed_at + 1:
+            raise KeyboardInterrupt
+
+    dropout = "writer.dropout=0.1"
+    with pytest.raises(KeyboardInterrupt):
+        train_writer(run, cohort, tmp_path / "w", (*SMALL, dropout), progress=stop)
+    with pytest.raises(WriterError, match="continue that training with --resume"):
+        train_writer(run, cohort, tmp_path / "w", SMALL)
+    torch.manual_seed(99)  # nothing depends on the caller's random state
+    train_writer(run, cohort, tmp_path / "w", resume=True)
+    one, other = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "w"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    states = [runs.load_state(path)["model"] for path in (folder, tmp_path / "w")]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    steps = [json.loads(line)["step"] for line in (tmp_path / "w" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 3, 4, 5, 6, 6]
+
+
+def test_a_training_that_was_killed_before_its_first_state_starts_again(
+    folder: Path, run: Run, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "save_state", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train_writer(run, cohort, tmp_path / "w", SMALL)
+    assert (tmp_path / "w" / "writer.toml").is_file()
+    train_writer(run, cohort, tmp_path / "w", SMALL, resume=True)
+    one, other = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "w"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_a_resumed_training_may_change(folder: Path, run: Run, cohort: Cohort, tmp_path: Path) -> None:
+    copy = tmp_path / "w"
+    shutil.copytree(folder, copy)
+    with pytest.raises(ConfigError, match=r"other settings: writer\.width"):
+        train_writer(run, cohort, copy, ("writer.width=32",), resume=True)
+    with pytest.raises(ConfigError, match="it may only grow"):
+        train_writer(run, cohort, copy, ("optim.steps=3",), resume=True)
+    other = runs.load(write_run(tmp_path / "other", seed=1))
+    with pytest.raises(WriterError, match="has other weights or settings; pass that run"):
+        train_writer(other, cohort, copy, resume=True)
+    train_writer(run, cohort, copy, ("optim.steps=8",), resume=True)
+    assert folders.load(copy).config.optim.steps == 8
+    with pytest.raises(runs.RunError, match="this run cannot be resumed"):
+        train_writer(run, cohort, tmp_path / "new", SMALL, resume=True)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    with pytest.raises(WriterError, match="is not empty; choose another folder"):
+        train_writer(run, cohort, tmp_path / "full", SMALL)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("writer.toml", "is not a writer folder: it has no writer.toml; train one with"),
+        ("data.json", "data.json is missing or damaged; copy the writer folder again"),
+        ("tokenizer", "tokenizer is missing or damaged; copy the writer folder again"),
+        ("model.safetensors", "saved no weights yet"),
+    ],
+)
+def test_a_missing_or_damaged_part_is_one_error(
+    folder: Path, run: Run, cohort: Cohort, tmp_path: Path, name: str, message: str
+) -> None:
+    copy = tmp_path / "w"
+    shutil.copytree(folder, copy)
+    (shutil.rmtree if name == "tokenizer" else Path.unlink)(copy / name)
+    with pytest.raises(WriterError, match=message):
+        open_writer(str(copy), run, cohort)
+    if name == "tokenizer":
+        (copy / name).mkdir()
+        (copy / name / "tokenizer.json").write_text('{"sinus rhythm')
+        message = "tokenizer is missing or damaged"
+    else:
+        (copy / name).write_text('{"sinus rhythm')
+        message = "copy the writer folder again"
+    with pytest.raises(WriterError, match=message) as failed:
+        open_writer(str(copy), run, cohort)
+    assert "sinus" not in str(failed.value)
+
+
+def test_a_changed_setting_is_noticed(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "w")
+    path = tmp_path / "w" / "writer.toml"
+    path.write_text(path.read_text().replace("max_tokens = 24", "max_tokens = 20"))
+    with pytest.raises(WriterError, match="not as it was when the weights were saved"):
+        folders.load(tmp_path / "w")
+
+
+# ------------------------------------------------------------------------------------------------------------ local
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a causal language model of two layers and random weights."""
+    pytest.importorskip("peft", reason="the extra 'reports-llm' is not installed")
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("llm") / "llm"
+    tokenizer = train_tokenizer(REPORTS, 320)
+    tokenizer.eos_token = "[SEP]"
+    torch.manual_seed(0)
+    sizes = {
+        "initializer_range": 0.3,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes, max_position_embeddings=128)).save_pretrained(
+        folder
+    )
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def local_settings(language_model: Path) -> tuple[str, ...]:
+    own = ("writer.kind=local", f"writer.model={language_model}", "writer.vectors=2", "writer.max_tokens=24")
+    return (*own, "writer.lora_rank=2", *(text for text in SMALL if not text.startswith("writer.")))
+
+
+def test_a_local_model_learns_eight_reports_and_reads_the_ecg(language_model: Path) -> None:
+    texts = [f"{REPORTS[i % 4]} study {'abcdefgh'[i]}." for i in range(8)]
+    torch.manual_seed(0)
+    features = torch.randn(8, 12)
+    model = LocalModel(LocalSettings(str(language_model), 4, 40, 8, 32, 0.0), 12)
+    model.fit_scale(features)
+    before = {name: x.clone() for name, x in model.state_dict().items() if name not in model.own_state()}
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-2)
+    losses = []
+    for _ in range(60):
+        total, n_tokens = model.losses(features, texts)
+        optimizer.zero_grad()
+        (total / n_tokens).backward()
+        optimizer.step()
+        losses.append(float(total.detach()) / n_tokens)
+    assert losses[-1] < 0.6 * losses[0]
+    assert all(torch.equal(x, model.state_dict()[name]) for name, x in before.items())  # the language model is frozen
+    model.eval()
+    with torch.inference_mode():
+        right, wrong = (float(model.losses(one, texts)[0]) for one in (features, features.flip(0)))
+        assert right < wrong
+        apart = sum(float(model.losses(features[i : i + 1], texts[i : i + 1])[0]) for i in range(8))
+        assert right == pytest.approx(apart, rel=1e-3)
+
+        # greedy decoding is the most probable token after another
+        x, ids = model._begin(features[:1]), []
+        for _ in range(40):
+            ids.append(int(model.lm(inputs_embeds=x).logits[0, -1].argmax()))
+            if ids[-1] == model.end:
+                break
+            x = torch.cat([x, model._words(torch.tensor([[ids[-1]]]))], dim=1)
+        assert model.generate(features[:1]) == [model.tokenizer.decode(ids, skip_special_tokens=True)]
+
+
+def test_a_local_writer_resumes_and_writes(language_model: Path, run: Run, cohort: Cohort, tmp_path: Path) -> None:
+    def stop(_: str, done: int, total: int) -> None:
+        if total == 6 and done == 5:
+            raise KeyboardInterrupt
+
+    settings = local_settings(language_model)
+    train_writer(run, cohort, tmp_path / "a", settings)
+    with pytest.raises(KeyboardInterrupt):
+        train_writer(run, cohort, tmp_path / "b", settings, progress=stop)
+    train_writer(run, cohort, tmp_path / "b", resume=True)
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert {name.partition(".")[0] for name in one} == {"lm", "project", "mean", "inverse_std"}
+    assert all("lora" in name for name in one if name.startswith("lm"))
+    table = write_reports(run, open_writer(str(tmp_path / "a"), run), cohort, "test")
+    assert len(table) == 8
+
+    # the language model may be elsewhere, but it must be the same
+    moved = tmp_path / "moved"
+    shutil.copytree(language_model, moved)
+    path = tmp_path / "a" / "writer.toml"
+    path.write_text(path.read_text().replace(str(language_model), str(moved)))
+    again = write_reports(run, open_writer(str(tmp_path / "a"), run), cohort, "test")
+    assert again["report"].tolist() == table["report"].tolist()
+    (moved / "config.json").write_text((moved / "config.json").read_text() + "\n")
+    with pytest.raises(WriterError, match=r"is not the language model .*; set writer\.model in writer\.toml"):
+        folders.load(tmp_path / "a")
+
+
+def test_a_folder_without_a_language_model_is_one_error(run: Run, cohort: Cohort, tmp_path: Path) -> None:
+    for name, message in (("none", "has no config.json; set it to a folder"), ("other", "is no causal language model")):
+        (tmp_path / "other").mkdir(exist_ok=True)
+        (tmp_path / "other" / "config.json").write_text('{"model_type": "nothing"}')
+        with pytest.raises(WriterError, match=message):
+            train_writer(run, cohort, tmp_path / "w", local_settings(tmp_path / name))
+        assert not (tmp_path / "w").exists()
+    with pytest.raises(ConfigError, match=r"writer\.model"):
+        train_writer(run, cohort, tmp_path / "w", ("writer.kind=local",))
+
+
+# ----------------------------------------------------------------------------------------- majority, retrieve, reports
+
+
+def test_majority_and_retrieve_return_training_reports_only(run: Run, cohort: Cohort) -> None:
+    for name in ("majority", "retrieve"):
+        table = write_reports(run, open_writer(name, run, cohort), cohort, "test")
+        assert len(table) == 8
+        assert all("of the train part" in text for text in table["report"])
+        assert set(table["note"]) == {NOTE}
+    texts = cohort.reports.take(cohort.rows("train"))
+    assert texts.count(MajorityWriter(cohort).report) == max(map(texts.count, filter(None, texts)))
+
+
+def test_retrieve_never_returns_a_report_of_the_same_patient(run: Run, cohort: Cohort) -> None:
+    bank = ReportBank.open(run, cohort)
+    train = bank.patient_of
+    vectors, names = bank.vectors, list(bank.patients)
+    own = [names[number] for number in train]
+    for k, (patients, source) in enumerate(((own, cohort.source), (own, "another data set"), (None, ""))):
+        texts = RetrieveWriter(run, bank).write(WriterInput(vectors.astype(np.float32), source, patients))
+        if k:
+            assert texts == bank.texts
+    unique = ReportBank(cohort, [f"r{i}" for i in range(len(own))], vectors, train, bank.patients)
+    nearest = unique.nearest(WriterInput(vectors.astype(np.float32), cohort.source, own), 3)
+    assert all(train[int(text[1:])] != train[i] for i, texts in enumerate(nearest) for text in texts)
+    alone = ReportBank(cohort, ["r"], vectors[:1], train[:1], bank.patients)
+    with pytest.raises(WriterError, match="training reports of other patients"):
+        RetrieveWriter(run, alone).write(WriterInput(vectors[:1].astype(np.float32), cohort.source, own[:1]))
+
+
+def test_reports_of_files_by_the_command(run: Run, cohort: Cohort, folder: Path, tmp_path: Path) -> None:
+    files, _ = write_csv_files(tmp_path / "ecgs", 3)
+    (tmp_path / "ecgs" / "bad.csv").write_text("I,II\nx,y\n")
+    words = ("report", run.folder, *files, tmp_path / "ecgs" / "bad.csv", *STATED, "-o", tmp_path / "r.csv")
+    for writer in (("--writer", folder), ("--writer", "retrieve", "--bank", cohort.folder)):
+        done = invoke(*words, *writer, "--json", tmp_path / "r.json")
+        assert done.returncode == 0, done.stderr
+        table = pd.read_csv(tmp_path / "r.csv", keep_default_na=False)
+        assert list(table.columns) == ["ecg", "refused", "report", "writer", "note"]
+        assert [bool(reason) for reason in table["refused"]] == [False, False, False, True]
+        assert set(table["note"]) == {NOTE}
+        assert NOTE in done.stdout
+        assert json.loads((tmp_path / "r.json").read_text())["note"] == NOTE
+        assert not any(text and text in done.stdout + done.stderr for text in table["report"])
+    done = invoke(*words, "--writer", "majority")
+    assert done.returncode == 1
+    assert "pass the cohort that has them (--bank COHORT)" in done.stderr
+    done = invoke(*words, "--writer", "tiny")
+    assert done.returncode == 1
+    assert "leadwise train-writer RUN COHORT -o FOLDER" in done.stderr
+    other = write_run(tmp_path / "other", seed=1)
+    done = invoke("report", other, *files, *STATED, "-o", tmp_path / "s.csv", "--writer", folder)
+    assert done.returncode == 1
+    assert "has other weights or settings" in done.stderr
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_a_cohort_without_training_reports_is_one_error(run: Run, tmp_path: Path) -> None:
+    from leadwise.data.cohort.prepare import write
+    from leadwise.data.sources import folder as source
+
+    np.save(tmp_path / "a.npy", make_batch(1).ecg[0].numpy())
+    (tmp_path / "ecgs.csv").write_text("path,patient,report,split\na.npy,p,,train\n")
+    write(source.read_source(tmp_path / "ecgs.csv", source.Options(LEADS, 100, "mV")), tmp_path / "c")
+    empty = Cohort.open(tmp_path / "c")
+    for name in ("majority", "retrieve"):
+        with pytest.raises(WriterError, match="has no report in split 'train'"):
+            open_writer(name, run, empty)
+    with pytest.raises(WriterError, match="has no report in split 'train'"):
+        train_writer(run, empty, tmp_path / "w", SMALL)
+    assert not (tmp_path / "w").exists()
+
+
+# ----------------------------------------------------------------------------------------------------------- scoring
+
+
+def test_scores_have_every_control(run: Run, cohort: Cohort, folder: Path, tmp_path: Path) -> None:
+    words = ("score-writer", run.folder, cohort.folder, "--writer", folder)
+    done = invoke(*words, "-o", tmp_path / "t.csv", "--json", tmp_path / "s.json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "s.json").read_text())
+    rows = ["right ECG", "shuffled ECG", "zero ECG", "random encoder", "majority", "retrieve"]
+    assert list(result["rows"]) == rows
+    assert (result["n_records"], result["n_without_report"], result["note"]) == (7, 1, NOTE)
+    assert result["overlap"]["writer"]["n_people_seen_in_pretraining"] == 0
+    table = pd.read_csv(tmp_path / "t.csv", keep_default_na=False)
+    assert list(table.columns) == ["ecg", "refused", "reference", *rows, "note"]
+    assert "of the test part" in table["reference"][0]
+    assert not table[rows].map(lambda text: "of the test part" in text).any().any()
+    assert len(set(table["zero ECG"])) == 1
+    assert "of the" not in (tmp_path / "s.json").read_text()
+    control = folders.load(folder / folders.CONTROL)
+    assert control.config.ecg.encoder == "untrained"
+    before = (folder / folders.CONTROL / "model.safetensors").stat().st_mtime_ns
+    again = evaluate_writer.score_writer(run, cohort, folders.load(folder), "test")
+    assert (folder / folders.CONTROL / "model.safetensors").stat().st_mtime_ns == before
+    assert again.to_json()["rows"] == result["rows"]
+    assert [gain["right ECG minus"] for gain in result["gains"]] == rows[1:]
+    assert all(gain["low"] <= gain["difference"] <= gain["high"] for gain in result["gains"])
+    for text in ("The labeller that reads the findings has F1", "gain of the right ECG", NOTE, "hallucinated"):
+        assert text in done.stdout
+
+
+def test_empty_and_copied_reports_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    references, patients = ["atrial fibrillation.", "sinus rhythm."], ["a", "b"]
+    row = evaluate_writer.score_row("r", ["atrial fibrillation.", ""], references, patients, references[:1])
+    assert (row.findings.n_empty, row.n_copied, row.n_distinct) == (1, 1, 2)
+    assert row.findings.with_uncertain.omission_rate.value == 0.5
+    assert row.findings.with_uncertain.macro_f1.value == 0.5
+    assert row.cells()["empty"] == 1
+    monkeypatch.setattr(evaluate_writer, "_has_text_metrics", lambda: False)
+    row = evaluate_writer.score_row("r", references, references, patients, references)
+    assert (row.words, "ROUGE-L" in row.cells()) == (None, False)
+
+
+# ------------------------------------------------------------------------------------------------------------ server
+
+
+class StandIn(HTTPServer):
+    """An OpenAI-compatible server that remembers requests and answers from a list, then always with a report."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.requests: list[tuple[str, dict[str, str], str]] = []
+        self.answers: list[tuple[int, str]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: StandIn
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self.server.requests.append((self.path, dict(self.headers), body))
+        report = json.dumps({"report": "Sinus rhythm"})
+        status, text = self.server.answers.pop(0) if self.server.answers else (200, completion(report))
+        self.send_response(status)
+        if status == 302:
+            self.send_header("Location", f"{self.server.url}/elsewhere")
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def completion(content: str) -> str:
+    return json.dumps({"choices": [{"message": {"role": "assistant", "content": content}}]})
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    monkeypatch.setenv("no_proxy", "*")
+    server = StandIn()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def server_writer(run: Run, cohort: Cohort, server: StandIn, **options: Any) -> ServerWriter:
+    return ServerWriter(run, ServerOptions(server.url, "m", wait_s=0.0, **options), ReportBank.open(run, cohort))
+
+
+def test_a_server_gets_facts_and_no_names(run: Run, cohort: Cohort, stand_in: StandIn, tmp_path: Path) -> None:
+    words = ("report", run.folder, cohort.folder, "--split", "test", "--writer", "server", "--server-model", "m")
+    for _ in range(2):  # the second time, every answer is stored
+        done = invoke(*words, "--server-url", stand_in.url, "-o", tmp_path / "r.csv")
+        assert done.returncode == 0, done.stderr
+        table = pd.read_csv(tmp_path / "r.csv")
+        assert set(table["report"]) == {"sinus rhythm."}
+        assert len(stand_in.requests) <= 8
+    names = [*cohort.records, *cohort.patients, "secret", "person", "own", str(cohort.folder), "test part"]
+    for path, headers, body in stand_in.requests:
+        assert path == "/v1/chat/completions"
+        assert not [name for name in names if name in body + json.dumps(headers)]
+        request = json.loads(body)
+        assert (request["temperature"], request["seed"], request["model"]) == (0, 0, "m")
+        sent = json.loads(request["messages"][1]["content"])
+        assert sent.keys() == {"reports_of_similar_ecgs"}
+        assert len(sent["reports_of_similar_ecgs"]) == 3
+
+
+def test_facts_leave_out_reports_that_identify(run: Run, cohort: Cohort) -> None:
+    names = frozenset({"secret01", "records/a-1_hr"})
+    for text in ("seen on 3.4.2019.", "study 2019-04-03.", "number 1234567.", "ecg SECRET01.", "see records/a-1_hr."):
+        assert facts.is_identifying(text, names), text
+    for text in ("sinus rhythm. rate 72 bpm. pr 160 ms.", "st elevation in v1-v3, 2/10 mv."):
+        assert not facts.is_identifying(text, names), text
+    ecgs = WriterInput(
+        np.zeros((1, 4), dtype=np.float32), measurements=[{"qrs_ms": 91.6, "pr_ms": np.nan, "name": 3.0}]
+    )
+    assert facts.collect_facts(run, ecgs, None) == [{"measurements": {"qrs_ms": 92}}]
+    with pytest.raises(WriterError, match="there are no facts about an ECG"):
+        facts.collect_facts(run, WriterInput(np.zeros((1, 4), dtype=np.float32)), None)
+
+
+def test_invalid_answers_and_busy_servers_are_tried_again(run: Run, cohort: Cohort, stand_in: StandIn) -> None:
+    fenced = '```json\n{"report": "AFIB; abnormal EKG"}\n```'
+    stand_in.answers = [(503, ""), (200, completion("Sinus rhythm")), (200, completion(fenced))]
+    writer = server_writer(run, cohort, stand_in)
+    ecgs = WriterInput(writer.bank.vectors[:1].astype(np.float32))
+    assert writer.write(ecgs) == ["afib. abnormal ecg."]
+    assert [json.loads(body)["seed"] for _, _, body in stand_in.requests] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "n_requests"),
+    [
+        ((401, "sinus rhythm"), "status 401", 1),
+        ((302, "sinus rhythm"), "status 302", 1),
+        ((500, "sinus rhythm"), "status 500", 2),
+        ((200, "sinus rhythm"), "no chat completion", 2),
+        ((200, completion('{"report": ""}')), "its report is empty", 2),
+        ((200, completion('{"report": ["sinus rhythm"]}')), "its report is empty, no text", 2),
+        ((200, completion('["sinus rhythm"]')), "no JSON object with a report", 2),
+    ],
+)
+def test_a_server_without_reports_is_one_error(
+    run: Run, cohort: Cohort, stand_in: StandIn, answer: tuple[int, str], reason: str, n_requests: int
+) -> None:
+    stand_in.answers = [answer] * 2
+    writer = server_writer(run, cohort, stand_in, tries=2)
+    with pytest.raises(WriterError, match=reason) as failed:
+        writer.write(WriterInput(writer.bank.vectors[:1].astype(np.float32)))
+    assert "sinus" not in str(failed.value)
+    assert "--server-url" in str(failed.value)
+    assert len(stand_in.requests) == n_requests
+
+
+def test_a_server_is_used_only_if_it_is_named(
+    run: Run, cohort: Cohort, stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = invoke("report", run.folder, cohort.folder, "--writer", "server", "-o", tmp_path / "r.csv")
+    assert done.returncode == 2
+    assert "belong together" in done.stderr
+    with pytest.raises(WriterError, match="belong together"):
+        open_writer("majority", run, cohort, ServerOptions(stand_in.url))
+    with pytest.raises(WriterError, match="is no address; write it as"):
+        ServerWriter(run, ServerOptions("file:///etc/hostname"))
+    assert not stand_in.requests
+    monkeypatch.setenv(KEY_VARIABLE, "key-of-the-test")
+    writer = server_writer(run, cohort, stand_in, cache=tmp_path / "answers")
+    ecgs = WriterInput(writer.bank.vectors[:1].astype(np.float32))
+    writer.write(ecgs)
+    assert stand_in.requests[0][1]["Authorization"] == "Bearer key-of-the-test"
+    (stored,) = (tmp_path / "answers").iterdir()
+    stored.write_text("{")  # a damaged answer is replaced
+    assert writer.write(ecgs) == ["sinus rhythm."]
+    assert len(stand_in.requests) == 2
