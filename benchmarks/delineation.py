@@ -308,10 +308,11 @@ PAGE = """# Measurements against the marks of cardiologists (LUDB)
 
 `python benchmarks/delineation.py LUDB --neurokit`
 
-{n} of {total} records (numbers {scored}; the limits were chosen on {first}), 500 Hz, 12 leads. A point is detected if it is
-within 150 ms of the mark. Errors are detected minus marked. `leadwise` sets each point once for all leads; neurokit2 sets
-it in each lead by itself, with its own cleaning and R peaks (QRS onset and offset are its R onsets and offsets). Detections before the first and after the last mark of a lead
-do not count. Time of one ECG on one core: {speed}.
+{n} of {total} records (numbers {scored}; the limits were chosen on {first}), 500 Hz, 12 leads. A point is detected if
+it is within 150 ms of the mark. Errors are detected minus marked. `leadwise` sets each point once for all leads;
+neurokit2 sets it in each lead by itself, with its own cleaning and R peaks (QRS onset and offset are its R onsets and
+offsets). Detections before the first and after the last mark of a lead do not count. Time of one ECG on one core:
+{speed}.
 
 ## Against the marks of each lead
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _N_PRINTED = 10
 _NO_BEATS = "no beats were detected"
-_SHORT_NAMES = {"heart_rate_bpm": "bpm", "qtc_bazett_ms": "qtc_ms", "n_beats": "beats"}
+_SHORT_NAMES = {"heart_rate_bpm": "bpm", "n_beats": "beats"}
 _NOT_PRINTED = ("qtc_fridericia_ms", "rr_sd_ms")
 
 

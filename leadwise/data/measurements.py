@@ -30,7 +30,7 @@ QUANTITIES = (
     "pr_ms",
     "qrs_ms",
     "qt_ms",
-    "qtc_bazett_ms",
+    "qtc_ms",
     "qtc_fridericia_ms",
     "axis_deg",
     "rr_sd_ms",
@@ -73,7 +73,7 @@ class Measurements:
     pr_ms: float  # NaN without a P wave that recurs before the QRS, such as in atrial fibrillation
     qrs_ms: float
     qt_ms: float
-    qtc_bazett_ms: float  # QT / sqrt(RR in s)
+    qtc_ms: float  # Bazett: QT / sqrt(RR in s)
     qtc_fridericia_ms: float  # QT / cbrt(RR in s)
     axis_deg: float  # frontal QRS axis, -180 to 180, from the net areas of the limb leads; NaN with fewer than two
     rr_sd_ms: float  # standard deviation of all RR intervals
@@ -82,9 +82,9 @@ class Measurements:
     leads: tuple[str, ...] = ()  # that were used
 
     @property
-    def qtc_ms(self) -> float:
-        """QTc by Bazett's formula."""
-        return self.qtc_bazett_ms
+    def qtc_bazett_ms(self) -> float:
+        """The same as `qtc_ms`."""
+        return self.qtc_ms
 
     def values(self) -> dict[str, float]:
         """Return the quantities by name, without the points of the beats."""
@@ -193,7 +193,7 @@ def _measure_beats(ecg: ConditionedEcg, middles: NDArray[np.int64]) -> Measureme
         pr_ms=pr_ms,
         qrs_ms=qrs_ms,
         qt_ms=qt_ms,
-        qtc_bazett_ms=qt_ms / float(np.sqrt(mean_s)),
+        qtc_ms=qt_ms / float(np.sqrt(mean_s)),
         qtc_fridericia_ms=qt_ms / float(np.cbrt(mean_s)),
         axis_deg=_axis_deg(ecg, group, waves),
         rr_sd_ms=1000 / RATE_HZ * float(regular.std()) if len(regular) > 1 else NAN,
