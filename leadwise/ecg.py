@@ -27,6 +27,8 @@ from leadwise.data.recordings.twelve_leads import TwelveLead
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from leadwise.data.measurements import Measurements
+
 _NEEDED = {"leads": "lead names", "rate_hz": "sampling rate", "units": "unit"}  # argument -> what it states
 
 
@@ -118,6 +120,12 @@ class ECG:
         if all(quality.flat for quality in observed):
             return "all leads are flat"
         return self.unit_doubt
+
+    def measure(self) -> Measurements:
+        """Return heart rate, PR, QRS, QT, QTc and frontal axis, and the points of each beat; NaN where not measurable."""
+        from leadwise.data.measurements import measure
+
+        return measure(self.signal, self.leads, self.rate_hz)
 
     def plot(self, path: Path | str | None = None) -> Figure:
         """Return a figure on paper grid (25 mm/s, 10 mm/mV); with a path (.png, .svg or .pdf), also write it there."""

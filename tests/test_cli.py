@@ -181,6 +181,31 @@ def test_finetune_prints_a_table_and_writes_the_object_of_a_probe(
     assert "epochs = 0: must be above 0" in refused.stderr
 
 
+def test_shift_prints_drops_and_writes_files(run_folder: Path, cohort_folder: Path, tmp_path: Path) -> None:
+    words = (
+        "shift",
+        run_folder,
+        "--train",
+        cohort_folder,
+        "--task",
+        "own",
+        "--test",
+        cohort_folder,
+        "--fractions",
+        "1",
+    )
+    files = ("--json", tmp_path / "s.json", "--csv", tmp_path / "s.csv", "--picture", tmp_path / "s.png")
+    done = invoke(*words, *files, "--changes")
+    assert done.returncode == 0, done.stderr
+    assert "lead I only" in done.stdout
+    assert "findings in common" in " ".join(done.stdout.split())
+    result = json.loads((tmp_path / "s.json").read_text())
+    assert result["command"] == "shift"
+    assert result["rows"][0]["auroc change"] == 0  # the same data set twice
+    assert "muscle noise, 6 dB" in (tmp_path / "s.csv").read_text()
+    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_probe_has_a_width_and_saves_such_a_probe(run_folder: Path, cohort_folder: Path, tmp_path: Path):
     words = ("probe", run_folder, cohort_folder, "--task", "own", "--fractions", "1", "--width", "3")
     done = invoke(*words, "--json", tmp_path / "p.json", "--csv", tmp_path / "p.csv", "--save", tmp_path / "own.st")

@@ -21,6 +21,7 @@ from leadwise.cli import (
     describe,
     export,
     finetune,
+    measure,
     methods,
     plot,
     predict,
@@ -30,6 +31,7 @@ from leadwise.cli import (
     reproduce,
     retrieve,
     scores,
+    shift,
     simulate,
     tasks,
     training,
@@ -58,6 +60,7 @@ COMMANDS = (
     scores.embed,
     scores.probe,
     finetune.finetune,
+    shift.shift,
     scores.zeroshot,
     calibrate.calibrate,
     predict.predict,
@@ -71,6 +74,7 @@ COMMANDS = (
     export.export,
     plot.plot,
     convert.convert,
+    measure.measure,
 )
 
 

@@ -44,6 +44,7 @@ UNITS = {"read 1000 times too large": 1000.0, "read 1000 times too small": 0.001
 
 _RECORDER_HZ = 500  # rate at which mains hum is added, before the filter that resamples the ECG too
 _WANDER_HZ = (0.05, 0.5)
+MUSCLE_HZ = (20.0, 120.0)
 _MIN_OBSERVED_S = (
     2.0  # seconds without a gap that every recorded lead must have, so that no change leaves a record empty
 )
@@ -147,6 +148,23 @@ def add_baseline_wander(batch: Batch, snr_db: float, signal: Signal) -> Batch:
         return np.asarray(waves / np.sqrt(2))  # four waves of power 1/2 each
 
     return _add_noise(batch, snr_db, "wander", noise)
+
+
+def add_muscle_noise(batch: Batch, snr_db: float, signal: Signal) -> Batch:
+    """Add muscle noise: independent in each lead, of equal power from 20 to 120 Hz, in bursts of half a second or longer."""
+    n, rate_hz = signal.n_samples, signal.rate_hz
+    hz = np.fft.rfftfreq(n, 1 / rate_hz)
+    in_band = (hz >= min(MUSCLE_HZ[0], rate_hz / 4)) & (hz <= MUSCLE_HZ[1])
+
+    def noise(draw: np.random.Generator) -> NDArray[np.float64]:
+        shape = (len(signal.leads), n)
+        fast = np.fft.irfft(np.where(in_band, np.fft.rfft(draw.standard_normal(shape)), 0), n=n)
+        knots = max(2, round(2 * signal.duration_s))
+        strength = np.interp(np.linspace(0, knots - 1, n), np.arange(knots), draw.uniform(0.2, 1.0, knots))
+        bursts = fast * strength
+        return np.asarray(bursts / np.sqrt((bursts**2).mean()))
+
+    return _add_noise(batch, snr_db, "muscle", noise)
 
 
 def add_mains_hum(batch: Batch, snr_db: float, signal: Signal, mains_hz: float = MAINS_HZ) -> Batch:
