@@ -52,7 +52,7 @@ def _facts(ecg: NDArray[np.floating], observed: NDArray[np.bool_], rate_hz: floa
     fast = np.fft.irfft(np.where(hz >= min(NOISE_HZ, 0.4 * rate_hz), spectrum, 0.0), n=length, axis=2)
     width = max(2, round(_WINDOW_S * rate_hz))
     windows = fast[:, :, : length // width * width].reshape(*fast.shape[:2], -1, width)
-    complete = observed[:, :, : length // width * width].reshape(windows.shape).all(axis=3)
+    complete = np.asarray(observed[:, :, : length // width * width].reshape(windows.shape).all(axis=3))
     noise = _percentiles(np.sqrt((windows**2).mean(axis=3)), complete, _QUIET)
 
     # wander and size
