@@ -128,6 +128,13 @@ def test_a_data_set_with_test_recordings_alone_has_no_drop(label_map: LabelMap) 
     assert report.figure().axes
 
 
+def test_a_data_set_without_test_recordings_is_one_error(label_map: LabelMap) -> None:
+    other = Other()
+    other.index["split"] = "train"
+    with pytest.raises(ShiftError, match="cohort other has no recording of task label in split 'test'; prepare it"):
+        shift.run_shift(PlantedRun(), PlantedCohort(), "finding", [Other(), other], label_map=label_map, changes=False)
+
+
 def test_without_a_common_finding_the_error_names_the_tasks(tmp_path: Path) -> None:
     (tmp_path / "map.toml").write_text(MAP.replace("elsewhere.label", "elsewhere.other"))
     with pytest.raises(ShiftError, match=r"map\.toml: no task of other \(elsewhere: label\) has a finding in common"):

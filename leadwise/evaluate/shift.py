@@ -211,13 +211,18 @@ def run_shift(
         seeds: of the draws of each fraction below 1.
 
     Raises:
-        ShiftError: no finding is in common, or neither tests nor changes are given.
+        ShiftError: no finding is in common, a data set has no test recording, or neither tests nor changes are given.
         ProbeError: a split is empty or shares patients with another.
     """
     if not tests and not changes:
         raise ShiftError("nothing to measure: give a cohort to test on, or the changes")
     chosen = label_map or LabelMap.load()
     of_tests = [(test, *chosen.best_task(train, task, test)) for test in tests]  # checked before anything is computed
+    for test, test_task, _ in of_tests:
+        if not len(test.rows("test", task=test_task)):
+            raise ShiftError(
+                f"cohort {test.name} has no recording of task {test_task} in split 'test'; prepare it with one, or omit it"
+            )
     data = [
         _data_shift(run, train, task, test, test_task, common, fractions, seeds, part, progress)
         for test, test_task, common in of_tests
