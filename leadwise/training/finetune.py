@@ -48,7 +48,7 @@ from leadwise.files import replacing
 from leadwise.progress import Progress
 from leadwise.run import Run, choose_device, isolated_random_state
 from leadwise.training.deterministic import deterministic_algorithms
-from leadwise.training.gradient_step import TrainingError, autocast, device_of, seed_all
+from leadwise.training.gradient_step import TrainingError, device_of, seed_all
 from leadwise.training.optimizer import learning_rate
 
 FEATURES = ("trained", "untrained")
@@ -65,7 +65,6 @@ class FinetuneSettings:
     weight_decay: float = 1e-4
     warmup: float = 0.05  # share of the steps in which the rates rise
     clip: float = 1.0  # norm of the gradient
-    precision: str = "float32"
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -225,7 +224,7 @@ class _Draw:
 
     def _train(self, stored: dict[str, Any], name: str, progress: Progress | None) -> dict[str, Any]:
         """Return the state of the finished training, which began at `stored`."""
-        model, method, optim = self.model, self.model.method, self.settings.optim(self.n_steps, self.seed)
+        model, optim = self.model, self.settings.optim(self.n_steps, self.seed)
         start = int(stored.get("step", 0))
         if start:
             model.load_state_dict(stored["model"])
@@ -240,8 +239,7 @@ class _Draw:
                 group["lr"] = rate * group["scale"]
             batch = self.recordings.batch(self.positions[sampler.positions(step)]).to(device_of(model))
             seed_all(self.seed, step)
-            with autocast(method, self.settings.precision):
-                logits = model(batch)
+            logits = model(batch)
             assert batch.label is not None
             loss = F.binary_cross_entropy_with_logits(logits.float(), batch.label)
             if not torch.isfinite(loss):
@@ -274,7 +272,7 @@ class _Draw:
     def _logits(self, rows: NDArray[np.int64]) -> Tensor:
         """Return logits (n, K) of positions of the task, on the CPU."""
         batches = []
-        with frozen(self.model), autocast(self.model.method, self.settings.precision):
+        with frozen(self.model):
             for begin in range(0, len(rows), 256):
                 batch = self.recordings.batch(rows[begin : begin + 256]).to(device_of(self.model))
                 batches.append(self.model(batch).float().cpu())
