@@ -87,7 +87,7 @@ def arms(data: ThesisData, **weights: tuple[float, float]) -> dict[str, merit_th
     names = {"mask": MASK_ONLY, "contrast": CONTRAST_ONLY, "merit": MERIT}
     return {
         names[name]: merit_thesis.score_arm(
-            [merit_thesis.predict(features(data, *pair, seed=seed), data) for seed in range(2)], data, 200
+            [merit_thesis.predict(features(data, *pair, seed=seed), data) for seed in range(1)], data, 60
         )
         for name, pair in weights.items()
     }
@@ -147,7 +147,7 @@ def test_a_feature_that_explodes_outside_training_does_not_ruin_r_squared() -> N
 def test_the_interval_of_a_difference_is_paired() -> None:
     """The same predictions give a difference of exactly 0, which does not hold."""
     data = thesis_data(200)
-    score = merit_thesis.score_arm([merit_thesis.predict(features(data, 1, 1, 0), data)], data, 50)
+    score = merit_thesis.score_arm([merit_thesis.predict(features(data, 1, 1, 0), data)] * 2, data, 50)
     for claim in merit_thesis.claims({MASK_ONLY: score, CONTRAST_ONLY: score, MERIT: score}):
         assert (claim.difference, claim.interval) == (0.0, (0.0, 0.0))
         assert not claim.holds

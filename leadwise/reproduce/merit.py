@@ -137,7 +137,7 @@ def _thesis(options: MeritOptions, progress: Progress) -> tuple[ReproductionPage
         cache = options.out / "scores" / run.folder.name / variant.folder
         encoders = {variant.label: run}
         if variant.label == MERIT:
-            encoders[RANDOM_ENCODER] = run.untrained()
+            encoders[RANDOM_ENCODER] = run.untrained(variant.config.optim.seed)  # where this run started
         for name, one in encoders.items():
             predictions[name].append(_predictions(one, cohort, data, rows, cache, relabel(progress, f"{name}: embed")))
     assert data is not None
