@@ -107,7 +107,7 @@ class Score:
             "P+ %": f"{100 * n / max(n + self.n_false, 1):.2f}",
             "mean ms": f"{errors.mean():.1f}",
             "SD ms": f"{errors.std():.1f}",
-            "median |error| ms": f"{np.median(np.abs(errors)):.1f}",
+            "median absolute ms": f"{np.median(np.abs(errors)):.1f}",
         }
 
 
@@ -235,7 +235,7 @@ def interval_rows(ecgs: list[MarkedEcg], measured: list[Measurements]) -> list[d
                 "measured, not marked": int((~np.isfinite(true) & np.isfinite(value)).sum()),
                 "mean error": f"{error.mean():.1f}",
                 "SD": f"{error.std():.1f}",
-                "median |error|": f"{np.median(np.abs(error)):.1f}",
+                "median absolute": f"{np.median(np.abs(error)):.1f}",
             }
         )
     return rows

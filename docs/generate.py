@@ -117,6 +117,7 @@ RESULTS = (  # a page of benchmarks/results, and what it answers
     ("fewer_tokens", "Embedding from a part of the patches"),
     ("demo", "The demo: scores and times"),
     ("shipped_ptbxl", "The weights that ship: fold 10, other data sets, groups"),
+    ("shipped_ptbxl-fast", "The small encoder that ships: fold 10, other data sets, groups"),
     ("gpu", "One GPU: right, fast and learned within minutes"),
     ("delineation", "Measured intervals against the marks of cardiologists (LUDB)"),
     ("scale", "Preparing and opening many records"),

@@ -212,6 +212,13 @@ def test_facts_of_the_acquisition_follow_what_was_added() -> None:
     for row, fact in enumerate(changed, start=1):
         moved = {name: float(np.abs(values[row] - values[0]).max()) for name, values in facts.items()}
         assert max(moved, key=moved.get) == fact, moved
+    # samples that are not observed have no influence on sizes and spreads
+    half = ecg.clone()
+    half[:, :, 500:] = 7.0
+    batch = dataclasses.replace(batch, ecg=half, observed=(torch.arange(1000) < 500).expand_as(ecg))
+    short = acquisition.acquisition_facts(Fixed())
+    for fact in ("noise", "size"):
+        np.testing.assert_allclose(short[fact], facts[fact], atol=0.1)
     assert facts["noise"][1, 0] - facts["noise"][0, 0] == pytest.approx(np.log(2), abs=0.1)
     assert facts["position of the first beat"][1] == pytest.approx(facts["position of the first beat"][0], abs=0.2)
     turned = facts["position of the first beat"][4] @ facts["position of the first beat"][0]

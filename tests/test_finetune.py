@@ -96,5 +96,25 @@ def test_a_class_with_one_label_value_counts_as_chance(run: runs.Run, cohort_fol
 def test_settings_and_parts_are_checked(run: runs.Run, cohort_folder: Path) -> None:
     with pytest.raises(ProbeError, match="epochs = 0: must be above 0"):
         FinetuneSettings(epochs=0)
+    with pytest.raises(ProbeError, match=r"weight_decay = -1: must be 0 or above"):
+        FinetuneSettings(weight_decay=-1)
     with pytest.raises(ProbeError, match="has no part 'heart'; it has backbone"):
         finetune(run, Cohort.open(cohort_folder), "own", part="heart")
+
+
+def test_an_epoch_of_a_small_draw_has_each_recording_once(
+    run: runs.Run, cohort_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[list[int]] = []
+
+    class Recorded(tuning.Sampler):
+        def positions(self, step: int) -> np.ndarray:
+            places = super().positions(step)
+            drawn.append(sorted(places.tolist()))
+            return places
+
+    monkeypatch.setattr(tuning, "Sampler", Recorded)
+    settings = FinetuneSettings(epochs=2, batch_size=1000, encoder_lr=1e-3, head_lr=1e-2, device="cpu")
+    report = finetune(run, Cohort.open(cohort_folder), "own", (0.5,), settings=settings)
+    n = report.results[0.5]["trained"].draws[0].n_train
+    assert drawn == [list(range(n))] * 4  # two epochs of two encoders

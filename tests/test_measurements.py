@@ -119,6 +119,16 @@ def test_points_are_in_order_and_give_the_intervals() -> None:
     assert measured.qtc_fridericia_ms == pytest.approx(measured.qt_ms / rr_s ** (1 / 3))
 
 
+def test_no_point_is_outside_of_the_recording() -> None:
+    ecg = sinus()
+    last = measure(ecg.ecg_mv, LEADS, 500).beats
+    n = round(500 * (last["qrs_offset_s"][-2] + 0.1))  # within the ST segment of a beat
+    cut = measure(ecg.ecg_mv[:, :n], LEADS, 500).beats
+    assert np.isfinite(cut["qrs_offset_s"][-1])
+    assert np.isnan(cut["t_offset_s"][-1])
+    assert all(np.nanmin(cut[name]) >= 0 and np.nanmax(cut[name]) < n / 500 for name in POINTS)
+
+
 def test_a_shift_of_the_samples_shifts_the_points() -> None:
     ecg = sinus()
     late = measure(np.pad(ecg.ecg_mv, ((0, 0), (500, 0)), mode="edge"), LEADS, 500)

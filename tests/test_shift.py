@@ -128,6 +128,13 @@ def test_a_data_set_with_test_recordings_alone_has_no_drop(label_map: LabelMap) 
     assert report.figure().axes
 
 
+def test_a_data_set_without_test_recordings_is_one_error(label_map: LabelMap) -> None:
+    other = Other()
+    other.index["split"] = "train"
+    with pytest.raises(ShiftError, match="cohort other has no recording of task label in split 'test'; prepare it"):
+        shift.run_shift(PlantedRun(), PlantedCohort(), "finding", [Other(), other], label_map=label_map, changes=False)
+
+
 def test_without_a_common_finding_the_error_names_the_tasks(tmp_path: Path) -> None:
     (tmp_path / "map.toml").write_text(MAP.replace("elsewhere.label", "elsewhere.other"))
     with pytest.raises(ShiftError, match=r"map\.toml: no task of other \(elsewhere: label\) has a finding in common"):
@@ -176,3 +183,27 @@ def test_changed_ecgs_lower_the_score(monkeypatch: pytest.MonkeyPatch) -> None:
     assert limb.macro > lead_i.macro
     with pytest.raises(ShiftError, match="nothing to measure"):
         shift.run_shift(PlantedRun(), PlantedCohort(), "finding", changes=False)
+
+
+def test_means_over_different_findings_are_not_subtracted(label_map: LabelMap) -> None:
+    report = shift.run_shift(PlantedRun(), PlantedCohort(), "finding", [Other()], label_map=label_map, changes=False)
+    drop = report.data[0].drops["trained"][1.0]
+    assert drop.change("f1_val") is not None
+    one_less = dataclasses.replace(drop.shifted.measures["f1_val"], skipped=("second",))
+    shifted = dataclasses.replace(drop.shifted, measures={**drop.shifted.measures, "f1_val": one_less})
+    drop = dataclasses.replace(drop, shifted=shifted)
+    assert drop.change("f1_val") is None
+    assert drop.change("auroc") is not None
+
+
+@pytest.mark.parametrize(("source", "n"), [("elsewhere", 0), ("nowhere", 24)])
+def test_equal_names_of_patients_are_counted_in_one_source(source: str, n: int, tmp_path: Path) -> None:
+    (tmp_path / "map.toml").write_text(MAP.replace("elsewhere.label", f"{source}.label"))
+    other = Other()
+    other.source, other.name = source, "planted"  # as if of two folders with the same name
+    other.index["split"] = other.index["split"].replace({"test": "val", "val": "test"})
+    report = shift.run_shift(
+        PlantedRun(), PlantedCohort(), "finding", [other], label_map=LabelMap.load(tmp_path / "map.toml"), changes=False
+    )
+    assert report.data[0].n_same_names == report.to_json()["pairs"][0]["n_same_patient_names"] == n
+    assert any("if they are the same people" in sentence for sentence in shift.summary(report)) == bool(n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import threading
@@ -400,6 +401,12 @@ def test_a_folder_without_a_language_model_is_one_error(run: Run, cohort: Cohort
         train_writer(run, cohort, tmp_path / "w", ("writer.kind=local",))
 
 
+def test_a_report_longer_than_the_language_model_is_refused_before_training(language_model: Path) -> None:
+    with pytest.raises(WriterError, match=r"has 128 positions, and a report needs \d+; lower writer\.max_tokens"):
+        LocalModel(LocalSettings(str(language_model), vectors=4, max_tokens=128, lora_rank=2), 12)
+    LocalModel(LocalSettings(str(language_model), vectors=4, max_tokens=40, lora_rank=2), 12)
+
+
 # ----------------------------------------------------------------------------------------- majority, retrieve, reports
 
 
@@ -501,6 +508,34 @@ def test_scores_have_every_control(run: Run, cohort: Cohort, folder: Path, tmp_p
     assert all(gain["low"] <= gain["difference"] <= gain["high"] for gain in result["gains"])
     for text in ("The labeller that reads the findings has F1", "gain of the right ECG", NOTE, "hallucinated"):
         assert text in done.stdout
+
+
+def test_a_trained_control_is_used_on_another_cohort(
+    folder: Path, run: Run, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder, tmp_path / "w", ignore=shutil.ignore_patterns(folders.CONTROL))
+    writer = folders.load(tmp_path / "w")
+    with monkeypatch.context() as patch:
+        patch.setitem(writer.provenance, "fingerprint", "of another cohort")
+        with pytest.raises(WriterError, match="score it on its own cohort first"):
+            evaluate_writer.random_control(run, cohort, writer)
+    evaluate_writer.random_control(run, cohort, writer)
+
+    # the remedy: its own cohort is scored, then another one
+    with monkeypatch.context() as patch:
+        patch.setitem(writer.provenance, "fingerprint", "of another cohort")
+        assert evaluate_writer.random_control(run, cohort, writer).config.ecg.encoder == "untrained"
+        longer = dataclasses.replace(writer.config.optim, steps=writer.config.optim.steps + 1)
+        patch.setattr(writer, "config", dataclasses.replace(writer.config, optim=longer))
+        with pytest.raises(WriterError, match="score it on its own cohort first"):  # it has fewer steps than the writer
+            evaluate_writer.random_control(run, cohort, writer)
+
+
+def test_a_bank_for_a_trained_writer_is_refused(run: Run, cohort: Cohort, folder: Path, tmp_path: Path) -> None:
+    words = ("report", run.folder, cohort.folder, "--writer", folder, "--bank", cohort.folder, "-o", tmp_path / "r.csv")
+    done = invoke(*words)
+    assert done.returncode == 2
+    assert "a trained writer needs no reports" in " ".join(done.stderr.split())
 
 
 def test_empty_and_copied_reports_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -608,6 +643,9 @@ def test_facts_leave_out_reports_that_identify(run: Run, cohort: Cohort) -> None
         assert facts.is_identifying(text, names), text
     for text in ("sinus rhythm. rate 72 bpm. pr 160 ms.", "st elevation in v1-v3, 2/10 mv."):
         assert not facts.is_identifying(text, names), text
+    numbers = frozenset({"72", "4711"})
+    assert facts.is_identifying("sinus rhythm. 4711.", numbers)
+    assert not facts.is_identifying("sinus rhythm. rate 72 bpm.", numbers)
     ecgs = WriterInput(
         np.zeros((1, 4), dtype=np.float32), measurements=[{"qrs_ms": 91.6, "pr_ms": np.nan, "name": 3.0}]
     )
@@ -658,7 +696,12 @@ def test_a_server_is_used_only_if_it_is_named(
     with pytest.raises(WriterError, match="belong together"):
         open_writer("majority", run, cohort, ServerOptions(stand_in.url))
     with pytest.raises(WriterError, match="is no address; write it as"):
-        ServerWriter(run, ServerOptions("file:///etc/hostname"))
+        ServerOptions("file:///etc/hostname")
+    done = invoke(
+        "report", run.folder, cohort.folder, "--writer", "server", "--server-url", "http://[", "-o", tmp_path / "r.csv"
+    )
+    assert (done.returncode, "error: --server-url http://[ is no address" in done.stderr) == (1, True)
+    assert "Traceback" not in done.stderr
     assert not stand_in.requests
     monkeypatch.setenv(KEY_VARIABLE, "key-of-the-test")
     writer = server_writer(run, cohort, stand_in, cache=tmp_path / "answers")

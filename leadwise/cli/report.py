@@ -40,7 +40,7 @@ ServerModel = Annotated[str, typer.Option(help="--writer server: name of the mod
 _TABLES = (".csv", ".parquet")
 
 
-def _server(writer: str, url: str | None, model: str, cache: Path) -> ServerOptions | None:
+def _server(writer: str, url: str | None, model: str, cache: Path | None) -> ServerOptions | None:
     """Return the server of the options; None without one."""
     if (writer == "server") != (url is not None):
         raise typer.BadParameter("--writer server and --server-url belong together: pass both or none")
@@ -76,13 +76,15 @@ def report(
     from leadwise import hub
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.ecg_inputs import Inputs
-    from leadwise.generate.reporting import open_writer, write_reports
+    from leadwise.generate.reporting import NAMES, open_writer, write_reports
     from leadwise.generate.writer import NOTE
 
     ecgs = file_inputs(files, given_of(leads, rate_hz, units))
     opened: Cohort | Inputs = ecgs if isinstance(ecgs, Inputs) else Cohort.open(ecgs)
     if isinstance(opened, Inputs) and split is not None:
         raise typer.BadParameter("--split belongs to a cohort; omit it with ECG files")
+    if bank is not None and writer not in NAMES and Path(writer).is_dir():
+        raise typer.BadParameter("--bank belongs to majority, retrieve and server; a trained writer needs no reports")
     own = opened if isinstance(opened, Cohort) else None
     source = own if bank is None else Cohort.open(bank)
 
@@ -138,7 +140,9 @@ def score_writer(
     run: RunFolder,
     cohort: CohortFolder,
     writer: WriterName,
-    split: Annotated[str, typer.Option(help="Split to score: test, or val.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="Split to score: test, or val, which has chosen a trained writer's weights.")
+    ] = "test",
     target: Annotated[
         Path | None,
         typer.Option(
@@ -153,10 +157,10 @@ def score_writer(
     """Score a writer beside its controls: shuffled ECG, zero ECG, random encoder, majority and retrieval."""
     # check the options before anything is loaded
     if split not in ("test", "val"):
-        raise typer.BadParameter(f"--split {split}: must be test or val; a writer is trained on the others")
+        raise typer.BadParameter(f"--split {split}: must be test or val; a writer is trained on the rest")
     if target is not None:
         check_target(target, _TABLES)
-    cache = (target or Path("scores.csv")).with_name(f"{(target or Path('scores.csv')).name}.answers")
+    cache = None if target is None else target.with_name(f"{target.name}.answers")
     server = _server(writer, server_url, server_model, cache)
     from leadwise import hub
     from leadwise.data.cohort.cohort import Cohort

@@ -175,7 +175,7 @@ def _measure_beats(ecg: ConditionedEcg, middles: NDArray[np.int64]) -> Measureme
             continue  # an artefact, or no observed QRS
         bridged = keep_band(np.nan_to_num(beat), None, P_HZ)
         shifts = p_shifts(smooth[usable], bridged, group.middles, waves, rr)
-        _set_points(points, group, waves, shifts)
+        _set_points(points, group, waves, shifts, ecg.signal.shape[1] / RATE_HZ)
         candidates.append((group, waves, beat))
     if not candidates:
         return _nothing(ecg.leads)
@@ -227,15 +227,17 @@ def _steady_leads(ecg: ConditionedEcg, group: BeatGroup, beat: Floats) -> NDArra
     return steady if steady.any() else every
 
 
-def _set_points(points: dict[str, Floats], group: BeatGroup, waves: WaveBounds, shifts: Floats) -> None:
-    """Set the points of a group's beats, in seconds."""
+def _set_points(
+    points: dict[str, Floats], group: BeatGroup, waves: WaveBounds, shifts: Floats, duration_s: float
+) -> None:
+    """Set the points of a group's beats, in seconds; NaN where a point is outside of the recording."""
     points["qrs_onset_s"][group.numbers] = (group.middles + waves.qrs_onset) / RATE_HZ
     points["qrs_offset_s"][group.numbers] = (group.middles + waves.qrs_offset) / RATE_HZ
     points["t_offset_s"][group.numbers] = (group.middles + waves.t_offset) / RATE_HZ
     points["p_onset_s"][group.numbers] = (group.middles + waves.p_onset + shifts) / RATE_HZ
     points["p_offset_s"][group.numbers] = (group.middles + waves.p_offset + shifts) / RATE_HZ
     for name in POINTS:  # a beat at an end of the recording has points outside of it
-        points[name][points[name] < 0] = NAN
+        points[name][(points[name] < 0) | (points[name] >= duration_s)] = NAN
 
 
 def _dominant(candidates: list[tuple[BeatGroup, WaveBounds, Floats]]) -> tuple[BeatGroup, WaveBounds, Floats]:

@@ -75,9 +75,14 @@ class Drop:
         return result.score if metric == "auroc" else result.measures.get(metric)
 
     def change(self, metric: str) -> tuple[float, Interval] | None:
-        """Return shifted minus clean with its paired 95 % interval; None where one of them is undefined."""
+        """Return shifted minus clean with its paired 95 % interval; None where one of them is undefined.
+
+        None also where they are means over different findings: F1 needs a threshold from the data that a probe was fitted on.
+        """
         clean, shifted = self.score(metric, "clean"), self.score(metric, "shifted")
-        return None if clean is None or shifted is None else gain(shifted, clean)
+        if clean is None or shifted is None or set(clean.skipped) != set(shifted.skipped):
+            return None
+        return gain(shifted, clean)
 
     def row(self) -> dict[str, Any]:
         """Return the columns of a table row."""
@@ -100,6 +105,7 @@ class DataShift:
     findings: CommonFindings
     n_test: int
     overlap: TrainingOverlap  # of the test recordings with the training of the run
+    n_same_names: int  # patients of the test recordings whose names the fitted recordings of the same source have too
     drops: dict[str, dict[float, Drop]]  # features -> fraction -> drop; clean: fitted on the test data set itself
 
     def to_json(self) -> dict[str, Any]:
@@ -111,6 +117,7 @@ class DataShift:
             "unmapped_train": list(self.findings.unmapped_train),
             "unmapped_test": list(self.findings.unmapped_test),
             "n_test": self.n_test,
+            "n_same_patient_names": self.n_same_names,
             **self.overlap.to_json(),
         }  # fmt: skip
 
@@ -204,13 +211,18 @@ def run_shift(
         seeds: of the draws of each fraction below 1.
 
     Raises:
-        ShiftError: no finding is in common, or neither tests nor changes are given.
+        ShiftError: no finding is in common, a data set has no test recording, or neither tests nor changes are given.
         ProbeError: a split is empty or shares patients with another.
     """
     if not tests and not changes:
         raise ShiftError("nothing to measure: give a cohort to test on, or the changes")
     chosen = label_map or LabelMap.load()
     of_tests = [(test, *chosen.best_task(train, task, test)) for test in tests]  # checked before anything is computed
+    for test, test_task, _ in of_tests:
+        if not len(test.rows("test", task=test_task)):
+            raise ShiftError(
+                f"cohort {test.name} has no recording of task {test_task} in split 'test'; prepare it with one, or omit it"
+            )
     data = [
         _data_shift(run, train, task, test, test_task, common, fractions, seeds, part, progress)
         for test, test_task, common in of_tests
@@ -258,15 +270,17 @@ def _data_shift(
             joined_labels(test, test_task, test_rows, common.test),
         ]
     )
-    patients = [f"{cohort.name}/{one}" for cohort, rows in ((train, train_rows), (test, test_rows))
-                for one in cohort.patients.take(rows)]  # fmt: skip
+    train_patients, test_patients = train.patients.take(train_rows), test.patients.take(test_rows)
+    patients = np.array([f"train/{one}" for one in train_patients] + [f"test/{one}" for one in test_patients])
     train_split, test_split = train.splits(train_rows), test.splits(test_rows)
+    fitted = {one for one, split in zip(train_patients, train_split) if split != "test"}
+    same = fitted & {one for one, split in zip(test_patients, test_split) if split == "test"}
 
     # as one task: fitted on the one or the other, scored on the test split of the other
     def probe_task(fitted_on: NDArray[Any], others: NDArray[Any]) -> tuple[ProbeTask, NDArray[np.int64]]:
         split = np.concatenate([fitted_on, others])
         used = np.flatnonzero(split != "")
-        return ProbeTask(common.names, labels[used], split[used], np.array(patients)[used]), used
+        return ProbeTask(common.names, labels[used], split[used], patients[used]), used
 
     shifted_task, shifted_rows = probe_task(
         np.where(train_split == "test", "", train_split), np.where(test_split == "test", "test", "")
@@ -294,7 +308,8 @@ def _data_shift(
         }
     scored = test_rows[test_split == "test"]
     names = f"{train.name}, {task}", f"{test.name}, {test_task}"
-    return DataShift(*names, common, len(scored), training_overlap(run, test, scored), drops)
+    n_same = len(same) if train.source == test.source else 0
+    return DataShift(*names, common, len(scored), training_overlap(run, test, scored), n_same, drops)
 
 
 def _features(
@@ -374,12 +389,17 @@ def _changed(
 
 
 def summary(report: ShiftReport) -> Iterable[str]:
-    """Return a sentence for each pair of data sets: the findings in common, and the classes without a counterpart."""
+    """Return sentences on each pair of data sets: findings in common, classes without a counterpart, equal patient names."""
     for pair in report.data:
         yield (
             f"{pair.train} to {pair.test}: {len(pair.findings.names)} {pair.findings.level} findings in common "
             f"({', '.join(pair.findings.names)}); without a counterpart: "
             f"{', '.join(pair.findings.unmapped_train) or 'none'} | {', '.join(pair.findings.unmapped_test) or 'none'}"
         )
+        if pair.n_same_names:
+            yield (
+                f"{pair.n_same_names} patients of the test recordings have names that patients of the fitted recordings have "
+                "too; if they are the same people, the scores are too high"
+            )
     if report.data or report.changes:
         yield all_metrics.F1_VARIANTS

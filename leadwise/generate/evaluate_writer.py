@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +53,7 @@ from leadwise.generate.writer import NOTE, Writer, WriterError, WriterInput
 from leadwise.generate.writers.majority import MajorityWriter
 from leadwise.generate.writers.retrieve import RetrieveWriter
 from leadwise.progress import Progress, relabel
-from leadwise.run import Run, has_resume_state
+from leadwise.run import Run, has_resume_state, load_state
 from leadwise.trained_on import TrainingOverlap
 
 RIGHT = "right ECG"
@@ -263,7 +264,7 @@ def random_control(run: Run, cohort: Cohort, writer: TrainedWriter, progress: Pr
         WriterError: the cohort is not the one that the writer was trained on.
     """
     path: Path = writer.folder / CONTROL
-    if (path / folders.WEIGHTS).is_file() and not has_resume_state(path):
+    if (path / folders.WEIGHTS).is_file() and _n_steps(path) >= writer.config.optim.steps:
         return folders.load(path)
     if writer.provenance.get("fingerprint") != cohort.fingerprint:
         raise WriterError(
@@ -275,3 +276,8 @@ def random_control(run: Run, cohort: Cohort, writer: TrainedWriter, progress: Pr
         f"{group}.{key}={json.dumps(value)}" for group, entries in table.items() for key, value in entries.items()
     ]
     return train_writer(run, cohort, path, overrides, has_resume_state(path), relabel(progress, "train control"))
+
+
+def _n_steps(folder: Path) -> float:
+    """Return the steps of a writer's training that are saved; infinity if its state was removed after training."""
+    return int(load_state(folder)["step"]) if has_resume_state(folder) else math.inf

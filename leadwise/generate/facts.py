@@ -1,7 +1,8 @@
 """Facts about an ECG that may leave the machine: probabilities of findings, measured intervals, training reports of similar ECGs.
 
 A fact never contains a name of a recording, file or patient, nor samples or embeddings. A training report is left out if it
-contains a name of the cohort's recordings or patients, a date, or a number of five or more digits.
+contains a name of the cohort's recordings or patients, a date, or a number of five or more digits. Names that are numbers of
+up to three digits are not searched: most reports contain such numbers.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def is_identifying(text: str, names: frozenset[str]) -> bool:
         return True
     words = {word.strip(".").lower() for word in _WORD.findall(text)}
     words |= set(re.findall(r"\w+", text.lower()))
-    return any(word in names for word in words if not word.isdigit())
+    return any(word in names for word in words if len(word) > 3 or not word.isdigit())
 
 
 def _names(bank: ReportBank, ecgs: WriterInput) -> frozenset[str]:

@@ -59,7 +59,7 @@ class FinetuneSettings:
     """How a draw is fine-tuned."""
 
     epochs: int = 30  # passes over the drawn recordings
-    batch_size: int = 64
+    batch_size: int = 64  # of a step; a smaller draw is one batch
     encoder_lr: float = 1e-4  # highest rate
     head_lr: float = 1e-3
     weight_decay: float = 1e-4
@@ -72,12 +72,14 @@ class FinetuneSettings:
         for name in ("epochs", "batch_size", "encoder_lr", "head_lr"):
             if getattr(self, name) <= 0:
                 raise ProbeError(f"{name} = {getattr(self, name)}: must be above 0")
+        if self.weight_decay < 0:
+            raise ProbeError(f"weight_decay = {self.weight_decay}: must be 0 or above")
 
     def optim(self, steps: int, seed: int) -> OptimConfig:
         """Return these settings with the names of the training loop's."""
         return OptimConfig(
-            steps=steps, batch_size=self.batch_size, lr=self.encoder_lr, weight_decay=self.weight_decay,
-            warmup=self.warmup, clip=self.clip, seed=seed, device=self.device,
+            steps=steps, lr=self.encoder_lr, weight_decay=self.weight_decay, warmup=self.warmup, clip=self.clip, seed=seed,
+            device=self.device,
         )  # fmt: skip
 
 
@@ -196,7 +198,8 @@ class _Draw:
         self.model = _Classifier(method, part, self.width, len(task.classes)).to(device)
 
         # steps, and the optimiser: the head's rate is a multiple of the encoder's
-        self.steps_an_epoch = -(-len(self.positions) // settings.batch_size)
+        self.batch_size = min(settings.batch_size, len(self.positions))  # no recording twice in a batch
+        self.steps_an_epoch = -(-len(self.positions) // self.batch_size)
         self.n_steps = settings.epochs * self.steps_an_epoch
         groups = [
             {"params": [p for p in method.parameters() if p.requires_grad], "scale": 1.0},
@@ -228,7 +231,7 @@ class _Draw:
             model.load_state_dict(stored["model"])
             self.optimizer.load_state_dict(stored["optimizer"])
         val_rows = self.task.rows("val")
-        sampler = Sampler(len(self.positions), optim.batch_size, optim.seed)
+        sampler = Sampler(len(self.positions), self.batch_size, optim.seed)
         model.train()
         for step in range(start, self.n_steps):
             # one step

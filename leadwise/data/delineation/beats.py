@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter1d, uniform_filter1d
 from scipy.signal import find_peaks
 
-from leadwise.data.delineation.conditioning import RATE_HZ, Floats, Mask, keep_band
+from leadwise.data.delineation.conditioning import Floats, Mask, keep_band
 
 Integers = NDArray[np.int64]
 
@@ -133,9 +133,3 @@ def average_beat(leads: Floats, observed: Mask, middles: Integers) -> Floats:
     high = np.take_along_axis(ordered, np.minimum(n // 2, np.maximum(n - 1, 0))[None], axis=0)[0]
     beat: Floats = (low + high) / 2
     return beat
-
-
-def seconds(samples: Floats | Integers) -> Floats:
-    """Return times in seconds of samples."""
-    times: Floats = np.asarray(samples, dtype=np.float64) / RATE_HZ
-    return times

@@ -29,6 +29,7 @@ def acquisition_facts(recordings: Recordings, batch_size: int = 128) -> dict[str
     noise: log mV, the spread above 30 Hz in quiet windows, mean over the observed leads.
     baseline wander: log mV, the spread below 0.6 Hz, mean over the observed leads.
     size: log mV, the range from the 1st to the 99th percentile, mean over the observed leads.
+    Samples that are not observed, such as the end of a short recording, have no influence on sizes and spreads.
     position of the first beat: cosine and sine of its share of a beat interval, (N, 2).
     """
     batches = [
@@ -51,12 +52,13 @@ def _facts(ecg: NDArray[np.floating], observed: NDArray[np.bool_], rate_hz: floa
     fast = np.fft.irfft(np.where(hz >= min(NOISE_HZ, 0.4 * rate_hz), spectrum, 0.0), n=length, axis=2)
     width = max(2, round(_WINDOW_S * rate_hz))
     windows = fast[:, :, : length // width * width].reshape(*fast.shape[:2], -1, width)
-    noise = np.percentile(np.sqrt((windows**2).mean(axis=3)), _QUIET, axis=2)
+    complete = np.asarray(observed[:, :, : length // width * width].reshape(windows.shape).all(axis=3))
+    noise = _percentiles(np.sqrt((windows**2).mean(axis=3)), complete, _QUIET)
 
     # wander and size
     slow = np.fft.irfft(np.where(hz <= WANDER_HZ, spectrum, 0.0), n=length, axis=2)
-    wander = np.sqrt((slow**2).sum(axis=2) / n_observed)
-    low, high = np.percentile(signal, (1, 99), axis=2)
+    wander = np.sqrt((slow**2 * observed).sum(axis=2) / n_observed)
+    low, high = _percentiles(signal, observed, 1), _percentiles(signal, observed, 99)
 
     # the first beat: the place of most activity in the first beat interval
     slopes = np.diff(signal, axis=2) * (observed[:, :, 1:] & observed[:, :, :-1]) * rate_hz
@@ -71,3 +73,12 @@ def _facts(ecg: NDArray[np.floating], observed: NDArray[np.bool_], rate_hz: floa
 
     position = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     return dict(zip(FACTS, (mean_log(noise), mean_log(wander), mean_log(high - low), position)))
+
+
+def _percentiles(values: Floats, exist: NDArray[np.bool_], percentage: float) -> Floats:
+    """Return the percentile (B, L) of the values (B, L, n) that exist; 0 for a lead without any."""
+    if exist.all():
+        return np.asarray(np.percentile(values, percentage, axis=2))
+    values = np.where(exist, values, np.nan)
+    values[~exist.any(axis=2)] = 0.0
+    return np.asarray(np.nanpercentile(values, percentage, axis=2))

@@ -69,6 +69,12 @@ class LocalModel(ReportModel):
             )
         base, self.tokenizer = _open_model(folder, settings)
         self.start, self.end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        most = getattr(base.config, "max_position_embeddings", None)
+        needed = 1 + settings.vectors + len(self._ids(settings.instruction)) + settings.max_tokens
+        if most is not None and needed > most:
+            raise WriterError(
+                f"the language model in {folder} has {most} positions, and a report needs {needed}; lower writer.max_tokens"
+            )
         self.lm: nn.Module = _with_lora(base, settings)
         self.project = EcgProjector(n_features, settings.vectors, base.config.hidden_size)
         # vectors of the size of word embeddings, which a frozen model expects

@@ -57,6 +57,14 @@ class ServerOptions:
     timeout_s: float = 120.0
     cache: Path | None = None  # folder of stored answers
 
+    def __post_init__(self) -> None:
+        """Check the address.
+
+        Raises:
+            WriterError: the url is not http or https.
+        """
+        self.address  # noqa: B018
+
     @property
     def address(self) -> str:
         """The address of the chat endpoint.
@@ -64,8 +72,12 @@ class ServerOptions:
         Raises:
             WriterError: the url is not http or https.
         """
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
+        try:
+            parts = urlsplit(self.url)
+            is_address = parts.scheme in ("http", "https") and bool(parts.netloc)
+        except ValueError:  # such as a bracket that is not closed
+            is_address = False
+        if not is_address:
             raise WriterError(f"--server-url {self.url} is no address; write it as http://localhost:8000/v1")
         base = self.url.rstrip("/")
         return base if base.endswith("/chat/completions") else f"{base}/chat/completions"
@@ -160,9 +172,10 @@ class ServerWriter(Writer):
                 reason = str(error)
             except (OSError, ValueError) as error:  # a connection that ends early, a timeout while reading
                 reason = type(error).__name__
+        stored = "" if self.options.cache is None else ": answers so far are stored"
         raise WriterError(
             f"the server {self.options.url} gives no report ({reason}); check that it runs, --server-url and --server-model, and "
-            f"its key in {KEY_VARIABLE} if it needs one, then run the same command again: answers so far are stored"
+            f"its key in {KEY_VARIABLE} if it needs one, then run the same command again{stored}"
         )
 
     def _send(self, body: dict[str, Any]) -> bytes:
