@@ -13,6 +13,7 @@ from test_methods import build
 from leadwise.batch import Signal
 from leadwise.methods import merit
 from leadwise.nn import masking
+from leadwise.nn.report_tower import ReportTower
 
 
 def test_branch_2_encodes_the_whole_ecg_and_branch_1_the_visible_patches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +101,9 @@ def test_embeddings_hide_nothing_and_are_deterministic() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"b": 0.0}, r"b = 0\.0 is out of range: it must be > 0"),
+        ({"b": -1.0}, r"b = -1\.0 is out of range: it must be >= 0"),
+        ({"w_mem": -1.0}, r"w_mem = -1\.0 is out of range: it must be >= 0"),
+        ({"b": 0.0, "w_mem": 0.0}, "no term is left; set one of them above 0"),
         ({"mask_ratio": 0.0}, "mask_ratio"),
         ({"n_patches": 7}, "does not"),
     ],
@@ -108,3 +111,38 @@ def test_embeddings_hide_nothing_and_are_deterministic() -> None:
 def test_settings_out_of_range_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build("merit", **changes)
+
+
+def test_without_b_no_report_is_read_and_no_text_is_embedded(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = build("merit mask-only")
+    monkeypatch.setattr(ReportTower, "read", lambda *_: pytest.fail("a report was read"))
+    assert list(method(make_batch(4))) == ["L_mem"]
+    assert not method.embeds_text
+    assert method.parts == ("backbone",)
+    assert not {name.split(".")[0] for name, _ in method.named_modules()} & {"text", "text_head", "ecg_head"}
+    assert set(method.eval().measure(make_batch(2))) == {"mem_mv2"}
+    with pytest.raises(ValueError, match="trained without reports"):
+        method.embed_text(["normal ecg"])
+    with pytest.raises(ValueError, match="no part 'shared'"):
+        method.embed_ecg(make_batch(2), "shared")
+
+
+def test_without_w_mem_the_encoder_passes_once_and_nothing_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = build("merit contrast-only")
+    masks, original = [], method.ecg.forward
+    monkeypatch.setattr(method.ecg, "forward", lambda patches, mask: masks.append(mask) or original(patches, mask))
+    assert list(method(make_batch(4))) == ["L_nce"]
+    assert [bool(mask.all()) for mask in masks] == [True]
+    assert not hasattr(method, "decoder")
+    assert "mem_mv2" not in method.eval().measure(make_batch(2))
+    with pytest.raises(ValueError, match="no decoder"):
+        method.reconstruct(make_batch(2))
+
+
+def test_w_mem_weighs_l_mem() -> None:
+    losses = []
+    for weight in (1.0, 3.0):
+        method = build("merit", w_mem=weight).eval()
+        torch.manual_seed(2)
+        losses.append(float(method(make_batch(3))["L_mem"].detach()))
+    assert losses[1] == pytest.approx(3 * losses[0])

@@ -1,4 +1,4 @@
-"""The command reproduce: a table or figure of CG-DMER's paper."""
+"""The command reproduce: a table or figure of CG-DMER's paper, or MERIT's thesis."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ from leadwise.cli.result_files import read_seeds
 
 
 def reproduce(
-    target: Annotated[str, typer.Argument(help="table1, table2, table3, fig2 or fig3 of CG-DMER's paper.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="table1, table2, table3, fig2 or fig3 of CG-DMER's paper; merit: the thesis and numbers of MERIT's paper."
+        ),
+    ],
     folder: Annotated[
         Path, typer.Option("-o", "--out", help="Folder to write; all targets in it share their runs.")
     ] = Path("reproduced"),
@@ -27,7 +32,7 @@ def reproduce(
         str | None,
         typer.Option(
             help="Cohort folders to score, with commas; the first is used for training unless a config names another. "
-            "Default: simulated ECGs."
+            "Default: simulated ECGs (merit: the first is trained on for the table)."
         ),
     ] = None,
     config: Annotated[
@@ -62,6 +67,15 @@ def reproduce(
             "native: each row its own. Wider features are reduced by PCA."
         ),
     ] = "common",
+    thesis: Annotated[
+        bool,
+        typer.Option(
+            help="merit: train mask-only, contrast-only and MERIT on simulated ECGs and compare them; else the table only."
+        ),
+    ] = True,
+    finetune_epochs: Annotated[
+        int, typer.Option(min=0, help="merit: also fine-tune on each task of the table for so many epochs.")
+    ] = 0,
     json_file: Json = None,
 ) -> None:
     """Reproduce a table or figure of the paper: train missing runs, score them, and compare with the paper's numbers."""
@@ -87,14 +101,19 @@ def reproduce(
         tuple(name.strip() for name in methods.split(",")) if methods else (),
         references,
         "common" if width == "common" else "native" if width == "native" else int(width),
+        thesis,
+        finetune_epochs,
     )
 
     # reproduce, print the table and write the JSON file
     with progress_bars() as progress:
         result = reproduction.reproduce(request, bars(progress))
     unit = "cosine silhouette and neighbours" if target == "fig3" else "macro AUROC x 100"
-    print_table(result.lines, f"{target}, {unit}")
+    print_table(result.lines, target if target == "merit" else f"{target}, {unit}")
+    for heading, lines in result.more.items():
+        print_table(lines, heading)
     out.print(result.scale, highlight=False, soft_wrap=True)
     entries = {"command": "reproduce", "target": target, "scale": result.scale, "lines": result.lines}
-    write_json(json_file, {**entries, "folder": str(result.folder)})
+    tables = {"tables": result.more} if result.more else {}
+    write_json(json_file, {**entries, **tables, "folder": str(result.folder)})
     out.print(f"open {result.folder / 'page.html'}", highlight=False, soft_wrap=True)

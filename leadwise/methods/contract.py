@@ -75,13 +75,14 @@ class PretrainingMethod(nn.Module):
     """Whether training needs the embeddings of a trained run, the teacher in `data.teacher`. Then batches have `target`, and
     `teacher_settings` and `take_teacher` are implemented. The trained method does not need the teacher."""
 
-    embeds_text: ClassVar[bool] = False
-    """Whether `embed_text` is implemented: zero-shot classification and retrieval need it."""
+    embeds_text: bool = False
+    """Whether `embed_text` is implemented: zero-shot classification and retrieval need it. An instance whose settings leave the
+    report branch out sets it to False."""
 
     compares_records: ClassVar[bool] = False
     """Whether the loss compares the records of a batch: `local_terms` and `batch_terms` are implemented, and not `forward`."""
 
-    falling_terms: ClassVar[tuple[str, ...]] = ()
+    falling_terms: tuple[str, ...] = ()
     """Loss terms that, each by itself, must not rise in the contract test of twenty steps. Of all methods, the sum must fall."""
 
     # --- what an instance has

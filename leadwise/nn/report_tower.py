@@ -122,7 +122,7 @@ class WithReports(nn.Module):
     """A method with a report branch, without its objective: `text` encodes, `text_head` maps to the space shared with ECGs."""
 
     reads_reports: ClassVar[bool] = True
-    embeds_text: ClassVar[bool] = True
+    embeds_text: bool = True
     compares_records: ClassVar[bool] = True
     parts: tuple[str, ...] = ("backbone", "shared")
     config: Any

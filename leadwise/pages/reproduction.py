@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,9 @@ class ReproductionPage:
     each: list[dict[str, Any]]  # every task behind the table, with confidence intervals
     figures: list[tuple[Figure, str]]  # figure and caption
     scale: str = ""  # sentence on the scale of the numbers
+    note: str = NOTE  # on the protocol
+    more: list[tuple[str, list[dict[str, Any]]]] = field(default_factory=list)  # further tables: heading and lines
+    figures_first: bool = False  # the figures precede the table
 
 
 def write_result(folder: Path, page: ReproductionPage, configs: Mapping[str, str]) -> None:
@@ -48,22 +51,26 @@ def write_result(folder: Path, page: ReproductionPage, configs: Mapping[str, str
         _write(config_folder / f"{name}.toml", text)
 
     # the table in three formats
-    details = f"\n## Each task\n\n{markdown(page.each)}\n" if page.each else ""
-    _write(folder / "table.md", f"# {page.title}\n\n{page.scale}\n\n{NOTE}\n\n{markdown(page.lines)}\n{details}")
+    further = [*page.more, *([("Each task", page.each)] if page.each else [])]
+    details = "".join(f"\n## {heading}\n\n{markdown(lines)}\n" for heading, lines in further)
+    _write(folder / "table.md", f"# {page.title}\n\n{page.scale}\n\n{page.note}\n\n{markdown(page.lines)}\n{details}")
     _write(folder / "table.csv", export.to_csv(page.lines))
     _write(folder / "table.tex", f"% {page.title}. {page.scale}\n{export.to_latex(page.lines)}")
 
     # the page
     html = HtmlPage(page.title)
     html.text(page.scale)
-    html.text(NOTE)
-    html.table(page.lines)
+    html.text(page.note)
+    if not page.figures_first:
+        html.table(page.lines)
     for number, (figure, caption) in enumerate(page.figures, start=1):
         html.figure(figure, caption)
         ink.save(figure, folder / ("figure.png" if number == 1 else f"figure{number}.png"))
-    if page.each:
-        html.heading("Each task")
-        html.table(page.each)
+    if page.figures_first:
+        html.table(page.lines)
+    for heading, lines in further:
+        html.heading(heading)
+        html.table(lines)
     html.heading("Configs")
     html.text(
         "The folder configs/ next to this page contains every setting of every run: "

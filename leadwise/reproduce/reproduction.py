@@ -1,9 +1,11 @@
-"""Reproduce a table or figure of CG-DMER's paper: train the missing runs, score them, and write the results.
+"""Reproduce a table or figure of CG-DMER's paper, or MERIT's thesis: train the missing runs, score them, write the results.
 
 OUT/TARGET/     table.md, table.csv, table.tex, figures, page.html, configs/, log.txt
 OUT/runs/       one folder for each distinct config, shared by all targets; an unfinished run is resumed
 OUT/scores/     the cells of each run, so that nothing is scored twice
 OUT/cohort/     simulated ECGs, if no cohort is given
+
+The target `merit` has further files, see `merit.py`.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from leadwise.evaluate.embed import training_overlap
 from leadwise.evaluate.embed_ecgs import width_of
 from leadwise.pages.reproduction import ReproductionPage, write_result
 from leadwise.progress import Progress
-from leadwise.reproduce import embedding_maps, figures, paper_numbers, tables, training_runs, variants
+from leadwise.reproduce import embedding_maps, figures, merit, paper_numbers, tables, training_runs, variants
 from leadwise.reproduce.budget import Budget
 from leadwise.reproduce.cells import Cell, ScoringOptions, check_scoring, score_run
 from leadwise.reproduce.references import References, reference_cells, untrained_runs
@@ -56,7 +58,7 @@ _SCORING: dict[str, ScoringOptions] = {
 class ReproduceRequest:
     """What to reproduce, on which cohorts, and with which budget."""
 
-    target: str  # one of TARGETS
+    target: str  # one of TARGETS, or MERIT
     out: Path
     cohorts: tuple[Path, ...] = ()  # the first is used for training unless a config names one; none: simulated ECGs
     configs: tuple[Path, ...] = ()  # settings by method; methods without a config use their small settings
@@ -69,6 +71,8 @@ class ReproduceRequest:
     width: int | Literal["common", "native"] = (
         COMMON  # of the probes of all rows; common: the smallest of their features
     )
+    thesis: bool = True  # merit: the arms on simulated ECGs
+    finetune_epochs: int = 0  # merit: fine-tuned rows of the table; 0: none
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class Reproduction:
     folder: Path
     lines: list[dict[str, Any]]  # rows of the main table
     scale: str  # data and budget, in one paragraph
+    more: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # further tables by heading
 
 
 def reproduce(request: ReproduceRequest, progress: Progress | None = None) -> Reproduction:
@@ -88,9 +93,15 @@ def reproduce(request: ReproduceRequest, progress: Progress | None = None) -> Re
         CohortError: a cohort cannot be used, or no cohort has a task.
         TrainingError: a run failed; the same call resumes it.
     """
-    # Separate the configs of supervised references from those of pre-training methods.
+    # MERIT's target is its own; separate the configs of supervised references from those of pre-training methods.
     report: Progress = progress or (lambda what, done, total: None)
     configs = [settings.read(path) for path in request.configs]
+    if distributed.n_launched() > 1:
+        raise ConfigError("reproduce is one process; train on several with `torchrun ... -m leadwise pretrain`")
+    if request.target == variants.MERIT:
+        return _reproduce_merit(request, configs, report)
+    if request.finetune_epochs or not request.thesis:
+        raise ConfigError("fine-tuned rows and the thesis belong to the target merit; leave these options out")
     reference_configs = [config for config in configs if variants.is_reference(config)]
     configs = [config for config in configs if not variants.is_reference(config)]
 
@@ -111,8 +122,6 @@ def reproduce(request: ReproduceRequest, progress: Progress | None = None) -> Re
     references = References.from_configs(reference_configs, compared[0].config) if use_references else None
     if reference_configs and references is None:
         raise ConfigError("a config of a method that is trained on labels is for the references of table1")
-    if distributed.n_launched() > 1:
-        raise ConfigError("reproduce is one process; train on several with `torchrun ... -m leadwise pretrain`")
 
     folder = request.out / request.target
     folder.mkdir(parents=True, exist_ok=True)
@@ -196,6 +205,44 @@ def _reproduce(
     texts = {variant.folder: settings.dumps(variant.config) for variant in [*seeded, *reference_variants]}
     write_result(folder, page, texts)
     return Reproduction(folder, page.lines, page.scale)
+
+
+def _reproduce_merit(request: ReproduceRequest, configs: Sequence[Config], progress: Progress) -> Reproduction:
+    """Return the result of the target `merit`."""
+    # Refuse what cannot work before anything is written.
+    if request.legacy or request.splits or request.methods or request.width != COMMON:
+        raise ConfigError(
+            "merit has one method, strict splits and features at their own width: leave out --methods, --splits, --protocol and "
+            "--width"
+        )
+    other = [config.method.get("name") for config in configs if config.method.get("name") != "merit"]
+    if other or len(configs) > 1:
+        raise ConfigError(
+            f"merit takes one --config, of the method merit, not of {', '.join(map(str, other)) or 'two runs'}"
+        )
+    training_cohort: Path | None = None
+    cohorts: list[Cohort] = []
+    if request.cohorts or any(config.data.cohort for config in configs):
+        training_cohort, cohorts = _cohorts(request, configs, progress)
+    options = merit.MeritOptions(
+        request.out,
+        next(iter(variants.base_configs(configs, ("merit",)).values())),
+        tuple(cohorts),
+        training_cohort,
+        request.budget,
+        request.seeds,
+        request.thesis,
+        request.finetune_epochs,
+    )
+    merit.check_options(options)
+
+    # Train, score and write.
+    folder = request.out / request.target
+    folder.mkdir(parents=True, exist_ok=True)
+    with training_runs.locked_folder(request.out), _log_file(folder / "log.txt"):
+        page, trained = merit.reproduce_merit(options, progress)
+        write_result(folder, page, {one.folder: settings.dumps(one.config) for one in trained})
+        return Reproduction(folder, page.lines, page.scale, dict(page.more))
 
 
 def _probe_width(

@@ -136,6 +136,8 @@ def _config_hash(config: Config) -> str:
     table["optim"].pop("deterministic")
     if config.optim.optimizer == "adamw":
         table["optim"].pop("optimizer")
+    if table["method"].get("w_mem") == 1.0:
+        table["method"].pop("w_mem")
     if not config.data.teacher:
         table["data"].pop("teacher")
     if (

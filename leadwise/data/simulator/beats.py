@@ -70,7 +70,7 @@ class Beat:
     """One kind of heartbeat; times are relative to the QRS onset."""
 
     qrs: Waves
-    repolarisation: Waves  # ST segment and T wave
+    repolarisation: Waves  # T wave, then ST segment
     qrs_ms: float
     axis_deg: float
 
@@ -78,6 +78,12 @@ class Beat:
     def waves(self) -> Waves:
         """QRS, ST segment and T wave."""
         return self.qrs + self.repolarisation
+
+    @property
+    def t_top_mv(self) -> Array:
+        """The heart vector (3,) at the top of the T wave."""
+        top: Array = self.repolarisation.along(self.repolarisation.at_ms[:1])[0]
+        return top
 
 
 def interpolate(low: float, high: float, share: float) -> float:

@@ -2,10 +2,15 @@
 
 Texts are noisy on purpose: every finding has several wordings, some are hedged, one in ten is omitted, and some reports
 contain an irrelevant statement. Lower case, statements joined by ". ", like the reports of a cohort.
+
+Reports without measurements leave out every finding that is a statement on the PR interval, the QRS duration, the frontal axis,
+the QT interval or the T wave (MEASURED), every wording of another finding that mentions one of them, and the conclusion, since
+"normal" and "abnormal" judge them too.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -175,6 +180,13 @@ _IRRELEVANT = (
     "some artifact, interpretation not affected",
     "no earlier tracing for comparison",
 )
+MEASURED = frozenset({"LPR", "WPW", "CRBBB", "CLBBB", "LAFB", "LAD", "RAD", "INVT", "LNGQT", "NORM"})
+"""The findings that state an interval, the axis or the T wave, or that all of them are normal."""
+
+_MENTIONS = re.compile(
+    r"\b(pr|pq|qtc?|axis|t waves?|wide|narrow|interval|bundle|[lr]bbb|fascicular|hemiblock|pre-excitation|wolff)\b"
+    r"|\b(first|1st) degree|\b(ab)?normal (ecg|tracing)\b|borderline ecg|(^|\. )within normal limits"
+)
 _BORDERLINE = frozenset({"SR", "LAD", "RAD", "LPR", "PAC"})
 
 
@@ -187,12 +199,19 @@ class SimulatedReport:
     omitted: tuple[str, ...]  # codes of the findings it omits
 
 
-def write_report(presentation: Presentation, rate_bpm: float, rng: np.random.Generator) -> SimulatedReport:
-    """Return a report on the findings of an ECG."""
+def mentions_measurement(text: str) -> bool:
+    """Return whether a text mentions PR, QRS duration, frontal axis, QT or T wave, or judges the whole ECG."""
+    return _MENTIONS.search(text) is not None
+
+
+def write_report(
+    presentation: Presentation, rate_bpm: float, rng: np.random.Generator, measurements: bool = True
+) -> SimulatedReport:
+    """Return a report on the findings of an ECG; without `measurements`, it states nothing of MEASURED."""
     findings = presentation.findings
     # rhythm
     rhythm = next((code for code in ("SBRAD", "STACH") if code in findings), presentation.rhythm)
-    statements = [_rhythm_statement(rhythm, rate_bpm, rng)]
+    statements = [_rhythm_statement(rhythm, rate_bpm, rng, measurements)]
     stated, omitted = [code for code in (presentation.rhythm, rhythm) if code in findings], []
     if len(stated) == 2 and stated[0] == stated[1]:
         stated.pop()
@@ -201,10 +220,10 @@ def write_report(presentation: Presentation, rate_bpm: float, rng: np.random.Gen
     for code in FINDINGS:
         if code not in findings or code in (presentation.rhythm, rhythm, "NORM"):
             continue
-        if rng.random() < OMISSION:
+        if (code in MEASURED and not measurements) or rng.random() < OMISSION:
             omitted.append(code)
             continue
-        phrase = _one_of(PHRASES[code], rng)
+        phrase = _one_of(_phrases(code, measurements), rng)
         stated.append(code)
         if code in ("PAC", "PVC", "LPR") and len(statements) == 1 and "," not in statements[0] and rng.random() < 0.7:
             statements[0] += f" with {phrase}"
@@ -214,14 +233,24 @@ def write_report(presentation: Presentation, rate_bpm: float, rng: np.random.Gen
     # an irrelevant statement and the conclusion
     if rng.random() < IRRELEVANT:
         statements.insert(int(rng.integers(1, len(statements) + 1)), _one_of(_IRRELEVANT, rng))
-    if "NORM" in findings:
-        stated.append("NORM")
-    statements.append(_conclusion(findings, rng))
+    if measurements:
+        if "NORM" in findings:
+            stated.append("NORM")
+        statements.append(_conclusion(findings, rng))
+    elif "NORM" in findings:
+        omitted.append("NORM")
     return SimulatedReport(". ".join(statements) + ".", tuple(stated), tuple(omitted))
 
 
-def _rhythm_statement(code: str, rate_bpm: float, rng: np.random.Generator) -> str:
-    statement = _one_of(PHRASES[code], rng)
+def _phrases(code: str, measurements: bool) -> tuple[str, ...]:
+    """Return the wordings of a finding; without `measurements`, those that mention none."""
+    if measurements:
+        return PHRASES[code]
+    return tuple(phrase for phrase in PHRASES[code] if not mentions_measurement(phrase))
+
+
+def _rhythm_statement(code: str, rate_bpm: float, rng: np.random.Generator, measurements: bool) -> str:
+    statement = _one_of(_phrases(code, measurements), rng)
     if code == "AFIB" and rng.random() < 0.7:
         if rate_bpm > 110:
             return f"{statement} with rapid ventricular response"

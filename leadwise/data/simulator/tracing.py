@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from leadwise.batch import LEADS
 from leadwise.data.simulator.beats import (
     Beat,
     conducted_beat,
@@ -32,7 +33,7 @@ class Tracing:
 
     presentation: Presentation
     leads: Array  # (T, 8) mV, the leads of heart.INDEPENDENT_LEADS
-    truth: dict[str, float]  # rate_bpm, pr_ms, qrs_ms, qt_ms, qtc_ms, axis_deg (NaN if undefined)
+    truth: dict[str, float]  # rate_bpm, pr_ms, qrs_ms, qt_ms, qtc_ms, axis_deg, t_mv (NaN if undefined)
     st_mv: Array  # (12,) ST level 60 ms after the QRS (40 ms above 100 beats/min), in the order of batch.LEADS
 
 
@@ -79,6 +80,7 @@ def draw_tracing(
         "qt_ms": qt_ms,
         "qtc_ms": qt_ms / np.sqrt(mean_s),
         "axis_deg": beat.axis_deg,
+        "t_mv": float(twelve_leads(beat.t_top_mv[None] @ patient.transform.T)[0, LEADS.index("II")]),
     }
     after_ms = np.array([beat.qrs_ms + (60 if mean_s > 0.6 else 40)])
     st_mv = twelve_leads(beat.repolarisation.along(after_ms) @ patient.transform.T)[0]

@@ -1,7 +1,7 @@
 """Simulated 12-lead ECGs: WFDB files, a table of records, and a table of the true values behind them.
 
     records.csv    path, record, patient, split, report, age, sex, label.findings.<CODE> in {0, 1}
-    truth.csv      what was drawn: rates, intervals, axis, ST levels, device, every artefact, what the report omits
+    truth.csv      what was drawn: rates, intervals, axis, T wave in II, ST levels, device, artefacts, what the report omits
     ecg/00/*.hea   12-lead ECGs of 10 s in mixed rates, lead orders, spellings and units, several per patient
 
 Purpose: to test the whole path from files to scores, and to rank methods, on any machine and without patient data. It
@@ -50,9 +50,12 @@ _PATIENTS_PER_FOLDER = 100
 _Row = dict[str, str | int | float]
 
 
-def simulate(folder: Path, n_records: int, seed: int, progress: Progress | None = None) -> Path:
+def simulate(
+    folder: Path, n_records: int, seed: int, progress: Progress | None = None, measurements: bool = True
+) -> Path:
     """Write `n_records` simulated ECGs into a new folder and return it; the same seed gives the same files.
 
+    Without `measurements`, the reports state no interval, axis or T wave (`reports.MEASURED`); the ECGs are the same.
     `progress` is called with ("simulate", ECGs written, ECGs in total).
 
     Raises:
@@ -73,7 +76,7 @@ def simulate(folder: Path, n_records: int, seed: int, progress: Progress | None 
         truths: list[_Row] = []
         for patient in draw_patients(n_records, seed):
             for k in range(patient.n_ecgs):
-                row, truth = _write_record(partial, patient, k, seed)
+                row, truth = _write_record(partial, patient, k, seed, measurements)
                 records.append(row)
                 truths.append(truth)
                 if progress is not None:
@@ -112,14 +115,14 @@ def read_source(folder: Path, options: Options | None = None) -> Source:
     return replace(source, name="simulated")
 
 
-def _write_record(folder: Path, patient: Patient, k: int, seed: int) -> tuple[_Row, _Row]:
+def _write_record(folder: Path, patient: Patient, k: int, seed: int, measurements: bool) -> tuple[_Row, _Row]:
     """Write one ECG; return its row of records.csv and its row of truth.csv."""
     # draw the device, the tracing and the report, in this order: it decides the random numbers
     rng = random_stream(patient, k, seed)
     device = draw_device(rng)
     tracing = draw_tracing(patient, rng, device.rate_hz)
     captured = capture(tracing.leads, device, rng)
-    report = write_report(tracing.presentation, tracing.truth["rate_bpm"], rng)
+    report = write_report(tracing.presentation, tracing.truth["rate_bpm"], rng, measurements)
 
     # the WFDB files
     patient_id = f"s{patient.number + 1:05d}"
@@ -146,7 +149,10 @@ def _write_record(folder: Path, patient: Patient, k: int, seed: int) -> tuple[_R
         "record": record,
         "rhythm": tracing.presentation.rhythm,
         "ventricular_escape": int(tracing.presentation.ventricular_escape),
-        **{name: "" if np.isnan(value) else round(value, 2) for name, value in tracing.truth.items()},
+        **{
+            name: "" if np.isnan(value) else round(value, 3 if name == "t_mv" else 2)
+            for name, value in tracing.truth.items()
+        },
         **{f"st_mv.{lead}": round(float(level), 4) for lead, level in zip(LEADS, tracing.st_mv)},
         "report_states": " ".join(report.stated),
         "report_omits": " ".join(report.omitted),
