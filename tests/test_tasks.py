@@ -35,7 +35,7 @@ def test_every_task_has_its_own_name_and_says_what_its_classes_mean() -> None:
         assert all(task.classes.values())
         assert len(set(task.classes.values())) == len(task.classes), task.name
         assert set(task.snomed) <= set(task.classes)
-    assert list(class_names(catalogue.find_source("ptbxl").TASKS)) == ["super", "sub", "form", "rhythm"]
+    assert list(class_names(catalogue.find_source("ptbxl").TASKS)) == ["super", "sub", "form", "rhythm", "diag", "all"]
     assert list(catalogue.select_tasks("ptbxl")) == ["ptbxl"]
     assert catalogue.select_tasks("folder") == {"folder": ()}
 
@@ -85,9 +85,9 @@ def test_the_verb_lists_tasks_and_classes(tmp_path: Path) -> None:
 def test_the_verb_shows_all_tasks_of_a_data_set(tmp_path: Path) -> None:
     several = CliRunner().invoke(app, ["tasks", "ptbxl", "--json", str(tmp_path / "ptbxl.json")])
     assert several.exit_code == 0, several.output
-    for task in ("super", "sub", "form", "rhythm"):
+    for task in ("super", "sub", "form", "rhythm", "diag", "all"):
         assert f"{task} of ptbxl: " in several.output
-    assert len(json.loads((tmp_path / "ptbxl.json").read_text())["tasks"]) == 4
+    assert len(json.loads((tmp_path / "ptbxl.json").read_text())["tasks"]) == 6
     assert "folder has no tasks of its own" in CliRunner().invoke(app, ["tasks", "folder"]).output
 
 
