@@ -107,7 +107,7 @@ RESULTS = (  # a page of benchmarks/results, and what it answers
     ("ptbxl_cpu", "CG-DMER on a part of PTB-XL, half an hour on two CPU cores: all tasks, with intervals"),
     ("merl_ptbxl_cpu", "MERL with a small ResNet on the same part, twelve minutes of one core"),
     ("learning_ptbxl", "Every method for two minutes of one core, PTB-XL part"),
-    ("learning_ptbxl_curves", "Methods for twenty minutes of one core on the whole of PTB-XL: curves, and scores with fewer leads"),
+    ("learning_ptbxl_curves", "Methods for twenty minutes of one core, the whole of PTB-XL: curves, and fewer leads"),
     ("methods_simulated", "Every method for two minutes of one core, simulated ECGs"),
     ("methods_simulated_longer", "BYOL and TS-TCC for five minutes, simulated ECGs"),
     ("table3_ptbxl", "CG-DMER without each of its terms (Table 3), PTB-XL part"),
