@@ -712,3 +712,17 @@ def test_a_server_is_used_only_if_it_is_named(
     stored.write_text("{")  # a damaged answer is replaced
     assert writer.write(ecgs) == ["sinus rhythm."]
     assert len(stand_in.requests) == 2
+
+
+def test_names_of_several_words_are_found_in_reports_whole_and_for_patients_in_parts() -> None:
+    names = facts.searched_names(["ward 7 file 12"], ["Doe, Jane", "O'Neil Ann"])
+    for text in (
+        "sinus rhythm. jane doe.",
+        "Mr Doe, known.",
+        "sinus rhythm (neil).",
+        "see ward 7, file 12.",
+        "ann: normal.",
+    ):
+        assert facts.is_identifying(text, names), text
+    for text in ("sinus rhythm. normal ecg.", "ward round. file closed.", "annual control. rate 72."):
+        assert not facts.is_identifying(text, names), text

@@ -1,15 +1,15 @@
 """Facts about an ECG that may leave the machine: probabilities of findings, measured intervals, training reports of similar ECGs.
 
 A fact never contains a name of a recording, file or patient, nor samples or embeddings. A training report is left out if it
-contains a name of the cohort's recordings or patients, a date, or a number of five or more digits. Names that are numbers of
-up to three digits are not searched: most reports contain such numbers.
+contains a name of the cohort's recordings or patients, a part of a patient's name, a date, or a number of five or more digits.
+Names that are numbers of up to three digits are not searched: most reports contain such numbers.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ MEASURED = ("heart_rate_bpm", "pr_ms", "qrs_ms", "qt_ms", "qtc_ms", "axis_deg")
 N_FINDINGS, N_REPORTS = 8, 3
 _DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{2,4}")
 _LONG_NUMBER = re.compile(r"\d{5,}")
+_LONGEST = 5  # words of a name; of a longer one, the first five
 _WORD = re.compile(r"[\w./-]+")
 
 
@@ -87,19 +88,35 @@ def measure_cohort(
 
 
 def is_identifying(text: str, names: frozenset[str]) -> bool:
-    """Return whether a report contains one of the names (in lower case), a date, or a number of five or more digits."""
+    """Return whether a report contains one of the names (`searched_names`), a date, or a number of five or more digits."""
     if _DATE.search(text) or _LONG_NUMBER.search(text):
         return True
     words = {word.strip(".").lower() for word in _WORD.findall(text)}
-    words |= set(re.findall(r"\w+", text.lower()))
-    return any(word in names for word in words if len(word) > 3 or not word.isdigit())
+    parts = re.findall(r"\w+", text.lower())
+    words |= set(parts)
+    if any(word in names for word in words if len(word) > 3 or not word.isdigit()):
+        return True
+    return any(" ".join(parts[i : i + n]) in names for n in range(2, _LONGEST + 1) for i in range(len(parts) - n + 1))
+
+
+def searched_names(records: Iterable[str], patients: Iterable[str]) -> frozenset[str]:
+    """Return what is searched in reports, in lower case: each name, its words joined by blanks, and words of patients' names.
+
+    A word of a patient's name counts alone if it consists of three or more letters and the name has several words.
+    """
+    names: set[str] = set()
+    for is_patient, some in ((False, records), (True, patients)):
+        for name in some:
+            words = re.findall(r"\w+", name.lower())
+            names |= {name.lower(), " ".join(words[:_LONGEST])}
+            if is_patient and len(words) > 1:
+                names |= {word for word in words if len(word) > 2 and word.isalpha()}
+    return frozenset(names - {""})
 
 
 def _names(bank: ReportBank, ecgs: WriterInput) -> frozenset[str]:
-    """Return the names of recordings and patients in lower case."""
-    return frozenset(
-        name.lower() for names in (bank.cohort.records, bank.cohort.patients, ecgs.patients or ()) for name in names
-    )
+    """Return the names of recordings and patients that are searched in reports."""
+    return searched_names(bank.cohort.records, [*bank.cohort.patients, *(ecgs.patients or ())])
 
 
 def _findings(run: Run, ecgs: WriterInput) -> dict[int, list[dict[str, Any]]]:
