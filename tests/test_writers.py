@@ -726,3 +726,17 @@ def test_names_of_several_words_are_found_in_reports_whole_and_for_patients_in_p
         assert facts.is_identifying(text, names), text
     for text in ("sinus rhythm. normal ecg.", "ward round. file closed.", "annual control. rate 72."):
         assert not facts.is_identifying(text, names), text
+
+
+def test_a_server_on_this_machine_is_not_reached_through_a_proxy(
+    run: Run, cohort: Cohort, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    writer = server_writer(run, cohort, stand_in, cache=tmp_path)
+    ecgs = WriterInput(np.zeros((1, 16), dtype=np.float32), measurements=[{"qrs_ms": 90.0}])
+    monkeypatch.setattr("leadwise.generate.writers.server.collect_facts", lambda *_: [{"measurements": {"qrs_ms": 90}}])
+    assert writer.write(ecgs) == ["sinus rhythm."]
+    assert len(stand_in.requests) == 1

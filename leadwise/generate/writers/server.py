@@ -2,7 +2,8 @@
 
 Such a server takes no embeddings. It gets facts (`leadwise.generate.facts`) and nothing else: no name, no sample, no label.
 Requests have temperature 0 and a seed, the answer is a JSON object that is validated, and answers are stored by a hash of the
-request, so that an interrupted command sends no request twice. No other address is contacted: redirects are errors.
+request, so that an interrupted command sends no request twice. No other address is contacted: redirects are errors, and a
+server on this machine is never reached through a proxy.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 KEY_VARIABLE = "LEADWISE_SERVER_KEY"  # environment variable with the key of a server that needs one
 MAX_CHARACTERS = 2000  # of a report
+ON_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _MAX_BYTES = 1_000_000  # of an answer
 _RETRIED = {408, 409, 425, 429, 500, 502, 503, 504}
 _FENCE = re.compile(r"^\s*```(?:json)?\s*(.*?)\s*```\s*$", re.S)
@@ -108,7 +110,9 @@ class ServerWriter(Writer):
         """
         self.run, self.options, self.bank = run, options, bank
         self.part, self.address = shared_part(run), options.address
-        self._opener = urllib.request.build_opener(_NoRedirect)
+        # a proxy would carry facts off this machine, on their way to a server on it
+        no_proxy = [urllib.request.ProxyHandler({})] if urlsplit(self.address).hostname in ON_THIS_MACHINE else []
+        self._opener = urllib.request.build_opener(_NoRedirect, *no_proxy)
 
     def write(self, ecgs: WriterInput, progress: Progress | None = None) -> list[str]:
         """Return the reports of N ECGs.
