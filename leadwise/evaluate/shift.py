@@ -233,14 +233,15 @@ def run_shift(
 
 
 def shift_changes(signal: Signal, recorded: Sequence[str]) -> list[Change]:
-    """Return the changes of ECGs that are scored: fewer leads, 100 Hz, wander and muscle noise."""
+    """Return the changes of ECGs that are scored: fewer leads, 100 Hz (unless the signal has it), wander and muscle noise."""
     subsets = {"limb leads only": LEADS[:6], "lead I only": ("I",)}
     changes = [
         Change("leads", name, partial(keep_leads, leads=leads, signal=signal))
         for name, leads in subsets.items()
         if set(leads) & set(recorded) and not set(recorded) <= set(leads)
     ]
-    changes.append(Change("rate", "100 Hz and back", partial(resample_through, rate_hz=100, signal=signal)))
+    if signal.rate_hz != 100:
+        changes.append(Change("rate", "100 Hz and back", partial(resample_through, rate_hz=100, signal=signal)))
     for what, add in (("baseline wander", add_baseline_wander), ("muscle noise", add_muscle_noise)):
         changes += [Change("noise", f"{what}, {db} dB", partial(add, snr_db=db, signal=signal)) for db in NOISE_DB]
     return changes
