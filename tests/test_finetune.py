@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -51,6 +52,9 @@ def test_the_encoder_learns_from_the_labels_and_the_run_does_not_change(run: run
     before = {name: value.clone() for name, value in run.method.state_dict().items()}
     report = finetune(run, Cohort.open(cohort_folder), "own", settings=FEW)
     assert report.results[1.0]["trained"].draws[0].val_macro > 0.7
+    still = dataclasses.replace(FEW, encoder_lr=1e-12, head_lr=1e-2)  # the map alone learns
+    alone = finetune(run, Cohort.open(cohort_folder), "own", settings=still).results[1.0]["trained"].test_scores
+    assert np.abs(alone - report.results[1.0]["trained"].test_scores).max() > 0.01
     assert all(torch.equal(value, before[name]) for name, value in run.method.state_dict().items())
 
 
@@ -89,8 +93,20 @@ def test_a_damaged_state_is_computed_again(run: runs.Run, cohort_folder: Path, t
 def test_a_class_with_one_label_value_counts_as_chance(run: runs.Run, cohort_folder: Path) -> None:
     report = finetune(run, Cohort.open(cohort_folder), "own", (0.1,), settings=FEW)
     result = report.results[0.1]["trained"]
+    assert result.draws[0].unlearnable
     for name in result.draws[0].unlearnable:
         assert result.score.per_class[name] == pytest.approx(0.5)
+
+
+def test_without_a_class_of_both_values_in_validation_the_error_is_that_of_a_probe(
+    run: runs.Run, cohort_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = Cohort.labels
+    monkeypatch.setattr(
+        Cohort, "labels", lambda self, task, rows: labels(self, task, rows) * (self.splits(rows) != "val")[:, None]
+    )
+    with pytest.raises(ProbeError, match="no class has both label values in split 'val', so no epoch can be chosen"):
+        finetune(run, Cohort.open(cohort_folder), "own", settings=FEW)
 
 
 def test_settings_and_parts_are_checked(run: runs.Run, cohort_folder: Path) -> None:

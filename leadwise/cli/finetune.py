@@ -20,7 +20,7 @@ from leadwise.cli.output import (
     progress_bars,
     write_json,
 )
-from leadwise.cli.result_files import read_seeds, write_tables
+from leadwise.cli.result_files import read_fractions, read_seeds, write_tables
 
 
 def finetune(
@@ -54,10 +54,7 @@ def finetune(
     from leadwise.training import finetune as tuning
 
     # check the options before anything is loaded
-    try:
-        parsed_fractions = tuple(float(share) for share in fractions.split(","))
-    except ValueError:
-        raise typer.BadParameter(f"--fractions {fractions}: must be numbers in (0, 1], such as 0.01,0.1,1") from None
+    parsed_fractions = read_fractions(fractions)
     settings = tuning.FinetuneSettings(
         epochs=epochs, batch_size=batch_size, encoder_lr=encoder_lr, head_lr=head_lr, weight_decay=weight_decay, device=device
     )  # fmt: skip

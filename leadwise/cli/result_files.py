@@ -32,6 +32,14 @@ def read_seeds(text: str) -> tuple[int, ...]:
     return seeds
 
 
+def read_fractions(text: str) -> tuple[float, ...]:
+    """Return the numbers of a list such as "0.01,0.1,1"; whether they are fractions is checked where labels are drawn."""
+    try:
+        return tuple(float(share) for share in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"--fractions {text}: must be numbers in (0, 1], such as 0.01,0.1,1") from None
+
+
 def write_tables(csv_file: Path | None, latex_file: Path | None, report: ScoreReport, per_class: bool) -> None:
     """Write all scores as CSV, and the printed tables as LaTeX with the best of each fraction in bold."""
     from leadwise.evaluate import export

@@ -39,6 +39,7 @@ from leadwise.cli.protocol import (
 from leadwise.cli.result_files import (
     check_picture,
     draw_reliability,
+    read_fractions,
     read_seeds,
     write_tables,
 )
@@ -169,10 +170,7 @@ def probe(
 
     # check the options before anything is loaded
     check_protocol(protocol, faults, epochs, seeds, width)
-    try:
-        parsed_fractions = tuple(float(share) for share in fractions.split(","))
-    except ValueError:
-        raise typer.BadParameter(f"--fractions {fractions}: must be numbers in (0, 1], such as 0.01,0.1,1") from None
+    parsed_fractions = read_fractions(fractions)
     parsed_seeds = probing.SEEDS if seeds is None else read_seeds(seeds)
     if picture is not None:
         check_picture(picture)

@@ -20,7 +20,7 @@ from leadwise.cli.output import (
     progress_bars,
     write_json,
 )
-from leadwise.cli.result_files import check_picture, read_seeds
+from leadwise.cli.result_files import check_picture, read_fractions, read_seeds
 
 
 def shift(
@@ -51,10 +51,7 @@ def shift(
     from leadwise.pictures.ink import save
 
     # check the options before anything is loaded
-    try:
-        parsed_fractions = tuple(float(share) for share in fractions.split(","))
-    except ValueError:
-        raise typer.BadParameter(f"--fractions {fractions}: must be numbers in (0, 1], such as 0.1,1") from None
+    parsed_fractions = read_fractions(fractions)
     parsed_seeds = read_seeds(seeds)
     if picture is not None:
         check_picture(picture)

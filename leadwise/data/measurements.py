@@ -81,11 +81,6 @@ class Measurements:
     beats: dict[str, Floats]  # POINTS -> (n_beats,) seconds; NaN where a beat has no such point
     leads: tuple[str, ...] = ()  # that were used
 
-    @property
-    def qtc_bazett_ms(self) -> float:
-        """The same as `qtc_ms`."""
-        return self.qtc_ms
-
     def values(self) -> dict[str, float]:
         """Return the quantities by name, without the points of the beats."""
         return {name: getattr(self, name) for name in QUANTITIES}

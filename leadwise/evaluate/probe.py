@@ -106,6 +106,28 @@ class DrawScores:
     strength: float | None = None
     epoch: int | None = None
 
+    @classmethod
+    def of(
+        cls,
+        task: ProbeTask,
+        drawn: NDArray[np.int64],
+        seed: int,
+        val: Floats,
+        test: Floats,
+        val_macro: float,
+        strength: float | None = None,
+        epoch: int | None = None,
+    ) -> DrawScores:
+        """Return the scores of a model that was trained on the recordings `drawn` (n,) of a task.
+
+        A class that cannot be learned from them has the score 0, and the share of its positives, 0 or 1, as its probability.
+        """
+        share = task.labels[drawn].mean(axis=0, dtype=np.float64)
+        learnable = (share > 0) & (share < 1)
+        val, test = np.where(learnable, val, 0.0), np.where(learnable, test, 0.0)
+        probabilities = np.where(learnable, expit(test), share)
+        return cls(seed, len(drawn), learnable, val, test, probabilities, val_macro, strength, epoch)
+
 
 @dataclass(frozen=True)
 class ProbeResult:
@@ -167,6 +189,32 @@ class ProbeReport:
     width: int | None = None  # to which wider features were reduced; None: no reduction
     command: str = "probe"  # or finetune: the encoder was trained on the labels too
     settings: dict[str, Any] = field(default_factory=dict)  # of a fine-tuning
+
+    @classmethod
+    def of(
+        cls,
+        run: Run,
+        cohort: Cohort,
+        task: str,
+        part: str,
+        rows: NDArray[np.integer],
+        probe_task: ProbeTask,
+        results: dict[float, dict[str, ProbeResult]],
+        **more: Any,
+    ) -> ProbeReport:
+        """Return the report of the results on a cohort's `rows`, which are those of `probe_task`; `more` are further fields."""
+        return cls(
+            cohort=cohort.name,
+            run=run.name,
+            task=task,
+            part=part,
+            classes=probe_task.classes,
+            fingerprints={"cohort": cohort.fingerprint, "run": run.fingerprint},
+            overlap=training_overlap(run, cohort, rows[probe_task.rows("test")]),
+            n_recordings={split: len(probe_task.rows(split)) for split in ("train", "val", "test")},
+            results=results,
+            **more,
+        )
 
     def to_json(self) -> dict[str, Any]:
         fractions: dict[str, Any] = {}
@@ -299,19 +347,8 @@ def run_probe(
         results[fraction][name] = probe(features[name], probe_task, fraction, seeds, width)
         if progress is not None:
             progress("probe", done, len(fractions) * len(FEATURES))
-    return ProbeReport(
-        cohort=cohort.name,
-        run=run.name,
-        task=task,
-        part=part,
-        fingerprints={"cohort": cohort.fingerprint, "run": run.fingerprint},
-        overlap=training_overlap(run, cohort, rows[probe_task.rows("test")]),
-        classes=probe_task.classes,
-        n_recordings={split: len(probe_task.rows(split)) for split in ("train", "val", "test")},
-        results=results,
-        window=window,
-        left_out=left_out,
-        width=width,
+    return ProbeReport.of(
+        run, cohort, task, part, rows, probe_task, results, window=window, left_out=left_out, width=width
     )
 
 
@@ -351,16 +388,8 @@ def probe(
     draws = []
     fitted = fit_draws(features[train], task.labels[train], features[val], task.labels[val], fraction, seeds, basis)
     for seed, positions, model in fitted:
-        val_scores, scores = model.scores(features[val]), model.scores(features[test])
-        # an unlearnable class gets the share of positives in the draw, 0 or 1, as its probability
-        share = task.labels[train[positions]].mean(axis=0, dtype=np.float64)
-        learnable = (share > 0) & (share < 1)
-        probabilities = np.where(learnable, expit(scores), share)
-        draws.append(
-            DrawScores(
-                seed, len(positions), learnable, val_scores, scores, probabilities, model.val_macro, model.strength
-            )
-        )
+        scores = model.scores(features[val]), model.scores(features[test])
+        draws.append(DrawScores.of(task, train[positions], seed, *scores, model.val_macro, model.strength))
     widths = features.shape[1], features.shape[1] if basis is None else basis.shape[1]
     return result_of_draws(fraction, task, draws, widths)
 

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from leadwise.batch import LEADS, Signal
 from leadwise.data import crops
@@ -360,16 +359,12 @@ def _changed(
     }
 
     def score(fraction: float, of_test: NDArray[np.floating]) -> ProbeResult:
-        draws = []
-        for seed, positions, model in fitted[fraction]:
-            share = labels[train[positions]].mean(axis=0, dtype=np.float64)
-            learnable = (share > 0) & (share < 1)
-            scores = model.scores(of_test)
-            probabilities = np.where(learnable, expit(scores), share)
-            val_scores = model.scores(features[val])
-            draws.append(
-                DrawScores(seed, len(positions), learnable, val_scores, scores, probabilities, model.val_macro)
+        draws = [
+            DrawScores.of(
+                probe_task, train[positions], seed, model.scores(features[val]), model.scores(of_test), model.val_macro
             )
+            for seed, positions, model in fitted[fraction]
+        ]
         return result_of_draws(fraction, probe_task, draws, (features.shape[1], features.shape[1]))
 
     clean = {fraction: score(fraction, features[test]) for fraction in fractions}

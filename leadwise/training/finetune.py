@@ -23,7 +23,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.special import expit
 from torch import Tensor, nn
 
 from leadwise.batch import Batch
@@ -31,10 +30,9 @@ from leadwise.config import OptimConfig
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.label_subset import subset
 from leadwise.data.loader import Recordings, Sampler
-from leadwise.evaluate.embed import frozen, training_overlap, usable
+from leadwise.evaluate.embed import frozen, usable
 from leadwise.evaluate.logistic_regression import ProbeError
 from leadwise.evaluate.metrics.auroc import auroc
-from leadwise.evaluate.metrics.score import Floats
 from leadwise.evaluate.probe import (
     SEEDS,
     DrawScores,
@@ -128,6 +126,9 @@ def finetune(
         raise ProbeError(f"run {run.name} has no part '{part}'; it has {', '.join(run.method.parts)}")
     rows, left_out = usable(run, cohort, cohort.rows(task=task))
     probe_task = make_probe_task(cohort, task, rows)
+    val_labels = probe_task.labels[probe_task.rows("val")]
+    if (val_labels.min(axis=0) == val_labels.max(axis=0)).all():
+        raise ProbeError("no class has both label values in split 'val', so no epoch can be chosen")
     recordings = Recordings(cohort, run.config.signal, rows, task=task)
     root = folder or (run.cache_folder.parent / "finetune" if run.cache_folder else None)
     encoders = {"trained": run, "untrained": run.untrained()}
@@ -138,29 +139,14 @@ def finetune(
         for name in FEATURES:
             draws = []
             for seed in seeds:
-                state = (
-                    None
-                    if root is None
-                    else root / f"{_key(encoders[name], cohort, task, part, chosen, fraction, seed)}.pt"
-                )
+                key = _key(encoders[name], cohort, task, part, chosen, fraction, seed)
+                state = root / f"{key}.pt" if root else None
                 one = _Draw(encoders[name], recordings, probe_task, part, fraction, seed, chosen, state)
                 draws.append(one.scores(f"finetune|{name}, {fraction:g} of the labels, seed {seed}", progress))
             width = one.width
             results[fraction][name] = result_of_draws(fraction, probe_task, draws, (width, width))
-    return ProbeReport(
-        cohort=cohort.name,
-        run=run.name,
-        task=task,
-        part=part,
-        fingerprints={"cohort": cohort.fingerprint, "run": run.fingerprint},
-        overlap=training_overlap(run, cohort, rows[probe_task.rows("test")]),
-        classes=probe_task.classes,
-        n_recordings={split: len(probe_task.rows(split)) for split in ("train", "val", "test")},
-        results=results,
-        left_out=left_out,
-        command="finetune",
-        settings=dataclasses.asdict(chosen),
-    )
+    about = {"command": "finetune", "settings": dataclasses.asdict(chosen)}
+    return ProbeReport.of(run, cohort, task, part, rows, probe_task, results, left_out=left_out, **about)
 
 
 def _key(run: Run, cohort: Cohort, task: str, part: str, settings: FinetuneSettings, fraction: float, seed: int) -> str:
@@ -212,15 +198,9 @@ class _Draw:
         if "test" not in stored:
             with isolated_random_state(), deterministic_algorithms():
                 stored = self._train(stored, name, progress)
-        labels = self.task.labels[self.positions]
-        share = labels.mean(axis=0, dtype=np.float64)
-        learnable = (share > 0) & (share < 1)
-        val, test = (np.where(learnable, stored[split].double().numpy(), 0.0) for split in ("val", "test"))
-        probabilities = np.where(learnable, expit(test), share)
+        val, test = stored["val"].double().numpy(), stored["test"].double().numpy()
         macro, epoch = float(stored["best_macro"]), int(stored["best_epoch"])
-        return DrawScores(
-            self.seed, len(self.positions), learnable, val, test, probabilities, val_macro=macro, epoch=epoch
-        )
+        return DrawScores.of(self.task, self.positions, self.seed, val, test, macro, epoch=epoch)
 
     def _train(self, stored: dict[str, Any], name: str, progress: Progress | None) -> dict[str, Any]:
         """Return the state of the finished training, which began at `stored`."""
@@ -254,7 +234,7 @@ class _Draw:
             # after an epoch: the validation split, and the best weights so far
             if (step + 1) % self.steps_an_epoch == 0:
                 val = self._logits(val_rows)
-                macro = _macro(self.task.labels[val_rows], val)
+                macro = float(np.nanmean(auroc(self.task.labels[val_rows], val.double().numpy())))
                 if macro > stored.get("best_macro", -np.inf):
                     best = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
                     epoch = (step + 1) // self.steps_an_epoch
@@ -294,9 +274,3 @@ class _Draw:
         self.state.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.state) as temporary:
             torch.save(content, temporary)
-
-
-def _macro(labels: NDArray[np.int8], logits: Tensor) -> float:
-    """Return macro AUROC over the classes with both label values; 0.5 without any."""
-    values: Floats = auroc(labels, logits.double().numpy())
-    return float(np.nanmean(values)) if np.isfinite(values).any() else 0.5
