@@ -216,3 +216,34 @@ def test_bert_score_names_what_is_wrong(bert_folder, tmp_path) -> None:
         bert_score([LEFT], [LEFT], bert_folder, layer=3)
     with pytest.raises(ReportScoreError, match="folder of a saved model"):
         bert_score([LEFT], [LEFT], tmp_path / "absent", layer=1)
+
+
+def test_bert_score_cuts_long_texts_at_the_length_of_the_model(bert_folder, tmp_path) -> None:
+    import torch
+    from transformers import RobertaConfig, RobertaModel
+
+    from leadwise.nn import text
+
+    tokenizer = text.load_tokenizer(bert_folder)
+    tokenizer.save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    config = RobertaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=20, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    RobertaModel(config).save_pretrained(tmp_path)
+    for folder in (bert_folder, tmp_path):
+        assert bert_score([LEFT * 30], [LEFT * 30], folder, layer=1).f1 == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_row_of_scores_has_bert_score_where_a_model_is_given(bert_folder, tmp_path) -> None:
+    from leadwise.generate.bert_score import BertLayer
+    from leadwise.generate.evaluate_writer import score_row
+
+    given = ("w", [RIGHT, LEFT], [LEFT, LEFT], ["a", "b"], TRAINING)
+    row = score_row(*given, BertLayer(bert_folder, 1))
+    assert 0.5 < row.cells()["BERTScore (" + bert_folder.name + ", layer 1)"] < 1
+    assert row.to_json()["bert_score"]["n_reports"] == 2
+    assert "bert_score" not in score_row(*given).to_json()
+    with pytest.raises(ReportScoreError, match="no model and tokenizer that transformers can load"):
+        BertLayer(tmp_path, 1).check()

@@ -151,6 +151,12 @@ def score_writer(
     ] = None,
     server_url: ServerUrl = None,
     server_model: ServerModel = "default",
+    bert_model: Annotated[
+        Path | None, typer.Option(help="Also BERTScore, with the model in this local folder; nothing is downloaded.")
+    ] = None,
+    bert_layer: Annotated[
+        int, typer.Option(help="Hidden states that BERTScore compares; 0 is the embedding layer.")
+    ] = 9,
     accept_changes: AcceptChanges = False,
     json_file: Json = None,
 ) -> None:
@@ -165,13 +171,15 @@ def score_writer(
     from leadwise import hub
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.generate import evaluate_writer as scoring
+    from leadwise.generate.bert_score import BertLayer
     from leadwise.generate.reporting import open_writer
     from leadwise.generate.writer import NOTE
 
+    bert = None if bert_model is None else BertLayer(bert_model, bert_layer)
     loaded, opened = hub.load(run, accept_changes=accept_changes), Cohort.open(cohort)
     with progress_bars() as progress:
         chosen = open_writer(writer, loaded, opened, server, bars(progress))
-        scores = scoring.score_writer(loaded, opened, chosen, split, progress=bars(progress))
+        scores = scoring.score_writer(loaded, opened, chosen, split, bert=bert, progress=bars(progress))
     if target is not None:
         write_table(scores.texts(), target)
     title = (

@@ -14,6 +14,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class BertLayer:
+    """What BERTScore compares: hidden states of a model in a local folder."""
+
+    folder: Path
+    layer: int  # 0 is the embedding layer
+
+    def check(self) -> None:
+        """Raise ReportScoreError if the model cannot be used, before any report is written."""
+        bert_score(["a"], ["a"], self.folder, self.layer)
+
+
+@dataclass(frozen=True)
 class BertScores:
     """Means over reports; the values depend on the model and the layer."""
 
@@ -91,4 +103,7 @@ def bert_score(
 
 
 def _most_tokens(model: Any) -> int:
-    return int(getattr(model.config, "max_position_embeddings", 512))
+    """Return the tokens that fit into the model: positions of RoBERTa and its kin begin after the number of its padding."""
+    positions = int(getattr(model.config, "max_position_embeddings", 512))
+    offset = int(model.config.pad_token_id) + 1 if "roberta" in model.config.model_type else 0
+    return positions - offset

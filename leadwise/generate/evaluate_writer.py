@@ -43,6 +43,7 @@ from leadwise.evaluate.embed import (
 from leadwise.evaluate.metrics.bootstrap import permute_across_patients
 from leadwise.generate import folder as folders
 from leadwise.generate.bank import ReportBank, training_reports
+from leadwise.generate.bert_score import BertLayer, BertScores, bert_score
 from leadwise.generate.facts import measure_cohort
 from leadwise.generate.finding_metrics import ReportScore, macro_gain, score_reports
 from leadwise.generate.folder import CONTROL, TrainedWriter
@@ -70,6 +71,7 @@ class WrittenRow:
     words: TextScores | None  # None: the extra `reports` is not installed
     n_distinct: int
     n_copied: int  # equal to a training report
+    bert: BertScores | None = None  # None: no model was given
 
     def cells(self) -> dict[str, Any]:
         """Return the table row: rates with a 95 % interval over patients, then word overlap."""
@@ -88,13 +90,16 @@ class WrittenRow:
         if self.words is not None:
             words = self.words.row()
             cells |= {name: words[name] for name in ("BLEU-4", "ROUGE-L", "METEOR (no WordNet)", "CIDEr-D")}
+        if self.bert is not None:
+            cells |= self.bert.row()
         return {**cells, "distinct": self.n_distinct, "empty": self.findings.n_empty}
 
     def to_json(self) -> dict[str, Any]:
         """Return all scores, without the reports."""
         words = None if self.words is None else self.words.to_json()
         counts = {"n_distinct": self.n_distinct, "n_copied": self.n_copied}
-        return {**counts, "findings": self.findings.to_json(), "words": words}
+        bert = {} if self.bert is None else {"bert_score": self.bert.to_json()}
+        return {**counts, "findings": self.findings.to_json(), "words": words, **bert}
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,12 @@ class WriterScores:
 
 
 def score_row(
-    name: str, texts: list[str], references: Sequence[str], patients: Sequence[str], training: Sequence[str]
+    name: str,
+    texts: list[str],
+    references: Sequence[str],
+    patients: Sequence[str],
+    training: Sequence[str],
+    bert: BertLayer | None = None,
 ) -> WrittenRow:
     """Return the scores of N written reports against their references.
 
@@ -166,11 +176,13 @@ def score_row(
         references: N reports, not empty.
         patients: N patients, whose reports are resampled together.
         training: all training reports.
+        bert: model of BERTScore; None: it is left out.
     """
     findings = score_reports(references, texts, patients, labeller=(simulated_accuracy(N_LABELLER_REPORTS),))
     words = score_texts(references, texts, training) if _has_text_metrics() else None
     known = set(training)
-    return WrittenRow(name, texts, findings, words, len(set(texts)), sum(text in known for text in texts))
+    similar = None if bert is None else bert_score(references, texts, bert.folder, bert.layer)
+    return WrittenRow(name, texts, findings, words, len(set(texts)), sum(text in known for text in texts), similar)
 
 
 def _has_text_metrics() -> bool:
@@ -179,7 +191,13 @@ def _has_text_metrics() -> bool:
 
 
 def score_writer(
-    run: Run, cohort: Cohort, writer: Writer, split: str = "test", seed: int = 0, progress: Progress | None = None
+    run: Run,
+    cohort: Cohort,
+    writer: Writer,
+    split: str = "test",
+    seed: int = 0,
+    bert: BertLayer | None = None,
+    progress: Progress | None = None,
 ) -> WriterScores:
     """Write the reports of one split with a writer and its controls, and score them.
 
@@ -187,10 +205,15 @@ def score_writer(
 
     Args:
         seed: of the shuffled ECGs.
+        bert: model of BERTScore in a local folder; None: it is left out.
 
     Raises:
+        ReportScoreError: the model of BERTScore cannot be used.
         WriterError: fewer than two recordings with a report, or one patient has more than half of them.
     """
+    if bert is not None:
+        bert.check()
+
     # the recordings with a report that the run can embed
     split_rows = cohort.rows(split)
     has_report = np.array([bool(reports.clean(text)) for text in cohort.reports.take(split_rows)], dtype=bool)
@@ -233,7 +256,7 @@ def score_writer(
     texts["retrieve"] = nearest.write(embedded(nearest))
 
     _, training = training_reports(cohort)
-    written = [score_row(name, own, references, patients.tolist(), training) for name, own in texts.items()]
+    written = [score_row(name, own, references, patients.tolist(), training, bert) for name, own in texts.items()]
     return WriterScores(
         cohort=cohort.name,
         run=run.name,
