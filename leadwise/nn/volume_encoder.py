@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from leadwise.batch import Batch
 from leadwise.config import check_ranges
 from leadwise.nn.batch_norm import BatchNorm
 
@@ -143,6 +144,12 @@ class VolumeEncoder(nn.Module):
         """Whether training needs all records of a process in one pass."""
         return self.settings.volume_encoder == "resnet50"
 
+    def select(self, phases: Sequence[str]) -> VolumeEncoder:
+        """Return the encoders of some of the phases, with the same weights."""
+        out = VolumeEncoder(self.settings, phases, self.n_slices)
+        out.models = nn.ModuleDict({name: self.models[name] for name in out.models})
+        return out
+
     def freeze(self) -> None:
         """Freeze all but the last linear maps."""
         self.frozen = True
@@ -192,6 +199,22 @@ def volume_view(volume: Tensor, settings: VolumeEncoderSettings) -> Tensor:
         level = settings.volume_noise * torch.rand(len(volume), 1, 1, 1, 1, device=volume.device)
         volume = volume + level * torch.randn_like(volume)
     return volume
+
+
+def volumes_of(batch: Batch, phases: Sequence[str], chosen: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """The volumes (B, P, D, H, W) of the `chosen` phases and which are present (B, P), of a batch that has `phases`.
+
+    Raises:
+        ValueError: the batch has no volumes, or another number of phases.
+    """
+    if batch.volume is None or batch.has_volume is None:
+        raise ValueError("the batch has no images of the heart: read Recordings with volume=...")
+    if batch.volume.shape[1] != len(phases):
+        raise ValueError(f"the batch has images of {batch.volume.shape[1]} phases, and the method reads {len(phases)}")
+    if tuple(phases) == tuple(chosen):
+        return batch.volume, batch.has_volume
+    numbers = [tuple(phases).index(phase) for phase in chosen]
+    return batch.volume[:, numbers], batch.has_volume[:, numbers]
 
 
 def _encoder(settings: VolumeEncoderSettings, n_slices: int) -> SliceEncoder | SlowResNet50:
