@@ -23,9 +23,7 @@ def beats(starts: list[float], t_height: float = 0.6, signal: Signal = SIGNAL) -
         trace -= 0.25 * torch.exp(-(((time - r - 0.035) / 0.012) ** 2))
     trace += 0.01 * torch.randn(len(trace), generator=torch.Generator().manual_seed(0))
     ecg = torch.linspace(0.6, 1.4, 12)[None, :, None] * trace
-    return dataclasses.replace(
-        make_batch(1, signal=signal), ecg=ecg, observed=torch.ones_like(ecg, dtype=torch.bool)
-    )
+    return dataclasses.replace(make_batch(1, signal=signal), ecg=ecg, observed=torch.ones_like(ecg, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("t_height", [0.2, 0.9])
@@ -57,7 +55,9 @@ def test_records_of_different_rates_are_padded_and_a_flat_one_has_no_peak() -> N
 
 
 def test_the_phase_is_linear_between_r_peaks_and_unknown_outside_of_them() -> None:
-    peaks = phase.RPeaks(torch.tensor([[3, 7, 15], [2, 12, 0]]), torch.tensor([[True, True, True], [True, True, False]]))
+    peaks = phase.RPeaks(
+        torch.tensor([[3, 7, 15], [2, 12, 0]]), torch.tensor([[True, True, True], [True, True, False]])
+    )
     one = phase.rr_phase(peaks, 20, 10.0)
     for record, places in enumerate(([3, 7, 15], [2, 12])):
         for t in range(20):
@@ -79,10 +79,12 @@ def test_windows_of_diastole_and_systole() -> None:
     ed = phase.window_weights(one, "ed", 0.05, 1000, 250.0)[0]
     es = phase.window_weights(one, "es", 0.05, 1000, 250.0)[0]
     inside = ed.nonzero()[:, 0]
-    assert inside[inside > 200].min() == 350 - 10 - 12 and 350 in inside  # 40 ms before R, and 50 ms around that
+    assert inside[inside > 200].min() == 350 - 10 - 12
+    assert 350 in inside
     middle = es.nonzero()[:, 0]
     assert abs(float(middle[middle < 300].float().mean()) - (100 + 0.36 * 250)) < 1
     coarse = phase.window_weights(one, "es", 0.05, 63, 250.0)  # of a ResNet: 1000 samples in 63 positions
-    assert coarse.shape == (1, 63) and float(coarse.max()) > 0.5
+    assert coarse.shape == (1, 63)
+    assert float(coarse.max()) > 0.5
     with pytest.raises(ValueError, match="known: ed, es"):
         phase.window_weights(one, "scar", 0.05, 10, 250.0)

@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from leadwise.batch import Batch, Signal
+from leadwise.batch import Batch, Signal, Volume
 from leadwise.nn.text import Tokenizer
 
 Terms = dict[str, Tensor]  # weighted loss terms, scalars, by name
@@ -87,9 +87,17 @@ class PretrainingMethod(nn.Module):
     """Whether `embed_volume` is implemented: retrieval between ECGs and heart images needs it. An instance whose settings leave
     the image branch out sets it to False."""
 
+    embeds_ecg: bool = True
+    """Whether `embed_ecg` is implemented. An instance whose settings leave the ECG encoder out, such as one that trains image
+    encoders alone, sets it to False and has no `parts`."""
+
     embeds_text: bool = False
     """Whether `embed_text` is implemented: zero-shot classification and retrieval need it. An instance whose settings leave the
     report branch out sets it to False."""
+
+    starts_from: ClassVar[tuple[str, ...]] = ()
+    """The settings of [data] that can name trained runs whose methods become part of this one, such as ("init",). `__init__` then
+    has a fifth parameter `start`: by setting, the method of that run. The run folder contains what builds them again."""
 
     compares_records: ClassVar[bool] = False
     """Whether the loss compares the records of a batch: `local_terms` and `batch_terms` are implemented, and not `forward`."""
@@ -191,6 +199,11 @@ class PretrainingMethod(nn.Module):
         Raises:
             ValueError: `part` is neither "shared" nor in `volume_parts`.
         """
+        raise NotImplementedError(f"{type(self).__module__} embeds no heart images")
+
+    @property
+    def volume_branch(self) -> tuple[Volume, nn.Module]:
+        """The images and the `VolumeEncoder` behind `embed_volume`, from which another run can start."""
         raise NotImplementedError(f"{type(self).__module__} embeds no heart images")
 
     @property

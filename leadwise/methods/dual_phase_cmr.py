@@ -64,7 +64,9 @@ class Config(EncoderSettings, ViewSettings, VolumeEncoderSettings, MethodConfig)
     phenotypes: tuple[str, ...] = ()  # of stage "cmr", and of target = "relational"
     phase_of: tuple[str, ...] = ()  # of stage "cmr": for each of the phenotypes, the phase whose encoder predicts it
     # stage "contrast"
-    space: Literal["own", "init"] = "own"  # of the shared embeddings: two new heads, or that of the init run and its texts
+    space: Literal["own", "init"] = (
+        "own"  # of the shared embeddings: two new heads, or that of the init run and its texts
+    )
     shared_width: int = 128  # of the own space
     ecg_frozen: bool = False  # train the image side only; with data.init
     temperature: float = 0.07  # tau
@@ -247,7 +249,7 @@ class Method(PretrainingMethod):
             self.ecg: EcgEncoder | WrappedEncoder = EcgEncoder(c, self.signal)
             backbone_width, shared_width = self.ecg.width, c.shared_width
         else:
-            self.ecg = WrappedEncoder(init, ("backbone", "shared")[c.space == "init" :], c.ecg_frozen)
+            self.ecg = WrappedEncoder(init, ("shared",) if c.space == "init" else ("backbone",), c.ecg_frozen)
             backbone_width = self.ecg.widths[0]
             shared_width = backbone_width if c.space == "init" else c.shared_width
         self.view = Views(c, self.signal, self.ecg.grid)
@@ -303,6 +305,8 @@ class Method(PretrainingMethod):
 
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms over the whole batch, including other processes' records."""
+        if not features:
+            return {}
         c, every = self.config, distributed.gather_features(features)
         rows = distributed.local_rows(len(every[ECG]))
         present = {phase: every["present"][:, i].bool() for i, phase in enumerate(self.phases)}
@@ -326,15 +330,19 @@ class Method(PretrainingMethod):
 
     def _phenotype_terms(self, images: Tensor, present: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The weighted errors of each phase's standardised phenotypes: over those known of a record, then over records."""
-        predicted, target = self._predict(images), self._phenotype(batch)
-        known = target.isfinite() & present[:, [self.phases.index(phase) for phase in self.config.phase_of]]
-        error = torch.where(known, predicted - target.nan_to_num(0.0), 0.0).square()
+        error, known = self._errors(images, present, batch)
         terms = {}
         for phase in self.phases:
             own = [i for i, name in enumerate(self.config.phase_of) if name == phase]
             by_record = error[:, own].sum(1) / known[:, own].sum(1).clamp(min=1)
             terms[f"L_{phase}"] = self.weights[f"L_{phase}"] * by_record.mean()
         return terms
+
+    def _errors(self, images: Tensor, present: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Squared errors (B, Q) of the standardised phenotypes, 0 where unknown or without an image, and where they count."""
+        target = self._phenotype(batch)
+        known = target.isfinite() & present[:, [self.phases.index(phase) for phase in self.config.phase_of]]
+        return torch.where(known, self._predict(images) - target.nan_to_num(0.0), 0.0).square(), known
 
     def _predict(self, images: Tensor) -> Tensor:
         """Standardised phenotypes (B, Q) of stage "cmr", each from the images (B, P, D) of its phase."""
@@ -420,9 +428,9 @@ class Method(PretrainingMethod):
         volume, present = volumes_of(batch, self.config.volume.phases, self.phases)
         images = self.volumes(volume, present)
         if self.config.stage == "cmr":
-            target = self._phenotype(batch)
-            error = (self._predict(images) - target).square().nanmean(0).nan_to_num(1.0)
-            return {f"explained_{name}": 1 - float(e) for name, e in zip(self.config.phenotypes, error)}
+            error, known = self._errors(images, present, batch)
+            share = 1 - error.sum(0) / known.sum(0).clamp(min=1)
+            return {f"explained_{name}": value for name, value in zip(self.config.phenotypes, share.tolist())}
         ecg = self._ecg_vectors(batch, whole=True)[1]
         out = {"effective_rank": multimodal.effective_rank(F.normalize(ecg.float(), dim=-1))}
         for i, phase in enumerate(self.phases):
@@ -456,13 +464,15 @@ def _check_init(config: Config, init: PretrainingMethod | None) -> None:
     if init is None:
         for name, value in (("space", "own"), ("ecg_frozen", False), ("w_text", 0.0)):
             if getattr(config, name) != value:
-                raise ValueError(f"{name} = {getattr(config, name)!r} needs an init run: set data.init, or {name}={value}")
+                raise ValueError(
+                    f"{name} = {getattr(config, name)!r} needs an init run: set data.init, or {name}={value}"
+                )
     elif not init.embeds_ecg:
         raise ValueError("data.init is a run without an ECG encoder; choose another run")
     elif config.space == "init" and not (init.embeds_text and "shared" in init.parts):
         raise ValueError('space = "init", but the run of data.init embeds no texts; choose another run, or space=own')
     elif config.w_text and config.space == "own":
-        raise ValueError('w_text > 0 needs the texts of the init run: set space=init, or w_text=0')
+        raise ValueError("w_text > 0 needs the texts of the init run: set space=init, or w_text=0")
     elif config.ecg_frozen and config.space == "init" and config.w_text:
         raise ValueError("w_text > 0 trains nothing with ecg_frozen = true; set w_text=0")
 
