@@ -47,7 +47,7 @@ def test_absent_records_have_no_gradient_and_none_present_gives_zero() -> None:
     assert a.grad[0].any()
     nothing = anchors.pair_contrast(a, b, torch.zeros(5, dtype=torch.bool), 3.0)
     nothing.backward()
-    assert float(nothing) == 0
+    assert float(nothing.detach()) == 0
     assert bool(a.grad.isfinite().all())
 
 
@@ -118,6 +118,18 @@ def test_top1_counts_the_records_whose_own_pair_is_nearest() -> None:
     assert anchors.top1(a, a, present) == 1
     assert anchors.top1(a, a[[1, 0, 2, 3]], present) == pytest.approx(1 / 3)
     assert math.isnan(anchors.top1(a, a, ~torch.ones(4, dtype=torch.bool)))
+
+
+def test_the_contrast_within_a_record_equals_a_loop() -> None:
+    a, b = random(4, 3, 5), random(4, 3, 5, seed=1)
+    present = torch.tensor([True, False, True, True])
+    total = 0.0
+    for i in range(4):
+        if present[i]:
+            total += slow_contrast(a[i], b[i], [True] * 3, 4.0) / 4
+    assert float(anchors.contrast_within(a, b, present, 4.0)) == pytest.approx(total, rel=1e-5)
+    right = [max(range(3), key=lambda j: cosine(a[i, k], b[i, j])) == k for i in (0, 2, 3) for k in range(3)]
+    assert anchors.top1_within(a, b, present) == pytest.approx(sum(right) / 9)
 
 
 # ------------------------------------------------------------------------------------------------------- Gaussians

@@ -76,15 +76,15 @@ def test_the_phase_is_linear_between_r_peaks_and_unknown_outside_of_them() -> No
 def test_windows_of_diastole_and_systole() -> None:
     peaks = phase.RPeaks(torch.tensor([[100, 350, 600]]), torch.ones(1, 3, dtype=torch.bool))
     one = phase.rr_phase(peaks, 1000, 250.0)
-    ed = phase.window_weights(one, "ed", 0.05, 1000, 250.0)[0]
-    es = phase.window_weights(one, "es", 0.05, 1000, 250.0)[0]
+    ed = phase.window_weights(one, "ed", 0.05, 1000)[0]
+    es = phase.window_weights(one, "es", 0.05, 1000)[0]
     inside = ed.nonzero()[:, 0]
     assert inside[inside > 200].min() == 350 - 10 - 12
     assert 350 in inside
     middle = es.nonzero()[:, 0]
     assert abs(float(middle[middle < 300].float().mean()) - (100 + 0.36 * 250)) < 1
-    coarse = phase.window_weights(one, "es", 0.05, 63, 250.0)  # of a ResNet: 1000 samples in 63 positions
+    coarse = phase.window_weights(one, "es", 0.05, 63)  # of a ResNet: 1000 samples in 63 positions
     assert coarse.shape == (1, 63)
     assert float(coarse.max()) > 0.5
     with pytest.raises(ValueError, match="known: ed, es"):
-        phase.window_weights(one, "scar", 0.05, 10, 250.0)
+        phase.window_weights(one, "scar", 0.05, 10)

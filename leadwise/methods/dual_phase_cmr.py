@@ -52,7 +52,7 @@ from leadwise.nn.heads import Head
 from leadwise.nn.losses import anchors, multimodal
 from leadwise.nn.text import numbers
 from leadwise.nn.views import View, Views, ViewSettings
-from leadwise.nn.volume_encoder import VolumeEncoder, VolumeEncoderSettings, volume_view, volumes_of
+from leadwise.nn.volume_encoder import VolumeEncoder, VolumeEncoderSettings, phases_of_part, volume_view, volumes_of
 
 ECG, TEXT = "ecg", "text"  # names of anchors besides the phases
 
@@ -392,22 +392,14 @@ class Method(PretrainingMethod):
         Raises:
             ValueError: an unknown part, or a record without any image of it.
         """
-        part = "both" if part == "shared" else part
-        check_part(part, self.volume_parts)
         volume, present = volumes_of(batch, self.config.volume.phases, self.phases)
-        number = slice(None) if part == "both" else [self.phases.index(part)]
-        absent = (~present[:, number].any(1)).nonzero()[:, 0].tolist()
-        if absent:
-            raise ValueError(
-                f"record {batch.record[absent[0]]}: it has no image of {' or '.join(self.phases) if part == 'both' else part}; "
-                "leave the recording out"
-            )
+        chosen = phases_of_part(part, self.phases, present, batch.record)
         images = self.volumes(volume, present)
         if self.config.stage == "cmr":
-            return images[:, number].flatten(1)
+            return images[:, chosen].flatten(1)
         units = [F.normalize(self.heads[phase](images[:, i]).float(), dim=-1) for i, phase in enumerate(self.phases)]
-        chosen = torch.stack(units, dim=1)[:, number] * present[:, number, None]
-        return F.normalize(chosen.sum(1), dim=-1)
+        total = (torch.stack(units, dim=1) * present[..., None])[:, chosen].sum(1)
+        return F.normalize(total, dim=-1)
 
     def embed_text(self, texts: list[str]) -> Tensor:
         """(K, D) unit vectors of reports or prompts, by the init run, in the shared space.

@@ -109,7 +109,7 @@ def phase_target(phase: Phase) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], dim=-1)
 
 
-def window_weights(phase: Phase, name: str, half_s: float, n_tokens: int, rate_hz: float) -> Tensor:
+def window_weights(phase: Phase, name: str, half_s: float, n_tokens: int) -> Tensor:
     """(B, N): the share of each token's samples that is within `half_s` of a point of the cycle.
 
     A token is one of `n_tokens` equal parts of the samples. The points: "ed", the onset of the QRS (end of diastole, the

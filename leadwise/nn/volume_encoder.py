@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from leadwise.batch import Batch
 from leadwise.config import check_ranges
 from leadwise.nn.batch_norm import BatchNorm
+from leadwise.nn.encoder import check_part
 
 _STAGES = ((64, 256, 3, 1), (128, 512, 4, 1), (256, 1024, 6, 3), (512, 2048, 3, 3))  # inner, outer, blocks, slices
 
@@ -215,6 +216,25 @@ def volumes_of(batch: Batch, phases: Sequence[str], chosen: Sequence[str]) -> tu
         return batch.volume, batch.has_volume
     numbers = [tuple(phases).index(phase) for phase in chosen]
     return batch.volume[:, numbers], batch.has_volume[:, numbers]
+
+
+def phases_of_part(part: str, phases: Sequence[str], present: Tensor, record: Sequence[str]) -> list[int]:
+    """Return the numbers of the phases that a part of `embed_volume` is of: one phase, or all for "both" and "shared".
+
+    present: (B, P) bool; record: B names.
+
+    Raises:
+        ValueError: an unknown part, or a record without any image of it.
+    """
+    part = "both" if part == "shared" else part
+    check_part(part, (*phases, "both"))
+    chosen = list(range(len(phases))) if part == "both" else [tuple(phases).index(part)]
+    absent = (~present[:, chosen].any(1)).nonzero()[:, 0].tolist()
+    if absent:
+        raise ValueError(
+            f"record {record[absent[0]]}: it has no image of {' or '.join(phases[i] for i in chosen)}; leave the recording out"
+        )
+    return chosen
 
 
 def _encoder(settings: VolumeEncoderSettings, n_slices: int) -> SliceEncoder | SlowResNet50:

@@ -94,6 +94,26 @@ def relational_contrast(
     return _mean_over_present(rows, present, local_rows)
 
 
+def contrast_within(a: Tensor, b: Tensor, present: Tensor, scale: Tensor | float) -> Tensor:
+    """Symmetric InfoNCE between the K vectors of a record and its K others, k with k; mean over records.
+
+    a, b: (B, K, D) vectors of any length; present: (B,) bool. An absent record adds 0 and still counts.
+    """
+    logits = _logits(a, b, scale)  # (B, K, K)
+    own = logits.diagonal(dim1=1, dim2=2)
+    rows = (logits.logsumexp(2) + logits.logsumexp(1)) / 2 - own
+    return torch.where(present, rows.mean(1), 0.0 * rows.mean(1)).mean()
+
+
+@torch.no_grad()
+def top1_within(a: Tensor, b: Tensor, present: Tensor) -> float:
+    """Share of the K vectors of the present records whose own b is the nearest of the K of its record; NaN without records."""
+    if not bool(present.any()):
+        return float("nan")
+    nearest = _logits(a[present], b[present], 1.0).argmax(2)
+    return float((nearest == torch.arange(nearest.shape[1], device=nearest.device)).float().mean())
+
+
 def phenotype_distances(phenotype: Tensor) -> tuple[Tensor, Tensor]:
     """Squared distances (B, B) of phenotypes (B, Q) with NaN where unknown, and which pairs can be compared, (B, B) bool.
 
@@ -120,9 +140,9 @@ def top1(a: Tensor, b: Tensor, present: Tensor) -> float:
 
 
 def _logits(a: Tensor, b: Tensor, scale: Tensor | float) -> Tensor:
-    """scale * cosine of every pair (B, B), in float32 even under autocast."""
+    """scale * cosine of every pair (..., B, B) of (..., B, D), in float32 even under autocast."""
     with torch.autocast(a.device.type, enabled=False):
-        return scale * (F.normalize(a.float(), dim=-1) @ F.normalize(b.float(), dim=-1).T)
+        return scale * (F.normalize(a.float(), dim=-1) @ F.normalize(b.float(), dim=-1).mT)
 
 
 def _cross_entropy(logits: Tensor, counted: Tensor) -> Tensor:
