@@ -45,6 +45,11 @@ class MethodConfig:
     """Base class of the settings of a method, the table [method] of a config without its `name`."""
 
     @property
+    def uses_volumes(self) -> bool:
+        """Whether a method that `reads_volumes` reads them with these settings."""
+        return True
+
+    @property
     def whole_batch(self) -> str:
         """The setting that forbids gradient-accumulation passes, such as "method.encoder = 'resnet'"; '' if none does.
 
@@ -203,8 +208,14 @@ class PretrainingMethod(nn.Module):
 
     @property
     def volume_branch(self) -> tuple[Volume, nn.Module]:
-        """The images and the `VolumeEncoder` behind `embed_volume`, from which another run can start."""
-        raise NotImplementedError(f"{type(self).__module__} embeds no heart images")
+        """The images and the `VolumeEncoder` behind `embed_volume`, from which another run can start.
+
+        Raises:
+            ValueError: these settings have none.
+        """
+        raise ValueError(
+            f"a run of {type(self).__module__} has no image encoders; choose one whose images were trained"
+        )
 
     @property
     def text_branch(self) -> tuple[nn.Module, nn.Module]:

@@ -52,7 +52,14 @@ from leadwise.nn.heads import Head
 from leadwise.nn.losses import anchors, multimodal
 from leadwise.nn.text import numbers
 from leadwise.nn.views import View, Views, ViewSettings
-from leadwise.nn.volume_encoder import VolumeEncoder, VolumeEncoderSettings, phases_of_part, volume_view, volumes_of
+from leadwise.nn.volume_encoder import (
+    VolumeEncoder,
+    VolumeEncoderSettings,
+    frozen_encoder,
+    phases_of_part,
+    volume_view,
+    volumes_of,
+)
 
 ECG, TEXT = "ecg", "text"  # names of anchors besides the phases
 
@@ -259,7 +266,7 @@ class Method(PretrainingMethod):
 
         # the image encoders and their heads
         if "init_volume" in start:
-            self.volumes = _frozen_volumes(c, self.phases, start["init_volume"])
+            self.volumes = frozen_encoder(start["init_volume"].volume_branch, c.volume, self.phases)
         else:
             self.volumes = VolumeEncoder(c, self.phases, c.volume.slices)
         self.heads = nn.ModuleDict({phase: Head(self.volumes.width, shared_width) for phase in self.phases})
@@ -467,26 +474,3 @@ def _check_init(config: Config, init: PretrainingMethod | None) -> None:
         raise ValueError("w_text > 0 needs the texts of the init run: set space=init, or w_text=0")
     elif config.ecg_frozen and config.space == "init" and config.w_text:
         raise ValueError("w_text > 0 trains nothing with ecg_frozen = true; set w_text=0")
-
-
-def _frozen_volumes(config: Config, phases: Sequence[str], start: PretrainingMethod) -> VolumeEncoder:
-    """Return the image encoders of a run of stage "cmr" for these phases, frozen except for their last linear map."""
-    if not start.embeds_volume:
-        raise ValueError('data.init_volume has no image encoders; choose a run of stage "cmr"')
-    volume, encoder = start.volume_branch
-    assert isinstance(encoder, VolumeEncoder)
-    missing = [phase for phase in phases if phase not in volume.phases]
-    if missing:
-        raise ValueError(
-            f"data.init_volume has images of {', '.join(volume.phases)}, and not of {', '.join(missing)}; set "
-            f"volume.phases={list(volume.phases)}"
-        )
-    own = replace(config.volume, phases=volume.phases)
-    if own != volume:
-        raise ValueError(
-            f"data.init_volume has images of shape {volume.shape[1:]}, spacing {volume.spacing_mm} mm, normalize = "
-            f"'{volume.normalize}', and this config others; set the table [method.volume] to them"
-        )
-    encoder = encoder.select(phases)
-    encoder.freeze()
-    return encoder

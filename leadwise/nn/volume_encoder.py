@@ -10,7 +10,7 @@ resnet50    the "slow" 3-D ResNet-50 (Feichtenhofer et al. 2019, arXiv 1812.0398
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, Self
 
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leadwise.batch import Batch
+from leadwise.batch import Batch, Volume
 from leadwise.config import check_ranges
 from leadwise.nn.batch_norm import BatchNorm
 from leadwise.nn.encoder import check_part
@@ -235,6 +235,35 @@ def phases_of_part(part: str, phases: Sequence[str], present: Tensor, record: Se
             f"record {record[absent[0]]}: it has no image of {' or '.join(phases[i] for i in chosen)}; leave the recording out"
         )
     return chosen
+
+
+def frozen_encoder(branch: tuple[Volume, nn.Module], volume: Volume, phases: Sequence[str]) -> VolumeEncoder:
+    """Return the encoders of another run for some phases, frozen except for their last linear maps.
+
+    Args:
+        branch: the images that the other run reads, and its encoders.
+        volume: the images of this run.
+        phases: the phases of this run that are encoded.
+
+    Raises:
+        ValueError: the other run reads other images.
+    """
+    theirs, encoder = branch
+    assert isinstance(encoder, VolumeEncoder)
+    missing = [phase for phase in phases if phase not in theirs.phases]
+    if missing:
+        raise ValueError(
+            f"data.init_volume has images of {', '.join(theirs.phases)}, and not of {', '.join(missing)}; set "
+            f"volume.phases={list(theirs.phases)}"
+        )
+    if replace(volume, phases=theirs.phases) != theirs:
+        raise ValueError(
+            f"data.init_volume has images of shape {theirs.shape[1:]}, spacing {theirs.spacing_mm} mm, normalize = "
+            f"'{theirs.normalize}', and this config others; set the table [method.volume] to them"
+        )
+    encoder = encoder.select(phases)
+    encoder.freeze()
+    return encoder
 
 
 def _encoder(settings: VolumeEncoderSettings, n_slices: int) -> SliceEncoder | SlowResNet50:
