@@ -119,7 +119,7 @@ def test_scores_above_the_bound_are_named() -> None:
 @pytest.mark.slow
 def test_the_network_learns_what_a_line_cannot() -> None:
     rng = np.random.default_rng(0)
-    features = rng.normal(size=(400, 2))
+    features = rng.normal(size=(400, 4))
     values = np.abs(features[:, :1]) * 30 + 100
     task = RegressTask(("size",), values, np.arange(400).astype(str), np.arange(250), np.arange(250, 400))
     assert regress("line", features, task).mean_r2.value < 0.2

@@ -50,7 +50,7 @@ def predict_mlp(
 
 
 def _network(width: int) -> nn.Sequential:
-    first, second = max(4, width // 2), max(4, width // 4)
+    first, second = max(8, width // 2), max(8, width // 4)
     return nn.Sequential(
         nn.Linear(width, first), nn.ReLU(), nn.Dropout(_DROPOUT),
         nn.Linear(first, second), nn.ReLU(), nn.Dropout(_DROPOUT), nn.Linear(second, 1),
