@@ -61,7 +61,7 @@ class RegressError(ValueError):
 
 
 @dataclass(frozen=True)
-class Estimate:
+class IntervalEstimate:
     """A measure and its 95 % interval over patients."""
 
     value: float  # NaN where it is undefined
@@ -107,8 +107,8 @@ class FeatureScores:
     name: str
     width: int
     targets: tuple[str, ...]
-    mean_r2: Estimate  # over the targets
-    scores: dict[str, dict[str, Estimate]]  # target -> measure -> estimate; means over repeats
+    mean_r2: IntervalEstimate  # over the targets
+    scores: dict[str, dict[str, IntervalEstimate]]  # target -> measure -> estimate; means over repeats
     settings: dict[str, Any]  # of the fits: penalty or epochs of each target
     repeat_r2: tuple[float, ...]  # mean R² of each repeat
     predictions: Floats = field(repr=False, compare=False)  # (S, M, Q) one repeat per seed
@@ -130,14 +130,14 @@ class FeatureScores:
         return float(np.nanmean(self.r2[columns])), mean_of_defined(self.replicates[:, columns])
 
 
-def difference(a: FeatureScores, b: FeatureScores, targets: Sequence[str] | None = None) -> Estimate:
+def difference(a: FeatureScores, b: FeatureScores, targets: Sequence[str] | None = None) -> IntervalEstimate:
     """Return the mean R² of a minus that of b over some targets (default: all), with its paired interval.
 
     Both must be scores of the same task.
     """
     names = a.targets if targets is None else targets
     (value_a, replicates_a), (value_b, replicates_b) = a.on(names), b.on(names)
-    return Estimate(value_a - value_b, percentile_interval(replicates_a - replicates_b))
+    return IntervalEstimate(value_a - value_b, percentile_interval(replicates_a - replicates_b))
 
 
 def score_predictions(
@@ -154,10 +154,12 @@ def score_predictions(
         name=name,
         width=width,
         targets=task.targets,
-        mean_r2=Estimate(float(np.nanmean(values["r2"])), percentile_interval(mean_of_defined(replicates["r2"]))),
+        mean_r2=IntervalEstimate(
+            float(np.nanmean(values["r2"])), percentile_interval(mean_of_defined(replicates["r2"]))
+        ),
         scores={
             target: {
-                measure: Estimate(float(values[measure][q]), _interval(replicates[measure][:, q]))
+                measure: IntervalEstimate(float(values[measure][q]), _interval(replicates[measure][:, q]))
                 for measure in MEASURES
             }
             for q, target in enumerate(task.targets)
@@ -260,7 +262,7 @@ class RegressReport:
             )
         return [*lines, *filter(None, [self.left_out.line, self.overlap.remark])]
 
-    def gain(self, name: str, targets: Sequence[str] | None = None) -> Estimate:
+    def gain(self, name: str, targets: Sequence[str] | None = None) -> IntervalEstimate:
         """Return the mean R² of the trained features minus that of other ones, with the paired interval."""
         return difference(self.results[TRAINED], self.results[name], targets)
 
@@ -313,7 +315,7 @@ class RegressReport:
         rows = []
         for name, result in self.results.items():
             settings = {**about, "features": name, "feature_width": result.width}
-            cells: list[tuple[str, str, Estimate]] = [("mean", "r2", result.mean_r2)]
+            cells: list[tuple[str, str, IntervalEstimate]] = [("mean", "r2", result.mean_r2)]
             cells += [(target, measure, one) for target, each in result.scores.items() for measure, one in each.items()]
             for target, measure, one in cells:
                 numbers = dict(zip(("value", "low", "high"), map(_number, (one.value, *one.interval))))
