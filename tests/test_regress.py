@@ -195,9 +195,9 @@ def test_probes_are_fitted_on_people_outside_the_pre_training(
     assert report.results["heart rate"].r2[0] < 0.3
 
     # on request on those of the pre-training, with a remark
-    seen = run_regress(run, cohort, ["size"], fit="train")
-    assert seen.n_fit_seen == 30
-    assert "30 of the people that the probes are fitted on were in the pre-training" in seen.remarks[0]
+    on_train = run_regress(run, cohort, ["size"], fit="train")
+    assert on_train.n_fit_seen == 30
+    assert "30 of the people that the probes are fitted on were in the pre-training" in on_train.remarks[0]
 
 
 def test_other_runs_and_covariates_are_rows(heart_cohort: Path, heart_runs: tuple[Path, Path]) -> None:
