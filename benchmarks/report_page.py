@@ -228,6 +228,7 @@ def page(args: argparse.Namespace, cohort: Cohort, files: Mapping[str, Sequence[
     n_numbers = sum(bool(read_numbers(text)) for text in train)
     left = "are in the reports" if args.numbers == "keep" else "are left out of the reports"
     absent = f"\nNot computed, so not here: {', '.join(missing)}.\n" if missing else ""
+    split = "Test" if args.split == "test" else "Validation"
     settings = json.dumps(first["facts"]["table"]["writer"] | {"part": first["facts"]["table"]["ecg"]["part"]})
     text = f"""# Reports written from ECGs: {cohort.source}
 
@@ -241,7 +242,7 @@ A claim about a difference of macro F1 holds if its 95 % interval is above 0; th
 value itself. Differences are of means over the seeds, on the same resamplings of patients; they do not contain the spread
 between seeds, which the column "each seed" has.
 
-## {"Test" if args.split == "test" else "Validation"} split: {first["scores"]["n_records"]:,} ECGs of {findings["n_patients"]:,} patients
+## {split} split: {first["scores"]["n_records"]:,} ECGs of {findings["n_patients"]:,} patients
 {absent}
 {table(main_table(rows))}
 

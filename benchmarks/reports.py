@@ -24,6 +24,7 @@ computed again. It holds no report.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
 import os
@@ -142,10 +143,8 @@ def steps_of(args: argparse.Namespace, run: Run, cohort: Cohort, row: str) -> Js
         args.out.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{os.getpid()}")
         part.write_text(json.dumps({"of": inputs, "steps": steps, "seconds a step": seconds}) + "\n")
-        try:
-            os.link(part, path)  # fails if another row has stored its measurement meanwhile: that one counts
-        except FileExistsError:
-            pass
+        with contextlib.suppress(FileExistsError):  # another row has stored its measurement meanwhile: that one counts
+            os.link(part, path)
         part.unlink()
     return read(path, {name: value for name, value in inputs.items() if name != "split"})
 

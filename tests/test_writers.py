@@ -27,6 +27,7 @@ from leadwise.data.cohort.cohort import Cohort
 from leadwise.generate import evaluate_writer, facts, training
 from leadwise.generate import folder as folders
 from leadwise.generate.bank import ReportBank
+from leadwise.generate.examples import compare, report_examples
 from leadwise.generate.reporting import open_writer, write_reports
 from leadwise.generate.training import train_writer
 from leadwise.generate.writer import NOTE, WriterError, WriterInput
@@ -36,6 +37,8 @@ from leadwise.generate.writers.retrieve import RetrieveWriter
 from leadwise.generate.writers.server import KEY_VARIABLE, ServerOptions, ServerWriter
 from leadwise.generate.writers.tiny import TinyModel, TinySettings
 from leadwise.nn.text import train_tokenizer
+from leadwise.pages.html import Page
+from leadwise.pages.report_examples import ReportExamples, add_examples
 from leadwise.run import Run
 
 STATED = ("--rate-hz", 100, "--units", "mV")
@@ -548,6 +551,85 @@ def test_empty_and_copied_reports_count(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(evaluate_writer, "_has_text_metrics", lambda: False)
     row = evaluate_writer.score_row("r", references, references, patients, references)
     assert (row.words, "ROUGE-L" in row.cells()) == (None, False)
+
+
+# ---------------------------------------------------------------------------------------------------- examples on a card
+
+
+def test_findings_that_differ_are_marked() -> None:
+    example = compare(
+        "r1",
+        "sinus bradycardia. possible left axis deviation. lovely weather.",
+        "sinus rhythm. right bundle branch block with left axis deviation. <b>nothing.",
+    )
+    assert [(one.text, one.difference) for one in example.reference] == [
+        ("sinus bradycardia", "omitted"),  # the rhythm agrees, the rate does not
+        ("possible left axis deviation", "agrees"),
+        ("lovely weather", ""),
+    ]
+    assert [one.difference for one in example.written] == ["agrees", "invented", ""]
+    assert {one.text: one.difference for one in example.findings} == {
+        "sinus rhythm": "agrees",
+        "sinus bradycardia": "omitted",
+        "complete right bundle branch block": "invented",
+        "left axis deviation": "agrees",
+    }
+    page = Page("card")
+    add_examples(page, ReportExamples("<writer>", NOTE, 20, 0, [example], ["LEAK: all"]))
+    html = page.html()
+    assert "&lt;b&gt;nothing" in html
+    assert "&lt;writer&gt;" in html
+    assert "<b>" not in html
+    for mark, tone, text in (
+        ("=", "plain", "possible left axis deviation"),
+        ("−", "poor", "sinus bradycardia (omitted)"),
+        ("+", "bad", "complete right bundle branch block (invented)"),
+    ):
+        assert f'<span class="{tone}">{mark} {text}</span>' in html
+    assert "<span>lovely weather</span>" in html
+    assert "it is patient data" in html
+    assert NOTE in html
+
+
+@pytest.mark.slow
+def test_a_card_has_reports_only_where_a_writer_is_named(
+    run: Run, cohort: Cohort, folder: Path, tmp_path: Path
+) -> None:
+    words = ("card", run.folder, cohort.folder, "--quick", "-o", tmp_path / "card.html", "--json", tmp_path / "c.json")
+    for writer in ((), ("--writer", folder), ("--writer", "retrieve")):
+        done = invoke(*words, *writer)
+        assert done.returncode == 0, done.stderr
+        html, result = (tmp_path / "card.html").read_text(), json.loads((tmp_path / "c.json").read_text())
+        assert ("of the test part" in html) == bool(writer)
+        assert ("machine-written, research use only" in html) == bool(writer)
+        assert ("report_examples" in result) == bool(writer)
+        assert "part." not in done.stdout + done.stderr + json.dumps(result)
+    assert result["report_examples"]["n"] == 7  # of the eight test recordings, one has no report
+    assert "of the train part" in html  # the report that was retrieved
+    for options, message in (
+        (("--writer", "server"), "a card sends nothing"),
+        (("--map", "x.toml"), "belongs to --test"),
+    ):
+        done = invoke(*words, *options)
+        assert done.returncode == 2
+        assert message in " ".join(done.stderr.split())
+    done = invoke(*words, "--writer", tmp_path / "nowhere")
+    assert done.returncode == 1
+    assert "leadwise train-writer RUN COHORT -o FOLDER" in done.stderr
+
+
+def test_examples_are_drawn_without_their_scores_and_a_leak_is_reported(
+    run: Run, cohort: Cohort, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = folders.load(folder)
+    drawn = [report_examples(run, cohort, one, 3) for one in (writer, MajorityWriter(cohort), writer)]
+    records = [[example.record for example in one.examples] for one in drawn]
+    assert records[0] == records[1] == records[2]
+    assert (len(records[0]), drawn[0].n_reports, drawn[0].warnings) == (3, 7, [])
+    original = cohort.rows
+    monkeypatch.setattr(cohort, "rows", lambda split=None, **options: original("train", **options))
+    (warning,) = report_examples(run, cohort, writer, 3).warnings
+    assert warning.startswith("LEAK: The writer: 16 of the 16 persons")
 
 
 # ------------------------------------------------------------------------------------------------------------ server
