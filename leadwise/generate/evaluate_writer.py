@@ -18,7 +18,7 @@ import dataclasses
 import importlib.util
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,8 @@ from leadwise.progress import Progress, relabel
 from leadwise.run import Run, has_resume_state, load_state
 from leadwise.trained_on import TrainingOverlap
 
-RIGHT = "right ECG"
+RIGHT, SHUFFLED, ZERO, RANDOM = "right ECG", "shuffled ECG", "zero ECG", "random encoder"
+CONTROLS = (SHUFFLED, ZERO, RANDOM, MajorityWriter.name, RetrieveWriter.name)
 N_LABELLER_REPORTS = 500  # simulated reports on which the labeller's accuracy is measured
 
 
@@ -228,6 +229,7 @@ def score_writer(
     seed: int = 0,
     bert: BertLayer | None = None,
     progress: Progress | None = None,
+    controls: Collection[str] = CONTROLS,
 ) -> WriterScores:
     """Write the reports of one split with a writer and its controls, and score them.
 
@@ -236,6 +238,7 @@ def score_writer(
     Args:
         seed: of the shuffled ECGs.
         bert: model of BERTScore in a local folder; None: it is left out.
+        controls: those of CONTROLS that are written and scored.
 
     Raises:
         ReportScoreError: the model of BERTScore cannot be used.
@@ -270,21 +273,23 @@ def score_writer(
         return WriterInput(features, cohort.source, patients.tolist(), measured)
 
     ecgs = embedded(writer)
-    others = permute_across_patients(numbers, np.random.default_rng(seed))
-    zero = np.repeat(embed_flat_ecg(writer.encoder(run), writer.part), len(rows), axis=0)
-    texts = {
-        RIGHT: writer.write(ecgs, progress),
-        "shuffled ECG": writer.write(ecgs.with_ecgs_of(others), progress),
-        "zero ECG": writer.write(ecgs.without_ecg(zero), progress),
-    }
+    texts = {RIGHT: writer.write(ecgs, progress)}
+    if SHUFFLED in controls:
+        others = permute_across_patients(numbers, np.random.default_rng(seed))
+        texts[SHUFFLED] = writer.write(ecgs.with_ecgs_of(others), progress)
+    if ZERO in controls:
+        zero = np.repeat(embed_flat_ecg(writer.encoder(run), writer.part), len(rows), axis=0)
+        texts[ZERO] = writer.write(ecgs.without_ecg(zero), progress)
 
     # the controls that need other writers
-    if isinstance(writer, TrainedWriter) and writer.config.ecg.encoder == "trained":
+    if RANDOM in controls and isinstance(writer, TrainedWriter) and writer.config.ecg.encoder == "trained":
         control = random_control(run, cohort, writer, progress)
-        texts["random encoder"] = control.write(embedded(control), progress)
-    texts["majority"] = MajorityWriter(cohort).write(ecgs)  # it does not read them
-    nearest = RetrieveWriter(run, ReportBank.open(run, cohort, progress))
-    texts["retrieve"] = nearest.write(embedded(nearest))
+        texts[RANDOM] = control.write(embedded(control), progress)
+    if MajorityWriter.name in controls:
+        texts[MajorityWriter.name] = MajorityWriter(cohort).write(ecgs)  # it does not read them
+    if RetrieveWriter.name in controls:
+        nearest = RetrieveWriter(run, ReportBank.open(run, cohort, progress))
+        texts[RetrieveWriter.name] = nearest.write(embedded(nearest))
 
     _, training = training_reports(cohort)
     without_numbers = () if _has_numbers(writer) else (RIGHT, "shuffled ECG", "zero ECG", "random encoder")
