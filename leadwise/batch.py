@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -151,7 +151,7 @@ class Batch:
 
     def to(self, device: str | torch.device) -> Batch:
         """The same batch with its tensors on `device`; a copy to a GPU is queued, and a complete batch has `common` there."""
-        others = {name: to_device(tensor, device) for name, tensor in self._others.items()}
+        others: dict[str, Any] = {name: to_device(tensor, device) for name, tensor in self._others.items()}
         ecg = to_device(self.ecg, device)
         common = self.common
         if common is None and ecg.device.type != "cpu" and self.is_complete:
@@ -162,7 +162,7 @@ class Batch:
         return replace(self, ecg=ecg, observed=observed, on_host=None, **others).with_common(common)
 
     @property
-    def _others(self) -> dict[str, torch.Tensor]:
+    def _others(self) -> dict[str, Any]:
         """The tensors besides `ecg` and `observed` that this batch has, by field."""
         tensors = {name: getattr(self, name) for name in ("label", "target", "volume", "has_volume", "phenotype")}
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}

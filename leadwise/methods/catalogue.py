@@ -108,8 +108,11 @@ def starts_from(name: str) -> tuple[str, ...]:
 
 
 def reads_volumes(name: str) -> bool:
-    """Return whether a method is trained on heart images. False for an unknown name."""
-    return name in method_names() and find_method(name).method_class.reads_volumes
+    """Return whether a method is trained on heart images with its small settings. False for an unknown name."""
+    if name not in method_names():
+        return False
+    file = find_method(name)
+    return file.method_class.reads_volumes and typed(file.config_class, file.small or {}).uses_volumes
 
 
 # ------------------------------------------------------------------------------------------------ from a config
@@ -165,7 +168,8 @@ def _as_toml(value: Any) -> Any:
 def volume_setting(config: Config) -> Volume | None:
     """Return the heart images that a run's method reads: its setting `volume`; None for a method that reads none."""
     file, method_config = method_settings(config)
-    volume = getattr(method_config, "volume", None) if file.method_class.reads_volumes else None
+    reads = file.method_class.reads_volumes and method_config.uses_volumes
+    volume = getattr(method_config, "volume", None) if reads else None
     if volume is not None and not isinstance(volume, Volume):
         raise ValueError(f"method '{file.name}': its setting 'volume' must be a leadwise.batch.Volume")
     return volume
@@ -304,8 +308,8 @@ def settings(name: str) -> list[dict[str, str]]:
 
 def _default(setting: dataclasses.Field[Any]) -> Any:
     """The default of a setting, also where a function makes it."""
-    has_factory = setting.default_factory is not dataclasses.MISSING
-    return setting.default_factory() if has_factory else setting.default  # type: ignore[misc]
+    factory: Any = setting.default_factory
+    return setting.default if factory is dataclasses.MISSING else factory()
 
 
 def _entry(file: MethodFile) -> Entry:
@@ -316,7 +320,7 @@ def _entry(file: MethodFile) -> Entry:
         name=file.name,
         title=" ".join(title.split()).rstrip("."),
         source=source.rstrip("."),
-        reads=_reads(file.method_class),
+        reads=_reads(file),
         n_parameters=_count_parameters(file, {}, file.signal),
         n_small=None if file.small is None else _count_parameters(file, file.small, _SMALL_SIGNAL),
         zero_shot=file.method_class.embeds_text,
@@ -325,12 +329,12 @@ def _entry(file: MethodFile) -> Entry:
     )
 
 
-def _reads(method: type[PretrainingMethod]) -> str:
+def _reads(file: MethodFile) -> str:
+    method = file.method_class
     if method.learns_from_teacher:
         return "ECG + teacher"
-    others = [
-        name for name, reads in (("report", method.reads_reports), ("heart images", method.reads_volumes)) if reads
-    ]
+    images = method.reads_volumes and reads_volumes(file.name)
+    others = [name for name, reads in (("report", method.reads_reports), ("heart images", images)) if reads]
     if others:
         return " + ".join(["ECG", *others])
     return "ECG + labels" if method.learns_labels else "ECG"

@@ -10,9 +10,9 @@ arXiv 2509.25791 (MICCAI 2025).
     L_kl        KL(N(mu, e^s) || N(0, 1)) of ECGs and reports
     L_volume    L_match of ECGs and images, with a and b of its own [w_volume > 0]
 
-- Images are those of the phases of `volume`; their Gaussian is pooled over the phases as an ECG's is over time. `data.init_volume`
-  names a run whose encoders of images are the frozen teacher, as the paper's teacher of echo videos is; without it they are
-  trained. With w_volume = 0, the default, no images are read.
+- Images are those of the phases of `volume`; their Gaussian is pooled over the phases as an ECG's is over time.
+  `data.init_volume` names a run whose encoders of images are the frozen teacher, as the paper's teacher of echo videos is;
+  without it they are trained. With w_volume = 0, the default, no images are read.
 - The part "uncertainty" is sum(e^s): large where a record leaves open what it is.
 
 The equations are those of the paper and of PCME++; only the inference code was released. This implementation departs from both
