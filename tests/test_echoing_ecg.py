@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import REPORTS, make_batch
+from conftest import REPORTS, SIGNAL, make_batch
 from scipy.stats import spearmanr
 from test_methods import build
 
@@ -31,8 +31,8 @@ def test_the_sorted_pool_does_not_depend_on_padding_or_on_the_order() -> None:
     weight = (pool.score(pool.read_ranks(ranks[None])[0])[0, :, 0] / 0.1).softmax(0)
     for d in range(5):
         values = sorted(tokens[1, :4, d].tolist(), reverse=True)
-        expected = sum(float(w) * value for w, value in zip(weight, values))
-        assert float(out[1, d]) == pytest.approx(expected, abs=1e-5)
+        expected = sum(w * value for w, value in zip(weight.tolist(), values))
+        assert float(out[1, d].detach()) == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_gaussian_has_a_unit_mean_and_starts_with_a_small_variance() -> None:
@@ -69,17 +69,21 @@ def test_images_are_read_only_where_they_have_a_weight() -> None:
 
 
 def test_equal_reports_are_ignored_or_positive() -> None:
-    batch = dataclasses.replace(make_batch(4), report=(REPORTS[0],) * 4)
-    terms = {}
-    for same in ("negative", "ignore", "positive"):
-        terms[same] = float(build("echoing_ecg", same_report=same).eval()(batch)["L_match"].detach())
-    assert len(set(terms.values())) == 3
-    # with "ignore" only the own pairs are left: the mean of their cross-entropies
-    method = build("echoing_ecg", same_report="ignore").eval()
+    batch = dataclasses.replace(make_batch(4), report=(REPORTS[0], REPORTS[0], REPORTS[1], REPORTS[2]))
+    method = build("echoing_ecg").eval()
     (mu, s), (nu, t) = method.ecg_head(*method.ecg.tokens(batch)), method._text_gaussian(list(batch.report))
-    distance = (mu - nu).square().sum(1) + s.exp().sum(1) + t.exp().sum(1)
-    expected = 2 * torch.nn.functional.softplus(5 * distance - 5).mean()
-    assert terms["ignore"] == pytest.approx(float(expected.detach()), rel=1e-4)
+    logits = 5 - 5 * ((mu[:, None] - nu[None]).square().sum(-1) + s.exp().sum(1)[:, None] + t.exp().sum(1)[None])
+    own, same = torch.eye(4).bool(), torch.eye(4).bool()
+    same[0, 1] = same[1, 0] = True
+    for treat, match, counted in (
+        ("negative", own, same | True),
+        ("positive", same, same | True),
+        ("ignore", own, own | ~same),
+    ):
+        loss = torch.nn.functional.softplus(torch.where(match, -logits, logits)) * counted
+        expected = 2 * (loss.sum(1) / counted.sum(1)).mean()
+        term = build("echoing_ecg", same_report=treat).eval()(batch)["L_match"]
+        torch.testing.assert_close(term, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_an_image_encoder_of_another_run_is_the_frozen_teacher() -> None:
@@ -100,10 +104,11 @@ def test_an_image_encoder_of_another_run_is_the_frozen_teacher() -> None:
 @pytest.mark.slow
 def test_noisy_ecgs_become_uncertain() -> None:
     torch.manual_seed(0)
-    method = build("echoing_ecg", balance="equal", noise_mv=1.0, lead_dropout=0.3)
-    optimizer = torch.optim.AdamW(method.parameters(), lr=5e-3)
+    signal = dataclasses.replace(SIGNAL, normalize="lead_zscore")
+    method = build("echoing_ecg", signal=signal, balance="equal", noise_mv=1.0, same_report="ignore")
+    optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
     method.train()
-    for step in range(150):
+    for step in range(100):
         torch.manual_seed(step)
         sum(method(make_batch(16, seed=step % 8)).values()).backward()
         optimizer.step()
