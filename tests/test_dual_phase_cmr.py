@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from conftest import REPORTS, SIGNAL, TINY, make_batch
+from conftest import REPORTS, SIGNAL, TINY, config_table, make_batch
 from test_methods import build
 
 from leadwise import run as runs
-from leadwise.batch import Batch, Volume
-from leadwise.config import Config, ConfigError
+from leadwise.batch import LEADS, Batch, Volume
+from leadwise.config import Config, ConfigError, OptimConfig, typed
+from leadwise.data.cohort.prepare import write
+from leadwise.data.sources.source import Row, Source
+from leadwise.data.volumes.volume_file import VolumeFile
 from leadwise.methods.catalogue import find_method
 from leadwise.methods.contract import PretrainingMethod
 from leadwise.run import Run
+from leadwise.training import loop as training
+from leadwise.training.gradient_step import Objective, backward
 
 VOLUME = Volume(slices=3, rows=12, columns=10)
 
@@ -292,3 +299,131 @@ def test_a_changed_tokenizer_of_the_init_run_is_noticed(tmp_path: Path) -> None:
 def test_settings_that_do_not_fit_each_other_are_an_error(changes: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         new_run("dual_phase_cmr", tmp_path / "run", **changes)
+
+
+# ------------------------------------------------------------------------------------------------- trained from a cohort
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 people with an ECG and two images; every eighth has no image in systole."""
+    home = tmp_path_factory.mktemp("pairs")
+    rows = []
+    for part in range(6):
+        batch = make_batch(8, seed=part)
+        for i in range(8):
+            number = 8 * part + i
+            np.save(home / f"{number}.npy", batch.ecg[i].numpy().T)
+            images = {}
+            for p, phase in enumerate(("ed", "es")):
+                if batch.has_volume[i, p]:
+                    array, spacing = batch.volume[i, p].numpy(), np.array(VOLUME.spacing_mm, dtype=np.float32)
+                    np.savez(home / f"{number}-{phase}.npz", volume=array, spacing_mm=spacing)
+                    images[phase] = VolumeFile(home / f"{number}-{phase}.npz")
+            size = batch.phenotype[i].nan_to_num(20.0).tolist()
+            split = "train" if number < 32 else "val" if number < 40 else "test"
+            row = Row(f"r{number}", home / f"{number}.npy", f"p{number}", split, batch.report[i], volumes=images)
+            extra = {"lvedv": size[0], "lvesv": size[1]}
+            rows.append(dataclasses.replace(row, leads=LEADS, rate_hz=100, units="mV", extra=extra))
+    write(Source("made", rows, {}, volume=VOLUME, targets=("lvedv", "lvesv")), home / "cohort")
+    return home / "cohort"
+
+
+def train_on(pairs: Path, folder: Path, method: dict, data: dict | None = None, resume: bool = False, **optim) -> Run:
+    table = config_table(pairs, **optim)
+    table["data"] |= data or {}
+    method = {key: dataclasses.asdict(value) if key == "volume" else value for key, value in method.items()}
+    return training.pretrain(typed(Config, table | {"method": method}), folder, resume=resume)
+
+
+def test_the_stages_are_trained_from_each_other(pairs: Path, tmp_path: Path) -> None:
+    tiny = find_method("dual_phase_cmr").tiny
+    ecg = train_on(pairs, tmp_path / "ecg", {"name": "st_mem", **find_method("st_mem").tiny[""]})
+    cmr = train_on(pairs, tmp_path / "cmr", {"name": "dual_phase_cmr", **tiny["cmr"]})
+    assert float(cmr.method.phenotype_mean.min()) > 10  # of the training recordings, given once
+    start = {"init": str(tmp_path / "ecg"), "init_volume": str(tmp_path / "cmr")}
+    method = {"name": "dual_phase_cmr", **tiny[""], "view_crop": 0.5}
+    run = train_on(pairs, tmp_path / "run", method, start)
+
+    # the ECG encoder was trained, the image encoders were not, except for their last map
+    before, after = ecg.method.state_dict(), run.method.ecg.method.state_dict()
+    assert any(not torch.equal(before[key], after[key]) for key in before)
+    theirs, ours = cmr.method.volumes.state_dict(), run.method.volumes.state_dict()
+    assert {key for key in theirs if not torch.equal(theirs[key], ours[key])} <= {
+        key for key in theirs if ".out." in key
+    }
+
+    # the run's log, its origin, and the patients of all three
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"term/L_ecg_ed", "top1_es", "effective_rank"} <= set(last)
+    assert set(run.provenance) >= {"init", "init_volume"}
+    assert run.provenance["init"] == {"method": "st_mem", "fingerprint": ecg.fingerprint}
+    for name in ("ecg", "cmr"):
+        shutil.rmtree(tmp_path / name)
+    batch = make_batch(4)
+    torch.testing.assert_close(
+        runs.load(tmp_path / "run", "cpu").method.embed_ecg(batch), run.method.eval().embed_ecg(batch)
+    )
+
+
+def test_a_resumed_run_needs_no_init_run_and_equals_an_unbroken_one(pairs: Path, tmp_path: Path) -> None:
+    tiny = find_method("dual_phase_cmr").tiny
+    train_on(pairs, tmp_path / "ecg", {"name": "st_mem", **find_method("st_mem").tiny[""]}, steps=2)
+    method, data = {"name": "dual_phase_cmr", **tiny[""]}, {"init": str(tmp_path / "ecg")}
+    train_on(pairs, tmp_path / "whole", method, data, steps=8, final_lr=1e-3, warmup=0.0)
+    train_on(pairs, tmp_path / "broken", method, data, steps=5, final_lr=1e-3, warmup=0.0)
+    shutil.rmtree(tmp_path / "ecg")
+    again = train_on(pairs, tmp_path / "broken", method, data, resume=True, steps=8, final_lr=1e-3, warmup=0.0)
+    whole = runs.load(tmp_path / "whole", "cpu")
+    assert again.weights_digest == whole.weights_digest
+
+
+def test_patients_of_the_init_run_are_training_patients(pairs: Path, tmp_path: Path) -> None:
+    """An init run that was trained on the test patients: the new run lists them, so that their scores get a warning."""
+    tiny = find_method("dual_phase_cmr").tiny
+    st_mem = {"name": "st_mem", **find_method("st_mem").tiny[""]}
+    train_on(pairs, tmp_path / "ecg", st_mem, {"train_split": "test"}, steps=2)
+    run = train_on(
+        pairs, tmp_path / "run", {"name": "dual_phase_cmr", **tiny[""]}, {"init": str(tmp_path / "ecg")}, steps=2
+    )
+    test = [f"p{number}" for number in range(40, 48)]
+    assert run.trained_on("made", test) == test
+    assert run.trained_on("made", ["p0", "p39"]) == ["p0"]
+
+
+def test_a_method_that_starts_from_no_run_and_another_signal_are_errors(pairs: Path, tmp_path: Path) -> None:
+    tiny = find_method("dual_phase_cmr").tiny
+    st_mem = {"name": "st_mem", **find_method("st_mem").tiny[""]}
+    with pytest.raises(ConfigError, match="method 'st_mem' does not start from another run; leave it empty"):
+        train_on(pairs, tmp_path / "run", st_mem, {"init": "runs/x"})
+    train_on(pairs, tmp_path / "ecg", st_mem, steps=2)
+    table = config_table(pairs, steps=2)
+    table["data"] |= {"init": str(tmp_path / "ecg")}
+    method = {"name": "dual_phase_cmr", **tiny[""], "volume": dataclasses.asdict(VOLUME)}
+    table |= {"method": method, "signal": {"rate_hz": 100, "duration_s": 3.0}}
+    with pytest.raises(ConfigError, match=r"set signal\.duration_s to it"):
+        training.pretrain(typed(Config, table), tmp_path / "run")
+    table["signal"]["duration_s"] = 4.0
+    training.pretrain(typed(Config, table), tmp_path / "run")
+    table["method"]["space"] = "init"
+    with pytest.raises(ConfigError, match="embeds no texts"):
+        training.pretrain(typed(Config, table), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("name", ["ptacl", "echoing_ecg volume"])
+def test_the_relatives_are_trained_from_a_cohort_of_pairs(name: str, pairs: Path, tmp_path: Path) -> None:
+    method_name, _, variant = name.partition(" ")
+    run = train_on(pairs, tmp_path / "run", {"name": method_name, **find_method(method_name).tiny[variant]}, steps=3)
+    loaded = runs.load(run.folder, "cpu").method
+    torch.testing.assert_close(loaded.embed_volume(make_batch(4)), run.method.eval().embed_volume(make_batch(4)))
+
+
+@pytest.mark.parametrize("name", ["dual_phase_cmr lead_time", "dual_phase_cmr cmr"])
+def test_two_passes_give_the_gradient_of_one(name: str) -> None:
+    batch, gradients = make_batch(), []
+    for batches in ([batch], [batch.rows(0, 4), batch.rows(4, 8)]):
+        method = build(name, view_crop=1.0)
+        backward(Objective(method), batches, 0, OptimConfig(accumulate=len(batches)))
+        gradients.append(torch.cat([p.grad.flatten() for p in method.parameters() if p.requires_grad]))
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-3)
