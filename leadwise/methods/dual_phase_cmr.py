@@ -226,7 +226,7 @@ class Method(PretrainingMethod):
         c = self.config
         if start:
             raise ValueError(f'data.{next(iter(start))} is set, but stage = "cmr" starts from no run; leave it empty')
-        self.embeds_ecg, self.parts, self.pairs = False, (), {}
+        self.embeds_ecg, self.parts = False, ()
         self.phases = c.volume.phases
         self.volume_parts = (*self.phases, "both")
         self.weights = {f"L_{phase}": 1.0 for phase in self.phases}
@@ -401,7 +401,7 @@ class Method(PretrainingMethod):
         """
         volume, present = volumes_of(batch, self.config.volume.phases, self.phases)
         chosen = phases_of_part(part, self.phases, present, batch.record)
-        images = self.volumes(volume, present)
+        images: Tensor = self.volumes(volume, present)
         if self.config.stage == "cmr":
             return images[:, chosen].flatten(1)
         units = [F.normalize(self.heads[phase](images[:, i]).float(), dim=-1) for i, phase in enumerate(self.phases)]
@@ -444,7 +444,7 @@ class Method(PretrainingMethod):
         is_view = self.training and not whole
         view = self.view(batch) if is_view else View(batch, torch.zeros(len(batch), device=batch.ecg.device).long())
         if isinstance(self.ecg, WrappedEncoder):
-            vector = self.ecg(view)[0]
+            vector: Tensor = self.ecg(view)[0]
             return vector, vector if self.config.space == "init" else self.ecg_head(vector)
         vector = self.ecg(view.batch, view.start if is_view else None)
         return vector, self.ecg_head(vector)

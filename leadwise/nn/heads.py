@@ -109,7 +109,8 @@ class SortedPool(nn.Module):
         exists = torch.arange(n, device=device)[None] < real.sum(1, keepdim=True)
         weight = score.masked_fill(~exists, MASKED_LOGIT).softmax(-1)  # (B, N)
         descending = tokens.masked_fill(~real[..., None], -torch.inf).sort(dim=1, descending=True).values
-        return (descending.masked_fill(~exists[..., None], 0.0) * weight[..., None]).sum(1)
+        out: Tensor = (descending.masked_fill(~exists[..., None], 0.0) * weight[..., None]).sum(1)
+        return out
 
 
 class GaussianHead(nn.Module):

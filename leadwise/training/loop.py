@@ -213,9 +213,9 @@ def _start(
             earlier = runs.open_without_weights(folder, accept_changes=True)
             _check_same_settings(earlier.config, with_defaults(config), folder, steps_may_shrink=True)
             _check_same_cohort(earlier, data, folder)
-        earlier = start if teacher is None else {"teacher": teacher, **start}
-        origin, hashes = data.provenance | provenance(earlier), hashes_with_earlier(data, earlier)
-        run = runs.create(config, data.texts, folder, origin, restart, hashes, teacher, start)
+        origins = start if teacher is None else {"teacher": teacher, **start}
+        facts, hashes = data.provenance | provenance(origins), hashes_with_earlier(data, origins)
+        run = runs.create(config, data.texts, folder, facts, restart, hashes, teacher, start)
     except BaseException:
         if is_new and not any(folder.iterdir()):
             folder.rmdir()
