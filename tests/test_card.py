@@ -13,6 +13,7 @@ import pytest
 import typer
 from conftest import REPORTS, config_table
 from planted import SIGNAL, PlantedCohort, PlantedRun, SeeingMethod
+from test_shift import MAP, Other
 from test_zeroshot import PROMPTS, write
 
 from leadwise import run as runs
@@ -23,6 +24,7 @@ from leadwise.evaluate.card.disentanglement import PartOverlap
 from leadwise.evaluate.metrics.score import ScoreError
 from leadwise.evaluate.probe import run_probe
 from leadwise.evaluate.prompts import PromptError
+from leadwise.evaluate.shift_labels import LabelMap, ShiftError
 from leadwise.evaluate.zeroshot import run_zeroshot
 from leadwise.pages.card import build_page, interpretation
 from leadwise.trained_on import TrainedOn, TrainingOverlap
@@ -36,6 +38,12 @@ class CardRun(PlantedRun):
         self.config = Config(signal=SIGNAL, method={"name": "planted"})
         self.provenance = {"cohort": "elsewhere", "source": "nowhere", "fingerprint": "f00"}
         self.training_hashes = TrainedOn(frozenset({"a", "b"}), None)
+
+
+@pytest.fixture
+def label_map(tmp_path: Path) -> LabelMap:
+    (tmp_path / "map.toml").write_text(MAP)
+    return LabelMap.load(tmp_path / "map.toml")
 
 
 class WithoutText(SeeingMethod):
@@ -86,6 +94,7 @@ def test_the_whole_card_of_a_planted_run(file: Path, tmp_path: Path) -> None:
         "Training",
         "Scores by patient group",
         "Robustness",
+        "Distribution shift",
         "Shared and specific parts",
         "Important regions of the ECG",
     ):
@@ -98,7 +107,26 @@ def test_the_whole_card_of_a_planted_run(file: Path, tmp_path: Path) -> None:
     assert "has no specific part" in html
     assert "not a medical device" in html
     assert not re.search(r'(src|href)="(?!data:)', html)  # the page loads no other file
-    assert html.count("data:image/png;base64,") == 1 + 1 + 4 + 1 + 2 * 3
+    assert html.count("data:image/png;base64,") == 1 + 1 + 4 + 1 + 1 + 2 * 3
+    (shift,) = card.shifts
+    assert (shift.task, shift.n_changed) == ("finding", 60)
+    assert {row["shift"] for row in result["shifts"][0]["rows"]} >= {"lead I only", "muscle noise, 0 dB"}
+    assert "Examples of written reports" not in html
+
+
+def test_a_card_has_the_shift_to_other_cohorts(label_map: LabelMap) -> None:
+    run, other = CardRun(), Other()
+    card = cards.make_card(run, PlantedCohort(), quick=True, n_records=30, tests=[other], label_map=label_map)
+    changed, data = card.shifts
+    assert (changed.n_changed, len(changed.data), len(data.changes)) == (30, 0, 0)
+    assert data.data[0].test == "other, label"
+    html = build_page(card).html()
+    for text in ("planted, finding to other, label: 2 fine findings in common", "muscle noise, 6 dB", "30 test ECGs"):
+        assert text in html
+    assert len(json.loads(json.dumps(card.to_json(), allow_nan=False))["shifts"]) == 2
+    other.source = "a source without labels in common"
+    with pytest.raises(ShiftError, match="has a finding in common"):
+        cards.make_card(run, PlantedCohort(), quick=True, tests=[other], label_map=label_map)
 
 
 @pytest.mark.slow

@@ -176,18 +176,22 @@ class ShiftReport:
 
     def figure(self) -> Figure:
         """Return a picture of the change of AUROC by shift: one row for each shift, one colour for features and fraction."""
-        dots = [
-            {
-                "name": row["shift"],
-                "group": f"{row['features']}, {row['fraction']:.0%} of the labels",
-                "value": row["auroc change"],
-                "low": row["auroc low"],
-                "high": row["auroc high"],
-            }
-            for row in self.rows()
-        ]
-        title = f"{self.run}: AUROC under a shift minus AUROC without it"
-        return bars.draw(dots, title, baseline=0.0, unit="change of AUROC")
+        return draw_changes(self.rows(), f"{self.run}: AUROC under a shift minus AUROC without it")
+
+
+def draw_changes(rows: Iterable[dict[str, Any]], title: str) -> Figure:
+    """Return a picture of the changes of AUROC in rows of `ShiftReport.rows`."""
+    dots = [
+        {
+            "name": row["shift"],
+            "group": f"{row['features']}, {row['fraction']:.0%} of the labels",
+            "value": row["auroc change"],
+            "low": row["auroc low"],
+            "high": row["auroc high"],
+        }
+        for row in rows
+    ]
+    return bars.draw(dots, title, baseline=0.0, unit="change of AUROC")
 
 
 def run_shift(
@@ -200,6 +204,7 @@ def run_shift(
     part: str = "backbone",
     label_map: LabelMap | None = None,
     changes: bool = True,
+    n_records: int | None = None,
     progress: Progress | None = None,
 ) -> ShiftReport:
     """Measure a run under shifts: data sets `tests` that it is not fitted on, and changed ECGs of `train`.
@@ -207,6 +212,7 @@ def run_shift(
     Args:
         task: of `train`; the probe is fitted on its train split.
         changes: also score changed ECGs of the test split of `train`.
+        n_records: most test recordings that are changed, drawn at random; None: all.
         seeds: of the draws of each fraction below 1.
 
     Raises:
@@ -216,19 +222,30 @@ def run_shift(
     if not tests and not changes:
         raise ShiftError("nothing to measure: give a cohort to test on, or the changes")
     chosen = label_map or LabelMap.load()
-    of_tests = [(test, *chosen.best_task(train, task, test)) for test in tests]  # checked before anything is computed
-    for test, test_task, _ in of_tests:
-        if not len(test.rows("test", task=test_task)):
-            raise ShiftError(
-                f"cohort {test.name} has no recording of task {test_task} in split 'test'; prepare it with one, or omit it"
-            )
+    of_tests = [
+        (test, *tested_task(train, task, test, chosen)) for test in tests
+    ]  # checked before anything is computed
     data = [
         _data_shift(run, train, task, test, test_task, common, fractions, seeds, part, progress)
         for test, test_task, common in of_tests
     ]
-    changed, n_changed = _changed(run, train, task, fractions, seeds, part, progress) if changes else ([], 0)
+    changed, n_changed = _changed(run, train, task, fractions, seeds, part, n_records, progress) if changes else ([], 0)
     fingerprints = {"cohort": train.fingerprint, "run": run.fingerprint}
     return ShiftReport(run.name, train.name, task, part, fingerprints, data, changed, n_changed)
+
+
+def tested_task(train: Cohort, task: str, test: Cohort, label_map: LabelMap) -> tuple[str, CommonFindings]:
+    """Return the task of `test` that a probe of `task` is scored on, and the findings in common.
+
+    Raises:
+        ShiftError: no finding is in common, or `test` has no test recording of the task.
+    """
+    test_task, common = label_map.best_task(train, task, test)
+    if not len(test.rows("test", task=test_task)):
+        raise ShiftError(
+            f"cohort {test.name} has no recording of task {test_task} in split 'test'; prepare it with one, or omit it"
+        )
+    return test_task, common
 
 
 def shift_changes(signal: Signal, recorded: Sequence[str]) -> list[Change]:
@@ -335,6 +352,7 @@ def _changed(
     fractions: Sequence[float],
     seeds: Sequence[int],
     part: str,
+    n_records: int | None,
     progress: Progress | None,
 ) -> tuple[list[tuple[Change, dict[float, Drop]]], int]:
     """Return the scores of changed ECGs of the test split, and the number of these recordings."""
@@ -346,6 +364,8 @@ def _changed(
         raise ShiftError(
             f"cohort {cohort.name}: no test recording of task {task} has two seconds of every recorded lead"
         )
+    if n_records is not None and n_records < len(complete):
+        complete = np.sort(np.random.default_rng(0).choice(complete, n_records, replace=False))
     used = np.union1d(rows[cohort.splits(rows) != "test"], complete)
     probe_task = make_probe_task(cohort, task, used)
     train, val, test = (probe_task.rows(split) for split in ("train", "val", "test"))

@@ -13,7 +13,9 @@ from leadwise.evaluate.card.disentanglement import Disentanglement, probe_gain
 from leadwise.evaluate.card.robustness import Robustness
 from leadwise.evaluate.card.subgroups import MIN_LABELS, MIN_RECORDS
 from leadwise.evaluate.classifiers import ZERO_SHOT
+from leadwise.evaluate.shift import ShiftReport, draw_changes, summary
 from leadwise.pages.html import Page
+from leadwise.pages.report_examples import ReportExamples, add_examples
 from leadwise.pictures import bars, heat, paper
 
 _CAPTIONS = {  # by kind of change
@@ -25,8 +27,12 @@ _CAPTIONS = {  # by kind of change
 }
 
 
-def build_page(card: Card) -> Page:
-    """Return the page of a model card."""
+def build_page(card: Card, examples: ReportExamples | None = None) -> Page:
+    """Return the page of a model card.
+
+    Args:
+        examples: written reports beside the references. They are patient data, so the page has none unless they are passed.
+    """
     page = Page(f"Model card: {card.facts['run']} on {card.cohort.name}")
     page.text(
         "Research use only. Not a medical device. This page contains ECGs of the cohort's test split. Treat it as "
@@ -43,6 +49,9 @@ def build_page(card: Card) -> Page:
     _add_groups(page, card)
     if card.robustness:
         _add_robustness(page, card.robustness)
+    _add_shifts(page, card.shifts)
+    if examples is not None:
+        add_examples(page, examples)
     if card.parts:
         _add_parts(page, card.parts)
     _add_maps(page, card)
@@ -195,6 +204,43 @@ def _add_robustness(page: Page, robustness: Robustness) -> None:
         ]  # fmt: skip
         page.figure(bars.draw(dots, f"macro AUROC, {kind}"), caption, f"dots with intervals: {caption}")
         page.table(rows, kind)
+
+
+def _add_shifts(page: Page, shifts: Sequence[ShiftReport]) -> None:
+    """Add the scores of a probe under a shift: changed ECGs, and the ECGs of other cohorts."""
+    rows = [row for one in shifts for row in one.rows()]
+    if not rows:
+        return
+    page.heading("Distribution shift")
+    changed = [one for one in shifts if one.changes]
+    if changed:
+        page.text(
+            f"Changed ECGs: a probe of task {changed[0].task} is fitted on ECGs as they are, and scored on "
+            f"{changed[0].n_changed} test ECGs after each change. The change of a score is relative to the same ECGs without the "
+            "change."
+        )
+    if any(one.data for one in shifts):
+        page.text(
+            "Other data sets: a probe of the findings that both label sets have is fitted on this cohort and scored on the test "
+            "split of the other one. The change is relative to a probe that is fitted on the other data set itself. Untrained "
+            "encoder and hand-crafted features are references."
+        )
+        # a leak first; then what is in common, and the classes without a counterpart
+        for pair in (pair for one in shifts for pair in one.data):
+            overlap = pair.overlap
+            if overlap.remark:
+                leak = "LEAK: " if overlap.is_leak else ""
+                page.text(f"{leak}{pair.test}: {overlap.remark}", "bad" if overlap.is_leak else None)
+    for sentence in dict.fromkeys(sentence for one in shifts for sentence in summary(one)):
+        page.text(f"{sentence.rstrip('.')}.")
+
+    # the table, without the share of the labels: all of them are used
+    table = [
+        {key: value for key, value in row.items() if key != "fraction"} for one in shifts for row in one.short_rows()
+    ]
+    page.table(table, "AUROC and F1 under a shift, with paired 95 % intervals of the changes over patients")
+    figure = draw_changes(rows, "AUROC under a shift minus AUROC without it")
+    page.figure(figure, "Dashed line: no change.", "dots with intervals by shift")
 
 
 def _add_parts(page: Page, parts: Disentanglement) -> None:

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,6 +54,7 @@ img.wide { width: 100%; min-width: 46rem; max-width: none; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .32rem .8rem .32rem 0; border-bottom: 1px solid var(--rule); text-align: left; vertical-align: top; }
 th { font-weight: 600; white-space: nowrap; }
+td span { font-weight: 400; }
 .n { text-align: right; white-space: nowrap; }
 tbody tr:nth-child(even) { background: var(--band); }
 footer { margin-top: 3rem; padding-top: .8rem; border-top: 1px solid var(--rule);
@@ -62,6 +64,14 @@ footer { margin-top: 3rem; padding-top: .8rem; border-top: 1px solid var(--rule)
 
 
 Tone = Literal["bad", "poor", "plain"]  # colours of words: an error, a warning, a note
+
+
+@dataclass(frozen=True)
+class Words:
+    """A part of a table cell with its own colour. A cell is a value, or a tuple of these, each on a line of its own."""
+
+    text: str
+    tone: Tone | None = None
 
 
 # a number, and then the end or something that is no part of a word: a hash or an identifier is text
@@ -101,7 +111,7 @@ class Page:
         """Add a table with one column per key, in the order of first appearance. Missing cells are empty.
 
         Args:
-            rows: the rows.
+            rows: the rows; a cell that is a tuple of Words has a line for each of them.
             caption: the line above the table.
             tones: for a column, the tone of each value that is coloured.
         """
@@ -112,10 +122,15 @@ class Page:
             tone = (tones or {}).get(column, {}).get(text) if tag == "td" else None
             return f"<{tag}{_css_class('n' if number[column] else None, tone)}>{html.escape(text)}</{tag}>"
 
+        def body_cell(column: str, value: Any) -> str:
+            if not _is_words(value):
+                return cell("td", column, _formatted(value))
+            parts = (f"<span{_css_class(part.tone)}>{html.escape(part.text)}</span>" for part in value)
+            return f"<td>{'<br>'.join(parts)}</td>"
+
         head = "".join(cell("th", column, str(column)) for column in columns)
         body = "\n".join(
-            "<tr>" + "".join(cell("td", column, _formatted(row.get(column, ""))) for column in columns) + "</tr>"
-            for row in rows
+            "<tr>" + "".join(body_cell(column, row.get(column, "")) for column in columns) + "</tr>" for row in rows
         )
         box = _css_class("scroll", "many" if len(columns) >= MANY_COLUMNS else None)
         above = f"<caption>{html.escape(caption)}</caption>" if caption else ""
@@ -165,8 +180,15 @@ def _css_class(*names: str | None) -> str:
 
 def _is_numeric(values: Sequence[Any]) -> bool:
     """Return whether a column contains numbers, or text that begins with one, such as "0.81 (0.79–0.83)"."""
+    if any(map(_is_words, values)):
+        return False
     texts = [_formatted(value) for value in values if value is not None and value != ""]
     return bool(texts) and all(text == "–" or _NUMBER.match(text) for text in texts)
+
+
+def _is_words(value: Any) -> bool:
+    """Return whether a cell consists of Words."""
+    return isinstance(value, tuple) and all(isinstance(part, Words) for part in value)
 
 
 def _formatted(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""A model card: what a run was trained on, its scores overall and by patient group, its robustness, and occlusion maps."""
+"""A model card: what a run was trained on, scores overall and by patient group, robustness, shifts, and occlusion maps."""
 
 from __future__ import annotations
 
@@ -40,6 +40,8 @@ from leadwise.evaluate.metrics.bootstrap import gain
 from leadwise.evaluate.metrics.score import Floats, Score, ScoreError
 from leadwise.evaluate.probe import make_probe_task
 from leadwise.evaluate.prompts import PromptError
+from leadwise.evaluate.shift import ShiftReport, run_shift, tested_task
+from leadwise.evaluate.shift_labels import LabelMap, ShiftError
 from leadwise.evaluate.zeroshot import load_prompts
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
@@ -98,6 +100,7 @@ class Card:
     maps: list[occlusion.OcclusionMap]
     remarks: list[str]  # what could not be computed, and why
     left_out: LeftOut = field(default_factory=LeftOut)  # recordings that the run cannot embed
+    shifts: list[ShiftReport] = field(default_factory=list)  # changed ECGs of one task, then one for each other cohort
 
     def to_json(self) -> dict[str, Any]:
         """Return one object of plain JSON values, without reports and ECGs."""
@@ -112,6 +115,7 @@ class Card:
             "robustness": self.robustness.to_json() if self.robustness else None,
             "disentanglement": self.parts.to_json() if self.parts else None,
             "occlusion": [_map_json(one, self.run.config.signal.leads) for one in self.maps],
+            "shifts": [one.to_json() for one in self.shifts],
             "remarks": self.remarks,
             **self.left_out.to_json(),
         }
@@ -159,23 +163,30 @@ def make_card(
     quick: bool = False,
     prompt_file: Path | None = None,
     progress: Progress | None = None,
+    tests: Sequence[Cohort] = (),
+    label_map: LabelMap | None = None,
 ) -> Card:
     """Return the card of a run on a cohort's test split.
 
     Args:
         tasks: default all of the cohort; robustness, parts and maps are measured on the first that can be scored.
-        n_records: test records for robustness; default N_RECORDS, or N_QUICK_RECORDS.
+        n_records: test records for robustness and shifts; default N_RECORDS, or N_QUICK_RECORDS.
         quick: takes about a minute: no untrained twin, fewer changes, probes of the parts on fewer recordings.
         prompt_file: prompts for the task that it names, instead of the shipped ones.
+        tests: other cohorts, on which a probe fitted on this one is scored; of each task, the first with findings in common.
+        label_map: findings that data sets have in common; default: the shipped map.
 
     Raises:
         CardError: no test split, an unknown task, or prompts for none of the tasks.
+        ShiftError: a cohort of `tests` has no finding in common with any of the tasks.
         PromptError: the prompt file cannot be read.
     """
     # Check the request before any computation.
     checked_tasks = _check_tasks(cohort, tasks)
     if prompt_file is not None:
         _check_prompts(cohort, prompt_file, checked_tasks)
+    chosen_map = label_map or LabelMap.load()
+    test_tasks = [_task_in_common(cohort, checked_tasks, test, chosen_map) for test in tests]
     usable_rows, left_out = usable(run, cohort, cohort.rows())
     twin = None if quick else run.untrained()
     context = _CardContext(run, twin, cohort, prompt_file, progress, [], usable_rows)
@@ -183,6 +194,15 @@ def make_card(
     if left_out:
         remarks.append(f"{left_out.line}.")
     facts = describe_run(run, cohort, context.rows("test", None))
+
+    # A probe of this cohort on the others; it does not depend on the scores below.
+    shifts = [
+        run_shift(
+            run, cohort, task, [test], (1.0,), label_map=chosen_map, changes=False,
+            progress=relabel(progress, f"shift to {test.name}"),
+        )
+        for task, test in zip(test_tasks, tests)
+    ]  # fmt: skip
 
     # Score every task, overall and by group; remember the first that could be scored.
     rows: list[CardRow] = []
@@ -209,26 +229,28 @@ def make_card(
     if first is None:
         remarks.append("No task could be scored, so there are no robustness scores, parts and occlusion maps.")
         unique = list(dict.fromkeys(remarks))
-        return Card(run, cohort, quick, facts, rows, groups_by_task, None, None, [], unique, left_out)
+        return Card(run, cohort, quick, facts, rows, groups_by_task, None, None, [], unique, left_out, shifts)
 
-    # Robustness, parts and maps on that task.
+    # Robustness, changed ECGs, parts and maps on that task.
     task, classifiers, scores = first
     n_changed = n_records or (N_QUICK_RECORDS if quick else N_RECORDS)
     robustness_scores = _robustness(context, task, classifiers, n_changed, quick)
     parts = None
     if any(one.name == PROBE for one in classifiers):
+        shifts = [*_changed_ecgs(context, task, n_changed), *shifts]
         max_train = _N_QUICK_TRAIN if quick else None
         parts = disentanglement.measure_disentanglement(
             run, cohort, task, max_train, context.twin, progress, context.rows(None, task)
         )
     else:
         remarks.append(
-            "The parts of the embedding are not compared: the comparison needs a probe, and none could be fitted."
+            "Changed ECGs are not scored, and the parts of the embedding are not compared: this needs a probe, and none could be "
+            "fitted."
         )
     maps = _maps(context, task, classifiers, scores, 1 if quick else N_MAPS)
     return Card(
         run, cohort, quick, facts, rows, groups_by_task, robustness_scores, parts, maps, list(dict.fromkeys(remarks)),
-        left_out,
+        left_out, shifts,
     )  # fmt: skip
 
 
@@ -242,6 +264,23 @@ def _check_tasks(cohort: Cohort, tasks: Sequence[str] | None) -> tuple[str, ...]
     if unknown:
         raise CardError(f"cohort {cohort.name}: no task {unknown[0]!r}; it has {', '.join(cohort.tasks) or 'none'}")
     return tuple(tasks or cohort.main_tasks)
+
+
+def _task_in_common(cohort: Cohort, tasks: Sequence[str], test: Cohort, label_map: LabelMap) -> str:
+    """Return the first of the tasks that has findings in common with another cohort.
+
+    Raises:
+        ShiftError: none has; the message is that of the first task.
+    """
+    errors = []
+    for task in tasks:
+        try:
+            tested_task(cohort, task, test, label_map)
+        except ShiftError as error:
+            errors.append(error)
+        else:
+            return task
+    raise errors[0] if errors else ShiftError(f"cohort {cohort.name} has no task to compare with {test.name}")
 
 
 def _check_prompts(cohort: Cohort, path: Path, tasks: Sequence[str]) -> None:
@@ -345,6 +384,19 @@ def _robustness(
     except (ScoreError, EmbedError) as error:
         context.remarks.append(f"Robustness is not scored: {error}.")
         return None
+
+
+def _changed_ecgs(context: _CardContext, task: str, n_records: int) -> list[ShiftReport]:
+    """Return the scores of a probe on changed ECGs; nothing and a remark if they cannot be computed."""
+    try:
+        return [
+            run_shift(
+                context.run, context.cohort, task, fractions=(1.0,), n_records=n_records, progress=context.progress
+            )
+        ]
+    except (ShiftError, ProbeError, ScoreError, EmbedError) as error:
+        context.remarks.append(f"Changed ECGs are not scored by a probe: {error}.")
+        return []
 
 
 def _maps(
