@@ -25,15 +25,18 @@ def add_heart(page: Page, heart: HeartSection | None) -> None:
 
 
 def _add_numbers(page: Page, report: RegressReport) -> None:
+    n = report.n_recordings
     page.text(
-        f"Numbers of the heart, predicted by a {report.model} on the frozen embeddings. It is fitted on {report.n_recordings['fit']} "
-        f"recordings of split {report.fit_split} and scored once on {report.n_recordings['test']} recordings of the test split. R² is 1 "
-        "for perfect predictions and 0 for the mean; MAE has the unit of the number. Intervals: 95 %, over patients."
+        f"Numbers of the heart, predicted by a {report.model} on the frozen embeddings. It is fitted on {n['fit']} recordings of "
+        f"split {report.fit_split} and scored once on {n['test']} recordings of the test split. R² is 1 for perfect predictions "
+        "and 0 for the mean; MAE has the unit of the number. Intervals: 95 %, over patients."
     )
     for sentence in report.above_bound:
         page.text(f"LEAK? {sentence}", "bad")
     if report.n_fit_seen:
-        page.text(f"{report.n_fit_seen} of the people of the fit were in the pre-training; scores may be too low.", "poor")
+        page.text(
+            f"{report.n_fit_seen} of the people of the fit were in the pre-training; scores may be too low.", "poor"
+        )
     page.figure(
         predicted.draw(report.panels(_MOST_PANELS), "predicted against true, test split"),
         "Dashed line: perfect prediction." + (" Bound: the best R² from any ECG." if report.bounds else ""),
@@ -49,12 +52,15 @@ def _add_numbers(page: Page, report: RegressReport) -> None:
         cells["R²"] = "–" if r2 is None else f"{r2:.3f} ({low:.3f} to {high:.3f})".replace("-", "−")
         cells |= {"MAE": "–" if mae is None else f"{mae:.3g}"}
         rows.append({**cells, **line})
-    page.table(rows, f"R² of the {TRAINED} encoder by target, the largest possible one where it is known, and R² of the controls")
+    page.table(
+        rows,
+        f"R² of the {TRAINED} encoder by target, the largest possible one where it is known, and R² of the controls",
+    )
 
 
 def _add_retrieval(page: Page, report: VolumeRetrievalReport) -> None:
     page.text(
-        f"Retrieval between ECGs and heart images by similarity in the shared space, in pools of fixed size: means over {N_POOLS} "
-        f"pools of test patients. {report.remark}"
+        "Retrieval between ECGs and heart images by similarity in the shared space, in pools of fixed size: means over "
+        f"{N_POOLS} pools of test patients. {report.remark}"
     )
     page.table(report.rows(), "recall at k and median rank")

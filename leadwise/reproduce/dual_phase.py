@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 from leadwise.batch import Signal
 from leadwise.config import Config, LogConfig, OptimConfig
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.evaluate.embed import Features, embed_cohort, usable
+from leadwise.data.loader import Recordings
+from leadwise.evaluate.embed import Features, embed_cohort
 from leadwise.evaluate.handcrafted import handcrafted_features
-from leadwise.evaluate.logistic_regression import fit
+from leadwise.evaluate.logistic_regression import ProbeError, fit
 from leadwise.evaluate.metrics.auroc import auroc_score
-from leadwise.evaluate.metrics.score import Floats
+from leadwise.evaluate.metrics.score import Floats, Score
 from leadwise.evaluate.regress import RegressTask, make_regress_task, predict, rate_features, score_predictions
 from leadwise.evaluate.ridge import N_FOLDS, patient_folds
 from leadwise.evaluate.volume_retrieval import POOLS, embed_volumes, run_volume_retrieval
-from leadwise.data.loader import Recordings
 from leadwise.files import replacing
 from leadwise.methods.catalogue import small_optim_settings, small_settings, with_defaults
 from leadwise.pages.reproduction import ReproductionPage
@@ -47,7 +47,7 @@ from leadwise.run import Run
 log = logging.getLogger(__name__)
 
 N_PEOPLE = 4000  # 2,600 for pre-training, 700 to fit probes on, 700 to test
-LEAST_PEOPLE = 60
+LEAST_PEOPLE = 120  # 21 to fit probes on
 SEEDS = (0,)
 
 TITLE = "Dual-phase CMR (arXiv 2602.12883) on simulated hearts: phenotypes, ablations and retrieval, with bounds"
@@ -63,7 +63,10 @@ _CONFIG = Config(
     optim=OptimConfig(steps=400),
     log=LogConfig(every=20, validate_every=200, validate_records=256, save_every=200),
 )
-_PHENOTYPES_OF = {"ed": ("lvedv", "lvmass", "rvedv"), "es": ("lvesv", "lvsv", "rvesv", "rvsv")}  # as in the paper's code
+_PHENOTYPES_OF = {
+    "ed": ("lvedv", "lvmass", "rvedv"),
+    "es": ("lvesv", "lvsv", "rvesv", "rvsv"),
+}  # as in the paper's code
 _SHARED_SETTINGS = ("n_patches", "width", "depth", "heads")  # of the masked method's encoder
 
 
@@ -106,9 +109,7 @@ def reproduce_dual_phase(options: DualPhaseOptions, progress: Progress) -> tuple
     # the page
     lines = scoring.verdicts(scores)
     verdicts = scoring.verdict_lines(lines)
-    figure = bars.draw(
-        scoring.bars_of(scores), "R² of phenotypes from the ECG, test people", baseline=0.0, unit="R²"
-    )
+    figure = bars.draw(scoring.bars_of(scores), "R² of phenotypes from the ECG, test people", baseline=0.0, unit="R²")
     page = ReproductionPage(
         TITLE,
         scoring.phenotype_lines(scores),
@@ -183,10 +184,10 @@ def _train_and_score(
     n_steps: int | None = None
     for arm in arms(contrast, masked.config):
         volumes = images[HALF if arm.cohort == HALF else PAIRED].folder
-        inputs = {"init": str(masked.folder) if arm.from_masked else "", "init_volume": str(volumes)}
+        init = str(masked.folder) if arm.from_masked else ""
         config = dataclasses.replace(
             contrast,
-            data=dataclasses.replace(contrast.data, **inputs),
+            data=dataclasses.replace(contrast.data, init=init, init_volume=str(volumes)),
             method={**contrast.method, **arm.settings},
         )
         run = train(arm.name, config, arm.cohort, n_steps)
@@ -240,7 +241,7 @@ class _Scorer:
         assert run.folder is not None
         all_rows = np.concatenate([cohort.rows("val"), cohort.rows("test")])
         rows = np.sort(all_rows[cohort.has_volume(all_rows).all(axis=1)])
-        assert self.rows is not None and np.array_equal(rows, self.rows)  # the same people, all with both phases
+        assert np.array_equal(rows, self._rows())  # the same people, all with both phases
 
         def compute() -> dict[str, NDArray[Any]]:
             progress = relabel(self.progress, f"{name}, seed {seed}: embed")
@@ -264,7 +265,9 @@ class _Scorer:
         if table.get("inputs") != inputs:
             n_test = len(cohort.rows("test"))
             pools = [size for size in POOLS if size <= n_test] or [max(2, n_test // 2)]
-            report = run_volume_retrieval(run, cohort, pools=pools, progress=relabel(self.progress, f"{name}: retrieve"))
+            report = run_volume_retrieval(
+                run, cohort, pools=pools, progress=relabel(self.progress, f"{name}: retrieve")
+            )
             entries = {
                 direction: {
                     str(size): {
@@ -283,10 +286,9 @@ class _Scorer:
 
     def scores(self) -> DualPhaseScores:
         """Return the scores of all arms, means over their seeds, with the controls."""
-        assert self.rows is not None
-        task = self._known_task()
+        rows, task = self._rows(), self._known_task()
         progress = relabel(self.progress, "hand-crafted features")
-        crafted = handcrafted_features(Recordings(self.cohort, _CONFIG.signal, self.rows), progress=progress)
+        crafted = handcrafted_features(Recordings(self.cohort, _CONFIG.signal, rows), progress=progress)
         controls: dict[str, NDArray[Any]] = {scoring.RATE: rate_features(crafted), scoring.CRAFTED: crafted}
         phenotypes = {
             name: score_predictions(name, predict(features, task)[0], task, features.shape[1])
@@ -294,8 +296,12 @@ class _Scorer:
         }
         for name in (scoring.RANDOM, *self.predictions):
             phenotypes[name] = score_predictions(name, np.stack(self.predictions[name]), task, self.widths[name])
-        test = self.rows[task.test]
+        test = rows[task.test]
         outcome_labels, patients = self.cohort.labels("outcome", test), task.patient[task.test]
+        outcomes: dict[str, Score] = {}
+        if np.ptp(outcome_labels, axis=0).any():  # among few people there may be none
+            for name, each in self.outcome_scores.items():
+                outcomes[name] = auroc_score(outcome_labels, np.stack(each), patients, self.cohort.tasks["outcome"])
         return DualPhaseScores(
             phenotypes=phenotypes,
             images={
@@ -310,10 +316,7 @@ class _Scorer:
                 }
                 for name, seeds in self.recall.items()
             },
-            outcomes={
-                name: auroc_score(outcome_labels, np.stack(each), patients, self.cohort.tasks["outcome"])
-                for name, each in self.outcome_scores.items()
-            },
+            outcomes=outcomes,
             bounds=dict(self.cohort.bounds),
             oracle=self.data.oracle,
             ef_shift=self.data.ef_shift,
@@ -323,6 +326,10 @@ class _Scorer:
         if self.rows is None or self.task is None:
             self.rows, self.task, _ = make_regress_task(self.cohort, PHENOTYPES, "val", [run])
         return self.rows, self.task
+
+    def _rows(self) -> NDArray[np.int64]:
+        assert self.rows is not None
+        return self.rows
 
     def _known_task(self) -> RegressTask:
         assert self.task is not None
@@ -336,7 +343,11 @@ class _Scorer:
         labels = self.cohort.labels("outcome", rows)
         held_out = patient_folds(task.patient[task.fit], N_FOLDS) == 0
         fitted, checked = task.fit[~held_out], task.fit[held_out]
-        model = fit(features[fitted], labels[fitted], features[checked], labels[checked])
+        try:
+            model = fit(features[fitted], labels[fitted], features[checked], labels[checked])
+        except ProbeError as error:
+            log.warning("no outcome can be predicted (%s); more --people have more of them", error)
+            return np.zeros((len(task.test), labels.shape[1]))
         return model.scores(features[task.test])
 
     def _inputs(self, run: Run, cohort: Cohort) -> dict[str, str]:

@@ -118,4 +118,3 @@ def describe(data: PairedData) -> str:
         f"and nothing about patients: {n['train']:,} for pre-training, {n['val']:,} on whom the probes are fitted, "
         f"{n['test']:,} for the test."
     )
-

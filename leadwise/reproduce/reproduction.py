@@ -1,4 +1,4 @@
-"""Reproduce a table or figure of CG-DMER's paper, MERIT's thesis, or dual-phase CMR: train the missing runs, score them, write the results.
+"""Reproduce a table or figure of CG-DMER's paper, MERIT's thesis, or dual-phase CMR: train, score and write the results.
 
 OUT/TARGET/     table.md, table.csv, table.tex, figures, page.html, configs/, log.txt
 OUT/runs/       one folder for each distinct config, shared by all targets; an unfinished run is resumed
@@ -33,7 +33,16 @@ from leadwise.evaluate.embed import training_overlap
 from leadwise.evaluate.embed_ecgs import width_of
 from leadwise.pages.reproduction import ReproductionPage, write_result
 from leadwise.progress import Progress
-from leadwise.reproduce import dual_phase, embedding_maps, figures, merit, paper_numbers, tables, training_runs, variants
+from leadwise.reproduce import (
+    dual_phase,
+    embedding_maps,
+    figures,
+    merit,
+    paper_numbers,
+    tables,
+    training_runs,
+    variants,
+)
 from leadwise.reproduce.budget import Budget
 from leadwise.reproduce.cells import Cell, ScoringOptions, check_scoring, score_run
 from leadwise.reproduce.references import References, reference_cells, untrained_runs
@@ -250,16 +259,14 @@ def _reproduce_merit(request: ReproduceRequest, configs: Sequence[Config], progr
         return Reproduction(folder, page.lines, page.scale, dict(page.more))
 
 
-def _reproduce_dual_phase(
-    request: ReproduceRequest, configs: Sequence[Config], progress: Progress
-) -> Reproduction:
+def _reproduce_dual_phase(request: ReproduceRequest, configs: Sequence[Config], progress: Progress) -> Reproduction:
     """Return the result of the target `dual_phase`."""
     # Refuse what cannot work before anything is written.
     is_other = request.cohorts or request.legacy or request.splits or request.methods or request.width != COMMON
     if is_other or request.finetune_epochs or not (request.thesis and request.references):
         raise ConfigError(
-            "dual_phase simulates its cohort and has its own arms: leave out --cohorts, --methods, --splits, --protocol, --width, "
-            "--no-references, --no-thesis and --finetune-epochs"
+            "dual_phase simulates its cohort and has its own arms: leave out --cohorts, --methods, --splits, --protocol, "
+            "--width, --no-references, --no-thesis and --finetune-epochs"
         )
     by_method = {str(config.method.get("name")): config for config in configs}
     other = set(by_method) - {"st_mem", "dual_phase_cmr"}

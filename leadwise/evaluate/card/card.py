@@ -235,7 +235,9 @@ def make_card(
     if first is None:
         remarks.append("No task could be scored, so there are no robustness scores, parts and occlusion maps.")
         unique = list(dict.fromkeys(remarks))
-        return Card(run, cohort, quick, facts, rows, groups_by_task, None, None, [], unique, left_out, shifts, heart_section)
+        return Card(
+            run, cohort, quick, facts, rows, groups_by_task, None, None, [], unique, left_out, shifts, heart_section
+        )
 
     # Robustness, changed ECGs, parts and maps on that task.
     task, classifiers, scores = first
