@@ -7,7 +7,7 @@ from typing import Any
 
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.evaluate.embed import EmbedError
-from leadwise.evaluate.regress import RegressError, RegressReport, known_targets, run_regress
+from leadwise.evaluate.regress import RegressError, RegressReport, run_regress
 from leadwise.evaluate.retrieve import RetrievalError
 from leadwise.evaluate.volume_retrieval import POOLS, VolumeRetrievalReport, run_volume_retrieval
 from leadwise.progress import Progress
@@ -33,7 +33,7 @@ def measure_heart(
 ) -> HeartSection | None:
     """Return the scores; None for a cohort without targets and heart images. What cannot be scored is added to `remarks`."""
     numbers: RegressReport | None = None
-    if known_targets(cohort):
+    if cohort.targets:
         try:
             numbers = run_regress(run, cohort, progress=progress)
         except (RegressError, EmbedError) as error:
