@@ -119,19 +119,14 @@ def draw(probes: Sequence[Json], tuned: Sequence[Json], fractions: Sequence[floa
             for one in probes:
                 for encoder, by_fraction in one["cells"].items():
                     cell = by_fraction.get(f"{fraction:g}") if one["task"] == task else None
-                    entries += _entry(f"{task}, probe {fraction:.0%}", encoder_name(one["row"], encoder), cell)
+                    entries += _entry(encoder_name(one["row"], encoder), f"{task}, probe {fraction:.0%}", cell)
             for one in tuned:
                 if (one["task"], one["fraction"]) == (task, fraction):
                     for encoder, cell in one["cells"].items():
-                        name = f"{task}, fine-tuned {fraction:.0%}"
-                        entries += _entry(name, encoder_name(one["row"], encoder), cell)
+                        how = f"{task}, fine-tuned {fraction:.0%}"
+                        entries += _entry(encoder_name(one["row"], encoder), how, cell)
     title = "F1 at thresholds from validation (f1_val), macro, 95 % intervals over patients"
-    ink.save(_figure(entries, title), path, dpi=110)
-
-
-def _figure(entries: Sequence[Json], title: str) -> bars.Figure:
-    """Return the figure; its groups are the ways of judging, which are fewer than the encoders."""
-    return bars.draw([{**one, "name": one["group"], "group": one["name"]} for one in entries], title, None, "f1_val")
+    ink.save(bars.draw(entries, title, None, "f1_val"), path, dpi=110)
 
 
 def _entry(name: str, group: str, cell: Json | None) -> list[Json]:
