@@ -126,6 +126,17 @@ def test_errors_of_numbers() -> None:
     assert numbers["qt_ms"].mean_absolute is None
 
 
+def test_errors_of_numbers_are_not_applicable_to_a_writer_without_them() -> None:
+    score = score_reports(["sinus rhythm. rate 60 bpm."], ["sinus rhythm."], ["a"], has_numbers=False, n_replicates=2)
+    assert score.numbers is None
+    assert score.to_json()["numbers"] is None
+
+
+def test_rare_findings_are_counted() -> None:
+    score = score_reports([LEFT] * 12 + [RIGHT], [LEFT] * 13, [f"p{k}" for k in range(13)], n_replicates=2)
+    assert score.n_findings == (3, 1)  # sinus rhythm, and one block of each side
+
+
 def test_numbers_are_compared_with_measurements_if_given() -> None:
     measured = [{"heart_rate_bpm": 72.0, "pr_ms": math.nan}, {}]
     generated = ["rate 70 bpm. pr 160 ms.", "rate 70 bpm."]

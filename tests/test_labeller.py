@@ -14,6 +14,7 @@ from leadwise.data.simulator.findings import FINDINGS
 from leadwise.generate.labeller import ReportLabels, label_report
 from leadwise.generate.labeller_accuracy import simulated_accuracy, twelve_sl_accuracy, twelve_sl_statements
 from leadwise.generate.lexicon import findings_of_code, lexicon
+from leadwise.generate.report_numbers import read_numbers, remove_numbers
 
 PLUS = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "ptb-xl-plus"
 
@@ -45,6 +46,9 @@ def states(text: str) -> set[str]:
         ("irregular rhythm without p waves, atrial fibrillation", {"AFIB"}, set()),
         ("no significant change in st depression", {"STD"}, set()),
         ("not normal ecg", set(), {"NORM"}),
+        ("atrial fibrillation has replaced sinus rhythm", {"AFIB"}, {"SR"}),
+        ("sinus rhythm has been replaced by atrial fibrillation", {"AFIB"}, {"SR"}),
+        ("nonspecific t wave abnormality has replaced inverted t waves in inferior leads", {"NT"}, {"INVT"}),
     ],
 )
 def test_a_negation_reaches_its_findings(text: str, yes: set[str], no: set[str]) -> None:
@@ -125,6 +129,12 @@ def test_a_negation_is_stronger_than_a_hedge() -> None:
         ("antero-septal infarct", {"ASMI"}),
         ("inferior-posterior infarct", {"IPMI"}),
         ("acute inferior infarct", {"STEI", "STE", "ACUTE"}),
+        ("acute inferior stemi", {"STEI", "STE", "ACUTE"}),
+        ("inferior stemi", {"STEI", "STE", "ACUTE"}),
+        ("acute anterior wall st elevation myocardial infarction", {"STEA", "STE", "ACUTE"}),
+        ("inferolateral stemi", {"STEI", "STEL", "STE", "ACUTE"}),
+        ("inferior st elevation", {"STEI", "STE"}),
+        ("nstemi", {"ACUTE"}),
         ("anterior injury pattern", {"STEA", "STE"}),
         ("inferior and lateral ischemia", {"ISCIN", "ISCLA"}),
         ("inferior, lateral and anterior ischemia", {"ISCIN", "ISCLA", "ISCAN"}),
@@ -154,6 +164,28 @@ def test_a_sinus_rate_implies_sinus_rhythm() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ normal
+
+
+@pytest.mark.parametrize(
+    ("text", "without"),
+    [
+        ("Sinus rhythm with ventricular rate of 72 bpm. Left axis deviation.", "sinus rhythm. left axis deviation."),
+        ("sinus rhythm, rate 72, left axis deviation", "sinus rhythm, left axis deviation."),
+        ("ventricular rate 150 bpm, qrs duration 120 ms, qtc 450 ms. qt/qtc 400/420 ms", ""),
+        ("p-r-t axes 45 -30 60. axis −45°. normal ecg", "normal ecg."),
+        ("prolonged qtc interval (qtc 490 ms). 1st degree av block, pr 240 ms", "prolonged qtc interval. 1st degree av block."),
+        ("wide qrs (140 ms), left bundle branch block", "wide qrs, left bundle branch block."),
+        ("st depression of 2 mm in v4-v6; 2:1 av block", "st depression in v4-v6. 2:1 av block."),
+        ("pr interval longer than 200 ms. rate below 60 bpm", "pr interval longer than 200 ms. rate below 60 bpm."),
+        ("sinus rhythm 72/min. heart rate is about 72 beats per minute and qtc was 0.42 s", "sinus rhythm."),
+    ],
+)  # fmt: skip
+def test_numbers_are_removed_and_findings_remain(text: str, without: str) -> None:
+    assert remove_numbers(text) == without
+    assert not read_numbers(without)
+    assert remove_numbers(without) == without
+    if without:
+        assert label_report(without).findings == label_report(text).findings
 
 
 def test_a_normal_ecg_sets_the_rest_to_no() -> None:

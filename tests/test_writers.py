@@ -52,14 +52,20 @@ SMALL = (
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     """48 recordings of 24 patients; every report names its split, and some are empty."""
+    return write_cohort(tmp_path_factory.mktemp("reports"))
+
+
+def write_cohort(home: Path, more: str = "") -> Cohort:
+    """Write the recordings; `more` is added to each report."""
     from leadwise.data.cohort.prepare import write
     from leadwise.data.sources import folder
 
-    home, batch = tmp_path_factory.mktemp("reports"), make_batch(48, seed=5)
+    home.mkdir(exist_ok=True)
+    batch = make_batch(48, seed=5)
     lines = ["path,patient,report,split,label.afib"]
     for i, split in enumerate(["train"] * 32 + ["val"] * 8 + ["test"] * 8):
         np.save(home / f"secret{i:02d}.npy", batch.ecg[i].numpy())
-        text = "" if i in (3, 35, 43) else f"{REPORTS[i % 4]} of the {split} part."
+        text = "" if i in (3, 35, 43) else f"{REPORTS[i % 4]} of the {split} part.{more}"
         lines.append(f'secret{i:02d}.npy,person{i // 2:02d},"{text}",{split},{i % 4 == 1:d}')
     (home / "ecgs.csv").write_text("\n".join(lines) + "\n")
     source = folder.read_source(home / "ecgs.csv", folder.Options(LEADS, 100, "mV"))
@@ -150,6 +156,11 @@ def test_settings_that_do_not_fit() -> None:
         (("writer.heads=3",), "must be a multiple of writer.heads"),
         (("writer.kind=large",), "writer.kind = 'large' is unknown; it must be tiny or local"),
         (("writer.fussion=kv",), "did you mean 'writer.fusion'"),
+        (("writer.numbers=none",), "writer.numbers"),
+        (
+            ("writer.kind=local", "writer.model=m", "writer.projection_steps=5", "optim.steps=5"),
+            "writer.projection_steps = 5 leaves no step of 5 to the second stage",
+        ),
         (("optim.accumulate=2",), "optim.accumulate of a writer is always 1"),
         (("optim.optimizer=muon",), "optim.optimizer of a writer is always 'adamw'"),
     ):
@@ -168,6 +179,7 @@ def test_a_writer_folder_is_complete_and_belongs_to_the_training_patients(
         "writer.toml",
         "data.json",
         "trained_on.json",
+        "selected_on.json",
         "tokenizer",
         "model.safetensors",
         "metrics.jsonl",
@@ -298,6 +310,43 @@ def test_a_changed_setting_is_noticed(folder: Path, tmp_path: Path) -> None:
         folders.load(tmp_path / "w")
 
 
+def test_a_folder_of_before_a_setting_existed_is_still_valid(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "w")
+    path = tmp_path / "w" / "writer.toml"
+    assert 'numbers = "keep"\n' in path.read_text()
+    path.write_text(path.read_text().replace('numbers = "keep"\n', ""))
+    assert folders.load(tmp_path / "w").config.has_numbers
+    path.write_text(path.read_text().replace("[writer]\n", '[writer]\nnumbers = "remove"\n'))
+    with pytest.raises(WriterError, match="not as it was when the weights were saved"):
+        folders.load(tmp_path / "w")
+
+
+def test_a_writer_of_reports_without_numbers(run: Run, tmp_path: Path) -> None:
+    cohort = write_cohort(tmp_path / "c", " rate 4711 bpm. qrs duration 97 ms.")
+    own = runs.load(write_run(tmp_path / "run", cohort.folder))
+    words = {}
+    for numbers in ("keep", "remove"):
+        target = tmp_path / numbers
+        train_writer(own, cohort, target, (*SMALL, f"writer.numbers={numbers}", "optim.steps=2"))
+        texts = training._examples(own, own, cohort, folders.read_config(target), None)[0].texts
+        words[numbers] = texts
+    assert all("qrs duration 97 ms" in text for text in words["keep"])
+    assert not any("97" in text or "4711" in text for text in words["remove"])
+    assert all("of the train part" in text for text in words["remove"])
+
+    # the references have their numbers, and so do the rows that are training reports
+    scores = evaluate_writer.score_writer(own, cohort, folders.load(tmp_path / "remove"), "test")
+    assert all("97 ms" in text for text in scores.references)
+    rows = scores.to_json()["rows"]
+    assert [name for name, row in rows.items() if row["findings"]["numbers"] is None] == [
+        "right ECG", "shuffled ECG", "zero ECG", "random encoder",
+    ]  # fmt: skip
+    assert rows["majority"]["findings"]["numbers"]["qrs_ms"]["n_both"] == 7
+    assert any("errors of its numbers are not applicable" in line for line in scores.remarks)
+    control = folders.read_config(tmp_path / "remove" / folders.CONTROL)
+    assert not control.has_numbers
+
+
 # ------------------------------------------------------------------------------------------------------------ local
 
 
@@ -391,6 +440,78 @@ def test_a_local_writer_resumes_and_writes(language_model: Path, run: Run, cohor
     (moved / "config.json").write_text((moved / "config.json").read_text() + "\n")
     with pytest.raises(WriterError, match=r"is not the language model .*; set writer\.model in writer\.toml"):
         folders.load(tmp_path / "a")
+
+
+def test_only_report_tokens_have_a_loss_and_training_draws_the_instruction(language_model: Path) -> None:
+    settings = LocalSettings(str(language_model), 2, 24, 2, 2, 0.0, paraphrase=True)
+    torch.manual_seed(0)
+    model, features = LocalModel(settings, 12), torch.randn(8, 12)
+    plain = LocalModel(dataclasses.replace(settings, paraphrase=False), 12)
+    plain.load_state_dict(model.state_dict())
+    texts = [REPORTS[i % 4] for i in range(8)]
+    assert len(set(settings.instructions)) == 8
+    assert settings.instructions[0] == settings.instruction
+
+    def loss(one: LocalModel, seed: int) -> tuple[float, int]:
+        torch.manual_seed(seed)
+        total, n_tokens = one.losses(features, texts)
+        return float(total.detach()), n_tokens
+
+    # drawn in training, by the seed alone; fixed where reports are written or held out
+    model.train()
+    assert loss(model, 1) == loss(model, 1)
+    assert loss(model, 1)[0] != loss(model, 2)[0]
+    model.eval(), plain.eval()
+    assert loss(model, 1) == loss(model, 2) == loss(plain, 3)
+    with torch.inference_mode():
+        assert model.generate(features) == plain.generate(features)
+
+    # the tokens of the report and its end, whatever the instruction: one report at a time, by hand
+    n_tokens = sum(min(len(model._ids(text)), 23) + 1 for text in texts)
+    assert loss(plain, 0)[1] == n_tokens
+    model.train()
+    assert loss(model, 1)[1] == n_tokens
+    torch.manual_seed(1)
+    drawn, by_hand = model._drawn_instructions(8), 0.0
+    assert len({tuple(one) for one in drawn}) > 2
+    for row, (before, text) in enumerate(zip(drawn, texts)):
+        report = [*model._ids(text)[:23], model.end]
+        x = torch.cat([model._ecg(features[row : row + 1]), model._words(torch.tensor([before + report]))], dim=1)
+        logits = model.lm(inputs_embeds=x).logits[0, -len(report) - 1 : -1]
+        by_hand += float(torch.nn.functional.cross_entropy(logits, torch.tensor(report), reduction="sum").detach())
+    assert loss(model, 1)[0] == pytest.approx(by_hand, rel=1e-4)
+
+
+@pytest.mark.parametrize("killed_at", [2, 5])
+def test_two_stages_train_the_projection_first_and_resume_in_both(
+    language_model: Path, run: Run, cohort: Cohort, tmp_path: Path, killed_at: int
+) -> None:
+    def stop(_: str, done: int, total: int) -> None:
+        if total == 7 and done == killed_at + 1:
+            raise KeyboardInterrupt
+
+    own = local_settings(language_model)
+    settings = (*own, "writer.projection_steps=4", "writer.paraphrase=true", "optim.steps=7", "log.save_every=1")
+    train_writer(run, cohort, tmp_path / "a", settings)
+    with pytest.raises(KeyboardInterrupt):
+        train_writer(run, cohort, tmp_path / "b", settings, progress=stop)
+    state = runs.load_state(tmp_path / "b")
+    maps = {name: x for name, x in state["model"].items() if "lora_B" in name}  # they begin at 0
+    assert maps
+    assert any(bool(x.any()) for x in maps.values()) == (killed_at > 4)
+    with pytest.raises(ConfigError, match=r"other settings: writer\.projection_steps"):
+        train_writer(run, cohort, tmp_path / "b", ("writer.projection_steps=3",), resume=True)
+    train_writer(run, cohort, tmp_path / "b", resume=True)
+    states = [runs.load_state(tmp_path / name)["model"] for name in "ab"]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+    # each stage has its own rise and fall of the rate; the second has the lower rate
+    config = folders.read_config(tmp_path / "a")
+    rates = [training._rates(step, config) for step in range(7)]
+    assert [low == 0 for _, low in rates] == [True] * 4 + [False] * 3
+    assert rates[0][0] == config.optim.lr
+    assert rates[4] == (config.optim.lr * config.optim.pretrained_lr_scale,) * 2
+    assert rates[3][0] < rates[0][0]
 
 
 def test_a_folder_without_a_language_model_is_one_error(run: Run, cohort: Cohort, tmp_path: Path) -> None:
@@ -511,6 +632,29 @@ def test_scores_have_every_control(run: Run, cohort: Cohort, folder: Path, tmp_p
     assert all(gain["low"] <= gain["difference"] <= gain["high"] for gain in result["gains"])
     for text in ("The labeller that reads the findings has F1", "gain of the right ECG", NOTE, "hallucinated"):
         assert text in done.stdout
+
+
+def test_the_split_that_chose_the_weights_is_reported(
+    run: Run, cohort: Cohort, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = folders.load(folder)
+    val, test = (evaluate_writer.scored_recordings(cohort, cohort.rows(one), one) for one in ("val", "test"))
+    chosen = writer.selection_overlap(val)
+    assert (chosen.n_patients, chosen.n_signals) == (4, 7)  # one recording has no report
+    assert not writer.selection_overlap(test).is_leak
+    assert not writer.overlap(val).is_leak
+
+    # by the command's table and JSON; none with the last weights, and unknown without the list
+    scores = evaluate_writer.score_writer(run, cohort, writer, "val")
+    assert any(line.startswith("SELECTED: 4 of the 4 persons of the val split") for line in scores.remarks)
+    assert scores.to_json()["overlap"]["selection"] == {"n_people": 4, "n_signals": 7}
+    last = dataclasses.replace(writer.config, log=dataclasses.replace(writer.config.log, keep="last"))
+    monkeypatch.setattr(writer, "config", last)
+    assert writer.selection_overlap(val) is None
+    shutil.copytree(folder, tmp_path / "w", ignore=shutil.ignore_patterns(folders.CONTROL))
+    (tmp_path / "w" / folders.SELECTED_ON).unlink()
+    unknown = dataclasses.replace(scores, selected_on=folders.load(tmp_path / "w").selection_overlap(val))
+    assert any("chose the writer's weights is unknown" in line for line in unknown.remarks)
 
 
 def test_a_trained_control_is_used_on_another_cohort(
@@ -732,8 +876,21 @@ def test_facts_leave_out_reports_that_identify(run: Run, cohort: Cohort) -> None
         np.zeros((1, 4), dtype=np.float32), measurements=[{"qrs_ms": 91.6, "pr_ms": np.nan, "name": 3.0}]
     )
     assert facts.collect_facts(run, ecgs, None) == [{"measurements": {"qrs_ms": 92}}]
-    with pytest.raises(WriterError, match="there are no facts about an ECG"):
+    with pytest.raises(WriterError, match="there are no facts about these ECGs"):
         facts.collect_facts(run, WriterInput(np.zeros((1, 4), dtype=np.float32)), None)
+
+
+def test_an_ecg_without_facts_is_marked_and_the_others_are_written(
+    run: Run, cohort: Cohort, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = [{} if number == 2 else {"qrs_ms": 90.0 + number} for number in range(8)]
+    monkeypatch.setattr("leadwise.generate.reporting.measure_cohort", lambda *_: measured)
+    writer = ServerWriter(run, ServerOptions(stand_in.url, "m", wait_s=0.0))
+    table = write_reports(run, writer, cohort, "test")
+    assert len(stand_in.requests) == 7
+    assert table["report"].tolist() == ["sinus rhythm."] * 2 + [""] + ["sinus rhythm."] * 5
+    assert [number for number, reason in enumerate(table["refused"]) if reason] == [2]
+    assert "there are no facts about this ECG" in table["refused"][2]
 
 
 def test_invalid_answers_and_busy_servers_are_tried_again(run: Run, cohort: Cohort, stand_in: StandIn) -> None:

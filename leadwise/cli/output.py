@@ -132,7 +132,7 @@ def print_table(rows: list[dict[str, Any]], title: str) -> None:
     lines, remarks = [], []
     for row in rows:
         line = {name: value for name, value in row.items() if name not in ("low", "high", *REMARKS)}
-        for name in ("macro", "auroc", "trained", "difference"):
+        for name in ("macro", "auroc", "r2", "trained", "difference"):
             if line.get(name) is not None and row.get("low") is not None:
                 line[name] = f"{row[name]:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
         lines.append(line)

@@ -49,7 +49,7 @@ def write_tables(csv_file: Path | None, latex_file: Path | None, report: ScoreRe
         export.write(csv_file, export.to_csv(report.long_rows()))
     if latex_file is not None:
         rows = [row for row in report.rows() if row.get("features") != "shuffled pairs"]  # a control is never the best
-        best = {name: up for name, up in {"macro": True, **HIGHER_IS_BETTER}.items() if name in rows[0]}
+        best = {name: up for name, up in {"macro": True, "r2": True, **HIGHER_IS_BETTER}.items() if name in rows[0]}
         best = {} if "comparable" in rows[0] else best  # numbers that are not comparable have no best
         within = "fraction" if "fraction" in rows[0] else None
         text = export.to_latex(rows, best, within, hidden=REMARKS)

@@ -16,7 +16,7 @@ from leadwise.files import replacing
 
 Rows = Sequence[Mapping[str, Any]]
 
-SCORED = ("macro", "auroc", "trained", "difference")  # the columns that may have an interval
+SCORED = ("macro", "auroc", "r2", "trained", "difference")  # the columns that may have an interval
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "&": r"\&",

@@ -23,6 +23,7 @@ Mask = NDArray[np.bool_]
 _PERCENTILES = (1, 5, 25, 75, 95, 99)
 _BANDS_HZ = ((0.0, 1.0), (1.0, 4.0), (4.0, 8.0), (8.0, 15.0), (15.0, 30.0), (30.0, 50.0))
 _RATES_BPM = (30.0, 240.0)
+HEART_RATE = -3  # column of the features: beats per minute
 _LEAST_OBSERVED = 0.05  # of a lead's samples; below it the lead counts as missing
 _SMOOTH_S = 0.08  # about one QRS; slopes are summed over it to estimate the rate
 

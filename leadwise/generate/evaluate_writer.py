@@ -45,9 +45,10 @@ from leadwise.generate import folder as folders
 from leadwise.generate.bank import ReportBank, training_reports
 from leadwise.generate.bert_score import BertLayer, BertScores, bert_score
 from leadwise.generate.facts import measure_cohort
-from leadwise.generate.finding_metrics import ReportScore, macro_gain, score_reports
+from leadwise.generate.finding_metrics import RARE, ReportScore, macro_gain, score_reports
 from leadwise.generate.folder import CONTROL, TrainedWriter
 from leadwise.generate.labeller_accuracy import simulated_accuracy
+from leadwise.generate.report_numbers import remove_numbers
 from leadwise.generate.text_metrics import TextScores, score_texts
 from leadwise.generate.training import train_writer
 from leadwise.generate.writer import NOTE, Writer, WriterError, WriterInput
@@ -118,6 +119,9 @@ class WriterScores:
     n_without_report: int  # left out
     written: list[WrittenRow]
     left_out: LeftOut = field(default_factory=LeftOut)
+    selected_on: TrainingOverlap | None = (
+        None  # of the split with the recordings that chose the weights; None: none did
+    )
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the table of scores."""
@@ -134,20 +138,43 @@ class WriterScores:
 
     @property
     def remarks(self) -> list[str]:
-        """How well the labeller reads reports, which all scores of findings depend on, and what is missing."""
+        """How well the labeller reads reports, which all scores of findings depend on, and what is missing or too high."""
         lines = [
             f"The labeller that reads the findings has F1 {one.f1:.3f} on {one.n_reports} {one.source}; it recognises "
             f"{self.written[0].findings.coverage_of_references:.0%} of the references' sentences."
             for one in self.written[0].findings.labeller
         ]
+        n_findings, n_rare = self.written[0].findings.n_findings
+        if n_rare:
+            lines.append(
+                f"Fewer than {RARE} references state {n_rare} of the {n_findings} findings in macro F1: its intervals are not "
+                "centred and too narrow if these are many. Micro F1 does not depend on them."
+            )
         if self.written[0].words is None:
             lines.append("BLEU, ROUGE-L, METEOR and CIDEr-D need the extra reports: pip install 'leadwise[reports]'.")
+        if self.written[0].findings.numbers is None:
+            lines.append(
+                "The writer was trained on reports without numbers (writer.numbers=remove): errors of its numbers are not "
+                "applicable. The references have theirs."
+            )
+        if self.selected_on is not None and self.selected_on.n_patients is None and self.split != "test":
+            lines.append(
+                f"Whether the {self.split} split chose the writer's weights is unknown: {self.selected_on.unknown}."
+            )
+        if self.selected_on is not None and self.selected_on.is_leak:
+            lines.append(
+                f"SELECTED: {self.selected_on.n_patients} of the {self.selected_on.n_tested} persons of the {self.split} split, "
+                f"and {self.selected_on.n_signals} identical signals, chose the writer's weights (log.keep=best); its scores are "
+                "too high."
+            )
         return lines
 
     def to_json(self) -> dict[str, Any]:
         """Return the scores without any report."""
         names = ("cohort", "run", "writer", "split", "fingerprints", "n_without_report")
-        overlaps = {name: overlap.to_json() for name, overlap in self.overlaps.items()}
+        overlaps: dict[str, Any] = {name: overlap.to_json() for name, overlap in self.overlaps.items()}
+        if self.selected_on is not None:
+            overlaps["selection"] = {"n_people": self.selected_on.n_patients, "n_signals": self.selected_on.n_signals}
         rows = {row.name: row.to_json() for row in self.written}
         return {
             **{"command": "score-writer", "note": NOTE, "n_records": len(self.records)},
@@ -168,6 +195,7 @@ def score_row(
     patients: Sequence[str],
     training: Sequence[str],
     bert: BertLayer | None = None,
+    has_numbers: bool = True,
 ) -> WrittenRow:
     """Return the scores of N written reports against their references.
 
@@ -178,10 +206,12 @@ def score_row(
         patients: N patients, whose reports are resampled together.
         training: all training reports.
         bert: model of BERTScore; None: it is left out.
+        has_numbers: whether the writer was trained on reports with numbers; the references have theirs in any case.
     """
-    findings = score_reports(references, texts, patients, labeller=(simulated_accuracy(N_LABELLER_REPORTS),))
+    accuracy = (simulated_accuracy(N_LABELLER_REPORTS),)
+    findings = score_reports(references, texts, patients, has_numbers=has_numbers, labeller=accuracy)
     words = score_texts(references, texts, training) if _has_text_metrics() else None
-    known = set(training)
+    known = set(training if has_numbers else map(remove_numbers, training))
     similar = None if bert is None else bert_score(references, texts, bert.folder, bert.layer)
     return WrittenRow(name, texts, findings, words, len(set(texts)), sum(text in known for text in texts), similar)
 
@@ -229,9 +259,10 @@ def score_writer(
             f"cohort {cohort.name}: split '{split}' has {len(rows)} recordings with a report, and no patient may have more than "
             "half of them; choose another --split"
         )
-    overlaps = {"run": training_overlap(run, cohort, rows, split)}
+    overlaps, selected_on = {"run": training_overlap(run, cohort, rows, split)}, None
     if isinstance(writer, TrainedWriter):
-        overlaps["writer"] = writer.overlap(scored_recordings(cohort, rows, split))
+        scored = scored_recordings(cohort, rows, split)
+        overlaps["writer"], selected_on = writer.overlap(scored), writer.selection_overlap(scored)
 
     # the writer, with the right ECG, another patient's, and none
     def embedded(one: Writer) -> WriterInput:
@@ -261,7 +292,11 @@ def score_writer(
         texts[RetrieveWriter.name] = nearest.write(embedded(nearest))
 
     _, training = training_reports(cohort)
-    written = [score_row(name, own, references, patients.tolist(), training, bert) for name, own in texts.items()]
+    without_numbers = () if _has_numbers(writer) else (RIGHT, "shuffled ECG", "zero ECG", "random encoder")
+    written = [
+        score_row(name, own, references, patients.tolist(), training, bert, name not in without_numbers)
+        for name, own in texts.items()
+    ]
     return WriterScores(
         cohort=cohort.name,
         run=run.name,
@@ -274,7 +309,13 @@ def score_writer(
         n_without_report=int((~has_report).sum()),
         written=written,
         left_out=left_out,
+        selected_on=selected_on,
     )
+
+
+def _has_numbers(writer: Writer) -> bool:
+    """Return whether a writer was trained on reports with numbers, if it was trained."""
+    return not isinstance(writer, TrainedWriter) or writer.config.has_numbers
 
 
 def embed_flat_ecg(run: Run, part: str) -> Features:

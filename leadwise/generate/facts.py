@@ -35,7 +35,7 @@ _WORD = re.compile(r"[\w./-]+")
 
 
 def collect_facts(run: Run, ecgs: WriterInput, bank: ReportBank | None) -> list[dict[str, Any]]:
-    """Return the facts of N ECGs: "findings", "measurements" and "reports_of_similar_ecgs", each if there is any.
+    """Return the facts of N ECGs: "findings", "measurements" and "reports_of_similar_ecgs", each if there is any; {} for none.
 
     Args:
         run: with a calibration (`leadwise calibrate`), the facts have probabilities.
@@ -43,7 +43,7 @@ def collect_facts(run: Run, ecgs: WriterInput, bank: ReportBank | None) -> list[
         bank: training reports; None: no reports.
 
     Raises:
-        WriterError: there is no fact about an ECG.
+        WriterError: there is no fact about any of the ECGs.
     """
     facts: list[dict[str, Any]] = [{} for _ in range(len(ecgs))]
     for number, findings in _findings(run, ecgs).items():
@@ -57,10 +57,10 @@ def collect_facts(run: Run, ecgs: WriterInput, bank: ReportBank | None) -> list[
         for number, texts in enumerate(bank.nearest(ecgs, N_REPORTS, lambda text: not is_identifying(text, names))):
             if texts:
                 facts[number]["reports_of_similar_ecgs"] = texts
-    if not all(facts):
+    if facts and not any(facts):
         raise WriterError(
-            f"there are no facts about an ECG: run {run.name} has no calibration (leadwise calibrate RUN COHORT), nothing was "
-            "measured, and there are no training reports (--bank COHORT)"
+            f"there are no facts about these ECGs: run {run.name} has no calibration (leadwise calibrate RUN COHORT), nothing "
+            "was measured, and there are no training reports (--bank COHORT)"
         )
     return facts
 

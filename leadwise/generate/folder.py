@@ -3,6 +3,7 @@
 writer.toml          every setting; not config.toml, because the folder is no run
 data.json            the run by its fingerprint, the training cohort, and the numbers of patients and recordings
 trained_on.json      hashes of the training patients and signals (`leadwise.trained_on`); it stays with the owner of the data
+selected_on.json     the same of the held-out ones that choose the weights; none with log.keep = "last"
 tokenizer/           the tokenizer, trained on the training reports; of `local`, that of the language model, and its identity
 model.safetensors    the weights, and in its header the digests of weights, settings and tokenizer
 metrics.jsonl        one line of metrics every few steps
@@ -41,8 +42,12 @@ from leadwise.trained_on import ScoredRecordings, TrainedOn, TrainedOnError, Tra
 
 SETTINGS, PROVENANCE, WEIGHTS = "writer.toml", "data.json", "model.safetensors"
 CONTROL = "random_encoder"
+SELECTED_ON = "selected_on.json"
 _ECGS_AT_ONCE = 64
 
+
+# settings that older folders do not have, with the values that change nothing: their digests are not recorded then
+_ADDED = {"numbers": "keep", "paraphrase": False, "projection_steps": 0}
 
 KINDS: dict[str, type[TinySettings | LocalSettings]] = {"tiny": TinySettings, "local": LocalSettings}
 
@@ -76,6 +81,16 @@ class WriterConfig:
         return str(self.writer.get("kind", ""))
 
     @property
+    def projection_steps(self) -> int:
+        """The steps of the first of two stages, in which only the projection of the ECG is trained; 0: one stage."""
+        return getattr(self.settings, "projection_steps", 0)
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether the training reports have their measurements."""
+        return self.settings.numbers == "keep"
+
+    @property
     def settings(self) -> TinySettings | LocalSettings:
         """The settings of its kind.
 
@@ -103,6 +118,11 @@ def config_of(table: dict[str, Any]) -> WriterConfig:
     for name, value in fixed.items():
         if getattr(config.optim, name) != value:
             raise ConfigError(f"setting optim.{name} of a writer is always {value!r}; leave it out")
+    if config.projection_steps >= config.optim.steps:
+        raise ConfigError(
+            f"setting writer.projection_steps = {config.projection_steps} leaves no step of {config.optim.steps} to the second "
+            "stage; lower it, or raise optim.steps"
+        )
     return config
 
 
@@ -144,12 +164,24 @@ class TrainedWriter(Writer):
         Raises:
             WriterError: the list of what it was trained on is damaged.
         """
-        path = self.folder / trained_on.FILE
+        return trained_on.compare(self._hashes(trained_on.FILE), self.provenance, scored)
+
+    def selection_overlap(self, scored: ScoredRecordings) -> TrainingOverlap | None:
+        """Return how much of the recordings that reports are scored on chose the writer's weights; None if none did.
+
+        Raises:
+            WriterError: the list of what chose them is damaged.
+        """
+        if self.config.log.keep == "last":
+            return None
+        return trained_on.compare(self._hashes(SELECTED_ON), self.provenance, scored)
+
+    def _hashes(self, name: str) -> TrainedOn | None:
+        path = self.folder / name
         try:
-            hashes = TrainedOn.read(path) if path.is_file() else None
+            return TrainedOn.read(path) if path.is_file() else None
         except TrainedOnError as error:
             raise WriterError(f"{path} is damaged ({error}); copy the writer folder again") from None
-        return trained_on.compare(hashes, self.provenance, scored)
 
 
 def encoder_of(run: Run, config: WriterConfig) -> Run:
@@ -194,13 +226,20 @@ def _seeded(config: WriterConfig) -> Iterator[None]:
 
 
 def create(
-    folder: Path, config: WriterConfig, model: ReportModel, provenance: dict[str, Any], hashes: TrainedOn
+    folder: Path,
+    config: WriterConfig,
+    model: ReportModel,
+    provenance: dict[str, Any],
+    hashes: TrainedOn,
+    selected_on: TrainedOn | None = None,
 ) -> TrainedWriter:
     """Write a new writer folder without weights; writer.toml comes last, because it makes the folder a writer folder."""
     model.save_tokenizer(folder / "tokenizer")
     with replacing(folder / PROVENANCE) as temporary:
         temporary.write_text(json.dumps({"note": NOTE, **provenance}, indent=1) + "\n", encoding="utf-8")
     hashes.write(folder / trained_on.FILE)
+    if selected_on is not None:
+        selected_on.write(folder / SELECTED_ON)
     write_settings(folder, config)
     return TrainedWriter(folder, config, model, provenance)
 
@@ -222,6 +261,9 @@ def save_weights(writer: TrainedWriter) -> None:
 def _recorded(folder: Path, config: WriterConfig) -> digests.Recorded:
     table = config.table()
     table["writer"].pop("model", None)  # where a language model is may change; which one it is does not
+    for name, neutral in _ADDED.items():
+        if table["writer"].get(name) == neutral:
+            table["writer"].pop(name)
     return digests.Recorded(digests.of_settings(table), digests.of_folder(folder / "tokenizer"))
 
 

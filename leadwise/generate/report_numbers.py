@@ -2,6 +2,8 @@
 
 Values are converted to beats/min, ms and degrees. Numbers without a unit are taken in these units; intervals below 3 are
 seconds. A limit is no measurement: "rate below 60" gives nothing. Values outside `RANGES` are left out.
+
+`remove_numbers` returns a report without them, for a writer that is trained on findings alone.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from types import MappingProxyType
+
+from leadwise.data import reports
 
 RANGES = MappingProxyType(
     {
@@ -48,6 +52,21 @@ _LIMIT = re.compile(
     r"(?:below|above|beyond|under|over|than|least|most|exceeding|<|>|≤|≥|atrial rate|atrial rate of)\s*$"
 )
 
+# for `remove_numbers`: any number with a unit, the words between a name and its number, and names of measurements alone
+_WITH_UNIT = re.compile(
+    rf"(?<![\w.]){_NUMBER}\s*(?:{_PER_MINUTE}|(?:ms|msecs?|milliseconds?|secs?|seconds?|s|mv|mm|deg(?:rees?)?)\b|%|°)"
+)
+_TO_NUMBER = re.compile(
+    r"(?:\s*(?:[:=~]|\(ms\)|\(msec\)|\b(?:is|was|of|at|measures|about|approximately|approx\.?)))*\s*$"
+)
+_BOUND = re.compile(r"(?:below|above|beyond|under|over|than|least|most|exceeding|<|>|≤|≥)\s*$")
+_NAMES = (
+    r"(?:\b(?:the|an?|mean|ventricular|atrial|vent|heart|sinus|frontal|electrical|qrs|p-?[rq]|q-?tc?[bf]?|r-?r|p-r-t|hr|rate|"
+    r"intervals?|duration|width|complex|time|axis|axes)\b[\s,:/.-]*(?:and\b\s*)?)+"
+)
+_CLAUSE = re.compile(rf"(?:,|\b(?:with|at|and)\b)\s*{_NAMES}(?=$|,|\))|\(\s*{_NAMES}\)|^{_NAMES}(?<=,)\s*|^{_NAMES}$")
+_DANGLING = re.compile(r"(?:\s*(?:[,:(]|\b(?:with|at|of|and|is|an?|the)\b))+\s*$|^[\s,:]+|\(\s*\)")
+
 
 @lru_cache(maxsize=20_000)
 def read_numbers(text: str) -> MappingProxyType[str, float]:
@@ -79,3 +98,37 @@ def _store(values: dict[str, float], name: str, number: str, unit: str | None) -
     if name in values or not low <= value <= high:
         return
     values[name] = value - 360 if name == "axis_deg" and value > 180 else value
+
+
+def remove_numbers(text: str) -> str:
+    """Return a report without measurements and other numbers with units, in the style of `leadwise.data.reports.clean`.
+
+    A statement that only measures is left out. Limits ("pr interval longer than 200 ms"), degrees of block, ratios and names of
+    leads remain: they are part of findings.
+    """
+    return reports.join_statements([part for part in map(_without_numbers, reports.statements(text)) if part])
+
+
+def _without_numbers(statement: str) -> str:
+    """Return a statement without its measurements; as it is if there are none."""
+    # the places of numbers with their units, and the words that lead to them
+    flat = statement.replace("−", "-")
+    places = [(match.start(1), match.end()) for pattern in (_PAIR, _AXES) for match in pattern.finditer(flat)]
+    for pattern in (_WITH_UNIT, *(pattern for _, pattern in _COMPILED)):
+        places += [(match.start(1), match.end()) for match in pattern.finditer(flat)]
+    places = [(begin, end) for begin, end in places if not _BOUND.search(flat[:begin])]
+    if not places:
+        return statement
+
+    # cut them, then names of measurements that have no value left
+    parts, done = [], 0
+    for begin, end in sorted(places):
+        lead = _TO_NUMBER.search(flat[:begin])
+        if begin >= done:
+            parts.append(flat[done : max(done, lead.start() if lead else begin)])
+        done = max(done, end)
+    flat, previous = " ".join([*parts, flat[done:]]), ""
+    while flat != previous:
+        previous, flat = flat, _DANGLING.sub("", _CLAUSE.sub("", flat))
+        flat = re.sub(r"\s*,(?:\s*,)*", ",", re.sub(r"\s+", " ", flat).replace(" )", ")")).strip()
+    return flat

@@ -101,10 +101,11 @@ def write_reports(
     given = WriterInput(opened.features, opened.source, opened.patients, opened.measurements)
     written = writer.write(given, progress)
     texts = dict(zip(opened.places.tolist(), written, strict=True))
+    reasons = {number: writer.no_report for number, text in texts.items() if not text} | dict(opened.reasons)
     numbers = range(len(opened.names))
     columns = {
         "ecg": list(opened.names),
-        "refused": [opened.reasons.get(number, "") for number in numbers],
+        "refused": [reasons.get(number, "") for number in numbers],
         "report": [texts.get(number, "") for number in numbers],
         "writer": writer.name,
         "note": NOTE,

@@ -33,6 +33,7 @@ from leadwise.generate import folder as folders
 from leadwise.generate.bank import SPLIT, training_reports
 from leadwise.generate.folder import TrainedWriter, WriterConfig
 from leadwise.generate.report_model import ReportModel
+from leadwise.generate.report_numbers import remove_numbers
 from leadwise.generate.writer import WriterError
 from leadwise.methods.contract import PretrainingMethod
 from leadwise.progress import Progress, relabel
@@ -53,7 +54,7 @@ CHANGEABLE = {
 }  # by a resumed training; steps may grow
 
 # what the folder of a training that ended before its first state may contain
-_UNSAVED = {folders.SETTINGS, folders.PROVENANCE, trained_on.FILE, "tokenizer", "resume"}
+_UNSAVED = {folders.SETTINGS, folders.PROVENANCE, trained_on.FILE, folders.SELECTED_ON, "tokenizer", "resume"}
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def train_writer(
         folder.mkdir(parents=True, exist_ok=True)
         until_end.enter_context(runs.locked(folder))
         try:
-            writer = _open(folder, run, cohort) if resume else _create(folder, config, run, cohort, train)
+            writer = _open(folder, run, cohort) if resume else _create(folder, config, run, cohort, train, held_out)
         except BaseException:
             if is_new and not any(folder.iterdir()):
                 folder.rmdir()
@@ -191,13 +192,16 @@ def _examples(
     parts = []
     for name, some in ((SPLIT, rows), (VAL_SPLIT, held_out)):
         chosen = usable(encoder, cohort, some)[0] if len(some) else some
+        texts = [reports.clean(text) for text in cohort.reports.take(chosen)]
+        if not config.has_numbers:  # a report that only measures is left without text
+            texts = [remove_numbers(text) for text in texts]
+            chosen, texts = chosen[np.array([bool(text) for text in texts], dtype=bool)], [*filter(None, texts)]
         step = relabel(progress, f"embed {name}")
         features = (
             embed_cohort(encoder, cohort, config.ecg.part, chosen, step, run.cache_folder)
             if len(chosen)
             else np.empty((0, 1), dtype=np.float32)
         )
-        texts = [reports.clean(text) for text in cohort.reports.take(chosen)]
         parts.append(Examples(chosen, torch.from_numpy(np.asarray(features, dtype=np.float32)), texts))
     train = parts[0]
     if len(train) < config.optim.batch_size:
@@ -208,7 +212,9 @@ def _examples(
     return train, parts[1]
 
 
-def _create(folder: Path, config: WriterConfig, run: Run, cohort: Cohort, train: Examples) -> TrainedWriter:
+def _create(
+    folder: Path, config: WriterConfig, run: Run, cohort: Cohort, train: Examples, held_out: Examples
+) -> TrainedWriter:
     """Return a new writer in `folder`, with its state of step 0: from then on it can be resumed.
 
     Raises:
@@ -224,13 +230,17 @@ def _create(folder: Path, config: WriterConfig, run: Run, cohort: Cohort, train:
     model.fit_scale(train.features)
     people = cohort.patients.distinct(train.rows)
     hashes = TrainedOn.of(cohort.source, people, cohort.checksums(train.rows))
+    chosen_by = None
+    if config.log.keep == "best":
+        others = cohort.patients.distinct(held_out.rows)
+        chosen_by = TrainedOn.of(cohort.source, others, cohort.checksums(held_out.rows))
     provenance: dict[str, Any] = {
         "run": {"name": run.name, "fingerprint": run.fingerprint},
         "n_features": train.features.shape[1],
         **{"cohort": cohort.name, "source": cohort.source, "fingerprint": cohort.fingerprint},
         **{"n_people": len(people), "n_signals": len(train)},
     }
-    writer = folders.create(folder, config, model, provenance, hashes)
+    writer = folders.create(folder, config, model, provenance, hashes, chosen_by)
     optimizer = make_optimizer(cast(PretrainingMethod, model), config.optim)
     _save_state(writer, optimizer, 0, math.inf)
     return writer
@@ -266,15 +276,16 @@ def _train(writer: TrainedWriter, train: Examples, held_out: Examples, progress:
     if start:
         log.info("resumed %s at step %d of %d", folder, start, optim.steps)
     sampler = Sampler(len(train), optim.batch_size, optim.seed)
+    borrowed = {id(parameter) for parameter in model.pretrained_parameters}
     timer_start, timer_step, step = time.perf_counter(), start, start
 
     with runs.isolated_random_state(), deterministic_algorithms(optim.deterministic, lambda: step):
         for step in range(start, optim.steps):
             # one step of the optimiser
             model.train()
-            rate = learning_rate(step, optim)
+            rate, borrowed_rate = _rates(step, config)
             for group in optimizer.param_groups:
-                group["lr"] = rate * group["scale"]
+                group["lr"] = borrowed_rate if id(group["params"][0]) in borrowed else rate
             seed_all(optim.seed, step)
             places = sampler.positions(step)
             total, n_tokens = model.losses(train.features[places].to(model.device), [train.texts[k] for k in places])
@@ -282,6 +293,9 @@ def _train(writer: TrainedWriter, train: Examples, held_out: Examples, progress:
             if not math.isfinite(float(loss.detach())):
                 raise TrainingError(f"step {step}: the loss is not finite; lower optim.lr")
             loss.backward()  # type: ignore[no-untyped-call]
+            if step < config.projection_steps:
+                for parameter in model.pretrained_parameters:
+                    parameter.grad = None  # neither updated nor part of the norm
             norm = nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -305,6 +319,19 @@ def _train(writer: TrainedWriter, train: Examples, held_out: Examples, progress:
                 timer_start, timer_step = time.perf_counter(), n_done
             if is_last or n_done % config.log.save_every == 0:
                 _save_state(writer, optimizer, n_done, best)
+
+
+def _rates(step: int, config: WriterConfig) -> tuple[float, float]:
+    """Return the learning rates of a step: of new layers, and of those that change borrowed ones.
+
+    Each of two stages has its own schedule. The first trains new layers alone; in the second they have the lower rate too.
+    """
+    optim, n_first = config.optim, config.projection_steps
+    if step < n_first:
+        return learning_rate(step, dataclasses.replace(optim, steps=n_first)), 0.0
+    rate = learning_rate(step - n_first, dataclasses.replace(optim, steps=optim.steps - n_first))
+    low = rate * optim.pretrained_lr_scale
+    return low if n_first else rate, low
 
 
 def _save_state(writer: TrainedWriter, optimizer: torch.optim.Optimizer, step: int, best: float) -> None:

@@ -55,6 +55,7 @@ class Writer(ABC):
     name: str  # in tables
     part: str = "backbone"  # the embedding of the run that it reads; several joined by "+"
     reads_measurements: bool = False  # whether `WriterInput.measurements` is used
+    no_report: str = ""  # why it writes '' for an ECG; "" if that is what it has written
 
     def encoder(self, run: Run) -> Run:
         """Return the run whose embeddings the writer reads: `run`, or one with other weights of the same settings.

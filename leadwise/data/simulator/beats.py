@@ -23,7 +23,7 @@ from leadwise.data.simulator.patients import Patient, Presentation
 
 Rows = dict[str, tuple[float, ...]]  # time, rise, fall, hold (ms), x left, y down, z back (mV)
 
-_NORMAL: Rows = {
+NORMAL: Rows = {
     "septum": (-24, 9, 9, 0, -0.16, -0.05, -0.28),
     "wall": (-6, 9, 9, 0, 0.52, 0.35, -0.20),
     "mass": (6, 9, 9, 0, 0.95, 0.85, 0.30),
@@ -57,7 +57,7 @@ _FROM_RIGHT_VENTRICLE: Rows = {"wall": (-22, 20, 18, 0, 0.50, 0.75, 0.40), "mass
 _RIGHT_BUNDLE_END = (58, 16, 17, 2, -0.58, 0.02, -0.62)  # the late right ventricle: forward and to the right
 _PATHWAYS = ((-42, 17, 20, 0, 0.18, 0.26, -0.42), (-42, 17, 20, 0, 0.46, 0.12, 0.04))  # left, right: the delta wave
 
-_T_NORMAL = np.array([0.30, 0.24, -0.15])
+T_NORMAL = np.array([0.30, 0.24, -0.15])
 _ST = {  # mV at the top of the ST segment
     "STEI": np.array([-0.07, 0.27, 0.11]),
     "STEA": np.array([0.11, -0.02, -0.31]),
@@ -95,18 +95,18 @@ def conducted_beat(patient: Patient, presentation: Presentation, qt_ms: float, r
     """Return the beat of this ECG's dominant rhythm, which may be a paced or an escape beat."""
     findings = presentation.findings
     if presentation.rhythm == "PACE":
-        loop = _individual_loop(_PACED, patient, 0.06)
+        loop = individual_loop(_PACED, patient, 0.06)
     elif presentation.ventricular_escape:
-        loop = _individual_loop(
+        loop = individual_loop(
             _FROM_LEFT_VENTRICLE if presentation.variant < 0.5 else _FROM_RIGHT_VENTRICLE, patient, 0.10
         )
     else:
-        loop = _individual_loop(_rows(findings, presentation.variant, patient), patient, 0.10)
+        loop = individual_loop(_rows(findings, presentation.variant, patient), patient, 0.10)
     loop = replace(loop, vector_mv=loop.vector_mv * (1 + 0.02 * rng.standard_normal((len(loop), 3))))
     loop = _turn_to_axis(loop, patient, _axis_range(presentation), patient.traits[0])
     low, high = _qrs_range_ms(presentation)
     loop = _scale_to_voltage(loop, patient, findings, presentation)
-    qrs, qrs_ms = _stretch_to_duration(loop, interpolate(low, high, 0.85 * patient.traits[1] + 0.15 * rng.random()))
+    qrs, qrs_ms = stretch_to_duration(loop, interpolate(low, high, 0.85 * patient.traits[1] + 0.15 * rng.random()))
     return _make_beat(qrs, qrs_ms, _repolarisation(patient, presentation, qrs, qrs_ms, qt_ms, rng), patient)
 
 
@@ -119,8 +119,8 @@ def ectopic_beat(patient: Patient, presentation: Presentation, qt_ms: float) -> 
         left = patient.traits[1] < 0.5
     rows = _FROM_LEFT_VENTRICLE if left else _FROM_RIGHT_VENTRICLE
     size = interpolate(0.9, 1.3, patient.traits[3]) * (1.4 if "LVH" in presentation.findings else 1.0)
-    loop = _individual_loop(rows, patient, 0.2).rotated(interpolate(-70, 50, patient.traits[2]))
-    qrs, qrs_ms = _stretch_to_duration(loop.scaled(size), interpolate(142, 172, patient.traits[4]))
+    loop = individual_loop(rows, patient, 0.2).rotated(interpolate(-70, 50, patient.traits[2]))
+    qrs, qrs_ms = stretch_to_duration(loop.scaled(size), interpolate(142, 172, patient.traits[4]))
     t_wave = _t_wave(-0.30 * _mean_vector(qrs), max(qt_ms, qrs_ms + 190.0))
     return _make_beat(qrs, qrs_ms, t_wave, patient)
 
@@ -146,7 +146,7 @@ def _rows(findings: frozenset[str], variant: float, patient: Patient) -> Rows:
         return _LEFT_BUNDLE
     if "RVH" in findings:
         return _RIGHT_HEART
-    rows = dict(_LEFT_ANTERIOR if "LAFB" in findings else _NORMAL)
+    rows = dict(_LEFT_ANTERIOR if "LAFB" in findings else NORMAL)
     if "LVH" in findings:
         rows["mass"] = (*rows["mass"][:6], rows["mass"][6] + 0.32)
     if "RAD" in findings:  # a vertical heart, rotated back so that V1 stays negative
@@ -169,7 +169,8 @@ def _rows(findings: frozenset[str], variant: float, patient: Patient) -> Rows:
     return rows
 
 
-def _individual_loop(rows: Rows, patient: Patient, spread: float) -> Waves:
+def individual_loop(rows: Rows, patient: Patient, spread: float) -> Waves:
+    """Return a textbook loop, changed by the shape of this patient's heart; `spread` is the SD of the change."""
     loop = waves([list(row) for row in rows.values()])
     return loop.scaled(1 + spread * np.clip(patient.shape[: len(loop)], -2, 2))
 
@@ -242,7 +243,7 @@ def _scale_to_voltage(loop: Waves, patient: Patient, findings: frozenset[str], p
     return loop.scaled(float(min(max(min(factor, 1.9 / limb), 0.70 / limb), ceiling)))
 
 
-def _stretch_to_duration(loop: Waves, qrs_ms: float) -> tuple[Waves, float]:
+def stretch_to_duration(loop: Waves, qrs_ms: float) -> tuple[Waves, float]:
     """Stretch the loop to the duration `qrs_ms` and shift it to start at zero."""
     onset, end = bounds_ms(loop)
     factor = qrs_ms / (end - onset)
@@ -267,7 +268,7 @@ def _repolarisation(
 ) -> Waves:
     # the individual T wave and ST segment, changed by the findings
     findings = presentation.findings
-    t_vector = _T_NORMAL * interpolate(0.85, 1.35, patient.traits[8]) * (1 + 0.08 * np.clip(patient.shape[6], -2, 2))
+    t_vector = T_NORMAL * interpolate(0.85, 1.35, patient.traits[8]) * (1 + 0.08 * np.clip(patient.shape[6], -2, 2))
     st_vector = np.array([0.012, 0.015, -0.022]) * (1 + 0.3 * rng.standard_normal())
     if presentation.rhythm == "PACE" or presentation.ventricular_escape or findings & {"CLBBB", "WPW"}:
         share = 0.18 if "WPW" in findings else 0.28  # secondary change: opposite to the QRS
@@ -295,7 +296,11 @@ def _repolarisation(
     if "LVOLT" in findings:
         t_vector = 0.55 * t_vector
 
-    # the ST segment lasts from the QRS to the T wave
+    return st_and_t_waves(t_vector, st_vector, qrs_ms, qt_ms)
+
+
+def st_and_t_waves(t_vector: Array, st_vector: Array, qrs_ms: float, qt_ms: float) -> Waves:
+    """Return a T wave that ends `qt_ms` after the QRS onset, and an ST segment that lasts from the QRS to it."""
     t_wave = _t_wave(t_vector, qt_ms)
     top_ends = float(t_wave.at_ms[0] - 1.2 * t_wave.rise_ms[0])
     begins = qrs_ms + 6.0

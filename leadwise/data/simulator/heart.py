@@ -90,6 +90,12 @@ class Waves:
         rotation = np.array([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])
         return replace(self, vector_mv=self.vector_mv @ rotation)
 
+    def rotated_horizontally(self, by_deg: float) -> Waves:
+        """Return the same loop, rotated in the horizontal plane from left towards the back."""
+        cos, sin = np.cos(np.deg2rad(by_deg)), np.sin(np.deg2rad(by_deg))
+        rotation = np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]])
+        return replace(self, vector_mv=self.vector_mv @ rotation)
+
 
 def waves(rows: Sequence[Sequence[float]]) -> Waves:
     """Return waves from rows of (time ms, rise ms, fall ms, hold ms, x mV, y mV, z mV)."""

@@ -170,7 +170,7 @@ def _draw_patient(number: int, split: str, n_ecgs: int, quantiles: Array, seed: 
         n_ecgs=n_ecgs,
         age_years=int(np.clip(age, 18, 95)),
         sex=str(rng.choice(["F", "M"])),
-        transform=DOWER * (1 + 0.07 * rng.standard_normal((8, 3))) + 0.02 * rng.standard_normal((8, 3)),
+        transform=draw_transform(rng),
         lasting=frozenset(lasting),
         rhythm=rhythm,
         rhythm_share=rhythm_share,
@@ -179,6 +179,11 @@ def _draw_patient(number: int, split: str, n_ecgs: int, quantiles: Array, seed: 
         traits=rng.random(10),
         shape=rng.standard_normal((8, 3)),
     )
+
+
+def draw_transform(rng: np.random.Generator) -> Array:
+    """Draw the (8, 3) transform from one heart's vector to heart.INDEPENDENT_LEADS: Dower's, with individual deviations."""
+    return DOWER * (1 + 0.07 * rng.standard_normal((8, 3))) + 0.02 * rng.standard_normal((8, 3))
 
 
 def _pick_by_share(shares: Sequence[float], quantile: float) -> int:

@@ -59,13 +59,8 @@ def _sinus(patient: Patient, presentation: Presentation, duration_s: float, rng:
     low, high = (42, 56) if "SBRAD" in findings else (104, 132) if "STACH" in findings else (62, 95)
     rate_bpm = interpolate(low, high, share)
 
-    # beats, with respiratory sinus arrhythmia that decreases with age
-    cycle_s = 60 / rate_bpm
-    qrs_s = _regular(rate_bpm, duration_s, 0.006, rng)
-    breath = np.sin(2 * np.pi * interpolate(0.18, 0.32, float(rng.random())) * qrs_s + 6.28 * float(rng.random()))
-    depth = 0.045 * np.clip((75 - patient.age_years) / 50, 0.1, 1) * min(cycle_s, 1.0)
-    qrs_s = qrs_s + depth * breath
-    pr_ms = _pr_ms(patient, presentation, rate_bpm)
+    qrs_s = sinus_beats(patient, rate_bpm, duration_s, rng)
+    pr_ms = pr_interval(patient, presentation, rate_bpm)
 
     # premature beats
     ventricular = np.zeros(len(qrs_s), bool)
@@ -81,7 +76,17 @@ def _sinus(patient: Patient, presentation: Presentation, duration_s: float, rng:
     return Rhythm(qrs_s, ventricular, p_s, early[conducted], rate_bpm, pr_ms)
 
 
-def _pr_ms(patient: Patient, presentation: Presentation, rate_bpm: float) -> float:
+def sinus_beats(patient: Patient, rate_bpm: float, duration_s: float, rng: np.random.Generator) -> Array:
+    """Return the onsets of sinus beats in seconds, with respiratory sinus arrhythmia that decreases with age."""
+    cycle_s = 60 / rate_bpm
+    qrs_s = _regular(rate_bpm, duration_s, 0.006, rng)
+    breath = np.sin(2 * np.pi * interpolate(0.18, 0.32, float(rng.random())) * qrs_s + 6.28 * float(rng.random()))
+    depth = 0.045 * np.clip((75 - patient.age_years) / 50, 0.1, 1) * min(cycle_s, 1.0)
+    return np.asarray(qrs_s + depth * breath)
+
+
+def pr_interval(patient: Patient, presentation: Presentation, rate_bpm: float) -> float:
+    """Return the PR interval of a sinus rhythm in ms; it shortens at a high rate."""
     share = patient.traits[4]
     if "WPW" in presentation.findings:
         return interpolate(86, 106, share)

@@ -49,7 +49,6 @@ def draw_tracing(
     presentation = presentation or draw_presentation(patient, rng)
 
     # times of the beats and the QT interval
-    n_samples = round(DURATION_S * rate_hz)
     rhythm = draw_rhythm(patient, presentation, DURATION_S, rng)
     onsets = rhythm.qrs_s[(rhythm.qrs_s >= 0) & (rhythm.qrs_s < DURATION_S)]
     mean_s = float(np.diff(onsets).mean())
@@ -66,12 +65,11 @@ def draw_tracing(
     ):
         qt_ms += 30  # late activation means late recovery
 
-    # the heart vector
+    # the beat, and the leads
     beat = conducted_beat(patient, presentation, qt_ms, rng)
-    vector = render(_events(patient, presentation, rhythm, beat, qt_ms, rate_hz, rng), n_samples, rate_hz)
-    vector += atrial_activity(rhythm, presentation, n_samples, rate_hz, rng)
+    leads = clean_leads(patient, presentation, rhythm, beat, qt_ms, rate_hz, rng)
 
-    # the true values, and the leads
+    # the true values
     truth = {
         "rate_bpm": 60 / mean_s,
         "atrial_bpm": rhythm.atrial_bpm,
@@ -84,7 +82,23 @@ def draw_tracing(
     }
     after_ms = np.array([beat.qrs_ms + (60 if mean_s > 0.6 else 40)])
     st_mv = twelve_leads(beat.repolarisation.along(after_ms) @ patient.transform.T)[0]
-    return Tracing(presentation, _modulate_by_breathing(vector, rate_hz, rng) @ patient.transform.T, truth, st_mv)
+    return Tracing(presentation, leads, truth, st_mv)
+
+
+def clean_leads(
+    patient: Patient,
+    presentation: Presentation,
+    rhythm: Rhythm,
+    beat: Beat,
+    qt_ms: float,
+    rate_hz: float,
+    rng: np.random.Generator,
+) -> Array:
+    """Return the leads of heart.INDEPENDENT_LEADS over `DURATION_S`, (T, 8) mV: every event of the rhythm, and breathing."""
+    n_samples = round(DURATION_S * rate_hz)
+    vector = render(_events(patient, presentation, rhythm, beat, qt_ms, rate_hz, rng), n_samples, rate_hz)
+    vector += atrial_activity(rhythm, presentation, n_samples, rate_hz, rng)
+    return _modulate_by_breathing(vector, rate_hz, rng) @ patient.transform.T
 
 
 def _events(

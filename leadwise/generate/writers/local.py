@@ -5,6 +5,12 @@ before the instruction and the report. The language model is frozen; low-rank ma
 layers are trained with the projection, at a rate that is `optim.pretrained_lr_scale` of the projection's. The writer folder
 contains the projection and the low-rank maps only, and names the folder of the language model.
 
+With `projection_steps`, training has two stages, as in LLaVA (arXiv 2304.08485): the projection alone at the full rate, then
+the projection and the low-rank maps at the lower rate. Each stage has its own warm-up and its own fall of the rate.
+
+The loss is that of the report's tokens alone. With `paraphrase`, the instruction of each training report is drawn from the
+setting `instruction` and PARAPHRASES; held-out reports and written ones always have `instruction`.
+
 Needs the extra reports-llm. Nothing is downloaded, and code in the folder is never run.
 """
 
@@ -25,6 +31,16 @@ from leadwise.generate.report_model import EcgProjector, ReportModel
 from leadwise.generate.writer import WriterError
 
 BASE = "base.json"
+PARAPHRASES = (
+    "Write the report of this 12-lead ECG:",
+    "Describe the findings of this electrocardiogram:",
+    "ECG interpretation:",
+    "What does this ECG show? Answer as a report:",
+    "State rhythm, conduction and abnormalities of this recording:",
+    "Read this 12-lead electrocardiogram and report it:",
+    "Report, as an ECG machine prints it:",
+)
+"""Other wordings of the instruction, which training draws with `paraphrase`."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +55,20 @@ class LocalSettings:
     lora_dropout: float = 0.05
     instruction: str = "Report of this 12-lead ECG:"  # between the ECG and the report
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the language model; what is trained is float32
+    paraphrase: bool = False  # training draws a wording of the instruction for each report
+    projection_steps: int = 0  # first steps, in which the projection alone is trained; 0: one stage
+    numbers: Literal["keep", "remove"] = "keep"  # remove: measurements are taken out of the training reports
 
     def __post_init__(self) -> None:
         check_ranges(
             self, vectors=">= 1", max_tokens=">= 3", lora_rank=">= 1", lora_alpha=">= 1", lora_dropout="[0, 1)"
         )
+        check_ranges(self, projection_steps=">= 0")
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """The wordings that training draws from; the first is that of written reports."""
+        return (self.instruction, *PARAPHRASES) if self.paraphrase else (self.instruction,)
 
 
 class LocalModel(ReportModel):
@@ -70,7 +95,8 @@ class LocalModel(ReportModel):
         base, self.tokenizer = _open_model(folder, settings)
         self.start, self.end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         most = getattr(base.config, "max_position_embeddings", None)
-        needed = 1 + settings.vectors + len(self._ids(settings.instruction)) + settings.max_tokens
+        self.instructions = [self._ids(text) for text in settings.instructions]
+        needed = 1 + settings.vectors + max(map(len, self.instructions)) + settings.max_tokens
         if most is not None and needed > most:
             raise WriterError(
                 f"the language model in {folder} has {most} positions, and a report needs {needed}; lower writer.max_tokens"
@@ -88,20 +114,23 @@ class LocalModel(ReportModel):
 
     def losses(self, features: Tensor, texts: Sequence[str]) -> tuple[Tensor, int]:
         """Return the sum of the losses of all report tokens, and their number."""
-        # the reports, each with its end, padded on the right
-        rows = [[*self._ids(text)[: self.settings.max_tokens - 1], self.end] for text in texts]
+        # the instructions and the reports, each with its end, padded on the right
+        before = self._drawn_instructions(len(texts))
+        reports = [[*self._ids(text)[: self.settings.max_tokens - 1], self.end] for text in texts]
+        rows = [[*one, *report] for one, report in zip(before, reports)]
         longest = max(map(len, rows))
         ids = torch.tensor([row + [self.end] * (longest - len(row)) for row in rows], device=self.device)
-        lengths = torch.tensor([len(row) for row in rows], device=self.device)
-        real = torch.arange(longest, device=self.device) < lengths[:, None]
+        place = torch.arange(longest, device=self.device)
+        real = place < torch.tensor([len(row) for row in rows], device=self.device)[:, None]
+        is_report = real & (place >= torch.tensor([len(one) for one in before], device=self.device)[:, None])
 
         # the logits of the places before each token
-        begin = self._begin(features)
-        x = torch.cat([begin, self._words(ids[:, :-1])], dim=1)
-        attended = torch.cat([real.new_ones(begin.shape[:2]), real[:, 1:]], dim=1)
+        ecg = self._ecg(features)
+        x = torch.cat([ecg, self._words(ids[:, :-1])], dim=1)
+        attended = torch.cat([real.new_ones(ecg.shape[:2]), real[:, 1:]], dim=1)
         logits = self.lm(inputs_embeds=x, attention_mask=attended.long(), use_cache=False).logits
-        logits = logits[:, begin.shape[1] - 1 :].float()
-        return F.cross_entropy(logits[real], ids[real], reduction="sum"), int(real.sum())
+        logits = logits[:, ecg.shape[1] - 1 :].float()
+        return F.cross_entropy(logits[is_report], ids[is_report], reduction="sum"), int(is_report.sum())
 
     def generate(self, features: Tensor) -> list[str]:
         """Return the reports of B ECGs with embeddings (B, D), by greedy decoding."""
@@ -123,14 +152,22 @@ class LocalModel(ReportModel):
         self.tokenizer.save_pretrained(folder)
         (folder / BASE).write_text(json.dumps(self.identity, indent=1) + "\n", encoding="utf-8")
 
+    def _drawn_instructions(self, n: int) -> list[list[int]]:
+        """Return the tokens of the instruction of each of N reports: drawn in training, else the first wording."""
+        if not self.training or len(self.instructions) == 1:
+            return [self.instructions[0]] * n
+        return [self.instructions[k] for k in torch.randint(len(self.instructions), (n,)).tolist()]
+
     def _begin(self, features: Tensor) -> Tensor:
-        """Return the places (B, P, W) before a report: the start, the ECG, and the instruction."""
-        n = len(features)
+        """Return the places (B, P, W) before a written report: the start, the ECG, and the instruction."""
+        ids = torch.tensor([self.instructions[0]], dtype=torch.long, device=self.device)
+        return torch.cat([self._ecg(features), self._words(ids).expand(len(features), -1, -1)], dim=1)
+
+    def _ecg(self, features: Tensor) -> Tensor:
+        """Return the first places (B, P, W): the start, if the tokenizer has one, and the ECG."""
         start = [] if self.start is None else [self.start]
-        ids = torch.tensor([start + self._ids(self.settings.instruction)], dtype=torch.long, device=self.device)
-        words = self._words(ids).expand(n, -1, -1)
-        vectors = self.project(self.standardize(features)).to(words.dtype)
-        return torch.cat([words[:, : len(start)], vectors, words[:, len(start) :]], dim=1)
+        words = self._words(torch.tensor([start], dtype=torch.long, device=self.device)).expand(len(features), -1, -1)
+        return torch.cat([words, self.project(self.standardize(features)).to(words.dtype)], dim=1)
 
     def _words(self, ids: Tensor) -> Tensor:
         words: Tensor = self.lm.get_input_embeddings()(ids)  # type: ignore[operator]

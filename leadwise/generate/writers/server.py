@@ -101,6 +101,7 @@ class ServerWriter(Writer):
 
     name = "server"
     reads_measurements = True
+    no_report = "there are no facts about this ECG: nothing was measured, and no training report may be sent"
 
     def __init__(self, run: Run, options: ServerOptions, bank: ReportBank | None = None) -> None:
         """Check the address; nothing is sent.
@@ -115,14 +116,14 @@ class ServerWriter(Writer):
         self._opener = urllib.request.build_opener(_NoRedirect, *no_proxy)
 
     def write(self, ecgs: WriterInput, progress: Progress | None = None) -> list[str]:
-        """Return the reports of N ECGs.
+        """Return the reports of N ECGs; '' without a request for an ECG without facts.
 
         Raises:
-            WriterError: there are no facts, or the server does not answer with reports.
+            WriterError: there are no facts about any of them, or the server does not answer with reports.
         """
         texts: list[str] = []
         for facts in collect_facts(self.run, ecgs, self.bank):
-            texts.append(self._report(facts))
+            texts.append(self._report(facts) if facts else "")
             if progress is not None:
                 progress("write reports", len(texts), len(ecgs))
         return texts

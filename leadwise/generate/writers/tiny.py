@@ -39,6 +39,7 @@ class TinySettings:
     vocabulary: int = 4000  # most tokens of the tokenizer, which is trained on the training reports
     max_tokens: int = 128  # of a report, with its start and end; a longer one is cut
     dropout: float = 0.1
+    numbers: Literal["keep", "remove"] = "keep"  # remove: measurements are taken out of the training reports
 
     def __post_init__(self) -> None:
         check_ranges(self, vectors=">= 1", width=">= 1", depth=">= 1", heads=">= 1", max_tokens=">= 3")
