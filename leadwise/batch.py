@@ -1,13 +1,15 @@
-"""Lead names, the signal that a model expects, and the batch that it reads. Shapes and units are defined here, once.
+"""Lead names, what a model expects of ECGs and heart images, and the batch that it reads. Shapes and units are defined here.
 
 Shape letters used everywhere: B batch, L leads, T samples, P samples per patch, N patches per lead, D width, K classes,
 V vocabulary, S text tokens. Signals are in millivolts, rates in hertz, times in seconds unless the name has another unit.
+Heart images are (B, P, D, H, W): P phases of the heartbeat, D slices, H rows and W columns; Q phenotypes are (B, Q).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +47,45 @@ class Signal:
 
 
 @dataclass(frozen=True)
+class Volume:
+    """The heart images that a model expects: phases, slices, pixels, spacing and normalisation. Slice 0 is at the base."""
+
+    phases: tuple[str, ...] = ("ed", "es")  # ed: end of filling, es: end of contraction; "scar": late enhancement
+    slices: int = 6
+    rows: int = 46
+    columns: int = 42
+    spacing_mm: tuple[float, float, float] = (10.0, 3.66, 3.66)  # between slices, rows and columns
+    normalize: Literal["minmax", "none"] = "minmax"  # minmax: each volume to [0, 1]; none: as the files have it
+
+    def __post_init__(self) -> None:
+        if not self.phases or len(set(self.phases)) != len(self.phases) or not all(map(_is_name, self.phases)):
+            raise ValueError(
+                f"volume.phases = {list(self.phases)}: must be distinct names of lower-case letters, such as ed and es"
+            )
+        for name in ("slices", "rows", "columns"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"volume.{name} = {getattr(self, name)!r} is out of range: it must be >= 1")
+        if len(self.spacing_mm) != 3 or not all(0.0 < step < math.inf for step in self.spacing_mm):
+            raise ValueError(f"volume.spacing_mm = {list(self.spacing_mm)}: must be three distances > 0 in mm")
+        if self.normalize not in ("minmax", "none"):
+            raise ValueError(f"volume.normalize = {self.normalize!r}: must be 'minmax' or 'none'")
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(P, D, H, W): phases, slices, rows, columns."""
+        return len(self.phases), self.slices, self.rows, self.columns
+
+    @property
+    def voxel_ml(self) -> float:
+        """The volume of one voxel in mL."""
+        return math.prod(self.spacing_mm) / 1000.0
+
+
+def _is_name(phase: str) -> bool:
+    return phase.isascii() and phase.isidentifier() and phase == phase.lower()
+
+
+@dataclass(frozen=True)
 class Wordings:
     """Texts that can replace a statement of a report: for each of its findings the forms of its text, each a list of texts."""
 
@@ -74,6 +115,9 @@ class Batch:
     wordings: tuple[tuple[Wordings, ...], ...] | None = None  # of each of these statements, if requested
     target: torch.Tensor | None = None  # (B, D) float32, embeddings by the teacher of a distilled model
     on_host: CommonSamples | None = None  # of a batch on a GPU; see `common`
+    volume: torch.Tensor | None = None  # (B, P, D, H, W) float32, heart images as a `Volume` describes; 0 where absent
+    has_volume: torch.Tensor | None = None  # (B, P) bool, which phases each of the B recordings has
+    phenotype: torch.Tensor | None = None  # (B, Q) float32 in the units of the source, NaN where unknown
 
     def __len__(self) -> int:
         return len(self.record)
@@ -99,13 +143,15 @@ class Batch:
             None if self.statements is None else self.statements[some],
             None if self.wordings is None else self.wordings[some],
             None if self.target is None else self.target[some],
+            volume=None if self.volume is None else self.volume[some],
+            has_volume=None if self.has_volume is None else self.has_volume[some],
+            phenotype=None if self.phenotype is None else self.phenotype[some],
         )  # fmt: skip
         return part.with_common(self.common)
 
     def to(self, device: str | torch.device) -> Batch:
         """The same batch with its tensors on `device`; a copy to a GPU is queued, and a complete batch has `common` there."""
-        label = None if self.label is None else to_device(self.label, device)
-        target = None if self.target is None else to_device(self.target, device)
+        others: dict[str, Any] = {name: to_device(tensor, device) for name, tensor in self._others.items()}
         ecg = to_device(self.ecg, device)
         common = self.common
         if common is None and ecg.device.type != "cpu" and self.is_complete:
@@ -113,7 +159,13 @@ class Batch:
         complete = common is not None and self.observed.device != ecg.device and bool(common.all())
         # what is all True is written there: it need not be copied
         observed = self.observed.new_ones(ecg.shape, device=device) if complete else to_device(self.observed, device)
-        return replace(self, ecg=ecg, observed=observed, label=label, target=target, on_host=None).with_common(common)
+        return replace(self, ecg=ecg, observed=observed, on_host=None, **others).with_common(common)
+
+    @property
+    def _others(self) -> dict[str, Any]:
+        """The tensors besides `ecg` and `observed` that this batch has, by field."""
+        tensors = {name: getattr(self, name) for name in ("label", "target", "volume", "has_volume", "phenotype")}
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     @property
     def is_complete(self) -> bool:
@@ -125,12 +177,10 @@ class Batch:
     def pinned(self) -> Batch:
         """The same batch in memory from which copies to a GPU need no wait; for the threads that read ahead."""
         common = self.observed.new_ones(self.observed.shape[-1]) if self.is_complete else None
-        label = None if self.label is None else self.label.pin_memory()
-        target = None if self.target is None else self.target.pin_memory()
+        others = {name: tensor.pin_memory() for name, tensor in self._others.items()}
         observed = self.observed if common is not None else self.observed.pin_memory()
-        return replace(
-            self, ecg=self.ecg.pin_memory(), observed=observed, label=label, target=target, on_host=None
-        ).with_common(common)
+        pinned = replace(self, ecg=self.ecg.pin_memory(), observed=observed, on_host=None, **others)
+        return pinned.with_common(common)
 
 
 def to_device(x: torch.Tensor, device: str | torch.device) -> torch.Tensor:

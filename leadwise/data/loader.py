@@ -12,9 +12,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from leadwise.batch import LEADS, Batch, Signal, Wordings
+from leadwise.batch import LEADS, Batch, Signal, Volume, Wordings
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.packing import scale_into, unpack
+from leadwise.data.cohort.volume_store import minmax
 from leadwise.data.recordings.recording import MISSING
 from leadwise.data.recordings.twelve_leads import conform
 
@@ -34,6 +35,8 @@ class Recordings:
         starts_s: np.ndarray | None = None,
         retained_s: float | None = None,
         wordings: bool = False,
+        volume: Volume | None = None,
+        phenotypes: Sequence[str] = (),
     ) -> None:
         """
         Args:
@@ -43,6 +46,11 @@ class Recordings:
             starts_s: (n,) where the part to read begins in each row, in seconds; NaN: where `signal.window` puts it.
             retained_s: only so many seconds are read; the zeros after them count as observed.
             wordings: batches contain the statements, and other wordings of each (`leadwise.data.wordings`).
+            volume: batches contain these heart images; phases, shape and spacing must be those of the cohort.
+            phenotypes: batches contain these phenotypes of the cohort.
+
+        Raises:
+            CohortError: the cohort has no such heart images or phenotypes.
         """
         self.cohort = cohort
         self.signal = signal
@@ -51,6 +59,9 @@ class Recordings:
         self._starts_s, self._retained_s = starts_s, retained_s
         self._labels = None if task is None else cohort.labels(task, self.rows).astype(np.float32)
         self._targets: np.ndarray | None = None
+        self.volume, self.phenotypes = volume, tuple(phenotypes)
+        self._phases = [] if volume is None else cohort.volume_store.places(volume)
+        self._phenotypes = cohort.phenotypes(self.phenotypes, self.rows) if self.phenotypes else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -59,6 +70,17 @@ class Recordings:
     def targets(self) -> np.ndarray | None:
         """The targets (n, D) of `with_targets`; None without them."""
         return self._targets
+
+    @property
+    def phenotype_table(self) -> np.ndarray:
+        """The phenotypes (n, Q) float32 of all recordings, NaN where unknown."""
+        return np.zeros((len(self), 0), dtype=np.float32) if self._phenotypes is None else self._phenotypes
+
+    @property
+    def has_volume(self) -> np.ndarray:
+        """Which of the phases of `volume` each recording has: (n, P) bool."""
+        has: np.ndarray = self.cohort.has_volume(self.rows)[:, self._phases]
+        return has
 
     def with_targets(self, targets: np.ndarray) -> Recordings:
         """Return the same recordings with `Batch.target`, given one row of `targets` (n, D) float32 per recording."""
@@ -95,7 +117,23 @@ class Recordings:
             statements=statements,
             wordings=self._wordings(statements) if statements and self._with_wordings else None,
             target=None if self._targets is None else torch.from_numpy(self._targets[places]),
+            volume=None if self.volume is None else torch.from_numpy(self._read_volumes(rows, self.volume)),
+            has_volume=None if self.volume is None else torch.from_numpy(self._present(rows)),
+            phenotype=None if self._phenotypes is None else torch.from_numpy(self._phenotypes[places]),
         )
+
+    def _present(self, rows: np.ndarray) -> np.ndarray:
+        """Which of the requested phases each row has: (B, P) bool."""
+        return np.ascontiguousarray(self.cohort.has_volume(rows)[:, self._phases])
+
+    def _read_volumes(self, rows: np.ndarray, volume: Volume) -> np.ndarray:
+        """The heart images (B, P, D, H, W) float32 of rows, 0 where absent."""
+        store, out = self.cohort.volume_store, np.empty((len(rows), *volume.shape), dtype=np.float32)
+        for number, row in enumerate(rows.tolist()):
+            out[number] = store.read(row, self._phases)
+        if volume.normalize == "minmax":
+            minmax(out)
+        return out
 
     @staticmethod
     def _wordings(statements: Sequence[Sequence[str]]) -> tuple[tuple[Wordings, ...], ...]:

@@ -8,13 +8,13 @@ of the model has missing samples, or the recording is very short.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 
-from leadwise.batch import LEADS, Signal
+from leadwise.batch import LEADS, Signal, Volume
 from leadwise.data import crops
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.messages import first_few, short_cell
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 REASONS = {  # key in JSON -> text
     "no_lead": "none of the model's leads is recorded",
     "not_observed": "no whole patch of any of the model's leads is observed in the window",
+    "no_volume": "no heart image of any of the model's phases",
+    "no_phenotype": "none of the model's phenotypes is known",
 }
 
 _INDEX_COLUMNS = ("n_samples", "rate_hz", "lead_missing", "n_short_gaps", "n_long_gaps")
@@ -102,6 +104,32 @@ def usable_rows(
     }
     records = {reason: tuple(cohort.records.take(some)) for reason, some in lost.items() if len(some)}
     return requested[is_usable], LeftOut(records)
+
+
+def rows_with_inputs(
+    cohort: Cohort, rows: np.ndarray, volume: Volume | None, phenotypes: Sequence[str]
+) -> tuple[np.ndarray, LeftOut]:
+    """Return those of the rows that have a heart image and a phenotype, where they are required, and a ledger of the others.
+
+    Args:
+        rows: (n,) row numbers of the cohort, each once.
+        volume: a row needs an image of one of its phases; None: no image is required.
+        phenotypes: a row needs a value of one of these; (): no phenotype is required.
+
+    Raises:
+        CohortError: the cohort has no such heart images or phenotypes.
+    """
+    remaining = np.asarray(rows, dtype=np.int64)
+    records: dict[str, tuple[str, ...]] = {}
+    if volume is not None:
+        has_one = cohort.has_volume(remaining)[:, cohort.volume_store.places(volume)].any(axis=1)
+        records["no_volume"] = tuple(cohort.records.take(remaining[~has_one]))
+        remaining = remaining[has_one]
+    if phenotypes:
+        has_one = np.isfinite(cohort.phenotypes(phenotypes, remaining)).any(axis=1)
+        records["no_phenotype"] = tuple(cohort.records.take(remaining[~has_one]))
+        remaining = remaining[has_one]
+    return remaining, LeftOut({reason: names for reason, names in records.items() if names})
 
 
 def _from_index(cohort: Cohort, signal: Signal, length_s: float, patch_samples: int) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from leadwise import methods
-from leadwise.batch import Signal
+from leadwise.batch import Signal, Volume
 from leadwise.config import BY_METHOD, Config, ConfigError, drop_removed, typed
 from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn.text import Tokenizer
@@ -141,8 +141,30 @@ def with_defaults(config: Config) -> Config:
     if data.min_report_words == BY_METHOD:
         data = dataclasses.replace(data, min_report_words=int(file.method_class.reads_reports))
     # lists, as TOML has them: the config must be equal before it is written and after it is read, and so must its fingerprint
-    table = {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(method_config).items()}
+    table = {key: _as_toml(value) for key, value in dataclasses.asdict(method_config).items()}
     return dataclasses.replace(config, data=data, method={"name": config.method["name"], **table})
+
+
+def _as_toml(value: Any) -> Any:
+    """A setting with lists in place of tuples, in nested tables too."""
+    if isinstance(value, dict):
+        return {key: _as_toml(one) for key, one in value.items()}
+    return [_as_toml(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def volume_setting(config: Config) -> Volume | None:
+    """Return the heart images that a run's method reads: its setting `volume`; None for a method that reads none."""
+    file, method_config = method_settings(config)
+    volume = getattr(method_config, "volume", None) if file.method_class.reads_volumes else None
+    if volume is not None and not isinstance(volume, Volume):
+        raise ValueError(f"method '{file.name}': its setting 'volume' must be a leadwise.batch.Volume")
+    return volume
+
+
+def phenotype_setting(config: Config) -> tuple[str, ...]:
+    """Return the phenotypes that a run's method reads: its setting `phenotypes`; () for a method that reads none."""
+    file, method_config = method_settings(config)
+    return tuple(getattr(method_config, "phenotypes", ())) if file.method_class.reads_phenotypes else ()
 
 
 def uses_wordings(config: Config) -> bool:
@@ -239,9 +261,19 @@ def settings(name: str) -> list[dict[str, str]]:
     file = find_method(name)
     small = file.small or {}
     return [
-        {"setting": one.name, "default": repr(one.default), "small": repr(small[one.name]) if one.name in small else ""}
+        {
+            "setting": one.name,
+            "default": repr(_default(one)),
+            "small": repr(small[one.name]) if one.name in small else "",
+        }
         for one in dataclasses.fields(file.config_class)
     ]
+
+
+def _default(setting: dataclasses.Field[Any]) -> Any:
+    """The default of a setting, also where a function makes it."""
+    factory: Any = setting.default_factory
+    return setting.default if factory is dataclasses.MISSING else factory()
 
 
 def _entry(file: MethodFile) -> Entry:
@@ -264,8 +296,11 @@ def _entry(file: MethodFile) -> Entry:
 def _reads(method: type[PretrainingMethod]) -> str:
     if method.learns_from_teacher:
         return "ECG + teacher"
-    if method.reads_reports:
-        return "ECG + report"
+    others = [
+        name for name, reads in (("report", method.reads_reports), ("heart images", method.reads_volumes)) if reads
+    ]
+    if others:
+        return " + ".join(["ECG", *others])
     return "ECG + labels" if method.learns_labels else "ECG"
 
 

@@ -75,6 +75,18 @@ class PretrainingMethod(nn.Module):
     """Whether training needs the embeddings of a trained run, the teacher in `data.teacher`. Then batches have `target`, and
     `teacher_settings` and `take_teacher` are implemented. The trained method does not need the teacher."""
 
+    reads_volumes: ClassVar[bool] = False
+    """Whether training needs heart images. Then `Config` has the setting `volume`, a `Volume`, and batches have `volume` and
+    `has_volume`. Recordings without an image of any of its phases are not used."""
+
+    reads_phenotypes: ClassVar[bool] = False
+    """Whether training reads phenotypes, measured quantities such as LV volumes. Then `Config` has the setting `phenotypes`, a
+    tuple of names, and batches have `phenotype` unless it is empty. Recordings that have none of them are not used."""
+
+    embeds_volume: bool = False
+    """Whether `embed_volume` is implemented: retrieval between ECGs and heart images needs it. An instance whose settings leave
+    the image branch out sets it to False."""
+
     embeds_text: bool = False
     """Whether `embed_text` is implemented: zero-shot classification and retrieval need it. An instance whose settings leave the
     report branch out sets it to False."""
@@ -89,6 +101,9 @@ class PretrainingMethod(nn.Module):
 
     parts: tuple[str, ...] = ("backbone",)
     """The embeddings that `embed_ecg` can return with these settings. "backbone" is always one of them."""
+
+    volume_parts: tuple[str, ...] = ()
+    """The embeddings that `embed_volume` can return with these settings, such as "ed", "es" and "both"."""
 
     config: MethodConfig
     signal: Signal
@@ -168,6 +183,16 @@ class PretrainingMethod(nn.Module):
         """Return (K, D) unit vectors of K texts, in the space of the part "shared". Needs `embeds_text`."""
         raise NotImplementedError(f"{type(self).__module__} embeds no texts")
 
+    def embed_volume(self, batch: Batch, part: str = "shared") -> Tensor:
+        """Return (B, D) unit vectors of heart images, in the space of the ECGs' part "shared". Needs `embeds_volume`.
+
+        "shared" is the method's default among `volume_parts`; the volumes of `batch` have `has_volume` for what it needs.
+
+        Raises:
+            ValueError: `part` is neither "shared" nor in `volume_parts`.
+        """
+        raise NotImplementedError(f"{type(self).__module__} embeds no heart images")
+
     @property
     def text_branch(self) -> tuple[nn.Module, nn.Module]:
         """The `ReportTower` and the head behind `embed_text`, which a distilled model copies. Needs `embeds_text`."""
@@ -225,6 +250,13 @@ class PretrainingMethod(nn.Module):
         )
 
     # --- training
+
+    def take_phenotypes(self, table: Tensor) -> None:
+        """Store what a new run needs of the training recordings' phenotypes `table` (n, Q), NaN where unknown.
+
+        Called once, before the first step, if the method `reads_phenotypes`. Mean and standard deviation belong in buffers,
+        which the weights of the run contain.
+        """
 
     def after_step(self, progress: float) -> None:
         """Update what no gradient updates, such as a momentum teacher, after a step. `progress` goes from 0 to 1."""

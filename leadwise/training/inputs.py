@@ -9,13 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from leadwise.config import Config, ConfigError
 from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.cohort.layout import CohortError
 from leadwise.data.label_subset import DrawError, labelled_rows
 from leadwise.data.loader import Recordings
-from leadwise.data.usable_rows import LeftOut, log_left_out, usable_rows
-from leadwise.methods.catalogue import learns_labels, method_settings, patch_samples, uses_wordings, with_defaults
+from leadwise.data.usable_rows import LeftOut, log_left_out, rows_with_inputs, usable_rows
+from leadwise.methods.catalogue import (
+    learns_labels,
+    method_settings,
+    patch_samples,
+    phenotype_setting,
+    uses_wordings,
+    volume_setting,
+    with_defaults,
+)
+from leadwise.methods.contract import PretrainingMethod
 from leadwise.trained_on import TrainedOn
 
 
@@ -67,13 +78,12 @@ def open_data(config: Config) -> TrainingData:
         if min_words
         else ""
     )
-    patch = patch_samples(with_defaults(config))  # recordings that the method cannot read would end the run later
     if task:
-        train, unusable, n_selected = _labelled_training_rows(cohort, config, patch)
+        train, unusable, n_selected = _labelled_training_rows(cohort, config)
     else:
         train = cohort.rows(split=selection.train_split, min_report_words=min_words)
         n_selected = len(train)
-        train, unusable = usable_rows(cohort, config.signal, train, patch_samples=patch)
+        train, unusable = _readable_rows(cohort, config, train)
         log_left_out(unusable, f"split '{selection.train_split}' of {selection.cohort}")
         without = f", {unusable.line}" if unusable else ""
         if len(train) < config.optim.batch_size:
@@ -84,7 +94,7 @@ def open_data(config: Config) -> TrainingData:
 
     # the held-out rows, selected in the same way
     held_out = cohort.rows(split=selection.val_split, task=task, min_report_words=min_words)
-    held_out, held_out_unusable = usable_rows(cohort, config.signal, held_out, patch_samples=patch)
+    held_out, held_out_unusable = _readable_rows(cohort, config, held_out)
     log_left_out(held_out_unusable, f"split '{selection.val_split}' of {selection.cohort}")
     held_out = held_out[: config.log.validate_records]
     if config.log.validate_every and not len(held_out):
@@ -93,13 +103,41 @@ def open_data(config: Config) -> TrainingData:
             "on other patients; prepare the cohort with such a split, or set log.validate_every=0 and log.keep=last"
         )
     n_train_split = len(cohort.rows(split=selection.train_split))
+    volume, phenotypes = volume_setting(config), phenotype_setting(config)
     return TrainingData(
-        train=Recordings(cohort, config.signal, train, task, statements=True, wordings=uses_wordings(config)),
-        held_out=Recordings(cohort, config.signal, held_out, task),
+        train=Recordings(
+            cohort,
+            config.signal,
+            train,
+            task,
+            statements=True,
+            wordings=uses_wordings(config),
+            volume=volume,
+            phenotypes=phenotypes,
+        ),
+        held_out=Recordings(cohort, config.signal, held_out, task, volume=volume, phenotypes=phenotypes),
         texts=cohort.reports.distinct(train),
         n_left_out=n_train_split - n_selected,
         unusable=unusable | held_out_unusable,
     )
+
+
+def _readable_rows(cohort: Cohort, config: Config, rows: np.ndarray) -> tuple[np.ndarray, LeftOut]:
+    """Return those of the rows that the method can read, and a ledger of the others: they would end the run later."""
+    try:
+        with_inputs, without = rows_with_inputs(cohort, rows, volume_setting(config), phenotype_setting(config))
+    except CohortError as error:
+        raise ConfigError(f"method '{config.method['name']}': {error}") from None
+    usable, unusable = usable_rows(
+        cohort, config.signal, with_inputs, patch_samples=patch_samples(with_defaults(config))
+    )
+    return usable, without | unusable
+
+
+def give_phenotypes(method: PretrainingMethod, data: TrainingData) -> None:
+    """Give a new run's method the phenotypes of the training recordings, if it reads any."""
+    if method.reads_phenotypes:
+        method.take_phenotypes(torch.from_numpy(data.train.phenotype_table))
 
 
 def _remedy(cohort: Cohort, config: Config, n_usable: int) -> str:
@@ -117,7 +155,7 @@ def _remedy(cohort: Cohort, config: Config, n_usable: int) -> str:
     return f"lower optim.batch_size to {n_usable}, or lower data.min_report_words"
 
 
-def _labelled_training_rows(cohort: Cohort, config: Config, patch: int) -> tuple[np.ndarray, LeftOut, int]:
+def _labelled_training_rows(cohort: Cohort, config: Config) -> tuple[np.ndarray, LeftOut, int]:
     """Return the rows whose labels are used: those that a probe of the same fraction and seed is fitted on.
 
     Also return the ledger of the task's recordings that cannot be read, and how many rows both are.
@@ -128,7 +166,7 @@ def _labelled_training_rows(cohort: Cohort, config: Config, patch: int) -> tuple
         hint = f"did you mean '{nearest[0]}'?" if nearest else f"it has {', '.join(cohort.tasks) or 'none'}"
         raise ConfigError(f"data.task = '{selection.task}' is no task of {selection.cohort}; {hint}")
     labelled = cohort.rows(split=selection.train_split, task=selection.task)
-    usable, unusable = usable_rows(cohort, config.signal, labelled, patch_samples=patch)
+    usable, unusable = _readable_rows(cohort, config, labelled)
     log_left_out(unusable, f"split '{selection.train_split}' of {selection.cohort}")
     try:
         rows = labelled_rows(

@@ -25,7 +25,7 @@ from leadwise.progress import Progress, relabel
 from leadwise.run import Run
 from leadwise.training.deterministic import deterministic_algorithms
 from leadwise.training.gradient_step import Objective, TrainingError, device_of, forward, gradient_norms, queue_backward
-from leadwise.training.inputs import TrainingData, check_batch_split, open_data, with_classes
+from leadwise.training.inputs import TrainingData, check_batch_split, give_phenotypes, open_data, with_classes
 from leadwise.training.optimizer import learning_rate, make_optimizer
 from leadwise.training.teacher import give_teacher, hashes_with_teacher, open_teacher, with_targets, with_teacher
 
@@ -184,6 +184,8 @@ def _open_or_create(
                 data = with_targets(data, run, teacher, relabel(progress, "teacher"), write=distributed.rank() == 0)
     if teacher is not None:
         give_teacher(run, teacher, data)
+    if not resume_state:
+        give_phenotypes(run.method, data)
     return run, data, resume_state
 
 

@@ -19,7 +19,7 @@ from leadwise.data.loader import Recordings, Sampler
 from leadwise.run import Run
 from leadwise.training.deterministic import deterministic_algorithms
 from leadwise.training.gradient_step import Objective, device_of, queue_backward
-from leadwise.training.inputs import TrainingData, open_data, with_classes
+from leadwise.training.inputs import TrainingData, give_phenotypes, open_data, with_classes
 from leadwise.training.optimizer import make_optimizer
 from leadwise.training.teacher import embed_teacher, open_teacher, with_teacher
 
@@ -59,6 +59,7 @@ def open_in_memory(config: Config) -> tuple[Run, TrainingData, float | None]:
     teacher = open_teacher(config)
     config = with_teacher(with_classes(config, data.train.cohort), teacher)
     run = runs.create(config, data.texts, teacher=teacher)
+    give_phenotypes(run.method, data)
     run.method.to(runs.choose_device(config.optim.device))
     if teacher is None:
         return run, data, None

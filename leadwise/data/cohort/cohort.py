@@ -5,6 +5,8 @@
     dropped.csv          recordings that were left out, and why
     cohort.json          source, tasks, ledger, sizes and checksums; written last
 
+A cohort with heart images has further files, see `volume_store.py`.
+
 `write` (in `prepare.py`) writes a cohort; `Cohort.open` opens it and checks that it has not changed. Only the columns of
 the index that a batch needs are in memory, as Arrow columns without a Python object per recording. The others are read
 on demand.
@@ -25,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from leadwise.batch import LEADS
+from leadwise.batch import LEADS, Volume
 from leadwise.data.cohort.layout import (
     FORMAT,
     SPLITS,
@@ -36,6 +38,7 @@ from leadwise.data.cohort.layout import (
     sha256,
 )
 from leadwise.data.cohort.packing import unpack
+from leadwise.data.cohort.volume_store import VolumeStore
 
 
 class TextColumn(Sequence[str]):
@@ -96,6 +99,12 @@ class Cohort:
         self._shard, self._offset = self._column("shard").to_numpy(), self._column("offset").to_numpy()
         self._n_samples, self._rate_hz = self._column("n_samples").to_numpy(), self._column("rate_hz").to_numpy()
         self._uv_per_step, self._baseline = _matrix(self._column("uv_per_step")), _matrix(self._column("baseline"))
+        # heart images and phenotypes; most cohorts have none
+        self.targets: tuple[str, ...] = tuple(description.get("targets", ()))  # numeric columns that can be predicted
+        self.bounds: dict[str, float] = dict(
+            description.get("bounds", {})
+        )  # target -> highest R² from the ECG, if known
+        self._store = VolumeStore(folder, description, self._column, len(self)) if "volume" in description else None
 
     @property
     def main_tasks(self) -> dict[str, tuple[str, ...]]:
@@ -115,7 +124,7 @@ class Cohort:
         description = _description(folder)
         try:
             _check_file(folder, description["index"], verify=True)
-            for shard in description["shards"]:
+            for shard in [*description["shards"], *_volume_files(description)]:
                 _check_file(folder, shard, verify=False)
             cohort = cls(folder, description)
         except (KeyError, TypeError, pa.ArrowException) as error:
@@ -123,8 +132,12 @@ class Cohort:
                 f"cohort {folder}: cohort.json or its index is damaged ({error!r}); prepare it again"
             ) from None
         cohort._check_places({shard["number"]: shard["size"] for shard in description["shards"]})
+        if cohort._store is not None:
+            cohort._store.check_places()
         if verify:
             cohort._check_samples()
+        if verify and cohort._store is not None:
+            cohort._store.check_samples(cohort.records.__getitem__)
         return cohort
 
     @property
@@ -218,6 +231,61 @@ class Cohort:
         uv_per_step, baseline, rate_hz = self.scale(row)
         return unpack(self.block(row), uv_per_step, baseline), rate_hz
 
+    @property
+    def volumes(self) -> Volume | None:
+        """The stored heart images: phases, shape and spacing; None for a cohort without them."""
+        return None if self._store is None else self._store.geometry
+
+    @property
+    def volume_store(self) -> VolumeStore:
+        """What reads the heart images.
+
+        Raises:
+            CohortError: the cohort has none.
+        """
+        if self._store is None:
+            raise CohortError(
+                f"cohort {self.name}: it has no heart images; prepare one with `leadwise prepare ecg_cmr`, which reads ECGs "
+                "with heart images"
+            )
+        return self._store
+
+    def volume(self, row: int) -> np.ndarray:
+        """One recording's heart images (P, D, H, W) float32 as the files have them, 0 where absent.
+
+        Raises:
+            CohortError: the cohort has no heart images.
+        """
+        return self.volume_store.read(row)
+
+    def volume_mask(self, row: int) -> np.ndarray:
+        """Masks (P, D, H, W) uint8 of these: 0 background, 1 LV blood, 2 myocardium, 3 RV blood; 0 where unknown.
+
+        Raises:
+            CohortError: the cohort has no heart images.
+        """
+        return self.volume_store.mask(row)
+
+    def has_volume(self, rows: np.ndarray) -> np.ndarray:
+        """Which phases of the stored heart images each of the given rows has: (n, P) bool; (n, 0) without heart images."""
+        if self._store is None:
+            return np.zeros((len(rows), 0), dtype=bool)
+        present: np.ndarray = self._store.present[np.asarray(rows, dtype=np.int64)]
+        return present
+
+    def phenotypes(self, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
+        """Phenotypes (n, Q) float32 of the given rows in the source's units, NaN where unknown.
+
+        Raises:
+            CohortError: a name is not in `targets`.
+        """
+        for name in names:
+            if name not in self.targets:
+                known = f"it has {', '.join(self.targets)}" if self.targets else "it has none"
+                raise CohortError(f"cohort {self.name}: no phenotype '{name}'; {known}")
+        columns = [self.column(name, rows).to_numpy(dtype=np.float32, na_value=np.nan) for name in names]
+        return np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0), dtype=np.float32)
+
     def rows(self, split: str | None = None, task: str | None = None, min_report_words: int = 0) -> np.ndarray:
         """Row numbers in index order: those of a split, in a task, and with at least so many words of report.
 
@@ -284,6 +352,14 @@ class Cohort:
                     f"cohort {self.folder}: {file} has changed at record {self.records[row]} (checksum differs); prepare it "
                     "again"
                 )
+
+
+def _volume_files(description: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Name and size of each file of heart images and of masks."""
+    for shard in description.get("volume_shards", ()):
+        yield {"file": shard["file"], "size": shard["size"]}
+        if "masks" in shard:
+            yield {"file": shard["masks"], "size": shard["masks_size"]}
 
 
 def _matrix(column: pa.ChunkedArray) -> np.ndarray:

@@ -21,7 +21,7 @@ class Estimate:
     n_sampled: int
     n_kept: int  # retained recordings of those sampled
     records_per_s: float  # on one process
-    bytes_per_record: float  # samples and table
+    bytes_per_record: float  # samples, table and heart images
 
     def table(self, n_workers: int, sizes: tuple[int, ...] = ()) -> list[dict[str, Any]]:
         """Table rows for all recordings of the source, and for other numbers of recordings."""
@@ -62,10 +62,12 @@ def estimate(source: Source, out: Path, min_report_words: int | None = None, n_s
     with TemporaryDirectory(prefix=".estimate-", dir=parent) as name:
         folder = Path(name)
         (folder / "parts").mkdir()
-        warm_up = ShardJob(folder, 0, rows[:1], n_words, facts.extra, source.tasks)  # imports take time only once
+        warm_up = ShardJob(
+            folder, 0, rows[:1], n_words, facts.extra, source.tasks, source.volume
+        )  # imports take time only once
         pack_shard(warm_up)
         began = time.perf_counter()
-        shard = pack_shard(ShardJob(folder, 1, rows, n_words, facts.extra, source.tasks))
+        shard = pack_shard(ShardJob(folder, 1, rows, n_words, facts.extra, source.tasks, source.volume))
         seconds = time.perf_counter() - began
-        size = shard.size + part_file(folder, 1).stat().st_size
+        size = shard.size + part_file(folder, 1).stat().st_size + shard.volumes_size + shard.masks_size
     return Estimate(len(source.rows), facts.n_absent, n, shard.n_records, n / seconds, size / max(1, shard.n_records))

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from leadwise.batch import LEADS
+from leadwise.batch import LEADS, Volume
 from leadwise.data.cohort import left_out
 from leadwise.data.cohort import shard as files
 from leadwise.data.cohort.layout import (
@@ -25,6 +25,8 @@ from leadwise.data.cohort.layout import (
 )
 from leadwise.data.cohort.left_out import LeftOutError
 from leadwise.data.cohort.shard import Dropped, Shard
+from leadwise.data.cohort.volume_shard import masks_file, volumes_file
+from leadwise.data.cohort.volume_store import stored_geometry
 from leadwise.data.messages import first_few
 from leadwise.data.sources.source import Source
 from leadwise.files import replacing
@@ -80,9 +82,12 @@ def write_index(
 
     # the other files; cohort.json comes last because it holds the index's checksum
     left_out.write(partial / left_out.FILE, dropped)
+    if source.volume is not None:
+        left_out.write(partial / left_out.VOLUMES_FILE, [entry for shard in shards for entry in shard.volume_problems])
     for shard in shards:
         if not shard.n_records:
-            (partial / shard.file).unlink(missing_ok=True)
+            for name in (shard.file, volumes_file(shard.number), masks_file(shard.number)):
+                (partial / name).unlink(missing_ok=True)
     description = _description(partial, source, used, settings, ledger) | {"rows": digest}
     files.write_text(partial / "cohort.json", json.dumps(description, indent=1) + "\n")
     return ledger
@@ -190,4 +195,20 @@ def _description(
         "ledger": dataclasses.asdict(ledger),
         "index": {"file": path.name, "size": path.stat().st_size, "sha256": sha256([path])},
         "shards": [{"number": shard.number, "file": shard.file, "size": shard.size} for shard in shards],
+        **({"targets": list(source.targets)} if source.targets else {}),
+        **({"bounds": source.bounds} if source.bounds else {}),
+        **({} if source.volume is None else _volumes_description(source.volume, shards)),
     }
+
+
+def _volumes_description(volume: Volume, shards: list[Shard]) -> dict[str, Any]:
+    """The entries of cohort.json about heart images; further keys than these do not change the format."""
+    entries = []
+    for shard in shards:
+        entry: dict[str, Any] = {"number": shard.number, "file": volumes_file(shard.number), "size": shard.volumes_size}
+        if shard.masks_size:
+            entry |= {"masks": masks_file(shard.number), "masks_size": shard.masks_size}
+        entries.append(entry)
+    problems = Counter(entry.reason for shard in shards for entry in shard.volume_problems)
+    left = {"volumes_left_out": dict(sorted(problems.items()))} if problems else {}
+    return {"volume": stored_geometry(volume), "volume_shards": entries, **left}

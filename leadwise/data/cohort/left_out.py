@@ -13,6 +13,8 @@ from leadwise.data.cohort.shard import Dropped
 from leadwise.files import replacing
 
 FILE = "dropped.csv"
+VOLUMES_FILE = "volumes_left_out.csv"
+"""Phases of heart images that are left out, of recordings that are not; only in a cohort with heart images."""
 
 _PLACE = re.compile(r"^(record .*?|\S.*? row \d+): ")  # what begins a detail and differs between recordings
 _VALUE = re.compile(r"'[^']*'|\([^()]*\)|\d+(\.\d+)?")

@@ -33,7 +33,10 @@ from leadwise.progress import Progress
 
 log = logging.getLogger(__name__)
 
-_OURS = re.compile(r"\.?(samples-\d{5}\.npy|parts|index\.parquet|dropped\.csv|cohort\.json)(\.tmp|\.\w+\.part)?")
+_OURS = re.compile(
+    r"\.?((samples|volumes|volume-masks)-\d{5}\.npy|parts|index\.parquet|(dropped|volumes_left_out)\.csv|cohort\.json)"
+    r"(\.tmp|\.\w+\.part)?"
+)
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,8 @@ def finished_ledger(
 def _is_any_younger(source: Source, written: float) -> bool:
     """Whether a file of a recording was changed after a time in seconds."""
     for row in in_slices(source.rows):
-        for file in files_of(row.path):
+        images = (file for image in row.volumes.values() for file in image.files())
+        for file in (*files_of(row.path), *images):
             try:
                 if file.stat().st_mtime > written:
                     return True
@@ -190,7 +194,8 @@ class ShardJobs:
     def __getitem__(self, number: int) -> ShardJob:
         begin = number * self.shard_records
         rows = list(self.source.rows[begin : begin + self.shard_records])
-        return ShardJob(self.folder, number, rows, self.min_report_words, self.extra, self.source.tasks)
+        source = self.source
+        return ShardJob(self.folder, number, rows, self.min_report_words, self.extra, source.tasks, source.volume)
 
 
 def _min_report_words(source: Source, min_report_words: int | None) -> int:
@@ -218,9 +223,10 @@ def _check_target(out: Path, overwrite: bool) -> None:
 
 def _clear_leftovers(partial: Path, n_shards: int) -> None:
     """Delete incomplete files of a killed run, and shards with numbers beyond those of this run."""
+    ledgers = (left_out.FILE, left_out.VOLUMES_FILE)
     for path in [*partial.iterdir(), *(partial / "parts").iterdir()]:
         number = re.search(r"-(\d{5})\.", path.name)
-        if path.suffix in (".tmp", ".part") or path.name == left_out.FILE or (number and int(number[1]) >= n_shards):
+        if path.suffix in (".tmp", ".part") or path.name in ledgers or (number and int(number[1]) >= n_shards):
             path.unlink(missing_ok=True)
 
 

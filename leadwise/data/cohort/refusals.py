@@ -42,6 +42,7 @@ def refuse_dropped(
         LeftOutError: files are missing or unreadable and may not be left out; `dropped.csv` lists them.
     """
     dropped = [entry for shard in shards for entry in shard.dropped]
+    images = [entry for shard in shards for entry in shard.volume_problems]
     missing = [entry for entry in dropped if entry.reason == "missing_file"]
     unreadable = [entry for entry in dropped if entry.reason == "unreadable"]
     problems = []
@@ -54,13 +55,36 @@ def refuse_dropped(
             f"{len(unreadable)} recordings are unreadable ({listed}); repair them, or leave them out with --allow-unreadable "
             "(allow_unreadable=True)"
         )
+    problems += _image_problems(images, allow_missing, allow_unreadable)
     if problems:
         file = partial / left_out.FILE
-        left_out.write(file, [*_bad_rows(source), *dropped])
+        left_out.write(file, [*_bad_rows(source), *dropped, *images])
         raise LeftOutError(
             f"source {source.name}: {'; '.join(problems)}; {file} lists all; finished shards stay there for the next run",
             file,
         )
+
+
+def _image_problems(images: list[Dropped], allow_missing: bool, allow_unreadable: bool) -> list[str]:
+    """What is wrong with heart images, as texts, unless these may be left out: then the recording is retained without them."""
+    problems = []
+    missing = [entry for entry in images if entry.reason == "missing_file"]
+    unusable = [entry for entry in images if entry.reason != "missing_file"]
+    if missing and not allow_missing:
+        listed = first_few(entry.detail.partition(": ")[2] for entry in missing[:4])
+        problems.append(
+            f"{len(missing)} heart images have a missing file ({listed}); fetch them, or leave them out with --allow-missing "
+            "(allow_missing=True)"
+        )
+    if unusable and not allow_unreadable:
+        listed = "; ".join(
+            f"record {entry.record}, {entry.reason.replace('_', ' ')}, {entry.detail}" for entry in unusable[:3]
+        )
+        problems.append(
+            f"{len(unusable)} heart images cannot be used ({listed}{'; ...' if len(unusable) > 3 else ''}); repair them, or "
+            "leave them out with --allow-unreadable (allow_unreadable=True)"
+        )
+    return problems
 
 
 def _bad_rows(source: Source) -> list[Dropped]:

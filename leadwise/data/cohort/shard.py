@@ -12,7 +12,8 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,9 +22,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from leadwise.batch import Volume
 from leadwise.data import reports
 from leadwise.data.cohort.layout import FORMAT, label_column
 from leadwise.data.cohort.packing import implausible_amplitude, pack, unusable_reason
+from leadwise.data.cohort.volume_shard import FIELDS as VOLUME_FIELDS
+from leadwise.data.cohort.volume_shard import VolumeShardWriter, masks_file, volumes_file
 from leadwise.data.formats.reading import files as files_of
 from leadwise.data.formats.reading import read
 from leadwise.data.recordings import twelve_leads
@@ -80,6 +84,9 @@ class Shard:
     n_records: int
     size: int  # bytes
     dropped: tuple[Dropped, ...]
+    volumes_size: int = 0  # bytes of its heart images; 0 where the source has none
+    masks_size: int = 0  # bytes of their masks; 0 where none has one
+    volume_problems: tuple[Dropped, ...] = ()  # phases of heart images that are left out, of recordings that are not
 
     @property
     def file(self) -> str:
@@ -97,6 +104,7 @@ class ShardJob:
     min_report_words: int
     extra: dict[str, bool]  # extra column -> whether it holds text
     tasks: dict[str, tuple[str, ...]]
+    volume: Volume | None = None  # the heart images to store
 
 
 def pack_shard(job: ShardJob, progress: Callable[[int], None] | None = None) -> Shard:
@@ -116,35 +124,54 @@ def _load_finished(job: ShardJob, plan: str) -> Shard | None:
         fields = json.loads(marker.read_text(encoding="utf-8"))
         if fields.pop("plan") != plan:
             return None
-        shard = Shard(**{**fields, "dropped": tuple(Dropped(**entry) for entry in fields["dropped"])})
+        lists = {
+            name: tuple(Dropped(**entry) for entry in fields.get(name, ())) for name in ("dropped", "volume_problems")
+        }
+        shard = Shard(**{**fields, **lists})
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
         return None  # written by another version of this code: pack it again
-    path = job.folder / shard.file
-    if not path.is_file() or path.stat().st_size != shard.size:
-        return None
+    sizes = {
+        shard.file: shard.size,
+        volumes_file(shard.number): shard.volumes_size,
+        masks_file(shard.number): shard.masks_size,
+    }
+    for name, size in sizes.items():
+        path = job.folder / name
+        if size and (not path.is_file() or path.stat().st_size != size):
+            return None
     return shard if part_file(job.folder, job.number).is_file() else None
 
 
 def _plan_hash(job: ShardJob, files: list[tuple[Path, ...]]) -> str:
     """A hash of everything that determines a shard: the source's rows, and size and modification time of their files."""
     columns = [*_SOURCE_FIELDS.names, *job.extra.items(), *_FILE_FIELDS.names]  # differ between versions of this code
-    digest = hashlib.sha256(json.dumps([FORMAT, columns, job.min_report_words, job.tasks]).encode())
+    about_volumes = [] if job.volume is None else [dataclasses.asdict(job.volume), VOLUME_FIELDS.names]
+    digest = hashlib.sha256(json.dumps([FORMAT, columns, job.min_report_words, job.tasks, *about_volumes]).encode())
     for row, paths in zip(job.rows, files):
-        stats = []
-        for path in paths:
-            try:
-                stat = path.stat()
-                stats.append((stat.st_size, stat.st_mtime_ns))
-            except OSError:
-                stats.append((-1, -1))
+        stats = _stats(paths)
         values = (row.record, str(row.path), row.patient, row.split, row.report, row.statements, row.labels, row.extra)
         digest.update(
             json.dumps((*values, row.leads, row.rate_hz, row.units, row.item, row.facts_from_file, stats)).encode()
             + b"\n"
         )
+        if row.volumes:
+            images = {phase: (repr(file), _stats(file.files())) for phase, file in row.volumes.items()}
+            digest.update(json.dumps(images).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _stats(paths: Iterable[Path]) -> list[tuple[int, int]]:
+    """Size and modification time of each file; (-1, -1) for one that is missing."""
+    stats = []
+    for path in paths:
+        try:
+            stat = path.stat()
+            stats.append((stat.st_size, stat.st_mtime_ns))
+        except OSError:
+            stats.append((-1, -1))
+    return stats
 
 
 def part_file(folder: Path, number: int, kind: str = "parquet") -> Path:
@@ -161,7 +188,11 @@ def _write_shard(
     path = job.folder / Shard(job.number, 0, 0, ()).file
 
     # the samples, one recording after the other, behind a header whose count is filled in at the end
-    with replacing(path) as part, part.open("w+b") as out:
+    with ExitStack() as stack:
+        out = stack.enter_context(stack.enter_context(replacing(path)).open("w+b"))
+        volumes = None
+        if job.volume is not None:
+            volumes = stack.enter_context(VolumeShardWriter(job.folder, job.number, job.volume))
         n_written = 0
         _write_header(out, 0)
         for n_done, (row, paths) in enumerate(zip(job.rows, files)):
@@ -172,7 +203,8 @@ def _write_shard(
                 dropped.append(packed)
                 continue
             line, samples = packed
-            lines.append({**line, "shard": job.number, "offset": n_written})
+            images = {} if volumes is None else volumes.add(row.record, row.volumes)
+            lines.append({**line, "shard": job.number, "offset": n_written, **images})
             _append(out, samples)
             n_written += len(samples) // 2
         out.seek(0)
@@ -182,6 +214,16 @@ def _write_shard(
 
     # the table, then the marker: the shard is finished once the marker exists
     shard = Shard(job.number, len(lines), path.stat().st_size, tuple(dropped))
+    if volumes is not None:
+        sizes = [job.folder / name for name in (volumes_file(job.number), masks_file(job.number))]
+        shard = dataclasses.replace(
+            shard,
+            volumes_size=sizes[0].stat().st_size,
+            masks_size=sizes[1].stat().st_size if volumes.has_masks else 0,
+            volume_problems=tuple(
+                Dropped(record, one.reason, f"{one.phase}: {one.detail}") for record, one in volumes.problems
+            ),
+        )
     write_table(part_file(job.folder, job.number), _table(job, lines))
     marker = {"plan": plan, **dataclasses.asdict(shard)}
     write_text(part_file(job.folder, job.number, "json"), json.dumps(marker))
@@ -262,7 +304,7 @@ def _without_report(row: Row, n_words: int) -> Dropped:
 def _table(job: ShardJob, lines: list[dict[str, Any]]) -> pa.Table:
     """The lines with the columns of the index: from the source, extra ones, from the files, then labels by name."""
     extra = [(name, pa.string() if is_text else pa.float64()) for name, is_text in job.extra.items()]
-    fields = [*_SOURCE_FIELDS, *pa.schema(extra), *_FILE_FIELDS]
+    fields = [*_SOURCE_FIELDS, *pa.schema(extra), *_FILE_FIELDS, *(() if job.volume is None else VOLUME_FIELDS)]
     columns = {
         field.name: pa.array([_cell(line.get(field.name), field.type) for line in lines], field.type)
         for field in fields

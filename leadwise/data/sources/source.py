@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from leadwise.batch import Volume
 from leadwise.data.cohort.layout import SPLITS, CohortError
 from leadwise.data.formats.reading import missing_file, part_suffixes
 from leadwise.data.messages import first_few, quoted_cell, short_name
+from leadwise.data.volumes.volume_file import VolumeFile
 
 _FROM_SOURCE = ("record", "patient", "split", "report", "report_words", "statements")
 _FROM_FILE = ("rate_hz", "n_samples", "shard", "offset", "uv_per_step", "baseline", "lead_order")
@@ -46,6 +48,7 @@ class Row:
     statements: tuple[str, ...] | None = None  # of the report, where the source lists them: `report` is stored as it is
     item: str | None = None  # which recording, in a file that holds several
     facts_from_file: bool = False  # an empty report, and values of `extra` that are None, are read from the file
+    volumes: dict[str, VolumeFile] = field(default_factory=dict)  # phase -> heart image; a phase may be absent
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,9 @@ class Source:
     about: dict[str, str] = field(default_factory=dict)  # title, licence, citation, url ...; stored in cohort.json
     details: tuple[str, ...] = ()  # tasks with the classes of others, finer or together: used only where they are named
     bad_rows: Sequence[BadRow] = ()  # an error when a cohort is written, unless they may be left out
+    volume: Volume | None = None  # the heart images to store; None for a data set without
+    targets: tuple[str, ...] = ()  # extra columns with numbers that can be predicted: phenotypes
+    bounds: dict[str, float] = field(default_factory=dict)  # target -> highest R² possible from the ECG, if it is known
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,9 @@ def check(source: Source) -> Facts:
     absent: list[str] = []
     absent_rows = array("q")
     names, places, owners = array("q"), array("q"), array("q")  # hashes: 8 bytes a row
-    stated = [source.name, source.tasks, source.settings, *([source.about] if source.about else [])]
+    _check_images(source)
+    stated: list[object] = [source.name, source.tasks, source.settings, *([source.about] if source.about else [])]
+    stated += [repr(source.volume), source.targets, source.bounds] if source.volume or source.targets else []
     digest = hashlib.sha256(json.dumps(stated).encode())
     for number, row in enumerate(in_slices(source.rows)):
         _check_row(source, row)
@@ -123,6 +131,10 @@ def check(source: Source) -> Facts:
         names.append(hash(row.record))
         places.append(hash((_place(row.path), row.item)))
         owners.append(hash((row.patient, row.split)))
+
+    for name in source.targets:
+        if extra.get(name, True):
+            raise CohortError(f"source {source.name}: the phenotype {name!r} must be an extra column of numbers")
 
     # across rows: unique names, no file of two patients, no patient in two splits
     _check_names(source, np.asarray(names))
@@ -154,7 +166,14 @@ def _row_text(row: Row) -> bytes:
     """Everything that a row states, as text; of its path the name alone, so that a moved data set gives the same."""
     names = (row.record, row.path.name, row.item, row.patient, row.split)
     given = (row.leads, row.rate_hz, row.units)
-    return json.dumps((*names, *given, row.report, row.statements, row.labels, row.extra)).encode() + b"\n"
+    text = json.dumps((*names, *given, row.report, row.statements, row.labels, row.extra)).encode() + b"\n"
+    if not row.volumes:
+        return text
+    images = {
+        phase: (file.path.name, file.item, file.mask and file.mask.name, file.labels)
+        for phase, file in row.volumes.items()
+    }
+    return text + json.dumps(images).encode() + b"\n"
 
 
 def _check_row(source: Source, row: Row) -> None:
@@ -172,9 +191,26 @@ def _check_row(source: Source, row: Row) -> None:
                 raise CohortError(f"{where}: class {name!r} is not in task {task}: {', '.join(known)}")
             if value not in (0, 1):
                 raise CohortError(f"{where}: label {task}.{name} is {quoted_cell(value)}; it must be 0 or 1")
+    for phase in row.volumes:
+        if source.volume is None or phase not in source.volume.phases:
+            phases = () if source.volume is None else source.volume.phases
+            raise CohortError(
+                f"{where}: heart images of phase {phase!r} are not among those of the source: {first_few(phases) or 'none'}"
+            )
     for name in row.extra:
+        if source.volume is not None and name.startswith("volume_"):
+            raise CohortError(f"{where}: the extra column {name!r} begins like the cohort's own; rename it")
         if name in RESERVED or name.startswith("label."):
             raise CohortError(f"{where}: the extra column {name!r} is one of the cohort's own; rename it")
+
+
+def _check_images(source: Source) -> None:
+    for name, bound in source.bounds.items():
+        if name not in source.targets or not 0.0 <= bound <= 1.0:
+            raise CohortError(
+                f"source {source.name}: the bound {name} = {bound!r} must be an R² from 0 to 1 of one of its phenotypes: "
+                f"{', '.join(source.targets) or 'none'}"
+            )
 
 
 def _check_names(source: Source, names: np.ndarray) -> None:

@@ -1,0 +1,121 @@
+"""Read the heart image of a file: `.npz`, NIfTI, or a folder of a DICOM short-axis series."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from leadwise.data.volumes.heart_image import HeartImage, VolumeError
+
+_NIFTI = (".nii", ".nii.gz")
+
+
+def read_image(
+    path: Path, item: str = "volume", mask: Path | None = None, labels: tuple[int, int, int] = (1, 2, 3)
+) -> HeartImage:
+    """Return the frames of an image file in the package's orientation, with the masks of `mask` or of its own .npz.
+
+    Args:
+        path: `.npz`, `.nii`, `.nii.gz`, or a folder with the DICOM files of one short-axis series.
+        item: the name of the array in an `.npz`.
+        mask: a file of the same shape.
+        labels: the mask's numbers of LV blood, myocardium and RV blood; other numbers are background.
+
+    Raises:
+        VolumeError: a file is missing, damaged or of another kind, or its shape or values cannot be a heart image.
+        ImportError: a library for its format is not installed.
+    """
+    image = _read(path, item)
+    if mask is not None:
+        stored = _read(mask, "mask")
+        if stored.frames.shape != image.frames.shape:
+            raise VolumeError(
+                f"{mask}: the mask has shape {stored.frames.shape}, but {path.name} has {image.frames.shape}; give the "
+                "mask of this image"
+            )
+        numbers = stored.frames
+    elif path.suffix.lower() == ".npz":
+        own = _npz_mask(path, image.frames.shape)
+        if own is None:
+            return image
+        numbers = own
+    else:
+        return image
+    values = np.zeros(numbers.shape, dtype=np.uint8)
+    for value, label in enumerate(labels, start=1):
+        values[numbers == label] = value
+    return HeartImage(image.frames, image.spacing_mm, image.is_oriented, values)
+
+
+def _read(path: Path, item: str) -> HeartImage:
+    """The image of one file, checked."""
+    if not path.exists():
+        raise VolumeError(f"{path}: there is no such file")
+    if path.is_dir():
+        from leadwise.data.volumes.dicom_series import read_series
+
+        image = read_series(path)
+    elif path.name.lower().endswith(_NIFTI):
+        from leadwise.data.volumes.nifti import read_nifti
+
+        image = read_nifti(path)
+    elif path.suffix.lower() == ".npz":
+        image = _read_npz(path, item)
+    else:
+        raise VolumeError(
+            f"{path}: it is no heart image that can be read; give .npz, .nii, .nii.gz or the folder of a DICOM series"
+        )
+    return image
+
+
+def _read_npz(path: Path, item: str) -> HeartImage:
+    with _opened(path) as arrays:
+        if item not in arrays or "spacing_mm" not in arrays:
+            missing = item if item not in arrays else "spacing_mm"
+            raise VolumeError(f"{path}: it has no array '{missing}', only {', '.join(arrays.files)}; store it there")
+        frames, spacing_mm = _array(path, arrays, item), _array(path, arrays, "spacing_mm")
+    if frames.ndim == 3:
+        frames = frames[None]
+    if frames.ndim != 4 or not frames.size or frames.dtype.kind not in "fiub":
+        raise VolumeError(
+            f"{path}: '{item}' has shape {frames.shape} and type {frames.dtype}; it must be numbers (slices, rows, columns), "
+            "or (frames, slices, rows, columns)"
+        )
+    if spacing_mm.shape != (3,) or spacing_mm.dtype.kind not in "fiu" or not (spacing_mm > 0).all():
+        raise VolumeError(f"{path}: spacing_mm must be three distances > 0 in mm: between slices, rows and columns")
+    row, column, depth = float(spacing_mm[1]), float(spacing_mm[2]), float(spacing_mm[0])
+    return HeartImage(frames.astype(np.float32), (depth, row, column), True)
+
+
+def _npz_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The masks (T, D, H, W) that an .npz has beside its image; None if it has none."""
+    with _opened(path) as arrays:
+        mask = _array(path, arrays, "mask") if "mask" in arrays else None
+    if mask is None:
+        return None
+    mask = mask[None] if mask.ndim == 3 else mask
+    if mask.shape != shape or mask.dtype.kind not in "iub":
+        raise VolumeError(
+            f"{path}: 'mask' has shape {mask.shape} and type {mask.dtype}; it must be whole numbers of shape {shape}"
+        )
+    return mask
+
+
+def _opened(path: Path) -> np.lib.npyio.NpzFile:
+    """The arrays of an .npz; no object is unpickled."""
+    try:
+        arrays = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise VolumeError(f"{path}: it is damaged or no .npz ({error}); write it again") from None
+    if not isinstance(arrays, np.lib.npyio.NpzFile):
+        raise VolumeError(f"{path}: it is no .npz; write it with numpy.savez")
+    return arrays
+
+
+def _array(path: Path, arrays: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    try:
+        return np.asarray(arrays[name])
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise VolumeError(f"{path}: its array '{name}' is damaged ({error}); write it again") from None
