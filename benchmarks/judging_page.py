@@ -112,10 +112,10 @@ def gain_table(probes: Sequence[Json], tuned: Sequence[Json]) -> list[Json]:
 def draw(probes: Sequence[Json], tuned: Sequence[Json], fractions: Sequence[float], path: Path) -> None:
     """Draw f1_val with its intervals: of fine-tunings and the probes on the same labels, or of all probes without any."""
     tasks = list(dict.fromkeys(one["task"] for one in (tuned or probes)))
-    shown = sorted({one["fraction"] for one in tuned}) or [fractions[-1]]
+    drawn_fractions = sorted({one["fraction"] for one in tuned}) or [fractions[-1]]
     entries = []
     for task in tasks:
-        for fraction in shown:
+        for fraction in drawn_fractions:
             for one in probes:
                 for encoder, by_fraction in one["cells"].items():
                     cell = by_fraction.get(f"{fraction:g}") if one["task"] == task else None
