@@ -134,7 +134,7 @@ Command: `python {command_line()}`. {describe()}.
 {missing}
 Each method: {args.budget_min:g} minutes of one core, in one run with a cosine schedule (steps counted by processor time, training
 alone, one thread), seed {args.seed}; small sizes (`SMALL` in its file), Muon and batches of 64 at {args.lr:g} unless its file
-says otherwise (`SMALL_OPTIM`): {own_settings()}. 12 leads x 10 s at 100 Hz.
+says otherwise (`SMALL_OPTIM`): {own_settings(args)}. 12 leads x 10 s at 100 Hz.
 Recordings: {", ".join(f"{split} {n:,}" for split, n in counts.items())}.
 Macro AUROC x 100, means over the tasks ({", ".join(cohort.main_tasks)}) with 95 % intervals over patients, who are drawn once
 for all tasks. Below 100 % of the labels, scores are means over three draws.

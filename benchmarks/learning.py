@@ -288,7 +288,7 @@ Command: `python {command_line()}`. {describe()}.
 
 Each method: {args.budget_min:g} minutes of one core (steps counted by processor time), a cosine schedule, seed {args.seed},
 small sizes (`SMALL` in its file), Muon and batches of 64 at {args.lr:g} unless its file says otherwise
-(`SMALL_OPTIM`): {own_settings()}.
+(`SMALL_OPTIM`): {own_settings(args)}.
 12 leads x 10 s at 100 Hz. Recordings: {counts} ({cohort.source}). Macro AUROC x 100 on the test split,
 means over the tasks ({", ".join(cohort.main_tasks)}); scores below 100 % of the labels are means over three draws. {beside}Peak
 memory is the whole process's, libraries and data included. {width_sentence(args.width, native)}

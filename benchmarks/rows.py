@@ -21,6 +21,7 @@ from leadwise.methods.catalogue import (
     all_small_settings,
     learns_labels,
     method_names,
+    reads_volumes,
     small_optim_settings,
     small_settings,
     with_defaults,
@@ -84,7 +85,7 @@ def settings_of(args: argparse.Namespace, names: Sequence[str] = ()) -> dict[str
     )
     rows = {}
     chosen = args.methods.split(",") if args.methods else method_names()
-    for name in filter(lambda name: not learns_labels(name), chosen):
+    for name in filter(lambda name: not (learns_labels(name) or reads_volumes(name)), chosen):
         for method in all_small_settings(name):
             optim = dataclasses.replace(base.optim, **small_optim_settings(name))
             config = with_defaults(dataclasses.replace(base, method=method, optim=optim))
@@ -157,9 +158,10 @@ def mean(values: Iterable[float]) -> float:
     return sum(numbers) / len(numbers)
 
 
-def own_settings() -> str:
-    """Return the methods with settings of [optim] of their own, as one line."""
-    settings_by_method = {name: small_optim_settings(name) for name in method_names()}
+def own_settings(args: argparse.Namespace) -> str:
+    """Return those of the chosen methods that have settings of [optim] of their own, as one line."""
+    methods = {str(config.method["name"]) for config in settings_of(args).values()}
+    settings_by_method = {name: small_optim_settings(name) for name in sorted(methods)}
     lines = (
         f"{name} {', '.join(f'{key} {value}' for key, value in own.items())}"
         for name, own in settings_by_method.items()
