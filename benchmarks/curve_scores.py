@@ -163,11 +163,11 @@ class Scorer:
         drawn = np.random.default_rng(0).permutation(rows["train"])[: args.fit_records]
         self.rows = rows | {"fit": np.sort(drawn)}
 
-    def validation(self, run: Run) -> list[Json]:
+    def validation(self, run: Run, fractions: Sequence[float] = VAL_FRACTIONS) -> list[Json]:
         """Return the cells of the validation split: zero-shot, and probes fitted on the fixed subset."""
         fitted_on, val = self._embedded(run, "fit"), self._embedded(run, "val", text=True)
-        probes = Probes(self.cohort, fitted_on, val, VAL_FRACTIONS, self.args.width)
-        return zeroshot_cells(run, self.cohort, "val", val) + probes.cells(self.cohort, "val", val, VAL_FRACTIONS)
+        probes = Probes(self.cohort, fitted_on, val, fractions, self.args.width)
+        return zeroshot_cells(run, self.cohort, "val", val) + probes.cells(self.cohort, "val", val, fractions)
 
     def test(self, run: Run) -> list[Json]:
         """Return the cells of the test split: probes on all labels, zero-shot, and both with fewer leads."""

@@ -19,7 +19,7 @@ Json = dict[str, Any]
 class Part:
     """One part of the check: where it reads and writes, on which device, and how long it may take."""
 
-    name: str  # right, fast or learn
+    name: str  # of a key of `gpu.GPU_SECONDS`
     out: Path  # folder of the results
     cohort: Path  # folder of the unpacked cohort
     device: str  # cuda or cpu
@@ -44,6 +44,12 @@ def write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
         part.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Json:
+    """Return the content of a JSON file; nothing if there is no such file."""
+    content: Json = json.loads(path.read_text()) if path.exists() else {}
+    return content
 
 
 def wait(device: str) -> None:

@@ -1,4 +1,4 @@
-"""How fast a GPU trains and embeds: the second part of the GPU check (`benchmarks/gpu.py`).
+"""How fast a GPU trains and embeds: the part `fast` of the GPU check (`benchmarks/gpu.py`).
 
 Every measurement is a generator of results, the most important first, and has a share of the part's time. Results are
 stored as they come; a measurement that exceeds its share ends after the result that it is at.
@@ -13,7 +13,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from gpu_common import Json, Part, wait
-from gpu_steps import Bench, Trainer, attempt, ecg_step, failure, median_ms, tf32, time_limit
+from gpu_steps import Bench, Trainer, attempt, ecg_step, failure, median_ms, tf32
 from speed_plain import EcgBranch, gigaflop
 from stmem import StMem
 from torch import Tensor, nn
@@ -38,7 +38,6 @@ from leadwise.training.deterministic import deterministic_algorithms
 from leadwise.training.gradient_step import autocast
 
 Measurement = Callable[[Bench], Iterator[Json]]
-SECONDS = 110.0  # of the whole part, to which the shares below add up
 BFLOAT16 = "optim.precision=bfloat16"
 PRECISIONS = ("float32", "bfloat16")
 PACKAGE = str(Path(leadwise.__file__).parent)
@@ -46,21 +45,27 @@ PACKAGE = str(Path(leadwise.__file__).parent)
 
 def measure(part: Part) -> None:
     """Measure the speed of the device and store each result in `part`."""
-    bench = Bench(part)
-    for key, share, measurement in MEASUREMENTS:
+    collect_all(Bench(part), MEASUREMENTS)
+
+
+def collect_all(bench: Bench, measurements: list[tuple[str, float, Measurement]]) -> None:
+    """Store the results of measurements, each with its share of the part's time."""
+    part = bench.part
+    total = sum(share for _, share, _ in measurements)
+    for key, share, measurement in measurements:
         # a rehearsal on the CPU has small sizes and no shares
-        seconds = share * min(1.0, part.seconds / SECONDS) if bench.on_gpu else part.seconds
-        if part.left < (0.6 * seconds if bench.on_gpu else 0.2):
+        seconds = share * min(1.0, part.seconds / total) if bench.on_gpu else part.seconds
+        if part.left < (0.6 * seconds if bench.on_gpu else 0.0):
             part.store(key, {"skipped": "no time"})
             continue
-        _collect(part, key, seconds, measurement(bench))
+        collect(part, key, min(seconds, part.left), measurement(bench))
         attempt(bench.clean)
 
 
-def _collect(part: Part, key: str, seconds: float, results: Iterator[Json]) -> None:
-    """Store results as they come, until there are no more or the share of `seconds` is over."""
+def collect(part: Part, key: str, seconds: float, results: Iterator[Json]) -> None:
+    """Store results as they come, until there are no more or `seconds` are over."""
     total: Json = {}
-    end = time.perf_counter() + min(seconds, part.left)
+    end = time.perf_counter() + seconds
     try:
         for result in results:
             total |= result
@@ -118,8 +123,19 @@ def peak(bench: Bench) -> Iterator[Json]:
 # --- 2. training steps
 
 
-def full_step(name: str, bench: Bench) -> Iterator[Json]:
+def full_step(name: str, sizes: Sequence[int], bench: Bench) -> Iterator[Json]:
     """Training steps of a config at 500 Hz, with text, from batches in host memory, at growing batch sizes."""
+    yield from growing_batches(name, sizes, bench)
+
+    # the cost of exact repetition
+    n = bench.size(256, 2)
+    with deterministic_algorithms(True):
+        row = attempt(partial(_row_of_size, bench, Trainer(bench.run(name), BFLOAT16), name, n, None))
+    yield {"deterministic": {"batch": n, **row}}
+
+
+def growing_batches(name: str, sizes: Sequence[int], bench: Bench) -> Iterator[Json]:
+    """The size of a model, its operations for a record, and its training steps with batches of `sizes` until memory ends."""
     run = bench.run(name)
     flop = attempt(lambda: bench.flop(name))
     count = flop if isinstance(flop, float) else None
@@ -127,29 +143,14 @@ def full_step(name: str, bench: Bench) -> Iterator[Json]:
     yield {"parameters": n_parameters, "gflop_a_record": round(count / 1e9, 2) if count else flop}
     bench.clean()
 
-    # growing batches, until the memory ends
-    trainer, rows, fits, size = Trainer(run, BFLOAT16), [], True, 0
-    for size in (64, 256, 512, 1024, 2048, 4096, 8192) if bench.on_gpu else (2,):
+    trainer, rows = Trainer(run, BFLOAT16), []
+    for size in sizes if bench.on_gpu else (2,):
         row = attempt(partial(_row_of_size, bench, trainer, name, size, count))
-        fits = "error" not in row
-        rows.append(row if fits else {"batch": size, **row})
+        rows.append({"batch": size, **row})
         bench.clean()
         yield {"rows": rows}
-        if not fits:
+        if "error" in row:
             break
-
-    # the cost of exact repetition, and that of recomputed activations at the size that did not fit
-    n = bench.size(256, 2)
-    with deterministic_algorithms(True):
-        row = attempt(partial(_row_of_size, bench, trainer, name, n, count))
-    yield {"deterministic": {"batch": n, **row}}
-    encoder: Any = run.method.ecg
-    transformer = encoder.transformer
-    n = size if bench.on_gpu and not fits else n
-    transformer.checkpointing = True
-    row = attempt(partial(_row_of_size, bench, trainer, name, n, count))
-    transformer.checkpointing = False
-    yield {"checkpointing": {"batch": n, **row}}
 
 
 def _row_of_size(bench: Bench, trainer: Trainer, name: str, size: int, flop: float | None) -> Json:
@@ -495,30 +496,14 @@ def _graph_row(bench: Bench, name: str, size: int) -> Json:
         return {"eager_ms": eager, "graph_ms": _rounded_ms(graph.replay, bench.device)}
 
 
-def compiled(bench: Bench) -> Iterator[Json]:
-    """The step of CG-DMER with its blocks compiled as `optim.compile` does, against the same step before."""
-    run, batch = bench.run("cg_dmer", new=True), bench.batch("cg_dmer", bench.size(256, 2))
-    trainer = Trainer(run, bench.precision)
-    yield {"eager_ms": round(median_ms(lambda: trainer.step(batch), bench.device, n_timed=4), 3)}
-    modules = run.method.compilable_modules
-    for module in modules:
-        module.compile(backend="inductor" if bench.on_gpu else "eager")
-    start = time.perf_counter()
-    with time_limit(bench.part.left - 2):
-        for _ in range(2):  # the second compiles for sizes that change
-            trainer.step(batch)
-        wait(bench.device)
-    yield {"modules": len(modules), "first_two_steps_s": round(time.perf_counter() - start, 1)}
-    with time_limit(bench.part.left):
-        yield {"compiled_ms": round(median_ms(lambda: trainer.step(batch), bench.device, n_timed=4), 3)}
-
-
-# key in the results, seconds of the part's 110, measurement; in the order of importance
+LADDER = (64, 256, 512, 1024, 2048, 4096, 8192)  # batch sizes
+# key in the results, share of the part's time in seconds, measurement; in the order of importance. What can hang or fill the
+# memory is in `gpu_alone`.
 MEASUREMENTS: list[tuple[str, float, Measurement]] = [
     ("card", 4, card),
     ("peak", 3, peak),
-    ("step cg_dmer 500 Hz bfloat16", 20, partial(full_step, "cg_dmer")),
-    ("step cg_dmer_small 500 Hz bfloat16", 12, partial(full_step, "cg_dmer_small")),
+    ("step cg_dmer 500 Hz bfloat16", 20, partial(full_step, "cg_dmer", LADDER[:2])),
+    ("step cg_dmer_small 500 Hz bfloat16", 12, partial(full_step, "cg_dmer_small", LADDER)),
     ("same step", 10, same_step),
     ("small recipe 100 Hz", 10, small_recipe),
     ("profile cg_dmer", 5, partial(step_profile, "cg_dmer", 256)),
@@ -529,5 +514,4 @@ MEASUREMENTS: list[tuple[str, float, Measurement]] = [
     ("fused attention", 3, fused_attention),
     ("fused AdamW", 2, fused_adamw),
     ("CUDA graph of an embedding", 3, cuda_graph),
-    ("compile", 15, compiled),
 ]

@@ -10,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 import time
+import traceback
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from curve_scores import MEAN, Scorer, embed_rows
+from curve_scores import MEAN, VAL_FRACTIONS, Scorer, embed_rows
 from gpu_common import Json, Part, write_json
 
 from leadwise import config as settings
@@ -39,6 +41,10 @@ from leadwise.training.step_time import open_in_memory, time_steps
 
 RECIPE = Path(__file__).parent.parent / "configs" / "ptbxl.toml"
 N_POINTS = 8  # of the learning curve
+N_SCORED = {"fit": 4000, "val": 10**9}  # most recordings that probes are fitted on, and that are scored
+# of a rehearsal on a CPU, whose scores do not count
+CPU_POINTS, CPU_SCORED = 2, {"fit": 200, "val": 100}
+SHORT_S = 40.0  # a rehearsal that is shorter trains one row
 # row -> method, and settings that differ from the recipe's
 ROWS: dict[str, tuple[str, list[str]]] = {
     "CG-DMER, 128 wide, 4 layers, batches of 128": ("cg_dmer", ["optim.batch_size=128"]),
@@ -58,10 +64,17 @@ class _OutOfTime(Exception):
 
 
 def measure(part: Part) -> None:
-    """Train and score all rows at once, and merge their results."""
+    """Train and score all rows at once, and merge their results; in a rehearsal on a CPU one after another."""
+    codes = _one_after_another(part) if part.device == "cpu" else _side_by_side(part)
+    part.store("exit codes", codes)
+    sys.exit(int(any(codes.values())))
+
+
+def _side_by_side(part: Part) -> dict[str, int]:
+    """Train each row in a process of its own, and return the exit codes."""
     env = {**os.environ, "RAYON_NUM_THREADS": "3", "TOKENIZERS_PARALLELISM": "true"}
     deadline = time.time() + part.left
-    rows = list(ROWS) if part.device != "cpu" else [*list(ROWS)[:1], *list(ROWS)[-1:]]
+    rows = list(ROWS)
     processes = {}
     for number, row in enumerate(rows):
         words = [str(Path(__file__).with_name("gpu.py")), "row", row, "--out", str(part.out / f"row{number}")]
@@ -73,9 +86,23 @@ def measure(part: Part) -> None:
     for process in processes.values():
         process.kill()
     _merge(part, rows)
-    codes = {row: process.wait() for row, process in processes.items()}
-    part.store("exit codes", codes)
-    sys.exit(int(any(codes.values())))
+    return {row: process.wait() for row, process in processes.items()}
+
+
+def _one_after_another(part: Part) -> dict[str, int]:
+    """Train the first and the last row in this process, the first alone if there is little time, and return 1 for a failure."""
+    rows = [*list(ROWS)[:1], *list(ROWS)[-1:]][: 1 if part.left < SHORT_S else 2]
+    codes = {}
+    for number, row in enumerate(rows):
+        until = time.time() + max(part.left, 0.0) / (len(rows) - number)
+        try:
+            train_row(row, part.out / f"row{number}", part.cohort, part.device, until)
+            codes[row] = 0
+        except Exception:
+            traceback.print_exc()
+            codes[row] = 1
+        _merge(part, rows)
+    return codes
 
 
 def _merge(part: Part, rows: list[str]) -> None:
@@ -94,7 +121,7 @@ def row_config(row: str, cohort: Path, device: str) -> Config:
     on_cpu = device == "cpu"
     optim = dataclasses.replace(config.optim, batch_size=256, deterministic=False, device=device)
     data = dataclasses.replace(config.data, cohort=str(cohort), workers=0 if on_cpu else 2)
-    log = dataclasses.replace(config.log, every=20, validate_every=0, validate_records=256)
+    log = dataclasses.replace(config.log, every=20, validate_every=0, validate_records=16 if on_cpu else 256)
     config = dataclasses.replace(config, optim=optim, data=data, log=log)
     if on_cpu:
         tiny = TINY if method == "cg_dmer" else ["method.resnet_width=8"]
@@ -108,8 +135,10 @@ def train_row(row: str, out: Path, cohort: Path, device: str, until: float) -> N
     Args:
         until: time of the clock at which everything must be done.
     """
+    on_cpu = device == "cpu"
+    shutil.rmtree(out, ignore_errors=True)  # of an earlier run with the same folder of results
     torch.set_float32_matmul_precision("high")
-    torch.set_num_threads(3 if device != "cpu" else 1)
+    torch.set_num_threads(1 if on_cpu else 3)
     latest = time.time() + 0.88 * (until - time.time())  # the end of training: scoring and saving follow
     config = row_config(row, cohort, device)
     result: Json = {"settings": {**config.method, "batch_size": config.optim.batch_size, "lr": config.optim.lr}}
@@ -118,10 +147,11 @@ def train_row(row: str, out: Path, cohort: Path, device: str, until: float) -> N
     began = time.time()
     run, data, _ = open_in_memory(config)
     startup = time.time() - began
-    step = time_steps(run, data.train, 40 if device != "cpu" else 3, 10 if device != "cpu" else 1).wall
+    step = time_steps(run, data.train, *((1, 1) if on_cpu else (40, 10))).wall
     share = float(config.method.get("final_share", 0.0))
-    seconds = 0.8 * (until - time.time()) - startup - (8 if device != "cpu" else 20)  # without scoring
-    steps = max(10, int(seconds / (1.1 * step * (1 + share))))
+    # without scoring, which takes most of a rehearsal
+    seconds = (0.3 if on_cpu else 0.8) * (until - time.time()) - startup - (0 if on_cpu else 8)
+    steps = max(2 if on_cpu else 10, int(seconds / (1.1 * step * (1 + share))))
     result |= {"seconds a step": step, "steps": steps, "recordings": steps * config.optim.batch_size}
     result |= {"parameters": sum(p.numel() for p in run.method.parameters()), "points": []}
     write_json(out / "row.json", result)
@@ -135,16 +165,17 @@ def train_row(row: str, out: Path, cohort: Path, device: str, until: float) -> N
     del run
     began, paused = time.perf_counter(), 0.0
     current: Run | None = None
-    score = _zeroshot_scorer(data.train.cohort)
+    most, n_points = (CPU_SCORED, CPU_POINTS) if on_cpu else (N_SCORED, N_POINTS)
+    score = _zeroshot_scorer(data.train.cohort, most["val"])
 
     def on_step(run: Run, n_done: int) -> None:
         nonlocal paused, current
         current = run
-        if time.time() > latest:
+        if time.time() > latest and (result["points"] or not on_cpu):  # a rehearsal has at least one point
             raise _OutOfTime
-        if n_done % max(1, steps // N_POINTS) and n_done != steps:
+        if n_done % max(1, steps // n_points) and n_done != steps:
             return
-        if device != "cpu":
+        if not on_cpu:
             torch.cuda.synchronize()
         at = time.perf_counter()
         point = {"step": n_done, "recordings": n_done * config.optim.batch_size, "seconds": at - began - paused}
@@ -165,7 +196,8 @@ def train_row(row: str, out: Path, cohort: Path, device: str, until: float) -> N
 
     # weights and embeddings first: probes can be fitted from them later
     hub.save_pretrained(trained, out / "weights", card=False, people=True, dtype="float16")
-    scorer = Scorer(Namespace(cohort=cohort, fit_records=4000 if device != "cpu" else 300, width=None))
+    scorer = Scorer(Namespace(cohort=cohort, fit_records=most["fit"], width=None))
+    scorer.rows["val"] = scorer.rows["val"][: most["val"]]
     embedded = {
         split: embed_rows(trained, scorer.cohort, scorer.rows[split], split == "val") for split in ("fit", "val")
     }
@@ -178,16 +210,17 @@ def train_row(row: str, out: Path, cohort: Path, device: str, until: float) -> N
         if (out / "run" / "metrics.jsonl").exists():  # a row that ends early has logged nothing
             archive.add(out / "run" / "metrics.jsonl", arcname="metrics.jsonl")
     out.with_suffix(".tar.gz.part").rename(out.with_suffix(".tar.gz"))
-    result["cells"] = scorer.validation(trained)
+    result["cells"] = scorer.validation(trained, (1.0,) if on_cpu else VAL_FRACTIONS)
     write_json(out / "row.json", result)
     means = {cell["how"]: round(cell["macro"], 1) for cell in result["cells"] if cell["task"] == MEAN}
     print(f"{row}: {steps} steps, {means}", flush=True)
 
 
-def _zeroshot_scorer(cohort: Cohort) -> Callable[[Run], dict[str, float]]:
-    """Return a function that scores a run zero-shot on every task of the validation split."""
-    rows = cohort.rows("val")
-    tasks = {task: np.searchsorted(rows, cohort.rows("val", task)) for task in cohort.main_tasks}
+def _zeroshot_scorer(cohort: Cohort, most: int) -> Callable[[Run], dict[str, float]]:
+    """Return a function that scores a run zero-shot on every task, on at most so many recordings of the validation split."""
+    rows = cohort.rows("val")[:most]
+    labelled = {task: np.intersect1d(rows, cohort.rows("val", task)) for task in cohort.main_tasks}
+    tasks = {task: np.searchsorted(rows, some) for task, some in labelled.items()}
 
     def score(run: Run) -> dict[str, float]:
         run.method.eval()

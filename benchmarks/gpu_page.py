@@ -2,45 +2,74 @@
 
 from __future__ import annotations
 
-import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-from gpu_common import Json
-from machine import table, write
+from gpu_common import Json, read_json
+from machine import table
 
+from leadwise.files import replacing
 from leadwise.pictures import ink, score_curves
 
-NAME = "gpu"
+NAME, RESULTS = "gpu", Path(__file__).parent / "results"
+ALONE, WHOLE = ("graph", "checkpointing", "batches", "compile"), ("fast", "right", "learn")  # parts of a run
 RECORDINGS, SECONDS = "recordings used", "seconds of training, five rows on one card"
 PAPER_RECORDS = 9520 * 4096  # steps and batch of configs/cg_dmer.toml, as in the paper
 OPTIMISER_BYTES = 28  # a parameter: weight, gradient and two moments are read, weight and moments written, in float32
 
 
-def write_page(folder: Path, note: str) -> None:
-    """Write benchmarks/results/gpu.md and its picture from what `gpu.py run` wrote to `folder`."""
-    parts = [folder / f"{part}.json" for part in ("right", "fast", "learn")]
-    if not any(path.exists() for path in parts):
+def write_page(folder: Path, note: str, page: Path | None = None) -> None:
+    """Write the page of what `gpu.py run` wrote to `folder`, and its picture beside it.
+
+    Args:
+        page: default: benchmarks/results/gpu.md; FOLDER/gpu.md for a rehearsal on a CPU, or if one of WHOLE was not run.
+    """
+    names = [*ALONE, *WHOLE]
+    parts = {name: read_json(folder / f"{name}.json") for name in names}
+    if not any(parts.values()):
         sys.exit(
-            f"{folder} has none of {', '.join(path.name for path in parts)}; pass the folder that `gpu.py run` wrote"
+            f"{folder} has none of {', '.join(f'{name}.json' for name in names)}; pass the folder that `gpu.py run` wrote"
         )
-    right, fast, learn = map(_read, parts)
+    run = read_json(folder / "run.json")
+    is_whole = all(parts[name] for name in WHOLE) and run.get("device") != "cpu"
+    page = page or (RESULTS if is_whole else folder) / f"{NAME}.md"
+
+    # each part alone measured the card and its peak again: those of the part fast come last, and count
+    fast: Json = {}
+    for name in (*ALONE, "fast"):
+        fast |= parts[name]
     card, peak = fast.get("card", {}), fast.get("peak", {})
+    rehearsed = run.get("device") == "cpu"
+    title = (
+        "A rehearsal on a CPU, whose figures do not count"
+        if rehearsed
+        else f"On a GPU: {card.get('device', 'no card')}"
+    )
     sections = [
-        f"# On a GPU: {card.get('device', 'no card')}",
+        f"# {title}",
         f"Command: `python benchmarks/gpu.py run`. torch {card.get('torch')}, CUDA {card.get('cuda')}. {note}",
-        _learned(learn, Path(__file__).parent / "results" / f"{NAME}.png"),
-        "## Right\n" + table(_right_rows(right)),
+        _ended(run),
+        _learned(parts["learn"], page.with_suffix(".png")),
+        _right(parts["right"]),
         _fast(fast, peak),
-        _paper(fast),
+        "" if rehearsed else _paper(fast),
     ]
-    print(write(NAME, "\n\n".join(section for section in sections if section)))
+    with replacing(page) as temporary:
+        temporary.write_text("\n\n".join(section for section in sections if section).rstrip() + "\n")
+    print(page)
 
 
-def _read(path: Path) -> Json:
-    content: Json = json.loads(path.read_text()) if path.exists() else {}
-    return content
+def _ended(run: Json) -> str:
+    """Return a sentence about the parts that were ended when their time was over."""
+    limits = run.get("seconds", {})
+    ended = [
+        f"{name} ({limits[name]:.0f} s)" if name in limits else name
+        for name, code in run.get("exit codes", {}).items()
+        if code == -signal.SIGKILL
+    ]
+    return f"Ended when their time was over: {', '.join(ended)}." if ended else ""
 
 
 # ------------------------------------------------------------------------------------------------------- learned
@@ -48,7 +77,7 @@ def _read(path: Path) -> Json:
 
 def _learned(learn: Json, picture: Path) -> str:
     """Draw the curves, and return their section."""
-    rows = learn.get("rows", {})
+    rows = {row: result for row, result in learn.get("rows", {}).items() if result["points"]}
     points = []
     for row, result in rows.items():
         for point in result["points"]:
@@ -84,10 +113,17 @@ def _learned(learn: Json, picture: Path) -> str:
 
 def _probes(result: Json) -> str:
     cells = {cell["how"]: cell["macro"] for cell in result.get("cells", ()) if cell["task"] == "mean"}
-    return " / ".join(f"{cells[how]:.1f}" for how in ("probe 10%", "probe 100%") if how in cells) or "-"
+    both = [f"{cells[how]:.1f}" if how in cells else "-" for how in ("probe 10%", "probe 100%")]
+    return " / ".join(both) if set(both) != {"-"} else "-"
 
 
 # --------------------------------------------------------------------------------------------------------- right
+
+
+def _right(right: Json) -> str:
+    """Return the section of the checks."""
+    lines = _right_rows(right)
+    return f"## Right\n{table(lines)}" if lines else ""
 
 
 def _right_rows(right: Json) -> list[Json]:
@@ -114,7 +150,7 @@ def _right_rows(right: Json) -> list[Json]:
                     "check": name,
                     "figure": _figure(result),
                     "limit": _limit(result.get("limit", "")),
-                    "ok": "yes" if result.get("ok") else "no",
+                    "ok": "-" if "skipped" in result else "yes" if result.get("ok") else "no",
                 }
             )
     return lines
@@ -140,12 +176,16 @@ def _figure(result: Json) -> str:
 
 def _fast(fast: Json, peak: Json) -> str:
     """Return the sections of speed."""
+    if not fast:
+        return ""
     bfloat16, copy = peak.get("bfloat16_tflops"), peak.get("copy_gb_per_s")
-    parts = [
-        "## Fast\n"
-        f"Peak measured here: {bfloat16} TFLOP/s in bfloat16 and {peak.get('tf32_tflops')} in TF32 (8192 x 8192 x 8192), copies "
-        f"{copy} GB/s on the card, {peak.get('pinned_to_device_gb_per_s')} GB/s to it from pinned memory."
-    ]
+    parts = ["## Fast"]
+    if bfloat16:
+        n = peak["size"]
+        parts[0] += (
+            f"\nPeak measured here: {bfloat16} TFLOP/s in bfloat16 and {peak.get('tf32_tflops')} in TF32 ({n} x {n} x {n}), "
+            f"copies {copy} GB/s on the card, {peak.get('pinned_to_device_gb_per_s')} GB/s to it from pinned memory."
+        )
     steps = _step_rows(fast, bfloat16, copy)
     if steps:
         parts.append(
@@ -159,14 +199,14 @@ def _fast(fast: Json, peak: Json) -> str:
         ("loader alone", "### Loader alone, batch of 256"),
         ("embedding", "### Embedding"),
         ("CUDA graph of an embedding", "### Embedding as a CUDA graph"),
+        ("CUDA graph of a training step", "### CG-DMER's ECG part as a CUDA graph, forward and backward"),
         ("fused attention", "### Attention of the encoder"),
         ("fused AdamW", "### AdamW"),
         ("compile", "### torch.compile"),
     ):
-        if key == "embedding" and key in fast and bfloat16:
-            parts.append(
-                f"{title}\nThe floor: multiply-adds at the measured peak.\n\n{table(_embedding_rows(fast[key], peak))}"
-            )
+        lines = _embedding_rows(fast[key], peak) if key == "embedding" and key in fast else []
+        if lines:
+            parts.append(f"{title}\nThe floor: multiply-adds at the measured peak.\n\n{table(lines)}")
         elif key in fast:
             parts.append(f"{title}\n" + table(_rows_of(fast[key])))
     for key in ("profile cg_dmer", "profile small recipe"):
@@ -184,25 +224,38 @@ def _step_rows(fast: Json, tflops: float | None, gigabytes: float | None) -> lis
     """Return a line for each size of batch, with its floor."""
     lines = []
     for key, result in fast.items():
-        if not key.startswith("step ") or not tflops or not gigabytes:
+        flop = result.get("gflop_a_record")
+        if not key.startswith("step ") or not tflops or not gigabytes or not isinstance(flop, int | float):
             continue
         for row in result.get("rows", ()):
             if "ms" not in row:
+                lines.append(_failed_step(key, row))
                 continue
-            arithmetic = row["batch"] * result["gflop_a_record"] / tflops
+            arithmetic = row["batch"] * flop / tflops
             memory = result["parameters"] * OPTIMISER_BYTES / gigabytes / 1e6
             lines.append(
                 {
-                    "step": key.removeprefix("step ").removesuffix(" bfloat16"),
+                    "step": _step_name(key),
                     "batch": row["batch"],
                     "ms": f"{row['ms']:.0f}",
                     "floor, ms": f"{max(arithmetic, memory):.1f}",
                     "recordings/s": f"{row['records_per_s']:,.0f}",
-                    "share of the peak": f"{100 * row['share_of_peak']:.1f} %",
-                    "memory, GiB": f"{row['peak_gib']:.1f}",
+                    "share of the peak": f"{100 * row['share_of_peak']:.1f} %" if "share_of_peak" in row else "-",
+                    "memory, GiB": f"{row['peak_gib']:.1f}" if "peak_gib" in row else "-",
                 }
             )
     return lines
+
+
+def _step_name(key: str) -> str:
+    return key.removeprefix("step ").replace(" bfloat16", "")
+
+
+def _failed_step(key: str, row: Json) -> Json:
+    """Return the line of a batch size that failed."""
+    names = ("floor, ms", "recordings/s", "share of the peak", "memory, GiB")
+    reason = "out of memory" if "OutOfMemory" in row["error"] else row["error"]
+    return {"step": _step_name(key), "batch": row["batch"], "ms": reason, **dict.fromkeys(names, "-")}
 
 
 def _embedding_rows(result: Json, peak: Json) -> list[Json]:
@@ -212,9 +265,11 @@ def _embedding_rows(result: Json, peak: Json) -> list[Json]:
         if not isinstance(row, dict) or "ms" not in row:
             continue
         name, precision = key.split()[0], key.split()[-1]
-        tflops = peak["bfloat16_tflops" if precision == "bfloat16" else "tf32_tflops"]
-        floor_ms = row["batch"] * result[f"{name} gflop a record"] / tflops
-        figures = {"batch": row["batch"], "ms": f"{row['ms']:.1f}", "floor, ms": f"{floor_ms:.1f}"}
+        tflops = peak.get("bfloat16_tflops" if precision == "bfloat16" else "tf32_tflops")
+        flop = result.get(f"{name} gflop a record")
+        is_known = isinstance(flop, float) and isinstance(tflops, float)
+        floor = f"{row['batch'] * flop / tflops:.1f}" if is_known else "-"
+        figures = {"batch": row["batch"], "ms": f"{row['ms']:.1f}", "floor, ms": floor}
         lines.append({"what": key, **figures, "recordings/s": f"{row['records_per_s']:,.0f}"})
     if "records_per_s" in result.get("ptbxl from disk", {}):
         rate = f"{result['ptbxl from disk']['records_per_s']:,.0f}"
@@ -252,7 +307,8 @@ def _figures(values: Json) -> str:
 
 def _paper(fast: Json) -> str:
     """Return what the paper's recipe takes at the best measured rate."""
-    rows = [row for row in fast.get("step cg_dmer 500 Hz bfloat16", {}).get("rows", ()) if "records_per_s" in row]
+    measured = [result for key, result in fast.items() if key.startswith("step cg_dmer 500 Hz")]
+    rows = [row for result in measured for row in result.get("rows", ()) if "records_per_s" in row]
     if not rows:
         return ""
     best = max(rows, key=lambda row: row["records_per_s"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -239,19 +238,3 @@ def tf32() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """A block that a TimeoutError ends after `seconds`; only in the main thread of a process."""
-
-    def stop(*_: object) -> None:
-        raise TimeoutError(f"not done after {seconds:.0f} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.1))
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

@@ -36,6 +36,7 @@ class PlantedCohort:
         )
         self.tasks = {"finding": WORDS}
         self.about: dict[str, str] = {}
+        self.targets, self.bounds, self.volumes = (), {}, None
         self.patients = TextColumn(pa.chunked_array([[f"p{row // 2:03d}" for row in range(n)]]))
         self.records = TextColumn(pa.chunked_array([[f"r{row:03d}" for row in range(n)]]))
         self.reports = TextColumn(pa.chunked_array([[""] * n]))

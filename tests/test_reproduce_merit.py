@@ -15,6 +15,7 @@ from leadwise.batch import LEADS
 from leadwise.config import ConfigError, read
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.layout import CohortError
+from leadwise.data.cohort.other_reports import write_with_other_reports
 from leadwise.data.cohort.prepare import write
 from leadwise.data.simulator import reports
 from leadwise.data.simulator.findings import FINDINGS
@@ -153,7 +154,44 @@ def test_the_interval_of_a_difference_is_paired() -> None:
         assert not claim.holds
 
 
+def test_rare_findings_are_left_out_of_r_and_named() -> None:
+    data = thesis_data()
+    test = data.rows("test")
+    data.labels[test, 3] = 0
+    data.labels[test[:9], 3] = 1  # one fewer than MIN_POSITIVES
+    assert data.left_out == {merit_thesis.STATED_FINDINGS[3]: 9}
+    predicted = merit_thesis.predict(features(data, 1.0, 1.0, 0), data)
+    score = merit_thesis.score_arm([predicted], data, 20)
+    assert len(score.stated.per_class) == len(merit_thesis.STATED_FINDINGS) - 1
+    predicted.logits[:, 3] = -100 * data.labels[test, 3]  # what the others score does not depend on it
+    assert merit_thesis.score_arm([predicted], data, 20).stated == score.stated
+    data.labels[test[9], 3] = 1
+    assert not data.left_out
+
+
 # ---------------------------------------------------------------------------------------------------- the reports
+
+
+def test_shuffled_pairs_have_reports_of_other_patients_in_training_alone(ptbxl: Path, tmp_path: Path) -> None:
+    cohort = Cohort.open(ptbxl)
+    folder = merit._shuffled(tmp_path, cohort)
+    shuffled = Cohort.open(folder, verify=True)
+    assert merit._shuffled(tmp_path, cohort) == folder
+    rows, train = cohort.rows(), cohort.rows("train")
+    assert shuffled.fingerprint != cohort.fingerprint
+    for name in ("records", "patients"):
+        assert getattr(shuffled, name).take(rows) == getattr(cohort, name).take(rows)
+    assert (shuffled.labels("super", rows) == cohort.labels("super", rows)).all()
+    assert (shuffled.signal(3)[0] == cohort.signal(3)[0]).all()
+    assert sorted(shuffled.reports.take(train)) == sorted(cohort.reports.take(train))
+    assert shuffled.reports.take(train) != cohort.reports.take(train)
+    others = np.setdiff1d(rows, train)
+    assert shuffled.reports.take(others) == cohort.reports.take(others)
+    assert [". ".join(one) for one in shuffled.statements(rows)] == [
+        text.rstrip(".") for text in shuffled.reports.take(rows)
+    ]
+    with pytest.raises(CohortError, match="exists already"):
+        write_with_other_reports(cohort, folder, train, train)
 
 
 def test_reports_without_measurements_state_none_and_the_ecgs_are_the_same(tmp_path: Path) -> None:
@@ -229,21 +267,26 @@ def test_the_table_has_the_papers_numbers_and_never_a_difference_to_a_probe() ->
 def test_the_arms_differ_in_their_weights_alone_and_old_folders_stay_valid(ptbxl: Path, tmp_path: Path) -> None:
     config = with_defaults(read(config_file(tmp_path, ptbxl)))
     options = merit.MeritOptions(tmp_path, config, budget=Budget(steps=4))
-    seeded = merit._arms(options, ptbxl)
+    shuffled = merit._shuffled(tmp_path, Cohort.open(ptbxl))
+    seeded = merit._arms(options, ptbxl, shuffled)
     assert [(one.label, one.config.optim.seed) for one in seeded] == [
-        (arm, seed) for arm in ("mask-only", "contrast-only", "MERIT") for seed in (0, 1, 2)
+        (arm, seed) for arm in ("mask-only", "contrast-only", "MERIT", "shuffled pairs") for seed in (0, 1, 2)
     ]
     assert {one.label: (one.config.method["b"], one.config.method["w_mem"]) for one in seeded} == {
         "mask-only": (0.0, 1.0),
         "contrast-only": (1.0, 0.0),
         "MERIT": (1.0, 1.0),
+        "shuffled pairs": (1.0, 1.0),
     }
+    assert {one.config.data.cohort for one in seeded} == {str(ptbxl), str(shuffled)}
+    without_data = [dataclasses.replace(one.config, data=config.data) for one in seeded]
+    assert without_data[6:9] == without_data[9:]  # the control differs from MERIT in its data alone
     assert {one.config.optim.steps for one in seeded} == {4}
 
     # the setting that older versions did not have is not part of the folder's name where it changes nothing
     old = dataclasses.replace(config, method={key: value for key, value in config.method.items() if key != "w_mem"})
     assert training_runs._config_hash(config) == training_runs._config_hash(old)
-    assert len({training_runs._config_hash(one.config) for one in seeded}) == 9
+    assert len({training_runs._config_hash(one.config) for one in seeded}) == 12
 
 
 def test_options_that_leave_nothing_to_do_are_refused(ptbxl: Path, tmp_path: Path) -> None:
@@ -271,12 +314,13 @@ def test_options_that_leave_nothing_to_do_are_refused(ptbxl: Path, tmp_path: Pat
 def test_the_thesis_end_to_end_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(merit, "N_RECORDS", 120)
     monkeypatch.setattr(merit, "N_REPLICATES", 20)
+    monkeypatch.setattr(merit_thesis, "MIN_POSITIVES", 2)
     request = ReproduceRequest(
         "merit", tmp_path / "out", configs=(config_file(tmp_path),), budget=Budget(steps=2), seeds=(0, 1)
     )
     result = reproduce(request)
     assert [line["arm"] for line in result.lines] == [
-        "mask-only", "contrast-only", "MERIT", "random encoder", "stated findings alone",
+        "mask-only", "contrast-only", "MERIT", "shuffled pairs", "random encoder", "stated findings alone",
     ]  # fmt: skip
     assert result.scale.startswith(("MERIT's thesis holds.", "MERIT's thesis does not hold here."))
     assert "2 steps of 8" in result.scale
@@ -288,7 +332,13 @@ def test_the_thesis_end_to_end_and_again(tmp_path: Path, monkeypatch: pytest.Mon
     page = (result.folder / "page.html").read_text()
     assert page.index("<img") < page.index("<table") < page.index("93.26")
     configs = sorted(path.stem for path in (result.folder / "configs").iterdir())
-    assert configs == sorted(f"{arm}-seed{seed}" for arm in ("mask_only", "contrast_only", "merit") for seed in (0, 1))
+    names = ("mask_only", "contrast_only", "merit", "shuffled_pairs")
+    assert configs == sorted(f"{arm}-seed{seed}" for arm in names for seed in (0, 1))
+    assert "with at least 2 positive test recordings; left out, with fewer test recordings:" in result.scale
+    assert [(line["difference"], line["on"], line["verdict"]) for line in result.more["Differences"][4:]] == [
+        ("MERIT - shuffled pairs", "R", ""),
+        ("MERIT - shuffled pairs", "U", ""),
+    ]
     assert read(result.folder / "configs" / "mask_only-seed0.toml").method["b"] == 0.0
 
     # again: nothing is trained or scored; a damaged file is scored again

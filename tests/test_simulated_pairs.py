@@ -301,6 +301,23 @@ def test_an_infarct_gives_q_waves_over_its_territory(territory: str, lead: int) 
     ]
 
 
+@pytest.mark.slow
+def test_measurements_of_the_ecg_predict_the_mass_and_stay_below_the_bound() -> None:
+    n, n_fit, rng = 500, 350, np.random.default_rng(5)
+    anatomy = draw_anatomy(rng, n)
+    rows = []
+    for features in draw_features(anatomy, rng):
+        patient = draw_patient(0, "train", rng)
+        m = measure_ecg(twelve_leads(draw_paired_tracing(features, None, patient, 500, rng).leads))
+        size = np.log(np.linalg.norm(np.concatenate([m.r_mv, m.s_mv])))
+        rows.append([size, m.qrs_ms, m.axis_deg, m.qtc_ms, np.log(m.rate_bpm), m.t_mv[11], m.t_mv[7], m.r_mv[6], 1.0])
+    design, values = np.nan_to_num(np.array(rows)), phenotypes(anatomy)
+    for name, least in (("lvmass", 0.3), ("lvedv", 0.2), ("lvef", 0.15), ("rvef", -0.1)):
+        weights = np.linalg.lstsq(design[:n_fit], values[name][:n_fit], rcond=None)[0]
+        rest = values[name][n_fit:] - design[n_fit:] @ weights
+        assert least < 1 - rest.var() / values[name][n_fit:].var() < bounds.r2_bounds()[name] + 0.1, name
+
+
 def test_the_horizontal_turn_goes_from_left_to_back() -> None:
     left = waves([(0, 1, 1, 0, 1, 0.5, 0)])
     assert np.allclose(left.rotated_horizontally(90).vector_mv, [[0, 0.5, 1]])

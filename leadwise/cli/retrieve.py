@@ -43,13 +43,27 @@ def retrieve(
     split: Annotated[
         str | None, typer.Option(help="Only train, val or test [with a text: all; for scores: test].")
     ] = None,
+    to: Annotated[
+        str, typer.Option("--to", help="Without a text: report, or volume: heart images, in pools of fixed size.")
+    ] = "report",
+    pools: Annotated[str, typer.Option(help="--to volume: sizes of the pools.")] = "64,256",
+    oracle: Annotated[
+        Path | None, typer.Option(help="--to volume: oracle.json of a simulated cohort, printed as a row.")
+    ] = None,
     window: WindowName = None,
     accept_changes: AcceptChanges = False,
     json_file: Json = None,
 ) -> None:
-    """Search and draw the ECGs nearest to a text. Without a text: score retrieval, ECG to report and report to ECG."""
+    """Search and draw the ECGs nearest to a text. Without a text: score retrieval between ECGs and reports or heart images."""
     if text is None and (target is not None or show_reports):
         raise typer.BadParameter("-o and --show-reports need a text to search for")
+    if to not in ("report", "volume"):
+        raise typer.BadParameter(f"--to {to}: choose report or volume")
+    if to == "volume":
+        if text is not None:
+            raise typer.BadParameter("--to volume scores retrieval; omit the text")
+        _score_volumes(run, cohort, split or "test", _sizes(pools), oracle, window, accept_changes, json_file)
+        return
     target = target or Path(PAGE)
     if target.suffix.lower() not in (".html", ".htm"):
         raise typer.BadParameter(f"-o {target}: the name of the page must end in .html")
@@ -82,3 +96,40 @@ def retrieve(
     out.print(f"open {target}", highlight=False, soft_wrap=True)
     about = {"command": "retrieve", "run": loaded.name, "cohort": opened.name}
     write_json(json_file, {**about, **({"window": window} if window else {}), **result.to_json()})
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """Return the sizes of a list such as "64,256"."""
+    try:
+        sizes = tuple(int(size) for size in text.split(","))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 2:
+        raise typer.BadParameter(f"--pools {text}: must be whole numbers from 2, such as 64,256")
+    return sizes
+
+
+def _score_volumes(
+    run: Path,
+    cohort: Path,
+    split: str,
+    pools: tuple[int, ...],
+    oracle: Path | None,
+    window: str | None,
+    accept_changes: bool,
+    json_file: Path | None,
+) -> None:
+    """Score retrieval between ECGs and heart images, print the table and write the JSON file."""
+    from leadwise import hub
+    from leadwise.data.cohort.cohort import Cohort
+    from leadwise.evaluate import volume_retrieval as scoring
+
+    known = None if oracle is None else scoring.read_oracle(oracle)
+    loaded, opened = hub.load(run, accept_changes=accept_changes), Cohort.open(cohort)
+    with progress_bars() as progress:
+        report = scoring.run_volume_retrieval(loaded, opened, split, pools, known, bars(progress), window)
+    title = f"retrieval of {report.run} on {report.cohort}, {report.split}{window_suffix(window)}: "
+    print_table(report.rows(), f"{title}{report.n_records} ECGs with heart images, means over {scoring.N_POOLS} pools")
+    for remark in (report.remark, report.left_out.line, report.overlap.remark):
+        print_line(remark)
+    write_json(json_file, report.to_json())

@@ -426,7 +426,7 @@ def run_regress(
         model=model,
         fit_split=split,
         targets=names,
-        bounds={name: bound for name, bound in known_bounds(cohort).items() if name in names},
+        bounds={name: bound for name, bound in cohort.bounds.items() if name in names},
         fingerprints={"cohort": cohort.fingerprint, "run": run.fingerprint},
         overlap=training_overlap(run, cohort, rows[task.test]),
         n_fit_seen=run.overlap(scored_recordings(cohort, rows[task.fit], split)).n_leaked,
@@ -464,7 +464,7 @@ def check_targets(cohort: Cohort, targets: Sequence[str] | None) -> tuple[str, .
         RegressError: there is none, one is named twice, or one is no numeric column.
     """
     known = numeric_columns(cohort)
-    names = tuple(targets) if targets is not None else known_targets(cohort)
+    names = tuple(targets) if targets is not None else cohort.targets
     listed = ", ".join(known) or "none"
     if not names:
         raise RegressError(f"cohort {cohort.name} names no targets; name some of its numeric columns ({listed})")
@@ -474,16 +474,6 @@ def check_targets(cohort: Cohort, targets: Sequence[str] | None) -> tuple[str, .
     if wrong:
         raise RegressError(f"cohort {cohort.name}: no numeric column {wrong[0]!r}; it has {listed}")
     return names
-
-
-def known_targets(cohort: Cohort) -> tuple[str, ...]:
-    """Return the targets that a cohort names."""
-    return tuple(getattr(cohort, "targets", ()))
-
-
-def known_bounds(cohort: Cohort) -> dict[str, float]:
-    """Return the largest R² from the ECG of each target for which a cohort knows it."""
-    return dict(getattr(cohort, "bounds", {}))
 
 
 def choose_fit_split(run: Run, cohort: Cohort) -> str:

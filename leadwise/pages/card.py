@@ -14,6 +14,7 @@ from leadwise.evaluate.card.robustness import Robustness
 from leadwise.evaluate.card.subgroups import MIN_LABELS, MIN_RECORDS
 from leadwise.evaluate.classifiers import ZERO_SHOT
 from leadwise.evaluate.shift import ShiftReport, draw_changes, summary
+from leadwise.pages.card_heart import add_heart
 from leadwise.pages.html import Page
 from leadwise.pages.report_examples import ReportExamples, add_examples
 from leadwise.pictures import bars, heat, paper
@@ -47,6 +48,7 @@ def build_page(card: Card, examples: ReportExamples | None = None) -> Page:
         page.text(remark)
     _add_scores(page, card)
     _add_groups(page, card)
+    add_heart(page, card.heart)
     if card.robustness:
         _add_robustness(page, card.robustness)
     _add_shifts(page, card.shifts)

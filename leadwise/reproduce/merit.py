@@ -2,6 +2,7 @@
 
 OUT/merit_cohort/     simulated ECGs whose reports state no measurement
 OUT/merit_truth.csv   the true values behind them
+OUT/merit_shuffled/   the same ECGs; in training, each has the report of another patient
 OUT/runs/             the arms of the thesis, one run for each seed; and the runs of the table
 OUT/scores/           predictions and cells of each run, so that nothing is scored twice
 """
@@ -21,11 +22,12 @@ import numpy as np
 
 from leadwise.config import Config, ConfigError
 from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.cohort.other_reports import write_with_other_reports
 from leadwise.data.cohort.prepare import write
 from leadwise.data.simulator.reports import MEASURED
 from leadwise.data.sources import simulated
 from leadwise.evaluate.embed import embed_cohort, usable
-from leadwise.evaluate.metrics.bootstrap import N_REPLICATES
+from leadwise.evaluate.metrics.bootstrap import N_REPLICATES, permute_across_patients
 from leadwise.files import replacing
 from leadwise.pages.reproduction import ReproductionPage
 from leadwise.pictures import plane
@@ -33,7 +35,15 @@ from leadwise.progress import Progress, relabel
 from leadwise.reproduce import merit_table, merit_thesis, paper_numbers, training_runs
 from leadwise.reproduce.budget import Budget
 from leadwise.reproduce.cells import Cell
-from leadwise.reproduce.merit_thesis import CONTRAST_ONLY, MASK_ONLY, MERIT, RANDOM_ENCODER, ArmScore, Predictions
+from leadwise.reproduce.merit_thesis import (
+    CONTRAST_ONLY,
+    MASK_ONLY,
+    MERIT,
+    RANDOM_ENCODER,
+    SHUFFLED,
+    ArmScore,
+    Predictions,
+)
 from leadwise.reproduce.variants import Variant
 from leadwise.run import Run
 
@@ -123,10 +133,10 @@ def _thesis(options: MeritOptions, progress: Progress) -> tuple[ReproductionPage
     # the recordings, and the arms with the steps of MERIT
     folder, truth = _simulated(options.out, progress)
     cohort = Cohort.open(folder)
-    seeded = _arms(options, folder)
+    seeded = _arms(options, folder, _shuffled(options.out, cohort))
 
     # the predictions of each arm and seed, and of the untrained encoder
-    predictions: dict[str, list[Predictions]] = {name: [] for name in (*_ARMS, RANDOM_ENCODER)}
+    predictions: dict[str, list[Predictions]] = {name: [] for name in (*_ARMS, SHUFFLED, RANDOM_ENCODER)}
     data = None
     for number, variant in enumerate(seeded, start=1):
         log.info("%s, seed %d (%d of %d)", variant.label, variant.config.optim.seed, number, len(seeded))
@@ -160,8 +170,11 @@ def _thesis(options: MeritOptions, progress: Progress) -> tuple[ReproductionPage
     return page, seeded
 
 
-def _arms(options: MeritOptions, cohort: Path) -> list[Variant]:
-    """Return the arms with each seed. All have the steps that MERIT's run has in the budget, and the same batches."""
+def _arms(options: MeritOptions, cohort: Path, shuffled: Path) -> list[Variant]:
+    """Return the arms with each seed, then the control with shuffled pairs.
+
+    All have the steps that MERIT's run has in the budget, and the same batches.
+    """
     merit = training_runs.with_cohort(Variant(MERIT, options.config), cohort)
     training_runs.check_variant(merit)
     merit = training_runs.with_budget(options.budget, options.out, merit)
@@ -169,7 +182,8 @@ def _arms(options: MeritOptions, cohort: Path) -> list[Variant]:
     for label, settings in _ARMS.items():
         config = dataclasses.replace(merit.config, method={**merit.config.method, **settings})
         seeded += training_runs.with_seeds(Variant(label, config), options.seeds or SEEDS)
-    return seeded
+    control = training_runs.with_cohort(Variant(SHUFFLED, merit.config), shuffled)
+    return [*seeded, *training_runs.with_seeds(control, options.seeds or SEEDS)]
 
 
 def _simulated(out: Path, progress: Progress) -> tuple[Path, Path]:
@@ -185,6 +199,17 @@ def _simulated(out: Path, progress: Progress) -> tuple[Path, Path]:
         write(simulated.read_source(ecgs), folder, progress=progress)
         shutil.rmtree(ecgs)
     return folder, truth
+
+
+def _shuffled(out: Path, cohort: Cohort) -> Path:
+    """Return the folder of the cohort whose training ECGs have reports of other patients; create it if it does not exist."""
+    folder = out / "merit_shuffled"
+    if not (folder / "cohort.json").is_file():
+        rows = cohort.rows("train")
+        patients = np.unique(np.array(cohort.patients.take(rows), dtype=np.str_), return_inverse=True)[1]
+        others = rows[permute_across_patients(patients, np.random.default_rng(0))]
+        write_with_other_reports(cohort, folder, rows, others)
+    return folder
 
 
 def _predictions(
@@ -237,14 +262,19 @@ def _scale(seeded: Sequence[Variant], cohort: Cohort, data: merit_thesis.ThesisD
     seeds = ", ".join(map(str, sorted({variant.config.optim.seed for variant in seeded})))
     n = {split: len(data.rows(split)) for split in ("train", "val", "test")}
     patients = len(np.unique(data.patient[data.rows("test")]))
+    rare = ", ".join(f"{name} ({count})" for name, count in data.left_out.items())
+    left_out = f"; left out, with fewer test recordings: {rare}" if rare else ""
     return (
         f"{len(cohort):,} simulated ECGs, which show how objectives compare and nothing about patients: {n['train']:,} train, "
         f"{n['val']:,} validation, {n['test']:,} test ({patients} patients). Each arm is trained on the training split for "
-        f"{first.optim.steps:,} steps of {first.optim.batch_size}, the same batches for each seed ({seeds}). R: the "
-        f"{len(merit_thesis.STATED_FINDINGS)} findings that reports state. U: {', '.join(merit_thesis.QUANTITIES)}; true values "
+        f"{first.optim.steps:,} steps of {first.optim.batch_size}, the same batches for each seed ({seeds}). R: "
+        f"{len(data.scored)} of the {len(merit_thesis.STATED_FINDINGS)} findings that reports state, those with at least "
+        f"{merit_thesis.MIN_POSITIVES} positive test recordings{left_out}. U: {', '.join(merit_thesis.QUANTITIES)}; true values "
         f"of the simulator, T amplitude in lead II. The reports of this cohort state none of {', '.join(sorted(MEASURED))}, no "
         "wording that mentions an interval, the axis or the T wave, and no conclusion; every report was checked for it. "
-        f"'{merit_thesis.STATED}' is a ridge regression of U on the true labels of R: what U has in common with R. Intervals: "
+        f"'{merit_thesis.STATED}' is a ridge regression of U on the true labels of all stated findings: what U has in common "
+        f"with them. '{SHUFFLED}' is MERIT with the report of another patient for each training ECG: its contrast has nothing "
+        "to learn from the ECG. Intervals: "
         f"{N_REPLICATES:,} paired resamplings of the test patients, seeds averaged."
     )
 

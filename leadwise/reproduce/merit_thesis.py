@@ -1,6 +1,7 @@
 """MERIT's thesis as a test that can fail, on simulated ECGs whose reports state no measurement.
 
-    R   the findings that reports state: macro AUROC of a probe, trained on the training split
+    R   the findings that reports state: macro AUROC of a probe, trained on the training split, over the findings that at
+        least MIN_POSITIVES test recordings have
     U   QRS duration, frontal axis, PR, QTc and T amplitude, which no report states: mean R² of a ridge regression
 
 The thesis: reconstruction and contrast together lose neither. MERIT is above mask-only on R, and above contrast-only on U. Each
@@ -39,9 +40,10 @@ from leadwise.evaluate.metrics.score import Floats, Interval, Score
 Line = dict[str, Any]
 
 MASK_ONLY, CONTRAST_ONLY, MERIT = "mask-only", "contrast-only", "MERIT"
-RANDOM_ENCODER, STATED = "random encoder", "stated findings alone"
+SHUFFLED, RANDOM_ENCODER, STATED = "shuffled pairs", "random encoder", "stated findings alone"
 
 STATED_FINDINGS = tuple(code for code in FINDINGS if code not in MEASURED)  # R
+MIN_POSITIVES = 10  # test recordings with a finding; with fewer, it is left out of R
 QUANTITIES: dict[str, tuple[int, ...]] = {  # U: name -> its columns in `unstated_values`
     "QRS duration": (0,),
     "frontal axis": (1, 2),
@@ -66,6 +68,17 @@ class ThesisData:
     def rows(self, split: str) -> NDArray[np.int64]:
         """Return the indices of a split's recordings."""
         return np.flatnonzero(self.split == split)
+
+    @property
+    def scored(self) -> NDArray[np.int64]:
+        """The columns of the findings that R is computed over."""
+        return np.flatnonzero(self.labels[self.rows("test")].sum(axis=0) >= MIN_POSITIVES)
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """The findings that R leaves out, with the number of test recordings that have them."""
+        counts = self.labels[self.rows("test")].sum(axis=0)
+        return {name: int(n) for name, n in zip(STATED_FINDINGS, counts) if n < MIN_POSITIVES}
 
 
 @dataclass(frozen=True)
@@ -226,11 +239,12 @@ def _known(values: Floats, columns: list[int]) -> NDArray[np.bool_]:
 def score_arm(predictions: Sequence[Predictions], data: ThesisData, n_replicates: int = N_REPLICATES) -> ArmScore:
     """Return the scores of an arm from the predictions of its seeds, all on the same resamplings of test patients."""
     test = data.rows("test")
-    labels, values, patients = data.labels[test], data.values[test], data.patient[test]
+    values, patients = data.values[test], data.patient[test]
 
     # R
-    logits = np.stack([one.logits for one in predictions])
-    stated = auroc_score(labels, logits, patients, STATED_FINDINGS, n_replicates)
+    labels, names = data.labels[test][:, data.scored], [STATED_FINDINGS[k] for k in data.scored]
+    logits = np.stack([one.logits[:, data.scored] for one in predictions])
+    stated = auroc_score(labels, logits, patients, names, n_replicates)
     stated_seeds = tuple(float(np.nanmean(auroc(labels, one))) for one in logits)
 
     # U
@@ -245,15 +259,17 @@ def score_arm(predictions: Sequence[Predictions], data: ThesisData, n_replicates
 
 
 def claims(arms: Mapping[str, ArmScore]) -> list[Claim]:
-    """Return the two criteria of the thesis, then the same comparisons on the other target, for information."""
+    """Return the two criteria of the thesis, then, for information, the other target and the control with shuffled pairs."""
     merit = arms[MERIT]
     out: list[Claim] = []
-    for other, target, is_criterion in (
+    compared = [
         (MASK_ONLY, "R", True),
         (CONTRAST_ONLY, "U", True),
         (CONTRAST_ONLY, "R", False),
         (MASK_ONLY, "U", False),
-    ):
+    ]
+    compared += [(SHUFFLED, target, False) for target in ("R", "U") if SHUFFLED in arms]
+    for other, target, is_criterion in compared:
         reference = arms[other]
         if target == "R":
             difference, interval = gain(merit.stated, reference.stated)

@@ -15,6 +15,7 @@ from leadwise.data.usable_rows import LeftOut
 from leadwise.evaluate import prompts
 from leadwise.evaluate.card import (
     disentanglement,
+    heart,
     occlusion,
     robustness,
     subgroups,
@@ -101,6 +102,7 @@ class Card:
     remarks: list[str]  # what could not be computed, and why
     left_out: LeftOut = field(default_factory=LeftOut)  # recordings that the run cannot embed
     shifts: list[ShiftReport] = field(default_factory=list)  # changed ECGs of one task, then one for each other cohort
+    heart: heart.HeartSection | None = None  # None: a cohort without numbers of the heart and heart images
 
     def to_json(self) -> dict[str, Any]:
         """Return one object of plain JSON values, without reports and ECGs."""
@@ -116,6 +118,7 @@ class Card:
             "disentanglement": self.parts.to_json() if self.parts else None,
             "occlusion": [_map_json(one, self.run.config.signal.leads) for one in self.maps],
             "shifts": [one.to_json() for one in self.shifts],
+            **({"heart": self.heart.to_json()} if self.heart else {}),
             "remarks": self.remarks,
             **self.left_out.to_json(),
         }
@@ -204,6 +207,9 @@ def make_card(
         for task, test in zip(test_tasks, tests)
     ]  # fmt: skip
 
+    # Numbers of the heart and heart images, where the cohort has them.
+    heart_section = heart.measure_heart(run, cohort, remarks, progress)
+
     # Score every task, overall and by group; remember the first that could be scored.
     rows: list[CardRow] = []
     groups_by_task: dict[str, list[subgroups.Group]] = {}
@@ -229,7 +235,9 @@ def make_card(
     if first is None:
         remarks.append("No task could be scored, so there are no robustness scores, parts and occlusion maps.")
         unique = list(dict.fromkeys(remarks))
-        return Card(run, cohort, quick, facts, rows, groups_by_task, None, None, [], unique, left_out, shifts)
+        return Card(
+            run, cohort, quick, facts, rows, groups_by_task, None, None, [], unique, left_out, shifts, heart_section
+        )
 
     # Robustness, changed ECGs, parts and maps on that task.
     task, classifiers, scores = first
@@ -250,7 +258,7 @@ def make_card(
     maps = _maps(context, task, classifiers, scores, 1 if quick else N_MAPS)
     return Card(
         run, cohort, quick, facts, rows, groups_by_task, robustness_scores, parts, maps, list(dict.fromkeys(remarks)),
-        left_out, shifts,
+        left_out, shifts, heart_section,
     )  # fmt: skip
 
 
