@@ -78,7 +78,7 @@ def _check_presence(cohort: Cohort, store: VolumeStore) -> list[Finding]:
     unknown = np.flatnonzero((present & ~store.matrix("volume_oriented")).any(axis=1))
     if len(unknown):
         message = (
-            "The files do not state how the heart lies in the patient, so that base and apex, or left and right, may be "
+            "The files do not state the orientation of the heart in the patient, so that base and apex, or left and right, may be "
             "exchanged. Look at the pictures, and convert the images again with their orientation."
         )
         findings.append(
@@ -247,7 +247,7 @@ def _check_images(cohort: Cohort, store: VolumeStore, measures: _VolumeMeasures)
 
 
 def _check_brightness(cohort: Cohort, store: VolumeStore, measures: _VolumeMeasures) -> list[Finding]:
-    """Intensities from which the split can be told: images of different scanners or of a different preparation."""
+    """Intensities that reveal the split: images of different scanners or of a different preparation."""
     findings = []
     split = split_codes(cohort)[measures.row]
     for place, phase in enumerate(store.geometry.phases):
@@ -261,7 +261,7 @@ def _check_brightness(cohort: Cohort, store: VolumeStore, measures: _VolumeMeasu
             if abs(auroc - 0.5) <= max(_TIED, _N_SE * error):
                 continue
             message = (
-                f"The brightness of {phase} tells split {name} from train (AUROC {max(auroc, 1 - auroc):.2f}; medians "
+                f"The brightness of {phase} separates split {name} from train (AUROC {max(auroc, 1 - auroc):.2f}; medians "
                 f"{np.median(train):.3g} and {np.median(other):.3g}): scanner, site or preparation differ between the "
                 "splits. Split the patients at random, or prepare all images in the same way."
             )
