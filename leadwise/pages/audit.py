@@ -225,7 +225,7 @@ def _write_hearts(page: Page, report: CheckReport) -> None:
     spacing = " × ".join(f"{step:g}" for step in volume.spacing_mm)
     page.text(
         f"{counts}, of {len(cohort)} recordings; {volume.slices} slices of {volume.rows} × {volume.columns} pixels, "
-        f"{spacing} mm. Slices from base to apex, with the right ventricle at the left; outlines from the masks, where they are known."
+        f"{spacing} mm. Slices from base to apex; outlines from the masks, where they are known."
     )
     complete = np.flatnonzero(has.all(axis=1))[:N_HEARTS]
     for row in complete.tolist():

@@ -78,7 +78,7 @@ def _check_presence(cohort: Cohort, store: VolumeStore) -> list[Finding]:
     unknown = np.flatnonzero((present & ~store.matrix("volume_oriented")).any(axis=1))
     if len(unknown):
         message = (
-            "The files do not state the orientation of the heart in the patient, so that base and apex, or left and right, may be "
+            "The files do not state the orientation of the heart in the patient, so that base and apex may be "
             "exchanged. Look at the pictures, and convert the images again with their orientation."
         )
         findings.append(
