@@ -163,11 +163,12 @@ class Scorer:
         drawn = np.random.default_rng(0).permutation(rows["train"])[: args.fit_records]
         self.rows = rows | {"fit": np.sort(drawn)}
 
-    def validation(self, run: Run, fractions: Sequence[float] = VAL_FRACTIONS) -> list[Json]:
-        """Return the cells of the validation split: zero-shot, and probes fitted on the fixed subset."""
+    def validation(self, run: Run, fractions: Sequence[float] = VAL_FRACTIONS, split: str = "val") -> list[Json]:
+        """Return the cells of a split: zero-shot, and probes fitted on the fixed subset, with strengths chosen on "val"."""
         fitted_on, val = self._embedded(run, "fit"), self._embedded(run, "val", text=True)
+        scored = val if split == "val" else self._embedded(run, split, text=True)
         probes = Probes(self.cohort, fitted_on, val, fractions, self.args.width)
-        return zeroshot_cells(run, self.cohort, "val", val) + probes.cells(self.cohort, "val", val, fractions)
+        return zeroshot_cells(run, self.cohort, split, scored) + probes.cells(self.cohort, split, scored, fractions)
 
     def test(self, run: Run) -> list[Json]:
         """Return the cells of the test split: probes on all labels, zero-shot, and both with fewer leads."""

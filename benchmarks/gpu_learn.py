@@ -2,7 +2,8 @@
 
 Each row is a process of its own. The models are small, so one process cannot fill the card: its time goes into Python and into
 starting kernels. Rows that share the card share its time, and none is alone. All are scored on the validation split: zero-shot
-at eight points of the training, and at its end probes that are fitted on 4,000 recordings of the training split.
+at eight points of the training, and at its end probes that are fitted on 4,000 recordings of the training split. The test split
+is scored once, after that: no setting is chosen on it.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from leadwise.training.step_time import open_in_memory, time_steps
 
 RECIPE = Path(__file__).parent.parent / "configs" / "ptbxl.toml"
 N_POINTS = 8  # of the learning curve
+SCORED_SPLITS = ("val", "test")
 N_SCORED = {"fit": 4000, "val": 10**9}  # most recordings that probes are fitted on, and that are scored
 # of a rehearsal on a CPU, whose scores do not count
 CPU_POINTS, CPU_SCORED = 2, {"fit": 200, "val": 100}
@@ -197,9 +199,10 @@ def train_row(row: str, out: Path, cohort: Path, device: str, until: float) -> N
     # weights and embeddings first: probes can be fitted from them later
     hub.save_pretrained(trained, out / "weights", card=False, people=True, dtype="float16")
     scorer = Scorer(Namespace(cohort=cohort, fit_records=most["fit"], width=None))
-    scorer.rows["val"] = scorer.rows["val"][: most["val"]]
+    scorer.rows |= {split: scorer.rows[split][: most["val"]] for split in SCORED_SPLITS}
     embedded = {
-        split: embed_rows(trained, scorer.cohort, scorer.rows[split], split == "val") for split in ("fit", "val")
+        split: embed_rows(trained, scorer.cohort, scorer.rows[split], split != "fit")
+        for split in ("fit", *SCORED_SPLITS)
     }
     arrays: dict[str, Any] = {f"{split}.rows": one.rows for split, one in embedded.items()}
     arrays |= {f"{split}.backbone": one.backbone.astype(np.float16) for split, one in embedded.items()}
@@ -210,10 +213,11 @@ def train_row(row: str, out: Path, cohort: Path, device: str, until: float) -> N
         if (out / "run" / "metrics.jsonl").exists():  # a row that ends early has logged nothing
             archive.add(out / "run" / "metrics.jsonl", arcname="metrics.jsonl")
     out.with_suffix(".tar.gz.part").rename(out.with_suffix(".tar.gz"))
-    result["cells"] = scorer.validation(trained, (1.0,) if on_cpu else VAL_FRACTIONS)
-    write_json(out / "row.json", result)
-    means = {cell["how"]: round(cell["macro"], 1) for cell in result["cells"] if cell["task"] == MEAN}
-    print(f"{row}: {steps} steps, {means}", flush=True)
+    for key, split in zip(("cells", "test cells"), SCORED_SPLITS):
+        result[key] = scorer.validation(trained, (1.0,) if on_cpu else VAL_FRACTIONS, split)
+        write_json(out / "row.json", result)
+        means = {cell["how"]: round(cell["macro"], 1) for cell in result[key] if cell["task"] == MEAN}
+        print(f"{row}: {steps} steps, {split}: {means}", flush=True)
 
 
 def _zeroshot_scorer(cohort: Cohort, most: int) -> Callable[[Run], dict[str, float]]:

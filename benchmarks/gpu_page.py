@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from leadwise.pictures import ink, score_curves
 NAME, RESULTS = "gpu", Path(__file__).parent / "results"
 ALONE, WHOLE = ("graph", "checkpointing", "batches", "compile"), ("fast", "right", "learn")  # parts of a run
 RECORDINGS, SECONDS = "recordings used", "seconds of training, five rows on one card"
+PROBES = ("probe 10%", "probe 100%")
 PAPER_RECORDS = 9520 * 4096  # steps and batch of configs/cg_dmer.toml, as in the paper
 OPTIMISER_BYTES = 28  # a parameter: weight, gradient and two moments are read, weight and moments written, in float32
 
@@ -101,9 +103,13 @@ def _learned(learn: Json, picture: Path) -> str:
                 "zero-shot, last point": f"{last['zero-shot']['mean']:.1f}",
                 **{task: f"{score:.1f}" for task, score in last["zero-shot"].items() if task != "mean"},
                 "best point": f"{best['zero-shot']['mean']:.1f} after {best['recordings']:,} recordings",
-                "probe 10 / 100 %": _probes(result),
+                "probe 10 / 100 %": _cells(result.get("cells", ()), PROBES),
+                "fold 10: zero-shot / probe 10 / 100 %": _cells(result.get("test cells", ()), ("zero-shot", *PROBES)),
             }
         )
+    if all(line["fold 10: zero-shot / probe 10 / 100 %"] == "-" for line in lines):  # of a run that did not score it
+        for line in lines:
+            del line["fold 10: zero-shot / probe 10 / 100 %"]
     return (
         f"## Learned\n![{title}]({picture.name})\n\nMacro AUROC x 100 on fold 9 of PTB-XL, one seed; samples rounded to the step "
         "of the pack. Points within a run are not annealed: the rate falls to 0 only at its end. A row without probes was "
@@ -111,10 +117,11 @@ def _learned(learn: Json, picture: Path) -> str:
     )
 
 
-def _probes(result: Json) -> str:
-    cells = {cell["how"]: cell["macro"] for cell in result.get("cells", ()) if cell["task"] == "mean"}
-    both = [f"{cells[how]:.1f}" if how in cells else "-" for how in ("probe 10%", "probe 100%")]
-    return " / ".join(both) if set(both) != {"-"} else "-"
+def _cells(cells: Sequence[Json], names: Sequence[str]) -> str:
+    """Return the means over the tasks of the named ways of scoring, as text; "-" if there is none."""
+    means = {cell["how"]: cell["macro"] for cell in cells if cell["task"] == "mean"}
+    texts = [f"{means[how]:.1f}" if how in means else "-" for how in names]
+    return " / ".join(texts) if set(texts) != {"-"} else "-"
 
 
 # --------------------------------------------------------------------------------------------------------- right

@@ -47,6 +47,15 @@ def test_a_mean_over_seeds_and_its_paired_difference() -> None:
     assert gap.interval == pytest.approx((0.1, 0.1))
 
 
+def test_rare_findings_are_left_out_of_the_second_macro() -> None:
+    counts = {
+        "a": {"n_reference": 10, "f1": 0.5},
+        "b": {"n_reference": 9, "f1": 1.0},
+        "c": {"n_reference": 0, "f1": 0.0},
+    }
+    assert report_page.macro_without_rare({"with_uncertain": {"per_finding": counts}}) == 0.5
+
+
 @pytest.mark.slow
 def test_rows_are_stored_once_and_the_page_has_every_claim(
     args: argparse.Namespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -236,12 +236,14 @@ def test_a_row_without_time_is_trained_scored_and_on_the_page(tmp_path: Path) ->
     assert end.value.code == 0
     (result,) = json.loads((out / "learn.json").read_text())["rows"].values()
     assert result["points"][0]["zero-shot"]["findings"] > 0
-    assert {cell["how"] for cell in result["cells"]} == {"zero-shot", "probe 100%"}
+    for split in ("cells", "test cells"):
+        assert {cell["how"] for cell in result[split]} == {"zero-shot", "probe 100%"}
     write_json(out / "run.json", {"device": "cpu"})
     gpu_page.write_page(out, "")
     page = (out / "gpu.md").read_text()
     assert page.startswith("# A rehearsal on a CPU")
     assert "| CG-DMER, 128 wide, 4 layers, batches of 128 |" in page
+    assert "| fold 10: zero-shot / probe 10 / 100 % |" in page
     assert (out / "gpu.png").exists()
 
 
