@@ -76,17 +76,29 @@ def test_images_are_retrieved_by_phase_and_together(pairs: Path, pair_run: Path)
     assert len(rows) == 2 * 6 + 2
 
     # the images are embedded as the method does by itself
-    rows_of_test = cohort.rows("test")[:3]
+    rows_of_test = cohort.rows("test")[2:5]
     assert set(embed_volumes(run, cohort, rows_of_test)) == {"ed", "es"}
     with pytest.raises(RetrievalError, match="29 patients of split 'test' have heart images, fewer than a pool of 64"):
         run_volume_retrieval(run, cohort, pools=(64,))
 
 
-def test_the_command_prints_a_table_and_refuses_what_it_cannot_score(pairs: Path, pair_run: Path, tmp_path: Path) -> None:
+def test_the_command_prints_a_table_and_refuses_what_it_cannot_score(
+    pairs: Path, pair_run: Path, tmp_path: Path
+) -> None:
     oracle = tmp_path / "oracle.json"
     oracle.write_text(json.dumps({"retrieval": {"16": {"r_at_1": 0.5}}}))
     done = invoke(
-        "retrieve", pair_run, pairs, "--to", "volume", "--pools", "16", "--oracle", oracle, "--json", tmp_path / "r.json"
+        "retrieve",
+        pair_run,
+        pairs,
+        "--to",
+        "volume",
+        "--pools",
+        "16",
+        "--oracle",
+        oracle,
+        "--json",
+        tmp_path / "r.json",
     )
     assert done.returncode == 0, done.stderr
     assert "ECG → ED + ES" in done.stdout
@@ -103,10 +115,14 @@ def test_the_command_prints_a_table_and_refuses_what_it_cannot_score(pairs: Path
         assert message in " ".join(refused.stderr.replace("│", " ").split())
 
 
-def test_a_run_or_a_cohort_without_images_is_refused(pairs: Path, pair_run: Path, cohort_folder: Path, tmp_path: Path) -> None:
+def test_a_run_or_a_cohort_without_images_is_refused(
+    pairs: Path, pair_run: Path, cohort_folder: Path, tmp_path: Path
+) -> None:
     table = {**config_table(pairs, steps=2), "method": {"name": "simclr", **TINY["simclr"]}}
     other = pretrain(typed(Config, table), tmp_path / "simclr")
-    with pytest.raises(RetrievalError, match=r"run simclr \(simclr\) does not embed ECGs and heart images in one space"):
+    with pytest.raises(
+        RetrievalError, match=r"run simclr \(simclr\) does not embed ECGs and heart images in one space"
+    ):
         run_volume_retrieval(other, Cohort.open(pairs))
     with pytest.raises(RetrievalError, match="cohort own has no heart images; prepare one with"):
         run_volume_retrieval(runs.load(pair_run), Cohort.open(cohort_folder))
@@ -120,12 +136,13 @@ def test_the_card_has_a_section_on_the_heart(pairs: Path, pair_run: Path, cohort
     assert heart.numbers.fit_split == "val"
     assert heart.retrieval is None
     assert remarks == [
-        "Retrieval of heart images is not scored: cohort cohort: 29 patients of split 'test' have heart images, fewer than a pool "
-        "of 64; choose a smaller pool."
+        "Retrieval of heart images is not scored: cohort cohort: 29 patients of split 'test' have heart images, fewer than a "
+        "pool of 64; choose a smaller pool."
     ]
     page = Page("card")
-    add_heart(page, heart)
+    add_heart(page, heart, Cohort.open(pairs))
     text = page.html()
     assert "The heart" in text
+    assert text.count("<img") == 2  # the scatter, and the images of one heart
     assert "LEAK? handcrafted: R² of lvedv" in text  # the amplitude is the size, and the bound is a planted one
     assert measure_heart(run, Cohort.open(cohort_folder), []) is None
