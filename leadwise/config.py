@@ -87,6 +87,8 @@ class DataConfig:
     label_fraction: float = 1.0  # share of the task's training recordings to use, drawn by the rule of the probe
     label_seed: int = 42  # seed of that draw; the probe's are 42, 43 and 44
     teacher: str = ""  # run folder, shipped name or hub id of the run that a distilled model is trained to
+    init: str = ""  # run folder, shipped name or hub id of the run whose ECG encoder training starts from
+    init_volume: str = ""  # the same, of the run whose encoders of heart images are used
     workers: int = 0  # threads per process that prepare the next batches; 0 = none, the training loop reads them
 
     def __post_init__(self) -> None:

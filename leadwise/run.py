@@ -3,7 +3,8 @@
 config.toml          every setting, including the preprocessing (`signal`)
 data.json            the training cohort: name, source, fingerprint, and the numbers of patients and signals
 trained_on.json      hashes of the training patients and signals; it stays with the owner of the data (`leadwise.trained_on`)
-tokenizer/           the tokenizer of reports, and the shape of a borrowed text encoder
+tokenizer/           the tokenizer of reports, and the shape of a borrowed text encoder; of a run that another run is part of,
+                     also settings and tokenizer of that run (init/)
 model.safetensors    the weights, and in its header the digests of weights, settings and tokenizer (`leadwise.digests`)
 calibration.json     probabilities of zero-shot scores, if `leadwise calibrate` has fitted them (`leadwise.evaluate.calibrate`)
 metrics.jsonl        one line of metrics every few steps
@@ -19,9 +20,10 @@ import json
 import logging
 import math
 import os
+import shutil
 import tomllib
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -414,6 +416,7 @@ def create(
     restart: bool = False,
     hashes: TrainedOn | None = None,
     teacher: Run | None = None,
+    start: Mapping[str, Run] | None = None,
 ) -> Run:
     """Return a new run with fresh weights. With a folder, write its config, tokenizer and provenance there.
 
@@ -426,6 +429,8 @@ def create(
         hashes: the contents of trained_on.json; None: no such file.
         restart: the folder may hold a run that never saved a resume state (`is_unsaved`), which is replaced.
         teacher: the run whose tokenizer a distilled run takes.
+        start: the runs whose methods become part of this one, by setting of [data]; their settings and tokenizers are copied
+            to tokenizer/, so that the run can be loaded without them.
 
     Raises:
         RunError: the folder is not empty.
@@ -447,7 +452,9 @@ def create(
         tokenizer = teacher.method.tokenizer
         saved_folder = None if teacher.folder is None else teacher.folder / "tokenizer"
     torch.manual_seed(config.optim.seed)
-    run = Run(config, catalogue.build(config, tokenizer, saved_folder), folder)
+    start = start or {}
+    methods = {name: one.method for name, one in start.items()}
+    run = Run(config, catalogue.build(config, tokenizer, saved_folder, methods), folder)
 
     # the folder; config.toml comes last, because it makes the folder a run folder
     if folder is not None:
@@ -457,6 +464,8 @@ def create(
         if tokenizer is not None:
             tokenizer.save_pretrained(folder / "tokenizer")
         run.method.save_extra(folder / "tokenizer")
+        for name, one in start.items():
+            _save_start(one, folder / "tokenizer" / name)
         with replacing(folder / "data.json") as temporary:
             temporary.write_text(json.dumps(provenance or {}, indent=1) + "\n")
         if hashes is not None:
@@ -465,6 +474,17 @@ def create(
             temporary.write_text(settings.dumps(config))
         run._recorded = _folder_digests(folder, file.removed)
     return run
+
+
+def _save_start(run: Run, folder: Path) -> None:
+    """Write what builds the method of a run again, besides its weights: signal and settings of the method, and tokenizer/."""
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that is started again
+    folder.mkdir(parents=True)
+    if run.folder is not None and (run.folder / "tokenizer").is_dir():
+        shutil.copytree(run.folder / "tokenizer", folder / "tokenizer")
+    config = Config(signal=run.config.signal, method=run.config.method)
+    with replacing(folder / "config.toml") as temporary:
+        temporary.write_text(settings.dumps(config), encoding="utf-8")
 
 
 def _read_config(folder: Path) -> Config:

@@ -51,8 +51,25 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def make_volumes(kind: torch.Tensor, g: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Discs in (B, 2, 3, 12, 10) whose size goes with `kind` (B,), smaller in systole; which exist; and two phenotypes.
+
+    The second record has no systole, the third none of the second phenotype.
+    """
+    row, column = torch.meshgrid(torch.arange(12.0), torch.arange(10.0), indexing="ij")
+    away = ((row - 6).square() + (column - 5).square()).sqrt()
+    size = 2 + 0.7 * kind[:, None] + 0.3 * torch.rand(len(kind), 1, generator=g) - torch.tensor([0.0, 1.0])  # (B, 2)
+    volume = (away < size[..., None, None, None]).float().expand(-1, -1, 3, -1, -1)
+    volume = volume + 0.05 * torch.rand(volume.shape, generator=g)
+    has_volume = torch.ones(len(kind), 2, dtype=torch.bool)
+    has_volume[1:2, 1] = False
+    phenotype = 10 * size.square()
+    phenotype[2:3, 1] = torch.nan
+    return volume * has_volume[..., None, None, None], has_volume, phenotype
+
+
 def make_batch(n: int = 8, seed: int = 0, signal: Signal = SIGNAL) -> Batch:
-    """Records whose beat rate goes with their report, and a label for each kind of report."""
+    """Records whose beat rate goes with their report, a label for each kind of report, and images of that kind."""
     g = torch.Generator().manual_seed(seed)
     kind = torch.arange(n) % len(REPORTS)
     t = torch.arange(signal.n_samples) / signal.rate_hz
@@ -66,7 +83,11 @@ def make_batch(n: int = 8, seed: int = 0, signal: Signal = SIGNAL) -> Batch:
     label = torch.nn.functional.one_hot(kind, len(REPORTS)).float()  # (B, K)
     target = torch.randn(len(REPORTS), 24, generator=torch.Generator().manual_seed(0))[kind]  # of a teacher
     target[:, :16] = torch.nn.functional.normalize(target[:, :16], dim=1)
-    return Batch(ecg, torch.ones_like(ecg, dtype=torch.bool), names, names, report, label, target=target)
+    volume, has_volume, phenotype = make_volumes(kind, g)
+    return Batch(
+        ecg, torch.ones_like(ecg, dtype=torch.bool), names, names, report, label, target=target,
+        volume=volume, has_volume=has_volume, phenotype=phenotype,
+    )  # fmt: skip
 
 
 def unobserve(batch: Batch, leads: list[int] | None = None, after: int | None = None) -> Batch:

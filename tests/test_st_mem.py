@@ -24,6 +24,12 @@ def hidden_of(method, batch) -> torch.Tensor:
     return parts.all(-1)
 
 
+def fill_in(method, patches: torch.Tensor, usable: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every patch's predicted target, and which patches were hidden."""
+    encoded, visible = method._encode_visible(patches, usable, usable)
+    return method._decode(encoded, usable, visible, usable), usable & ~visible
+
+
 def test_each_variant_hides_patches_times_or_leads() -> None:
     batch = make_batch(4)
     each = hidden_of(build("st_mem").eval(), batch)
@@ -43,9 +49,9 @@ def test_hidden_patches_are_predicted_but_not_encoded(name: str, decoder: str) -
     method = build(name, decoder=decoder).eval()
     patches, usable = method.ecg.patches(make_batch(3))
     torch.manual_seed(0)
-    predicted, hidden = method._fill_in(patches, usable, usable)
+    predicted, hidden = fill_in(method, patches, usable)
     torch.manual_seed(0)
-    other, _ = method._fill_in(torch.where(hidden[..., None], patches + 3.0, patches), usable, usable)
+    other, _ = fill_in(method, torch.where(hidden[..., None], patches + 3.0, patches), usable)
     torch.testing.assert_close(predicted, other, rtol=0, atol=0)
 
 
@@ -57,7 +63,7 @@ def test_the_loss_is_the_mean_over_hidden_patches_each_on_its_own_scale(name: st
     loss = float(method(batch)["L_rec"].detach())
     torch.manual_seed(1)
     patches, usable = method.ecg.patches(batch)
-    predicted, hidden = method._fill_in(patches, usable, usable)
+    predicted, hidden = fill_in(method, patches, usable)
     assert not bool(hidden[:, 2].any() | hidden[:, :, 8:].any())
     records = []
     for b in range(3):
@@ -125,3 +131,16 @@ def test_invalid_ratios_and_patches_are_refused() -> None:
         build("st_mem", mask_ratio=1.0)
     with pytest.raises(ValueError, match="does not divide"):
         build("st_mem", n_patches=7)
+
+
+def test_the_phase_target_counts_only_between_r_peaks() -> None:
+    method, batch = build("st_mem phase").eval(), make_batch(4)
+    assert list(method.weights) == ["L_rec", "L_phase"]
+    torch.manual_seed(0)
+    terms = method(batch)
+    assert float(terms["L_phase"]) > 0
+    # a flat record has no R peak, so that no sample has a target
+    flat = dataclasses.replace(batch, ecg=torch.zeros_like(batch.ecg))
+    torch.manual_seed(0)
+    assert float(method(flat)["L_phase"]) == 0
+    assert "phase_head.weight" not in build("st_mem").state_dict()

@@ -21,7 +21,7 @@ import torch
 
 from leadwise import methods
 from leadwise.batch import Signal, Volume
-from leadwise.config import BY_METHOD, Config, ConfigError, drop_removed, typed
+from leadwise.config import BY_METHOD, Config, ConfigError, drop_removed, read, typed
 from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn.text import Tokenizer
 
@@ -102,6 +102,19 @@ def learns_from_teacher(name: str) -> bool:
     return name in method_names() and find_method(name).method_class.learns_from_teacher
 
 
+def starts_from(name: str) -> tuple[str, ...]:
+    """Return the settings of [data] that can name runs from which a method's training starts; () for an unknown name."""
+    return find_method(name).method_class.starts_from if name in method_names() else ()
+
+
+def reads_volumes(name: str) -> bool:
+    """Return whether a method is trained on heart images with its small settings. False for an unknown name."""
+    if name not in method_names():
+        return False
+    file = find_method(name)
+    return file.method_class.reads_volumes and typed(file.config_class, file.small or {}).uses_volumes
+
+
 # ------------------------------------------------------------------------------------------------ from a config
 
 
@@ -155,7 +168,8 @@ def _as_toml(value: Any) -> Any:
 def volume_setting(config: Config) -> Volume | None:
     """Return the heart images that a run's method reads: its setting `volume`; None for a method that reads none."""
     file, method_config = method_settings(config)
-    volume = getattr(method_config, "volume", None) if file.method_class.reads_volumes else None
+    reads = file.method_class.reads_volumes and method_config.uses_volumes
+    volume = getattr(method_config, "volume", None) if reads else None
     if volume is not None and not isinstance(volume, Volume):
         raise ValueError(f"method '{file.name}': its setting 'volume' must be a leadwise.batch.Volume")
     return volume
@@ -185,22 +199,44 @@ def patch_samples(config: Config) -> int:
     return max(1, round(0.1 * config.signal.rate_hz))
 
 
-def build(config: Config, tokenizer: Tokenizer | None = None, saved_folder: Path | None = None) -> PretrainingMethod:
+def build(
+    config: Config,
+    tokenizer: Tokenizer | None = None,
+    saved_folder: Path | None = None,
+    start: Mapping[str, PretrainingMethod] | None = None,
+) -> PretrainingMethod:
     """Return the method of a config with fresh weights, drawn from torch's random state.
 
     Args:
         config: the run's settings.
         tokenizer: the run's tokenizer; None for a method without reports.
         saved_folder: the folder to which `save_extra` wrote, for a saved run.
+        start: the methods that become part of this one (`starts_from`); None: those that a saved run contains, with fresh
+            weights.
 
     Raises:
         ConfigError: settings that the method cannot use.
     """
     file, method_config = method_settings(config)
+    also: dict[str, Any] = {}
+    if file.method_class.starts_from:
+        also["start"] = _saved_start(file.method_class, saved_folder) if start is None else start
     try:
-        return file.method_class(method_config, config.signal, tokenizer, saved_folder)
+        return file.method_class(method_config, config.signal, tokenizer, saved_folder, **also)
     except ValueError as error:
         raise ConfigError(f"[method] {error}") from None
+
+
+def _saved_start(method: type[PretrainingMethod], saved_folder: Path | None) -> dict[str, PretrainingMethod]:
+    """Return the methods that a saved run contains, with fresh weights: `save_start` wrote what describes them."""
+    out = {}
+    for name in method.starts_from if saved_folder is not None else ():
+        folder = saved_folder / name  # type: ignore[operator]
+        if (folder / "config.toml").is_file():
+            config = read(folder / "config.toml")
+            tokenizer = method_settings(config)[0].method_class.load_tokenizer(folder / "tokenizer")
+            out[name] = build(config, tokenizer, folder / "tokenizer")
+    return out
 
 
 # ----------------------------------------------------------------------------------------------- small settings
@@ -284,7 +320,7 @@ def _entry(file: MethodFile) -> Entry:
         name=file.name,
         title=" ".join(title.split()).rstrip("."),
         source=source.rstrip("."),
-        reads=_reads(file.method_class),
+        reads=_reads(file),
         n_parameters=_count_parameters(file, {}, file.signal),
         n_small=None if file.small is None else _count_parameters(file, file.small, _SMALL_SIGNAL),
         zero_shot=file.method_class.embeds_text,
@@ -293,12 +329,12 @@ def _entry(file: MethodFile) -> Entry:
     )
 
 
-def _reads(method: type[PretrainingMethod]) -> str:
+def _reads(file: MethodFile) -> str:
+    method = file.method_class
     if method.learns_from_teacher:
         return "ECG + teacher"
-    others = [
-        name for name, reads in (("report", method.reads_reports), ("heart images", method.reads_volumes)) if reads
-    ]
+    images = method.reads_volumes and reads_volumes(file.name)
+    others = [name for name, reads in (("report", method.reads_reports), ("heart images", images)) if reads]
     if others:
         return " + ".join(["ECG", *others])
     return "ECG + labels" if method.learns_labels else "ECG"

@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from leadwise.batch import Batch, Signal
+from leadwise.batch import Batch, Signal, Volume
 from leadwise.nn.text import Tokenizer
 
 Terms = dict[str, Tensor]  # weighted loss terms, scalars, by name
@@ -43,6 +43,11 @@ def nonzero_weights(**weights: float) -> dict[str, float]:
 @dataclass(frozen=True)
 class MethodConfig:
     """Base class of the settings of a method, the table [method] of a config without its `name`."""
+
+    @property
+    def uses_volumes(self) -> bool:
+        """Whether a method that `reads_volumes` reads them with these settings."""
+        return True
 
     @property
     def whole_batch(self) -> str:
@@ -87,9 +92,17 @@ class PretrainingMethod(nn.Module):
     """Whether `embed_volume` is implemented: retrieval between ECGs and heart images needs it. An instance whose settings leave
     the image branch out sets it to False."""
 
+    embeds_ecg: bool = True
+    """Whether `embed_ecg` is implemented. An instance whose settings leave the ECG encoder out, such as one that trains image
+    encoders alone, sets it to False and has no `parts`."""
+
     embeds_text: bool = False
     """Whether `embed_text` is implemented: zero-shot classification and retrieval need it. An instance whose settings leave the
     report branch out sets it to False."""
+
+    starts_from: ClassVar[tuple[str, ...]] = ()
+    """The settings of [data] that can name trained runs whose methods become part of this one, such as ("init",). `__init__` then
+    has a fifth parameter `start`: by setting, the method of that run. The run folder contains what builds them again."""
 
     compares_records: ClassVar[bool] = False
     """Whether the loss compares the records of a batch: `local_terms` and `batch_terms` are implemented, and not `forward`."""
@@ -192,6 +205,17 @@ class PretrainingMethod(nn.Module):
             ValueError: `part` is neither "shared" nor in `volume_parts`.
         """
         raise NotImplementedError(f"{type(self).__module__} embeds no heart images")
+
+    @property
+    def volume_branch(self) -> tuple[Volume, nn.Module]:
+        """The images and the `VolumeEncoder` behind `embed_volume`, from which another run can start.
+
+        Raises:
+            ValueError: these settings have none.
+        """
+        raise ValueError(
+            f"a run of {type(self).__module__} has no image encoders; choose one whose images were trained"
+        )
 
     @property
     def text_branch(self) -> tuple[nn.Module, nn.Module]:

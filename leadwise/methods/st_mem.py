@@ -2,6 +2,7 @@
 arXiv 2402.09450 (ICLR 2024); with the two single-axis variants of the paper's comparison, MTAE and MLAE.
 
     L_rec     squared error per sample on hidden patches; a patch's target is scaled to its own mean and deviation
+    L_phase   squared error of (sin, cos) of the phase between two R peaks at the samples of visible patches [w_phase > 0]
 
     tokens    time_n + lead_l + norm(W norm(patch l, n)), visible patches only, a separator at each end of each lead
     ST-MEM    hides patches of each lead at its own times; one decoder, shared by all leads, reconstructs each lead by itself
@@ -27,6 +28,9 @@ This implementation departs from the paper as follows (in brackets: the setting 
 - An embedding is that of the whole signal; the paper averages three crops.
 - `target_floor` adds a share of the record's variance to a patch's variance, so that isoelectric patches do not require the
   model to predict noise: 0 in the paper, a hundredth in SMALL.
+- L_phase is not the paper's: it is the phase target of ECGFlowCMR (arXiv 2601.20904), off by default. A linear map of each
+  visible token predicts it. Samples before the first R peak and after the last have no target; the released code of that
+  paper gives them phase 0.
 """
 
 from __future__ import annotations
@@ -40,11 +44,11 @@ from torch import Tensor, nn
 
 from leadwise.batch import Batch, Signal
 from leadwise.config import check_ranges
-from leadwise.methods.contract import MethodConfig, PretrainingMethod
-from leadwise.nn import augment, masking, targets
+from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
+from leadwise.nn import augment, masking, phase, targets
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
-from leadwise.nn.lead_time import DecoderShape, LeadTimeDecoder, LeadTimeEncoder
-from leadwise.nn.losses import multimodal
+from leadwise.nn.lead_time import DecoderShape, Encoded, LeadTimeDecoder, LeadTimeEncoder
+from leadwise.nn.losses import masked, multimodal
 from leadwise.nn.patches import patchify
 from leadwise.nn.transformer import Block
 
@@ -64,9 +68,10 @@ class Config(MethodConfig):
     decoder_heads: int = 4
     target_floor: float = 0.0  # share of the record's variance that is added to a patch's, for the target's scale
     shift: bool = True  # shift each batch against the patch grid by a random part of a patch, in either direction
+    w_phase: float = 0.0  # weight of L_phase; 0: without it
 
     def __post_init__(self) -> None:
-        check_ranges(self, mask_ratio="(0, 1)", target_floor=">= 0")
+        check_ranges(self, mask_ratio="(0, 1)", target_floor=">= 0", w_phase=">= 0")
 
 
 SIGNAL = Signal(rate_hz=250, duration_s=9.0)  # the paper's; its number of samples is a multiple of n_patches
@@ -92,6 +97,10 @@ TINY = {
         "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2,
         "masking": "lead",
     },
+    "phase": {
+        "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2,
+        "w_phase": 0.1,
+    },
 }  # fmt: skip
 
 
@@ -103,7 +112,7 @@ class Method(PretrainingMethod):
     ) -> None:
         super().__init__(config, signal)
         c = config
-        self.weights = {"L_rec": 1.0}
+        self.weights = nonzero_weights(L_rec=1.0, L_phase=c.w_phase)
         shape = EncoderSettings(encoder="lead_time", n_patches=c.n_patches, width=c.width, depth=c.depth, heads=c.heads)
         self.ecg = EcgEncoder(shape, signal)
         attention: Literal["leadwise", "joint", "cross"] = "leadwise" if c.masking == "uniform" else "joint"
@@ -111,6 +120,8 @@ class Method(PretrainingMethod):
             attention = "cross"
         grid = DecoderShape(c.decoder_width, c.decoder_depth, c.decoder_heads, attention)
         self.decoder = LeadTimeDecoder(self._encoder.shape, grid)
+        if c.w_phase:
+            self.phase_head = nn.Linear(c.width, 2 * self.ecg.grid)
 
     @property
     def compilable_modules(self) -> list[nn.Module]:
@@ -123,8 +134,13 @@ class Method(PretrainingMethod):
             batch = augment.shift(batch, self.ecg.grid, self.ecg.grid)
         patches, usable, on_host = self.ecg.patches_and_host(batch)
         level, spread = self._level_and_spread(patches, batch)
-        predicted, hidden = self._fill_in(patches, usable, on_host)
-        return {"L_rec": multimodal.patch_reconstruction(predicted, (patches - level) / spread, hidden)}
+        encoded, visible = self._encode_visible(patches, usable, on_host)
+        predicted = self._decode(encoded, usable, visible, on_host)
+        target = (patches - level) / spread
+        terms = {"L_rec": multimodal.patch_reconstruction(predicted, target, usable & ~visible)}
+        if self.config.w_phase:
+            terms["L_phase"] = self.config.w_phase * self._phase_error(encoded, batch)
+        return terms
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
         """(B, D) embeddings of whole, unmasked ECGs, the normalised mean of their tokens; any subset of leads may be observed.
@@ -148,8 +164,10 @@ class Method(PretrainingMethod):
         targets.refuse_other_scales(self.signal.normalize)
         patches, usable, on_host = self.ecg.patches_and_host(batch)
         level, spread = self._level_and_spread(patches, batch)
-        predicted, hidden = self._fill_in(patches, usable, on_host)
-        return targets.in_mv(predicted, level, spread, batch), hidden.repeat_interleave(self.ecg.grid, dim=-1)
+        encoded, visible = self._encode_visible(patches, usable, on_host)
+        predicted = self._decode(encoded, usable, visible, on_host)
+        hidden = (usable & ~visible).repeat_interleave(self.ecg.grid, dim=-1)
+        return targets.in_mv(predicted, level, spread, batch), hidden
 
     @property
     def _encoder(self) -> LeadTimeEncoder:
@@ -157,13 +175,27 @@ class Method(PretrainingMethod):
         assert isinstance(self.ecg.model, LeadTimeEncoder)
         return self.ecg.model
 
-    def _fill_in(self, patches: Tensor, usable: Tensor, on_host: Tensor) -> tuple[Tensor, Tensor]:
-        """Every patch's predicted target (B, L, N, P), and which patches were hidden from the encoder, (B, L, N) bool."""
+    def _encode_visible(self, patches: Tensor, usable: Tensor, on_host: Tensor) -> tuple[Encoded, Tensor]:
+        """The encoder's output for a random part of the usable patches, and which patches are visible, (B, L, N) bool."""
         visible, count = masking.draw_visible_counted(usable, on_host, self.config.mask_ratio, self.config.masking)
         encoded = self._encoder(patches, visible, count=count)
-        encoded = replace(encoded, tokens=self.ecg.norm(encoded.tokens))
+        return replace(encoded, tokens=self.ecg.norm(encoded.tokens)), visible
+
+    def _decode(self, encoded: Encoded, usable: Tensor, visible: Tensor, on_host: Tensor) -> Tensor:
+        """Every patch's predicted target (B, L, N, P)."""
         predicted: Tensor = self.decoder(encoded, usable, visible=visible, on_host=on_host)
-        return predicted, usable & ~visible
+        return predicted
+
+    def _phase_error(self, encoded: Encoded, batch: Batch) -> Tensor:
+        """L_phase: the mean over each record's samples of visible patches with a known phase, then over records."""
+        now = phase.phase_of(batch, self.signal)
+        time = encoded.index % self.config.n_patches  # (B, V)
+        target = phase.phase_target(now).reshape(len(batch), self.config.n_patches, -1)  # (B, N, 2 P)
+        known = now.known.repeat_interleave(2, dim=-1).reshape(target.shape)
+        target, known = (masking.take(x, time) for x in (target, known))
+        if encoded.real is not None:
+            known = known & encoded.real[..., None]
+        return masked.reconstruction(self.phase_head(encoded.tokens).float(), target, known)
 
     def _level_and_spread(self, patches: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """The mean and deviation that L_rec's target is relative to, (B, L, N, 1) each."""

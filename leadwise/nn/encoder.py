@@ -149,6 +149,12 @@ class EcgEncoder(nn.Module):
         total = grid.reshape(*usable.shape, self.width).sum(1)
         return self.norm(total / count.clamp(min=1)[..., None]), count > 0
 
+    def pool(self, tokens: Tensor, weight: Tensor) -> Tensor:
+        """The weighted mean (B, D) of `tokens` (B, N, D), on the scale of the encoder's vectors; weight: (B, N), 0 or more."""
+        weight = weight.to(tokens.dtype)
+        mean = (tokens * weight[..., None]).sum(1) / weight.sum(1, keepdim=True).clamp(min=1e-6)
+        return self.model.norm(mean) if isinstance(self.model, ViT) else mean
+
     def patches(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Normalised patches (B, L, N, P), and (B, L, N) bool, True where every sample was observed: input of lead_time encoders.
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leadwise.nn.batch_norm import BatchNorm
+from leadwise.nn.losses.logits import MASKED_LOGIT
 from leadwise.nn.transformer import Attention
 
 Ending = Literal["linear", "bare", "norm", "bare_norm"]
@@ -80,6 +83,53 @@ class QueryPool(nn.Module):
         known = self.enter(self.norm_tokens(tokens))
         out: Tensor = self.norm(self.attention(self.queries.expand(tokens.shape[0], -1, -1), known, real))
         return out
+
+
+class SortedPool(nn.Module):
+    """Tokens -> one vector, by GPO (Chen et al., arXiv 2011.04305, CVPR 2021): weights of the sorted values of each dimension.
+
+    A GRU reads the ranks 0, 1, ... and gives each a score; a softmax over the ranks that a record has makes them weights. It
+    includes the mean and the maximum. The GRU reads in one direction, so that weights do not depend on padding.
+    """
+
+    def __init__(self, width: int = 32, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.width, self.temperature = width, temperature
+        self.read_ranks = nn.GRU(width, width, batch_first=True)
+        self.score = nn.Linear(width, 1, bias=False)  # a bias would change nothing in the softmax
+        nn.init.normal_(self.score.weight, std=0.01)  # starts near the mean
+
+    def forward(self, tokens: Tensor, real: Tensor) -> Tensor:
+        """tokens: (B, N, D); real: (B, N) bool, at least one in each record -> (B, D)."""
+        n, device = tokens.shape[1], tokens.device
+        frequency = torch.exp(torch.arange(0, self.width, 2, device=device) * (-math.log(10000.0) / self.width))
+        angle = torch.arange(n, device=device)[:, None] * frequency
+        ranks = torch.cat([angle.sin(), angle.cos()], dim=1)  # (N, width)
+        score = self.score(self.read_ranks(ranks[None])[0])[..., 0].float() / self.temperature  # (1, N)
+        exists = torch.arange(n, device=device)[None] < real.sum(1, keepdim=True)
+        weight = score.masked_fill(~exists, MASKED_LOGIT).softmax(-1)  # (B, N)
+        descending = tokens.masked_fill(~real[..., None], -torch.inf).sort(dim=1, descending=True).values
+        out: Tensor = (descending.masked_fill(~exists[..., None], 0.0) * weight[..., None]).sum(1)
+        return out
+
+
+class GaussianHead(nn.Module):
+    """Tokens -> a Gaussian: the mean, a unit vector, and the log-variance of each dimension. Each has a map and a pool.
+
+    The total variance starts at about 0.25: at 1 for each dimension it would be far larger than any distance of unit vectors.
+    """
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.mean, self.log_variance = nn.Linear(width, out), nn.Linear(width, out)
+        self.pool_mean, self.pool_log_variance = SortedPool(), SortedPool()
+        nn.init.normal_(self.log_variance.weight, std=0.1 / math.sqrt(width))
+        nn.init.constant_(self.log_variance.bias, math.log(0.25 / out))
+
+    def forward(self, tokens: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """tokens: (B, N, D); real: (B, N) bool -> mean (B, out) and log-variance (B, out)."""
+        mean = self.pool_mean(self.mean(tokens), real)
+        return F.normalize(mean.float(), dim=-1), self.pool_log_variance(self.log_variance(tokens), real).float()
 
 
 _LAYERS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "tanh": nn.Tanh}

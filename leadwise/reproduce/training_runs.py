@@ -138,8 +138,9 @@ def _config_hash(config: Config) -> str:
         table["optim"].pop("optimizer")
     if table["method"].get("w_mem") == 1.0:
         table["method"].pop("w_mem")
-    if not config.data.teacher:
-        table["data"].pop("teacher")
+    for name in ("teacher", "init", "init_volume"):
+        if not table["data"][name]:
+            table["data"].pop(name)
     if (
         not config.data.task
     ):  # the label settings are unused then; leaving them out keeps the folders of older runs valid

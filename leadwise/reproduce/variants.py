@@ -15,6 +15,7 @@ from leadwise.methods.catalogue import (
     learns_from_teacher,
     learns_labels,
     method_names,
+    reads_volumes,
     with_defaults,
 )
 from leadwise.reproduce import paper_numbers
@@ -52,9 +53,11 @@ def is_reference(config: Config) -> bool:
 def compared_methods(target: str) -> tuple[str, ...]:
     """Return the methods that a target compares: those of the paper's Figure 3, all with a text encoder, or all.
 
-    Supervised methods are excluded: they are references (`references.py`). So are distilled ones, which need a trained run.
+    Supervised methods are excluded: they are references (`references.py`). So are distilled ones, which need a trained run,
+    and those that are trained on heart images, which the cohorts of these targets do not have.
     """
-    names = tuple(name for name in method_names() if not (learns_labels(name) or learns_from_teacher(name)))
+    excluded = (learns_labels, learns_from_teacher, reads_volumes)
+    names = tuple(name for name in method_names() if not any(rule(name) for rule in excluded))
     if target == "table2":
         return tuple(name for name in names if embeds_text(name))
     return paper_numbers.FIGURE3 if target == "fig3" else names

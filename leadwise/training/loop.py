@@ -27,7 +27,8 @@ from leadwise.training.deterministic import deterministic_algorithms
 from leadwise.training.gradient_step import Objective, TrainingError, device_of, forward, gradient_norms, queue_backward
 from leadwise.training.inputs import TrainingData, check_batch_split, give_phenotypes, open_data, with_classes
 from leadwise.training.optimizer import learning_rate, make_optimizer
-from leadwise.training.teacher import give_teacher, hashes_with_teacher, open_teacher, with_targets, with_teacher
+from leadwise.training.start import hashes_with_earlier, open_start, provenance
+from leadwise.training.teacher import give_teacher, open_teacher, with_targets, with_teacher
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,8 @@ def pretrain(
         resume: continue the run of `folder` from its last resume state. The settings must be the saved ones, apart from
             CHANGEABLE; `optim.steps` may grow.
         progress: called after every step.
-        accept_changes: continue a run whose tokenizer was changed after its weights were saved; the same for a teacher.
+        accept_changes: continue a run whose tokenizer was changed after its weights were saved; the same for a teacher and
+            for a run that training starts from.
         on_step: called on the first process after every step, before anything of that step is logged or saved, with the run
             and the number of steps done. It must not change the run or draw random numbers.
 
@@ -161,6 +163,7 @@ def _open_or_create(
         config = config if run is None else _with_saved_report_words(config, run.config)
         data = open_data(config)
         teacher = None if resume_state else open_teacher(config, accept_changes)
+        start = {} if resume_state else open_start(config, accept_changes)
         config = with_classes(config, data.train.cohort)
         config = with_teacher(config, teacher, None if run is None else run.config)
         if run is not None:
@@ -173,7 +176,7 @@ def _open_or_create(
             if distributed.rank() == 0:
                 run.save_changeable_settings({*CHANGEABLE, GROWABLE})
         elif distributed.rank() == 0:
-            run = _start(config, folder, data, resume, until_end, teacher)
+            run = _start(config, folder, data, resume, until_end, teacher, start)
     with distributed.all_ranks_or_none():
         run = run or runs.open_without_weights(folder)
 
@@ -190,7 +193,13 @@ def _open_or_create(
 
 
 def _start(
-    config: Config, folder: Path, data: TrainingData, resume: bool, until_end: ExitStack, teacher: Run | None = None
+    config: Config,
+    folder: Path,
+    data: TrainingData,
+    resume: bool,
+    until_end: ExitStack,
+    teacher: Run | None,
+    start: dict[str, Run],
 ) -> Run:
     """Return a new run in `folder`, or one that replaces a run which ended before it saved a resume state."""
     if resume and not runs.is_unsaved(folder):
@@ -204,10 +213,9 @@ def _start(
             earlier = runs.open_without_weights(folder, accept_changes=True)
             _check_same_settings(earlier.config, with_defaults(config), folder, steps_may_shrink=True)
             _check_same_cohort(earlier, data, folder)
-        provenance = data.provenance
-        if teacher is not None:
-            provenance |= {"teacher": {"method": teacher.config.method["name"], "fingerprint": teacher.fingerprint}}
-        run = runs.create(config, data.texts, folder, provenance, restart, hashes_with_teacher(data, teacher), teacher)
+        origins = start if teacher is None else {"teacher": teacher, **start}
+        facts, hashes = data.provenance | provenance(origins), hashes_with_earlier(data, origins)
+        run = runs.create(config, data.texts, folder, facts, restart, hashes, teacher, start)
     except BaseException:
         if is_new and not any(folder.iterdir()):
             folder.rmdir()

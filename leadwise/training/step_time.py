@@ -21,6 +21,7 @@ from leadwise.training.deterministic import deterministic_algorithms
 from leadwise.training.gradient_step import Objective, device_of, queue_backward
 from leadwise.training.inputs import TrainingData, give_phenotypes, open_data, with_classes
 from leadwise.training.optimizer import make_optimizer
+from leadwise.training.start import open_start
 from leadwise.training.teacher import embed_teacher, open_teacher, with_teacher
 
 _N_TEACHER = 64  # recordings on which the time of the teacher's embeddings is measured
@@ -58,7 +59,7 @@ def open_in_memory(config: Config) -> tuple[Run, TrainingData, float | None]:
     data = open_data(config)
     teacher = open_teacher(config)
     config = with_teacher(with_classes(config, data.train.cohort), teacher)
-    run = runs.create(config, data.texts, teacher=teacher)
+    run = runs.create(config, data.texts, teacher=teacher, start=open_start(config))
     give_phenotypes(run.method, data)
     run.method.to(runs.choose_device(config.optim.device))
     if teacher is None:

@@ -8,7 +8,6 @@ opens the teacher only if the file is missing. The file is not part of a shared 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,7 @@ from leadwise.files import replacing
 from leadwise.methods.catalogue import learns_from_teacher, method_settings
 from leadwise.progress import Progress, partial_progress
 from leadwise.run import TEACHER_FILE, Run
-from leadwise.trained_on import TrainedOn
 from leadwise.training.inputs import TrainingData
-
-log = logging.getLogger(__name__)
 
 
 def open_teacher(config: Config, accept_changes: bool = False) -> Run | None:
@@ -99,29 +95,6 @@ def with_teacher(config: Config, teacher: Run | None, saved: Config | None = Non
         if given != value:
             raise ConfigError(f"method.{name} = {given!r}, but the teacher has {value!r}; leave the setting out")
     return dataclasses.replace(config, method={**config.method, **follows})
-
-
-def hashes_with_teacher(data: TrainingData, teacher: Run | None) -> TrainedOn:
-    """Return what a run is trained on: its own recordings, and what its teacher was trained on as far as this is known.
-
-    Patients of the teacher can be found only among those of the cohort, because the names are hashed.
-    """
-    own = data.hashes
-    if teacher is None:
-        return own
-    cohort = data.train.cohort
-    listed = teacher.training_hashes
-    if listed is None:
-        log.warning(
-            "%s does not list what it was trained on: whether a test patient of %s was among them cannot be checked",
-            teacher.name, cohort.name,
-        )  # fmt: skip
-        return own
-    everyone = np.arange(len(cohort))
-    also = listed.patients(cohort.source, cohort.patients.distinct(everyone))
-    merged = TrainedOn.of(cohort.source, {*cohort.patients.distinct(data.train.rows), *also}, [])
-    signals = None if listed.signals is None or own.signals is None else listed.signals | own.signals
-    return dataclasses.replace(merged, signals=signals)
 
 
 def with_targets(
