@@ -102,7 +102,7 @@ def test_a_new_source_is_prepared_listed_and_probed_by_its_name(clinic: Path, tm
 def test_help_shows_the_options_of_a_source(clinic: Path) -> None:
     every = call("prepare", "--help")
     assert every.exit_code == 0
-    assert "clinic, cpsc2018, csn, ecgbench, folder, mimic_iv_ecg, ptbxl, simulated" in text_of(every)
+    assert "clinic, cpsc2018, csn, ecg_cmr, ecgbench, folder, mimic_iv_ecg, ptbxl, simulated" in text_of(every)
     one = text_of(call("prepare", "clinic", "--help"))
     assert "A clinic: one array for each ECG, labels in the names of the files." in one
     assert "More text" not in one
@@ -175,5 +175,5 @@ def test_names_are_listed_without_importing_a_source() -> None:
     )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     names, imported = (line.split() for line in out.splitlines())
-    assert names == ["cpsc2018", "csn", "ecgbench", "folder", "mimic_iv_ecg", "ptbxl", "simulated"]
+    assert names == ["cpsc2018", "csn", "ecg_cmr", "ecgbench", "folder", "mimic_iv_ecg", "ptbxl", "simulated"]
     assert set(imported) == {"leadwise.data.sources.catalogue", "leadwise.data.sources.source"}

@@ -111,7 +111,7 @@ def describe(
 def _files(cohort: Cohort, progress: Progress | None) -> list[dict[str, Any]]:
     """A FileObject with size and SHA-256 for the description, the index and every shard."""
     formats = {".json": "application/json", ".parquet": "application/x-parquet", ".npy": "application/x-npy"}
-    paths = [cohort.folder / "cohort.json", cohort.index_file, *cohort.shard_files]
+    paths = [cohort.folder / "cohort.json", cohort.index_file, *cohort.shard_files, *cohort.volume_files]
     objects = []
     for done, path in enumerate(paths):
         if progress is not None:

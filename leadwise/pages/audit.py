@@ -17,6 +17,7 @@ from leadwise.data.audit.finding import (
     SEVERITIES,
     Example,
     Finding,
+    record_name,
     worst_first,
 )
 from leadwise.data.audit.leads import LENGTHS_S
@@ -25,7 +26,7 @@ from leadwise.data.audit.signal_checks import TYPICAL_BPM, TYPICAL_MV
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.evaluate.embed import scored_recordings
 from leadwise.pages.html import Page, Tone
-from leadwise.pictures import histogram, paper
+from leadwise.pictures import heart_images, histogram, paper
 from leadwise.progress import Progress
 from leadwise.run import Run
 from leadwise.trained_on import FILE
@@ -37,6 +38,12 @@ PICTURED = (  # checks whose fault is visible on a tracing: how their title begi
     ("duplicate signals", 1), ("near-duplicate", 2), ("similar signals", 2), ("odd length", 1),
 )  # fmt: skip
 
+
+N_HEARTS = 3  # recordings whose heart images are drawn as they are, before those with a fault
+PICTURED_HEARTS = (  # checks of heart images, as in PICTURED
+    ("orientation of", 2), ("ES larger", 2), ("slices from", 2), ("heart cut off", 1), ("missing slices", 1),
+    ("empty slices", 1), ("constant heart", 1), ("heart images of another", 1), ("heart images absent", 1),
+)  # fmt: skip
 
 TONES: dict[str, Tone] = {"error": "bad", "warning": "poor", "note": "plain"}
 
@@ -193,7 +200,10 @@ def write_page(report: CheckReport, path: Path) -> None:
         "histograms",
     )
 
-    pictured = _pictured_examples(audit.findings)
+    if cohort.volumes is not None:
+        _write_hearts(page, report)
+
+    pictured = _pictured_examples(audit.findings, PICTURED)
     if pictured:
         page.heading("The worst tracings")
     for finding, example in pictured:
@@ -205,11 +215,46 @@ def write_page(report: CheckReport, path: Path) -> None:
     page.write(path)
 
 
-def _pictured_examples(findings: Sequence[Finding]) -> list[tuple[Finding, Example]]:
+def _write_hearts(page: Page, report: CheckReport) -> None:
+    """Write the first recordings with heart images, and those of each fault."""
+    cohort, volume = report.cohort, report.cohort.volumes
+    assert volume is not None
+    page.heading("Heart images")
+    has = cohort.has_volume(np.arange(len(cohort)))
+    counts = ", ".join(f"{n} {phase}" for phase, n in zip(volume.phases, has.sum(axis=0).tolist()))
+    spacing = " × ".join(f"{step:g}" for step in volume.spacing_mm)
+    page.text(
+        f"{counts}, of {len(cohort)} recordings; {volume.slices} slices of {volume.rows} × {volume.columns} pixels, "
+        f"{spacing} mm. Slices from base to apex; outlines from the masks, where they are known."
+    )
+    complete = np.flatnonzero(has.all(axis=1))[:N_HEARTS]
+    for row in complete.tolist():
+        page.figure(_draw_heart(cohort, row, ""), alt=f"heart images of {record_name(cohort, row)}")
+    for finding, example in _pictured_examples(report.audit.findings, PICTURED_HEARTS):
+        page.figure(
+            _draw_heart(cohort, example.row, f": {finding.check}"),
+            f"{finding.severity}: {finding.check}. {example}",
+            f"heart images of {example.record}",
+        )
+
+
+def _draw_heart(cohort: Cohort, row: int, note: str) -> Figure:
+    volume = cohort.volumes
+    assert volume is not None
+    masks = cohort.volume_mask(row)
+    return heart_images.draw(
+        cohort.volume(row), volume.phases, masks if masks.any() else None, cohort.has_volume(np.array([row]))[0].tolist(),
+        volume.spacing_mm[1:], f"{record_name(cohort, row)}{note}",
+    )  # fmt: skip
+
+
+def _pictured_examples(
+    findings: Sequence[Finding], pictured: Sequence[tuple[str, int]]
+) -> list[tuple[Finding, Example]]:
     """Return the findings and examples to draw, each recording once, errors first."""
     selected: list[tuple[Finding, Example]] = []
     for finding in findings:
-        n = next((n for title, n in PICTURED if finding.check.startswith(title) and finding.unit != "patients"), 0)
+        n = next((n for title, n in pictured if finding.check.startswith(title) and finding.unit != "patients"), 0)
         drawn = {example.row for _, example in selected}
         selected += [(finding, example) for example in finding.examples[:n] if example.row not in drawn]
     return selected[:N_PICTURES]

@@ -16,6 +16,7 @@ from leadwise.data.audit import (
     patients,
     signal_checks,
     signals,
+    volumes,
 )
 from leadwise.data.audit.classes import ClassCount
 from leadwise.data.audit.finding import Finding, column_codes, worst_first
@@ -75,6 +76,9 @@ def audit_cohort(
     measures = signals.measure(cohort, rows, lambda done, total: report("measure samples", done, total))
     findings += signal_checks.check_signals(cohort, measures, table.order[rows])
     findings += signal_checks.check_near_duplicates(cohort, measures, column_codes(cohort, "samples_sha256"))
+
+    # heart images, where there are any
+    findings += volumes.check_volumes(cohort, rows, lambda done, total: report("measure heart images", done, total))
 
     # recordings and patients that both cohorts contain
     if against is not None:

@@ -150,6 +150,13 @@ class Cohort:
         """The files of the samples, by number."""
         return tuple(self.folder / self._files[number] for number in sorted(self._files))
 
+    @property
+    def volume_files(self) -> tuple[Path, ...]:
+        """The files of the heart images and of their masks, by number; () for a cohort without."""
+        shards = {} if self._store is None else self._store.files
+        names = [name for number in sorted(shards) for name in (shards[number]["file"], shards[number].get("masks"))]
+        return tuple(self.folder / name for name in names if name is not None)
+
     def __len__(self) -> int:
         return len(self.records)
 

@@ -40,6 +40,9 @@ class VolumeStore:
         except ConfigError as error:
             raise CohortError(f"cohort {folder}: cohort.json is damaged ({error}); prepare it again") from None
         self.files: dict[int, dict[str, Any]] = {shard["number"]: shard for shard in description["volume_shards"]}
+        self.left_out: dict[str, int] = dict(
+            description.get("volumes_left_out", {})
+        )  # phases that are not stored, by reason
         self._column, self._maps = column, dict[str, np.ndarray]()
         n_phases = len(self.geometry.phases)
         self._shard, self._offset = column("volume_shard").to_numpy(), column("volume_offset").to_numpy()
@@ -52,7 +55,11 @@ class VolumeStore:
     @cached_property
     def masked(self) -> np.ndarray:
         """Whether each phase of each recording has a mask: (N, P) bool."""
-        return _matrix(self._column("volume_masked"), *self.present.shape)
+        return self.matrix("volume_masked")
+
+    def matrix(self, column: str) -> np.ndarray:
+        """A column of the index with a value per phase, such as "volume_blood_ml": (N, P)."""
+        return _matrix(self._column(column), *self.present.shape)
 
     def read(self, row: int, phases: Sequence[int] | None = None) -> np.ndarray:
         """The volumes (P, D, H, W) float32 of a recording, of the phases with these numbers; 0 where absent."""

@@ -86,15 +86,21 @@ def read_source(folder: Path, options: Options | None = None) -> Source:
     root = options.root if options.root is not None else folder if path is None else path.parent
     if not root.is_dir():
         raise CohortError(f"there is no folder {root}; pass the folder that contains the ECG files (--root, root=)")
-    return _from_files(folder, root, options) if path is None else _from_table(path, root, options)
+    if path is None:
+        return _from_files(folder, root, options)
+    return source_of_table(path, table_file.read(path, "path"), root, options)
 
 
 # ------------------------------------------------------------------------------------------------------- one table
 
 
-def _from_table(path: Path, root: Path, options: Options) -> Source:
+def source_of_table(path: Path, table: TableFile, root: Path, options: Options) -> Source:
+    """The recordings of a table that was read from `path`, with files beneath `root`; no file of them is opened.
+
+    Raises:
+        CohortError: a column of the table cannot be used.
+    """
     # the columns; an extra one is a number or a text for all rows
-    table = table_file.read(path, "path")
     names = _column_names(path, table)
     tasks = _tasks(path, names)
     lines = [(number, dict(zip(names, line))) for number, line in table.lines]

@@ -170,7 +170,7 @@ def _row_text(row: Row) -> bytes:
     if not row.volumes:
         return text
     images = {
-        phase: (file.path.name, file.item, file.mask and file.mask.name, file.labels)
+        phase: (file.path.name, file.item, file.otherwise, file.mask and file.mask.name, file.labels)
         for phase, file in row.volumes.items()
     }
     return text + json.dumps(images).encode() + b"\n"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from leadwise.data.cohort.layout import CohortError
 from leadwise.data.messages import first_few
 from leadwise.data.volumes.geometry import orient
 from leadwise.data.volumes.heart_image import HeartImage, VolumeError
@@ -25,7 +26,7 @@ def read_series(folder: Path) -> HeartImage:
 
     Raises:
         VolumeError: no image, images of several directions or sizes, slices that are missing or have fewer frames.
-        ImportError: pydicom is not installed.
+        CohortError: pydicom is not installed.
     """
     images = _images(folder)
     rows, columns, pixel_mm = _plane(folder, images)
@@ -66,7 +67,7 @@ def _images(folder: Path) -> list[Any]:
         import pydicom
         from pydicom.errors import InvalidDicomError
     except ImportError:
-        raise ImportError(f"{folder}: DICOM series need pydicom: pip install 'leadwise[cmr]'") from None
+        raise CohortError(f"{folder}: DICOM series need pydicom: pip install 'leadwise[cmr]'") from None
     images = []
     for file in sorted(folder.iterdir()):
         if not file.is_file():

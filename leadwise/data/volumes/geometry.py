@@ -104,8 +104,13 @@ def _places(n_out: int, n_in: int, spacing_in: float, spacing_out: float, center
 
 
 def _weights(places: np.ndarray, n_in: int, width: float) -> np.ndarray:
-    """Weights (n_out, n_in) of a triangle of half-width `width` voxels around each place; rows outside the image are 0."""
-    weights = np.clip(1.0 - np.abs(places[:, None] - np.arange(n_in)) / width, 0.0, None)
+    """Weights (n_out, n_in): how much of a box of `width` voxels around each place is in each voxel; 0 outside the image.
+
+    A box of one voxel is linear interpolation.
+    """
+    voxels, middles = np.arange(n_in), places[:, None]
+    overlap = np.minimum(middles + width / 2, voxels + 0.5) - np.maximum(middles - width / 2, voxels - 0.5)
+    weights = np.clip(overlap, 0.0, None)
     inside = (places >= -0.5) & (places <= n_in - 0.5)
     total = weights.sum(axis=1)
     return np.asarray(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from leadwise.data.cohort.layout import CohortError
 from leadwise.data.volumes.geometry import orient
 from leadwise.data.volumes.heart_image import HeartImage, VolumeError
 
@@ -19,13 +20,13 @@ def read_nifti(path: Path) -> HeartImage:
 
     Raises:
         VolumeError: the file is damaged, or it is no stack of slices.
-        ImportError: nibabel is not installed.
+        CohortError: nibabel is not installed.
     """
     try:
         import nibabel
         from nibabel.filebasedimages import ImageFileError
     except ImportError:
-        raise ImportError(f"{path}: NIfTI files need nibabel: pip install 'leadwise[cmr]'") from None
+        raise CohortError(f"{path}: NIfTI files need nibabel: pip install 'leadwise[cmr]'") from None
 
     # axes i, j, k and frames; nibabel's positions are right, anterior, superior
     try:

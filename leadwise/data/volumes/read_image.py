@@ -25,7 +25,7 @@ def read_image(
 
     Raises:
         VolumeError: a file is missing, damaged or of another kind, or its shape or values cannot be a heart image.
-        ImportError: a library for its format is not installed.
+        CohortError: a library for its format is not installed.
     """
     image = _read(path, item)
     if mask is not None:
@@ -34,6 +34,11 @@ def read_image(
             raise VolumeError(
                 f"{mask}: the mask has shape {stored.frames.shape}, but {path.name} has {image.frames.shape}; give the "
                 "mask of this image"
+            )
+        if stored.is_oriented != image.is_oriented:
+            raise VolumeError(
+                f"{mask}: only one of the mask and {path.name} states its orientation in the patient, so that they may be "
+                "turned against each other; write the mask with the header of its image"
             )
         numbers = stored.frames
     elif path.suffix.lower() == ".npz":

@@ -58,7 +58,7 @@ def read_phases(files: Mapping[str, VolumeFile], volume: Volume) -> Phases:
     cannot be used is absent, with its reason in `problems`.
 
     Raises:
-        ImportError: a library for a file's format is not installed.
+        CohortError: a library for a file's format is not installed.
     """
     # each file is read once: a cine holds several phases
     out = Phases.empty(volume)
@@ -133,19 +133,21 @@ def _frame(image: HeartImage, file: VolumeFile) -> int:
             raise VolumeError(f"{file.path}: it has {n_frames} frames; give it as a cine, or a file with one frame")
         return 0
     assert file.item is not None
-    if file.item.isdecimal():
-        if int(file.item) >= n_frames:
-            raise VolumeError(f"{file.path}: there is no frame {file.item}; its {n_frames} frames count from 0")
-        return int(file.item)
-    if file.item == HALF:
+    blood, item = image.blood_ml(), file.item
+    if item in (LARGEST, SMALLEST) and not np.isfinite(blood).any() and file.otherwise is not None:
+        item = file.otherwise
+    if item.isdecimal():
+        if int(item) >= n_frames:
+            raise VolumeError(f"{file.path}: there is no frame {item}; its {n_frames} frames count from 0")
+        return int(item)
+    if item == HALF:
         return n_frames // 2
-    blood = image.blood_ml()
     if not np.isfinite(blood).any():
         raise VolumeError(
             f"{file.path}: no mask has LV blood, so that the frame with the {file.item} volume is not known; give masks, or "
             "the frame's number"
         )
-    return int({LARGEST: np.nanargmax, SMALLEST: np.nanargmin}[file.item](blood))
+    return int({LARGEST: np.nanargmax, SMALLEST: np.nanargmin}[item](blood))
 
 
 def _unusable(phase: str, frame: np.ndarray) -> str:

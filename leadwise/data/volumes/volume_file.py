@@ -18,6 +18,7 @@ class VolumeFile:
     item: str | None = (
         None  # the name of an array in an .npz; of a cine a frame number from 0, or LARGEST, SMALLEST, HALF
     )
+    otherwise: str | None = None  # the item where LARGEST or SMALLEST is not known, because no mask has LV blood
     mask: Path | None = None
     labels: tuple[int, int, int] = (1, 2, 3)  # the mask's numbers of LV blood, myocardium and RV blood
 
