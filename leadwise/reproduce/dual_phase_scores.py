@@ -172,7 +172,7 @@ def phenotype_lines(scores: DualPhaseScores) -> list[Line]:
     lines = []
     for name, arm in {**scores.phenotypes, **scores.images}.items():
         value, (low, high) = _mean(arm, FOUR)
-        line: Line = {"arm": name, "mean of EDV, ESV, EF, mass": f"{value:.3f} ({low:.3f}-{high:.3f})"}
+        line: Line = {"arm": name, "mean of EDV, ESV, EF, mass": f"{value:.3f} ({low:.3f} to {high:.3f})"}
         line |= {"structural": f"{_mean(arm, STRUCTURAL)[0]:.3f}", "functional": f"{_mean(arm, FUNCTIONAL)[0]:.3f}"}
         lines.append({**line, **{target: f"{_of(arm, target):.2f}" for target in PHENOTYPES}})
     if all(target in scores.bounds for target in PHENOTYPES):
