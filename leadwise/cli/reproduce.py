@@ -77,7 +77,7 @@ def reproduce(
     finetune_epochs: Annotated[
         int, typer.Option(min=0, help="merit: also fine-tune on each task of the table for so many epochs.")
     ] = 0,
-    people: Annotated[int | None, typer.Option(help="dual_phase: simulated people, of whom 65 % train [4000].")] = None,
+    people: Annotated[int | None, typer.Option(help="dual_phase: simulated people; 65 % of them train [4000].")] = None,
     json_file: Json = None,
 ) -> None:
     """Reproduce a table or figure of the paper: train missing runs, score them, and compare with the paper's numbers."""

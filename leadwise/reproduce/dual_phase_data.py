@@ -115,6 +115,6 @@ def describe(data: PairedData) -> str:
     n = {split: len(cohort.rows(split)) for split in ("train", "val", "test")}
     return (
         f"{len(cohort):,} simulated people with one ECG and a heart volume in two phases each, which show how the method works "
-        f"and nothing about patients: {n['train']:,} for pre-training, {n['val']:,} on whom the probes are fitted, "
+        f"and nothing about patients: {n['train']:,} for pre-training, {n['val']:,} for the fit of the probes, "
         f"{n['test']:,} for the test."
     )
