@@ -1,4 +1,4 @@
-"""The command reproduce: a table or figure of CG-DMER's paper, or MERIT's thesis."""
+"""The command reproduce: a table or figure of CG-DMER's paper, MERIT's thesis, or dual-phase CMR."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def reproduce(
     target: Annotated[
         str,
         typer.Argument(
-            help="table1, table2, table3, fig2 or fig3 of CG-DMER's paper; merit: the thesis and numbers of MERIT's paper."
+            help="table1, table2, table3, fig2 or fig3 of CG-DMER's paper; merit: the thesis and numbers of MERIT's paper; "
+            "dual_phase: ECG encoders trained with images of the heart, on simulated pairs."
         ),
     ],
     folder: Annotated[
@@ -76,6 +77,7 @@ def reproduce(
     finetune_epochs: Annotated[
         int, typer.Option(min=0, help="merit: also fine-tune on each task of the table for so many epochs.")
     ] = 0,
+    people: Annotated[int | None, typer.Option(help="dual_phase: simulated people; 65 % of them train [4000].")] = None,
     json_file: Json = None,
 ) -> None:
     """Reproduce a table or figure of the paper: train missing runs, score them, and compare with the paper's numbers."""
@@ -103,13 +105,14 @@ def reproduce(
         "common" if width == "common" else "native" if width == "native" else int(width),
         thesis,
         finetune_epochs,
+        people,
     )
 
     # reproduce, print the table and write the JSON file
     with progress_bars() as progress:
         result = reproduction.reproduce(request, bars(progress))
     unit = "cosine silhouette and neighbours" if target == "fig3" else "macro AUROC x 100"
-    print_table(result.lines, target if target == "merit" else f"{target}, {unit}")
+    print_table(result.lines, target if target in ("merit", "dual_phase") else f"{target}, {unit}")
     for heading, lines in result.more.items():
         print_table(lines, heading)
     out.print(result.scale, highlight=False, soft_wrap=True)

@@ -48,7 +48,7 @@ def build_page(card: Card, examples: ReportExamples | None = None) -> Page:
         page.text(remark)
     _add_scores(page, card)
     _add_groups(page, card)
-    add_heart(page, card.heart)
+    add_heart(page, card.heart, card.cohort)
     if card.robustness:
         _add_robustness(page, card.robustness)
     _add_shifts(page, card.shifts)

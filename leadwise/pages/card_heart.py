@@ -4,24 +4,44 @@ from __future__ import annotations
 
 from typing import Any
 
+from leadwise.data.cohort.cohort import Cohort
 from leadwise.evaluate.card.heart import HeartSection
 from leadwise.evaluate.regress import TRAINED, RegressReport
 from leadwise.evaluate.volume_retrieval import N_POOLS, VolumeRetrievalReport
 from leadwise.pages.html import Page
-from leadwise.pictures import predicted
+from leadwise.pictures import heart_images, predicted
 
 _MOST_PANELS = 6
 
 
-def add_heart(page: Page, heart: HeartSection | None) -> None:
+def add_heart(page: Page, heart: HeartSection | None, cohort: Cohort) -> None:
     """Add the section; nothing without one."""
     if heart is None:
         return
     page.heading("The heart")
+    _add_images(page, cohort)
     if heart.numbers:
         _add_numbers(page, heart.numbers)
     if heart.retrieval:
         _add_retrieval(page, heart.retrieval)
+
+
+def _add_images(page: Page, cohort: Cohort) -> None:
+    """Add the heart images of the first test recording that has all phases, as an example."""
+    volume, rows = cohort.volumes, cohort.rows("test")
+    if volume is None:
+        return
+    complete = rows[cohort.has_volume(rows).all(axis=1)]
+    if not len(complete):
+        return
+    row = int(complete[0])
+    masks = cohort.volume_mask(row)
+    figure = heart_images.draw(
+        cohort.volume(row), volume.phases, masks if masks.any() else None, pixel_mm=volume.spacing_mm[1:]
+    )
+    page.figure(
+        figure, f"Heart images of test recording {cohort.records[row]}, from base to apex.", "heart images by phase"
+    )
 
 
 def _add_numbers(page: Page, report: RegressReport) -> None:

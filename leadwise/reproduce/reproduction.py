@@ -1,11 +1,11 @@
-"""Reproduce a table or figure of CG-DMER's paper, or MERIT's thesis: train the missing runs, score them, write the results.
+"""Reproduce a table or figure of CG-DMER's paper, MERIT's thesis, or dual-phase CMR: train, score and write the results.
 
 OUT/TARGET/     table.md, table.csv, table.tex, figures, page.html, configs/, log.txt
 OUT/runs/       one folder for each distinct config, shared by all targets; an unfinished run is resumed
 OUT/scores/     the cells of each run, so that nothing is scored twice
 OUT/cohort/     simulated ECGs, if no cohort is given
 
-The target `merit` has further files, see `merit.py`.
+The targets `merit` and `dual_phase` have further files, see `merit.py` and `dual_phase.py`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,16 @@ from leadwise.evaluate.embed import training_overlap
 from leadwise.evaluate.embed_ecgs import width_of
 from leadwise.pages.reproduction import ReproductionPage, write_result
 from leadwise.progress import Progress
-from leadwise.reproduce import embedding_maps, figures, merit, paper_numbers, tables, training_runs, variants
+from leadwise.reproduce import (
+    dual_phase,
+    embedding_maps,
+    figures,
+    merit,
+    paper_numbers,
+    tables,
+    training_runs,
+    variants,
+)
 from leadwise.reproduce.budget import Budget
 from leadwise.reproduce.cells import Cell, ScoringOptions, check_scoring, score_run
 from leadwise.reproduce.references import References, reference_cells, untrained_runs
@@ -58,7 +67,7 @@ _SCORING: dict[str, ScoringOptions] = {
 class ReproduceRequest:
     """What to reproduce, on which cohorts, and with which budget."""
 
-    target: str  # one of TARGETS, or MERIT
+    target: str  # one of TARGETS, MERIT or DUAL_PHASE
     out: Path
     cohorts: tuple[Path, ...] = ()  # the first is used for training unless a config names one; none: simulated ECGs
     configs: tuple[Path, ...] = ()  # settings by method; methods without a config use their small settings
@@ -73,6 +82,7 @@ class ReproduceRequest:
     )
     thesis: bool = True  # merit: the arms on simulated ECGs
     finetune_epochs: int = 0  # merit: fine-tuned rows of the table; 0: none
+    n_people: int | None = None  # dual_phase: simulated people; None: N_PEOPLE
 
 
 @dataclass(frozen=True)
@@ -98,8 +108,12 @@ def reproduce(request: ReproduceRequest, progress: Progress | None = None) -> Re
     configs = [settings.read(path) for path in request.configs]
     if distributed.n_launched() > 1:
         raise ConfigError("reproduce is one process; train on several with `torchrun ... -m leadwise pretrain`")
+    if request.n_people is not None and request.target != variants.DUAL_PHASE:
+        raise ConfigError("the number of simulated people belongs to the target dual_phase; leave it out")
     if request.target == variants.MERIT:
         return _reproduce_merit(request, configs, report)
+    if request.target == variants.DUAL_PHASE:
+        return _reproduce_dual_phase(request, configs, report)
     if request.finetune_epochs or not request.thesis:
         raise ConfigError("fine-tuned rows and the thesis belong to the target merit; leave these options out")
     reference_configs = [config for config in configs if variants.is_reference(config)]
@@ -241,6 +255,41 @@ def _reproduce_merit(request: ReproduceRequest, configs: Sequence[Config], progr
     folder.mkdir(parents=True, exist_ok=True)
     with training_runs.locked_folder(request.out), _log_file(folder / "log.txt"):
         page, trained = merit.reproduce_merit(options, progress)
+        write_result(folder, page, {one.folder: settings.dumps(one.config) for one in trained})
+        return Reproduction(folder, page.lines, page.scale, dict(page.more))
+
+
+def _reproduce_dual_phase(request: ReproduceRequest, configs: Sequence[Config], progress: Progress) -> Reproduction:
+    """Return the result of the target `dual_phase`."""
+    # Refuse what cannot work before anything is written.
+    is_other = request.cohorts or request.legacy or request.splits or request.methods or request.width != COMMON
+    if is_other or request.finetune_epochs or not (request.thesis and request.references):
+        raise ConfigError(
+            "dual_phase simulates its cohort and has its own arms: leave out --cohorts, --methods, --splits, --protocol, "
+            "--width, --no-references, --no-thesis and --finetune-epochs"
+        )
+    by_method = {str(config.method.get("name")): config for config in configs}
+    other = set(by_method) - {"st_mem", "dual_phase_cmr"}
+    if other or len(by_method) < len(configs):
+        raise ConfigError(
+            f"dual_phase takes one --config of st_mem and one of dual_phase_cmr, not of {', '.join(sorted(other)) or 'two runs'}"
+        )
+    if request.n_people is not None and request.n_people < dual_phase.LEAST_PEOPLE:
+        raise ConfigError(f"--people {request.n_people}: give {dual_phase.LEAST_PEOPLE} or more")
+    options = dual_phase.DualPhaseOptions(
+        request.out,
+        request.budget,
+        request.seeds,
+        request.n_people or dual_phase.N_PEOPLE,
+        by_method.get("st_mem"),
+        by_method.get("dual_phase_cmr"),
+    )
+
+    # Train, score and write.
+    folder = request.out / request.target
+    folder.mkdir(parents=True, exist_ok=True)
+    with training_runs.locked_folder(request.out), _log_file(folder / "log.txt"):
+        page, trained = dual_phase.reproduce_dual_phase(options, progress)
         write_result(folder, page, {one.folder: settings.dumps(one.config) for one in trained})
         return Reproduction(folder, page.lines, page.scale, dict(page.more))
 

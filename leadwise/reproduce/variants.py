@@ -22,6 +22,7 @@ from leadwise.reproduce import paper_numbers
 
 TARGETS = ("table1", "table2", "table3", "fig2", "fig3")  # of CG-DMER's paper
 MERIT = "merit"  # the target of MERIT's paper, see `merit.py`
+DUAL_PHASE = "dual_phase"  # the target of the dual-phase CMR paper, see `dual_phase.py`
 
 _OURS = "CG-DMER"
 _TERMS = ("w_e_rec", "w_t_rec", "w_orth", "w_siglip")  # in the order in which Table 3 adds them
@@ -113,7 +114,7 @@ def make_variants(target: str, configs: Mapping[str, Config]) -> list[Variant]:
         ConfigError: no such target, or the target is about CG-DMER and `configs` does not contain it.
     """
     if target not in TARGETS:
-        raise ConfigError(f"no target '{target}' to reproduce; choose from {', '.join((*TARGETS, MERIT))}")
+        raise ConfigError(f"no target '{target}' to reproduce; choose from {', '.join((*TARGETS, MERIT, DUAL_PHASE))}")
     if target in ("table1", "table2", "fig3"):
         return [Variant(row, config) for row, config in sorted(configs.items())]
     if _OURS not in configs:

@@ -1,0 +1,188 @@
+"""The target dual_phase: the exchanged images, the verdicts on planted scores, and the whole command with tiny settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tomli_w
+
+from leadwise.config import ConfigError
+from leadwise.evaluate.metrics.auroc import auroc_score
+from leadwise.evaluate.regress import RegressTask, score_predictions
+from leadwise.reproduce import dual_phase_scores as scoring
+from leadwise.reproduce.budget import Budget
+from leadwise.reproduce.dual_phase_data import half, shuffled
+from leadwise.reproduce.dual_phase_scores import DIRECTION, PHENOTYPES, DualPhaseScores, Recall
+from leadwise.reproduce.reproduction import ReproduceRequest, reproduce
+from tests.command_line import invoke
+from tests.conftest import TINY
+
+# correlation of the prediction with the truth, whose square is about R²
+STRENGTH = {
+    scoring.RATE: 0.1, scoring.CRAFTED: 0.4, scoring.RANDOM: 0.5, scoring.MASKED: 0.55, scoring.ED: 0.62, scoring.ES: 0.63,
+    scoring.BOTH: 0.7, scoring.WITHOUT_DS: 0.69, scoring.FROM_RANDOM: 0.69, scoring.RESNET: 0.7, scoring.SHUFFLED: 0.54,
+    scoring.HALF: 0.69,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _few_resamplings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leadwise.evaluate.regress.N_REPLICATES", 60)
+
+
+def planted(**strength: float) -> DualPhaseScores:
+    """Scores in which every acceptance line holds, with the strength of some arms replaced."""
+    rng = np.random.default_rng(0)
+    n = 700
+    truth = rng.normal(size=(n, len(PHENOTYPES)))
+    noise = rng.normal(size=truth.shape)
+    task = RegressTask(PHENOTYPES, truth, np.arange(n).astype(str), np.arange(50), np.arange(50, n))
+    named = {"both": scoring.BOTH, "masked": scoring.MASKED, "shuffled": scoring.SHUFFLED, "images": scoring.CMR}
+    levels = {**STRENGTH, scoring.CMR: 0.95, scoring.CMR_HALF: 0.94} | {named[k]: v for k, v in strength.items()}
+
+    def arm(name: str) -> scoring.FeatureScores:
+        r = levels[name]
+        predictions = r * (r * truth + np.sqrt(1 - r**2) * noise)[None, 50:]
+        return score_predictions(name, predictions, task, 16)
+
+    labels = (rng.random((n - 50, 1)) < 0.3).astype(np.int8)
+    outcomes = {
+        name: auroc_score(
+            labels, (labels + levels[name] * rng.normal(size=labels.shape))[None], task.patient[50:], ("hf",)
+        )
+        for name in STRENGTH
+    }
+    good, chance = Recall({1: 0.05, 5: 0.2, 10: 0.35}, {1: 0.01, 5: 0.01, 10: 0.02}, 30.0), Recall(
+        {1: 0.004, 5: 0.02, 10: 0.04}, {1: 0.01, 5: 0.01, 10: 0.01}, 128.0
+    )  # fmt: skip
+    return DualPhaseScores(
+        {name: arm(name) for name in STRENGTH},
+        {name: arm(name) for name in (scoring.CMR, scoring.CMR_HALF)},
+        {scoring.BOTH: {(DIRECTION, 256): good}, scoring.SHUFFLED: {(DIRECTION, 256): chance}},
+        outcomes,
+        dict.fromkeys(PHENOTYPES, 0.53),
+        {256: {1: 0.106, 5: 0.32, 10: 0.48}},
+        -5.3,
+    )
+
+
+def by_number(scores: DualPhaseScores) -> dict[str, bool | None]:
+    return {line.criterion.split(".")[0]: line.holds for line in scoring.verdicts(scores)}
+
+
+def test_planted_scores_meet_every_line_and_planted_failures_do_not() -> None:
+    scores = planted()
+    assert by_number(scores) == dict.fromkeys(("1", "2a", "2b", "3", "4", "5a", "5b", "6", "7"), True)
+    assert scoring.summary(scoring.verdicts(scores)) == "9 of 9 acceptance lines hold."
+
+    # each failure alone
+    assert by_number(planted(images=0.8))["1"] is False
+    assert by_number(planted(both=0.57))["2a"] is False
+    assert by_number(planted(masked=0.45))["2b"] is False
+    assert by_number(planted(both=0.85))["3"] is False
+    assert by_number(planted(shuffled=0.7))["5a"] is False
+    leak = Recall({1: 0.5, 5: 0.8, 10: 0.9}, {1: 0.01, 5: 0.01, 10: 0.02}, 2.0)
+    leaky = dataclasses.replace(scores, retrieval={name: {(DIRECTION, 256): leak} for name in scores.retrieval})
+    assert (by_number(leaky)["4"], by_number(leaky)["5b"]) == (False, False)
+    assert by_number(dataclasses.replace(scores, ef_shift=-0.5))["7"] is False
+
+    # small cohorts have no pool of 256
+    small = dataclasses.replace(scores, retrieval={name: {} for name in scores.retrieval})
+    assert by_number(small)["4"] is None
+    assert scoring.summary(scoring.verdicts(small)) == "7 of 9 acceptance lines hold."
+
+
+def test_tables_have_the_bound_the_differences_and_the_papers_numbers() -> None:
+    scores = planted()
+    lines = scoring.phenotype_lines(scores)
+    assert lines[-1]["arm"] == "bound: the best from any ECG"
+    assert lines[-1]["lvef"] == "0.53"
+    names = [line["difference"] for line in scoring.ablation_lines(scores)]
+    assert "ED + ES minus ED only" in names
+    retrieval = scoring.retrieval_lines(scores)
+    assert {line["arm"] for line in retrieval} == {scoring.BOTH, scoring.SHUFFLED, "chance", "likelihood oracle"}
+    paper = {line["quantity"]: line["paper"] for line in scoring.paper_lines(scores)}
+    assert paper == {"functional phenotypes": "+9.2 %", "structural phenotypes": "", "outcomes": "+0.7 %"}
+
+
+def test_the_images_of_training_people_are_exchanged_and_no_others() -> None:
+    subjects = [
+        {
+            "record": f"r{k}",
+            "split": "train" if k < 8 else "test",
+            "ed": f"{k}_ed",
+            "es": f"{k}_es",
+            "half": f"{k}_half",
+        }
+        for k in range(10)
+    ]
+    exchanged = shuffled(subjects)
+    for before, after in zip(subjects, exchanged):
+        assert after["record"] == before["record"]
+        assert (after["ed"] == before["ed"]) == (before["split"] == "test")
+        assert after["ed"].split("_")[0] == after["es"].split("_")[0]  # both phases of one heart
+    assert sorted(row["ed"] for row in exchanged) == sorted(row["ed"] for row in subjects)
+    assert [row["es"] for row in half(subjects)] == [row["half"] for row in subjects]
+
+
+def request(out: Path, **settings: object) -> ReproduceRequest:
+    return dataclasses.replace(ReproduceRequest("dual_phase", out), **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"methods": ("merl",)}, "dual_phase simulates its cohort and has its own arms: leave out"),
+        ({"finetune_epochs": 2}, "dual_phase simulates its cohort and has its own arms: leave out"),
+        ({"n_people": 10}, "--people 10: give 120 or more"),
+        ({"target": "table1", "n_people": 100}, "the number of simulated people belongs to the target dual_phase"),
+    ],
+)
+def test_options_of_other_targets_are_refused(tmp_path: Path, settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        reproduce(request(tmp_path / "out", **settings))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_command_writes_every_table_and_computes_nothing_twice(tmp_path: Path) -> None:
+    signal = {"rate_hz": 100, "duration_s": 10.0}
+    optim, log = {"steps": 2, "batch_size": 8}, {"validate_records": 8, "validate_every": 2}
+    configs = []
+    volume = {"volume_widths": [4, 8], "volume_width": 8, "shared_width": 16}
+    methods = {"st_mem": TINY["st_mem"], "dual_phase_cmr": {"encoder": "resnet", "resnet_width": 8, **volume}}
+    for name, method in methods.items():
+        path = tmp_path / f"{name}.toml"
+        path.write_text(
+            tomli_w.dumps({"signal": signal, "optim": optim, "log": log, "method": {"name": name, **method}})
+        )
+        configs.append(path)
+    out = tmp_path / "out"
+    wanted = request(out, configs=tuple(configs), budget=Budget(steps=2), n_people=120)
+    result = reproduce(wanted)
+    assert [line["arm"] for line in result.lines][-1] == "bound: the best from any ECG"
+    assert len(result.more["Acceptance"]) == 9
+    assert set(result.more) == {
+        "Acceptance", "Differences: what each part adds", "Retrieval, test people",
+        "The paper's readable numbers beside ours",
+    }  # fmt: skip
+    page = (result.folder / "page.html").read_text()
+    assert "Simulated." in page
+    assert not (out / "dual_phase_pairs").exists()
+
+    # again, from what is stored
+    before = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*") if path.is_file()}
+    again = invoke(
+        "reproduce", "dual_phase", "-o", out, "--people", "120", "--budget", "2", "--config", configs[0], "--config",
+        configs[1], "--json", tmp_path / "r.json",
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*") if path.is_file()} == before
+    assert json.loads((tmp_path / "r.json").read_text())["lines"] == result.lines
+    assert "has 120 simulated people, not 130" in " ".join(
+        invoke("reproduce", "dual_phase", "-o", out, "--people", "130").stderr.split()
+    )
