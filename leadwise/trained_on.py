@@ -23,7 +23,7 @@ from leadwise.files import replacing
 FILE = "trained_on.json"
 N_DIGITS = 12  # hexadecimal, of each hash
 
-_OWN_TABLES = ("folder",)  # sources that are not one data set: the same name may be another patient
+_OWN_TABLES = ("folder", "ecg_cmr")  # sources that are not one data set: the same name may be another patient
 
 
 class TrainedOnError(ValueError):

@@ -19,12 +19,13 @@ from leadwise.batch import LEADS, Signal, Volume
 from leadwise.cli import app
 from leadwise.data.audit.audit import audit_cohort
 from leadwise.data.audit.finding import Finding
-from leadwise.data.audit.volumes import check_volumes
-from leadwise.data.cohort import executors, prepare
+from leadwise.data.audit.volumes import _equal_share, check_volumes
+from leadwise.data.cohort import executors, prepare, shard
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.estimate import estimate
 from leadwise.data.cohort.layout import CohortError
 from leadwise.data.cohort.left_out import LeftOutError
+from leadwise.data.cohort.other_reports import write_with_other_reports
 from leadwise.data.cohort.prepare import finished_ledger, write, write_share
 from leadwise.data.croissant import describe
 from leadwise.data.loader import Recordings
@@ -246,6 +247,45 @@ def test_a_killed_preparation_continues_and_a_changed_image_is_read_again(
     assert finished_ledger(source, tmp_path / "out", shard_records=5) is None
 
 
+def test_a_shard_that_another_plan_began_to_replace_is_not_taken_for_finished(folder: Path, tmp_path: Path) -> None:
+    plans = [options_for(), options_for(es="named")]
+    sources = [ecg_cmr.read_source(folder, plan) for plan in plans]
+    sources[1].rows[0].volumes["es"] = sources[1].rows[0].volumes["ed"]  # other images, files of the same size
+    jobs = [
+        prepare.ShardJobs(one, tmp_path, 5, 0, {"weight_kg": False, "lvedv": False, "lvesv": False})[0]
+        for one in sources
+    ]
+    first = shard.pack_shard(jobs[0])
+    before = (tmp_path / "volumes-00000.npy").read_bytes()
+
+    # the second one is killed after its images have their name and before its marker is written
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shard, "write_table", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            shard.pack_shard(jobs[1])
+    assert (tmp_path / "volumes-00000.npy").read_bytes() != before
+    assert shard.pack_shard(jobs[0]) == first
+    assert (tmp_path / "volumes-00000.npy").read_bytes() == before
+
+
+def test_a_copy_with_other_reports_has_the_images(cohort: Cohort, tmp_path: Path) -> None:
+    rows = cohort.rows("train")
+    write_with_other_reports(cohort, tmp_path / "copy", rows, rows[::-1])
+    copy = Cohort.open(tmp_path / "copy", verify=True)
+    np.testing.assert_array_equal(copy.volume(0), cohort.volume(0))
+    np.testing.assert_array_equal(copy.volume_mask(0), cohort.volume_mask(0))
+
+
+def test_a_table_without_any_image_is_an_error(tmp_path: Path) -> None:
+    def remove_all(folder: Path, lines: list[Line]) -> None:
+        for line in lines:
+            line["ed"] = line["es"] = ""
+
+    folder = make_folder(tmp_path / "source", 4, remove_all)
+    with pytest.raises(CohortError, match="none of its 4 rows names a heart image; fill the columns ed, es or cine"):
+        ecg_cmr.read_source(folder, options_for())
+
+
 def test_shares_of_a_job_array_give_the_same_cohort(folder: Path, cohort: Cohort, tmp_path: Path) -> None:
     source = ecg_cmr.read_source(folder, options_for())
     assert [write_share(source, tmp_path / "out", (which, 2), shard_records=5) for which in (2, 1)] == [1, 2]
@@ -432,6 +472,27 @@ def test_the_audit_of_clean_images_has_no_fault(cohort: Cohort) -> None:
     }
     assert {name: finding.severity for name, finding in about_images.items()} == {"heart images absent": "note"}
     assert "1 without es; 1 without ed, es" in about_images["heart images absent"].message
+
+
+def test_a_heart_at_another_place_is_not_turned(tmp_path: Path) -> None:
+    """A heart that is symmetric about a row agrees with its mirror image at once where ES is some rows lower."""
+
+    def move(folder: Path, lines: list[Line]) -> None:
+        for number, steps in ((0, 4), (1, 0)):
+            path = folder / "images" / f"p{number}_es.npz"
+            with np.load(path) as arrays:
+                volume, mask = (np.roll(arrays[name], steps, axis=1) for name in ("volume", "mask"))
+            write_npz(path, volume, mask)
+        with np.load(folder / "images" / "p1_es.npz") as arrays:  # turned, and so moved too
+            write_npz(folder / "images" / "p1_es.npz", arrays["volume"][:, :, ::-1], arrays["mask"][:, :, ::-1])
+
+    write(ecg_cmr.read_source(make_folder(tmp_path / "source", 4, move), options_for()), tmp_path / "out")
+    store = Cohort.open(tmp_path / "out").volume_store
+    masks = store.mask(0)
+    assert _equal_share(masks[0], np.flip(masks[1], 1)) > _equal_share(masks[0], masks[1]) + 0.1
+    cohort = Cohort.open(tmp_path / "out")
+    finding = titles(tuple(check_volumes(cohort, np.arange(4))))["orientation of ED and ES differs"]
+    assert [example.record for example in finding.examples] == ["p1"]
 
 
 def test_the_audit_finds_planted_faults(tmp_path: Path) -> None:

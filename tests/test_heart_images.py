@@ -106,6 +106,44 @@ def test_a_bad_file_is_one_clear_error(tmp_path: Path, name: str, content: bytes
     assert "\n" not in str(error.value)
 
 
+def test_damaged_compression_and_an_infinite_spacing_are_clear_errors(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    values = np.random.default_rng(0).integers(0, 9, (4, 20, 20)).astype(np.float32)
+    np.savez_compressed(path, volume=values, spacing_mm=np.ones(3))
+    content = bytearray(path.read_bytes())
+    content[200:600] = bytes(byte ^ 0x5A for byte in content[200:600])
+    path.write_bytes(content)
+    with pytest.raises(VolumeError, match=r"array 'volume' is damaged .*; write it again"):
+        read_image(path)
+    for spacing_mm in ([8.0, np.inf, 2.0], [8.0, np.nan, 2.0], [8.0, 0.0, 2.0]):
+        np.savez(path, volume=values, spacing_mm=np.array(spacing_mm))
+        with pytest.raises(VolumeError, match="spacing_mm must be three distances > 0 in mm"):
+            read_image(path)
+
+
+def test_a_damaged_nifti_is_a_clear_error(tmp_path: Path) -> None:
+    pytest.importorskip("nibabel")
+    path = write_nifti(tmp_path / "a.nii.gz", FRAMES[:1])
+    content = bytearray(path.read_bytes())
+    content[3000:4000] = bytes(byte ^ 0x5A for byte in content[3000:4000])
+    path.write_bytes(content)
+    with pytest.raises(VolumeError, match="damaged or no NIfTI file") as error:
+        read_image(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_mask_of_another_spacing_is_not_that_of_the_image(tmp_path: Path) -> None:
+    image = write_npz(tmp_path / "a.npz", FRAMES[0])
+    mask = tmp_path / "mask.npz"
+    np.savez(mask, mask=MASKS[0], spacing_mm=np.array([8.0, 2.5, 4.0]))
+    with pytest.raises(
+        VolumeError, match=r"the mask has a spacing of 8 x 2\.5 x 4 mm, but a\.npz has 8 x 2\.5 x 2; give the mask"
+    ):
+        read_image(image, mask=mask)
+    np.savez(mask, mask=MASKS[0], spacing_mm=np.array([8.0, 2.5, 2.0]))
+    assert read_image(image, mask=mask).mask is not None
+
+
 def test_frames_are_chosen_by_blood_number_or_half(tmp_path: Path) -> None:
     frames, masks = beating_heart((9.0, 8.0, 6.0, 7.0, 8.5))
     cine = write_npz(tmp_path / "cine.npz", frames, masks)

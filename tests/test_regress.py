@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from leadwise.data.sources.source import Row, Source
 from leadwise.evaluate import regress as regression
 from leadwise.evaluate.metrics.regression import weighted_measures
 from leadwise.evaluate.mlp_regression import predict_mlp
-from leadwise.evaluate.regress import RegressError, RegressTask, regress, run_regress
+from leadwise.evaluate.regress import RegressError, RegressTask, choose_fit_split, regress, run_regress
 from leadwise.evaluate.ridge import MAX_FEATURE, PENALTIES, fit_ridge, patient_folds
 from leadwise.training.loop import pretrain
 from tests.command_line import invoke
@@ -212,6 +213,51 @@ def test_other_runs_and_covariates_are_rows(heart_cohort: Path, heart_runs: tupl
         run_regress(first, cohort, ["mass"], beside=[second, second])
     with pytest.raises(RegressError, match="no column 'height' to use as a covariate"):
         run_regress(first, cohort, ["mass"], covariates=["height"])
+
+
+def test_what_runs_beside_were_trained_on_counts_too(
+    heart_cohort: Path, heart_runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A run that was trained on other people, beside one of the training split and one of the test split."""
+    cohort = Cohort.open(heart_cohort)
+    table = {**config_table(heart_cohort, steps=1), "method": {"name": "simclr", **TINY["simclr"]}}
+    pretrain(typed(Config, {**table, "data": {**table["data"], "train_split": "test"}}), tmp_path / "on_test")
+    shutil.copytree(heart_runs[0], tmp_path / "elsewhere")
+    data = json.loads((heart_runs[0] / "data.json").read_text())
+    (tmp_path / "elsewhere" / "data.json").write_text(json.dumps({**data, "source": "another"}))
+    (tmp_path / "elsewhere" / "trained_on.json").write_text('{"salt": "", "people": [], "signals": []}')
+    elsewhere, on_train, on_test = (
+        runs.load(path) for path in (tmp_path / "elsewhere", heart_runs[1], tmp_path / "on_test")
+    )
+    assert choose_fit_split(elsewhere, cohort) == "train"
+
+    report = run_regress(elsewhere, cohort, ["size"], beside=[on_train])
+    assert (report.fit_split, report.beside_fit_seen) == ("val", {"simclr": 0})
+    fitted_on_train = run_regress(elsewhere, cohort, ["size"], fit="train", beside=[on_train, on_test])
+    assert fitted_on_train.beside_fit_seen == {"simclr": 30, "on_test": 0}
+    remarks = " ".join(fitted_on_train.remarks)
+    assert "were in the pre-training of simclr: its scores may be too low" in remarks
+    assert "on_test: 30 of the 30 persons of the test split were trained on" in remarks
+    seen = fitted_on_train.to_json()["beside_seen_in_pretraining"]
+    assert seen["on_test"]["n_people_seen_in_pretraining"] == 30
+    assert seen["simclr"]["n_fit_seen_in_pretraining"] == 30
+
+
+def test_covariates_may_exceed_the_bound_of_the_ecg_and_are_no_targets(
+    heart_cohort: Path, heart_runs: tuple[Path, Path]
+) -> None:
+    run, cohort = runs.load(heart_runs[0]), Cohort.open(heart_cohort)
+    cohort.bounds = {"mass": 0.1}
+    report = run_regress(run, cohort, ["mass"], covariates=["size"])
+    assert report.results["covariates"].r2[0] > 0.9
+    assert any(sentence.startswith("handcrafted") for sentence in report.above_bound)
+    assert not any("covariates" in sentence for sentence in report.above_bound)
+    with pytest.raises(RegressError, match="mass is a target and a covariate"):
+        run_regress(run, cohort, ["mass"], covariates=["mass"])
+    images_only = runs.load(heart_runs[1])
+    images_only.method.embeds_ecg = False
+    with pytest.raises(RegressError, match="run simclr has no ECG encoder"):
+        run_regress(run, cohort, ["mass"], beside=[images_only])
 
 
 def test_regress_prints_tables_and_writes_its_files(

@@ -332,6 +332,9 @@ def test_the_folder_has_an_ecg_and_volumes_of_every_person(folder: Path, subject
     assert list(subjects)[:7] == ["record", "patient", "split", "ecg", "ed", "es", "half"]
     assert {f"target.{name}" for name in PHENOTYPES} | {"label.outcome.heart_failure", "report", "age"} <= set(subjects)
     assert subjects["record"].is_unique
+    assert subjects["patient"].is_unique
+    assert (subjects["patient"] != subjects["record"]).all()  # else a result states that patients are not named
+    assert subjects["patient"].str.fullmatch(r"s\d+-\d{5}").all()  # with the seed: another cohort has other people
     assert len(subjects) == N
     for _, row in subjects.iterrows():
         assert set(reading.read(folder / row["ecg"]).leads) == set(LEADS)

@@ -81,6 +81,7 @@ def test_no_person_is_stated_only_where_it_can_be_known() -> None:
         compare(hashes, {"source": "b"}, scored()),  # another source
         compare(hashes, {"source": "a"}, scored(names_patients=False)),  # each recording its own patient
         compare(TrainedOn.of("folder", ("3",), ()), {"source": "folder", "fingerprint": "x"}, scored("folder")),
+        compare(TrainedOn.of("ecg_cmr", ("3",), ()), {"source": "ecg_cmr", "fingerprint": "x"}, scored("ecg_cmr")),
         compare(None, {"source": "a"}, scored()),  # a downloaded run
     ]
     for overlap in unknown:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from test_ecg_cmr import VOLUME, make_folder, options_for
 
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.cohort.layout import CohortError
+from leadwise.data.cohort.prepare import write
+from leadwise.data.sources import ecg_cmr
 from leadwise.evaluate.retrieve import RetrievalError
-from leadwise.evaluate.volume_retrieval import directions, draw_pools, image_parts, read_oracle, score_pools
+from leadwise.evaluate.volume_retrieval import directions, draw_pools, has_phases, image_parts, read_oracle, score_pools
 
 
 def vectors(n: int = 120, width: int = 16, noise: float = 0.6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -76,6 +82,14 @@ def test_the_parts_to_search_are_the_phases() -> None:
     assert image_parts(("ed", "es", "both")) == ("ed", "es")
     assert image_parts(("both",)) == ("both",)
     assert image_parts(()) == ("shared",)
+
+
+def test_a_cohort_in_another_shape_is_refused_before_anything_is_embedded(tmp_path: Path) -> None:
+    write(ecg_cmr.read_source(make_folder(tmp_path / "source", 4), options_for()), tmp_path / "cohort")
+    cohort = Cohort.open(tmp_path / "cohort")
+    assert has_phases(cohort, np.arange(4), VOLUME).all()
+    with pytest.raises(CohortError, match=r"volume.rows = 24, not 25; set volume.slices"):
+        has_phases(cohort, np.arange(4), dataclasses.replace(VOLUME, rows=25))
 
 
 def test_the_oracle_is_read_from_the_file_of_a_simulation(tmp_path: Path) -> None:

@@ -117,6 +117,20 @@ def config_for(cohort: Path, steps: int = 2, **volume: object) -> Config:
     )
 
 
+def test_too_few_recordings_with_an_image_have_a_remedy_that_fits(tmp_path: Path) -> None:
+    def remove_images(folder: Path, lines: list[Line]) -> None:
+        for line in lines[1:]:
+            line["ed"] = line["es"] = ""
+
+    folder = make_folder(tmp_path / "source", 24, remove_images)
+    write(ecg_cmr.read_source(folder, options_for()), tmp_path / "cohort")
+    with pytest.raises(
+        ConfigError, match=r"no heart image of any .*; method 'wall' needs them: add them to the table"
+    ) as error:
+        open_data(config_for(tmp_path / "cohort"))
+    assert "min_report_words" not in str(error.value)
+
+
 def test_it_trains_on_recordings_with_an_image_and_a_phenotype(cohort: Path, tmp_path: Path) -> None:
     data = open_data(config_for(cohort))
     opened = Cohort.open(cohort)

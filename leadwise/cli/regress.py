@@ -38,7 +38,7 @@ def regress(
     fit: Annotated[
         str | None,
         typer.Option(
-            help="Split to fit on: train or val [val if the run was trained on this cohort's train, else train]."
+            help="Split to fit on: train or val [val if one of the runs was trained on this cohort's train, else train]."
         ),
     ] = None,
     model: Annotated[str, typer.Option(help="ridge, or mlp: a network D, D/2, D/4, 1 for each target.")] = "ridge",

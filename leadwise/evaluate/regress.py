@@ -242,25 +242,31 @@ class RegressReport:
     spread: dict[str, float]  # target -> standard deviation on the test split, in its unit
     results: dict[str, FeatureScores]  # by features
     beside: tuple[str, ...] = ()  # the names in `results` that are further runs
+    beside_overlap: dict[str, TrainingOverlap] = field(default_factory=dict)  # of the test split, by further run
+    beside_fit_seen: dict[str, int] = field(default_factory=dict)  # as `n_fit_seen`, by further run
     window: str | None = None
     left_out: LeftOut = field(default_factory=LeftOut)
     truth: Floats = field(default_factory=lambda: np.empty((0, 0)), repr=False, compare=False)  # (M, Q)
 
     @property
     def above_bound(self) -> list[str]:
-        """Sentences on scores that are too high to be true."""
-        return above_bounds(list(self.results.values()), self.bounds)
+        """Sentences on scores from the ECG that are too high to be true; covariates may contain more than the ECG."""
+        from_ecg = [one for name, one in self.results.items() if name not in (COVARIATES, WITH_COVARIATES)]
+        return above_bounds(from_ecg, self.bounds)
 
     @property
     def remarks(self) -> list[str]:
         """What a reader of the table must know."""
         lines = [f"LEAK? {sentence} Check what the features contain." for sentence in self.above_bound]
-        if self.n_fit_seen:
-            lines.append(
-                f"{self.n_fit_seen} of the people that the probes are fitted on were in the pre-training of {self.run}: its "
-                "scores may be too low, since what an encoder has memorised does not carry over (--fit val avoids it)."
-            )
-        return [*lines, *filter(None, [self.left_out.line, self.overlap.remark])]
+        for name, n_seen in {self.run: self.n_fit_seen, **self.beside_fit_seen}.items():
+            if n_seen:
+                lines.append(
+                    f"{n_seen} of the people that the probes are fitted on were in the pre-training of {name}: its "
+                    "scores may be too low, since what an encoder has memorised does not carry over"
+                    + (" (--fit val avoids it)." if self.fit_split == "train" else ".")
+                )
+        leaks = [f"{name}: {one.sentence}" for name, one in self.beside_overlap.items() if one.is_leak]
+        return [*lines, *filter(None, [self.left_out.line, self.overlap.remark, *leaks])]
 
     def gain(self, name: str, targets: Sequence[str] | None = None) -> IntervalEstimate:
         """Return the mean R² of the trained features minus that of other ones, with the paired interval."""
@@ -348,6 +354,10 @@ class RegressReport:
             "results": {name: result.to_json() for name, result in self.results.items()},
             "trained_minus": {name: {t: one.to_json() for t, one in d.items()} for name, d in differences.items()},
             "beside": list(self.beside),
+            "beside_seen_in_pretraining": {
+                name: {**one.to_json(), "n_fit_seen_in_pretraining": self.beside_fit_seen[name]}
+                for name, one in self.beside_overlap.items()
+            },
             "above_bound": self.above_bound,
             **self.left_out.to_json(),
         }
@@ -370,7 +380,8 @@ def run_regress(
 
     Args:
         targets: numeric columns of the index; default: the cohort's own targets.
-        fit: split that probes are fitted on; default: val if the run was trained on the cohort's training split, else train.
+        fit: split that probes are fitted on; default: val if one of the runs was trained on the cohort's training split, else
+            train.
         beside: further runs, each a row; a run without `part` is scored on its backbone.
         covariates: columns of the index, such as age and sex: a row of them alone, and one with the trained features.
         window: part of each recording that is embedded, see `data/crops.py`; default: the run's own setting.
@@ -385,10 +396,17 @@ def run_regress(
     if model not in MODELS:
         raise RegressError(f"no model {model!r}; choose from {', '.join(MODELS)}")
     _check_names(run, beside)
+    for one in (run, *beside):
+        if not one.method.embeds_ecg:
+            raise RegressError(f'run {one.name} has no ECG encoder, as in stage = "cmr"; choose a run that embeds ECGs')
     unknown = [name for name in covariates if name not in cohort.column_names]
     if unknown:
         raise RegressError(f"cohort {cohort.name} has no column {unknown[0]!r} to use as a covariate")
-    split = fit or choose_fit_split(run, cohort)
+    both = [name for name in covariates if name in names]
+    if both:
+        raise RegressError(f"{both[0]} is a target and a covariate; leave it out of one of them")
+    splits = {choose_fit_split(one, cohort) for one in (run, *beside)}
+    split = fit or ("val" if "val" in splits else "train")
     rows, task, left_out = make_regress_task(cohort, names, split, [run, *beside], window)
 
     # features of the run, of its controls and of the other runs
@@ -419,6 +437,7 @@ def run_regress(
         if progress is not None:
             progress("regress", done, len(features))
     truth = task.values[task.test]
+    scored_fit = scored_recordings(cohort, rows[task.fit], split)
     result = RegressReport(
         cohort=cohort.name,
         run=run.name,
@@ -429,12 +448,14 @@ def run_regress(
         bounds={name: bound for name, bound in cohort.bounds.items() if name in names},
         fingerprints={"cohort": cohort.fingerprint, "run": run.fingerprint},
         overlap=training_overlap(run, cohort, rows[task.test]),
-        n_fit_seen=run.overlap(scored_recordings(cohort, rows[task.fit], split)).n_leaked,
+        n_fit_seen=run.overlap(scored_fit).n_leaked,
         n_recordings={"fit": len(task.fit), "test": len(task.test)},
         n_known={name: int(np.isfinite(truth[:, q]).sum()) for q, name in enumerate(names)},
         spread={name: float(np.nanstd(truth[:, q])) for q, name in enumerate(names)},
         results=results,
         beside=tuple(other.name for other in beside),
+        beside_overlap={other.name: training_overlap(other, cohort, rows[task.test]) for other in beside},
+        beside_fit_seen={other.name: other.overlap(scored_fit).n_leaked for other in beside},
         window=window,
         left_out=left_out,
         truth=truth,
@@ -482,7 +503,7 @@ def choose_fit_split(run: Run, cohort: Cohort) -> str:
     if overlap.is_leak:
         return "val"
     is_unknown = overlap.n_patients is None and not overlap.n_signals
-    same_source = is_unknown and run.provenance.get("source") == cohort.source
+    same_source = is_unknown and run.provenance.get("source", cohort.source) == cohort.source
     return "val" if same_source and overlap.n_signals is None else "train"
 
 

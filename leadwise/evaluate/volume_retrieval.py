@@ -246,7 +246,7 @@ def has_phases(cohort: Cohort, rows: NDArray[np.int64], volume: Volume) -> NDArr
         raise RetrievalError(
             f"cohort {cohort.name} has no images of phase {missing[0]!r}; it has {', '.join(cohort.volumes.phases)}"
         )
-    columns = [cohort.volumes.phases.index(phase) for phase in volume.phases]
+    columns = cohort.volume_store.places(volume)  # also an error for another shape or spacing
     return np.asarray(cohort.has_volume(rows)[:, columns].all(axis=1))
 
 

@@ -143,8 +143,16 @@ def give_phenotypes(method: PretrainingMethod, data: TrainingData) -> None:
 def _remedy(cohort: Cohort, config: Config, n_usable: int) -> str:
     """Return what to do about fewer usable training recordings than a batch has."""
     batch_size = config.optim.batch_size
-    if len(cohort.rows(split=config.data.train_split)) < batch_size:
+    rows = cohort.rows(split=config.data.train_split)
+    if len(rows) < batch_size:
         return f"lower optim.batch_size{' to ' + str(n_usable) if n_usable > 1 else ', or prepare more recordings'}"
+    if len(rows_with_inputs(cohort, rows, volume_setting(config), phenotype_setting(config))[0]) < batch_size:
+        if n_usable > 1:
+            return f"lower optim.batch_size to {n_usable}"
+        return (
+            f"method '{config.method['name']}' needs them: add them to the table and prepare it again, or choose a method that "
+            "reads ECGs alone (`leadwise methods` lists them)"
+        )
     if not method_settings(config)[0].method_class.reads_reports:
         return f"method '{config.method['name']}' reads no reports: set data.min_report_words=0"
     if n_usable < 2:

@@ -18,7 +18,8 @@ from leadwise.data.cohort.volume_store import VolumeStore
 from leadwise.data.volumes.heart_image import LV_BLOOD, MYOCARDIUM
 
 FLIPS = {"slices": (0,), "rows": (1,), "columns": (2,), "rows and columns": (1, 2)}  # of (D, H, W)
-_BETTER = 0.1  # by which a turned ES agrees better with ED, in correlation or share of equal voxels
+_BETTER = 0.1  # by which a turned ES agrees better with ED, as a correlation of images
+_BETTER_MASK = 0.05  # the same as a share of equal voxels of centred masks; unturned simulated hearts have up to 0.02
 _FEW = 20  # volumes in a split, with fewer its brightness is not compared
 _TIED = 0.15  # AUROC of the split by brightness, from 0.5
 _N_SE = 4.0  # standard errors that this must exceed too
@@ -174,13 +175,23 @@ def _flip(volumes: np.ndarray, masks: np.ndarray, masked: np.ndarray, pair: tupl
     """How ES must be turned to agree much better with ED: one of FLIPS; '' if it agrees as it is."""
     ed, es = pair
     if masked[ed] and masked[es]:
-        one, other, agreement = masks[ed], masks[es], _equal_share
+        # a heart that is only at another place agrees with its mirror image too: both are compared in the middle
+        one, other, agreement, least = _in_the_middle(masks[ed]), _in_the_middle(masks[es]), _equal_share, _BETTER_MASK
     else:
-        one, other, agreement = volumes[ed], volumes[es], _correlation
+        one, other, agreement, least = volumes[ed], volumes[es], _correlation, _BETTER
     as_it_is = agreement(one, other)
     scores = {name: agreement(one, np.flip(other, axes)) for name, axes in FLIPS.items()}
     best = max(scores, key=scores.__getitem__)
-    return best if scores[best] > as_it_is + _BETTER else ""
+    return best if scores[best] > as_it_is + least else ""
+
+
+def _in_the_middle(mask: np.ndarray) -> np.ndarray:
+    """A mask (D, H, W), moved by whole pixels so that the mean position of its heart is in the middle of the image."""
+    places = np.nonzero(mask)[1:]
+    if not len(places[0]):
+        return mask
+    steps = [round((size - 1) / 2 - float(place.mean())) for size, place in zip(mask.shape[1:], places)]
+    return np.roll(mask, steps, axis=(1, 2))
 
 
 def _equal_share(one: np.ndarray, other: np.ndarray) -> float:

@@ -21,8 +21,8 @@ _OF_REPORT = ("report", "report_words", "statements")
 def write_with_other_reports(cohort: Cohort, out: Path, rows: NDArray[np.integer], others: NDArray[np.integer]) -> None:
     """Write a copy of a cohort in which recording `rows[k]` has the report of recording `others[k]`.
 
-    Everything else is the same, also labels and the order of the recordings. The samples are links to the same files, or
-    copies where the file system has no links.
+    Everything else is the same, also labels and the order of the recordings. The samples and heart images are links to the
+    same files, or copies where the file system has no links.
 
     Raises:
         CohortError: `out` exists.
@@ -44,7 +44,7 @@ def write_with_other_reports(cohort: Cohort, out: Path, rows: NDArray[np.integer
         pq.write_table(table, index)
 
         # the samples, then the description, which holds the checksum of the index
-        for shard in cohort.shard_files:
+        for shard in (*cohort.shard_files, *cohort.volume_files):
             try:
                 os.link(shard, partial / shard.name)
             except OSError:

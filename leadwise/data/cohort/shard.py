@@ -186,6 +186,7 @@ def _write_shard(
     lines: list[dict[str, Any]] = []
     dropped: list[Dropped] = []
     path = job.folder / Shard(job.number, 0, 0, ()).file
+    part_file(job.folder, job.number, "json").unlink(missing_ok=True)  # of another plan, whose files are replaced now
 
     # the samples, one recording after the other, behind a header whose count is filled in at the end
     with ExitStack() as stack:

@@ -113,7 +113,7 @@ def read_source(folder: Path, options: Options | None = None) -> Source:
     No file is opened, apart from the first heart image for `shape=file`.
 
     Raises:
-        CohortError: the table or the root is absent, or a column of the table cannot be used.
+        CohortError: the table or the root is absent, a column of the table cannot be used, or no row has a heart image.
     """
     # the table, with the columns of the source `folder` alone
     options = options or Options()
@@ -143,6 +143,11 @@ def read_source(folder: Path, options: Options | None = None) -> Source:
         counts.update(list(files))
         extra = {name: value for name, value in row.extra.items() if name != _LINE}
         rows.append(dataclasses.replace(row, extra=extra, volumes=files))
+    if rows and not any(counts[phase] for phase in options.phases):
+        raise CohortError(
+            f"{path}: none of its {len(rows)} rows names a heart image; fill the columns {', '.join(options.phases)} or cine, "
+            "or prepare the ECGs alone with `leadwise prepare folder`"
+        )
     for phase in options.phases:
         log.info("%s: %d of %d recordings have a heart image of phase %s", path.name, counts[phase], len(rows), phase)
     if counts["first"]:

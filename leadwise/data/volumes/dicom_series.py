@@ -109,8 +109,8 @@ def _plane(folder: Path, images: list[Any]) -> tuple[np.ndarray, np.ndarray, tup
             )
         if (int(image.Rows), int(image.Columns)) != size or tuple(map(float, image.get("PixelSpacing", ()))) != spacing:
             raise VolumeError(f"{folder}: its images have several sizes or spacings; give a folder with one series")
-    if len(spacing) != 2:
-        raise VolumeError(f"{folder}: its images state no PixelSpacing; fetch them again with it")
+    if len(spacing) != 2 or min(spacing) <= 0:
+        raise VolumeError(f"{folder}: its images state no PixelSpacing above 0; fetch them again with it")
     return first[:3], first[3:], (spacing[0], spacing[1])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ def read_nifti(path: Path) -> HeartImage:
     try:
         import nibabel
         from nibabel.filebasedimages import ImageFileError
+        from nibabel.spatialimages import HeaderDataError
     except ImportError:
         raise CohortError(f"{path}: NIfTI files need nibabel: pip install 'leadwise[cmr]'") from None
 
@@ -33,7 +35,7 @@ def read_nifti(path: Path) -> HeartImage:
         file = nibabel.load(path)
         values = np.asarray(file.dataobj, dtype=np.float32)
         affine = np.asarray(file.affine, dtype=np.float64)
-    except (OSError, ValueError, EOFError, ImageFileError) as error:
+    except (OSError, ValueError, TypeError, EOFError, zlib.error, ImageFileError, HeaderDataError) as error:
         raise VolumeError(f"{path}: it is damaged or no NIfTI file ({error}); convert it again") from None
     values = values[..., None] if values.ndim == 3 else values
     if values.ndim != 4 or not values.size:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from leadwise.data.volumes.heart_image import HeartImage, VolumeError
 
 _NIFTI = (".nii", ".nii.gz")
+_DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)  # what numpy raises for a damaged .npz
+_SAME = 0.02  # relative difference of two spacings that count as the same
 
 
 def read_image(
@@ -34,6 +37,12 @@ def read_image(
             raise VolumeError(
                 f"{mask}: the mask has shape {stored.frames.shape}, but {path.name} has {image.frames.shape}; give the "
                 "mask of this image"
+            )
+        pairs = zip(stored.spacing_mm, image.spacing_mm)
+        if not all(abs(one - other) <= _SAME * other for one, other in pairs):
+            raise VolumeError(
+                f"{mask}: the mask has a spacing of {_listed(stored.spacing_mm)} mm, but {path.name} has "
+                f"{_listed(image.spacing_mm)}; give the mask of this image"
             )
         if stored.is_oriented != image.is_oriented:
             raise VolumeError(
@@ -88,7 +97,7 @@ def _read_npz(path: Path, item: str) -> HeartImage:
             f"{path}: '{item}' has shape {frames.shape} and type {frames.dtype}; it must be numbers (slices, rows, columns), "
             "or (frames, slices, rows, columns)"
         )
-    if spacing_mm.shape != (3,) or spacing_mm.dtype.kind not in "fiu" or not (spacing_mm > 0).all():
+    if spacing_mm.shape != (3,) or spacing_mm.dtype.kind not in "fiu" or not _is_spacing(spacing_mm):
         raise VolumeError(f"{path}: spacing_mm must be three distances > 0 in mm: between slices, rows and columns")
     row, column, depth = float(spacing_mm[1]), float(spacing_mm[2]), float(spacing_mm[0])
     return HeartImage(frames.astype(np.float32), (depth, row, column), True)
@@ -108,11 +117,19 @@ def _npz_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     return mask
 
 
+def _is_spacing(spacing_mm: np.ndarray) -> bool:
+    return bool((spacing_mm > 0).all() and np.isfinite(spacing_mm).all())
+
+
+def _listed(spacing_mm: tuple[float, ...]) -> str:
+    return " x ".join(f"{step:.4g}" for step in spacing_mm)
+
+
 def _opened(path: Path) -> np.lib.npyio.NpzFile:
     """The arrays of an .npz; no object is unpickled."""
     try:
         arrays = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise VolumeError(f"{path}: it is damaged or no .npz ({error}); write it again") from None
     if not isinstance(arrays, np.lib.npyio.NpzFile):
         raise VolumeError(f"{path}: it is no .npz; write it with numpy.savez")
@@ -122,5 +139,5 @@ def _opened(path: Path) -> np.lib.npyio.NpzFile:
 def _array(path: Path, arrays: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
     try:
         return np.asarray(arrays[name])
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise VolumeError(f"{path}: its array '{name}' is damaged ({error}); write it again") from None

@@ -184,7 +184,7 @@ def _write_person(folder: Path, seed: int, settings: PairSettings, number: int, 
     # the rows of the two tables
     row: _Row = {
         "record": record,
-        "patient": record,
+        "patient": f"s{seed}-{number + 1:05d}",  # not the record's name, and another person in a cohort of another seed
         "split": split,
         "ecg": ecg.with_name(f"{record}.hea").relative_to(folder).as_posix(),
         **paths,
