@@ -238,9 +238,9 @@ def test_what_runs_beside_were_trained_on_counts_too(
     remarks = " ".join(fitted_on_train.remarks)
     assert "were in the pre-training of simclr: its scores may be too low" in remarks
     assert "on_test: 30 of the 30 persons of the test split were trained on" in remarks
-    seen = fitted_on_train.to_json()["beside_seen_in_pretraining"]
-    assert seen["on_test"]["n_people_seen_in_pretraining"] == 30
-    assert seen["simclr"]["n_fit_seen_in_pretraining"] == 30
+    counts = fitted_on_train.to_json()["beside_seen_in_pretraining"]
+    assert counts["on_test"]["n_people_seen_in_pretraining"] == 30
+    assert counts["simclr"]["n_fit_seen_in_pretraining"] == 30
 
 
 def test_covariates_may_exceed_the_bound_of_the_ecg_and_are_no_targets(
