@@ -157,15 +157,22 @@ T = TypeVar("T")
 def typed(kind: type[T], table: dict[str, Any], where: str = "") -> T:
     """Convert `table` strictly to the settings dataclass `kind`; `where` is the dotted name of the table in messages.
 
+    A dataclass in the table, such as a `Volume` among the settings of a method, counts as a table of its values.
+
     Raises:
         ConfigError: an unknown key, a wrong type or a value out of range, with its dotted name.
     """
+    table = {key: dataclasses.asdict(v) if _is_settings(v) else v for key, v in table.items()}
     _refuse_unknown(kind, table, where)
     try:
         # through JSON, pydantic is strict but accepts an int for a float and a list for a tuple, as in TOML
         return TypeAdapter(kind).validate_json(json.dumps(table), strict=True)
     except ValidationError as error:
         raise ConfigError(_describe(error, where)) from None
+
+
+def _is_settings(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 def _describe(error: ValidationError, where: str) -> str:

@@ -80,7 +80,7 @@ def test_means_over_tasks_equal_a_plain_version() -> None:
 def args(cohort_folder: Path, tmp_path: Path) -> argparse.Namespace:
     return argparse.Namespace(
         cohort=cohort_folder, budget_min=0.0001, width=3, fit_records=30, seed=0, out=tmp_path / "out", lr=1e-3,
-        name=str(tmp_path / "page"), note="A note.",
+        name=str(tmp_path / "page"), note="A note.", methods="simclr,merl", also=[],
     )  # fmt: skip
 
 

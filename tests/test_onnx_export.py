@@ -111,7 +111,7 @@ def test_part_indices_are_the_places_of_interleaved_parts(n_leads: int, n_patche
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", TINY)
+@pytest.mark.parametrize("case", [case for case in TINY if case != "dual_phase_cmr cmr"])  # which embeds no ECG
 def test_the_graph_computes_the_embedding(case: str) -> None:
     run = tiny_run(case)
     before = {name: tensor.clone() for name, tensor in run.method.state_dict().items()}
@@ -183,7 +183,7 @@ def test_the_file_computes_the_embedding_and_describes_itself(extra: None, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", TINY)
+@pytest.mark.parametrize("case", [case for case in TINY if case != "dual_phase_cmr cmr"])  # which embeds no ECG
 def test_every_method_has_a_file_with_the_same_embeddings(extra: None, case: str, tmp_path: Path) -> None:
     run = tiny_run(case)
     for part in run.method.parts:
