@@ -73,7 +73,7 @@ def ratios(method: Any, signal: Signal = SIGNAL) -> list[float]:
     return added.ratios
 
 
-@pytest.mark.parametrize("case", TINY)
+@pytest.mark.parametrize("case", [case for case in TINY if case != "dual_phase_cmr cmr"])  # which reads no ECG
 def test_tokens_and_positions_start_alike(case: str) -> None:
     method = build(case).train()  # batch norm must use the batch: its running statistics are not those of ECGs yet
     of_sums = ratios(method)

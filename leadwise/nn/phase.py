@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from leadwise.batch import Batch, Signal
-from leadwise.nn.normalize import median
+from leadwise.nn import normalize
 
 _APART_S = 0.25  # least time between two R peaks
 _SMOOTH_S = 0.08  # width of a QRS, over which its energy is averaged
@@ -125,7 +125,9 @@ def window_weights(phase: Phase, name: str, half_s: float, n_tokens: int) -> Ten
         away = (since_r - _T_END * phase.rr_s.sqrt()).abs()
     else:
         raise ValueError(f"'{name}' has no window of the cardiac cycle; known: ed, es")
-    inside = (phase.known & (away <= half_s)).float()
+    inside = (
+        phase.known & (away <= half_s)
+    ).long()  # whole numbers: a GPU has no repeatable sum along an axis of floats
     # tokens may cover the samples unevenly, as the positions of a ResNet do: each token has an equal share
     edges = torch.linspace(0, inside.shape[1], n_tokens + 1, device=inside.device).round().long()
     total = F.pad(inside.cumsum(1), (1, 0))
@@ -134,7 +136,7 @@ def window_weights(phase: Phase, name: str, half_s: float, n_tokens: int) -> Ten
 
 def _trace(batch: Batch, signal: Signal) -> tuple[Tensor, Tensor]:
     """One trace (B, T) for each record, with the median at 0, and its observed samples."""
-    ecg = (batch.ecg - median(batch.ecg, batch.observed)) * batch.observed
+    ecg = (batch.ecg - normalize.median(batch.ecg, batch.observed)) * batch.observed
     anything = batch.observed.any(1)
     # all leads, each divided by its spread, as the root of the mean square
     spread = ecg.square().sum(-1, keepdim=True) / batch.observed.sum(-1, keepdim=True).clamp(min=1)
