@@ -123,11 +123,15 @@ def test_top1_counts_the_records_whose_own_pair_is_nearest() -> None:
 def test_the_contrast_within_a_record_equals_a_loop() -> None:
     a, b = random(4, 3, 5), random(4, 3, 5, seed=1)
     present = torch.tensor([True, False, True, True])
-    total = 0.0
-    for i in range(4):
-        if present[i]:
-            total += slow_contrast(a[i], b[i], [True] * 3, 4.0) / 4
-    assert float(anchors.contrast_within(a, b, present, 4.0)) == pytest.approx(total, rel=1e-5)
+    each = [slow_contrast(a[i], b[i], [True] * 3, 4.0) for i in range(4)]
+    values = anchors.contrast_within(a, b, 4.0)
+    assert values.tolist() == pytest.approx(each, rel=1e-5)
+    # an absent record is left out of the mean, and does not count in its denominator
+    assert float(anchors.mean_over_present(values, present)) == pytest.approx(
+        (each[0] + each[2] + each[3]) / 3, rel=1e-5
+    )
+    assert float(anchors.mean_over_present(values, ~present | present)) == pytest.approx(sum(each) / 4, rel=1e-5)
+    assert float(anchors.mean_over_present(values, present & ~present)) == 0
     right = [max(range(3), key=lambda j: cosine(a[i, k], b[i, j])) == k for i in (0, 2, 3) for k in range(3)]
     assert anchors.top1_within(a, b, present) == pytest.approx(sum(right) / 9)
 

@@ -113,6 +113,17 @@ def test_phenotypes_are_standardised_over_the_training_recordings() -> None:
     assert method.phenotype_deviation.tolist() == [1.0, 1.0]
 
 
+@pytest.mark.parametrize(("name", "term"), [("dual_phase_cmr cmr", "L_es"), ("ptacl", "L_local")])
+def test_a_record_without_a_phase_is_left_out_of_the_mean(name: str, term: str) -> None:
+    method, batch = build(name).eval(), make_batch()
+    assert batch.has_volume[:, 1].tolist() == [True, False] + [True] * 6
+    has_term = batch.has_volume[:, 1] & (batch.phenotype[:, 1].isfinite() | (term == "L_local"))
+    each = [float(method(batch.rows(i, i + 1))[term].detach()) for i in has_term.nonzero()[:, 0].tolist()]
+    assert min(each) > 0
+    assert len(each) < 8
+    assert float(method(batch)[term].detach()) == pytest.approx(sum(each) / len(each), rel=1e-4)
+
+
 def test_stage_two_learns_the_phenotypes_of_each_phase_and_has_no_ecg_encoder() -> None:
     method, batch = build("dual_phase_cmr cmr"), make_batch(32)
     method.take_phenotypes(batch.phenotype)
@@ -419,11 +430,21 @@ def test_the_relatives_are_trained_from_a_cohort_of_pairs(name: str, pairs: Path
     torch.testing.assert_close(loaded.embed_volume(make_batch(4)), run.method.eval().embed_volume(make_batch(4)))
 
 
-@pytest.mark.parametrize("name", ["dual_phase_cmr lead_time", "dual_phase_cmr cmr"])
-def test_two_passes_give_the_gradient_of_one(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("dual_phase_cmr lead_time", {"view_crop": 1.0}),
+        ("dual_phase_cmr cmr", {"view_crop": 1.0}),
+        ("ptacl lead_time", {"view_crop": 1.0}),
+        ("echoing_ecg volume", {"encoder": "lead_time", "n_patches": 10, "width": 32, "depth": 2, "heads": 4}),
+    ],
+)
+def test_two_passes_give_the_gradient_of_one(name: str, changes: dict) -> None:
+    """The passes differ in how many of their records have a systolic image, and any image at all."""
     batch, gradients = make_batch(), []
+    batch.has_volume[2] = False
     for batches in ([batch], [batch.rows(0, 4), batch.rows(4, 8)]):
-        method = build(name, view_crop=1.0)
+        method = build(name, **changes)
         backward(Objective(method), batches, 0, OptimConfig(accumulate=len(batches)))
         gradients.append(torch.cat([p.grad.flatten() for p in method.parameters() if p.requires_grad]))
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-3)

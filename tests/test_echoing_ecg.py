@@ -68,6 +68,16 @@ def test_images_are_read_only_where_they_have_a_weight() -> None:
         method.embed_volume(make_batch(4))
 
 
+@pytest.mark.parametrize("balance", ["pairs", "equal"])
+def test_a_record_without_an_image_is_left_out_of_the_mean(balance: str) -> None:
+    method, batch = build("echoing_ecg volume", balance=balance).eval(), make_batch()
+    batch.has_volume[7] = False
+    terms, without = method(batch), method(batch.rows(0, 7))
+    torch.testing.assert_close(terms["L_volume"], without["L_volume"])
+    assert float(terms["L_volume"].detach()) > 0
+    assert not torch.allclose(terms["L_match"], without["L_match"])
+
+
 def test_equal_reports_are_ignored_or_positive() -> None:
     batch = dataclasses.replace(make_batch(4), report=(REPORTS[0], REPORTS[0], REPORTS[1], REPORTS[2]))
     method = build("echoing_ecg").eval()

@@ -4,7 +4,8 @@ arXiv 2602.12883 (SPIE Medical Imaging 2026).
 Stage 1 is any method that trains on ECGs alone, such as st_mem. This file has the stages 2 and 3. Stage 4, a probe or a
 regression on the frozen encoder, is `leadwise probe` and `leadwise regress`.
 
-    stage = "cmr"       L_p = squared error of the standardised phenotypes of phase p, one image encoder for each phase
+    stage = "cmr"       L_p = squared error of the standardised phenotypes of phase p, one image encoder for each phase; mean
+                        over the records that have the phase
     stage = "contrast"  L = (w_ed C(E, D) + w_es C(E, S) + w_ds C(D, S)) / (w_ed + w_es + w_ds) + w_text C(E, R)
 
     C(a, b)             symmetric InfoNCE of cosines / tau over the records of the batch that have both
@@ -289,14 +290,18 @@ class Method(PretrainingMethod):
     # --- the loss
 
     def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Stage "cmr": the weighted terms, no features. Stage "contrast": no terms; the anchors' vectors, one row per record."""
+        """No terms per record; the features of `batch_terms`, one row per record.
+
+        Stage "contrast": the anchors' vectors. Stage "cmr": each record's own error of each phase. Its mean is over the records
+        that have the phase, and their number is known only of the whole batch, not of a pass or a process.
+        """
         c = self.config
         volume, present = volumes_of(batch, c.volume.phases, self.phases)
         if self.training:
             volume = volume_view(volume, c)
         images = self.volumes(volume, present)
         if c.stage == "cmr":
-            return self._phenotype_terms(images, present, batch), {}
+            return {}, self._phenotype_errors(images, present, batch)
         features = {phase: self.heads[phase](images[:, i]) for i, phase in enumerate(self.phases)}
         features |= {ECG: self._ecg_vectors(batch)[1], "present": present.long(), "person": numbers(batch.patient)}
         features["person"] = features["person"].to(present.device)
@@ -312,10 +317,14 @@ class Method(PretrainingMethod):
 
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms over the whole batch, including other processes' records."""
-        if not features:
-            return {}
         c, every = self.config, distributed.gather_features(features)
-        rows = distributed.local_rows(len(every[ECG]))
+        rows = distributed.local_rows(len(next(iter(every.values()))))
+        if c.stage == "cmr":
+            means = {
+                f"L_{phase}": anchors.mean_over_present(every["error"][:, i], every["has_error"][:, i].bool(), rows)
+                for i, phase in enumerate(self.phases)
+            }
+            return {name: self.weights[name] * term for name, term in means.items()}
         present = {phase: every["present"][:, i].bool() for i, phase in enumerate(self.phases)}
         present[ECG] = torch.ones_like(every["person"], dtype=torch.bool)
         terms = {}
@@ -335,15 +344,16 @@ class Method(PretrainingMethod):
             terms["L_text"] = anchors.pair_contrast(every[ECG], every[TEXT], has_text, 1 / c.temperature, report, rows)
         return {name: self.weights[name] * term for name, term in terms.items()}
 
-    def _phenotype_terms(self, images: Tensor, present: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """The weighted errors of each phase's standardised phenotypes: over those known of a record, then over records."""
+    def _phenotype_errors(self, images: Tensor, present: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Each record's mean squared error (B, P) of a phase's standardised phenotypes, of those known; and if it has any."""
         error, known = self._errors(images, present, batch)
-        terms = {}
+        errors, numbers_known = [], []
         for phase in self.phases:
             own = [i for i, name in enumerate(self.config.phase_of) if name == phase]
-            by_record = error[:, own].sum(1) / known[:, own].sum(1).clamp(min=1)
-            terms[f"L_{phase}"] = self.weights[f"L_{phase}"] * by_record.mean()
-        return terms
+            n = known[:, own].sum(1)
+            errors.append(error[:, own].sum(1) / n.clamp(min=1))
+            numbers_known.append(n)
+        return {"error": torch.stack(errors, dim=1), "has_error": (torch.stack(numbers_known, dim=1) > 0).long()}
 
     def _errors(self, images: Tensor, present: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Squared errors (B, Q) of the standardised phenotypes, 0 where unknown or without an image, and where they count."""

@@ -8,7 +8,7 @@ arXiv 2509.25791 (MICCAI 2025).
     L_match     binary cross-entropy of the logit -a d_ij + b over all pairs of an ECG and a report; a and b are trained
     L_pseudo    the same, where reports at least as near as the record's own are matches too
     L_kl        KL(N(mu, e^s) || N(0, 1)) of ECGs and reports
-    L_volume    L_match of ECGs and images, with a and b of its own [w_volume > 0]
+    L_volume    L_match of ECGs and images, with a and b of its own, over the records with an image [w_volume > 0]
 
 - Images are those of the phases of `volume`; their Gaussian is pooled over the phases as an ECG's is over time.
   `data.init_volume` names a run whose encoders of images are the frozen teacher, as the paper's teacher of echo videos is;

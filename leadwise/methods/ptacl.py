@@ -4,7 +4,7 @@ arXiv 2506.20683 (MICCAI 2025).
     L = L_global + w_local L_local
 
     L_global    symmetric InfoNCE of the ECG's vector and the mean vector of its images, cosines / tau
-    L_local     the same within one record: its K phases of the ECG against its K images, mean over records
+    L_local     the same within one record: its K phases of the ECG against its K images, mean over the records that have it
     u_k         projection of the ECG's tokens within 50 ms of phase k's point of the heartbeat
     v_k         projection of the image in phase k; both by the heads of L_global
 
@@ -129,7 +129,11 @@ class Method(PretrainingMethod):
         return self.config.volume, self.volumes
 
     def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The weighted L_local, and the features that `batch_terms` compares, one row per record."""
+        """No terms per record; the features of `batch_terms`, one row per record.
+
+        L_local is of each record by itself, but its mean is over the records that have it, and their number is known only of
+        the whole batch: so each record's own value is one of the features.
+        """
         c = self.config
         volume, present = volumes_of(batch, c.volume.phases, c.volume.phases)
         view, start = batch, None
@@ -148,15 +152,22 @@ class Method(PretrainingMethod):
         if not c.w_local:
             return {}, features
         ecg_phases, image_phases, both = self._phases(view, tokens, real, images, present)
-        loss = anchors.contrast_within(ecg_phases, image_phases, both, 1 / c.temperature)
-        return {"L_local": c.w_local * loss}, features
+        features |= {
+            "local": anchors.contrast_within(ecg_phases, image_phases, 1 / c.temperature), "has_local": both.long()
+        }  # fmt: skip
+        return {}, features
 
     def batch_terms(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """L_global over the whole batch, including other processes' records."""
+        """The weighted terms over the whole batch, including other processes' records."""
         every = distributed.gather_features(features)
         rows = distributed.local_rows(len(every["ecg"]))
         present, scale = every["present"].bool(), 1 / self.config.temperature
-        return {"L_global": anchors.pair_contrast(every["ecg"], every["image"], present, scale, every["person"], rows)}
+        loss = anchors.pair_contrast(every["ecg"], every["image"], present, scale, every["person"], rows)
+        terms = {"L_global": loss}
+        if self.config.w_local:
+            local = anchors.mean_over_present(every["local"], every["has_local"].bool(), rows)
+            terms["L_local"] = self.config.w_local * local
+        return terms
 
     def embed_ecg(self, batch: Batch, part: str = "backbone") -> Tensor:
         """(B, D) embeddings of whole ECGs; any subset of leads may be observed.

@@ -54,7 +54,7 @@ def pair_contrast(
         own = torch.eye(len(a), dtype=torch.bool, device=a.device)
         counted = counted & ((person[:, None] != person[None]) | own)
     rows = (_cross_entropy(logits, counted) + _cross_entropy(logits.T, counted.T)) / 2  # (B,)
-    return _mean_over_present(rows, present, local_rows)
+    return mean_over_present(rows, present, local_rows)
 
 
 def relational_contrast(
@@ -91,18 +91,17 @@ def relational_contrast(
         return entropy - (p * log_q.masked_fill(~counted, 0.0)).sum(-1)
 
     rows = (divergence(logits) + divergence(logits.T)) / 2
-    return _mean_over_present(rows, present, local_rows)
+    return mean_over_present(rows, present, local_rows)
 
 
-def contrast_within(a: Tensor, b: Tensor, present: Tensor, scale: Tensor | float) -> Tensor:
-    """Symmetric InfoNCE between the K vectors of a record and its K others, k with k; mean over records.
+def contrast_within(a: Tensor, b: Tensor, scale: Tensor | float) -> Tensor:
+    """Symmetric InfoNCE between the K vectors of a record and its K others, k with k: (B,), one value for each record.
 
-    a, b: (B, K, D) vectors of any length; present: (B,) bool. An absent record adds 0 and still counts.
+    a, b: (B, K, D) vectors of any length. The mean over records is that of `mean_over_present`.
     """
     logits = _logits(a, b, scale)  # (B, K, K)
     own = logits.diagonal(dim1=1, dim2=2)
-    rows = (logits.logsumexp(2) + logits.logsumexp(1)) / 2 - own
-    return torch.where(present, rows.mean(1), 0.0 * rows.mean(1)).mean()
+    return ((logits.logsumexp(2) + logits.logsumexp(1)) / 2 - own).mean(1)
 
 
 @torch.no_grad()
@@ -150,8 +149,12 @@ def _cross_entropy(logits: Tensor, counted: Tensor) -> Tensor:
     return logits.masked_fill(~counted, MASKED_LOGIT).logsumexp(1) - logits.diagonal()
 
 
-def _mean_over_present(rows: Tensor, present: Tensor, local_rows: slice) -> Tensor:
-    """The sum over this process's present rows, divided by the mean number of present rows of a process."""
+def mean_over_present(rows: Tensor, present: Tensor, local_rows: slice = slice(None)) -> Tensor:
+    """The sum of this process's present rows, divided by the mean number of present rows of a process; 0 without any.
+
+    rows: (B,) values of the records of all processes; present: (B,) bool. The mean of all processes' values is the mean over
+    the present rows of the whole batch, however they are spread over the processes.
+    """
     share = len(rows[local_rows]) / max(len(rows), 1)
     n = (present.sum() * share).clamp(min=share)
     return torch.where(present, rows, 0.0 * rows)[local_rows].sum() / n

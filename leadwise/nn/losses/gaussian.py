@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from leadwise.nn.losses.anchors import mean_over_present
+
 Balance = Literal["pairs", "equal"]
 
 
@@ -49,16 +51,17 @@ def matching(
         scale, bias: a and b of the logit.
         balance: "pairs": the mean over pairs, so that matches are 1/B of the loss (the paper). "equal": the mean over matches
             and the mean over the other pairs, averaged.
-        counted: (B, B) bool, pairs that count; None: all.
+        counted: (B, B) bool, pairs that count; None: all. A row without such a pair is left out of the mean over rows.
         local_rows: the rows of this process.
     """
-    logits = -scale * distance[local_rows] + bias
-    match = match[local_rows]
-    counted = torch.ones_like(match) if counted is None else counted[local_rows]
+    logits = -scale * distance + bias
+    counted = torch.ones_like(match) if counted is None else counted
     loss = F.binary_cross_entropy_with_logits(logits, match.to(logits.dtype), reduction="none")
     if balance == "pairs":
-        return _row_mean(loss, counted)
-    return (_row_mean(loss, counted & match) + _row_mean(loss, counted & ~match)) / 2
+        rows = _row_means(loss, counted)
+    else:
+        rows = (_row_means(loss, counted & match) + _row_means(loss, counted & ~match)) / 2
+    return mean_over_present(rows, counted.any(1), local_rows)
 
 
 def pseudo_matches(distance: Tensor, match: Tensor) -> Tensor:
@@ -72,6 +75,6 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum(-1).mean()
 
 
-def _row_mean(loss: Tensor, counted: Tensor) -> Tensor:
-    """The mean over the counted pairs of each row, then over rows; a row without one adds 0 and still counts."""
-    return ((loss * counted).sum(1) / counted.sum(1).clamp(min=1)).mean()
+def _row_means(loss: Tensor, counted: Tensor) -> Tensor:
+    """The means (B,) over the counted pairs of each row (B, B); 0 for a row without one."""
+    return (loss * counted).sum(1) / counted.sum(1).clamp(min=1)
