@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -338,6 +339,32 @@ def test_an_unknown_task_lists_the_known_tasks(run_folder: Path, cohort_folder: 
     assert wrong.returncode == 1
     assert "own" in wrong.stderr
     assert "Traceback" not in wrong.stderr
+
+
+@pytest.mark.parametrize("command", ["embed", "probe", "merl-legacy", "finetune", "compare", "shift", "export"])
+def test_a_part_that_the_run_does_not_have_is_an_error_before_anything_is_read(
+    command: str, run_folder: Path, cohort_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every command with --part; that of `regress` is in test_regress."""
+
+    def read(self: Cohort, row: int) -> None:
+        raise AssertionError("a recording was read")
+
+    monkeypatch.setattr(Cohort, "block", read)
+    out, task = tmp_path / "x.npz", ("--task", "own")
+    words: dict[str, tuple[object, ...]] = {
+        "embed": ("embed", run_folder, cohort_folder, "-o", out),
+        "probe": ("probe", run_folder, cohort_folder, *task),
+        "merl-legacy": ("probe", run_folder, cohort_folder, *task, "--protocol", "merl-legacy", "--fractions", "1"),
+        "finetune": ("finetune", run_folder, cohort_folder, *task),
+        "compare": ("compare", run_folder, run_folder, cohort_folder, *task),
+        "shift": ("shift", run_folder, "--train", cohort_folder, *task),
+        "export": ("export", run_folder, "-o", tmp_path / "x.onnx"),
+    }
+    wrong = invoke(*words[command], "--part", "ed")
+    assert wrong.returncode == 1
+    assert re.search("no part 'ed'.* (it has|choose from) backbone", wrong.stderr), wrong.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_folder_that_is_not_empty_is_refused_and_resume_without_a_run_too(

@@ -290,11 +290,22 @@ def test_regress_prints_tables_and_writes_its_files(
         (("--targets", "size,size"), "target size is named twice; name it once"),
         (("--targets", "size", "--fit", "test"), "cannot be fitted on split 'test'; choose from train, val"),
         (("--targets", "size", "--model", "forest"), "no model 'forest'; choose from ridge, mlp"),
+        (("--targets", "size", "--part", "ed"), "run st_mem has no part 'ed'; it has backbone"),
     ],
 )
 def test_a_wrong_request_is_one_line(
-    heart_cohort: Path, heart_runs: tuple[Path, Path], options: tuple[str, ...], message: str
+    heart_cohort: Path,
+    heart_runs: tuple[Path, Path],
+    options: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """One line, before any recording is read."""
+
+    def read(self: Cohort, row: int) -> None:
+        raise AssertionError("a recording was read")
+
+    monkeypatch.setattr(Cohort, "block", read)
     done = invoke("regress", heart_runs[0], heart_cohort, *options)
     assert done.returncode == 1
     assert re.search(message, done.stderr), done.stderr

@@ -28,7 +28,7 @@ from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.usable_rows import LeftOut
 from leadwise.evaluate import probe as probing
 from leadwise.evaluate import zeroshot
-from leadwise.evaluate.embed import Rows, embed_cohort, training_overlap, usable
+from leadwise.evaluate.embed import Rows, embed_cohort, split_parts, training_overlap, usable
 from leadwise.evaluate.metrics.auprc import weighted_average_precision
 from leadwise.evaluate.metrics.auroc import weighted_auroc
 from leadwise.evaluate.metrics.bootstrap import percentile_interval, resample_patients
@@ -176,10 +176,13 @@ def run_compare(
 
     Raises:
         CompareError: the measure is unknown, or no class of the split has both label values.
-        ProbeError, ZeroShotError, PromptError, WindowError: as in `run_probe` and `run_zeroshot`.
+        EmbedError, ProbeError, ZeroShotError, PromptError, WindowError: as in `run_probe` and `run_zeroshot`.
     """
-    # the recordings that both runs can embed
+    # the request, checked before anything is computed, and the recordings that both runs can embed
     crops.check_strict(scorer.window)
+    if isinstance(scorer, ProbeScorer):
+        for run in runs:
+            split_parts(run, scorer.part)
     rows, left_out = cohort.rows(task=task), LeftOut()
     for run in runs:
         rows, of_run = usable(run, cohort, rows, scorer.window)

@@ -138,13 +138,13 @@ def embed_cohort(
         window: part of each recording that is embedded, see `data/crops.py`; default: the run's own setting.
     """
     crops.check(window)
+    split_parts(run, part)
     requested = np.arange(len(cohort)) if rows is None else np.asarray(rows, dtype=np.int64)
     cache = cache or run.cache_folder
     if cache is None:
         return _embed_windows(run, cohort, part, requested, progress, window)
 
     # one file per part, weights, cohort and window
-    split_parts(run, part)
     suffix = "" if window is None else f"-{window}"
     path = cache / f"{part}-{run.fingerprint[:16]}-{cohort.fingerprint[:16]}{suffix}.npz"
     cached_rows, cached = _read_cache(path, len(cohort))

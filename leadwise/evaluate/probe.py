@@ -26,7 +26,7 @@ from leadwise.data import crops
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.label_subset import subset
 from leadwise.data.usable_rows import LeftOut
-from leadwise.evaluate.embed import embed_cohort, training_overlap, usable
+from leadwise.evaluate.embed import embed_cohort, split_parts, training_overlap, usable
 from leadwise.evaluate.handcrafted import handcrafted_features
 from leadwise.evaluate.logistic_regression import LogisticModel, fit
 from leadwise.evaluate.logistic_regression import ProbeError as ProbeError
@@ -323,11 +323,12 @@ def run_probe(
     Raises:
         ProbeError: a split is empty or shares patients with another, or `width` is below 1.
         DrawError: a fraction outside (0, 1], or one that leaves no training recording.
-        EmbedError: the run can embed none of the recordings.
+        EmbedError: no such part, or the run can embed none of the recordings.
         WindowError: `window` is unknown, or MERL's, which only the legacy protocol uses.
     """
     # labels, splits and patients of the task's recordings
     crops.check_strict(window)
+    split_parts(run, part)  # checked before anything is computed
     rows, left_out = usable(run, cohort, cohort.rows(task=task), window)
     probe_task = make_probe_task(cohort, task, rows)
 

@@ -25,7 +25,7 @@ from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.label_subset import subset
 from leadwise.data.published_splits import PublishedCohort
 from leadwise.data.usable_rows import LeftOut
-from leadwise.evaluate.embed import Features, embed_cohort, training_overlap, usable
+from leadwise.evaluate.embed import Features, embed_cohort, split_parts, training_overlap, usable
 from leadwise.evaluate.merl_legacy.legacy_task import (
     FIVE_SECOND_SOURCE,
     LegacyTask,
@@ -236,12 +236,14 @@ def run_protocol(
         PublishedError: split files that cannot be used.
         ProbeError: a split is empty, or no epoch can be chosen.
         DrawError: a fraction leaves no training recording.
+        EmbedError: no such part.
         WindowError: `window` is unknown, or MERL's window is requested for "both", which includes the strict probe.
     """
-    # labels, splits and records of the task, from MERL's files or from the cohort
+    # the request, then labels, splits and records of the task, from MERL's files or from the cohort
     legacy = legacy or LegacySettings()
     if protocol == "both":
         crops.check_strict(legacy.window)
+    split_parts(run, legacy.part)  # checked before anything is computed
     legacy_task, left_out = _usable_task(run, load_legacy_task(cohort, task, legacy.splits), legacy)
 
     # all lines, one fraction after the other

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from leadwise.data import crops
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.usable_rows import LeftOut
-from leadwise.evaluate.embed import embed_cohort, scored_recordings, training_overlap, usable
+from leadwise.evaluate.embed import embed_cohort, scored_recordings, split_parts, training_overlap, usable
 from leadwise.evaluate.handcrafted import HEART_RATE, handcrafted_features
 from leadwise.evaluate.metrics.bootstrap import (
     N_REPLICATES,
@@ -388,7 +388,7 @@ def run_regress(
 
     Raises:
         RegressError: no such target, split or model, or too few recordings with a value.
-        EmbedError: a run can embed none of the recordings.
+        EmbedError: the run has no such part, or a run can embed none of the recordings.
     """
     # check the request, and choose the recordings
     crops.check_strict(window)
@@ -399,6 +399,7 @@ def run_regress(
     for one in (run, *beside):
         if not one.method.embeds_ecg:
             raise RegressError(f'run {one.name} has no ECG encoder, as in stage = "cmr"; choose a run that embeds ECGs')
+    split_parts(run, part)
     unknown = [name for name in covariates if name not in cohort.column_names]
     if unknown:
         raise RegressError(f"cohort {cohort.name} has no column {unknown[0]!r} to use as a covariate")

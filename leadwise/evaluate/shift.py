@@ -33,7 +33,7 @@ from leadwise.evaluate.card.robustness import (
     keep_leads,
     resample_through,
 )
-from leadwise.evaluate.embed import EmbedError, embed, embed_cohort, training_overlap, usable
+from leadwise.evaluate.embed import EmbedError, embed, embed_cohort, split_parts, training_overlap, usable
 from leadwise.evaluate.handcrafted import handcrafted_features
 from leadwise.evaluate.metrics import all_metrics
 from leadwise.evaluate.metrics.bootstrap import gain
@@ -218,9 +218,11 @@ def run_shift(
     Raises:
         ShiftError: no finding is in common, a data set has no test recording, or neither tests nor changes are given.
         ProbeError: a split is empty or shares patients with another.
+        EmbedError: no such part.
     """
     if not tests and not changes:
         raise ShiftError("nothing to measure: give a cohort to test on, or the changes")
+    split_parts(run, part)  # checked before anything is computed
     chosen = label_map or LabelMap.load()
     of_tests = [
         (test, *tested_task(train, task, test, chosen)) for test in tests
