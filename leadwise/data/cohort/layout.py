@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +62,24 @@ def inside(folder: Path, name: str, where: str) -> Path:
             f"{where}: the path {name!r} is a link that leads out of {folder}; copy the file itself into the folder"
         )
     return path
+
+
+@contextmanager
+def creating_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder`; it is renamed to `folder` if the block succeeds and deleted if it raises.
+
+    Raises:
+        CohortError: `folder` exists; it is never changed.
+    """
+    if folder.exists():
+        raise CohortError(f"{folder} exists already; give a new folder, or delete this one first")
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # renamed already if all went well
 
 
 def sha256(paths: Iterable[Path]) -> str:

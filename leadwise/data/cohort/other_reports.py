@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.data.cohort.layout import CohortError, sha256
+from leadwise.data.cohort.layout import creating_folder, sha256
 
 _OF_REPORT = ("report", "report_words", "statements")
 
@@ -27,11 +27,7 @@ def write_with_other_reports(cohort: Cohort, out: Path, rows: NDArray[np.integer
     Raises:
         CohortError: `out` exists.
     """
-    if out.exists():
-        raise CohortError(f"{out} exists already; give a new folder, or delete this one first")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
+    with creating_folder(out) as partial:
         # the index with the reports exchanged
         table = pq.read_table(cohort.index_file)
         source = np.arange(len(cohort))
@@ -53,6 +49,3 @@ def write_with_other_reports(cohort: Cohort, out: Path, rows: NDArray[np.integer
         description.pop("rows", None)  # the digest of the source's rows, which have other reports
         description["index"] |= {"size": index.stat().st_size, "sha256": sha256([index])}
         (partial / "cohort.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # renamed already if all went well

@@ -21,21 +21,19 @@ Its scores must not be compared with those of real data sets.
 
 from __future__ import annotations
 
-import csv
 import logging
-import os
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from leadwise.batch import LEADS
-from leadwise.data.cohort.layout import CohortError
+from leadwise.data.cohort.layout import CohortError, creating_folder
 from leadwise.data.simulator.acquisition import capture, draw_device, write_wfdb
 from leadwise.data.simulator.findings import FINDINGS
 from leadwise.data.simulator.patients import Patient, draw_patients
 from leadwise.data.simulator.reports import write_report
+from leadwise.data.simulator.table import Row, write_table
 from leadwise.data.simulator.tracing import draw_tracing, random_stream
 from leadwise.data.sources import folder as table_source
 from leadwise.data.sources.source import Source
@@ -47,7 +45,6 @@ log = logging.getLogger(__name__)
 TASKS = (Task("findings", "Simulated ECGs: the findings that were drawn; every record.", FINDINGS),)
 
 _PATIENTS_PER_FOLDER = 100
-_Row = dict[str, str | int | float]
 
 
 def simulate(
@@ -61,19 +58,11 @@ def simulate(
     Raises:
         CohortError: the folder exists, or `n_records` is not positive.
     """
-    # checked first: an existing folder is never changed
     if n_records < 1:
         raise CohortError(f"{n_records} records cannot be simulated; give 1 or more")
-    if folder.exists():
-        raise CohortError(f"{folder} exists already; give a new folder, or delete this one first")
-
-    # written to a temporary folder, which is renamed when it is complete
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    partial.mkdir()
-    try:
-        records: list[_Row] = []
-        truths: list[_Row] = []
+    with creating_folder(folder) as partial:
+        records: list[Row] = []
+        truths: list[Row] = []
         for patient in draw_patients(n_records, seed):
             for k in range(patient.n_ecgs):
                 row, truth = _write_record(partial, patient, k, seed, measurements)
@@ -81,11 +70,8 @@ def simulate(
                 truths.append(truth)
                 if progress is not None:
                     progress("simulate", len(records), n_records)
-        _write_table(partial / "truth.csv", truths)
-        _write_table(partial / "records.csv", records)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # renamed already if all went well
+        write_table(partial / "truth.csv", truths)
+        write_table(partial / "records.csv", records)
     log.info("simulated %d ECGs of %d patients in %s", n_records, len({row["patient"] for row in records}), folder)
     return folder
 
@@ -115,7 +101,7 @@ def read_source(folder: Path, options: Options | None = None) -> Source:
     return replace(source, name="simulated")
 
 
-def _write_record(folder: Path, patient: Patient, k: int, seed: int, measurements: bool) -> tuple[_Row, _Row]:
+def _write_record(folder: Path, patient: Patient, k: int, seed: int, measurements: bool) -> tuple[Row, Row]:
     """Write one ECG; return its row of records.csv and its row of truth.csv."""
     # draw the device, the tracing and the report, in this order: it decides the random numbers
     rng = random_stream(patient, k, seed)
@@ -135,7 +121,7 @@ def _write_record(folder: Path, patient: Patient, k: int, seed: int, measurement
 
     # the rows of the two tables
     findings = tracing.presentation.findings
-    row: _Row = {
+    row: Row = {
         "path": path.with_name(f"{record}.hea").as_posix(),
         "record": record,
         "patient": patient_id,
@@ -145,7 +131,7 @@ def _write_record(folder: Path, patient: Patient, k: int, seed: int, measurement
         "sex": patient.sex,
         **{f"label.findings.{code}": int(code in findings) for code in FINDINGS},
     }
-    truth: _Row = {
+    truth: Row = {
         "record": record,
         "rhythm": tracing.presentation.rhythm,
         "ventricular_escape": int(tracing.presentation.ventricular_escape),
@@ -163,10 +149,3 @@ def _write_record(folder: Path, patient: Patient, k: int, seed: int, measurement
         **captured.artefacts,
     }
     return row, truth
-
-
-def _write_table(path: Path, rows: list[_Row]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)

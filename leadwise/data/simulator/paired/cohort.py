@@ -13,12 +13,9 @@ The anatomy decides both the ECG and the image. Whoever predicts a phenotype fro
 
 from __future__ import annotations
 
-import csv
 import functools
 import json
 import logging
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -27,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from leadwise.data.cohort.layout import CohortError
+from leadwise.data.cohort.layout import CohortError, creating_folder
 from leadwise.data.simulator.acquisition import capture, draw_device, write_wfdb
 from leadwise.data.simulator.paired.bounds import auroc_bounds, phenotype_bounds, retrieval_bounds
 from leadwise.data.simulator.paired.electrical import draw_paired_tracing, draw_patient
@@ -46,6 +43,7 @@ from leadwise.data.simulator.paired.population import (
 )
 from leadwise.data.simulator.paired.voxels import Grid, image, scar_image, tissue
 from leadwise.data.simulator.reports import write_report
+from leadwise.data.simulator.table import Row, write_table
 from leadwise.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -55,7 +53,6 @@ INFARCT_SHARE = 0.20  # of the people, where infarcts are simulated
 _PER_FOLDER = 100
 _PER_TASK = 20  # people that a process simulates at once
 _POOLS = (64, 256)
-_Row = dict[str, str | int | float]
 
 
 @dataclass(frozen=True)
@@ -87,21 +84,13 @@ def simulate_pairs(
     Raises:
         CohortError: the folder exists, or `n_people` or `processes` is not positive.
     """
-    # checked first: an existing folder is never changed
     for name, number in (("records", n_people), ("processes", processes)):
         if number < 1:
             raise CohortError(f"{number} {name} cannot be used; give 1 or more")
-    if folder.exists():
-        raise CohortError(f"{folder} exists already; give a new folder, or delete this one first")
-
-    # written to a temporary folder, which is renamed when it is complete
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    partial.mkdir()
-    try:
+    with creating_folder(folder) as partial:
         write = functools.partial(_write_people, partial, seed, settings or PairSettings())
-        subjects: list[_Row] = []
-        truths: list[_Row] = []
+        subjects: list[Row] = []
+        truths: list[Row] = []
         people = tuple(enumerate(draw_splits(n_people, seed)))
         tasks = [people[at : at + _PER_TASK] for at in range(0, n_people, _PER_TASK)]
         for rows in _in_processes(write, tasks, processes):
@@ -109,13 +98,10 @@ def simulate_pairs(
             truths += [truth for _, truth in rows]
             if progress is not None:
                 progress("simulate", len(subjects), n_people)
-        _write_table(partial / "truth.csv", truths)
+        write_table(partial / "truth.csv", truths)
         _write_json(partial / "bounds.json", phenotype_bounds())
         _write_json(partial / "oracle.json", oracle())
-        _write_table(partial / "subjects.csv", subjects)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # renamed already if all went well
+        write_table(partial / "subjects.csv", subjects)
     log.info("simulated %d pairs of ECG and heart volumes in %s", n_people, folder)
     return folder
 
@@ -130,7 +116,7 @@ def oracle() -> dict[str, dict[str, float] | dict[str, dict[str, float]]]:
     }
 
 
-_Rows = list[tuple[_Row, _Row]]
+_Rows = list[tuple[Row, Row]]
 _People = tuple[tuple[int, str], ...]
 
 
@@ -151,7 +137,7 @@ def _write_people(folder: Path, seed: int, settings: PairSettings, people: _Peop
     return [_write_person(folder, seed, settings, number, split) for number, split in people]
 
 
-def _write_person(folder: Path, seed: int, settings: PairSettings, number: int, split: str) -> tuple[_Row, _Row]:
+def _write_person(folder: Path, seed: int, settings: PairSettings, number: int, split: str) -> tuple[Row, Row]:
     """Write the files of one person; return the rows of subjects.csv and truth.csv."""
     # the person: each part from a random stream of its own
     record = f"p{number + 1:05d}"
@@ -182,7 +168,7 @@ def _write_person(folder: Path, seed: int, settings: PairSettings, number: int, 
     paths, hearts = _write_volumes(folder, f"volumes/{place}/{record}", anatomy[0], infarct, settings, stream)
 
     # the rows of the two tables
-    row: _Row = {
+    row: Row = {
         "record": record,
         "patient": f"s{seed}-{number + 1:05d}",  # not the record's name, and another person in a cohort of another seed
         "split": split,
@@ -197,7 +183,7 @@ def _write_person(folder: Path, seed: int, settings: PairSettings, number: int, 
     if settings.infarcts:
         where = infarct.territory if infarct else ""
         row |= {f"label.infarct.{name}": int(where == name) for name in TERRITORIES}
-    truth: _Row = {
+    truth: Row = {
         "record": record,
         **{f"anatomy.{name}": round(float(value), 5) for name, value in zip(LATENTS, anatomy[0])},
         **{f"feature.{name}": round(float(value), 5) for name, value in zip(FEATURES, features)},
@@ -240,7 +226,7 @@ def _write_volumes(
     return paths, hearts
 
 
-def _sizes(hearts: dict[str, Chambers], values: dict[str, Array]) -> _Row:
+def _sizes(hearts: dict[str, Chambers], values: dict[str, Array]) -> Row:
     """Return the sizes of the chambers, and the volume and ejection fraction at half of the RR interval."""
     ed, es = hearts["ed"], hearts["es"]
     lvedv, lvsv = float(values["lvedv"][0]), float(values["lvsv"][0])
@@ -256,13 +242,6 @@ def _sizes(hearts: dict[str, Chambers], values: dict[str, Array]) -> _Row:
         "lvef_half": round(100 * HALF_CONTRACTION * lvsv / lvedv, 3),
         "scar_share": round(volumes["scar"] / volumes["myocardium"], 4),
     }
-
-
-def _write_table(path: Path, rows: list[_Row]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _write_json(path: Path, content: object) -> None:
