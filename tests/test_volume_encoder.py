@@ -63,7 +63,8 @@ def test_the_resnet_has_the_published_shape() -> None:
     assert features.shape == (2, 2048, 6, 3, 3)
     body = sum(p.numel() for p in model.layers.parameters())
     assert 31e6 < body < 32.5e6  # of slow_r50 without its head
-    assert VolumeEncoder(VolumeEncoderSettings(volume_encoder="resnet50"), ("ed",), 6).has_batch_norm
+    assert VolumeEncoderSettings(volume_encoder="resnet50").volume_whole_batch == "method.volume_encoder = 'resnet50'"
+    assert VolumeEncoderSettings().volume_whole_batch == ""
 
 
 def test_a_view_is_the_same_in_all_phases_of_a_record() -> None:

@@ -52,7 +52,7 @@ from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
 from leadwise.nn.heads import Head
 from leadwise.nn.losses import anchors, multimodal
 from leadwise.nn.text import numbers
-from leadwise.nn.views import View, Views, ViewSettings
+from leadwise.nn.views import UnchangedViewSettings, View, Views
 from leadwise.nn.volume_encoder import (
     VolumeEncoder,
     VolumeEncoderSettings,
@@ -66,7 +66,7 @@ ECG, TEXT = "ecg", "text"  # names of anchors besides the phases
 
 
 @dataclass(frozen=True)
-class Config(EncoderSettings, ViewSettings, VolumeEncoderSettings, MethodConfig):
+class Config(EncoderSettings, UnchangedViewSettings, VolumeEncoderSettings, MethodConfig):
     stage: Literal["cmr", "contrast"] = "contrast"  # 2: image encoders alone; 3: ECG encoder and heads
     volume: Volume = field(default_factory=Volume)  # the images; its phases are the anchors
     phenotypes: tuple[str, ...] = ()  # of stage "cmr", and of target = "relational"
@@ -85,17 +85,9 @@ class Config(EncoderSettings, ViewSettings, VolumeEncoderSettings, MethodConfig)
     w_text: float = 0.0  # weight of ECG and report; with space = "init"
     target: Literal["infonce", "relational"] = "infonce"
     phenotype_temperature: float = 1.0  # of the distances of standardised phenotypes, for target = "relational"
-    # views of the ECG; the paper has none in this stage
-    view_crop: float = 1.0
-    view_gain: float = 0.0
-    view_wander_mv: float = 0.0
-    view_powerline_mv: float = 0.0
-    view_noise_mv: float = 0.0
-    view_lead_mask: float = 0.0
-    view_time_mask: float = 0.0
 
     def __post_init__(self) -> None:
-        ViewSettings.__post_init__(self)
+        UnchangedViewSettings.__post_init__(self)
         VolumeEncoderSettings.__post_init__(self)
         check_ranges(self, temperature="> 0", phenotype_temperature="> 0", shared_width=">= 1")
         check_ranges(self, w_ed=">= 0", w_es=">= 0", w_ds=">= 0", w_other=">= 0", w_text=">= 0")
@@ -120,9 +112,7 @@ class Config(EncoderSettings, ViewSettings, VolumeEncoderSettings, MethodConfig)
     @property
     def whole_batch(self) -> str:
         """The setting that forbids gradient accumulation, or ''. The init run's is checked where it is opened."""
-        if self.volume_encoder == "resnet50":
-            return "method.volume_encoder = 'resnet50'"
-        return super().whole_batch if self.stage == "contrast" else ""
+        return self.volume_whole_batch or (super().whole_batch if self.stage == "contrast" else "")
 
 
 NEEDS = "volumes: a cohort with images of the heart (`leadwise prepare ecg_cmr`)"

@@ -86,9 +86,7 @@ class Config(EncoderSettings, TextSettings, PairViewSettings, VolumeEncoderSetti
     @property
     def whole_batch(self) -> str:
         """The setting that forbids gradient accumulation, or ''."""
-        if self.w_volume and self.volume_encoder == "resnet50":
-            return "method.volume_encoder = 'resnet50'"
-        return super().whole_batch
+        return (self.volume_whole_batch if self.w_volume else "") or super().whole_batch
 
 
 SIGNAL = Signal(rate_hz=100, normalize="lead_zscore")  # the paper's

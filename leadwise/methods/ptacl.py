@@ -40,7 +40,7 @@ from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part, mean_of
 from leadwise.nn.heads import Head
 from leadwise.nn.losses import anchors, multimodal
 from leadwise.nn.text import numbers
-from leadwise.nn.views import Views, ViewSettings
+from leadwise.nn.views import UnchangedViewSettings, Views
 from leadwise.nn.volume_encoder import (
     VolumeEncoder,
     VolumeEncoderSettings,
@@ -53,24 +53,16 @@ WINDOWS = ("ed", "es")  # phases with a point of the heartbeat
 
 
 @dataclass(frozen=True)
-class Config(EncoderSettings, ViewSettings, VolumeEncoderSettings, MethodConfig):
+class Config(EncoderSettings, UnchangedViewSettings, VolumeEncoderSettings, MethodConfig):
     volume: Volume = field(default_factory=Volume)  # the images
     volume_shared: bool = True  # one image encoder for all phases
     shared_width: int = 128
     temperature: float = 0.1  # tau
     w_local: float = 0.5  # weight of L_local; 0: without it
     window_s: float = 0.05  # half of the time around a point of the heartbeat
-    # views of the ECG; the paper's are not known
-    view_crop: float = 1.0
-    view_gain: float = 0.0
-    view_wander_mv: float = 0.0
-    view_powerline_mv: float = 0.0
-    view_noise_mv: float = 0.0
-    view_lead_mask: float = 0.0
-    view_time_mask: float = 0.0
 
     def __post_init__(self) -> None:
-        ViewSettings.__post_init__(self)
+        UnchangedViewSettings.__post_init__(self)
         VolumeEncoderSettings.__post_init__(self)
         check_ranges(self, temperature="> 0", w_local=">= 0", window_s="> 0", shared_width=">= 1")
         if self.w_local and not set(WINDOWS) <= set(self.volume.phases):
@@ -82,7 +74,7 @@ class Config(EncoderSettings, ViewSettings, VolumeEncoderSettings, MethodConfig)
     @property
     def whole_batch(self) -> str:
         """The setting that forbids gradient accumulation, or ''."""
-        return "method.volume_encoder = 'resnet50'" if self.volume_encoder == "resnet50" else super().whole_batch
+        return self.volume_whole_batch or super().whole_batch
 
 
 NEEDS = "volumes: a cohort with images of the heart (`leadwise prepare ecg_cmr`)"
@@ -145,7 +137,7 @@ class Method(PretrainingMethod):
         tokens, real = self.ecg.tokens(view, start)
         features = {
             "ecg": self.ecg_head(self.ecg.pool(tokens, real)),
-            "image": self.volume_head(_mean_image(images, present)),
+            "image": self.volume_head(mean_of(images, present)),
             "present": present.any(1).long(),
             "person": numbers(batch.patient).to(present.device),
         }
@@ -196,7 +188,7 @@ class Method(PretrainingMethod):
         volume, present = volumes_of(batch, phases, phases)
         chosen = phases_of_part(part, phases, present, batch.record)
         images, present = self.volumes(volume, present)[:, chosen], present[:, chosen]
-        return F.normalize(self.volume_head(_mean_image(images, present)).float(), dim=-1)
+        return F.normalize(self.volume_head(mean_of(images, present)).float(), dim=-1)
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:
@@ -210,7 +202,7 @@ class Method(PretrainingMethod):
         tokens, real = self.ecg.tokens(batch)
         ecg = self.ecg_head(self.ecg.pool(tokens, real))
         out = {"effective_rank": multimodal.effective_rank(F.normalize(ecg.float(), dim=-1))}
-        out["global_top1"] = anchors.top1(ecg, self.volume_head(_mean_image(images, present)), present.any(1))
+        out["global_top1"] = anchors.top1(ecg, self.volume_head(mean_of(images, present)), present.any(1))
         if c.w_local:
             u, v, both = self._phases(batch, tokens, real, images, present)
             out["local_top1"] = anchors.top1_within(u, v, both)
@@ -232,8 +224,3 @@ class Method(PretrainingMethod):
         numbers_of = [c.volume.phases.index(name) for name in WINDOWS]
         u = self.ecg_head(torch.stack(pooled, dim=1))
         return u, self.volume_head(images[:, numbers_of]), complete & present[:, numbers_of].all(1)
-
-
-def _mean_image(images: Tensor, present: Tensor) -> Tensor:
-    """The mean (B, D) of the images (B, P, D) that are present (B, P); 0 without any."""
-    return mean_of(images, present)

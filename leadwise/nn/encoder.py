@@ -208,7 +208,7 @@ def _counts(on_host: Tensor) -> Tensor | None:
 
 
 def mean_of(tokens: Tensor, real: Tensor) -> Tensor:
-    """Mean (B, D) of the tokens (B, N, D) that are real (B, N) bool."""
+    """Mean (B, D) of the tokens (B, N, D) that are real (B, N) bool; 0 for a record without any."""
     weight = real[..., None].to(tokens.dtype)
     return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
 

@@ -36,6 +36,19 @@ class ViewSettings:
 
 
 @dataclass(frozen=True)
+class UnchangedViewSettings(ViewSettings):
+    """Settings of random views where the paper has none: every step is off unless it is set."""
+
+    view_crop: float = 1.0
+    view_gain: float = 0.0
+    view_wander_mv: float = 0.0
+    view_powerline_mv: float = 0.0
+    view_noise_mv: float = 0.0
+    view_lead_mask: float = 0.0
+    view_time_mask: float = 0.0
+
+
+@dataclass(frozen=True)
 class View:
     """B views: ECGs in mV, possibly crops, and their first samples."""
 

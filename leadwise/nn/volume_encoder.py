@@ -42,6 +42,11 @@ class VolumeEncoderSettings:
         if not self.volume_widths or min(self.volume_widths) < 1:
             raise ValueError(f"volume_widths = {list(self.volume_widths)}: must be one or more widths of 1 or more")
 
+    @property
+    def volume_whole_batch(self) -> str:
+        """The setting that forbids gradient accumulation (batch norm needs all records of a process in one pass), or ''."""
+        return "method.volume_encoder = 'resnet50'" if self.volume_encoder == "resnet50" else ""
+
 
 class ChannelNorm(nn.Module):
     """LayerNorm over the channels of each position: (B, C, H, W) -> the same shape."""
@@ -139,11 +144,6 @@ class VolumeEncoder(nn.Module):
         self.width, self.frozen = settings.volume_width, False
         names = ("all",) if settings.volume_shared else self.phases
         self.models = nn.ModuleDict({name: _encoder(settings, n_slices) for name in names})
-
-    @property
-    def has_batch_norm(self) -> bool:
-        """Whether training needs all records of a process in one pass."""
-        return self.settings.volume_encoder == "resnet50"
 
     def select(self, phases: Sequence[str]) -> VolumeEncoder:
         """Return the encoders of some of the phases, with the same weights."""
