@@ -555,6 +555,21 @@ def test_two_processes_in_one_folder_are_refused(wide: Path, tmp_path: Path) -> 
         reproduce(ReproduceRequest("table3", tmp_path, configs=(config_file(tmp_path, wide),)))
 
 
+def test_a_budget_gives_all_seeds_the_same_steps(wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = iter([7, 9])
+    monkeypatch.setattr(budget, "steps_in", lambda config, minutes: (next(measured), 1.0))
+    config = with_defaults(typed(Config, config_table(wide)))
+    steps = []
+    for seed, start in ((0, ""), (1, ""), (2, str(tmp_path))):
+        data, optim = dataclasses.replace(config.data, init=start), dataclasses.replace(config.optim, seed=seed)
+        variant = variants.Variant("one", dataclasses.replace(config, data=data, optim=optim))
+        steps.append(training_runs.with_budget(budget.Budget(minutes=1), tmp_path, variant).config.optim.steps)
+    assert steps == [7, 7, 7]
+    wider = dataclasses.replace(config, optim=dataclasses.replace(config.optim, batch_size=config.optim.batch_size + 1))
+    variant = variants.Variant("other", wider)
+    assert training_runs.with_budget(budget.Budget(minutes=1), tmp_path, variant).config.optim.steps == 9
+
+
 def test_a_finished_run_needs_no_resume_state(wide: Path, tmp_path: Path) -> None:
     config = with_defaults(typed(Config, config_table(wide, steps=2)))
     variant = variants.Variant("one", config)

@@ -58,13 +58,21 @@ def with_seeds(variant: Variant, seeds: Sequence[int]) -> list[Variant]:
 def with_budget(budget: Budget, out: Path, variant: Variant) -> Variant:
     """Return the variant with the steps of the budget.
 
-    The steps of a budget in minutes are measured once and stored in `out`: another measurement would give another run.
+    The steps of a budget in minutes are measured once and stored in `out`: another measurement would give another run. They are
+    the same for all seeds, and for all runs that it may start from.
     """
     if budget.minutes is None:
         return dataclasses.replace(variant, config=budget.of(variant.config))
     path = out / "budget.json"
     steps: dict[str, int] = json.loads(path.read_text()) if path.is_file() else {}
-    key = f"{_config_hash(variant.config)} {budget}"
+    alike = dataclasses.replace(
+        variant.config,
+        data=dataclasses.replace(variant.config.data, init="", init_volume=""),
+        optim=dataclasses.replace(variant.config.optim, seed=0),
+    )
+    key, key_before = (f"{_config_hash(config)} {budget}" for config in (alike, variant.config))
+    if key not in steps and key_before in steps:  # of an older version, which measured each seed by itself
+        key = key_before
     if key not in steps:
         steps[key] = budget.of(variant.config).optim.steps
         with replacing(path) as part:
