@@ -20,13 +20,15 @@ def test_points_and_velocities_of_the_lines() -> None:
                 line = float(z0[i, j, k]) + float(t[i]) * (float(z1[i, j, k]) - float(z0[i, j, k]))
                 assert float(x[i, j, k]) == pytest.approx(line, abs=1e-6)
     assert torch.equal(velocity, z1 - z0)
-    assert torch.equal(x[0], z0[0]) and torch.equal(x[3], z1[3])
+    assert torch.equal(x[0], z0[0])
+    assert torch.equal(x[3], z1[3])
 
 
 def test_time_features_distinguish_close_times() -> None:
     t = torch.linspace(0, 1, 101)
     features = flow.time_features(t, 32)
-    assert features.shape == (101, 32) and features.abs().max() <= 1
+    assert features.shape == (101, 32)
+    assert features.abs().max() <= 1
     distance = (features[1:] - features[:-1]).norm(dim=1)
     assert distance.min() > 0.5  # of times 0.01 apart
     usual = t[:, None] * 10_000 ** (-torch.arange(16) / 16)  # t in [0, 1], with frequencies for steps up to 1000
@@ -71,7 +73,8 @@ def test_samples_of_the_exact_velocity_have_the_target_distribution() -> None:
 
     torch.manual_seed(0)
     x = flow.sample(velocity, torch.randn(20_000, 1), 50)
-    assert float(x.mean()) == pytest.approx(mean, abs=0.02) and float(x.std()) == pytest.approx(deviation, abs=0.02)
+    assert float(x.mean()) == pytest.approx(mean, abs=0.02)
+    assert float(x.std()) == pytest.approx(deviation, abs=0.02)
 
 
 def test_wrong_arguments_are_errors() -> None:
