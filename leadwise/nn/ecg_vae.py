@@ -46,7 +46,7 @@ class EcgVae(nn.Module):
                 f"heads = {heads} does not divide the last of widths = {tuple(widths)}; set another number"
             )
         self.latent, self.n_condition = latent, n_condition
-        self.stride = 2 ** (len(widths) - 1)
+        self.stride: int = 2 ** (len(widths) - 1)
 
         # encoder: one residual block per width, halved in between; the attention block at the coarsest time
         down: list[nn.Module] = [nn.Conv1d(n_in, widths[0], 7, padding=3), ResidualBlock(widths[0], widths[0])]
