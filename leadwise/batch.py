@@ -169,7 +169,9 @@ class Batch:
     @property
     def _others(self) -> dict[str, Any]:
         """The tensors besides `ecg` and `observed` that this batch has, by field."""
-        tensors = {name: getattr(self, name) for name in ("label", "target", "volume", "has_volume", "phenotype", "person")}
+        tensors = {
+            name: getattr(self, name) for name in ("label", "target", "volume", "has_volume", "phenotype", "person")
+        }
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     @property

@@ -133,6 +133,7 @@ class Method(PretrainingMethod):
     reads_person = True
     generates_ecgs = True
     starts_from = ("init", "init_text")
+    places: Tensor
     shares: Tensor
     to_signal: Tensor
 
@@ -179,7 +180,9 @@ class Method(PretrainingMethod):
                 raise ValueError('data.init_text is set, but stage = "vae" reads no text; leave it empty')
             return
         self.text_is_frozen = "init_text" in start or c.text_is_frozen
-        self.text = self._tower_of(start["init_text"]) if "init_text" in start else ReportTower(c, tokenizer, saved_folder)
+        self.text = (
+            self._tower_of(start["init_text"]) if "init_text" in start else ReportTower(c, tokenizer, saved_folder)
+        )
         vector_width = 4 * c.unet_widths[0]
         self.conditions = ConditionTokens(self.text.width, len(_SPANS), c.token_width, vector_width)
         self.time = nn.Sequential(
@@ -372,7 +375,9 @@ class Method(PretrainingMethod):
             ValueError: a run of stage "vae", or another number of conditions than of texts.
         """
         if not self.generates_ecgs:
-            raise ValueError('this run has stage = "vae" and generates nothing; train a run of stage "diffusion" from it')
+            raise ValueError(
+                'this run has stage = "vae" and generates nothing; train a run of stage "diffusion" from it'
+            )
         if len(texts) != len(conditions):
             raise ValueError(f"{len(texts)} texts, but {len(conditions)} conditions; give one for each text")
         device = self.to_signal.device

@@ -12,7 +12,7 @@ from leadwise.nn.ecg_vae import EcgVae, ResidualBlock
 from leadwise.nn.phase import RPeaks
 
 BEFORE_S, AFTER_S = 0.2, 0.4  # of a beat, around its R peak
-_MOMENTUM = 0.02  # of the running mean and variance of the latents
+_MOMENTUM = 0.1  # of the running mean and variance of the latents
 
 
 def beat_samples(rate_hz: float) -> int:
@@ -46,6 +46,9 @@ class BeatDecoder(nn.Module):
             nn.Conv1d(latent, width, 7, padding=3), *(ResidualBlock(width, width) for _ in range(3))
         )
         self.beat = nn.Linear(2 * width, n_leads * n_samples)
+        with torch.no_grad():  # the first beats are flat: random ones would be far from any beat
+            self.beat.weight.mul_(0.1)
+            self.beat.bias.zero_()
 
     def forward(self, z: Tensor) -> Tensor:
         features = self.blocks(z)
@@ -66,14 +69,15 @@ class EcgLatents(nn.Module):
         self.beat = BeatDecoder(latent, beat_width, n_leads, beat_samples(rate_hz))
         self.width = widths[-1]
         self.register_buffer("center", torch.zeros(latent))
-        self.register_buffer("variance", torch.ones(latent))
+        self.register_buffer("variance", torch.zeros(latent))  # 0: not known yet, counts as 1
 
     @torch.no_grad()
     def update_scale(self, z: Tensor) -> None:
-        """Move the running mean and variance to those of latents (B, C, steps)."""
+        """Move the running mean and variance towards those of latents (B, C, steps); the first time, set them."""
         variance, center = torch.var_mean(z, dim=(0, 2), correction=0)
-        self.center.lerp_(center, _MOMENTUM)
-        self.variance.lerp_(variance, _MOMENTUM)
+        share = torch.where((self.variance == 0).all(), 1.0, _MOMENTUM)
+        self.center.lerp_(center, share)
+        self.variance.lerp_(variance, share)
 
     def scale(self, z: Tensor) -> Tensor:
         """Return latents with mean 0 and variance 1 in each channel."""
@@ -85,4 +89,4 @@ class EcgLatents(nn.Module):
 
     @property
     def _deviation(self) -> Tensor:
-        return self.variance.clamp(min=1e-8).sqrt()[:, None]
+        return torch.where(self.variance > 0, self.variance, 1.0).sqrt()[:, None]

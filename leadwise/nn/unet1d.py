@@ -88,7 +88,7 @@ class _Level(nn.Module):
 
     def forward(self, x: Tensor, vector: Tensor, tokens: Tensor, real: Tensor) -> Tensor:
         scale, shift = self.modulate(F.silu(vector))[..., None].chunk(2, dim=1)
-        h = self.second(F.silu(self.norm(self.first(x)) * (1 + scale) + shift))
+        h: Tensor = self.second(F.silu(self.norm(self.first(x)) * (1 + scale) + shift))
         h = h + self.shortcut(x)
         if self.over_time is None or self.tokens is None or self.over_tokens is None:
             return h

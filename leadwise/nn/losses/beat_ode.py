@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_RIDGE = 1e-4  # of the least squares, as a share of the mean diagonal
+_RIDGE = 1e-9  # of the least squares, as a share of the mean diagonal
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,13 @@ def fit(beat: Tensor, pulls: Tensor, step_s: float) -> Dynamics:
     No gradient passes through it.
     """
     with torch.no_grad():
-        rate = (beat[..., 1:] - beat[..., :-1]) / step_s + beat[..., :-1]  # = a . pulls + base
-        known = torch.cat([pulls[..., :-1], torch.ones_like(pulls[:, :1, :-1])], dim=1)  # (B, K + 1, N - 1)
+        z, waves = beat.double(), pulls.double()  # narrow waves overlap: the equations are nearly dependent
+        rate = (z[..., 1:] - z[..., :-1]) / step_s + z[..., :-1]  # = a . pulls + base
+        known = torch.cat([waves[..., :-1], torch.ones_like(waves[:, :1, :-1])], dim=1)  # (B, K + 1, N - 1)
         gram = known @ known.mT
         size = gram.diagonal(dim1=-2, dim2=-1).mean(-1)
         ridge = _RIDGE * size[:, None, None] * torch.eye(gram.shape[-1], device=gram.device, dtype=gram.dtype)
-        solved = torch.linalg.solve(gram + ridge, known @ rate.mT).mT  # (B, L, K + 1)
+        solved = torch.linalg.solve(gram + ridge, known @ rate.mT).mT.to(beat.dtype)  # (B, L, K + 1)
         return Dynamics(pulls, solved[..., :-1], solved[..., -1])
 
 
