@@ -76,7 +76,7 @@ class Config(MethodConfig):
 
 # Settings for two CPU cores and signals of 1,000 samples.
 SMALL = {"widths": (24, 32, 48, 64), "latent": 8, "heads": 2}
-SMALL_OPTIM = {"batch_size": 32, "lr": 2e-3}
+SMALL_OPTIM = {"batch_size": 32, "lr": 2e-3, "optimizer": "muon"}
 # The smallest settings, for the contract tests.
 TINY = {
     "": {"widths": (8, 8, 16), "latent": 4},
