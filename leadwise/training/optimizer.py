@@ -73,7 +73,9 @@ def matrix_parts(method: nn.Module) -> dict[int, int]:
     """
     parts: dict[int, int] = {}
     for container in method.modules():
-        if not isinstance(container, (*BLOCKS, Head, Projector, BasicBlock, ResidualBlock)) and not is_bert_layer(container):
+        if not isinstance(container, (*BLOCKS, Head, Projector, BasicBlock, ResidualBlock)) and not is_bert_layer(
+            container
+        ):
             continue
         for module in container.modules():
             if isinstance(module, nn.Linear | nn.Conv1d):
