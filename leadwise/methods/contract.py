@@ -127,6 +127,10 @@ class PretrainingMethod(nn.Module):
     generates_ecgs: bool = False
     """Whether `generate` is implemented: ECGs from texts. An instance whose settings leave the generator out sets it to False."""
 
+    completes_leads: bool = False
+    """Whether `complete` is implemented: `leadwise complete` needs it. An instance whose settings leave out the decoder, or whose
+    decoder cannot fill in a whole lead, sets it to False."""
+
     starts_from: ClassVar[tuple[str, ...]] = ()
     """The settings of [data] that can name trained runs whose methods become part of this one, such as ("init",). `__init__` then
     has a fifth parameter `start`: by setting, the method of that run. The run folder contains what builds them again."""
@@ -252,6 +256,17 @@ class PretrainingMethod(nn.Module):
     def reconstruct(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the ECG (B, L, T) in mV with masked samples reconstructed, and which samples those are. For pictures."""
         raise NotImplementedError(f"{type(self).__module__} reconstructs no ECG")
+
+    def complete(self, batch: Batch, observed: Tensor, n_draws: int = 1) -> Tensor:
+        """Return ECGs (n_draws, B, L, T) in mV, of which only the leads `observed` (B, L) bool are read.
+
+        Recorded samples of these leads are returned unchanged; everything else is filled in. The first draw is the estimate,
+        further ones are random. Needs `completes_leads`.
+
+        Raises:
+            ValueError: nothing of a record was observed in these leads, or these settings complete no leads.
+        """
+        raise NotImplementedError(f"{type(self).__module__} completes no leads")
 
     @property
     def decodes_specific(self) -> bool:
