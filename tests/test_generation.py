@@ -19,7 +19,6 @@ from leadwise.cli import app
 from leadwise.config import Config
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.prepare import write
-from leadwise.data.formats.given import Given
 from leadwise.data.formats.reading import read
 from leadwise.data.sources import folder as table_source
 from leadwise.methods.catalogue import find_method
@@ -71,7 +70,7 @@ def test_a_text_gives_marked_files_that_prepare_reads(run: Run, tmp_path: Path) 
 
     # the same ECGs again, through the files: the limb-lead law holds up to rounding
     made = generation.generate(run, prompts_of_text("atrial fibrillation", 2, Conditions(70.0, "female", 120.0)), 5)
-    recording = read(tmp_path / "out" / "ecg" / "ecg-002_synthetic.hea", Given())
+    recording = read(tmp_path / "out" / "ecg" / "ecg-002_synthetic.hea")
     np.testing.assert_allclose(recording.signal.T, made[1], atol=2e-3)
     law = made[:, LEADS.index("II")] - made[:, LEADS.index("I")] - made[:, LEADS.index("III")]
     assert float(np.abs(law).max()) < 1e-6
