@@ -92,7 +92,7 @@ def test_departure_is_that_of_a_plain_loop() -> None:
 
 
 def test_the_pull_of_a_wave_is_the_formula() -> None:
-    waves = beat_ode.Waves(torch.tensor([[0.3]]), torch.tensor([[0.2]]), torch.tensor([[True]]))
+    waves = beat_ode.BeatWaves(torch.tensor([[0.3]]), torch.tensor([[0.2]]), torch.tensor([[True]]))
     for theta in (0.1, 0.3, 0.3 + math.pi - 0.01, 6.0):
         away = (theta - 0.3 + math.pi) % (2 * math.pi) - math.pi
         expected = -away * math.exp(-(away**2) / (2 * 0.2**2))

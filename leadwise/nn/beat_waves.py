@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leadwise.nn.losses.beat_ode import Waves
+from leadwise.nn.losses.beat_ode import BeatWaves
 
 WAVES = ("P", "Q", "R", "S", "T")
 _ANGLE = (-70.0, -15.0, 0.0, 15.0, 100.0)  # degrees at 60 bpm
@@ -61,7 +61,7 @@ _STATEMENT = re.compile(r"[.;,\n]+")
 _NEGATED = re.compile(r"\b(no|not|without|absent|denies|negative)\b")
 
 
-def waves_of(reports: Sequence[str], heart_rate_bpm: Tensor) -> Waves:
+def waves_of(reports: Sequence[str], heart_rate_bpm: Tensor) -> BeatWaves:
     """Return the waves of beats with these reports and heart rates (B,); an unknown rate counts as 60 bpm."""
     device = heart_rate_bpm.device
     angle, width, present = torch.tensor([_ANGLE] * len(reports)), torch.tensor([_WIDTH] * len(reports)), []
@@ -79,7 +79,7 @@ def waves_of(reports: Sequence[str], heart_rate_bpm: Tensor) -> Waves:
     rate = (heart_rate_bpm.nan_to_num(60.0).clamp(20, 240) / 60).sqrt()[:, None]  # (B, 1)
     angle, width = angle.to(device), width.to(device)
     power = torch.tensor([0.5, 1.0, 1.0, 1.0, 0.5], device=device)
-    return Waves(torch.deg2rad(angle) * rate**power, width * rate, torch.tensor(present, device=device))
+    return BeatWaves(torch.deg2rad(angle) * rate**power, width * rate, torch.tensor(present, device=device))
 
 
 def _changes(report: str) -> list[_Change]:

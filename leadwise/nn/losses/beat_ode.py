@@ -4,7 +4,7 @@
 
 z is one lead in mV, theta the phase with the R peak at 0, and k the waves P, Q, R, S, T. The published system also moves a point
 (x, y) on the unit circle, whose angle is theta; on the circle, theta rises by omega = 2 pi / RR per second, so that z alone is
-left. Waves enter linearly with their amplitudes a_k: those of a given beat follow by least squares.
+left. BeatWaves enter linearly with their amplitudes a_k: those of a given beat follow by least squares.
 
 Shapes: B beats, L leads, N samples of a beat, K waves.
 """
@@ -21,7 +21,7 @@ _RIDGE = 1e-9  # of the least squares, as a share of the mean diagonal
 
 
 @dataclass(frozen=True)
-class Waves:
+class BeatWaves:
     """Where the waves of B beats are, and how wide; a wave that is not `present` has no amplitude."""
 
     angle: Tensor  # (B, K) rad
