@@ -11,6 +11,7 @@ A method whose embeddings are Gaussians ranks by their expected squared distance
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,8 @@ from leadwise.methods.catalogue import volume_setting
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
 from leadwise.trained_on import TrainingOverlap
+
+log = logging.getLogger(__name__)
 
 POOLS = (64, 256)
 N_POOLS = 20
@@ -235,15 +238,18 @@ def read_oracle(path: Path) -> Oracle:
         RetrievalError: the file is no such table.
     """
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))["retrieval"]
-        return {
+        content = json.loads(path.read_text(encoding="utf-8"))
+        oracle = {
             int(size): {int(key.removeprefix("r_at_")): float(value) for key, value in recall.items()}
-            for size, recall in table.items()
+            for size, recall in content["retrieval"].items()
         }
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RetrievalError(
             f"{path} has no recall of an oracle; give the oracle.json that `leadwise simulate --paired` writes"
         ) from None
+    if "note" in content:
+        log.warning("%s: %s", path, content["note"])
+    return oracle
 
 
 def check_embeds_volume(run: Run) -> Volume:
