@@ -209,7 +209,7 @@ def comparable(config: Config) -> Json:
         "cohort": str(Path(config.data.cohort).resolve()),
         "starts": (bool(config.data.init), bool(config.data.init_volume)),
         "method": json.dumps(with_defaults(config).method, sort_keys=True, default=str),
-        "optim": dataclasses.replace(config.optim, steps=0),
+        "optim": dataclasses.replace(config.optim, steps=1),
     }
 
 

@@ -50,7 +50,9 @@ from leadwise.progress import Progress
 log = logging.getLogger(__name__)
 
 INFARCT_SHARE = 0.20  # of the people, where infarcts are simulated
-INFARCT_NOTE = "The recall is that of people without infarcts: an infarct is in both the ECG and the image, so that a method may exceed it."
+INFARCT_NOTE = (
+    "Recall is of people without infarcts; an infarct is in both ECG and image, so that a method may exceed it."
+)
 
 _PER_FOLDER = 100
 _PER_TASK = 20  # people that a process simulates at once
