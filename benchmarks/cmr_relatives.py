@@ -123,7 +123,7 @@ ROWS = (
     Row(PTACL, "ptacl"),
     Row(GLOBAL, "ptacl", {"w_local": 0.0}, steps_of=PTACL),
     Row(ECHO, "echoing_ecg", optim=_OPTIM),
-    Row(ETP, "etp", {"noise_mv": 0.3, "shared_width": 512}, steps_of=ECHO, optim=_OPTIM),  # as EchoingECG's
+    Row(ETP, "etp", {"noise_mv": 0.3}, steps_of=ECHO, optim=_OPTIM),  # as EchoingECG's
     Row(ECHO_IMAGES, "echoing_ecg", {"w_volume": 1.0}, with_images=True, optim=_OPTIM),
     Row(INFARCT_ED_ES, "dual_phase_cmr", cohort=INFARCTS, from_masked=True),
     Row(INFARCT_SCAR, "dual_phase_cmr", _SCAR_VOLUME, cohort=INFARCTS, from_masked=True, steps_of=INFARCT_ED_ES),
@@ -168,7 +168,9 @@ class Trainer:
             init=str(self.run_of(row_named(MASKED)).folder) if row.from_masked else "",
             init_volume=str(self.run_of(row_named(CMR)).folder) if row.with_images else "",
         )
-        config = dataclasses.replace(config, data=data, optim=dataclasses.replace(config.optim, seed=self.seed))
+        n_train = len(Cohort.open(self.cohorts[row.cohort]).rows("train"))
+        optim = dataclasses.replace(config.optim, seed=self.seed, batch_size=min(config.optim.batch_size, n_train // 2))
+        config = dataclasses.replace(config, data=data, optim=optim)
         run = self._stored(config) if row.reused else None
         if run is None:
             variant = Variant(row.name, config)
@@ -229,12 +231,12 @@ def row_named(name: str) -> Row:
 
 def in_tenths(name: str) -> Progress:
     """Return a callback that prints a line ten times in each training."""
-    shown: set[tuple[str, int]] = set()
+    printed: set[tuple[str, int]] = set()
 
     def report(what: str, done: int, total: int) -> None:
         tenth = 10 * done // max(total, 1)
-        if (what, tenth) not in shown:
-            shown.add((what, tenth))
+        if (what, tenth) not in printed:
+            printed.add((what, tenth))
             print(f"  {name}: {what.partition('|')[2] or what} {done} of {total}", flush=True)
 
     return report
