@@ -149,17 +149,17 @@ def test_recorded_leads_are_unchanged_and_gaps_stay_gaps() -> None:
     ecg[2:6] = two - one, -(one + two) / 2, one - two / 2, two - one / 2
     ecg[:, 300:] = np.nan  # nothing was recorded
     ecg[7, 100:200] = np.nan
-    made = complete_ecg(
+    completed = complete_ecg(
         MapCompleter("linear", SIGNAL),
         from_array(ecg, rate_hz=100, leads=LEADS, units="mV", name="x"),
         ("I", "II", "V2"),
     )
-    assert made.synthetic == ("V1", "V3", "V4", "V5", "V6")
-    assert made.derived == dict.fromkeys(("III", "aVR", "aVL", "aVF"), ("I", "II"))
-    np.testing.assert_allclose(made.signal[[0, 1, 7]], ecg[[0, 1, 7], :400], atol=1e-5)
-    np.testing.assert_allclose(made.signal[2:6, :300], ecg[2:6, :300], atol=1e-4)
-    assert np.isfinite(made.signal[6, :300]).all()
-    assert np.isnan(made.signal[:, 300:]).all()
+    assert completed.synthetic == ("V1", "V3", "V4", "V5", "V6")
+    assert completed.derived == dict.fromkeys(("III", "aVR", "aVL", "aVF"), ("I", "II"))
+    np.testing.assert_allclose(completed.signal[[0, 1, 7]], ecg[[0, 1, 7], :400], atol=1e-5)
+    np.testing.assert_allclose(completed.signal[2:6, :300], ecg[2:6, :300], atol=1e-4)
+    assert np.isfinite(completed.signal[6, :300]).all()
+    assert np.isnan(completed.signal[:, 300:]).all()
 
 
 def test_the_same_seed_gives_the_same_band(wear_run: Path, tmp_path: Path) -> None:
@@ -178,27 +178,27 @@ def test_the_same_seed_gives_the_same_band(wear_run: Path, tmp_path: Path) -> No
 
 def test_every_file_states_what_is_synthetic(wear_run: Path, tmp_path: Path) -> None:
     ecg = read(write_ecg(tmp_path / "a.csv"), rate_hz=100, units="mV")
-    made = complete_ecg(open_completer(wear_run), ecg, ("II", "V1", "V5"), 5)
-    header, table, picture = write_made(made, tmp_path / "out")
+    completed = complete_ecg(open_completer(wear_run), ecg, ("II", "V1", "V5"), 5)
+    header, table, picture = write_made(completed, tmp_path / "out")
     assert {path.name for path in (header, table, picture)} == {f"a_synthetic{s}" for s in (".hea", ".npz", ".png")}
     text = header.read_text()
     assert "synthetic leads: I, III, aVR, aVL, aVF, V2, V3, V4, V6" in text
     assert "made by: wear_ecg" in text
     with np.load(table) as archive:
         stated = [str(lead) for lead, flag in zip(archive["leads"], archive["synthetic"]) if flag]
-        assert stated == list(made.synthetic)
+        assert stated == list(completed.synthetic)
         assert archive["low"].shape == (12, SIGNAL.n_samples)
     back = read(header)
-    np.testing.assert_allclose(back.signal, made.signal, atol=6e-4)
+    np.testing.assert_allclose(back.signal, completed.signal, atol=6e-4)
     with pytest.raises(RecordError, match="pass --overwrite"):
-        write_made(made, tmp_path / "out")
-    write_made(made, tmp_path / "out", overwrite=True)
+        write_made(completed, tmp_path / "out")
+    write_made(completed, tmp_path / "out", overwrite=True)
 
 
 def test_the_picture_draws_synthetic_leads_in_another_colour() -> None:
     signal = make_batch(1).ecg[0].numpy()
-    made = MadeEcg("x", signal, 100.0, LEADS, ("V2", "V3"), "a model", low=signal - 0.1, high=signal + 0.1)
-    figure = draw_made(made)
+    completed = MadeEcg("x", signal, 100.0, LEADS, ("V2", "V3"), "a model", low=signal - 0.1, high=signal + 0.1)
+    figure = draw_made(completed)
     lines = {line.get_gid(): line.get_color() for axes in figure.axes for line in axes.lines}
     assert lines["trace-V1"] == paper.INK
     assert lines["synthetic-V2"] == paper.SYNTHETIC
@@ -207,7 +207,7 @@ def test_the_picture_draws_synthetic_leads_in_another_colour() -> None:
     bands = {patch.get_gid() for axes in figure.axes for patch in axes.collections}
     assert {"band-V2", "band-V3"} <= bands
     assert "band-V1" not in bands
-    whole = draw_made(dataclasses.replace(made, synthetic=LEADS))
+    whole = draw_made(dataclasses.replace(completed, synthetic=LEADS))
     assert "a synthetic ECG" in " ".join(text.get_text() for text in whole.texts)
 
 

@@ -106,9 +106,9 @@ def _complete_files(
         update = bars(progress)
         for number, (entry, stem) in enumerate(zip(ecgs.entries, stems), start=1):
             try:
-                made = complete_ecg(completer, entry.open(), given, draws, seed)
-                paths = write_made(replace(made, name=stem), target, overwrite)
-                rows.append({"ecg": entry.name, "record": paths[0].name, "synthetic": ", ".join(made.synthetic)})
+                completed = complete_ecg(completer, entry.open(), given, draws, seed)
+                paths = write_made(replace(completed, name=stem), target, overwrite)
+                rows.append({"ecg": entry.name, "record": paths[0].name, "synthetic": ", ".join(completed.synthetic)})
             except (RecordError, CompletionError, OSError) as error:
                 failures.append(str(error))
             update("complete", number, len(ecgs))

@@ -40,7 +40,7 @@ class CompletionError(ValueError):
 
 
 class LeadCompleter(Protocol):
-    """Something that completes leads. `bands` is False if it has one draw only."""
+    """Something that completes leads. `bands` is False if it has one draw only; `maker` is its name in files."""
 
     @property
     def name(self) -> str: ...
@@ -50,6 +50,9 @@ class LeadCompleter(Protocol):
 
     @property
     def bands(self) -> bool: ...
+
+    @property
+    def maker(self) -> str: ...
 
     def complete(self, batch: Batch, given: Tensor, n_draws: int = 1) -> Tensor:
         """Return ECGs (n_draws, B, L, T) in mV from the leads `given` (B, L) bool."""
@@ -62,10 +65,15 @@ class RunCompleter:
 
     run: Run
     bands: bool = True
+    label: str = ""  # of its row in tables; default: the method
 
     @property
     def name(self) -> str:
-        return str(self.run.config.method["name"])
+        return self.label or str(self.run.config.method["name"])
+
+    @property
+    def maker(self) -> str:
+        return f"{self.run.config.method['name']}, run {self.run.name}"
 
     @property
     def signal(self) -> Signal:
@@ -86,6 +94,10 @@ class MapCompleter:
     fitted: LinearLeads | None = None
     is_per_patient: bool = False
     bands: bool = False
+
+    @property
+    def maker(self) -> str:
+        return self.name if self.fitted or self.is_per_patient else "a linear map of the population of PTB-XL"
 
     def complete(self, batch: Batch, given: Tensor, n_draws: int = 1) -> Tensor:
         part, real = given_part(batch, given)
@@ -194,7 +206,7 @@ def complete_ecg(
         rate_hz=float(signal.rate_hz),
         leads=signal.leads,
         synthetic=synthetic,
-        model=completer.name,
+        model=completer.maker,
         derived=derived,
         low=np.where(has_band, low, np.nan) if len(draws) > 1 else None,
         high=np.where(has_band, high, np.nan) if len(draws) > 1 else None,
