@@ -69,10 +69,12 @@ def test_a_text_gives_marked_files_that_prepare_reads(run: Run, tmp_path: Path) 
     ] * 2
 
     # the same ECGs again, through the files: the limb-lead law holds up to rounding
-    made = generation.generate(run, prompts_of_text("atrial fibrillation", 2, Conditions(70.0, "female", 120.0)), 5)
+    generated = generation.generate(
+        run, prompts_of_text("atrial fibrillation", 2, Conditions(70.0, "female", 120.0)), 5
+    )
     recording = read(tmp_path / "out" / "ecg" / "ecg-002_synthetic.hea")
-    np.testing.assert_allclose(recording.signal.T, made[1], atol=2e-3)
-    law = made[:, LEADS.index("II")] - made[:, LEADS.index("I")] - made[:, LEADS.index("III")]
+    np.testing.assert_allclose(recording.signal.T, generated[1], atol=2e-3)
+    law = generated[:, LEADS.index("II")] - generated[:, LEADS.index("I")] - generated[:, LEADS.index("III")]
     assert float(np.abs(law).max()) < 1e-6
     write(table_source.read_source(tmp_path / "out" / "ecgs.csv"), tmp_path / "cohort")
     assert Cohort.open(tmp_path / "cohort").index["synthetic"].tolist() == [1.0, 1.0]
@@ -92,13 +94,13 @@ def test_a_cohort_gives_an_ecg_for_each_report_with_its_labels_and_split(
     result = invoke("generate", run.folder, "--cohort", cohort_folder, "--split", "val", "-o", tmp_path / "out")
     assert result.exit_code == 0, error_of(result)
     cohort = Cohort.open(cohort_folder)
-    write(table_source.read_source(tmp_path / "out"), tmp_path / "made")
-    made, rows = Cohort.open(tmp_path / "made"), cohort.rows(split="val")
-    assert len(made) == len(rows) == 10
-    assert list(made.reports) == cohort.reports.take(rows)
-    assert list(made.patients) == cohort.patients.take(rows)
-    assert set(made.index["split"]) == {"val"}
-    np.testing.assert_array_equal(made.labels("own", np.arange(10)), cohort.labels("own", rows))
+    write(table_source.read_source(tmp_path / "out"), tmp_path / "generated")
+    generated, rows = Cohort.open(tmp_path / "generated"), cohort.rows(split="val")
+    assert len(generated) == len(rows) == 10
+    assert list(generated.reports) == cohort.reports.take(rows)
+    assert list(generated.patients) == cohort.patients.take(rows)
+    assert set(generated.index["split"]) == {"val"}
+    np.testing.assert_array_equal(generated.labels("own", np.arange(10)), cohort.labels("own", rows))
     header = next((tmp_path / "out" / "ecg").glob("*.hea")).read_text()
     assert not any(report in header for report in REPORTS)  # a report is in the table alone
     assert not list((tmp_path / "out" / "ecg").glob("*.png"))

@@ -351,7 +351,7 @@ class Method(PretrainingMethod):
             return self._conditions(list(batch.report), numbers)
         is_kept = (torch.rand(b, 1 + len(_SPANS)) >= c.condition_drop) & (torch.rand(b, 1) >= c.condition_drop)
         views = report_view(batch, c.statement_dropout, c.rewording)
-        texts = [text if kept else "" for text, kept in zip(views, is_kept[:, 0].tolist())]
+        texts = [text if is_used else "" for text, is_used in zip(views, is_kept[:, 0].tolist())]
         return self._conditions(texts, numbers.masked_fill(~to_device(is_kept[:, 1:], numbers.device), torch.nan))
 
     def _conditions(self, texts: list[str], numbers: Tensor) -> Conditioning:

@@ -84,10 +84,10 @@ def generate(run: Run, prompts: Sequence[Prompt], seed: int = 0, progress: Progr
     with frozen(run.method):
         for number, begin in enumerate(range(0, len(prompts), _AT_ONCE)):
             some = prompts[begin : begin + _AT_ONCE]
-            made = run.method.generate(
+            drawn = run.method.generate(
                 [one.text for one in some], [one.conditions for one in some], 1_000_003 * seed + number
             )
-            pieces.append(made.float().cpu().numpy())
+            pieces.append(drawn.float().cpu().numpy())
             if progress is not None:
                 progress("generate", begin + len(some), len(prompts))
     ecgs: Ecgs = np.concatenate(pieces)
@@ -214,8 +214,8 @@ def write_folder(
             facts: dict[str, str | float] = {"seed": str(seed)}
             facts |= {} if prompt.text_is_private else {"prompt": prompt.text}
             facts |= {key: value for key, value in vars(prompt.conditions).items() if value is not None}
-            made = MadeEcg(prompt.name, ecg, signal.rate_hz, signal.leads, signal.leads, model, facts=facts)
-            header = write_made(made, partial / "ecg", picture=pictures)[0]
+            marked = MadeEcg(prompt.name, ecg, signal.rate_hz, signal.leads, signal.leads, model, facts=facts)
+            header = write_made(marked, partial / "ecg", picture=pictures)[0]
             lines.append(_line(prompt, header.relative_to(partial).as_posix(), header.stem))
             if progress is not None:
                 progress("write", number + 1, len(prompts))

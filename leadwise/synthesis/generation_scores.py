@@ -260,8 +260,8 @@ def score_generator(
         test = np.sort(np.random.default_rng(seed).permutation(len(test))[:most])
     prompts = prompts_of_cohort(cohort, judged.signal, rows=judged.rows["test"][test])
     ecgs = generate(run, prompts, seed, progress)
-    made = EcgSet(ecgs, np.ones(ecgs.shape, dtype=bool))
-    features = embed_set(judged.judge, made, judged.signal, progress)
+    generated = EcgSet(ecgs, np.ones(ecgs.shape, dtype=bool))
+    features = embed_set(judged.judge, generated, judged.signal, progress)
 
     # label recovery, with labels of other patients' prompts, and on the recorded ECGs
     labels, classes = judged.labels["test"][test], cohort.tasks[judged.task]
@@ -321,12 +321,12 @@ def rare_class_rows(
     positive = np.flatnonzero(labels["train"][:, 0])
     prompts = prompts_of_cohort(judged.cohort, judged.signal, rows=judged.rows["train"][positive])
     ecgs = generate(run, [prompt for prompt in prompts for _ in range(n_each)], seed, progress)
-    made = embed_set(judged.judge, EcgSet(ecgs, np.ones(ecgs.shape, dtype=bool)), judged.signal, progress)
+    generated = embed_set(judged.judge, EcgSet(ecgs, np.ones(ecgs.shape, dtype=bool)), judged.signal, progress)
 
     # the three training sets
     own, extra = judged.features["train"], np.repeat(judged.features["train"][positive], n_each, axis=0)
     sets: dict[str, Sequence[Features]] = {
-        "training ECGs alone": (own,), "rare class oversampled": (own, extra), "with generated ECGs": (own, made),
+        "training ECGs alone": (own,), "rare class oversampled": (own, extra), "with generated ECGs": (own, generated),
     }  # fmt: skip
     patients = judged.cohort.patients.take(judged.rows["test"])
     weights = resample_patients(patients, 1000, seed)
