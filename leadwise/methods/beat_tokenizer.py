@@ -33,9 +33,10 @@ This implementation departs from the paper as follows (in brackets: the setting 
   that the target of decoder B is recorded.
 - The target is relative to the record's deviation, so that the weights do not depend on the signal's scale.
 - The paper has no weights of the terms. Ours are those of VQ-VAE for L_vq, and half of L_rec for L_pred.
-- Linear maps lead from the patches of a query's share of the window to the query, and in decoder A back. Without them, short
-  trainings predict nothing: the reconstruction must first find out by attention which query codes which patch
-  [direct = false]. Queries also start at the positions of their share.
+- Linear maps lead from the patches of a query's share of the window to the query, and in decoder A back; in decoder B, two
+  layers lead from all queries to the second after the window. Without them, short trainings predict nothing: the
+  reconstruction must first find out by attention which query codes which patch [direct = false]. Queries also start at the
+  positions of their share.
 - Encoded queries are centred before they are quantised: the moving mean of each query is subtracted, and the moving deviation
   divided out. Without it, the first level codes which query it is, and most of a book is not used.
 - L_div compares the windows of the batch, as the released code does, with a soft assignment relative to the codes' width.
@@ -77,7 +78,7 @@ class Config(MethodConfig):
     depth: int = 6  # Transformer layers of the encoder
     heads: int = 8
     decoder_depth: int = 6  # of each decoder
-    direct: bool = True  # linear maps from the patches of a query's share to the query, and back in decoder A
+    direct: bool = True  # maps past the attention: from the patches of a query's share to it, and from queries to patches
     ahead: float = 0.5  # part of the next window that decoder B predicts: 1 s
     decay: float = 0.8  # of the codes' moving averages
     dead_below: float = 0.1  # a code with less than this share of the mean use restarts
@@ -155,8 +156,10 @@ class Method(PretrainingMethod):
         self.quantizer = ResidualQuantizer(c.levels, c.codes, c.queries, c.width, c.decay, c.dead_below)
 
         # decoder A: the window; decoder B: what follows it
-        self.rebuild = _Decoder(c, time[:n], time[:n], n_inputs, c.direct)
-        self.predict = _Decoder(c, time[n:], time[:n], n_inputs)
+        back = nn.Linear(c.width, n // c.queries * c.width) if c.direct else None
+        self.rebuild = _Decoder(c, time[:n], time[:n], n_inputs, back)
+        further = _Further(c.queries, c.width, self.n_ahead) if c.direct else None
+        self.predict = _Decoder(c, time[n:], time[:n], n_inputs, further)
 
     @property
     def n_token_ids(self) -> int:
@@ -316,31 +319,42 @@ class _Decoder(nn.Module):
     """Quantised queries (B, W, Q, D) -> patches (B, W, N, L P): learned positions beside the queries in a Transformer."""
 
     def __init__(
-        self, config: Config, places: Tensor, of_window: Tensor, n_outputs: int, is_direct: bool = False
+        self, config: Config, places: Tensor, of_window: Tensor, n_outputs: int, direct: nn.Module | None
     ) -> None:
         """
         Args:
             places: (N, D) start of the positions of the patches that are decoded.
             of_window: (M, D) start of the positions of the patches that the queries code.
-            is_direct: whether each query is mapped to the patches of its share, N of which the queries share equally.
+            direct: map of the queries (B, Q, D) to as many numbers as N tokens have, which are added to the positions.
         """
         super().__init__()
         self.positions = nn.Parameter(places.clone())
         self.places = nn.Parameter(_query_places(of_window, config.queries))
         self.enter = nn.Linear(config.width, config.width)
-        share = len(places) // config.queries
-        self.spread = nn.Linear(config.width, share * config.width) if is_direct else None
+        self.direct = direct
         self.transformer = Transformer(config.width, config.decoder_depth, config.heads)
         self.leave = nn.Linear(config.width, n_outputs)
 
     def forward(self, vectors: Tensor) -> Tensor:
         queries = (self.enter(vectors) + self.places).flatten(0, 1)  # (B W, Q, D)
         positions = self.positions.expand(queries.shape[0], -1, -1).to(queries.dtype)
-        if self.spread is not None:
-            positions = positions + self.spread(vectors.flatten(0, 1)).reshape(positions.shape)
+        if self.direct is not None:
+            positions = positions + self.direct(vectors.flatten(0, 1)).reshape(positions.shape)
         x = self.transformer(torch.cat([positions, queries], dim=1))[:, : positions.shape[1]]
         out: Tensor = self.leave(x)
         return out.unflatten(0, vectors.shape[:2])
+
+
+class _Further(nn.Sequential):
+    """Queries of a window (B, Q, D) to N tokens (B, N D) after it, by two layers: any query may decide any token."""
+
+    def __init__(self, n_queries: int, width: int, n_patches: int) -> None:
+        super().__init__(
+            nn.Flatten(),
+            nn.Linear(n_queries * width, 4 * width),
+            nn.GELU(),
+            nn.Linear(4 * width, n_patches * width),
+        )
 
 
 def _query_places(positions: Tensor, n_queries: int) -> Tensor:
