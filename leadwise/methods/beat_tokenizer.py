@@ -78,7 +78,9 @@ class Config(MethodConfig):
     depth: int = 6  # Transformer layers of the encoder
     heads: int = 8
     decoder_depth: int = 6  # of each decoder
-    direct: bool = True  # maps past the attention: from the patches of a query's share to it, and from queries to patches
+    direct: bool = (
+        True  # maps past the attention: from the patches of a query's share to it, and from queries to patches
+    )
     ahead: float = 0.5  # part of the next window that decoder B predicts: 1 s
     decay: float = 0.8  # of the codes' moving averages
     dead_below: float = 0.1  # a code with less than this share of the mean use restarts
@@ -289,7 +291,8 @@ class Method(PretrainingMethod):
         c = self.config
 
         def cut(x: Tensor) -> Tensor:
-            patches = x.unflatten(2, (c.windows, c.n_patches // c.windows, x.shape[2] // c.n_patches))
+            b, n_leads, n_samples = x.shape
+            patches = x.reshape(b, n_leads, c.windows, c.n_patches // c.windows, n_samples // c.n_patches)
             return patches.permute(0, 2, 3, 1, 4).flatten(3)
 
         samples = cut(observed)
@@ -297,7 +300,8 @@ class Method(PretrainingMethod):
 
     def _samples(self, patches: Tensor) -> Tensor:
         """Patches (B, W, N, L P) as samples (B, W, L, N P)."""
-        return patches.unflatten(3, (len(self.signal.leads), -1)).permute(0, 1, 3, 2, 4).flatten(3)
+        by_lead = patches.reshape(*patches.shape[:3], len(self.signal.leads), -1)
+        return by_lead.permute(0, 1, 3, 2, 4).flatten(3)
 
     def _quantize(self, windows: Tensor, observed: Tensor, is_seen: Tensor) -> Quantized:
         """The quantised queries (B, W, Q, D)."""
@@ -342,7 +346,7 @@ class _Decoder(nn.Module):
             positions = positions + self.direct(vectors.flatten(0, 1)).reshape(positions.shape)
         x = self.transformer(torch.cat([positions, queries], dim=1))[:, : positions.shape[1]]
         out: Tensor = self.leave(x)
-        return out.unflatten(0, vectors.shape[:2])
+        return out.reshape(*vectors.shape[:2], *out.shape[1:])
 
 
 class _Further(nn.Sequential):

@@ -59,13 +59,15 @@ def rotate(vectors: Tensor, codes: Tensor) -> Tensor:
         ratio = target / length
     along = (vectors * between).sum(-1, keepdim=True)
     from_start = (vectors * start).sum(-1, keepdim=True)
-    return ratio * (vectors - 2 * along * between + 2 * from_start * end)
+    out: Tensor = ratio * (vectors - 2 * along * between + 2 * from_start * end)
+    return out
 
 
 def perplexity(counts: Tensor) -> Tensor:
     """Return exp(entropy) (...) of how often each of K codes was chosen (..., K): K if all are equally frequent."""
     share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
-    return torch.special.entr(share.double()).sum(-1).exp()
+    out: Tensor = torch.special.entr(share.double()).sum(-1).exp()
+    return out
 
 
 class ResidualQuantizer(nn.Module):

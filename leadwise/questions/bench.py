@@ -20,7 +20,12 @@ from numpy.typing import NDArray
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.usable_rows import LeftOut
 from leadwise.evaluate.embed import Features, embed_cohort, scored_recordings, split_parts, training_overlap, usable
-from leadwise.evaluate.metrics.bootstrap import percentile_interval, permute_across_patients, resample_patients
+from leadwise.evaluate.metrics.bootstrap import (
+    mean_of_defined,
+    percentile_interval,
+    permute_across_patients,
+    resample_patients,
+)
 from leadwise.generate.bank import ReportBank
 from leadwise.generate.evaluate_writer import embed_flat_ecg
 from leadwise.generate.facts import collect_facts, measure_cohort
@@ -90,7 +95,7 @@ class BenchResult:
             total = weights[:, own].sum(axis=1)
             drawn = weights[:, own] @ values[own]
             draws.append(np.divide(drawn, total, out=np.full(len(total), np.nan), where=total > 0))
-        return float(np.mean(means)), *percentile_interval(np.nanmean(draws, axis=0))
+        return float(np.mean(means)), *percentile_interval(mean_of_defined(np.stack(draws, axis=1)))
 
     def table(self) -> list[dict[str, Any]]:
         """Return a line for each row: the score of each kind of question, with its interval."""

@@ -6,8 +6,9 @@ range      in which range heart rate, PR interval and QRS duration are
 list       all findings of the task, of which the ECG has some
 change     which of four statements about two ECGs of one patient is true: a finding is new, is gone, or is in both
 
-Findings that an ECG does not have are drawn as often as ECGs have them, so that how frequent a finding is does not tell whether
-it is the answer. Options are shuffled. All draws depend on the seed and the record's place alone.
+Findings that an ECG does not have are drawn in proportion to their frequency, and those that it has in proportion to one minus
+it, so that how frequent a finding is hardly tells whether it is the answer. Options are shuffled. All draws depend on the seed
+and the record's place alone.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def make_questions(truth: Truth, seed: int = 0, kinds: Sequence[Kind] = KINDS) -
 
 def _presence(truth: Truth, place: int, share: NDArray[np.float64], rng: np.random.Generator) -> list[Question]:
     """A question about a finding that the ECG has, and one about another finding."""
-    chosen = [*_present(truth, place, rng), *_absent(truth, place, share, 1, rng)]
+    chosen = [*_present(truth, place, share, rng), *_absent(truth, place, share, 1, rng)]
     if len(chosen) < 2:
         return []
     questions = []
@@ -68,7 +69,7 @@ def _presence(truth: Truth, place: int, share: NDArray[np.float64], rng: np.rand
 
 
 def _choice(truth: Truth, place: int, share: NDArray[np.float64], rng: np.random.Generator) -> list[Question]:
-    present, absent = _present(truth, place, rng), _absent(truth, place, share, N_OPTIONS - 1, rng)
+    present, absent = _present(truth, place, share, rng), _absent(truth, place, share, N_OPTIONS - 1, rng)
     if not present or len(absent) < N_OPTIONS - 1:
         return []
     options = [(truth.classes[k], truth.meanings[truth.classes[k]]) for k in (*present, *absent)]
@@ -120,7 +121,9 @@ def _change(
     weight = share + 1e-9
     for _ in range(200):
         wrong, kind = int(rng.choice(len(weight), p=weight / weight.sum())), str(rng.choice([*CHANGES]))
-        if len(keys) < N_OPTIONS and kind_of.get(wrong) != kind:
+        if len(keys) == N_OPTIONS:
+            break
+        if kind_of.get(wrong) != kind:
             keys[f"{kind} {truth.classes[wrong]}"] = None
     if len(keys) < N_OPTIONS:
         return []
@@ -149,10 +152,10 @@ def _question(
     return Question(kind, records, about, text, tuple(options[k][1] for k in order), keys, answer)
 
 
-def _present(truth: Truth, place: int, rng: np.random.Generator) -> list[int]:
-    """Return one of the findings of an ECG, if it has any."""
-    present = np.flatnonzero(truth.labels[place])
-    return [int(rng.choice(present))] if len(present) else []
+def _present(truth: Truth, place: int, share: NDArray[np.float64], rng: np.random.Generator) -> list[int]:
+    """Return one of the findings of an ECG, if it has any; a rare one more often, as the others are drawn less often."""
+    weight = np.where(truth.labels[place] > 0, 1.0 - share + 1e-6, 0.0)
+    return [int(rng.choice(len(weight), p=weight / weight.sum()))] if weight.any() else []
 
 
 def _absent(truth: Truth, place: int, share: NDArray[np.float64], n: int, rng: np.random.Generator) -> list[int]:

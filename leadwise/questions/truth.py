@@ -80,7 +80,8 @@ def read_truth_table(path: Path) -> pd.DataFrame:
         )
     if table["record"].duplicated().any():
         raise QuestionError(f"{path} has a record twice; name another file with --truth")
-    return table.set_index("record")[known].apply(pd.to_numeric, errors="coerce")
+    numbers: pd.DataFrame = table.set_index("record")[known].apply(pd.to_numeric, errors="coerce")
+    return numbers
 
 
 def read_truth(
@@ -116,7 +117,7 @@ def read_truth(
                 f"the table of true values has no record of cohort {cohort.name}; name another file with --truth"
             )
         own = table.reindex(records)
-        values, source = {name: own[name].to_numpy(dtype=np.float64) for name in own}, "true values"
+        values, source = {str(name): own[name].to_numpy(dtype=np.float64) for name in own}, "true values"
     elif measures:
         measured = measure_cohort(cohort, rows, progress)
         values = {name: np.array([one.get(name, math.nan) for one in measured]) for name in QUANTITIES}
