@@ -166,7 +166,9 @@ def test_settings_that_do_not_go_together(records: Cohort, tokenizer_run: Run, t
     ):
         train_writer(tokenizer_run, records, tmp_path / "w", (*SMALL, "writer.input=tokens"))
     other = runs.create(Config(signal=SIGNAL, method={"name": "simclr", **TINY["simclr"]}), REPORTS, None)
-    with pytest.raises(WriterError, match=r"has no tokens for writer.input=tokens; train one with method.name=beat_tok"):
+    with pytest.raises(
+        WriterError, match=r"has no tokens for writer.input=tokens; train one with method.name=beat_tok"
+    ):
         train_writer(other, records, tmp_path / "w", TOKENS)
     assert not (tmp_path / "w").exists()
 
