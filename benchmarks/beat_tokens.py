@@ -143,9 +143,9 @@ def find_beats(ecg_mv: Floats, observed: NDArray[np.bool_], signal: Signal) -> N
     if conditioned is None:
         return np.empty(0, dtype=np.int64)
     conditioned = conditioned.subset(clear_leads(conditioned.signal))
-    found = np.asarray(detect_beats(conditioned.signal)[0], dtype=np.float64)
+    middles = np.asarray(detect_beats(conditioned.signal)[0], dtype=np.float64)
     n_conditioned = conditioned.signal.shape[-1]
-    return np.unique(np.round(found * ecg_mv.shape[1] / n_conditioned).astype(np.int64))
+    return np.unique(np.round(middles * ecg_mv.shape[1] / n_conditioned).astype(np.int64))
 
 
 def waveform_scores(run: Run, cohort: Cohort, rows: NDArray[np.int64]) -> Json:

@@ -55,9 +55,9 @@ def slow_terms(method, batch) -> dict[str, float]:
         errors, later = [], []
         for w in range(N_WINDOWS):
             some = slice(w * N_SAMPLES, (w + 1) * N_SAMPLES)
-            seen = batch.observed[i, :, some]
-            errors += (rebuilt[i, w] - ecg[:, some] / spread).square()[seen].tolist()
-            if w + 1 < N_WINDOWS and bool(seen.any()):
+            present = batch.observed[i, :, some]
+            errors += (rebuilt[i, w] - ecg[:, some] / spread).square()[present].tolist()
+            if w + 1 < N_WINDOWS and bool(present.any()):
                 n = after.shape[-1]
                 coming = slice((w + 1) * N_SAMPLES, (w + 1) * N_SAMPLES + n)
                 known = batch.observed[i, :, coming]

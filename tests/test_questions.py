@@ -138,10 +138,10 @@ def test_what_is_true_answers_everything() -> None:
     truth = truth_of()
     questions = make_questions(truth)
     assert all(score(q, a) == 1 for q, a in zip(questions, answer(right_beliefs(truth), questions)))
-    nobody = Beliefs(truth.records, CLASSES, np.zeros(truth.labels.shape), np.zeros(6), truth.labels < 0, {})
-    lots = [score(q, a) for q, a in zip(questions, answer(nobody, questions)) if q.kind == "choice"]
+    ignorant = Beliefs(truth.records, CLASSES, np.zeros(truth.labels.shape), np.zeros(6), truth.labels < 0, {})
+    lots = [score(q, a) for q, a in zip(questions, answer(ignorant, questions)) if q.kind == "choice"]
     assert 0.1 < np.mean(lots) < 0.45  # by lot
-    assert answer(nobody, questions) == answer(nobody, questions)
+    assert answer(ignorant, questions) == answer(ignorant, questions)
 
 
 def test_evidence_counts_and_not_frequency() -> None:
@@ -149,8 +149,8 @@ def test_evidence_counts_and_not_frequency() -> None:
     question = Question("choice", ("r",), "B", "?", ("a", "b"), ("A", "B"), (1,))
     beliefs = Beliefs(["r"], ["A", "B"], np.array([[1.0, -1.0]]), np.array([1.0, -3.0]), np.zeros((1, 2), bool), {})
     assert answer(beliefs, [question]) == [(1,)]
-    asked = Question("presence", ("r",), "B", "?", ("no", "yes"), ("no", "yes"), (1,))
-    assert answer(beliefs, [asked]) == [(1,)]
+    presence = Question("presence", ("r",), "B", "?", ("no", "yes"), ("no", "yes"), (1,))
+    assert answer(beliefs, [presence]) == [(1,)]
 
 
 def test_a_probe_answers_from_features_that_contain_the_findings() -> None:
@@ -215,7 +215,7 @@ def test_a_server_gets_facts_and_options_and_no_name(stand_in: StandIn, tmp_path
     content = json.loads(json.loads(bodies[0])["messages"][1]["content"])
     assert set(content) == {"facts", "question", "options"}
     assert list(content["options"].values()) == list(questions[0].options)
-    # stored answers are not asked for again
+    # stored answers are not requested again
     assert ask_server(server, questions, facts) == [(1,)] * len(questions)
     assert len(stand_in.requests) == len(bodies)
 

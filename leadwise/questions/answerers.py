@@ -170,7 +170,7 @@ def _parsed(text: str, letters: Sequence[str], several: bool) -> tuple[int, ...]
     """Return the places of the options in an answer.
 
     Raises:
-        InvalidAnswer: it is no JSON object with known letters, or not one letter where one is asked for.
+        InvalidAnswer: it is no JSON object with known letters, or not one letter where one is required.
     """
     fenced = _FENCE.match(text)
     try:

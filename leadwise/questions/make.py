@@ -44,8 +44,8 @@ def make_questions(truth: Truth, seed: int = 0, kinds: Sequence[Kind] = KINDS) -
             "change": lambda p=place, r=rng: _change(truth, p, second.get(p), share, r),
         }
         for kind in KINDS:  # all draw, so that a question does not depend on the other kinds
-            made = makers[kind]()
-            questions += made if kind in kinds else []
+            own = makers[kind]()
+            questions += own if kind in kinds else []
     if not questions:
         raise QuestionError(
             f"there is no question about {len(truth.rows)} recordings; choose another --split or --kinds"

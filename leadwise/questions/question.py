@@ -23,7 +23,7 @@ GROUPS: dict[Kind, str] = {
 
 
 class QuestionError(ValueError):
-    """Questions that cannot be asked or answered; the message names the cohort or setting and the remedy."""
+    """Questions that cannot be made or answered; the message names the cohort or setting and the remedy."""
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class ServerOptions:
 
 
 class InvalidAnswer(ValueError):
-    """An answer that is not what was asked for; the message does not quote it."""
+    """An answer that is not what was requested; the message does not quote it."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
