@@ -4,7 +4,8 @@ paired     every ECG with the images of its own heart
 shuffled   the images of the training people are exchanged between them: a control that has nothing to learn
 half       the systolic image is the middle of the RR interval, as in the paper's code, and not the smallest volume
 
-Validation and test people are the same in all of them, with the images of their own heart.
+Validation and test people are the same in all of them, with the images of their own heart. Files that two cohorts have in
+common are on the disk once, as links.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from leadwise.data.cohort.changed_copy import link_equal_files, write_with_other_images
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.layout import CohortError
 from leadwise.data.cohort.prepare import write
@@ -59,9 +62,12 @@ def paired_data(out: Path, n_people: int, progress: Progress) -> PairedData:
             simulate_pairs(pairs, n_people, SEED, PairSettings(half=True), progress=progress)
         for old in folders.values():
             shutil.rmtree(old, ignore_errors=True)
-        for table, name in (("subjects.csv", PAIRED), ("shuffled.csv", SHUFFLED), ("half.csv", HALF)):
+        for table, name in (("subjects.csv", PAIRED), ("half.csv", HALF)):
             write_subjects(pairs, pairs / table, name)
             write(ecg_cmr.read_source(pairs / table, ecg_cmr.Options()), folders[name], progress=progress)
+        link_equal_files(folders[HALF], folders[PAIRED])  # the ECGs
+        paired = Cohort.open(folders[PAIRED])
+        write_with_other_images(paired, folders[SHUFFLED], *shuffled(paired.rows("train")))
         for file, copy in (("oracle.json", oracle), ("truth.csv", truth)):
             with replacing(copy) as part:
                 shutil.copyfile(pairs / file, part)
@@ -84,7 +90,7 @@ def write_subjects(pairs: Path, table: Path, name: str) -> None:
         shutil.copyfile(pairs / "subjects.csv", original)
     with original.open(encoding="utf-8", newline="") as lines:
         subjects = list(csv.DictReader(lines))
-    subjects = shuffled(subjects) if name == SHUFFLED else half(subjects) if name == HALF else subjects
+    subjects = half(subjects) if name == HALF else subjects
     columns = [column for column in subjects[0] if column != "half"]
     with replacing(table) as part, part.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
@@ -92,16 +98,10 @@ def write_subjects(pairs: Path, table: Path, name: str) -> None:
         writer.writerows(subjects)
 
 
-def shuffled(subjects: Subjects) -> Subjects:
-    """Return the subjects with the images of the training people exchanged: each gets those of another one."""
-    train = [row for row in subjects if row["split"] == "train"]
-    order = np.random.default_rng(SEED).permutation(len(train))
-    donor = {train[a]["record"]: train[b] for a, b in zip(order, np.roll(order, 1))}
-    images = [column for column in ("ed", "es") if column in subjects[0]]
-    return [
-        {**row, **{column: donor[row["record"]][column] for column in images}} if row["record"] in donor else row
-        for row in subjects
-    ]
+def shuffled(rows: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Return rows of the training people in random order, and for each the row of the person whose images it gets."""
+    order = rows[np.random.default_rng(SEED).permutation(len(rows))]
+    return order, np.roll(order, 1)
 
 
 def half(subjects: Subjects) -> Subjects:
