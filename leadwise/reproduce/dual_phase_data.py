@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from leadwise.batch import LEADS
 from leadwise.data.cohort.changed_copy import link_equal_files, write_with_other_images
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.layout import CohortError
@@ -26,12 +28,14 @@ from leadwise.data.simulator.paired.cohort import PairSettings, simulate_pairs
 from leadwise.data.sources import ecg_cmr
 from leadwise.evaluate.volume_retrieval import Oracle, read_oracle
 from leadwise.files import replacing
+from leadwise.pictures import heart_pairs
 from leadwise.progress import Progress
 
 PAIRED, SHUFFLED, HALF = "dual_phase_paired", "dual_phase_shuffled", "dual_phase_half"  # names of the cohort folders
 SEED = 0
 
 _TRUTH, _ORACLE = "dual_phase_truth.csv", "dual_phase_oracle.json"
+_OF_HEARTS, _LEADS_OF_HEARTS = ("lvef", "lvedv", "lvmass"), ("II", "V2", "V5")  # of the picture of pairs
 Subjects = list[dict[str, str]]
 
 
@@ -118,3 +122,30 @@ def describe(data: PairedData) -> str:
         f"and nothing about patients: {n['train']:,} for pre-training, {n['val']:,} for the fit of the probes, "
         f"{n['test']:,} for the test."
     )
+
+
+def hearts(cohort: Cohort) -> Figure:
+    """Return a picture of the test people with the lowest, the middle and the highest ejection fraction of a sample."""
+    volumes = cohort.volumes
+    assert volumes is not None
+    rows = cohort.rows("test")[:100]
+    rows = rows[cohort.has_volume(rows).all(axis=1)]
+    values = cohort.phenotypes(_OF_HEARTS, rows)
+    order = np.argsort(values[:, 0])
+    places = [LEADS.index(lead) for lead in _LEADS_OF_HEARTS]
+    pairs = []
+    for k in (order[0], order[len(order) // 2], order[-1]):
+        signal, rate_hz = cohort.signal(int(rows[k]))
+        ef, edv, mass = values[k]
+        pairs.append(
+            heart_pairs.Pair(
+                f"EF {ef:.0f} %, EDV {edv:.0f} mL, mass {mass:.0f} g",
+                signal[: int(2.5 * rate_hz), places].T,
+                rate_hz,
+                cohort.volume(int(rows[k])),
+                cohort.volume_mask(int(rows[k])),
+            )
+        )
+    slices = np.unique(np.linspace(0, volumes.slices - 1, 5).round().astype(int)[1:4]).tolist()
+    title = "Simulated pairs of ECG and heart: blood of the left and right ventricle outlined"
+    return heart_pairs.draw(pairs, _LEADS_OF_HEARTS, volumes.phases, slices, volumes.spacing_mm[1:], title)
