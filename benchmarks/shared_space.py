@@ -56,6 +56,7 @@ HISTORY_SHARE = 0.6  # of the people with a condition
 N_NEAREST = 10  # images that a word retrieves
 POOLS = (64, 256)
 Arrays = dict[str, NDArray[Any]]
+Scores = dict[Any, Any]  # by "words on ecg", "nearest", or (query, item, size of the pool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +108,7 @@ ALONE, TEXT_TOO, IMAGES_ONLY, FROZEN, SHUFFLED = (
     "images, ECG encoder frozen",
     "shuffled pairs, w_text = 1",
 )
-ARMS: dict[str, dict[str, Any]] = {
+ARMS: dict[str, Scores] = {
     TEXT_TOO: {"w_text": 1.0},
     IMAGES_ONLY: {"w_text": 0.0},
     FROZEN: {"ecg_frozen": True},
@@ -196,10 +197,10 @@ def embeddings(run: Run, cohort: Cohort, rows: NDArray[np.int64]) -> Arrays:
     return result
 
 
-def score(by_seed: list[Arrays], labels: NDArray[Any], patients: NDArray[Any]) -> dict[str, Any]:
+def score(by_seed: list[Arrays], labels: NDArray[Any], patients: NDArray[Any]) -> Scores:
     """Return the scores of one arm, means over seeds: zero-shot AUROC, hits of the words, and recall between modalities."""
     names = [one.name for one in CONCEPTS]
-    result: dict[str, Any] = {}
+    result: Scores = {}
     for kind in ("ecg", "image"):
         if kind in by_seed[0]:
             logits = np.stack([cosines(each[kind], list(each["words"])) for each in by_seed])
@@ -228,7 +229,7 @@ def score(by_seed: list[Arrays], labels: NDArray[Any], patients: NDArray[Any]) -
 # -------------------------------------------------------------------------------------------------------- the page
 
 
-def tables(scores: dict[str, dict[str, Any]], labels: NDArray[Any], oracle: Oracle) -> list[str]:
+def tables(scores: dict[str, Scores], labels: NDArray[Any], oracle: Oracle) -> list[str]:
     """Return the headings and tables of the page."""
     auroc: list[dict[str, object]] = []
     for kind, on in (("ecg", "ECGs"), ("image", "images")):
@@ -335,7 +336,7 @@ def main() -> None:
     print(args.page)
 
 
-def summary(scores: dict[str, dict[str, Any]]) -> str:
+def summary(scores: dict[str, Scores]) -> str:
     """Return the sentences that a reader looks for, from the scores."""
     history = [one.name for one in CONCEPTS if one.is_history]
     on_ecg, on_image, before, control = (

@@ -160,10 +160,22 @@ def test_tables_have_the_bound_the_differences_and_the_papers_numbers() -> None:
     assert lines[-1]["lvef"] == "0.53"
     names = [line["difference"] for line in scoring.ablation_lines(scores)]
     assert "ED + ES minus ED only" in names
+    assert {line["seeds"] for line in scoring.ablation_lines(scores)} == {"2"}
     retrieval = scoring.retrieval_lines(scores)
     assert {line["arm"] for line in retrieval} == {scoring.BOTH, scoring.SHUFFLED, "chance", "likelihood oracle"}
     paper = {line["quantity"]: line["paper"] for line in scoring.paper_lines(scores)}
     assert paper == {"functional phenotypes": "+9.2 %", "structural phenotypes": "", "outcomes": "+0.7 %"}
+
+
+def test_an_arm_of_one_seed_is_compared_with_the_same_seed_of_the_other() -> None:
+    scores, (task, _) = planted(), planted_task()
+    first = [score_predictions(n, planted_arm(n, 0.6).predictions[:1], task, 16) for n in (scoring.BOTH, scoring.HALF)]
+    arms = {**scores.phenotypes, scoring.HALF: first[1]}
+    lines = scoring.ablation_lines(dataclasses.replace(scores, phenotypes=arms, both_first=first[0]))
+    by_name = {line["difference"]: line for line in lines}
+    assert by_name["ED + ES minus ED only"]["seeds"] == "2"
+    line = by_name[f"ED + ES minus {scoring.HALF}"]
+    assert (line["seeds"], line["EF"]) == ("the first", "+0.000 (+0.000 to +0.000)")
 
 
 def test_every_training_person_gets_the_images_of_another_one() -> None:

@@ -25,7 +25,7 @@ from leadwise.config import BY_METHOD, Config, ConfigError, drop_removed, read, 
 from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn.text import Tokenizer
 
-_NOT_METHODS = ("catalogue", "contract")  # modules of this folder that are no method
+_NOT_METHODS = ("catalogue", "contract", "wrapped_encoder")  # modules of this folder that are no method
 _SMALL_SIGNAL = Signal(rate_hz=100, duration_s=10.0)  # to count the parameters of SMALL
 
 Settings = dict[str, Any]

@@ -58,6 +58,7 @@ class DualPhaseScores:
     oracle: Oracle
     ef_shift: float
     n_in_training: int = 0  # people that probes are fitted or scored on, and that a run was trained on
+    both_first: FeatureScores | None = None  # ED + ES with the first seed alone; None: there is one seed
 
 
 @dataclass(frozen=True)
@@ -221,12 +222,18 @@ _GROUPS = {"mean of EDV, ESV, EF, mass": FOUR, "structural": STRUCTURAL, "functi
 
 
 def ablation_lines(scores: DualPhaseScores) -> list[Line]:
-    """Return a row for each paired difference to ED + ES, by group of phenotypes."""
+    """Return a row for each paired difference to ED + ES, by group of phenotypes.
+
+    An arm that was trained with the first seed only is compared with that seed of ED + ES.
+    """
     arms, lines = scores.phenotypes, []
+    groups = {**_GROUPS, "EF": ("lvef",)}
     for other in (RANDOM, MASKED, ED, ES, WITHOUT_DS, FROM_RANDOM, SHUFFLED, HALF):
-        groups = {**_GROUPS, "EF": ("lvef",)}
-        cells = {name: _signed(difference(arms[BOTH], arms[other], targets)) for name, targets in groups.items()}
-        lines.append({"difference": f"{BOTH} minus {other}", **cells})
+        both, seeds = arms[BOTH], str(len(arms[BOTH].repeat_r2))
+        if scores.both_first is not None and len(arms[other].repeat_r2) < len(both.repeat_r2):
+            both, seeds = scores.both_first, "the first"
+        cells = {name: _signed(difference(both, arms[other], targets)) for name, targets in groups.items()}
+        lines.append({"difference": f"{BOTH} minus {other}", "seeds": seeds, **cells})
     return lines
 
 
@@ -306,7 +313,7 @@ def over_seeds(scores: Sequence[Score]) -> Score:
     replicates = mean_of_drawn_repeats(np.stack([one.replicates for one in scores]))
     macro = float(np.mean([one.macro for one in scores]))
     per_class = {
-        name: None if value is None else float(np.mean([one.per_class[name] for one in scores]))  # type: ignore[misc]
+        name: None if value is None else float(np.mean([one.per_class[name] for one in scores]))
         for name, value in scores[0].per_class.items()
     }
     interval = percentile_interval(replicates)
