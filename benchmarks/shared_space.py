@@ -108,7 +108,7 @@ ALONE, TEXT_TOO, IMAGES_ONLY, FROZEN, SHUFFLED = (
     "images, ECG encoder frozen",
     "shuffled pairs, w_text = 1",
 )
-ARMS: dict[str, Scores] = {
+ARMS: dict[str, dict[str, Any]] = {
     TEXT_TOO: {"w_text": 1.0},
     IMAGES_ONLY: {"w_text": 0.0},
     FROZEN: {"ecg_frozen": True},
