@@ -60,6 +60,8 @@ def test_what_a_method_declares_is_what_it_implements(name: str) -> None:
             "teacher_settings",
             "take_teacher",
             "embed_volume",
+            "text_uncertainty",
+            "volume_uncertainty",
         )
     }
     assert implemented["local_terms"] == implemented["batch_terms"] == method.compares_records
@@ -72,6 +74,8 @@ def test_what_a_method_declares_is_what_it_implements(name: str) -> None:
     assert method.learns_labels == ("classes" in {field.name for field in dataclasses.fields(method.config)})
     assert method.parts[:1] == (("backbone",) if method.embeds_ecg else ())
     assert implemented["embed_volume"] == type(method).embeds_volume
+    assert implemented["text_uncertainty"] == implemented["volume_uncertainty"] == method.ranks_by_distance
+    assert not method.ranks_by_distance or {"shared", "uncertainty"} <= set(method.parts)
     assert not method.embeds_volume or (type(method).embeds_volume and method.volume_parts)
     fields = {field.name for field in dataclasses.fields(method.config)}
     assert ("volume" in fields, "phenotypes" in fields) == (method.reads_volumes, method.reads_phenotypes)

@@ -100,6 +100,11 @@ class PretrainingMethod(nn.Module):
     """Whether `embed_text` is implemented: zero-shot classification and retrieval need it. An instance whose settings leave the
     report branch out sets it to False."""
 
+    ranks_by_distance: bool = False
+    """Whether an embedding is a Gaussian, and retrieval ranks by the expected squared distance, which contains the variances.
+    Then the part "shared" is the mean, a unit vector, "uncertainty" is a part, and `text_uncertainty` and, with images,
+    `volume_uncertainty` are implemented."""
+
     starts_from: ClassVar[tuple[str, ...]] = ()
     """The settings of [data] that can name trained runs whose methods become part of this one, such as ("init",). `__init__` then
     has a fifth parameter `start`: by setting, the method of that run. The run folder contains what builds them again."""
@@ -205,6 +210,14 @@ class PretrainingMethod(nn.Module):
             ValueError: `part` is neither "shared" nor in `volume_parts`.
         """
         raise NotImplementedError(f"{type(self).__module__} embeds no heart images")
+
+    def text_uncertainty(self, texts: list[str]) -> Tensor:
+        """Return (K,) total variances of the Gaussians of K texts. Needs `ranks_by_distance`."""
+        raise NotImplementedError(f"{type(self).__module__} has no uncertainty of texts")
+
+    def volume_uncertainty(self, batch: Batch, part: str = "shared") -> Tensor:
+        """Return (B,) total variances of the Gaussians of heart images. Needs `ranks_by_distance` and `embeds_volume`."""
+        raise NotImplementedError(f"{type(self).__module__} has no uncertainty of heart images")
 
     @property
     def volume_branch(self) -> tuple[Volume, nn.Module]:
