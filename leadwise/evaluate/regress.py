@@ -12,7 +12,6 @@ that any predictor from the ECG can have. A score that is more than `TOLERANCE` 
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -160,8 +159,10 @@ def score_predictions(
     resampled = [weighted_measures(truth, one, weights) for one in predictions]
     values = {measure: np.mean([one[measure][0] for one in each], axis=0) for measure in MEASURES}
     stacks = {measure: np.stack([one[measure] for one in resampled]) for measure in MEASURES}
-    mean = mean_of_drawn_repeats if draw_repeats else functools.partial(np.mean, axis=0)
-    replicates = {measure: mean(stack) for measure, stack in stacks.items()}
+    replicates: dict[str, Floats] = {
+        measure: mean_of_drawn_repeats(stack) if draw_repeats else stack.mean(axis=0)
+        for measure, stack in stacks.items()
+    }
     return FeatureScores(
         name=name,
         width=width,
