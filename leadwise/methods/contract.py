@@ -100,6 +100,10 @@ class PretrainingMethod(nn.Module):
     """Whether `embed_text` is implemented: zero-shot classification and retrieval need it. An instance whose settings leave the
     report branch out sets it to False."""
 
+    completes_leads: bool = False
+    """Whether `complete` is implemented: `leadwise complete` needs it. An instance whose settings leave out the decoder, or whose
+    decoder cannot fill in a whole lead, sets it to False."""
+
     ranks_by_distance: bool = False
     """Whether an embedding is a Gaussian, and retrieval ranks by the expected squared distance, which contains the variances.
     Then the part "shared" is the mean, a unit vector, "uncertainty" is a part, and `text_uncertainty` and, with images,
@@ -238,6 +242,17 @@ class PretrainingMethod(nn.Module):
     def reconstruct(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the ECG (B, L, T) in mV with masked samples reconstructed, and which samples those are. For pictures."""
         raise NotImplementedError(f"{type(self).__module__} reconstructs no ECG")
+
+    def complete(self, batch: Batch, observed: Tensor, n_draws: int = 1) -> Tensor:
+        """Return ECGs (n_draws, B, L, T) in mV, of which only the leads `observed` (B, L) bool are read.
+
+        Recorded samples of these leads are returned unchanged; everything else is filled in. The first draw is the estimate,
+        further ones are random. Needs `completes_leads`.
+
+        Raises:
+            ValueError: nothing of a record was observed in these leads, or these settings complete no leads.
+        """
+        raise NotImplementedError(f"{type(self).__module__} completes no leads")
 
     @property
     def decodes_specific(self) -> bool:
