@@ -60,6 +60,7 @@ def test_what_a_method_declares_is_what_it_implements(name: str) -> None:
             "teacher_settings",
             "take_teacher",
             "embed_volume",
+            "draw",
         )
     }
     assert implemented["local_terms"] == implemented["batch_terms"] == method.compares_records
@@ -71,6 +72,7 @@ def test_what_a_method_declares_is_what_it_implements(name: str) -> None:
     assert (method.tokenizer is not None) == method.reads_reports
     assert method.learns_labels == ("classes" in {field.name for field in dataclasses.fields(method.config)})
     assert method.parts[:1] == (("backbone",) if method.embeds_ecg else ())
+    assert implemented["draw"] == method.draws_targets
     assert implemented["embed_volume"] == type(method).embeds_volume
     assert not method.embeds_volume or (type(method).embeds_volume and method.volume_parts)
     fields = {field.name for field in dataclasses.fields(method.config)}
