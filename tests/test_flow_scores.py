@@ -36,19 +36,19 @@ def posterior(n: int, n_draws: int, width: float = 1.0, seed: int = 0) -> tuple[
 
 
 def test_draws_of_the_posterior_have_the_scores_that_follow_from_it() -> None:
-    truth, draws = posterior(4000, 40)
-    patients = np.arange(4000).astype(str)
+    truth, draws = posterior(1500, 39)
+    patients = np.arange(1500).astype(str)
     scores = score_draws("ECG", draws, truth, patients, ["y"]).scores["y"]
-    assert scores["r2"].value == pytest.approx(0.5, abs=0.03)
-    assert scores["explained"].value == pytest.approx(0.5, abs=0.04)
-    assert scores["one_draw"].value == pytest.approx(0.25, abs=0.03)  # the square
+    assert scores["r2"].value == pytest.approx(0.5, abs=0.05)
+    assert scores["explained"].value == pytest.approx(0.5, abs=0.06)
+    assert scores["one_draw"].value == pytest.approx(0.25, abs=0.06)  # the square
     assert scores["coverage"].value == pytest.approx(0.8, abs=0.03)
     assert scores["crps"].value == pytest.approx(1 / np.sqrt(np.pi), abs=0.02)  # of a normal with deviation 1
     low, high = scores["r2"].interval
-    assert low < scores["r2"].value < high < low + 0.1
+    assert low < scores["r2"].value < high < low + 0.2
 
     # too narrow, and of another person
-    narrow = score_draws("", posterior(4000, 40, 0.6)[1], truth, patients, ["y"]).scores["y"]
+    narrow = score_draws("", posterior(1500, 39, 0.6)[1], truth, patients, ["y"]).scores["y"]
     assert narrow["coverage"].value < 0.65
     assert narrow["crps"].value > scores["crps"].value
     other = score_draws("", np.roll(draws, 1, axis=1), truth, patients, ["y"]).scores["y"]
@@ -57,7 +57,7 @@ def test_draws_of_the_posterior_have_the_scores_that_follow_from_it() -> None:
     assert other["crps"].value > scores["crps"].value
 
     # one constant value: nothing is explained, and the score is the absolute error
-    constant = score_draws("", np.zeros((1, 4000, 1)), truth, patients, ["y"]).scores["y"]
+    constant = score_draws("", np.zeros((1, 1500, 1)), truth, patients, ["y"]).scores["y"]
     assert np.isnan(constant["r2"].value)
     assert np.isnan(constant["coverage"].value)
     assert constant["crps"].value == pytest.approx(np.abs(truth).mean())
@@ -99,13 +99,16 @@ def hearts(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_the_blood_of_simulated_hearts_is_counted() -> None:
-    images, blood = hearts(12)
+    images, blood = hearts(8)
     values = counted(images, Volume())
-    assert values.shape == (12, 3)
+    assert values.shape == (8, 3)
     error = values[:, :2] / blood - 1
     assert np.abs(np.median(error, axis=0)).max() < 0.08
-    assert np.corrcoef(values[:, 0], blood[:, 0])[0, 1] > 0.97
-    assert np.corrcoef(values[:, 1], blood[:, 1])[0, 1] > 0.97
+    assert np.abs(error).max() < 0.25  # no ventricle is taken for the other
+    turned = counted(np.ascontiguousarray(np.rot90(images[:3], 1, axes=(-2, -1))), Volume(rows=42, columns=46))
+    assert np.abs(turned[:, :2] / values[:3, :2] - 1).max() < 0.1
+    assert np.corrcoef(values[:, 0], blood[:, 0])[0, 1] > 0.95
+    assert np.corrcoef(values[:, 1], blood[:, 1])[0, 1] > 0.95
     assert values[:, 2] == pytest.approx(100 * (1 - values[:, 1] / values[:, 0]))
     # draws of several records keep their leading axes
     assert counted(images[None, :4], Volume()).shape == (1, 4, 3)
@@ -198,6 +201,7 @@ def test_a_run_is_judged_beside_exchanged_ecgs(cohort: Cohort) -> None:
     assert report.to_json()["n_recordings"] == 12
 
 
+@pytest.mark.slow
 def test_blood_counted_in_drawn_images_is_compared_with_the_truth(cohort: Cohort) -> None:
     run = knowing(new_run("ecg_flow_cmr"), cohort)
     report = judge_draws(run, cohort, n_draws=2)
@@ -210,6 +214,7 @@ def test_blood_counted_in_drawn_images_is_compared_with_the_truth(cohort: Cohort
     assert report.value("ECG", "lvef", "r2") > 0.6
 
 
+@pytest.mark.slow
 def test_draws_of_an_untrained_method_can_be_judged(cohort: Cohort) -> None:
     report = judge_draws(new_run("ecg_flow_cmr"), cohort, n_draws=2)
     assert np.isfinite(report.results["ECG"].draws).all()

@@ -92,6 +92,11 @@ class Config(EncoderSettings, UnchangedViewSettings, MethodConfig):
         """Whether images are read."""
         return self.target == "volume"
 
+    @property
+    def whole_batch(self) -> str:
+        """The setting that forbids gradient accumulation, because latents are standardised over the batch, or ''."""
+        return "method.target = 'volume'" if self.target == "volume" else super().whole_batch
+
 
 NEEDS = "heart images or phenotypes: a cohort of `leadwise prepare ecg_cmr`"
 # Settings for two CPU cores and the simulated pairs.
@@ -211,9 +216,8 @@ class Method(PretrainingMethod):
 
         # the flow's target has no gradient: the autoencoder is trained by its own terms
         complete, latent = present.all(1), latent.detach().float()
-        if self.training:
-            self._follow(latent, complete)
-        z1 = (latent - self.target_mean) / self.target_deviation
+        mean, deviation = self._follow(latent, complete) if self.training else (self.target_mean, self.target_deviation)
+        z1 = (latent - mean) / deviation
         known = complete[:, None].expand(z1.shape)
         return z1, known, error.sum(1) / present.sum(1).clamp(min=1), present.any(1).long(), divergence
 
@@ -238,21 +242,26 @@ class Method(PretrainingMethod):
         return each.reshape(c.times, n).mean(0)
 
     @torch.no_grad()
-    def _follow(self, latent: Tensor, complete: Tensor) -> None:
-        """Update the running mean and deviation of the latents (B, Z) by the complete records of all processes."""
+    def _follow(self, latent: Tensor, complete: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation (Z,) of the latents (B, Z) of complete records of all processes, and update the running ones.
+
+        Training uses those of the batch, as a batch norm does: the running ones are behind while the autoencoder learns.
+        """
         one = complete.to(latent.dtype)[:, None]
         sums = torch.stack([one.expand(latent.shape).sum(0), (one * latent).sum(0), (one * latent.square()).sum(0)])
         n, total, squares = distributed.gather(sums[None]).sum(0)
-        if n[0] > 1:
-            mean = total / n
-            self._set_moments(mean, squares / n - mean.square(), max(_RATE, 1 / (1 + int(self.n_updates))))
-            self.n_updates += 1
+        if n[0] < 2:
+            return self.target_mean, self.target_deviation
+        mean = total / n
+        variance = (squares / n - mean.square()).clamp(min=0)
+        self._set_moments(mean, variance, max(_RATE, 1 / (1 + int(self.n_updates))))
+        self.n_updates += 1
+        return mean, _deviation(variance)
 
     def _set_moments(self, mean: Tensor, variance: Tensor, rate: float) -> None:
         """Move the mean and the deviation of the targets (Z,) towards these; a variance of 0 counts as 1."""
-        deviation = torch.where(variance > 0, variance, 1.0).sqrt()
         self.target_mean.lerp_(mean.to(self.target_mean), rate)
-        self.target_deviation.lerp_(deviation.to(self.target_deviation), rate)
+        self.target_deviation.lerp_(_deviation(variance).to(self.target_deviation), rate)
 
     # --- embeddings and draws
 
@@ -353,3 +362,8 @@ class Method(PretrainingMethod):
         else:
             vector = self.ecg(view.batch, view.start if is_view else None)
         return vector
+
+
+def _deviation(variance: Tensor) -> Tensor:
+    """The standard deviation; a variance of 0 counts as 1."""
+    return torch.where(variance > 0, variance, 1.0).sqrt()
