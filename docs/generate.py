@@ -91,6 +91,11 @@ API = {  # page of the reference -> title, introduction, modules; NAME.* is ever
         "Writers of reports, their training, and their scores beside controls.",
         ("leadwise.generate.*", "leadwise.generate.writers.*"),
     ),
+    "synthesis": (
+        "Synthetic ECGs",
+        "Missing leads that a model fills in, their scores, and files that state what is synthetic.",
+        ("leadwise.synthesis.*",),
+    ),
     "pictures": (
         "Pictures and pages",
         "Arrays in, figures out; results in, one HTML file out.",

@@ -61,6 +61,8 @@ def test_what_a_method_declares_is_what_it_implements(name: str) -> None:
             "take_teacher",
             "embed_volume",
             "draw",
+            "text_uncertainty",
+            "volume_uncertainty",
         )
     }
     assert implemented["local_terms"] == implemented["batch_terms"] == method.compares_records
@@ -74,6 +76,8 @@ def test_what_a_method_declares_is_what_it_implements(name: str) -> None:
     assert method.parts[:1] == (("backbone",) if method.embeds_ecg else ())
     assert implemented["draw"] == method.draws_targets
     assert implemented["embed_volume"] == type(method).embeds_volume
+    assert implemented["text_uncertainty"] == implemented["volume_uncertainty"] == method.ranks_by_distance
+    assert not method.ranks_by_distance or {"shared", "uncertainty"} <= set(method.parts)
     assert not method.embeds_volume or (type(method).embeds_volume and method.volume_parts)
     fields = {field.name for field in dataclasses.fields(method.config)}
     assert ("volume" in fields, "phenotypes" in fields) == (method.reads_volumes, method.reads_phenotypes)

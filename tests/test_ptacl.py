@@ -9,6 +9,8 @@ import torch
 from conftest import make_batch
 from test_methods import build
 
+from leadwise.methods.ptacl import another_person
+
 
 def test_a_record_without_beats_has_no_local_term() -> None:
     method, batch = build("ptacl").eval(), make_batch(4)
@@ -52,3 +54,16 @@ def test_settings_need_both_phases_for_the_local_term() -> None:
     with pytest.raises(ValueError, match="set w_local=0"):
         build("ptacl", volume=volume)
     assert build("ptacl", volume=volume, w_local=0.0).volume_parts == ("ed", "both")
+
+
+def test_the_other_ecg_is_of_another_person_and_has_beats() -> None:
+    person = torch.tensor([1, 1, 2, 2, 3, 1])
+    usable = torch.tensor([True, True, False, True, True, True])
+    other, has_other = another_person(person, usable)
+    assert other.tolist() == [3, 3, 4, 4, 5, 3]
+    assert has_other.all()
+    alone = torch.tensor([1, 1, 1, 2])
+    other, has_other = another_person(alone, torch.tensor([True, True, True, False]))
+    assert has_other.tolist() == [False, False, False, True]
+    method, batch = build("ptacl").eval(), make_batch(4)
+    assert method.measure(dataclasses.replace(batch, patient=("one",) * 4))["local_top1_other"] == 0

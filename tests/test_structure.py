@@ -22,7 +22,7 @@ LAYERS = (  # from the top; a module imports only from layers below its own, and
     {"demo"},
     {"__init__"},
     {"sklearn"},
-    {"model", "generate"},
+    {"model", "generate", "synthesis"},
     {"training"},
     {"pages"},
     {"evaluate", "hub"},

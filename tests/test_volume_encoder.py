@@ -39,6 +39,25 @@ def test_a_phase_that_no_record_has_gives_zeros_and_a_gradient_of_zero() -> None
     assert all(p.grad is not None for p in encoder.parameters())
 
 
+@pytest.mark.parametrize("kind", ["small", "resnet50"])
+def test_tokens_are_the_feature_map_before_pooling(kind: str) -> None:
+    settings = VolumeEncoderSettings(volume_widths=(4, 8), volume_width=6, volume_encoder=kind)
+    encoder = VolumeEncoder(settings, ("ed", "es"), 3).eval()
+    present = torch.tensor([[True, True], [True, False]])
+    encoder.freeze_pooling()
+    tokens = encoder.tokens(volumes(2), present)
+    assert tokens.shape[:2] == (2, 2)
+    assert tokens.shape[3] == encoder.map_width
+    assert not tokens[1, 1].any()
+    # their mean over the plane, the mixture of slices and the linear map are the vector
+    model = encoder.models["ed"]
+    slices = tokens[:, 0].reshape(2, 3, -1, encoder.map_width).mean(2).transpose(1, 2)
+    vector = model.out(model.mix_slices(slices)[..., 0])
+    torch.testing.assert_close(vector, encoder(volumes(2), present)[:, 0], atol=1e-5, rtol=1e-4)
+    unused = {name.split(".")[2] for name, p in encoder.named_parameters() if not p.requires_grad}
+    assert unused == {"mix_slices", "out"}
+
+
 def test_other_volumes_than_the_encoders_are_an_error() -> None:
     encoder = VolumeEncoder(SMALL, ("ed", "es"), 6)
     with pytest.raises(ValueError, match=r"2 phases of 3 slices, and the encoder reads 2 \(ed, es\) of 6"):

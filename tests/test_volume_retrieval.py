@@ -13,6 +13,7 @@ from test_ecg_cmr import VOLUME, make_folder, options_for
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.layout import CohortError
 from leadwise.data.cohort.prepare import write
+from leadwise.data.simulator.paired.cohort import INFARCT_NOTE
 from leadwise.data.sources import ecg_cmr
 from leadwise.evaluate.retrieve import RetrievalError
 from leadwise.evaluate.volume_retrieval import directions, draw_pools, has_phases, image_parts, read_oracle, score_pools
@@ -92,10 +93,14 @@ def test_a_cohort_in_another_shape_is_refused_before_anything_is_embedded(tmp_pa
         has_phases(cohort, np.arange(4), dataclasses.replace(VOLUME, rows=25))
 
 
-def test_the_oracle_is_read_from_the_file_of_a_simulation(tmp_path: Path) -> None:
+def test_the_oracle_is_read_from_the_file_of_a_simulation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "oracle.json"
     path.write_text(json.dumps({"auroc": {}, "retrieval": {"64": {"r_at_1": 0.25, "r_at_10": 0.82}}}))
     assert read_oracle(path) == {64: {1: 0.25, 10: 0.82}}
+    assert not caplog.records
+    path.write_text(json.dumps({"retrieval": {"64": {"r_at_1": 0.25}}, "note": INFARCT_NOTE}))
+    assert read_oracle(path) == {64: {1: 0.25}}
+    assert "may exceed it" in caplog.text
     path.write_text('{"lvedv": 0.5}')
     with pytest.raises(
         RetrievalError, match=r"oracle.json has no recall of an oracle; give the oracle.json that `leadwise"

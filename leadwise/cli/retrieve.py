@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -81,6 +81,7 @@ def retrieve(
         title = f"retrieval of {report.run} on {report.cohort}, {report.split}{window_suffix(window)}: "
         skipped = f", {report.n_without_report} without a report skipped" if report.n_without_report else ""
         print_table(report.rows(), f"{title}{report.n_records} ECGs, {report.n_reports} distinct reports{skipped}")
+        _print_thirds(report.uncertainty_rows())
         print_line(report.left_out.line)
         print_line(report.overlap.remark)
         write_json(json_file, report.to_json())
@@ -90,6 +91,7 @@ def retrieve(
     with progress_bars() as progress:
         result = search(loaded, opened, text, split, top, bars(progress), window)
     print_table(rows(result.hits), f"nearest recordings of {opened.name}{window_suffix(window)}")
+    print_line(result.uncertainty_line)
     print_line(f"words of the text that were {result.remark}" if result.remark else "")
     print_line(result.left_out.line)
     build_page(result, opened, loaded, show_reports).write(target)
@@ -107,6 +109,12 @@ def _sizes(text: str) -> tuple[int, ...]:
     if not sizes or min(sizes) < 2:
         raise typer.BadParameter(f"--pools {text}: must be whole numbers from 2, such as 64,256")
     return sizes
+
+
+def _print_thirds(rows: list[dict[str, Any]]) -> None:
+    """Print recall in thirds of the queries' uncertainty, for a run that ranks by the distance of Gaussians."""
+    if rows:
+        print_table(rows, "by the uncertainty of the query; ranked by the expected squared distance")
 
 
 def _score_volumes(
@@ -130,6 +138,7 @@ def _score_volumes(
         report = scoring.run_volume_retrieval(loaded, opened, split, pools, known, bars(progress), window)
     title = f"retrieval of {report.run} on {report.cohort}, {report.split}{window_suffix(window)}: "
     print_table(report.rows(), f"{title}{report.n_records} ECGs with heart images, means over {scoring.N_POOLS} pools")
+    _print_thirds(report.uncertainty_rows())
     for remark in (report.remark, report.left_out.line, report.overlap.remark):
         print_line(remark)
     write_json(json_file, report.to_json())

@@ -1,4 +1,5 @@
-"""Retrieval between ECGs and reports in the shared space, by cosine, in both directions.
+"""Retrieval between ECGs and reports in the shared space, by cosine, in both directions. A method whose embeddings are
+Gaussians ranks by their expected squared distance, and recall is also reported in thirds of the queries' uncertainty.
 
 Reports with the same text after cleaning count as one report. ECG to report: the items are the distinct reports, one of
 which is correct. Report to ECG: the items are the ECGs, and every ECG with that report is correct; the first one counts.
@@ -21,10 +22,12 @@ from scipy.special import gammaln
 from leadwise.data import crops, reports
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.usable_rows import LeftOut
+from leadwise.evaluate import uncertainty
 from leadwise.evaluate.embed import Features, embed_cohort, training_overlap, usable
 from leadwise.evaluate.metrics.bootstrap import N_REPLICATES, permute_across_patients, resample_patients
 from leadwise.evaluate.metrics.score import Floats, Interval
-from leadwise.evaluate.text_embeddings import embed_texts, unit
+from leadwise.evaluate.text_embeddings import embed_texts, text_uncertainties, unit
+from leadwise.evaluate.uncertainty import ThirdScores
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
 from leadwise.trained_on import TrainingOverlap
@@ -34,7 +37,10 @@ N_SHUFFLES = 100
 _QUERIES_AT_ONCE = 512
 _DECIMALS = 9  # cosines that differ by less are ties: such differences come from the summation order
 
+_ARROWS = {"ecg_to_report": "ECG → report", "report_to_ecg": "report → ECG"}
+
 Ints = NDArray[np.int64]
+Uncertainties = tuple[Floats, Floats]  # of N ECGs and of U distinct reports
 
 
 class RetrievalError(ValueError):
@@ -80,15 +86,17 @@ class DirectionScores:
     shuffled_median_rank: float | None
     untrained_recall: dict[int, float]
     untrained_median_rank: float
+    by_uncertainty: tuple[ThirdScores, ...] = ()  # of the trained run, if it ranks by distance
 
     def to_json(self) -> dict[str, Any]:
         result: dict[str, Any] = dict(vars(self))
+        thirds = result.pop("by_uncertainty")
         for key, value in result.items():
             if isinstance(value, dict):
                 result[key] = {str(k): list(item) if isinstance(item, tuple) else item for k, item in value.items()}
             elif isinstance(value, tuple):
                 result[key] = list(value)
-        return result
+        return result | ({"by_uncertainty": [third.to_json() for third in thirds]} if thirds else {})
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """Return the table rows: the trained run with intervals, and its references."""
@@ -127,10 +135,12 @@ class RetrievalReport:
     directions: dict[str, DirectionScores]  # ecg_to_report, report_to_ecg
     window: str | None = None  # window of longer recordings; None: the run's own setting
     left_out: LeftOut = field(default_factory=LeftOut)  # recordings with a report that the run cannot embed
+    by_distance: bool = False  # ranked by the distance of Gaussians instead of the cosine
 
     def to_json(self) -> dict[str, Any]:
         names = ("cohort", "run", "split", "fingerprints", "n_records", "n_without_report", "n_reports")
         fields = {name: getattr(self, name) for name in names}
+        fields |= {"ranked_by": uncertainty.DISTANCE} if self.by_distance else {}
         window = {} if self.window is None else {"window": self.window}
         directions = {name: scores.to_json() for name, scores in self.directions.items()}
         return {
@@ -139,8 +149,15 @@ class RetrievalReport:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the table of both directions."""
-        arrows = {"ecg_to_report": "ECG → report", "report_to_ecg": "report → ECG"}
-        return [row for name, scores in self.directions.items() for row in scores.rows(arrows[name])]
+        return [row for name, scores in self.directions.items() for row in scores.rows(_ARROWS[name])]
+
+    def uncertainty_rows(self) -> list[dict[str, Any]]:
+        """Return the table of recall in thirds of the queries' uncertainty; empty for a run that ranks by cosine."""
+        return [
+            {"direction": _ARROWS[name], **third.row()}
+            for name, scores in self.directions.items()
+            for third in scores.by_uncertainty
+        ]
 
 
 def run_retrieval(
@@ -172,13 +189,16 @@ def run_retrieval(
     # embed ECGs and reports with the trained and the untrained run
     texts = [str(text) for text in distinct]
     patients = np.array(cohort.patients.take(rows))
-    cache = run.cache_folder
-    embeddings = {}
+    cache, by_distance = run.cache_folder, run.method.ranks_by_distance
+    embeddings, uncertainties = {}, {}
     for name, encoder in (("trained", run), ("untrained", run.untrained())):
         text_embedding = embed_texts(encoder, texts, relabel(progress, f"embed reports, {name}"))
         ecg_progress = relabel(progress, f"embed, {name}")
         ecg_embedding = embed_cohort(encoder, cohort, "shared", rows, ecg_progress, cache, window)
         embeddings[name] = ecg_embedding, text_embedding
+        if by_distance:
+            of_ecgs = uncertainty.ecg_uncertainties(encoder, cohort, rows, ecg_progress, window)
+            uncertainties[name] = of_ecgs, text_uncertainties(encoder, texts)
     return RetrievalReport(
         cohort=cohort.name,
         run=run.name,
@@ -189,15 +209,26 @@ def run_retrieval(
         n_without_report=int((~has_report).sum()),
         n_reports=len(distinct),
         directions=score_directions(
-            embeddings["trained"], embeddings["untrained"], report_of.astype(np.int64), patients
+            embeddings["trained"],
+            embeddings["untrained"],
+            report_of.astype(np.int64),
+            patients,
+            uncertainties.get("trained"),
+            uncertainties.get("untrained"),
         ),
         window=window,
         left_out=left_out,
+        by_distance=by_distance,
     )
 
 
 def score_directions(
-    trained: tuple[Features, Features], untrained: tuple[Features, Features], report_of: Ints, patients: NDArray[Any]
+    trained: tuple[Features, Features],
+    untrained: tuple[Features, Features],
+    report_of: Ints,
+    patients: NDArray[Any],
+    trained_uncertainty: Uncertainties | None = None,
+    untrained_uncertainty: Uncertainties | None = None,
 ) -> dict[str, DirectionScores]:
     """Score both directions.
 
@@ -205,6 +236,8 @@ def score_directions(
         trained: embeddings of N ECGs (N, D) and of U distinct reports (U, D); untrained: the same of the untrained run.
         report_of: (N,) the report of each ECG; every report has at least one ECG.
         patients: N names.
+        trained_uncertainty: uncertainties of the ECGs (N,) and of the reports (U,): the ranking is by distance;
+            untrained_uncertainty: the same of the untrained run.
     """
     # control: each ECG gets the report of another patient's ECG, unless one patient has over half of the recordings
     ecgs = np.arange(len(report_of), dtype=np.int64)
@@ -222,15 +255,20 @@ def score_directions(
     ).astype(np.float64)
 
     def score_direction(from_report: bool, weights: Floats) -> DirectionScores:
-        def ranks(embeddings: tuple[Features, Features], truths: Sequence[Ints]) -> list[MatchRanks]:
+        def ranks(
+            embeddings: tuple[Features, Features], truths: Sequence[Ints], of_both: Uncertainties | None
+        ) -> list[MatchRanks]:
             pairs = [(truth, ecgs) if from_report else (ecgs, truth) for truth in truths]
-            return rank_matches(*(embeddings[::-1] if from_report else embeddings), pairs)
+            of_items = None if of_both is None else of_both[0 if from_report else 1]
+            return rank_matches(*(embeddings[::-1] if from_report else embeddings), pairs, of_items)
 
-        trained_ranks, *shuffled = ranks(trained, [report_of, *shuffles])
+        trained_ranks, *shuffled = ranks(trained, [report_of, *shuffles], trained_uncertainty)
         n_correct = counts if from_report else np.ones(len(ecgs), dtype=np.int64)
         n_items = len(ecgs) if from_report else len(counts)
         chance = MatchRanks(np.zeros_like(n_correct), n_correct, n_items - n_correct)
-        return _direction_scores(trained_ranks, chance, shuffled, ranks(untrained, [report_of])[0], weights)
+        (untrained_ranks,) = ranks(untrained, [report_of], untrained_uncertainty)
+        of_queries = None if trained_uncertainty is None else trained_uncertainty[1 if from_report else 0]
+        return _direction_scores(trained_ranks, chance, shuffled, untrained_ranks, weights, of_queries)
 
     return {
         "ecg_to_report": score_direction(False, ecg_weights),
@@ -238,17 +276,26 @@ def score_directions(
     }
 
 
-def rank_matches(queries: Features, items: Features, truths: Sequence[tuple[Ints, Ints]]) -> list[MatchRanks]:
+def rank_matches(
+    queries: Features,
+    items: Features,
+    truths: Sequence[tuple[Ints, Ints]],
+    item_uncertainty: Floats | None = None,
+) -> list[MatchRanks]:
     """Rank items (G, D) for queries (Q, D) by cosine and return the ranks of the first correct item, per set of pairs.
 
     Args:
         truths: sets of correct pairs, each as query numbers (P,) and item numbers (P,); every query is in at least one pair.
+        item_uncertainty: (G,) total variances of the items: the ranking is by the expected squared distance.
     """
     query_vectors, item_vectors = unit(queries), unit(items)
+    penalty = 0.0 if item_uncertainty is None else item_uncertainty / 2
     parts: list[list[tuple[Ints, Ints, Ints]]] = [[] for _ in truths]
     for begin in range(0, len(query_vectors), _QUERIES_AT_ONCE):
         # cosines of a block of queries, sorted once for all sets of pairs
-        scores = np.round(query_vectors[begin : begin + _QUERIES_AT_ONCE] @ item_vectors.T, _DECIMALS)  # (q, G)
+        scores = np.round(
+            query_vectors[begin : begin + _QUERIES_AT_ONCE] @ item_vectors.T - penalty, _DECIMALS
+        )  # (q, G)
         ordered = np.sort(scores, axis=1)
         for truth, part in zip(truths, parts):
             # the score of each query's best correct item
@@ -267,9 +314,18 @@ def rank_matches(queries: Features, items: Features, truths: Sequence[tuple[Ints
 
 
 def _direction_scores(
-    trained: MatchRanks, chance: MatchRanks, shuffled: Sequence[MatchRanks], untrained: MatchRanks, weights: Floats
+    trained: MatchRanks,
+    chance: MatchRanks,
+    shuffled: Sequence[MatchRanks],
+    untrained: MatchRanks,
+    weights: Floats,
+    query_uncertainty: Floats | None = None,
 ) -> DirectionScores:
     """Return the scores of one direction; `weights` (R, Q) are the query weights in each resampling of patients."""
+    thirds: tuple[ThirdScores, ...] = ()
+    if query_uncertainty is not None:
+        hits = {k: trained.hits(k) for k in KS}
+        thirds = uncertainty.by_thirds(query_uncertainty, hits, trained.ranks(), weights)
     total = weights.sum(axis=1)
     shuffled_hits = {k: np.array([ranks.hits(k).mean() for ranks in shuffled]) for k in KS}
     return DirectionScores(
@@ -286,6 +342,7 @@ def _direction_scores(
         shuffled_median_rank=float(np.mean([np.median(ranks.ranks()) for ranks in shuffled])) if shuffled else None,
         untrained_recall={k: float(untrained.hits(k).mean()) for k in KS},
         untrained_median_rank=float(np.median(untrained.ranks())),
+        by_uncertainty=thirds,
     )
 
 

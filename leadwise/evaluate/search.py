@@ -1,4 +1,4 @@
-"""Search: the recordings whose embeddings are nearest to that of a text."""
+"""Search: the recordings whose embeddings are nearest to that of a text, by cosine or by the distance of Gaussians."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.usable_rows import LeftOut
 from leadwise.evaluate import vocabulary
 from leadwise.evaluate.embed import embed_cohort, usable
-from leadwise.evaluate.text_embeddings import embed_texts, unit
+from leadwise.evaluate.text_embeddings import embed_texts, text_uncertainties, unit
+from leadwise.evaluate.uncertainty import ecg_uncertainties, percentiles
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
 
@@ -32,6 +33,16 @@ class SearchHit:
     split: str
     cosine: float
     labels: dict[str, tuple[str, ...]]  # task -> positive classes, for the tasks that the recording is labelled for
+    uncertainty: float | None = None  # of the ECG; None: the run has none
+    percentile: float | None = None  # share of the searched ECGs that are less uncertain, in percent
+    distance: float | None = None  # expected squared distance of text and ECG, by which such a run ranks
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The cosine and, where the run has it, distance, uncertainty and its percentile, by name."""
+        values = {"cosine": self.cosine, "distance": self.distance}
+        values |= {"uncertainty": self.uncertainty, "percentile": self.percentile}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,17 @@ class SearchResult:
     hits: tuple[SearchHit, ...]  # nearest first
     unknown_words: tuple[str, ...]  # of the text: rare or absent in training
     left_out: LeftOut  # recordings that the run cannot embed
+    text_uncertainty: float | None = None  # None: the run has none
+
+    @property
+    def uncertainty_line(self) -> str:
+        """A sentence on the uncertainty of the text and on the ranking; '' for a run that ranks by cosine."""
+        if self.text_uncertainty is None:
+            return ""
+        return (
+            f"The text has an uncertainty of {self.text_uncertainty:.3g}. ECGs are ranked by the expected squared distance, "
+            "which contains the uncertainty of both; percentile is the share of the searched ECGs that are less uncertain."
+        )
 
     @property
     def remark(self) -> str:
@@ -49,11 +71,10 @@ class SearchResult:
         return vocabulary.remark(self.unknown_words)
 
     def to_json(self) -> dict[str, Any]:
-        hits = [
-            {"record": hit.record, "split": hit.split, "cosine": hit.cosine, "labels": hit.labels} for hit in self.hits
-        ]
+        hits = [{"record": hit.record, "split": hit.split, **hit.numbers, "labels": hit.labels} for hit in self.hits]
         words = list(self.unknown_words)
-        return {"text": self.text, "found": hits, "unknown_words": words, **self.left_out.to_json()}
+        of_text = {} if self.text_uncertainty is None else {"text_uncertainty": self.text_uncertainty}
+        return {"text": self.text, **of_text, "found": hits, "unknown_words": words, **self.left_out.to_json()}
 
 
 def search(
@@ -85,29 +106,38 @@ def search(
     if not len(rows):
         raise SearchError(f"cohort {cohort.name}: no recording in split '{split}'")
 
-    # the cosine of each recording that can be embedded
+    # the cosine of each recording that can be embedded and, where embeddings are Gaussians, the distance
     vector = embed_texts(run, [text])
     rows, left_out = usable(run, cohort, rows, window)
     ecg = embed_cohort(run, cohort, "shared", rows, relabel(progress, "embed"), window=window)
     scores = (unit(ecg) @ unit(vector)[0]).astype(float)
-    order = np.argsort(-scores, kind="stable")[:top]
+    of_text: float | None = None
+    if run.method.ranks_by_distance:
+        of_text = float(text_uncertainties(run, [text])[0])
+        of_ecgs = ecg_uncertainties(run, cohort, rows, relabel(progress, "embed"), window)
+        distances = 2 - 2 * scores + of_ecgs + of_text
+        order = np.argsort(distances, kind="stable")[:top]
+        columns = [of_ecgs[order], percentiles(of_ecgs, order), distances[order]]
+    else:
+        order, columns = np.argsort(-scores, kind="stable")[:top], []
+    numbers = np.stack(columns, axis=1).tolist() if columns else [[]] * len(order)
 
     # the nearest of them
     nearest = rows[order]
     labels = positive_classes(cohort, nearest)
     records, splits = cohort.records.take(nearest), cohort.splits(nearest)
     hits = tuple(
-        SearchHit(int(row), records[i], str(splits[i]), float(scores[rank]), labels[i])
+        SearchHit(int(row), records[i], str(splits[i]), float(scores[rank]), labels[i], *numbers[i])
         for i, (row, rank) in enumerate(zip(nearest, order))
     )
-    return SearchResult(text, hits, vocabulary.unknown_words(run, text), left_out)
+    return SearchResult(text, hits, vocabulary.unknown_words(run, text), left_out, of_text)
 
 
 def rows(hits: Sequence[SearchHit]) -> list[dict[str, object]]:
-    """Return the table, one dict per hit: place, record, split, cosine and the positive classes by task."""
+    """Return the table, one dict per hit: place, record, split, cosine, uncertainty, and the positive classes by task."""
     tasks = list(dict.fromkeys(task for hit in hits for task in hit.labels))
     return [
-        {"place": place, "record": hit.record, "split": hit.split, "cosine": hit.cosine}
+        {"place": place, "record": hit.record, "split": hit.split, **hit.numbers}
         | {task: ", ".join(hit.labels[task]) or "none" if task in hit.labels else "-" for task in tasks}
         for place, hit in enumerate(hits, 1)
     ]

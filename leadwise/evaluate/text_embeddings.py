@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from leadwise.data import reports
@@ -28,6 +29,22 @@ def embed_texts(run: Run, texts: Sequence[str], progress: Progress | None = None
     Raises:
         NoTextEncoderError: the run has no text encoder.
     """
+    return _of_texts(run, texts, run.method.embed_text, progress)
+
+
+def text_uncertainties(run: Run, texts: Sequence[str]) -> Floats:
+    """Return the uncertainties (P,) of P texts, cleaned like reports, by a method that ranks by distance.
+
+    Raises:
+        NoTextEncoderError: the run has no text encoder.
+    """
+    return _of_texts(run, texts, run.method.text_uncertainty, None).astype(np.float64)
+
+
+def _of_texts(
+    run: Run, texts: Sequence[str], compute: Callable[[list[str]], torch.Tensor], progress: Progress | None
+) -> Features:
+    """Return what `compute` returns of P cleaned texts, (P, ...)."""
     if not run.method.embeds_text:
         raise NoTextEncoderError(
             f"run {run.name} was trained on ECGs alone: its method has no text encoder (embed_text)"
@@ -36,8 +53,7 @@ def embed_texts(run: Run, texts: Sequence[str], progress: Progress | None = None
     batches: list[NDArray[np.float32]] = []
     with frozen(run.method), embedding_precision(run):
         for start in range(0, len(cleaned), _TEXTS_AT_ONCE):
-            vectors = run.method.embed_text(cleaned[start : start + _TEXTS_AT_ONCE])
-            batches.append(vectors.float().cpu().numpy())
+            batches.append(compute(cleaned[start : start + _TEXTS_AT_ONCE]).float().cpu().numpy())
             if progress is not None:
                 progress("embed texts", min(start + _TEXTS_AT_ONCE, len(cleaned)), len(cleaned))
     return np.concatenate(batches)

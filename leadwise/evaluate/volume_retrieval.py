@@ -5,34 +5,40 @@ has one recording of each of so many test patients, drawn with a fixed seed; sco
 phase are searched, or those of all phases together: then the similarity is the sum over the phases. The rank counts from 1,
 and ties are broken at random, in expectation. The references are the chance level, the same model with random weights and,
 where a simulation knows it, the likelihood oracle, which no method exceeds. Intervals are 95 %, by bootstrap over patients.
+A method whose embeddings are Gaussians ranks by their expected squared distance, see `uncertainty.py`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from leadwise.batch import Volume
+from leadwise.batch import Batch, Volume
 from leadwise.data import crops
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.loader import Recordings
 from leadwise.data.usable_rows import LeftOut
-from leadwise.evaluate import speed
+from leadwise.evaluate import speed, uncertainty
 from leadwise.evaluate.embed import Features, embed_cohort, frozen, training_overlap, usable
 from leadwise.evaluate.metrics.bootstrap import N_REPLICATES, percentile_interval, resample_patients
 from leadwise.evaluate.metrics.score import Floats, Interval
 from leadwise.evaluate.retrieve import KS, Ints, RetrievalError, rank_matches
 from leadwise.evaluate.text_embeddings import unit
+from leadwise.evaluate.uncertainty import ThirdScores
 from leadwise.methods.catalogue import volume_setting
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
 from leadwise.trained_on import TrainingOverlap
+
+log = logging.getLogger(__name__)
 
 POOLS = (64, 256)
 N_POOLS = 20
@@ -52,6 +58,7 @@ class PoolScores:
     recall_interval: dict[int, Interval]
     median_rank: float  # mean over the pools
     replicates: dict[int, Floats] = field(repr=False, compare=False)  # k -> (R,)
+    by_uncertainty: tuple[ThirdScores, ...] = ()  # if the run ranks by distance
 
     @property
     def chance(self) -> dict[int, float]:
@@ -68,6 +75,7 @@ class PoolScores:
             "median_rank": self.median_rank,
             "chance_recall": {str(k): value for k, value in self.chance.items()},
             "chance_median_rank": (self.size + 1) / 2,
+            **({"by_uncertainty": [third.to_json() for third in self.by_uncertainty]} if self.by_uncertainty else {}),
         }
 
 
@@ -87,6 +95,7 @@ class VolumeRetrievalReport:
     oracle: Oracle = field(default_factory=dict)
     window: str | None = None
     left_out: LeftOut = field(default_factory=LeftOut)
+    by_distance: bool = False  # ranked by the distance of Gaussians instead of the cosine
 
     @property
     def remark(self) -> str:
@@ -104,6 +113,7 @@ class VolumeRetrievalReport:
             "run": self.run,
             "split": self.split,
             "window": self.window,
+            **({"ranked_by": uncertainty.DISTANCE} if self.by_distance else {}),
             "fingerprints": dict(self.fingerprints),
             **self.overlap.to_json(),
             "n_records": self.n_records,
@@ -141,6 +151,15 @@ class VolumeRetrievalReport:
                     {"pool": size, "direction": "ECG → images", "features": "oracle", **recall, "median rank": ""}
                 )
         return rows
+
+    def uncertainty_rows(self) -> list[dict[str, Any]]:
+        """Return the table of recall in thirds of the queries' uncertainty; empty for a run that ranks by cosine."""
+        return [
+            {"pool": size, "direction": name, **third.row()}
+            for name, pools in self.trained.items()
+            for size, scores in pools.items()
+            for third in scores.by_uncertainty
+        ]
 
 
 def run_volume_retrieval(
@@ -184,8 +203,15 @@ def run_volume_retrieval(
             encoder, cohort, "shared", rows, relabel(progress, f"embed, {name}"), run.cache_folder, window
         )
         images = embed_volumes(encoder, cohort, rows, relabel(progress, f"embed images, {name}"))
+        variances: Mapping[str, tuple[Floats, Floats]] = {}
+        if run.method.ranks_by_distance:
+            of_ecgs = uncertainty.ecg_uncertainties(encoder, cohort, rows, None, window)
+            variances = uncertainties_of_directions(of_ecgs, volume_uncertainties(encoder, cohort, rows))
         scores[name] = {
-            direction: {size: score_pools(queries, items, pool, patients) for size, pool in drawn.items()}
+            direction: {
+                size: score_pools(queries, items, pool, patients, variances.get(direction))
+                for size, pool in drawn.items()
+            }
             for direction, (queries, items) in directions(ecgs, images).items()
         }
     return VolumeRetrievalReport(
@@ -201,6 +227,7 @@ def run_volume_retrieval(
         oracle=oracle or {},
         window=window,
         left_out=left_out,
+        by_distance=run.method.ranks_by_distance,
     )
 
 
@@ -211,15 +238,18 @@ def read_oracle(path: Path) -> Oracle:
         RetrievalError: the file is no such table.
     """
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))["retrieval"]
-        return {
+        content = json.loads(path.read_text(encoding="utf-8"))
+        oracle = {
             int(size): {int(key.removeprefix("r_at_")): float(value) for key, value in recall.items()}
-            for size, recall in table.items()
+            for size, recall in content["retrieval"].items()
         }
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RetrievalError(
             f"{path} has no recall of an oracle; give the oracle.json that `leadwise simulate --paired` writes"
         ) from None
+    if "note" in content:
+        log.warning("%s: %s", path, content["note"])
+    return oracle
 
 
 def check_embeds_volume(run: Run) -> Volume:
@@ -262,15 +292,34 @@ def embed_volumes(
     Args:
         parts: of `method.volume_parts`; default: one for each phase, or the only one that there is.
     """
-    volume = volume_setting(run.config)
     names = list(parts or image_parts(run.method.volume_parts))
+    return _of_volumes(run, cohort, rows, names, run.method.embed_volume, progress)
+
+
+def volume_uncertainties(run: Run, cohort: Cohort, rows: NDArray[np.int64]) -> dict[str, Floats]:
+    """Return the uncertainties (n,) of the images of a cohort's rows by part, of a method that ranks by distance."""
+    names = image_parts(run.method.volume_parts)
+    values = _of_volumes(run, cohort, rows, names, run.method.volume_uncertainty, None)
+    return {name: each.astype(np.float64) for name, each in values.items()}
+
+
+def _of_volumes(
+    run: Run,
+    cohort: Cohort,
+    rows: NDArray[np.int64],
+    names: Sequence[str],
+    compute: Callable[[Batch, str], Tensor],
+    progress: Progress | None,
+) -> dict[str, Features]:
+    """Return what `compute` returns of the images of a cohort's rows, by part, (n, ...)."""
+    volume = volume_setting(run.config)
     pieces: dict[str, list[Features]] = {name: [] for name in names}
     recordings, done = Recordings(cohort, run.config.signal, rows, volume=volume), 0
     with frozen(run.method), speed.embedding_precision(run), speed.threads_for_processors():
         for batch in recordings.batches(_BATCH):
             on_device = batch.to(speed.device_of(run))
             for name in names:
-                pieces[name].append(run.method.embed_volume(on_device, name).float().cpu().numpy())
+                pieces[name].append(compute(on_device, name).float().cpu().numpy())
             done += len(batch)
             if progress is not None:
                 progress("embed images", done, len(recordings))
@@ -297,6 +346,18 @@ def directions(ecgs: Features, images: Mapping[str, Features]) -> dict[str, tupl
     return result
 
 
+def uncertainties_of_directions(ecgs: Floats, images: Mapping[str, Floats]) -> dict[str, tuple[Floats, Floats]]:
+    """Return the uncertainties (n,) of queries and items of each of `directions`; of summed distances, the mean over parts."""
+    sides = {name.upper(): values for name, values in images.items()}
+    if len(images) > 1:
+        sides[" + ".join(sides)] = np.mean(list(images.values()), axis=0)
+    result = {}
+    for name, values in sides.items():
+        result[f"ECG → {name}"] = (ecgs, values)
+        result[f"{name} → ECG"] = (values, ecgs)
+    return result
+
+
 def draw_pools(patients: NDArray[Any], size: int, n_pools: int = N_POOLS, seed: int = 0) -> Ints:
     """Return pools (n_pools, size) of positions: one recording each of `size` patients, drawn with a fixed seed.
 
@@ -315,22 +376,43 @@ def draw_pools(patients: NDArray[Any], size: int, n_pools: int = N_POOLS, seed: 
     return np.stack(pools)
 
 
-def score_pools(queries: Floats, items: Floats, pools: Ints, patients: NDArray[Any]) -> PoolScores:
-    """Return the scores of queries (n, D) and items (n, D), where item i is the correct one of query i."""
+def score_pools(
+    queries: Floats,
+    items: Floats,
+    pools: Ints,
+    patients: NDArray[Any],
+    variances: tuple[Floats, Floats] | None = None,
+) -> PoolScores:
+    """Return the scores of queries (n, D) and items (n, D), where item i is the correct one of query i.
+
+    `variances` are the uncertainties (n,) of queries and items: the ranking is by distance, with recall in thirds.
+    """
     # hits of each recording, summed over the pools that it is in
     n, size = len(queries), pools.shape[1]
     each = np.arange(size)
     hits, counts, medians = {k: np.zeros(n) for k in KS}, np.zeros(n), []
+    rank_sums = np.zeros(n)
     for pool in pools:
-        (ranks,) = rank_matches(queries[pool].astype(np.float32), items[pool].astype(np.float32), [(each, each)])
+        of_items = None if variances is None else variances[1][pool]
+        (ranks,) = rank_matches(
+            queries[pool].astype(np.float32), items[pool].astype(np.float32), [(each, each)], of_items
+        )
         medians.append(float(np.median(ranks.ranks())))
         counts[pool] += 1
+        rank_sums[pool] += ranks.ranks()
         for k in KS:
             hits[k][pool] += ranks.hits(k)
 
     # means, and the same over resampled patients
     weights = resample_patients(patients, N_REPLICATES, 0).astype(np.float64)
     replicates = {k: weights @ hits[k] / np.maximum(weights @ counts, 1e-12) for k in KS}
+    thirds: tuple[ThirdScores, ...] = ()
+    if variances is not None:
+        used = np.flatnonzero(counts)
+        of_used = {k: values[used] for k, values in hits.items()}
+        thirds = uncertainty.by_thirds(
+            variances[0][used], of_used, rank_sums[used] / counts[used], weights[:, used], counts[used]
+        )
     return PoolScores(
         size=size,
         n_pools=len(pools),
@@ -339,6 +421,7 @@ def score_pools(queries: Floats, items: Floats, pools: Ints, patients: NDArray[A
         recall_interval={k: percentile_interval(replicates[k]) for k in KS},
         median_rank=float(np.mean(medians)),
         replicates=replicates,
+        by_uncertainty=thirds,
     )
 
 

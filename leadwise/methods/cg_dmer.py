@@ -59,7 +59,7 @@ from leadwise import distributed
 from leadwise.batch import Batch, Signal
 from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
-from leadwise.nn import augment, masking, targets
+from leadwise.nn import augment, completion, masking, targets
 from leadwise.nn import text as reports
 from leadwise.nn.encoder import NO_PATCH, check_part, valid_only
 from leadwise.nn.heads import Head
@@ -194,6 +194,8 @@ class Method(WithReports, PretrainingMethod):
         if c.w_e_rec:
             grid = DecoderShape(c.decoder_width, c.decoder_depth, c.decoder_heads, c.decoder)
             self.ecg_decoder = LeadTimeDecoder(shape, grid)
+            # a decoder of single leads has no visible token of a lead that is missing
+            self.completes_leads = c.decoder != "leadwise" and signal.normalize == "mv"
 
         # Eq. 3
         self.text = ReportTower(c, tokenizer, saved_folder)
@@ -372,6 +374,35 @@ class Method(WithReports, PretrainingMethod):
     def reconstruct_with_specific(self, batch: Batch, specific_of: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same as `reconstruct`, with the specific part of the records `specific_of` (B,) of the batch."""
         return self.reconstruct(batch, specific_of)
+
+    @torch.no_grad()
+    def complete(self, batch: Batch, observed: Tensor, n_draws: int = 1) -> Tensor:
+        """ECGs (n_draws, B, L, T) in mV; the decoder fills in all patches of the leads that are not `observed` (B, L) bool.
+
+        With target "patch" the decoder predicts the shape of a patch and not its amplitude; with "record" it does not predict
+        that of the record. What it does not predict is that of a linear map of the given leads (`completion.fill_patches`).
+
+        Raises:
+            ValueError: a run without L_e_rec, or decoder "leadwise", which reconstructs each lead from its own patches.
+        """
+        c = self.config
+        if not self.completes_leads:
+            targets.refuse_other_scales(self.signal.normalize)
+            reason = (
+                "this run was trained without L_e_rec: it has no decoder"
+                if not c.w_e_rec
+                else "decoder = 'leadwise' reads one lead at a time"
+            )
+            raise ValueError(
+                f"{reason} and completes no missing lead; train with w_e_rec=1 and decoder='joint' or 'cross'"
+            )
+
+        def decode(patches: Tensor, visible: Tensor) -> Tensor:
+            encoded = self.ecg(patches, visible)
+            everywhere = torch.ones_like(visible)
+            return self._reconstruct(encoded, everywhere, everywhere, visible, self._pool(encoded))
+
+        return completion.fill_patches(decode, batch, observed, self.signal, c.n_patches, c.target, 0.01, n_draws)
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:

@@ -103,6 +103,15 @@ class PretrainingMethod(nn.Module):
     draws_targets: ClassVar[bool] = False
     """Whether `draw` is implemented: draws of a target, such as phenotypes or heart images, given an ECG."""
 
+    completes_leads: bool = False
+    """Whether `complete` is implemented: `leadwise complete` needs it. An instance whose settings leave out the decoder, or whose
+    decoder cannot fill in a whole lead, sets it to False."""
+
+    ranks_by_distance: bool = False
+    """Whether an embedding is a Gaussian, and retrieval ranks by the expected squared distance, which contains the variances.
+    Then the part "shared" is the mean, a unit vector, "uncertainty" is a part, and `text_uncertainty` and, with images,
+    `volume_uncertainty` are implemented."""
+
     starts_from: ClassVar[tuple[str, ...]] = ()
     """The settings of [data] that can name trained runs whose methods become part of this one, such as ("init",). `__init__` then
     has a fifth parameter `start`: by setting, the method of that run. The run folder contains what builds them again."""
@@ -230,6 +239,14 @@ class PretrainingMethod(nn.Module):
         """Return heart images (B, P, D, H, W) of a batch through the method's autoencoder; only if it draws images."""
         raise NotImplementedError(f"{type(self).__module__} draws no heart images")
 
+    def text_uncertainty(self, texts: list[str]) -> Tensor:
+        """Return (K,) total variances of the Gaussians of K texts. Needs `ranks_by_distance`."""
+        raise NotImplementedError(f"{type(self).__module__} has no uncertainty of texts")
+
+    def volume_uncertainty(self, batch: Batch, part: str = "shared") -> Tensor:
+        """Return (B,) total variances of the Gaussians of heart images. Needs `ranks_by_distance` and `embeds_volume`."""
+        raise NotImplementedError(f"{type(self).__module__} has no uncertainty of heart images")
+
     @property
     def volume_branch(self) -> tuple[Volume, nn.Module]:
         """The images and the `VolumeEncoder` behind `embed_volume`, from which another run can start.
@@ -249,6 +266,17 @@ class PretrainingMethod(nn.Module):
     def reconstruct(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the ECG (B, L, T) in mV with masked samples reconstructed, and which samples those are. For pictures."""
         raise NotImplementedError(f"{type(self).__module__} reconstructs no ECG")
+
+    def complete(self, batch: Batch, observed: Tensor, n_draws: int = 1) -> Tensor:
+        """Return ECGs (n_draws, B, L, T) in mV, of which only the leads `observed` (B, L) bool are read.
+
+        Recorded samples of these leads are returned unchanged; everything else is filled in. The first draw is the estimate,
+        further ones are random. Needs `completes_leads`.
+
+        Raises:
+            ValueError: nothing of a record was observed in these leads, or these settings complete no leads.
+        """
+        raise NotImplementedError(f"{type(self).__module__} completes no leads")
 
     @property
     def decodes_specific(self) -> bool:

@@ -49,6 +49,7 @@ from leadwise.batch import Batch, Signal, Volume
 from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
 from leadwise.methods.wrapped_encoder import WrappedEncoder
+from leadwise.nn import phenotypes
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
 from leadwise.nn.heads import Head
 from leadwise.nn.losses import anchors, multimodal
@@ -229,12 +230,9 @@ class Method(PretrainingMethod):
     @torch.no_grad()
     def take_phenotypes(self, table: Tensor) -> None:
         """Store the mean and the standard deviation of the training recordings' phenotypes (n, Q), NaN where unknown."""
-        known = table.isfinite()
-        n = known.sum(0).clamp(min=1)
-        mean = table.nan_to_num(0.0).sum(0) / n
-        variance = ((table - mean).nan_to_num(0.0)).square().sum(0) / n
+        mean, deviation = phenotypes.mean_and_deviation(table)
         self.phenotype_mean.copy_(mean)
-        self.phenotype_deviation.copy_(torch.where(variance > 0, variance, 1.0).sqrt())
+        self.phenotype_deviation.copy_(deviation)
 
     # --- the loss
 
@@ -318,11 +316,7 @@ class Method(PretrainingMethod):
 
     def _phenotype(self, batch: Batch) -> Tensor:
         """Standardised phenotypes (B, Q) of a batch, NaN where unknown."""
-        if batch.phenotype is None:
-            raise ValueError(
-                f"the batch has no phenotypes {', '.join(self.config.phenotypes)}: read Recordings with phenotypes=..."
-            )
-        return (batch.phenotype - self.phenotype_mean) / self.phenotype_deviation
+        return phenotypes.standardised(batch, self.config.phenotypes, self.phenotype_mean, self.phenotype_deviation)
 
     # --- embeddings
 

@@ -45,7 +45,7 @@ from leadwise.batch import Batch, Signal, Volume
 from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
 from leadwise.methods.wrapped_encoder import WrappedEncoder
-from leadwise.nn import flow
+from leadwise.nn import flow, phenotypes
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
 from leadwise.nn.losses import anchors
 from leadwise.nn.velocity import VectorVelocity
@@ -172,11 +172,8 @@ class Method(PretrainingMethod):
         """Store the mean and the standard deviation of the training recordings' phenotypes (n, Q), NaN where unknown."""
         if self.config.target == "volume":
             return
-        known = table.isfinite()
-        n = known.sum(0).clamp(min=1)
-        mean = table.nan_to_num(0.0).sum(0) / n
-        variance = (table - mean).nan_to_num(0.0).square().sum(0) / n
-        self._set_moments(mean, variance, 1.0)
+        mean, deviation = phenotypes.mean_and_deviation(table)
+        self._set_moments(mean, deviation.square(), 1.0)
 
     # --- the loss
 
@@ -223,11 +220,8 @@ class Method(PretrainingMethod):
 
     def _phenotypes(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The standardised phenotypes (B, Q) of a batch, 0 where unknown, and which are known."""
-        if batch.phenotype is None:
-            names = ", ".join(self.config.phenotypes)
-            raise ValueError(f"the batch has no phenotypes {names}: read Recordings with phenotypes=...")
-        known = batch.phenotype.isfinite()
-        return ((batch.phenotype - self.target_mean) / self.target_deviation).nan_to_num(0.0), known
+        standard = phenotypes.standardised(batch, self.config.phenotypes, self.target_mean, self.target_deviation)
+        return standard.nan_to_num(0.0), standard.isfinite()
 
     def _flow_errors(self, z1: Tensor, known: Tensor, vector: Tensor, drop: float | None = None) -> Tensor:
         """Each record's mean squared error (B,) of the velocity, over the known entries (B, Z) and `times` draws; 0 without."""

@@ -13,7 +13,8 @@ arXiv 2509.25791 (MICCAI 2025).
 - Images are those of the phases of `volume`; their Gaussian is pooled over the phases as an ECG's is over time.
   `data.init_volume` names a run whose encoders of images are the frozen teacher, as the paper's teacher of echo videos is;
   without it they are trained. With w_volume = 0, the default, no images are read.
-- The part "uncertainty" is sum(e^s): large where a record leaves open what it is.
+- The part "uncertainty" is sum(e^s): large where a record leaves open what it is. `leadwise retrieve` ranks by d_ij, so that an
+  uncertain report or ECG is further from everything, and prints the uncertainty.
 
 The equations are those of the paper and of PCME++; only the inference code was released. This implementation departs from both
 as follows (in brackets: the setting that restores them):
@@ -111,6 +112,7 @@ class Method(WithReports, PretrainingMethod):
     reads_volumes = True
     starts_from = ("init_volume",)
     embeds_volume = True
+    ranks_by_distance = True
 
     def __init__(
         self,

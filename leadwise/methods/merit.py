@@ -51,7 +51,7 @@ from leadwise import distributed
 from leadwise.batch import Batch, Signal
 from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
-from leadwise.nn import augment, masking, targets
+from leadwise.nn import augment, completion, masking, targets
 from leadwise.nn.encoder import NO_PATCH, check_part, valid_only
 from leadwise.nn.heads import Head
 from leadwise.nn.lead_time import DecoderShape, EncoderShape, LeadTimeDecoder, LeadTimeEncoder
@@ -137,6 +137,8 @@ class Method(WithReports, PretrainingMethod):
         if c.w_mem:
             grid = DecoderShape(c.decoder_width, c.decoder_depth, c.decoder_heads, c.decoder)
             self.decoder = LeadTimeDecoder(shape, grid)
+            # a decoder of single leads has no visible token of a lead that is missing
+            self.completes_leads = c.decoder != "leadwise" and signal.normalize == "mv"
 
         # branch 2; without it no term trains the weights of the norm
         self.norm = nn.LayerNorm(c.width, elementwise_affine=bool(c.b))
@@ -222,6 +224,32 @@ class Method(WithReports, PretrainingMethod):
         level, spread = self._level_and_spread(patches, batch.observed)
         hidden = (usable & ~visible).repeat_interleave(patches.shape[-1], dim=-1)
         return targets.in_mv(predicted, level, spread, batch), hidden
+
+    @torch.no_grad()
+    def complete(self, batch: Batch, observed: Tensor, n_draws: int = 1) -> Tensor:
+        """ECGs (n_draws, B, L, T) in mV; the decoder fills in all patches of the leads that are not `observed` (B, L) bool.
+
+        With target "patch" the decoder predicts the shape of a patch and not its amplitude; with "record" it does not predict
+        that of the record. What it does not predict is that of a linear map of the given leads (`completion.fill_patches`).
+
+        Raises:
+            ValueError: w_mem = 0, or decoder "leadwise", which reconstructs each lead from its own patches.
+        """
+        c = self.config
+        if not self.completes_leads:
+            targets.refuse_other_scales(self.signal.normalize)
+            reason = (
+                "w_mem = 0: this run has no decoder" if not c.w_mem else "decoder = 'leadwise' reads one lead at a time"
+            )
+            raise ValueError(
+                f"{reason} and completes no missing lead; train with w_mem=1 and decoder='joint' or 'cross'"
+            )
+
+        def decode(patches: Tensor, visible: Tensor) -> Tensor:
+            out: Tensor = self.decoder(self.ecg(patches, visible), torch.ones_like(visible), None, visible)
+            return out
+
+        return completion.fill_patches(decode, batch, observed, self.signal, c.n_patches, c.target, 0.01, n_draws)
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:

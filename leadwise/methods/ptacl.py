@@ -194,7 +194,8 @@ class Method(PretrainingMethod):
     def measure(self, batch: Batch) -> dict[str, float]:
         """Of a held-out batch: how often a record's own images are the nearest, and an ECG's phase is that of its image.
 
-        local_top1: over the phases of each record, chance 1/K. local_top1_other: with the ECG of another person.
+        local_top1: over the phases of each record, chance 1/K. local_top1_other: with the ECG of another person; a record
+        counts if the batch has one of another person with beats.
         """
         c = self.config
         volume, present = volumes_of(batch, c.volume.phases, c.volume.phases)
@@ -206,8 +207,8 @@ class Method(PretrainingMethod):
         if c.w_local:
             u, v, both = self._phases(batch, tokens, real, images, present)
             out["local_top1"] = anchors.top1_within(u, v, both)
-            other = torch.roll(torch.arange(len(batch), device=both.device), 1)
-            out["local_top1_other"] = anchors.top1_within(u[other], v, both & both[other])
+            other, has_other = another_person(numbers(batch.patient).to(both.device), both)
+            out["local_top1_other"] = anchors.top1_within(u[other], v, both & has_other)
         return {name: value if value == value else 0.0 for name, value in out.items()}  # NaN: nothing to compare
 
     def _phases(
@@ -224,3 +225,17 @@ class Method(PretrainingMethod):
         numbers_of = [c.volume.phases.index(name) for name in WINDOWS]
         u = self.ecg_head(torch.stack(pooled, dim=1))
         return u, self.volume_head(images[:, numbers_of]), complete & present[:, numbers_of].all(1)
+
+
+def another_person(person: Tensor, usable: Tensor) -> tuple[Tensor, Tensor]:
+    """Return for each record the next usable one of another person (B,), in a circle, and whether there is one (B,) bool.
+
+    person: (B,) int64; usable: (B,) bool.
+    """
+    n = len(person)
+    ahead = (
+        torch.arange(n, device=person.device)[:, None] + torch.arange(1, n + 1, device=person.device)
+    ) % n  # (B, B)
+    fits = (person[ahead] != person[:, None]) & usable[ahead]
+    first = fits.long().argmax(1, keepdim=True)
+    return ahead.gather(1, first)[:, 0], fits.any(1)

@@ -45,7 +45,7 @@ from torch import Tensor, nn
 from leadwise.batch import Batch, Signal
 from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
-from leadwise.nn import augment, masking, phase, targets
+from leadwise.nn import augment, completion, masking, phase, targets
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
 from leadwise.nn.lead_time import DecoderShape, Encoded, LeadTimeDecoder, LeadTimeEncoder
 from leadwise.nn.losses import masked, multimodal
@@ -120,6 +120,8 @@ class Method(PretrainingMethod):
             attention = "cross"
         grid = DecoderShape(c.decoder_width, c.decoder_depth, c.decoder_heads, attention)
         self.decoder = LeadTimeDecoder(self._encoder.shape, grid)
+        # a decoder of single leads has no visible token of a lead that is missing
+        self.completes_leads = attention != "leadwise" and signal.normalize == "mv"
         if c.w_phase:
             self.phase_head = nn.Linear(c.width, 2 * self.ecg.grid)
 
@@ -168,6 +170,34 @@ class Method(PretrainingMethod):
         predicted = self._decode(encoded, usable, visible, on_host)
         hidden = (usable & ~visible).repeat_interleave(self.ecg.grid, dim=-1)
         return targets.in_mv(predicted, level, spread, batch), hidden
+
+    @torch.no_grad()
+    def complete(self, batch: Batch, observed: Tensor, n_draws: int = 1) -> Tensor:
+        """ECGs (n_draws, B, L, T) in mV; the decoder fills in all patches of the leads that are not `observed` (B, L) bool.
+
+        The decoder predicts the shape of a patch and not its amplitude, which is that of a linear map of the given leads
+        (`completion.fill_patches`).
+
+        Raises:
+            ValueError: decoder "paper" with masking "uniform", which reconstructs each lead from its own patches.
+        """
+        if not self.completes_leads:
+            targets.refuse_other_scales(self.signal.normalize)
+            raise ValueError(
+                "decoder = 'paper' with masking = 'uniform' reconstructs each lead from its own patches and completes no "
+                "missing lead; train with method.decoder='cross'"
+            )
+
+        def decode(patches: Tensor, visible: Tensor) -> Tensor:
+            encoded = self._encoder(patches, visible)
+            encoded = replace(encoded, tokens=self.ecg.norm(encoded.tokens))
+            everywhere = torch.ones_like(visible)
+            return self._decode(encoded, everywhere, visible, everywhere)
+
+        c = self.config
+        return completion.fill_patches(
+            decode, batch, observed, self.signal, c.n_patches, "patch", c.target_floor, n_draws
+        )
 
     @property
     def _encoder(self) -> LeadTimeEncoder:

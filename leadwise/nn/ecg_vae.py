@@ -77,11 +77,14 @@ class EcgVae(nn.Module):
         An x whose length is not a multiple of the stride is padded at its end with its last sample; `decode` removes the
         padding if it receives `n_samples`.
         """
-        padding = -x.shape[-1] % self.stride
-        if padding:
-            x = F.pad(x, (0, padding), mode="replicate")
-        mean, log_variance = self.to_latent(self.encoder(x)).chunk(2, dim=1)
+        mean, log_variance = self.to_latent(self.features(x)).chunk(2, dim=1)
         return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What mean and log-variance are computed from, (B, widths[-1], S / stride), of x (B, n_in, S)."""
+        padding = -x.shape[-1] % self.stride
+        out: Tensor = self.encoder(F.pad(x, (0, padding), mode="replicate") if padding else x)
+        return out
 
     def decode(self, z: Tensor, n_samples: int | None = None, condition: Tensor | None = None) -> Tensor:
         """ECGs (B, n_out, S) of latents (B, latent, S / stride).

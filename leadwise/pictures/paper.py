@@ -49,6 +49,7 @@ FINE = "#fbdcdf"
 BOLD = "#f0a9b1"
 HIDDEN = "#9cc9ea"
 REBUILT = "#0057b8"
+SYNTHETIC = "#b34700"  # leads that a model made
 CUT = "#b3261e"
 
 
@@ -96,6 +97,8 @@ class _Trace:
     hidden: NDArray[np.bool_]
     rebuilt: NDArray[np.float64] | None  # NaN where nothing is drawn
     heat: NDArray[np.float64] | None = None  # in [-1, 1], NaN where unknown
+    is_synthetic: bool = False
+    band: NDArray[np.float64] | None = None  # (2, n) lower and upper edge, on the scale of `mv`
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,8 @@ def draw(
     hidden: NDArray[Any] | None = None,
     reconstruction: NDArray[Any] | None = None,
     heat: NDArray[Any] | None = None,
+    synthetic: Sequence[str] = (),
+    band: tuple[NDArray[Any], NDArray[Any]] | None = None,
 ) -> Figure:
     """Return a figure, to scale in millimetres, of the first 10 s of `ecg` (L, T) in mV with the lead names `leads`.
 
@@ -154,6 +159,8 @@ def draw(
         hidden: (L, T); samples that were hidden from a model are shaded.
         reconstruction: (L, T) mV; drawn over the hidden samples, or everywhere if `hidden` is not given.
         heat: (L, T); colours the paper behind the traces, strongest where it is furthest from 0.
+        synthetic: names of the leads that a model made; they have another colour, and "synthetic" beside their name.
+        band: the lower and the upper edge of an uncertainty band, (L, T) mV each; drawn behind synthetic leads.
 
     Raises:
         ValueError: the shapes do not agree, a lead is named twice, or the sampling rate is not positive.
@@ -161,7 +168,9 @@ def draw(
     # check the input
     ecg = np.asarray(ecg, dtype=np.float64)
     names = _names(ecg, rate_hz, leads)
-    for what, array in (("observed", observed), ("hidden", hidden), ("reconstruction", reconstruction), ("heat", heat)):
+    low, high = (None, None) if band is None else band
+    arrays = {"observed": observed, "hidden": hidden, "reconstruction": reconstruction, "heat": heat}
+    for what, array in {**arrays, "band": low, "the upper edge of band": high}.items():
         if array is not None and np.shape(array) != ecg.shape:
             raise ValueError(f"{what} has shape {np.shape(array)} but ecg has {ecg.shape}; they must agree")
     # the traces by lead name, and their positions on the paper
@@ -177,6 +186,8 @@ def draw(
         rebuilt = None if reconstruction is None else np.asarray(reconstruction[position, :n], dtype=np.float64)
         trace = _trace(np.where(real[position, :n], ecg[position, :n], np.nan), mask, rebuilt)
         lead_heat = None if relative_heat is None else relative_heat[position, :n]
+        if trace is not None and name in synthetic:
+            trace = replace(trace, is_synthetic=True, band=_band(ecg[position, :n], low, high, position))
         traces[name] = None if trace is None else replace(trace, heat=lead_heat)
     cells = _cells(traces, layout)
     rows = _rows(cells, layout.n_rows, rate_hz)
@@ -229,6 +240,16 @@ def _trace(
         visible = rebuilt if hidden is None else np.where(hidden, rebuilt, np.nan)
         rebuilt = np.where(np.isfinite(visible), visible - median, np.nan)
     return _Trace(mv - median, np.zeros(len(mv), dtype=bool) if hidden is None else hidden, rebuilt)
+
+
+def _band(
+    mv: NDArray[np.float64], low: NDArray[Any] | None, high: NDArray[Any] | None, position: int
+) -> NDArray[np.float64] | None:
+    """Return the edges (2, n) of a lead's band minus the lead's median; None without a band."""
+    if low is None or high is None:
+        return None
+    edges = np.stack([np.asarray(edge[position, : len(mv)], dtype=np.float64) for edge in (low, high)])
+    return edges - float(np.nanmedian(mv))
 
 
 def _cells(traces: dict[str, _Trace | None], layout: _PaperLayout) -> list[_Cell]:
@@ -337,7 +358,7 @@ def _needs_legend(cells: list[_Cell], rows: list[_Row], rate_hz: float) -> bool:
         window = cell.window(rate_hz)
         mv = cell.trace.mv[window]
         marked = ~np.isfinite(mv) | cell.trace.hidden[window] | _outside(mv, rows[cell.row])
-        if marked.any() or cell.trace.rebuilt is not None or cell.trace.heat is not None:
+        if marked.any() or cell.trace.rebuilt is not None or cell.trace.heat is not None or cell.trace.is_synthetic:
             return True
     return False
 
@@ -407,7 +428,9 @@ def _draw_cell(grid: Axes, cell: _Cell, row: _Row, rate_hz: float) -> None:
         text = f"{cell.lead}  not recorded"
         grid.text(left_mm + 1.5, row.top_mm - 2.0, text, color=GREY, gid=f"absent-{place}", **style)
         return
-    grid.text(left_mm + 1.5, row.top_mm - 2.0, cell.lead, color=INK, fontweight="bold", gid=f"name-{place}", **style)
+    colour = SYNTHETIC if cell.trace.is_synthetic else INK
+    name = f"{cell.lead} synthetic" if cell.trace.is_synthetic else cell.lead
+    grid.text(left_mm + 1.5, row.top_mm - 2.0, name, color=colour, fontweight="bold", gid=f"name-{place}", **style)
 
     # what is behind the trace: heat, gaps and hidden patches
     window = cell.window(rate_hz)
@@ -432,7 +455,12 @@ def _draw_cell(grid: Axes, cell: _Cell, row: _Row, rate_hz: float) -> None:
         y_mm = np.clip(row.zero_mm + GAIN_MM_PER_MV * values, lowest_mm, highest_mm)
         grid.plot(x_mm, y_mm, solid_joinstyle="round", **style)
 
-    line(mv, color=INK, linewidth=0.8, gid=f"trace-{place}", zorder=4)
+    if cell.trace.band is not None:
+        edges_mm = np.clip(row.zero_mm + GAIN_MM_PER_MV * cell.trace.band[:, window], lowest_mm, highest_mm)
+        grid.fill_between(x_mm, *edges_mm, color=SYNTHETIC, alpha=0.25, linewidth=0, gid=f"band-{place}", zorder=3)
+    line(
+        mv, color=colour, linewidth=0.8, gid=f"{'synthetic' if cell.trace.is_synthetic else 'trace'}-{place}", zorder=4
+    )
     if cell.trace.rebuilt is not None:
         line(cell.trace.rebuilt[window], color=REBUILT, linewidth=0.95, gid=f"reconstruction-{place}", zorder=5)
     for sign, edge_mm, marker in ((1, highest_mm - 0.8, "^"), (-1, lowest_mm + 0.8, "v")):
@@ -450,8 +478,12 @@ def _draw_legend(figure: Figure, grid: Axes) -> None:
         handles.append(Patch(facecolor="#ececef", edgecolor="#c4c4ca", hatch="////", linewidth=0, label="not observed"))
     if "cut-" in gids:
         handles.append(Line2D([], [], color=CUT, marker="^", markersize=4, linestyle="none", label="cut off"))
-    if "reconstruction-" in gids:
+    if "reconstruction-" in gids or ("synthetic-" in gids and "trace-" in gids):
         handles.append(Line2D([], [], color=INK, linewidth=0.8, label="recorded"))
+    if "synthetic-" in gids:
+        handles.append(Line2D([], [], color=SYNTHETIC, linewidth=1.2, label="synthetic: made by a model, not recorded"))
+    if "band-" in gids:
+        handles.append(Patch(facecolor=SYNTHETIC, alpha=0.25, linewidth=0, label="band of several draws"))
     if "hidden-" in gids:
         handles.append(Patch(facecolor=HIDDEN, alpha=0.38, linewidth=0, label="hidden from the model"))
     if "reconstruction-" in gids:

@@ -9,6 +9,7 @@ from torch import nn
 
 from leadwise.config import OptimConfig
 from leadwise.methods.contract import PretrainingMethod
+from leadwise.nn.ecg_vae import ResidualBlock
 from leadwise.nn.heads import Head, Projector
 from leadwise.nn.report_tower import BLOCKS
 from leadwise.nn.resnet import BasicBlock
@@ -72,7 +73,9 @@ def matrix_parts(method: nn.Module) -> dict[int, int]:
     """
     parts: dict[int, int] = {}
     for container in method.modules():
-        if not isinstance(container, (*BLOCKS, Head, Projector, BasicBlock)) and not is_bert_layer(container):
+        if not isinstance(container, (*BLOCKS, Head, Projector, BasicBlock, ResidualBlock)) and not is_bert_layer(
+            container
+        ):
             continue
         for module in container.modules():
             if isinstance(module, nn.Linear | nn.Conv1d):

@@ -6,7 +6,8 @@
                    the base; with infarcts also `scar` in *_ed.npz: the late-enhancement volume
     truth.csv      anatomy, ECG features, sizes of the chambers, device, artefacts, probability of each outcome, infarct
     bounds.json    highest R² possible from the ECG for each phenotype
-    oracle.json    highest AUROC possible from the ECG for each outcome; recall of the likelihood oracle in pools of 64 and 256
+    oracle.json    highest AUROC possible from the ECG for each outcome; recall of the likelihood oracle in pools of 64 and 256,
+                   of people without infarcts, which the file states where infarcts are simulated
 
 The anatomy decides both the ECG and the image. Whoever predicts a phenotype from the ECG better than its bound has a leak.
 """
@@ -49,6 +50,9 @@ from leadwise.progress import Progress
 log = logging.getLogger(__name__)
 
 INFARCT_SHARE = 0.20  # of the people, where infarcts are simulated
+INFARCT_NOTE = (
+    "Recall is of people without infarcts; an infarct is in both ECG and image, so that a method may exceed it."
+)
 
 _PER_FOLDER = 100
 _PER_TASK = 20  # people that a process simulates at once
@@ -100,7 +104,8 @@ def simulate_pairs(
                 progress("simulate", len(subjects), n_people)
         write_table(partial / "truth.csv", truths)
         _write_json(partial / "bounds.json", phenotype_bounds())
-        _write_json(partial / "oracle.json", oracle())
+        note = {"note": INFARCT_NOTE} if settings is not None and settings.infarcts else {}
+        _write_json(partial / "oracle.json", {**oracle(), **note})
         write_table(partial / "subjects.csv", subjects)
     log.info("simulated %d pairs of ECG and heart volumes in %s", n_people, folder)
     return folder
