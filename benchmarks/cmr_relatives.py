@@ -205,10 +205,13 @@ class Trainer:
 
 
 def comparable(config: Config) -> Json:
-    """Return what two configs must have in common to be the same row: everything but steps, logs and paths of runs."""
+    """Return what two configs must have in common to be the same row: everything but steps, logs and folders.
+
+    All runs of an output folder are trained on its cohorts, whose names suffice.
+    """
     return {
         "signal": config.signal,
-        "cohort": str(Path(config.data.cohort).resolve()),
+        "cohort": Path(config.data.cohort).name,
         "starts": (bool(config.data.init), bool(config.data.init_volume)),
         "method": json.dumps(with_defaults(config).method, sort_keys=True, default=str),
         "optim": dataclasses.replace(config.optim, steps=1),

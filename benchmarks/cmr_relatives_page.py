@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from collections.abc import Callable, Sequence
@@ -139,7 +140,13 @@ def _task(cohort: Cohort) -> RegressTask:
 
 
 def verdicts(r: Results) -> list[Verdict]:
-    """Return the acceptance lines; a line whose rows are missing is left out."""
+    """Return the acceptance lines, numbered; a line whose rows are missing is left out."""
+    return [
+        dataclasses.replace(one, criterion=f"{number}. {one.criterion}") for number, one in enumerate(_verdicts(r), 1)
+    ]
+
+
+def _verdicts(r: Results) -> list[Verdict]:
     lines: list[Verdict] = []
     have = r.scores.__contains__
     if have(PTACL) and have(GLOBAL):

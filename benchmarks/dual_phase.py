@@ -2,13 +2,16 @@
 
     python benchmarks/dual_phase.py -o reproduced --budget 6min --seeds 0
 
-Every run and score is stored in the folder: a call that was interrupted, or that adds seeds, continues from there.
+Every run and score is stored in the folder: a call that was interrupted, or that adds seeds, continues from there. Folders of
+several calls with the same --out name, budget.json and people can be merged: copy runs/ and scores/ into one of them, and call
+this with all seeds. The figures are written beside the page.
 """
 
 from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -41,24 +44,33 @@ def main() -> None:
     result = reproduce(request, lambda what, done, total: None)
     seconds = f"{time.perf_counter() - began:,.0f} s, {time.process_time() - cpu:,.0f} s of processor time"
 
-    # the page: the command, the machine, and the tables of the target
+    # the figures, the command, the machine, and the tables of the target
+    args.page.parent.mkdir(parents=True, exist_ok=True)
+    figures = {"figure.png": "", "figure2.png": "_hearts"}
+    for name, suffix in figures.items():
+        with replacing(args.page.with_name(f"{args.page.stem}{suffix}.png")) as part:
+            shutil.copyfile(result.folder / name, part)
     command = shlex.join(["python", "benchmarks/dual_phase.py", *sys.argv[1:]])
     note = (
         f"`{command}`\n\n{describe()}. The last call took {seconds}; an earlier one may have done a part of the work."
     )
     parts = [
         f"# {dual_phase.TITLE}",
-        note,
+        f"![R² of phenotypes from the ECG]({args.page.stem}.png)",
+        f"![Three simulated pairs of ECG and heart]({args.page.stem}_hearts.png)",
         result.scale,
+        "## Acceptance",
+        markdown(result.more["Acceptance"]),
         dual_phase.NOTE,
         "## R² of phenotypes",
         markdown(result.lines),
     ]
     for heading, lines in result.more.items():
-        parts += [f"## {heading}", markdown(lines)]
+        if heading != "Acceptance":
+            parts += [f"## {heading}", markdown(lines)]
     with replacing(args.page) as part:
-        part.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    print(f"{args.page}; figure: {args.out / 'dual_phase' / 'figure.png'}")
+        part.write_text("\n\n".join([*parts, note]) + "\n", encoding="utf-8")
+    print(f"{args.page}; the whole result: {result.folder / 'page.html'}")
 
 
 if __name__ == "__main__":

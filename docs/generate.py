@@ -89,7 +89,7 @@ API = {  # page of the reference -> title, introduction, modules; NAME.* is ever
     "generate": (
         "Reports from ECGs",
         "Writers of reports, their training, and their scores beside controls.",
-        ("leadwise.generate.*", "leadwise.generate.writers.*"),
+        ("leadwise.generate.*", "leadwise.generate.writers.*", "leadwise.questions.*"),
     ),
     "synthesis": (
         "Synthetic ECGs",

@@ -21,11 +21,16 @@ from leadwise.data.audit.audit import audit_cohort
 from leadwise.data.audit.finding import Finding
 from leadwise.data.audit.volumes import _equal_share, check_volumes
 from leadwise.data.cohort import executors, prepare, shard
+from leadwise.data.cohort.changed_copy import (
+    link_equal_files,
+    write_with_other_images,
+    write_with_other_reports,
+    write_with_texts,
+)
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.estimate import estimate
 from leadwise.data.cohort.layout import CohortError
 from leadwise.data.cohort.left_out import LeftOutError
-from leadwise.data.cohort.other_reports import write_with_other_reports
 from leadwise.data.cohort.prepare import finished_ledger, write, write_share
 from leadwise.data.croissant import describe
 from leadwise.data.loader import Recordings
@@ -274,6 +279,41 @@ def test_a_copy_with_other_reports_has_the_images(cohort: Cohort, tmp_path: Path
     copy = Cohort.open(tmp_path / "copy", verify=True)
     np.testing.assert_array_equal(copy.volume(0), cohort.volume(0))
     np.testing.assert_array_equal(copy.volume_mask(0), cohort.volume_mask(0))
+
+
+def test_a_copy_with_the_images_of_others_needs_no_space_and_is_verified(cohort: Cohort, tmp_path: Path) -> None:
+    rows = cohort.rows("train")
+    write_with_other_images(cohort, tmp_path / "copy", rows, np.roll(rows, 1))
+    copy = Cohort.open(tmp_path / "copy", verify=True)
+    np.testing.assert_array_equal(copy.volume(rows[0]), cohort.volume(rows[-1]))
+    np.testing.assert_array_equal(copy.volume_mask(rows[0]), cohort.volume_mask(rows[-1]))
+    for row in cohort.rows("test"):
+        np.testing.assert_array_equal(copy.volume(row), cohort.volume(row))
+    np.testing.assert_array_equal(copy.signal(rows[0])[0], cohort.signal(rows[0])[0])
+    np.testing.assert_array_equal(copy.phenotypes(("lvedv",), rows), cohort.phenotypes(("lvedv",), rows))
+    for file in (tmp_path / "copy").glob("*.npy"):
+        assert file.samefile(cohort.folder / file.name)
+
+
+def test_a_copy_has_the_texts_that_it_is_given(cohort: Cohort, tmp_path: Path) -> None:
+    texts = [f"Known low EF; sinus rhythm {k}" for k in range(len(cohort))]
+    write_with_texts(cohort, tmp_path / "copy", texts)
+    copy = Cohort.open(tmp_path / "copy", verify=True)
+    assert copy.reports[2] == "known low ef. sinus rhythm 2."
+    assert copy.statements(np.array([2])) == [["known low ef", "sinus rhythm 2"]]
+    assert len(copy.rows(min_report_words=6)) == len(cohort)
+    assert not len(copy.rows(min_report_words=7))
+    with pytest.raises(ValueError, match="1 texts for the 12 recordings"):
+        write_with_texts(cohort, tmp_path / "other", texts[:1])
+
+
+def test_files_that_two_cohorts_have_in_common_become_links(folder: Path, cohort: Cohort, tmp_path: Path) -> None:
+    write(ecg_cmr.read_source(folder, options_for()), tmp_path / "out", shard_records=5)
+    before = digests(tmp_path / "out")
+    assert link_equal_files(tmp_path / "out", cohort.folder) > 0
+    assert all(file.samefile(cohort.folder / file.name) for file in (tmp_path / "out").glob("*.npy"))
+    assert digests(tmp_path / "out") == before
+    assert link_equal_files(tmp_path / "out", cohort.folder) == 0
 
 
 def test_a_table_without_any_image_is_an_error(tmp_path: Path) -> None:

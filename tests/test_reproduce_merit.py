@@ -13,9 +13,9 @@ import tomli_w
 
 from leadwise.batch import LEADS
 from leadwise.config import ConfigError, read
+from leadwise.data.cohort.changed_copy import write_with_other_reports
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.layout import CohortError
-from leadwise.data.cohort.other_reports import write_with_other_reports
 from leadwise.data.cohort.prepare import write
 from leadwise.data.simulator import reports
 from leadwise.data.simulator.findings import FINDINGS

@@ -22,6 +22,7 @@ LAYERS = (  # from the top; a module imports only from layers below its own, and
     {"demo"},
     {"__init__"},
     {"sklearn"},
+    {"questions"},
     {"model", "generate", "synthesis"},
     {"training"},
     {"pages"},

@@ -13,6 +13,7 @@ from rich.logging import RichHandler
 
 from leadwise import __version__
 from leadwise.cli import (
+    bench_qa,
     calibrate,
     card,
     check,
@@ -72,6 +73,7 @@ COMMANDS = (
     report.report,
     report.train_writer,
     report.score_writer,
+    bench_qa.bench_qa,
     complete.complete,
     reproduce.reproduce,
     card.card,

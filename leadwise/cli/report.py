@@ -40,10 +40,12 @@ ServerModel = Annotated[str, typer.Option(help="--writer server: name of the mod
 _TABLES = (".csv", ".parquet")
 
 
-def _server(writer: str, url: str | None, model: str, cache: Path | None) -> ServerOptions | None:
+def chat_server(
+    writer: str, url: str | None, model: str, cache: Path | None, option: str = "--writer server"
+) -> ServerOptions | None:
     """Return the server of the options; None without one."""
     if (writer == "server") != (url is not None):
-        raise typer.BadParameter("--writer server and --server-url belong together: pass both or none")
+        raise typer.BadParameter(f"{option} and --server-url belong together: pass both or none")
     from leadwise.generate.writers.server import ServerOptions
 
     return None if url is None else ServerOptions(url, model, cache=cache)
@@ -72,7 +74,7 @@ def report(
     """Write a report for each ECG. Machine-written, research use only: no report supports a decision about a patient."""
     # check the options before anything is loaded
     check_target(target, _TABLES)
-    server = _server(writer, server_url, server_model, target.with_name(f"{target.name}.answers"))
+    server = chat_server(writer, server_url, server_model, target.with_name(f"{target.name}.answers"))
     from leadwise import hub
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.ecg_inputs import Inputs
@@ -167,7 +169,7 @@ def score_writer(
     if target is not None:
         check_target(target, _TABLES)
     cache = None if target is None else target.with_name(f"{target.name}.answers")
-    server = _server(writer, server_url, server_model, cache)
+    server = chat_server(writer, server_url, server_model, cache)
     from leadwise import hub
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.generate import evaluate_writer as scoring

@@ -30,6 +30,7 @@ from leadwise.evaluate.handcrafted import HEART_RATE, handcrafted_features
 from leadwise.evaluate.metrics.bootstrap import (
     N_REPLICATES,
     mean_of_defined,
+    mean_of_drawn_repeats,
     percentile_interval,
     resample_patients,
 )
@@ -141,15 +142,27 @@ def difference(a: FeatureScores, b: FeatureScores, targets: Sequence[str] | None
 
 
 def score_predictions(
-    name: str, predictions: Floats, task: RegressTask, width: int, settings: dict[str, Any] | None = None
+    name: str,
+    predictions: Floats,
+    task: RegressTask,
+    width: int,
+    settings: dict[str, Any] | None = None,
+    draw_repeats: bool = False,
 ) -> FeatureScores:
-    """Score predictions (S, M, Q) of the test recordings: means over S repeats, on the same resamplings of patients."""
+    """Score predictions (S, M, Q) of the test recordings: means over S repeats, on the same resamplings of patients.
+
+    With `draw_repeats`, each resampling also draws repeats with replacement: intervals are over patients and repeats.
+    """
     truth, patients = task.values[task.test], task.patient[task.test]
     ones, weights = np.ones((1, len(truth))), resample_patients(patients, N_REPLICATES, 0)
     each = [weighted_measures(truth, one, ones) for one in predictions]
     resampled = [weighted_measures(truth, one, weights) for one in predictions]
     values = {measure: np.mean([one[measure][0] for one in each], axis=0) for measure in MEASURES}
-    replicates = {measure: np.mean([one[measure] for one in resampled], axis=0) for measure in MEASURES}
+    stacks = {measure: np.stack([one[measure] for one in resampled]) for measure in MEASURES}
+    replicates: dict[str, Floats] = {
+        measure: mean_of_drawn_repeats(stack) if draw_repeats else stack.mean(axis=0)
+        for measure, stack in stacks.items()
+    }
     return FeatureScores(
         name=name,
         width=width,

@@ -47,7 +47,8 @@ _ECGS_AT_ONCE = 64
 
 
 # settings that older folders do not have, with the values that change nothing: their digests are not recorded then
-_ADDED = {"numbers": "keep", "paraphrase": False, "projection_steps": 0}
+_ADDED = {"numbers": "keep", "paraphrase": False, "projection_steps": 0, "input": "vectors"}
+TOKENS = "tokens"  # the part of a run that has code numbers
 
 KINDS: dict[str, type[TinySettings | LocalSettings]] = {"tiny": TinySettings, "local": LocalSettings}
 
@@ -114,6 +115,14 @@ def config_of(table: dict[str, Any]) -> WriterConfig:
     """
     config = typed(WriterConfig, table)
     config = dataclasses.replace(config, writer=config.table()["writer"])
+    reads_tokens = config.settings.input == TOKENS
+    if reads_tokens and config.ecg.part == EcgConfig().part:
+        config = dataclasses.replace(config, ecg=dataclasses.replace(config.ecg, part=TOKENS))
+    if reads_tokens != (config.ecg.part == TOKENS):
+        raise ConfigError(
+            f"setting ecg.part = {config.ecg.part!r} and writer.input = {config.settings.input!r} do not go together: "
+            "writer.input=tokens reads the part 'tokens' and no other"
+        )
     fixed = {"accumulate": 1, "optimizer": "adamw", "precision": "float32", "compile": False}
     for name, value in fixed.items():
         if getattr(config.optim, name) != value:
@@ -189,16 +198,16 @@ def encoder_of(run: Run, config: WriterConfig) -> Run:
     return run if config.ecg.encoder == "trained" else run.untrained(run.config.optim.seed)
 
 
-def new_model(config: WriterConfig, texts: Iterable[str], n_features: int) -> ReportModel:
+def new_model(config: WriterConfig, texts: Iterable[str], n_features: int, n_token_ids: int = 0) -> ReportModel:
     """Return a model with fresh weights from the settings' seed, and a tokenizer trained on `texts`."""
     settings = config.settings
     with _seeded(config):
         if isinstance(settings, LocalSettings):
-            return LocalModel(settings, n_features)
-        return TinyModel(settings, TinyModel.make_tokenizer(settings, texts), n_features)
+            return LocalModel(settings, n_features, n_token_ids=n_token_ids)
+        return TinyModel(settings, TinyModel.make_tokenizer(settings, texts), n_features, n_token_ids)
 
 
-def _saved_model(config: WriterConfig, folder: Path, n_features: int) -> ReportModel:
+def _saved_model(config: WriterConfig, folder: Path, n_features: int, n_token_ids: int) -> ReportModel:
     """Return the model of a writer folder's tokenizer/ with fresh weights.
 
     Raises:
@@ -213,8 +222,8 @@ def _saved_model(config: WriterConfig, folder: Path, n_features: int) -> ReportM
         raise WriterError(f"{folder} is missing or damaged; copy the writer folder again")
     with _seeded(config):
         if isinstance(settings, LocalSettings):
-            return LocalModel(settings, n_features, folder)
-        return TinyModel(settings, tokenizer, n_features)
+            return LocalModel(settings, n_features, folder, n_token_ids)
+        return TinyModel(settings, tokenizer, n_features, n_token_ids)
 
 
 @contextmanager
@@ -294,11 +303,12 @@ def open_without_weights(folder: Path) -> TrainedWriter:
     path = folder / PROVENANCE
     try:
         provenance = json.loads(path.read_text(encoding="utf-8"))
-        n_features = int(provenance["n_features"])
+        n_features, n_token_ids = int(provenance["n_features"]), int(provenance.get("n_token_ids", 0))
         provenance["run"]["name"], provenance["run"]["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):
         raise WriterError(f"{path} is missing or damaged; copy the writer folder again") from None
-    return TrainedWriter(folder, config, _saved_model(config, folder / "tokenizer", n_features), provenance)
+    model = _saved_model(config, folder / "tokenizer", n_features, n_token_ids)
+    return TrainedWriter(folder, config, model, provenance)
 
 
 def load(folder: Path | str, device: str = "auto") -> TrainedWriter:

@@ -20,8 +20,14 @@ class ReportModel(nn.Module):
     inverse_std: Tensor
     tokenizer: Tokenizer
 
-    def __init__(self, n_features: int) -> None:
+    def __init__(self, n_features: int, n_token_ids: int = 0) -> None:
+        """
+        Args:
+            n_features: D of the embeddings, or T code numbers of an ECG.
+            n_token_ids: different code numbers; 0: the features are embeddings.
+        """
         super().__init__()
+        self.n_token_ids = n_token_ids
         self.register_buffer("mean", torch.zeros(n_features))
         self.register_buffer("inverse_std", torch.ones(n_features))
 
@@ -36,12 +42,16 @@ class ReportModel(nn.Module):
         return self.mean.device
 
     def fit_scale(self, features: Tensor) -> None:
-        """Take mean and standard deviation of the training embeddings (N, D)."""
+        """Take mean and standard deviation of the training embeddings (N, D); code numbers have none."""
+        if self.n_token_ids:
+            return
         self.mean.copy_(features.mean(dim=0))
         self.inverse_std.copy_(1 / features.std(dim=0, correction=0).clamp(min=1e-6))
 
     def standardize(self, features: Tensor) -> Tensor:
-        """Return embeddings (N, D) with the training mean 0 and standard deviation 1, within LIMIT."""
+        """Return embeddings (N, D) with the training mean 0 and standard deviation 1, within LIMIT; code numbers as they are."""
+        if self.n_token_ids:
+            return features
         return ((features - self.mean) * self.inverse_std).clamp(-LIMIT, LIMIT)
 
     def own_state(self) -> dict[str, Tensor]:
@@ -76,6 +86,26 @@ class ReportModel(nn.Module):
     def save_tokenizer(self, folder: Path) -> None:
         """Write what is needed besides settings and weights to `folder`, the writer's tokenizer/."""
         self.tokenizer.save_pretrained(folder)
+
+
+class TokenEmbedder(nn.Sequential):
+    """Code numbers of an ECG (B, T), as floats, to T vectors (B, T, W) of unit scale: one trained vector per code and place."""
+
+    def __init__(self, n_tokens: int, n_ids: int, width: int) -> None:
+        super().__init__(_Codes(n_tokens, n_ids, width), nn.LayerNorm(width))
+
+
+class _Codes(nn.Module):
+    def __init__(self, n_tokens: int, n_ids: int, width: int) -> None:
+        super().__init__()
+        self.code = nn.Embedding(n_ids, width)
+        self.place = nn.Embedding(n_tokens, width)
+        with torch.no_grad():
+            self.place.weight.mul_(0.5)  # the code counts for more at the start
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        out: Tensor = self.code(numbers.round().long()) + self.place.weight
+        return out
 
 
 class EcgProjector(nn.Sequential):

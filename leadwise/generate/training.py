@@ -97,6 +97,11 @@ def train_writer(
     config = _requested(folder, overrides, resume)
     resume = resume and not _is_unsaved(folder)
     encoder = folders.encoder_of(run, config)
+    if config.ecg.part == folders.TOKENS and not encoder.method.n_token_ids:
+        raise WriterError(
+            f"run {run.name} has no tokens for writer.input=tokens; train one with method.name=beat_tokenizer, or leave out "
+            "writer.input"
+        )
     split_parts(encoder, config.ecg.part)
     with ExitStack() as until_end:
         # the data, and the folder
@@ -226,7 +231,8 @@ def _create(
         leftover.unlink()
 
     # the model, then the folder
-    model = folders.new_model(config, train.texts, train.features.shape[1])
+    n_token_ids = run.method.n_token_ids if config.ecg.part == folders.TOKENS else 0
+    model = folders.new_model(config, train.texts, train.features.shape[1], n_token_ids)
     model.fit_scale(train.features)
     people = cohort.patients.distinct(train.rows)
     hashes = TrainedOn.of(cohort.source, people, cohort.checksums(train.rows))
@@ -237,6 +243,7 @@ def _create(
     provenance: dict[str, Any] = {
         "run": {"name": run.name, "fingerprint": run.fingerprint},
         "n_features": train.features.shape[1],
+        **({"n_token_ids": n_token_ids} if n_token_ids else {}),
         **{"cohort": cohort.name, "source": cohort.source, "fingerprint": cohort.fingerprint},
         **{"n_people": len(people), "n_signals": len(train)},
     }

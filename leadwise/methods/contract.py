@@ -204,6 +204,14 @@ class PretrainingMethod(nn.Module):
         """Return `embed_ecg` of each of `parts`. A method overrides this if one pass of its encoder gives several parts."""
         return [self.embed_ecg(batch, part) for part in parts]
 
+    @property
+    def n_token_ids(self) -> int:
+        """The number of different numbers in the part "tokens", which language models read; 0 without such a part.
+
+        That part has the numbers of codes, from 0 on, as floats (B, T): they are names, and no embedding.
+        """
+        return 0
+
     def embed_text(self, texts: list[str]) -> Tensor:
         """Return (K, D) unit vectors of K texts, in the space of the part "shared". Needs `embeds_text`."""
         raise NotImplementedError(f"{type(self).__module__} embeds no texts")

@@ -146,7 +146,7 @@ class ConceptReader(nn.Module):
         """queries: (Q, out); tokens: (B, N, D); real: (B, N) bool; place: (N, out), added to the tokens -> (B, Q, out)."""
         known = self.enter(self.norm_tokens(tokens))
         known = known if place is None else known + place
-        out: Tensor = self.norm(self.attention(queries.expand(len(tokens), -1, -1), known, real))
+        out: Tensor = self.norm(self.attention(queries.expand(tokens.shape[0], -1, -1), known, real))
         return out
 
 

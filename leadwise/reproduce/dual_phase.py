@@ -23,7 +23,7 @@ from leadwise.batch import Signal
 from leadwise.config import Config, LogConfig, OptimConfig
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.loader import Recordings
-from leadwise.evaluate.embed import Features, embed_cohort
+from leadwise.evaluate.embed import Features, embed_cohort, scored_recordings
 from leadwise.evaluate.handcrafted import handcrafted_features
 from leadwise.evaluate.logistic_regression import ProbeError, fit
 from leadwise.evaluate.metrics.auroc import auroc_score
@@ -39,7 +39,7 @@ from leadwise.progress import Progress, relabel
 from leadwise.reproduce import dual_phase_scores as scoring
 from leadwise.reproduce import training_runs
 from leadwise.reproduce.budget import Budget
-from leadwise.reproduce.dual_phase_data import HALF, PAIRED, SHUFFLED, PairedData, describe, paired_data
+from leadwise.reproduce.dual_phase_data import HALF, PAIRED, SHUFFLED, PairedData, describe, hearts, paired_data
 from leadwise.reproduce.dual_phase_scores import PHENOTYPES, DualPhaseScores
 from leadwise.reproduce.variants import Variant
 from leadwise.run import Run
@@ -56,7 +56,7 @@ NOTE = (
     "known. The paper's tables are not accessible; its abstract has two numbers, printed beside ours for orientation only: "
     "what they are relative to, and on which phenotypes and outcomes of UK Biobank, is not comparable. Probes are ridge "
     "regressions on frozen features, fitted on the validation people, who are in no pre-training; the test people are scored "
-    "once. Intervals resample test people."
+    "once. Intervals resample test people and seeds."
 )
 _CONFIG = Config(
     signal=Signal(rate_hz=100, duration_s=10.0),
@@ -118,7 +118,13 @@ def reproduce_dual_phase(options: DualPhaseOptions, progress: Progress) -> tuple
         TITLE,
         scoring.phenotype_lines(scores),
         [],
-        [(figure, "Frozen features; the bound is the best that any predictor from the ECG reaches. Simulated hearts.")],
+        [
+            (
+                figure,
+                "Frozen features; the bound is the best that any predictor from the ECG reaches. Simulated hearts.",
+            ),
+            (hearts(data.open()), "Three test people: leads, and slices of end-diastole and end-systole. Simulated."),
+        ],
         f"{scoring.summary(lines)} {describe(data)} {_scale(trained)}",
         NOTE,
         more=[
@@ -127,6 +133,7 @@ def reproduce_dual_phase(options: DualPhaseOptions, progress: Progress) -> tuple
             ("Retrieval, test people", scoring.retrieval_lines(scores)),
             ("The paper's readable numbers beside ours", scoring.paper_lines(scores)),
         ],
+        figures_first=True,
     )
     return page, trained
 
@@ -172,18 +179,15 @@ def _train_and_score(
         return training_runs.load_or_train(runs, variant, progress)
 
     # stages 1 and 2: the masked ECG encoder, and the image encoders
-    masked_config = options.masked or _small("st_mem")
-    contrast = options.contrast or _small("dual_phase_cmr")
+    masked_config = options.masked or small_config("st_mem")
+    contrast = options.contrast or small_config("dual_phase_cmr")
     masked = train(scoring.MASKED, masked_config, PAIRED)
     scorer.add(scoring.MASKED, masked, seed)
     scorer.add(scoring.RANDOM, masked.untrained(seed), seed, folder=masked.folder)
     images: dict[str, Run] = {}
     n_steps: int | None = None  # of both image encoders
     for label, cohort in ((scoring.CMR, PAIRED), (scoring.CMR_HALF, HALF))[: 2 if is_first else 1]:
-        names = [name for each in _PHENOTYPES_OF.values() for name in each]
-        phase_of = [phase for phase, each in _PHENOTYPES_OF.items() for _ in each]
-        method = {**contrast.method, "stage": "cmr", "phenotypes": names, "phase_of": phase_of}
-        images[cohort] = train(label, dataclasses.replace(contrast, method=method), cohort, n_steps)
+        images[cohort] = train(label, stage_cmr(contrast), cohort, n_steps)
         n_steps = images[cohort].config.optim.steps
         scorer.add_images(label, images[cohort], cohort, seed)
 
@@ -206,8 +210,16 @@ def _train_and_score(
     return trained
 
 
-def _small(method: str) -> Config:
-    """Return the settings of a method for two CPU cores."""
+def stage_cmr(contrast: Config) -> Config:
+    """Return the settings of the image encoders for those of the contrast: each phase predicts its phenotypes."""
+    names = [name for each in _PHENOTYPES_OF.values() for name in each]
+    phase_of = [phase for phase, each in _PHENOTYPES_OF.items() for _ in each]
+    method = {**contrast.method, "stage": "cmr", "phenotypes": names, "phase_of": phase_of}
+    return dataclasses.replace(contrast, method=method)
+
+
+def small_config(method: str) -> Config:
+    """Return the settings of a method for two CPU cores and the simulated pairs."""
     optim = dataclasses.replace(_CONFIG.optim, **small_optim_settings(method))
     return with_defaults(dataclasses.replace(_CONFIG, method=small_settings(method), optim=optim))
 
@@ -226,12 +238,14 @@ class _Scorer:
         self.outcome_scores: dict[str, list[Floats]] = {}
         self.recall: dict[str, list[dict[str, Any]]] = {}
         self.widths: dict[str, int] = {}
+        self.n_in_training = 0
         self.rows: NDArray[np.int64] | None = None
         self.task: RegressTask | None = None
 
     def add(self, name: str, run: Run, seed: int, folder: Path | None = None) -> None:
         """Add an arm: predictions of the phenotypes and scores of the outcomes from its frozen ECG encoder."""
         rows, task = self._task(run)
+        self.n_in_training = max(self.n_in_training, run.overlap(scored_recordings(self.cohort, rows)).n_leaked)
         where = self.folder / f"{(run.folder or folder or Path(name)).name}"
 
         def compute() -> dict[str, NDArray[Any]]:
@@ -304,17 +318,23 @@ class _Scorer:
             for name, features in controls.items()
         }
         for name in (scoring.RANDOM, *self.predictions):
-            phenotypes[name] = score_predictions(name, np.stack(self.predictions[name]), task, self.widths[name])
+            predictions = np.stack(self.predictions[name])
+            phenotypes[name] = score_predictions(name, predictions, task, self.widths[name], draw_repeats=True)
+        both = np.stack(self.predictions[scoring.BOTH])
+        first = score_predictions(scoring.BOTH, both[:1], task, self.widths[scoring.BOTH]) if len(both) > 1 else None
         test = rows[task.test]
         outcome_labels, patients = self.cohort.labels("outcome", test), task.patient[task.test]
         outcomes: dict[str, Score] = {}
         if np.ptp(outcome_labels, axis=0).any():  # among few people there may be none
             for name, each in self.outcome_scores.items():
-                outcomes[name] = auroc_score(outcome_labels, np.stack(each), patients, self.cohort.tasks["outcome"])
+                classes = self.cohort.tasks["outcome"]
+                outcomes[name] = scoring.over_seeds(
+                    [auroc_score(outcome_labels, one, patients, classes) for one in each]
+                )
         return DualPhaseScores(
             phenotypes=phenotypes,
             images={
-                name: score_predictions(name, np.stack(each), task, self.widths[name])
+                name: score_predictions(name, np.stack(each), task, self.widths[name], draw_repeats=True)
                 for name, each in self.image_predictions.items()
             },
             retrieval={
@@ -329,6 +349,8 @@ class _Scorer:
             bounds=dict(self.cohort.bounds),
             oracle=self.data.oracle,
             ef_shift=self.data.ef_shift,
+            n_in_training=self.n_in_training,
+            both_first=first,
         )
 
     def _task(self, run: Run) -> tuple[NDArray[np.int64], RegressTask]:

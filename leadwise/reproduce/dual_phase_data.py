@@ -4,7 +4,8 @@ paired     every ECG with the images of its own heart
 shuffled   the images of the training people are exchanged between them: a control that has nothing to learn
 half       the systolic image is the middle of the RR interval, as in the paper's code, and not the smallest volume
 
-Validation and test people are the same in all of them, with the images of their own heart.
+Validation and test people are the same in all of them, with the images of their own heart. Files that two cohorts have in
+common are on the disk once, as links.
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
+from leadwise.batch import LEADS
+from leadwise.data.cohort.changed_copy import link_equal_files, write_with_other_images
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.layout import CohortError
 from leadwise.data.cohort.prepare import write
@@ -23,12 +28,14 @@ from leadwise.data.simulator.paired.cohort import PairSettings, simulate_pairs
 from leadwise.data.sources import ecg_cmr
 from leadwise.evaluate.volume_retrieval import Oracle, read_oracle
 from leadwise.files import replacing
+from leadwise.pictures import heart_pairs
 from leadwise.progress import Progress
 
 PAIRED, SHUFFLED, HALF = "dual_phase_paired", "dual_phase_shuffled", "dual_phase_half"  # names of the cohort folders
 SEED = 0
 
 _TRUTH, _ORACLE = "dual_phase_truth.csv", "dual_phase_oracle.json"
+_OF_HEARTS, _LEADS_OF_HEARTS = ("lvef", "lvedv", "lvmass"), ("II", "V2", "V5")  # of the picture of pairs
 Subjects = list[dict[str, str]]
 
 
@@ -59,9 +66,12 @@ def paired_data(out: Path, n_people: int, progress: Progress) -> PairedData:
             simulate_pairs(pairs, n_people, SEED, PairSettings(half=True), progress=progress)
         for old in folders.values():
             shutil.rmtree(old, ignore_errors=True)
-        for table, name in (("subjects.csv", PAIRED), ("shuffled.csv", SHUFFLED), ("half.csv", HALF)):
+        for table, name in (("subjects.csv", PAIRED), ("half.csv", HALF)):
             write_subjects(pairs, pairs / table, name)
             write(ecg_cmr.read_source(pairs / table, ecg_cmr.Options()), folders[name], progress=progress)
+        link_equal_files(folders[HALF], folders[PAIRED])  # the ECGs
+        paired = Cohort.open(folders[PAIRED])
+        write_with_other_images(paired, folders[SHUFFLED], *shuffled(paired.rows("train")))
         for file, copy in (("oracle.json", oracle), ("truth.csv", truth)):
             with replacing(copy) as part:
                 shutil.copyfile(pairs / file, part)
@@ -84,7 +94,7 @@ def write_subjects(pairs: Path, table: Path, name: str) -> None:
         shutil.copyfile(pairs / "subjects.csv", original)
     with original.open(encoding="utf-8", newline="") as lines:
         subjects = list(csv.DictReader(lines))
-    subjects = shuffled(subjects) if name == SHUFFLED else half(subjects) if name == HALF else subjects
+    subjects = half(subjects) if name == HALF else subjects
     columns = [column for column in subjects[0] if column != "half"]
     with replacing(table) as part, part.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
@@ -92,16 +102,10 @@ def write_subjects(pairs: Path, table: Path, name: str) -> None:
         writer.writerows(subjects)
 
 
-def shuffled(subjects: Subjects) -> Subjects:
-    """Return the subjects with the images of the training people exchanged: each gets those of another one."""
-    train = [row for row in subjects if row["split"] == "train"]
-    order = np.random.default_rng(SEED).permutation(len(train))
-    donor = {train[a]["record"]: train[b] for a, b in zip(order, np.roll(order, 1))}
-    images = [column for column in ("ed", "es") if column in subjects[0]]
-    return [
-        {**row, **{column: donor[row["record"]][column] for column in images}} if row["record"] in donor else row
-        for row in subjects
-    ]
+def shuffled(rows: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Return rows of the training people in random order, and for each the row of the person whose images it gets."""
+    order = rows[np.random.default_rng(SEED).permutation(len(rows))]
+    return order, np.roll(order, 1)
 
 
 def half(subjects: Subjects) -> Subjects:
@@ -118,3 +122,30 @@ def describe(data: PairedData) -> str:
         f"and nothing about patients: {n['train']:,} for pre-training, {n['val']:,} for the fit of the probes, "
         f"{n['test']:,} for the test."
     )
+
+
+def hearts(cohort: Cohort) -> Figure:
+    """Return a picture of the test people with the lowest, the middle and the highest ejection fraction of a sample."""
+    volumes = cohort.volumes
+    assert volumes is not None
+    rows = cohort.rows("test")[:100]
+    rows = rows[cohort.has_volume(rows).all(axis=1)]
+    values = cohort.phenotypes(_OF_HEARTS, rows)
+    order = np.argsort(values[:, 0])
+    places = [LEADS.index(lead) for lead in _LEADS_OF_HEARTS]
+    pairs = []
+    for k in (order[0], order[len(order) // 2], order[-1]):
+        signal, rate_hz = cohort.signal(int(rows[k]))
+        ef, edv, mass = values[k]
+        pairs.append(
+            heart_pairs.Pair(
+                f"EF {ef:.0f} %, EDV {edv:.0f} mL, mass {mass:.0f} g",
+                signal[: int(2.5 * rate_hz), places].T,
+                rate_hz,
+                cohort.volume(int(rows[k])),
+                cohort.volume_mask(int(rows[k])),
+            )
+        )
+    slices = np.unique(np.linspace(0, volumes.slices - 1, 5).round().astype(int)[1:4]).tolist()
+    title = "Simulated pairs of ECG and heart: blood of the left and right ventricle outlined"
+    return heart_pairs.draw(pairs, _LEADS_OF_HEARTS, volumes.phases, slices, volumes.spacing_mm[1:], title)

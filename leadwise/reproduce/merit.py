@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from leadwise.config import Config, ConfigError
+from leadwise.data.cohort.changed_copy import write_with_other_reports
 from leadwise.data.cohort.cohort import Cohort
-from leadwise.data.cohort.other_reports import write_with_other_reports
 from leadwise.data.cohort.prepare import write
 from leadwise.data.simulator.reports import MEASURED
 from leadwise.data.sources import simulated

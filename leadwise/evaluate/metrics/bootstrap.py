@@ -123,6 +123,17 @@ def mean_of_defined(values: Floats) -> Floats:
     return divide_or_nan(total, defined.sum(axis=1))
 
 
+def mean_of_drawn_repeats(values: Floats, seed: int = 0) -> Floats:
+    """Return (R, ...) the mean over repeats of values (S, R, ...), with S repeats drawn with replacement in each resampling.
+
+    The draws depend on S, R and `seed` only, so that two arms with the same repeats are paired.
+    """
+    n_repeats, n_replicates = values.shape[:2]
+    drawn = np.random.default_rng([seed, n_repeats]).integers(n_repeats, size=(n_repeats, n_replicates))
+    mean: Floats = values[drawn, np.arange(n_replicates)].mean(axis=0)
+    return mean
+
+
 def divide_or_nan(numerator: Floats, denominator: NDArray[Any]) -> Floats:
     """Return numerator / denominator, nan where the denominator is not positive."""
     result: Floats = np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator > 0)

@@ -8,6 +8,9 @@ contains the projection and the low-rank maps only, and names the folder of the 
 With `projection_steps`, training has two stages, as in LLaVA (arXiv 2304.08485): the projection alone at the full rate, then
 the projection and the low-rank maps at the lower rate. Each stage has its own warm-up and its own fall of the rate.
 
+With the input "tokens", the ECG is the code numbers of a run of `beat_tokenizer`. Each code has a vector of its own beside the
+frozen word embeddings, which is trained with the projection's rate: new rows of a frozen embedding would not train.
+
 The loss is that of the report's tokens alone. With `paraphrase`, the instruction of each training report is drawn from the
 setting `instruction` and PARAPHRASES; held-out reports and written ones always have `instruction`.
 
@@ -27,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leadwise.config import check_ranges
-from leadwise.generate.report_model import EcgProjector, ReportModel
+from leadwise.generate.report_model import EcgProjector, ReportModel, TokenEmbedder
 from leadwise.generate.writer import WriterError
 
 BASE = "base.json"
@@ -58,6 +61,7 @@ class LocalSettings:
     paraphrase: bool = False  # training draws a wording of the instruction for each report
     projection_steps: int = 0  # first steps, in which the projection alone is trained; 0: one stage
     numbers: Literal["keep", "remove"] = "keep"  # remove: measurements are taken out of the training reports
+    input: Literal["vectors", "tokens"] = "vectors"  # an embedding of the ECG, or the code numbers of a tokenizer's run
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -74,7 +78,9 @@ class LocalSettings:
 class LocalModel(ReportModel):
     """The language model, its low-rank maps, and the projection of the ECG."""
 
-    def __init__(self, settings: LocalSettings, n_features: int, saved_folder: Path | None = None) -> None:
+    def __init__(
+        self, settings: LocalSettings, n_features: int, saved_folder: Path | None = None, n_token_ids: int = 0
+    ) -> None:
         """Open the language model.
 
         Args:
@@ -83,7 +89,7 @@ class LocalModel(ReportModel):
         Raises:
             WriterError: peft is not installed, the folder has no usable language model, or it is another one.
         """
-        super().__init__(n_features)
+        super().__init__(n_features, n_token_ids)
         self.settings = settings
         folder = Path(settings.model)
         self.identity = _identity(folder)
@@ -96,13 +102,19 @@ class LocalModel(ReportModel):
         self.start, self.end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         most = getattr(base.config, "max_position_embeddings", None)
         self.instructions = [self._ids(text) for text in settings.instructions]
-        needed = 1 + settings.vectors + max(map(len, self.instructions)) + settings.max_tokens
+        n_vectors = n_features if n_token_ids else settings.vectors
+        needed = 1 + n_vectors + max(map(len, self.instructions)) + settings.max_tokens
         if most is not None and needed > most:
             raise WriterError(
                 f"the language model in {folder} has {most} positions, and a report needs {needed}; lower writer.max_tokens"
             )
         self.lm: nn.Module = _with_lora(base, settings)
-        self.project = EcgProjector(n_features, settings.vectors, base.config.hidden_size)
+        width = base.config.hidden_size
+        self.project: nn.Sequential = (
+            TokenEmbedder(n_features, n_token_ids, width)
+            if n_token_ids
+            else EcgProjector(n_features, settings.vectors, width)
+        )
         # vectors of the size of word embeddings, which a frozen model expects
         with torch.no_grad():
             self.project[-1].weight.fill_(float(base.get_input_embeddings().weight.float().std()))  # type: ignore[operator]

@@ -16,9 +16,10 @@ import re
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from leadwise.data import reports
@@ -30,6 +31,8 @@ from leadwise.progress import Progress
 from leadwise.run import Run
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 KEY_VARIABLE = "LEADWISE_SERVER_KEY"  # environment variable with the key of a server that needs one
 MAX_CHARACTERS = 2000  # of a report
@@ -85,8 +88,8 @@ class ServerOptions:
         return base if base.endswith("/chat/completions") else f"{base}/chat/completions"
 
 
-class _InvalidAnswer(ValueError):
-    """An answer that is no JSON object with a report; the message does not quote it."""
+class InvalidAnswer(ValueError):
+    """An answer that is not what was requested; the message does not quote it."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -94,6 +97,99 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *_: Any) -> None:
         return None
+
+
+class ChatServer:
+    """A client of a chat endpoint: one JSON answer for an instruction and a JSON object."""
+
+    def __init__(self, options: ServerOptions) -> None:
+        """Check the address; nothing is sent.
+
+        Raises:
+            WriterError: the address cannot be used.
+        """
+        self.options, self.address = options, options.address
+        # a proxy would carry facts off this machine, on their way to a server on it
+        no_proxy = [urllib.request.ProxyHandler({})] if urlsplit(self.address).hostname in ON_THIS_MACHINE else []
+        self._opener = urllib.request.build_opener(_NoRedirect, *no_proxy)
+
+    def answer(
+        self,
+        instruction: str,
+        content: Mapping[str, Any],
+        parse: Callable[[str], T],
+        pack: Callable[[T], Mapping[str, Any]],
+        wanted: str = "answer",
+    ) -> T:
+        """Return the stored answer to this request, or that of the server, which is stored.
+
+        Args:
+            instruction: the message of the system.
+            content: the message of the user, as JSON.
+            parse: the value of the text of an answer; raises InvalidAnswer.
+            pack: what is stored of a value; `parse` reads it.
+            wanted: what the answer is, for messages.
+
+        Raises:
+            WriterError: no try succeeded, or the server refuses the request.
+        """
+        request = self._request(instruction, content, self.options.seed)
+        digest = hashlib.sha256(json.dumps([self.address, request], sort_keys=True).encode()).hexdigest()[:32]
+        path = None if self.options.cache is None else self.options.cache / f"{digest}.json"
+        if path is not None and path.is_file():
+            try:
+                return parse(path.read_text(encoding="utf-8"))
+            except (InvalidAnswer, UnicodeDecodeError):
+                log.warning("%s is damaged; the request is sent again", path)
+        value = self._ask(instruction, content, parse, wanted)
+        if path is not None:
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(pack(value)) + "\n", encoding="utf-8")
+        return value
+
+    def _request(self, instruction: str, content: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """Return the body of a request."""
+        messages = [
+            {"role": "system", "content": instruction},
+            {"role": "user", "content": json.dumps(content, sort_keys=True)},
+        ]
+        return {
+            **{"model": self.options.model, "messages": messages, "temperature": 0, "seed": seed, "max_tokens": 512},
+            "response_format": {"type": "json_object"},
+        }
+
+    def _ask(self, instruction: str, content: Mapping[str, Any], parse: Callable[[str], T], wanted: str) -> T:
+        """Return the server's answer; after one that cannot be used, the next try has another seed."""
+        reason = ""
+        for number in range(self.options.tries):
+            if number:
+                time.sleep(self.options.wait_s * 2 ** (number - 1))
+            try:
+                return parse(_content(self._send(self._request(instruction, content, self.options.seed + number))))
+            except urllib.error.HTTPError as error:
+                reason = f"status {error.code}"
+                if error.code not in _RETRIED:
+                    break
+            except urllib.error.URLError as error:
+                reason = str(error.reason)
+            except InvalidAnswer as error:
+                reason = str(error)
+            except (OSError, ValueError) as error:  # a connection that ends early, a timeout while reading
+                reason = type(error).__name__
+        stored = "" if self.options.cache is None else ": answers so far are stored"
+        raise WriterError(
+            f"the server {self.options.url} gives no {wanted} ({reason}); check that it runs, --server-url and --server-model, "
+            f"and its key in {KEY_VARIABLE} if it needs one, then run the same command again{stored}"
+        )
+
+    def _send(self, body: dict[str, Any]) -> bytes:
+        headers = {"Content-Type": "application/json"}
+        if os.environ.get(KEY_VARIABLE):
+            headers["Authorization"] = f"Bearer {os.environ[KEY_VARIABLE]}"
+        request = urllib.request.Request(self.address, json.dumps(body).encode(), headers, method="POST")
+        with self._opener.open(request, timeout=self.options.timeout_s) as answer:
+            content: bytes = answer.read(_MAX_BYTES)
+        return content
 
 
 class ServerWriter(Writer):
@@ -109,11 +205,8 @@ class ServerWriter(Writer):
         Raises:
             WriterError: the address cannot be used.
         """
-        self.run, self.options, self.bank = run, options, bank
-        self.part, self.address = shared_part(run), options.address
-        # a proxy would carry facts off this machine, on their way to a server on it
-        no_proxy = [urllib.request.ProxyHandler({})] if urlsplit(self.address).hostname in ON_THIS_MACHINE else []
-        self._opener = urllib.request.build_opener(_NoRedirect, *no_proxy)
+        self.run, self.bank, self.part = run, bank, shared_part(run)
+        self.server = ChatServer(options)
 
     def write(self, ecgs: WriterInput, progress: Progress | None = None) -> list[str]:
         """Return the reports of N ECGs; '' without a request for an ECG without facts.
@@ -129,68 +222,7 @@ class ServerWriter(Writer):
         return texts
 
     def _report(self, facts: dict[str, Any]) -> str:
-        """Return the stored report of these facts, or that of the server, which is stored."""
-        request = self._request(facts, self.options.seed)
-        digest = hashlib.sha256(json.dumps([self.address, request], sort_keys=True).encode()).hexdigest()[:32]
-        path = None if self.options.cache is None else self.options.cache / f"{digest}.json"
-        if path is not None and path.is_file():
-            try:
-                return _validated(path.read_text(encoding="utf-8"))
-            except (_InvalidAnswer, UnicodeDecodeError):
-                log.warning("%s is damaged; the request is sent again", path)
-        report = self._answer(facts)
-        if path is not None:
-            with replacing(path) as temporary:
-                temporary.write_text(json.dumps({"report": report}) + "\n", encoding="utf-8")
-        return report
-
-    def _request(self, facts: dict[str, Any], seed: int) -> dict[str, Any]:
-        """Return the body of a request."""
-        messages = [
-            {"role": "system", "content": INSTRUCTION},
-            {"role": "user", "content": json.dumps(facts, sort_keys=True)},
-        ]
-        return {
-            **{"model": self.options.model, "messages": messages, "temperature": 0, "seed": seed, "max_tokens": 512},
-            "response_format": {"type": "json_object"},
-        }
-
-    def _answer(self, facts: dict[str, Any]) -> str:
-        """Return the server's report; after an answer that cannot be used, the next try has another seed.
-
-        Raises:
-            WriterError: no try succeeded, or the server refuses the request.
-        """
-        reason = ""
-        for number in range(self.options.tries):
-            if number:
-                time.sleep(self.options.wait_s * 2 ** (number - 1))
-            try:
-                return _validated(_content(self._send(self._request(facts, self.options.seed + number))))
-            except urllib.error.HTTPError as error:
-                reason = f"status {error.code}"
-                if error.code not in _RETRIED:
-                    break
-            except urllib.error.URLError as error:
-                reason = str(error.reason)
-            except _InvalidAnswer as error:
-                reason = str(error)
-            except (OSError, ValueError) as error:  # a connection that ends early, a timeout while reading
-                reason = type(error).__name__
-        stored = "" if self.options.cache is None else ": answers so far are stored"
-        raise WriterError(
-            f"the server {self.options.url} gives no report ({reason}); check that it runs, --server-url and --server-model, and "
-            f"its key in {KEY_VARIABLE} if it needs one, then run the same command again{stored}"
-        )
-
-    def _send(self, body: dict[str, Any]) -> bytes:
-        headers = {"Content-Type": "application/json"}
-        if os.environ.get(KEY_VARIABLE):
-            headers["Authorization"] = f"Bearer {os.environ[KEY_VARIABLE]}"
-        request = urllib.request.Request(self.address, json.dumps(body).encode(), headers, method="POST")
-        with self._opener.open(request, timeout=self.options.timeout_s) as answer:
-            content: bytes = answer.read(_MAX_BYTES)
-        return content
+        return self.server.answer(INSTRUCTION, facts, _validated, lambda report: {"report": report}, "report")
 
 
 def _content(answer: bytes) -> str:
@@ -198,7 +230,7 @@ def _content(answer: bytes) -> str:
     try:
         text = json.loads(answer)["choices"][0]["message"]["content"]
     except (ValueError, KeyError, TypeError, IndexError):
-        raise _InvalidAnswer("its answer is no chat completion") from None
+        raise InvalidAnswer("its answer is no chat completion") from None
     return str(text)
 
 
@@ -208,7 +240,7 @@ def _validated(text: str) -> str:
     try:
         report = json.loads(fenced[1] if fenced else text)["report"]
     except (ValueError, KeyError, TypeError):
-        raise _InvalidAnswer("its answer is no JSON object with a report") from None
+        raise InvalidAnswer("its answer is no JSON object with a report") from None
     if not isinstance(report, str) or len(report) > MAX_CHARACTERS or not reports.clean(report):
-        raise _InvalidAnswer(f"its report is empty, no text, or longer than {MAX_CHARACTERS} characters")
+        raise InvalidAnswer(f"its report is empty, no text, or longer than {MAX_CHARACTERS} characters")
     return reports.clean(report)

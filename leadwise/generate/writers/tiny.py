@@ -5,6 +5,9 @@ tokens of the text. With "kv", as in MEIT (arXiv 2403.04945, ACL Findings 2025),
 of every layer and are prepended to its keys and values; they have no position and no output. MEIT projects to one vector of a
 head's width and repeats it for every head; here there are K vectors of the full width.
 
+With the input "tokens", the ECG is not an embedding but the code numbers of a run of `beat_tokenizer`: each code has a trained
+vector, and the ECG has as many places as tokens. Numbers are read by the name of the record, like embeddings.
+
 The loss is the cross entropy of the report's tokens and of its end. Decoding is greedy.
 """
 
@@ -16,10 +19,11 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from leadwise.config import check_ranges
-from leadwise.generate.report_model import EcgProjector, ReportModel
+from leadwise.generate.report_model import EcgProjector, ReportModel, TokenEmbedder
+from leadwise.generate.writer import WriterError
 from leadwise.nn.causal_lm import CausalLM, KeyValues
 from leadwise.nn.text import Tokenizer, Tokens, tokenize, train_tokenizer
 
@@ -40,11 +44,14 @@ class TinySettings:
     max_tokens: int = 128  # of a report, with its start and end; a longer one is cut
     dropout: float = 0.1
     numbers: Literal["keep", "remove"] = "keep"  # remove: measurements are taken out of the training reports
+    input: Literal["vectors", "tokens"] = "vectors"  # an embedding of the ECG, or the code numbers of a tokenizer's run
 
     def __post_init__(self) -> None:
         check_ranges(self, vectors=">= 1", width=">= 1", depth=">= 1", heads=">= 1", max_tokens=">= 3")
         check_ranges(self, vocabulary=">= 300", dropout="[0, 1)")
-        needed = self.max_tokens + (self.vectors if self.fusion == "prefix" else 0)
+        # how many tokens an ECG has is known with the run
+        is_prefix = self.fusion == "prefix" and self.input == "vectors"
+        needed = self.max_tokens + (self.vectors if is_prefix else 0)
         if self.positions < needed:
             raise ValueError(
                 f"writer.positions = {self.positions} is too small for {needed} places; raise it, or lower writer.max_tokens"
@@ -56,10 +63,24 @@ class TinySettings:
 class TinyModel(ReportModel):
     """The language model and the projection of the ECG."""
 
-    def __init__(self, settings: TinySettings, tokenizer: Tokenizer, n_features: int) -> None:
-        super().__init__(n_features)
+    def __init__(self, settings: TinySettings, tokenizer: Tokenizer, n_features: int, n_token_ids: int = 0) -> None:
+        """
+        Raises:
+            WriterError: the places are too few for the tokens of an ECG and a report.
+        """
+        super().__init__(n_features, n_token_ids)
         self.settings, self.tokenizer = settings, tokenizer
-        self.project = EcgProjector(n_features, settings.vectors, settings.width)
+        needed = n_features + settings.max_tokens
+        if n_token_ids and settings.fusion == "prefix" and settings.positions < needed:
+            raise WriterError(
+                f"writer.positions = {settings.positions} is too small for the {n_features} tokens of an ECG and a report; set "
+                f"writer.positions={needed}, or writer.fusion=kv"
+            )
+        self.project: nn.Module = (
+            TokenEmbedder(n_features, n_token_ids, settings.width)
+            if n_token_ids
+            else EcgProjector(n_features, settings.vectors, settings.width)
+        )
         self.lm = CausalLM(
             len(tokenizer), settings.width, settings.depth, settings.heads, settings.positions, settings.dropout
         )
