@@ -93,7 +93,7 @@ API = {  # page of the reference -> title, introduction, modules; NAME.* is ever
     ),
     "synthesis": (
         "Synthetic ECGs",
-        "Missing leads that a model fills in, their scores, and files that state what is synthetic.",
+        "Missing leads that a model fills in, ECGs from text, their scores, and files that state what is synthetic.",
         ("leadwise.synthesis.*",),
     ),
     "pictures": (

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 """The canonical lead order. Leads are found by these names, never by row number."""
 
+SEXES = ("male", "female")
+"""The sexes that `Batch.person` distinguishes, by their number there."""
+
 Normalize = Literal["mv", "record_zscore", "lead_zscore", "merl_minmax"]
 
 
@@ -118,6 +121,7 @@ class Batch:
     volume: torch.Tensor | None = None  # (B, P, D, H, W) float32, heart images as a `Volume` describes; 0 where absent
     has_volume: torch.Tensor | None = None  # (B, P) bool, which phases each of the B recordings has
     phenotype: torch.Tensor | None = None  # (B, Q) float32 in the units of the source, NaN where unknown
+    person: torch.Tensor | None = None  # (B, 2) float32: age in years, sex (0 male, 1 female); NaN where unknown
 
     def __len__(self) -> int:
         return len(self.record)
@@ -146,6 +150,7 @@ class Batch:
             volume=None if self.volume is None else self.volume[some],
             has_volume=None if self.has_volume is None else self.has_volume[some],
             phenotype=None if self.phenotype is None else self.phenotype[some],
+            person=None if self.person is None else self.person[some],
         )  # fmt: skip
         return part.with_common(self.common)
 
@@ -164,7 +169,9 @@ class Batch:
     @property
     def _others(self) -> dict[str, Any]:
         """The tensors besides `ecg` and `observed` that this batch has, by field."""
-        tensors = {name: getattr(self, name) for name in ("label", "target", "volume", "has_volume", "phenotype")}
+        tensors = {
+            name: getattr(self, name) for name in ("label", "target", "volume", "has_volume", "phenotype", "person")
+        }
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     @property

@@ -89,6 +89,7 @@ class DataConfig:
     teacher: str = ""  # run folder, shipped name or hub id of the run that a distilled model is trained to
     init: str = ""  # run folder, shipped name or hub id of the run whose ECG encoder training starts from
     init_volume: str = ""  # the same, of the run whose encoders of heart images are used
+    init_text: str = ""  # the same, of the run whose text encoder is used
     workers: int = 0  # threads per process that prepare the next batches; 0 = none, the training loop reads them
 
     def __post_init__(self) -> None:

@@ -212,7 +212,7 @@ def _copy_files(run: Run, source: Path, target: Path, people: bool, dtype: str |
         shutil.copytree(source / "tokenizer", target / "tokenizer")
     # the table as it is on disk: its digest is in the header of the weights
     table = tomllib.loads((source / "config.toml").read_text(encoding="utf-8"))
-    for key in {"cohort", "teacher", "init", "init_volume"} & set(table.get("data", {})):
+    for key in {"cohort", "teacher", "init", "init_volume", "init_text"} & set(table.get("data", {})):
         table["data"][key] = ""
     (target / "config.toml").write_text(tomli_w.dumps(table), encoding="utf-8")
     if people and (source / trained_on.FILE).is_file():

@@ -84,9 +84,11 @@ def make_batch(n: int = 8, seed: int = 0, signal: Signal = SIGNAL) -> Batch:
     target = torch.randn(len(REPORTS), 24, generator=torch.Generator().manual_seed(0))[kind]  # of a teacher
     target[:, :16] = torch.nn.functional.normalize(target[:, :16], dim=1)
     volume, has_volume, phenotype = make_volumes(kind, g)
+    person = torch.stack([40.0 + 10 * kind, (kind % 2).float()], dim=1)
+    person[2:3] = torch.nan
     return Batch(
         ecg, torch.ones_like(ecg, dtype=torch.bool), names, names, report, label, target=target,
-        volume=volume, has_volume=has_volume, phenotype=phenotype,
+        volume=volume, has_volume=has_volume, phenotype=phenotype, person=person,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from leadwise.batch import LEADS, Batch, Signal, Volume, Wordings
+from leadwise.batch import LEADS, SEXES, Batch, Signal, Volume, Wordings
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.packing import scale_into, unpack
 from leadwise.data.cohort.volume_store import minmax
@@ -37,6 +37,7 @@ class Recordings:
         wordings: bool = False,
         volume: Volume | None = None,
         phenotypes: Sequence[str] = (),
+        person: bool = False,
     ) -> None:
         """
         Args:
@@ -48,6 +49,7 @@ class Recordings:
             wordings: batches contain the statements, and other wordings of each (`leadwise.data.wordings`).
             volume: batches contain these heart images; phases, shape and spacing must be those of the cohort.
             phenotypes: batches contain these phenotypes of the cohort.
+            person: batches contain age and sex, unknown where the cohort does not have them.
 
         Raises:
             CohortError: the cohort has no such heart images or phenotypes.
@@ -62,6 +64,7 @@ class Recordings:
         self.volume, self.phenotypes = volume, tuple(phenotypes)
         self._phases = [] if volume is None else cohort.volume_store.places(volume)
         self._phenotypes = cohort.phenotypes(self.phenotypes, self.rows) if self.phenotypes else None
+        self._person = person_table(cohort, self.rows) if person else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -120,6 +123,7 @@ class Recordings:
             volume=None if self.volume is None else torch.from_numpy(self._read_volumes(rows, self.volume)),
             has_volume=None if self.volume is None else torch.from_numpy(self._present(rows)),
             phenotype=None if self._phenotypes is None else torch.from_numpy(self._phenotypes[places]),
+            person=None if self._person is None else torch.from_numpy(self._person[places]),
         )
 
     def _present(self, rows: np.ndarray) -> np.ndarray:
@@ -193,6 +197,17 @@ class Recordings:
         """Iterate over all recordings in order; the last batch may be smaller."""
         for begin in range(0, len(self), batch_size):
             yield self.batch(np.arange(begin, min(begin + batch_size, len(self))))
+
+
+def person_table(cohort: Cohort, rows: np.ndarray) -> np.ndarray:
+    """Return age in years and sex (0 male, 1 female) of rows of a cohort: (n, 2) float32, NaN where unknown."""
+    table = np.full((len(rows), 2), np.nan, dtype=np.float32)
+    if "age" in cohort.column_names:
+        table[:, 0] = cohort.column("age", rows).to_numpy(dtype=np.float32, na_value=np.nan)
+    if "sex" in cohort.column_names:
+        number = {sex: float(i) for i, sex in enumerate(SEXES)}
+        table[:, 1] = [number.get(text, np.nan) for text in cohort.column("sex", rows)]
+    return table
 
 
 class Sampler:

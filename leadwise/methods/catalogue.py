@@ -181,6 +181,11 @@ def phenotype_setting(config: Config) -> tuple[str, ...]:
     return tuple(getattr(method_config, "phenotypes", ())) if file.method_class.reads_phenotypes else ()
 
 
+def reads_person(config: Config) -> bool:
+    """Return whether a run's method is trained with age and sex."""
+    return method_settings(config)[0].method_class.reads_person
+
+
 def uses_wordings(config: Config) -> bool:
     """Return whether a run trains with other wordings of its reports: a positive setting `rewording` of its method."""
     return (

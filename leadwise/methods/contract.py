@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 
 from torch import Generator, Tensor, nn
 
-from leadwise.batch import Batch, Signal, Volume
+from leadwise.batch import SEXES, Batch, Signal, Volume
 from leadwise.nn.text import Tokenizer
 
 Terms = dict[str, Tensor]  # weighted loss terms, scalars, by name
@@ -38,6 +38,27 @@ Features = dict[str, Tensor]  # what the comparison of records needs: tensors wi
 def nonzero_weights(**weights: float) -> dict[str, float]:
     """Return the weights that are not 0. A weight of 0 removes its term from the loss."""
     return {name: weight for name, weight in weights.items() if weight}
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What one generated ECG should have besides its text; None where it is left open.
+
+    Raises:
+        ValueError: a value that no ECG has.
+    """
+
+    age_years: float | None = None
+    sex: str | None = None  # one of leadwise.batch.SEXES
+    heart_rate_bpm: float | None = None  # ventricular
+
+    def __post_init__(self) -> None:
+        if self.sex is not None and self.sex not in SEXES:
+            raise ValueError(f"sex = {self.sex!r}: must be {' or '.join(SEXES)}; leave it out if it is open")
+        for name, least, most in (("age_years", 0.0, 120.0), ("heart_rate_bpm", 15.0, 300.0)):
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise ValueError(f"{name} = {value:g}: must be from {least:g} to {most:g}; leave it out if it is open")
 
 
 @dataclass(frozen=True)
@@ -88,6 +109,9 @@ class PretrainingMethod(nn.Module):
     """Whether training reads phenotypes, measured quantities such as LV volumes. Then `Config` has the setting `phenotypes`, a
     tuple of names, and batches have `phenotype` unless it is empty. Recordings that have none of them are not used."""
 
+    reads_person: ClassVar[bool] = False
+    """Whether training reads age and sex: batches have `person`, NaN where the cohort does not have them."""
+
     embeds_volume: bool = False
     """Whether `embed_volume` is implemented: retrieval between ECGs and heart images needs it. An instance whose settings leave
     the image branch out sets it to False."""
@@ -102,6 +126,9 @@ class PretrainingMethod(nn.Module):
 
     draws_targets: ClassVar[bool] = False
     """Whether `draw` is implemented: draws of a target, such as phenotypes or heart images, given an ECG."""
+
+    generates_ecgs: bool = False
+    """Whether `generate` is implemented: ECGs from texts. An instance whose settings leave the generator out sets it to False."""
 
     completes_leads: bool = False
     """Whether `complete` is implemented: `leadwise complete` needs it. An instance whose settings leave out the decoder, or whose
@@ -294,6 +321,13 @@ class PretrainingMethod(nn.Module):
     def reconstruct_with_specific(self, batch: Batch, specific_of: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same as `reconstruct`, with the part "specific" of the records `specific_of` (B,) of the batch."""
         raise NotImplementedError(f"{type(self).__module__} does not decode the part 'specific'")
+
+    def generate(self, texts: Sequence[str], conditions: Sequence[Conditions], seed: int) -> Tensor:
+        """Return one ECG for each of B texts, worded as in a report: (B, L, T) in mV. Needs `generates_ecgs`; in eval mode.
+
+        An empty text leaves the findings open. `conditions` has one entry for each text. The same seed gives the same ECGs.
+        """
+        raise NotImplementedError(f"{type(self).__module__} generates no ECGs")
 
     # --- the tokenizer, and what a run folder stores
 

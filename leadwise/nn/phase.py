@@ -78,6 +78,14 @@ def r_peaks(batch: Batch, signal: Signal) -> RPeaks:
     return RPeaks(torch.where(real, sample, 0), real)
 
 
+def heart_rate(peaks: RPeaks, rate_hz: float) -> Tensor:
+    """Return the mean ventricular rate (B,) in bpm between the first and the last R peak; NaN with fewer than two."""
+    n = peaks.real.sum(1)
+    last = peaks.sample.gather(1, (n - 1).clamp(min=0)[:, None])[:, 0]
+    seconds = (last - peaks.sample[:, 0]) / rate_hz
+    return torch.where(n > 1, 60 * (n - 1) / seconds.clamp(min=1e-3), torch.nan)
+
+
 @torch.no_grad()
 def rr_phase(peaks: RPeaks, n_samples: int, rate_hz: float) -> Phase:
     """Return the phase of each of `n_samples` samples: linear from 0 to 1 between R peaks, unknown outside of them."""

@@ -67,7 +67,7 @@ def with_budget(budget: Budget, out: Path, variant: Variant) -> Variant:
     steps: dict[str, int] = json.loads(path.read_text()) if path.is_file() else {}
     alike = dataclasses.replace(
         variant.config,
-        data=dataclasses.replace(variant.config.data, init="", init_volume=""),
+        data=dataclasses.replace(variant.config.data, init="", init_volume="", init_text=""),
         optim=dataclasses.replace(variant.config.optim, seed=0),
     )
     key, key_before = (f"{_config_hash(config)} {budget}" for config in (alike, variant.config))
@@ -146,7 +146,7 @@ def _config_hash(config: Config) -> str:
         table["optim"].pop("optimizer")
     if table["method"].get("w_mem") == 1.0:
         table["method"].pop("w_mem")
-    for name in ("teacher", "init", "init_volume"):
+    for name in ("teacher", "init", "init_volume", "init_text"):
         if not table["data"][name]:
             table["data"].pop(name)
     if (

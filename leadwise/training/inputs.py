@@ -22,6 +22,7 @@ from leadwise.methods.catalogue import (
     method_settings,
     patch_samples,
     phenotype_setting,
+    reads_person,
     uses_wordings,
     volume_setting,
     with_defaults,
@@ -103,7 +104,7 @@ def open_data(config: Config) -> TrainingData:
             "on other patients; prepare the cohort with such a split, or set log.validate_every=0 and log.keep=last"
         )
     n_train_split = len(cohort.rows(split=selection.train_split))
-    volume, phenotypes = volume_setting(config), phenotype_setting(config)
+    volume, phenotypes, person = volume_setting(config), phenotype_setting(config), reads_person(config)
     return TrainingData(
         train=Recordings(
             cohort,
@@ -114,8 +115,9 @@ def open_data(config: Config) -> TrainingData:
             wordings=uses_wordings(config),
             volume=volume,
             phenotypes=phenotypes,
+            person=person,
         ),
-        held_out=Recordings(cohort, config.signal, held_out, task, volume=volume, phenotypes=phenotypes),
+        held_out=Recordings(cohort, config.signal, held_out, task, volume=volume, phenotypes=phenotypes, person=person),
         texts=cohort.reports.distinct(train),
         n_left_out=n_train_split - n_selected,
         unusable=unusable | held_out_unusable,
