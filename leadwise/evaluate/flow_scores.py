@@ -65,7 +65,7 @@ class FlowScoreError(ValueError):
 
 
 @dataclass(frozen=True)
-class DrawScores:
+class PosteriorScores:
     """Scores of one kind of draws against the truth of the test recordings, for Q targets."""
 
     name: str
@@ -80,7 +80,7 @@ class DrawScores:
 
 
 @dataclass(frozen=True)
-class DrawReport:
+class PosteriorReport:
     """How well a run's draws fit the truth on one split of a cohort, row by row."""
 
     cohort: str
@@ -92,7 +92,7 @@ class DrawReport:
     fingerprints: dict[str, str]
     overlap: TrainingOverlap
     settings: dict[str, Any]  # of the draws
-    results: dict[str, DrawScores]
+    results: dict[str, PosteriorScores]
     truth: Floats = field(repr=False, compare=False)  # (N, Q)
     left_out: LeftOut = field(default_factory=LeftOut)
 
@@ -138,7 +138,7 @@ def judge_draws(
     split: str = "test",
     further: Mapping[str, Mapping[str, float]] | None = None,
     progress: Progress | None = None,
-) -> DrawReport:
+) -> PosteriorReport:
     """Judge a run's draws on a split of a cohort, beside those with exchanged ECGs, without ECG, and the mean template.
 
     Args:
@@ -172,7 +172,7 @@ def judge_draws(
     draws |= {SHUFFLED: draws[ECG][:, partner], **drawn}
     if volume is not None and reduce is not None:
         draws |= _true_images(run, cohort, rows, volume, reduce)
-    return DrawReport(
+    return PosteriorReport(
         cohort=cohort.name,
         run=run.name,
         split=split,
@@ -226,7 +226,9 @@ def counted(images: NDArray[Any], volume: Volume) -> Floats:
     return _with_ejection(ml).reshape(*images.shape[:-4], 3)
 
 
-def score_draws(name: str, draws: Floats, truth: Floats, patients: NDArray[Any], targets: Sequence[str]) -> DrawScores:
+def score_draws(
+    name: str, draws: Floats, truth: Floats, patients: NDArray[Any], targets: Sequence[str]
+) -> PosteriorScores:
     """Score draws (S, N, Q) against the truth (N, Q), with 95 % intervals over patients; see the module for the measures."""
     weights = np.concatenate([np.ones((1, len(truth)), dtype=np.int32), resample_patients(patients, N_REPLICATES, 0)])
     of_mean = weighted_measures(truth, draws.mean(axis=0), weights)
@@ -245,7 +247,7 @@ def score_draws(name: str, draws: Floats, truth: Floats, patients: NDArray[Any],
         }
         for q, target in enumerate(targets)
     }
-    return DrawScores(name, tuple(targets), total, scores, draws)
+    return PosteriorScores(name, tuple(targets), total, scores, draws)
 
 
 def covered(draws: Floats, truth: Floats, level: float = LEVEL) -> Floats:
