@@ -60,6 +60,7 @@ def test_what_a_method_declares_is_what_it_implements(name: str) -> None:
             "teacher_settings",
             "take_teacher",
             "embed_volume",
+            "draw",
             "text_uncertainty",
             "volume_uncertainty",
         )
@@ -73,6 +74,7 @@ def test_what_a_method_declares_is_what_it_implements(name: str) -> None:
     assert (method.tokenizer is not None) == method.reads_reports
     assert method.learns_labels == ("classes" in {field.name for field in dataclasses.fields(method.config)})
     assert method.parts[:1] == (("backbone",) if method.embeds_ecg else ())
+    assert implemented["draw"] == method.draws_targets
     assert implemented["embed_volume"] == type(method).embeds_volume
     assert implemented["text_uncertainty"] == implemented["volume_uncertainty"] == method.ranks_by_distance
     assert not method.ranks_by_distance or {"shared", "uncertainty"} <= set(method.parts)

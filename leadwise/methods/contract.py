@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from leadwise.batch import SEXES, Batch, Signal, Volume
 from leadwise.nn.text import Tokenizer
@@ -123,6 +123,9 @@ class PretrainingMethod(nn.Module):
     embeds_text: bool = False
     """Whether `embed_text` is implemented: zero-shot classification and retrieval need it. An instance whose settings leave the
     report branch out sets it to False."""
+
+    draws_targets: ClassVar[bool] = False
+    """Whether `draw` is implemented: draws of a target, such as phenotypes or heart images, given an ECG."""
 
     generates_ecgs: bool = False
     """Whether `generate` is implemented: ECGs from texts. An instance whose settings leave the generator out sets it to False."""
@@ -249,6 +252,27 @@ class PretrainingMethod(nn.Module):
             ValueError: `part` is neither "shared" nor in `volume_parts`.
         """
         raise NotImplementedError(f"{type(self).__module__} embeds no heart images")
+
+    def draw(
+        self,
+        batch: Batch,
+        n_draws: int = 1,
+        generator: Generator | None = None,
+        guidance: float | None = None,
+        alpha: float | None = None,
+    ) -> Tensor:
+        """Return draws (n_draws, B, ...) of the method's target given the ECGs of a batch. Needs `draws_targets`.
+
+        Args:
+            generator: of the random numbers, on the CPU.
+            guidance: weight of the ECG; 1: as trained, 0: draws without the ECG. Default: the method's setting.
+            alpha: standard deviation of the noise at the start. Default: the method's setting.
+        """
+        raise NotImplementedError(f"{type(self).__module__} draws no targets")
+
+    def rebuild_volume(self, batch: Batch) -> Tensor:
+        """Return heart images (B, P, D, H, W) of a batch through the method's autoencoder; only if it draws images."""
+        raise NotImplementedError(f"{type(self).__module__} draws no heart images")
 
     def text_uncertainty(self, texts: list[str]) -> Tensor:
         """Return (K,) total variances of the Gaussians of K texts. Needs `ranks_by_distance`."""
