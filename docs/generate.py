@@ -115,7 +115,7 @@ RESULTS = (  # a page of benchmarks/results, and what it answers
     ("learning_ptbxl_curves", "Methods for twenty minutes of one core, the whole of PTB-XL: curves, and fewer leads"),
     ("judging_ptbxl", "CG-DMER, MERL and MERIT on PTB-XL: probed and fine-tuned, AUROC and F1 in three variants"),
     ("merit", "MERIT: its thesis on simulated ECGs, and its numbers beside ours"),
-    ("dual_phase", "ECG encoders trained with heart images in two phases, simulated pairs: phenotypes beside their bounds"),
+    ("dual_phase", "ECG encoders trained with heart images in two phases, simulated pairs, with bounds"),
     ("reports", "Reports written from ECGs: a small writer beside its controls, PTB-XL with 12SL text"),
     ("methods_simulated", "Every method for two minutes of one core, simulated ECGs"),
     ("methods_simulated_longer", "BYOL and TS-TCC for five minutes, simulated ECGs"),

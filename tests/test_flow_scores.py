@@ -227,7 +227,7 @@ def test_what_cannot_be_judged_is_an_error(cohort: Cohort, tmp_path: Path) -> No
     with pytest.raises(FlowScoreError, match=r"has no target 'rvef'; it has lvedv, lvesv, lvef"):
         judge_draws(new_run("ecg_flow_cmr phenotype", phenotypes=["lvedv", "rvef"]), cohort)
     with pytest.raises(FlowScoreError, match="choose another split"):
-        judge_draws(new_run("ecg_flow_cmr phenotype"), cohort, split="none")
+        judge_draws(new_run("ecg_flow_cmr phenotype"), cohort, split="train")
     run = new_run("ecg_flow_cmr")
     run.config.method["volume"]["phases"] = ["ed"]
     with pytest.raises(FlowScoreError, match="there is no es"):

@@ -412,7 +412,7 @@ def test_an_existing_folder_is_not_changed_and_a_failure_leaves_nothing(
     def stop(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("leadwise.data.simulator.paired.cohort._write_table", stop)
+    monkeypatch.setattr("leadwise.data.simulator.paired.cohort.write_table", stop)
     with pytest.raises(OSError, match="disk full"):
         simulate_pairs(tmp_path / "new", 2, 0)
     assert list(tmp_path.iterdir()) == []

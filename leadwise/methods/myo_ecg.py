@@ -197,10 +197,8 @@ class Method(PretrainingMethod):
         self.queries = nn.Parameter(torch.randn(n_concepts, width))
         self.read_ecg = ConceptReader(self.ecg.width, width, c.concept_heads)
         self.read_images = ConceptReader(self.volumes.map_width, width, c.concept_heads)
-        with torch.no_grad():
-            blank = torch.zeros(1, *c.volume.shape)
-            n_places = self.volumes.tokens(blank, torch.ones(1, len(c.volume.phases), dtype=torch.bool)).shape[2]
-        self.place = nn.Parameter(0.2 * torch.randn(len(c.volume.phases) * n_places, width))
+        n_places = len(c.volume.phases) * self.volumes.n_places(c.volume)
+        self.place = nn.Parameter(0.2 * torch.randn(n_places, width))
         n_of = [c.concept_of.count(name) for name in c.concepts]
         self.predict_ecg = nn.ModuleList([nn.Linear(width, n) for n in n_of])
         self.predict_images = nn.ModuleList([nn.Linear(width, n) for n in n_of])

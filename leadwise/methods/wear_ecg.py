@@ -124,8 +124,8 @@ class Method(PretrainingMethod):
                 nn.Conv1d(_DEVIATION_CHANNELS, n_leads, 9, padding=4),
             )
         self.register_buffer("covariance", population_covariance(signal.leads), persistent=False)
-        named = torch.tensor([[lead in one for lead in signal.leads] for one in NAMED_SETS])
-        self.register_buffer("named", named[named.any(-1)], persistent=False)
+        named = [[lead in one for lead in signal.leads] for one in NAMED_SETS]
+        self.register_buffer("named", torch.tensor([one for one in named if any(one)]), persistent=False)
 
     # --- the loss
 

@@ -203,6 +203,17 @@ class VolumeEncoder(nn.Module):
             volume, present, lambda model, images: model.feature_map(images).flatten(2).transpose(1, 2)
         )
 
+    @torch.no_grad()
+    def n_places(self, volume: Volume) -> int:
+        """Return N of `tokens` for such volumes, measured on a blank one, which changes no running statistic of a batch norm."""
+        model = next(iter(self.models.values()))
+        was_training = model.training
+        model.eval()
+        blank = torch.zeros(1, *volume.shape[1:])
+        n: int = model.feature_map(blank).flatten(2).shape[-1]
+        model.train(was_training)
+        return n
+
     def _by_phase(self, volume: Tensor, present: Tensor, encode: Callable[[Any, Tensor], Tensor]) -> Tensor:
         """`encode` of the volumes of each phase by its encoder, (B, P, ...); 0 where a phase is not present."""
         if volume.shape[1:3] != (len(self.phases), self.n_slices):

@@ -72,13 +72,13 @@ class CompletionReport:
     overlaps: dict[str, TrainingOverlap] = field(default_factory=dict)
 
     @property
-    def weights(self) -> NDArray[np.int32]:
+    def draw_weights(self) -> NDArray[np.int32]:
         """How often each recording is drawn in each resampling of patients, (R, N)."""
         return resample_patients(self.patients, N_REPLICATES, 0)
 
     def against_linear(self, name: str, measure: str, some: NDArray[np.bool_] | None = None) -> tuple[float, Interval]:
         """Return a row's measure minus that of the linear map, mean over leads, with its paired interval."""
-        mine, base, weights = self.errors[name], self.errors[LINEAR], self.weights
+        mine, base, weights = self.errors[name], self.errors[LINEAR], self.draw_weights
         value = float(np.nanmean(mine.mean(measure, some=some)) - np.nanmean(base.mean(measure, some=some)))
         differences = np.nanmean(mine.mean(measure, weights, some), 1) - np.nanmean(
             base.mean(measure, weights, some), 1
@@ -87,7 +87,7 @@ class CompletionReport:
 
     def rows(self, some: NDArray[np.bool_] | None = None) -> list[dict[str, Any]]:
         """Return one line per row: mean over the synthetic leads, intervals, and the difference in MSE to the linear map."""
-        weights, lines = self.weights, []
+        weights, lines = self.draw_weights, []
         for name, one in self.errors.items():
             line: dict[str, Any] = {"row": name}
             for measure in MEASURES:
@@ -142,7 +142,7 @@ class CompletionReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return all numbers as one JSON object."""
-        weights = self.weights
+        weights = self.draw_weights
         rows: dict[str, Any] = {}
         for name, one in self.errors.items():
             measures: dict[str, Any] = {}
