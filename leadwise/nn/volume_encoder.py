@@ -206,7 +206,7 @@ class VolumeEncoder(nn.Module):
     @torch.no_grad()
     def n_places(self, volume: Volume) -> int:
         """Return N of `tokens` for such volumes, measured on a blank one, which changes no running statistic of a batch norm."""
-        model = next(iter(self.models.values()))
+        model: Any = next(iter(self.models.values()))
         was_training = model.training
         model.eval()
         blank = torch.zeros(1, *volume.shape[1:])
