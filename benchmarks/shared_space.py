@@ -2,7 +2,7 @@
 
     python benchmarks/shared_space.py -o OUT --minutes 4 --seeds 0,1                 50 minutes of one core
     python benchmarks/shared_space.py -o OUT --minutes 4 --seeds 0 --images RUN      22 minutes: trained image encoders
-    python benchmarks/shared_space.py -o /tmp/try --people 200 --minutes 0.02 --page /tmp/try/page.md    a try
+    python benchmarks/shared_space.py -o trial --people 200 --minutes 0.02 --page trial/page.md    a try
 
 1. CG-DMER is trained on ECGs and their reports.
 2. Image encoders are trained on phenotypes (dual_phase_cmr, stage "cmr").
