@@ -104,7 +104,7 @@ def test_pairs_of_two_recordings_of_a_person_are_no_negatives() -> None:
 def test_phenotypes_are_standardised_over_the_training_recordings() -> None:
     method, batch = build("dual_phase_cmr cmr"), make_batch(64)
     method.take_phenotypes(batch.phenotype)
-    standard = method._phenotype(batch)
+    standard = method.standardised_phenotypes(batch)
     known = standard.isfinite()
     torch.testing.assert_close(standard.nan_to_num(0).sum(0) / known.sum(0), torch.zeros(2), atol=1e-5, rtol=0)
     torch.testing.assert_close(standard.nan_to_num(0).square().sum(0) / known.sum(0), torch.ones(2))

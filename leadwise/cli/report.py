@@ -32,11 +32,11 @@ WriterName = Annotated[
 ServerUrl = Annotated[
     str | None,
     typer.Option(
-        help="--writer server: address of an OpenAI-compatible server, such as http://localhost:8000/v1. It gets probabilities, "
+        help="Address of the server, an OpenAI-compatible one such as http://localhost:8000/v1. It gets probabilities, "
         "measurements and training reports of similar ECGs, never names or samples. No other address is contacted."
     ),
 ]
-ServerModel = Annotated[str, typer.Option(help="--writer server: name of the model on that server.")]
+ServerModel = Annotated[str, typer.Option(help="Name of the model on the server.")]
 _TABLES = (".csv", ".parquet")
 
 

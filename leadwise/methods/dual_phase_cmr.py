@@ -49,10 +49,10 @@ from leadwise.batch import Batch, Signal, Volume
 from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
 from leadwise.methods.wrapped_encoder import WrappedEncoder
-from leadwise.nn import phenotypes
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
 from leadwise.nn.heads import Head
 from leadwise.nn.losses import anchors, multimodal
+from leadwise.nn.phenotypes import WithPhenotypes
 from leadwise.nn.text import numbers
 from leadwise.nn.views import UnchangedViewSettings, View, Views
 from leadwise.nn.volume_encoder import (
@@ -138,16 +138,13 @@ TINY = {
 }  # fmt: skip
 
 
-class Method(PretrainingMethod):
+class Method(WithPhenotypes, PretrainingMethod):
     config: Config
     reads_volumes = True
-    reads_phenotypes = True
     compares_records = True
     starts_from = ("init", "init_volume")
     embeds_text = True
     embeds_volume = True
-    phenotype_mean: Tensor
-    phenotype_deviation: Tensor
 
     def __init__(
         self,
@@ -165,8 +162,7 @@ class Method(PretrainingMethod):
         super().__init__(config, signal)
         c, start = config, start or {}
         self.embeds_text = c.stage == "contrast" and c.space == "init"
-        self.register_buffer("phenotype_mean", torch.zeros(len(c.phenotypes)))
-        self.register_buffer("phenotype_deviation", torch.ones(len(c.phenotypes)))
+        self.register_phenotypes(c.phenotypes)
         if c.stage == "cmr":
             self._build_cmr(start)
         else:
@@ -227,13 +223,6 @@ class Method(PretrainingMethod):
         """The images and the encoders behind `embed_volume`, from which another run can start."""
         return replace(self.config.volume, phases=self.phases), self.volumes
 
-    @torch.no_grad()
-    def take_phenotypes(self, table: Tensor) -> None:
-        """Store the mean and the standard deviation of the training recordings' phenotypes (n, Q), NaN where unknown."""
-        mean, deviation = phenotypes.mean_and_deviation(table)
-        self.phenotype_mean.copy_(mean)
-        self.phenotype_deviation.copy_(deviation)
-
     # --- the loss
 
     def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -253,7 +242,7 @@ class Method(PretrainingMethod):
         features |= {ECG: self._ecg_vectors(batch)[1], "present": present.long(), "person": numbers(batch.patient)}
         features["person"] = features["person"].to(present.device)
         if c.target == "relational":
-            phenotype = self._phenotype(batch)
+            phenotype = self.standardised_phenotypes(batch)
             features |= {"phenotype": phenotype.nan_to_num(0.0), "known": phenotype.isfinite().long()}
         if c.w_text:
             with torch.no_grad():
@@ -304,7 +293,7 @@ class Method(PretrainingMethod):
 
     def _errors(self, images: Tensor, present: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Squared errors (B, Q) of the standardised phenotypes, 0 where unknown or without an image, and where they count."""
-        target = self._phenotype(batch)
+        target = self.standardised_phenotypes(batch)
         known = target.isfinite() & present[:, [self.phases.index(phase) for phase in self.config.phase_of]]
         return torch.where(known, self._predict(images) - target.nan_to_num(0.0), 0.0).square(), known
 
@@ -313,10 +302,6 @@ class Method(PretrainingMethod):
         by_phase = {phase: self.predict[phase](images[:, i]).float().unbind(1) for i, phase in enumerate(self.phases)}
         columns = {phase: iter(values) for phase, values in by_phase.items()}
         return torch.stack([next(columns[phase]) for phase in self.config.phase_of], dim=1)
-
-    def _phenotype(self, batch: Batch) -> Tensor:
-        """Standardised phenotypes (B, Q) of a batch, NaN where unknown."""
-        return phenotypes.standardised(batch, self.config.phenotypes, self.phenotype_mean, self.phenotype_deviation)
 
     # --- embeddings
 

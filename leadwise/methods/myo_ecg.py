@@ -50,6 +50,7 @@ from leadwise.nn import phenotypes
 from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
 from leadwise.nn.heads import Head
 from leadwise.nn.losses import anchors, multimodal
+from leadwise.nn.phenotypes import WithPhenotypes
 from leadwise.nn.text import numbers
 from leadwise.nn.transformer import Attention
 from leadwise.nn.views import UnchangedViewSettings, Views
@@ -150,17 +151,14 @@ class ConceptReader(nn.Module):
         return out
 
 
-class Method(PretrainingMethod):
+class Method(WithPhenotypes, PretrainingMethod):
     config: Config
     parts = ("backbone", "shared", "concepts")
     reads_volumes = True
-    reads_phenotypes = True
     embeds_volume = True
     compares_records = True
     starts_from = ("init", "init_volume")
     volume_parts = ("both",)  # the queries read all phases together
-    phenotype_mean: Tensor
-    phenotype_deviation: Tensor
 
     def __init__(
         self,
@@ -180,8 +178,7 @@ class Method(PretrainingMethod):
         self.weights = nonzero_weights(
             L_distill=c.w_distill, L_phenotype=c.w_phenotype, L_teacher=c.w_phenotype, L_relation=c.w_relation
         )
-        self.register_buffer("phenotype_mean", torch.zeros(len(c.phenotypes)))
-        self.register_buffer("phenotype_deviation", torch.ones(len(c.phenotypes)))
+        self.register_phenotypes(c.phenotypes)
 
         # the two encoders
         self.ecg = _encoder_of(start["init"]) if "init" in start else EcgEncoder(c, signal)
@@ -205,13 +202,6 @@ class Method(PretrainingMethod):
         self.ecg_head = Head(self.ecg.width, c.shared_width)
         self.image_head = Head(n_concepts * width, c.shared_width)
 
-    @torch.no_grad()
-    def take_phenotypes(self, table: Tensor) -> None:
-        """Store the mean and the standard deviation of the training recordings' phenotypes (n, Q), NaN where unknown."""
-        mean, deviation = phenotypes.mean_and_deviation(table)
-        self.phenotype_mean.copy_(mean)
-        self.phenotype_deviation.copy_(deviation)
-
     # --- the loss
 
     def local_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -233,7 +223,7 @@ class Method(PretrainingMethod):
         teacher = images.detach()
 
         # what each record has by itself
-        target = self._phenotype(batch)
+        target = self.standardised_phenotypes(batch)
         known, has_image = target.isfinite(), present.any(1)
         error, has_error = phenotypes.squared_errors(self._predict(self.predict_ecg, ecg), target, known)
         of_images = phenotypes.squared_errors(
@@ -326,7 +316,7 @@ class Method(PretrainingMethod):
         out = {"effective_rank": multimodal.effective_rank(F.normalize(ecg.float(), dim=-1))}
         nearest = anchors.top1(ecg, self.image_head(images.flatten(1)), present.any(1))
         out["top1"] = nearest if nearest == nearest else 0.0  # NaN: no record has an image
-        target, concepts = self._phenotype(batch), self.read_ecg(self.queries, tokens, real)
+        target, concepts = self.standardised_phenotypes(batch), self.read_ecg(self.queries, tokens, real)
         for name, predicted in (
             ("ecg", self._predict(self.predict_ecg, concepts)),
             ("images", self._predict(self.predict_images, images)),
@@ -349,10 +339,6 @@ class Method(PretrainingMethod):
         c = self.config
         by_concept = {name: iter(maps[i](concepts[:, i]).unbind(1)) for i, name in enumerate(c.concepts)}
         return torch.stack([next(by_concept[name]) for name in c.concept_of], dim=1)
-
-    def _phenotype(self, batch: Batch) -> Tensor:
-        """Standardised phenotypes (B, Q) of a batch, NaN where unknown."""
-        return phenotypes.standardised(batch, self.config.phenotypes, self.phenotype_mean, self.phenotype_deviation)
 
 
 def _encoder_of(init: PretrainingMethod) -> EcgEncoder:
