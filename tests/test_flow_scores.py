@@ -192,7 +192,7 @@ def test_a_run_is_judged_beside_exchanged_ecgs(cohort: Cohort) -> None:
     assert report.value("another person's ECG", "lvedv", "crps") > 2 * report.value("ECG", "lvedv", "crps")
     assert report.value("wide", "lvedv", "coverage") == 1
     assert report.results["mean template"].n_draws == 1
-    assert {step[0] for step in steps} == {"ECG|draw", "wide|draw", "no ECG|draw"} or len(steps) >= 3
+    assert {step[0] for step in steps} == {"ECG", "wide", "no ECG"}
     table = report.rows()
     assert len(table) == 10
     assert [line["bound"] for line in table[:2]] == ["0.90", ""]
