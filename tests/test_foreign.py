@@ -474,13 +474,13 @@ def number_file(path: Path) -> Path:
     ("change", "message"),
     [
         ({"record": lambda n, v: n[:50], "embedding": lambda n, v: v[:50]},
-         "no embedding of 10 of the 60 records that are scored .first: ecg50.npy.; add them, or list"),
+         "no embedding of 10 of the 60 records that are scored .first: ecg50.; add them, or list"),
         ({"record": lambda n, v: [f"x{name}" for name in n]}, "none of its 60 records is one of the 60 that are scored"),
         ({"record": lambda n, v: [n[1], *n[1:]]}, "no embedding of 1 of the 60"),
         ({"record": lambda n, v: [*n, n[4]], "embedding": lambda n, v: np.vstack([v, v[:1]])},
-         "1 of the records that are scored have several rows .first: ecg04.npy.; keep one row"),
+         "1 of the records that are scored have several rows .first: ecg04.; keep one row"),
         ({"embedding": lambda n, v: np.where(np.arange(60)[:, None] == 7, np.nan, v)},
-         "1 of the embeddings that are scored are not finite .first: record ecg07.npy."),
+         "1 of the embeddings that are scored are not finite .first: record ecg07."),
         ({"embedding": lambda n, v: np.where(np.arange(60)[:, None] == 7, 1e300, v)}, "not finite"),
         ({"embedding": lambda n, v: v[:59]}, r"embeddings of shape .59, 3. for 60 records; they must be .N, D."),
         ({"embedding": lambda n, v: v[:, 0]}, r"embeddings of shape .60,. for 60"),
@@ -506,7 +506,7 @@ def test_a_parquet_file_that_cannot_be_used_is_one_error(cohort: Cohort, tmp_pat
     pd.DataFrame({"record": names, "embedding": ragged}).to_parquet(path)
     table = StoredEmbeddings({"": read_embeddings(path)})
     assert len(table.take(cohort, np.arange(59))) == 59  # the last row is not used
-    with pytest.raises(StoredEmbeddingsError, match=r"record ecg59.npy has width 1, and others have 2; write all"):
+    with pytest.raises(StoredEmbeddingsError, match=r"record ecg59 has width 1, and others have 2; write all"):
         table.take(cohort, np.arange(60))
     pd.DataFrame({"record": names, "x": 1.0}).to_parquet(path)
     with pytest.raises(StoredEmbeddingsError, match=r"needs a column record .*; it has record, x"):

@@ -28,8 +28,6 @@ from leadwise.data.usable_rows import NO_EMBEDDING, LeftOut
 
 SUFFIXES = (".npz", ".parquet")
 
-_MOST_FLOAT32 = float(np.finfo(np.float32).max)
-
 
 class StoredEmbeddingsError(ValueError):
     """A file of embeddings that cannot be used; the message names the file, the value and the remedy."""
@@ -85,8 +83,7 @@ class EmbeddingTable:
                 f"{self.path}: the embedding of record {short_name(narrow[0])} has width {self.other_widths[narrow[0]]}, and "
                 f"others have {self.vectors.shape[1]}; write all with the same encoder"
             )
-        values = self.vectors[rows]
-        invalid = np.flatnonzero(~(np.isfinite(values) & (np.abs(values) <= _MOST_FLOAT32)).all(axis=1))
+        invalid = np.flatnonzero(~np.isfinite(_float32(self.vectors[rows])).all(axis=1))
         if len(invalid):
             raise StoredEmbeddingsError(
                 f"{self.path}: {len(invalid)} of the embeddings that are scored are not finite (first: record "
@@ -144,7 +141,7 @@ class StoredEmbeddings:
         """
         table = self._table(cohort)
         positions = table.positions(cohort.records.take(np.asarray(rows, dtype=np.int64)))
-        return np.asarray(table.vectors[positions], dtype=np.float32)
+        return _float32(table.vectors[positions])
 
     def _table(self, cohort: Cohort) -> EmbeddingTable:
         table = self.tables.get("", self.tables.get(cohort.name))
@@ -263,6 +260,12 @@ def _lists(path: Path, column: pa.ChunkedArray, names: NDArray[Any]) -> tuple[ND
         elif values is not None:
             others[str(names[position])] = len(values)
     return vectors, others
+
+
+def _float32(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Return values as float32, infinite where they are too large."""
+    with np.errstate(over="ignore"):
+        return np.asarray(values, dtype=np.float32)
 
 
 def _texts(values: NDArray[Any]) -> NDArray[Any]:

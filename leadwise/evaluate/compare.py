@@ -143,8 +143,9 @@ class Comparison:
         settings = {key: value for key, value in self.settings.items() if isinstance(value, str | int | float)}
         settings |= {f"prompt_{key}": value for key, value in self.settings.get("prompts", {}).items()}
         first = {"command": "compare", **settings, "run_a": self.a, "run_b": self.b, "measure": self.measure}
-        first |= {f"pretraining_data_{side}": text for side, text in self.settings.get("pretraining_data", {}).items()}
-        return [{**first, **row, "n_records": self.n_records, "n_patients": self.n_patients} for row in rows]
+        last = {"n_records": self.n_records, "n_patients": self.n_patients}
+        last |= {f"pretraining_data_{side}": text for side, text in self.settings.get("pretraining_data", {}).items()}
+        return [{**first, **row, **last} for row in rows]
 
     def _row(self, name: str, difference: Difference | None) -> dict[str, Any]:
         if difference is None:
