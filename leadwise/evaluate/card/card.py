@@ -190,7 +190,11 @@ def make_card(
         _check_prompts(cohort, prompt_file, checked_tasks)
     chosen_map = label_map or LabelMap.load()
     test_tasks = [_task_in_common(cohort, checked_tasks, test, chosen_map) for test in tests]
-    usable_rows, left_out = usable(run, cohort, cohort.rows())
+    of_tasks = [cohort.rows(task=task) for task in checked_tasks]
+    needed = (
+        cohort.rows() if run.stored is None else np.unique(np.concatenate([cohort.rows()[:0], *of_tasks]))
+    )  # a file may have no others
+    usable_rows, left_out = usable(run, cohort, needed)
     twin = run.untrained() if run.has_untrained and not quick else None
     context = _CardContext(run, twin, cohort, prompt_file, progress, [], usable_rows)
     remarks = context.remarks
