@@ -287,10 +287,11 @@ def _protocol(args: argparse.Namespace, runs_of: dict[str, dict[str, Path]]) -> 
     return (
         f"Rows: {LINEAR}: least squares over the training recordings; {LAGS}; {PATIENT}: least squares on the test recording "
         f"itself, no map of single samples is better; {', '.join(rows)}: small settings, 100 Hz, {args.minutes:g} minutes of one "
-        f"core for {SEEDED} and {minutes_of(args, 'others'):g} for each other method ({_steps(args)}).{existing} Masked methods (st_mem, cg_dmer, merit) were never trained to fill in a whole lead, and predict the "
-        "shape of a patch: its amplitude is that of a linear map. Limb leads satisfy their equations exactly. The QRS "
-        "amplitude is peak to peak within 60 ms of the middle of a beat. In the 80 % band: share of true samples within the band "
-        "of 20 draws. Published figures of WearECG cannot be compared: its released code masks no lead."
+        f"core for {SEEDED} and {minutes_of(args, 'others'):g} for each other method ({_steps(args)}).{existing} Masked methods "
+        "(st_mem, cg_dmer, merit) were never trained to fill in a whole lead, and predict the shape of a patch: its amplitude is "
+        "that of a linear map. Limb leads satisfy their equations exactly. The QRS amplitude is peak to peak within 60 ms of the "
+        "middle of a beat. In the 80 % band: share of true samples within the band of 20 draws. Published figures of WearECG "
+        "cannot be compared: its released code masks no lead."
     )
 
 
