@@ -120,7 +120,7 @@ class Method(PretrainingMethod):
         others, is_other = latents.new_zeros(0, c.width), real[:, :0]
         if c.n_elsewhere:
             drawn = distributed.gather_features({name: features[name] for name in ("drawn", "drawn_real")})
-            n_records, n_each = drawn["drawn_real"].shape
+            n_records = len(drawn["drawn_real"])
             place = torch.arange(n_records, device=real.device)
             elsewhere = place[distributed.local_rows(n_records)][:, None] != place  # (b, B)
             is_other = (elsewhere[..., None] & drawn["drawn_real"].bool()).flatten(1)

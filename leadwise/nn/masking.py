@@ -60,7 +60,8 @@ def draw_hidden_times(usable: Tensor, low: float, high: float, n_blocks: int) ->
     """Random times that all leads hide, (B, N) bool, of `usable` patches (B, L, N) bool on the host (ECG-JEPA).
 
     n_blocks = 0: of each record's usable times a random share between `low` and `high`, rounded down. Otherwise so many blocks of
-    consecutive times, each as long as such a share of N, which may overlap. A record that would have no visible patch hides nothing.
+    consecutive times, each as long as such a share of N, which may overlap. A record that would have no visible patch hides
+    nothing.
     """
     (b, _, n), times = usable.shape, usable.any(1)
     share = low + (high - low) * torch.rand(b, max(n_blocks, 1))
