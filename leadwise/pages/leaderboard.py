@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from leadwise.evaluate.export import markdown
-from leadwise.evaluate.leaderboard import LeaderboardEntry, Leaderboard, best_first
+from leadwise.evaluate.leaderboard import Leaderboard, LeaderboardEntry, best_first
 from leadwise.files import replacing
 from leadwise.pictures import bars
 
