@@ -148,7 +148,7 @@ def entries_of(path: Path, name: str = "", source: str = "") -> list[Leaderboard
         raise LeaderboardError(
             f"{path}: protocol {result.get('protocol')!r} is not comparable; submit a result of the strict protocol"
         )
-    seen = _seen_in_pretraining(path, result)
+    n_people = _seen_in_pretraining(path, result)
     digests, used = result.get("fingerprints") or {}, result.get("versions") or {}
     missing = [one for one, there in (("fingerprints", digests), ("versions", used)) if not there]
     if missing or not {"cohort", "run"} <= set(digests):
@@ -161,7 +161,7 @@ def entries_of(path: Path, name: str = "", source: str = "") -> list[Leaderboard
     about: Json = {
         "name": name or str(result["run"]), "command": command, "cohort": str(result["cohort"]),
         "cohort_digest": str(digests["cohort"]), "task": str(result["task"]), "split": str(result.get("split", "test")),
-        "settings": _settings(result), "people_seen_in_pretraining": seen, "run_digest": str(digests["run"]),
+        "settings": _settings(result), "people_seen_in_pretraining": n_people, "run_digest": str(digests["run"]),
         "versions": dict(used), "source": source,
     }  # fmt: skip
     scored = {None: result} if command == "zeroshot" else result.get("fractions", {})

@@ -67,7 +67,7 @@ def _order(entry: LeaderboardEntry) -> tuple[bool, str, float]:
 
 
 def _points(entries: Sequence[LeaderboardEntry]) -> list[dict[str, Any]]:
-    """Return the points of the picture; a second score of the same name and column is told apart by its settings."""
+    """Return the points of the picture; a second score of the same name and column has its settings in its name."""
     points: dict[tuple[str, str], dict[str, Any]] = {}
     for name in best_first(entries):
         for one in sorted((e for e in entries if e.name == name), key=_order):
