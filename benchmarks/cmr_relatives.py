@@ -5,8 +5,8 @@
     python benchmarks/cmr_relatives.py -o trial --people 160 --infarct-people 160 --steps 3 --page trial/page.md    a trial
 
 -o is an output folder of `leadwise reproduce dual_phase`, or a new one. Its cohorts are used, and made where they are missing;
-so are its runs of the masked ECG encoder, of the image encoders and of the shuffled pairs, with any number of steps, if they are
-finished and have these settings. Every other row is trained for --minutes of processor time of one core; rows that are compared
+so are its runs of the masked ECG encoder, of the image encoders, of ED + ES and of the shuffled pairs, with any number of steps,
+if they are finished and have these settings. Every other row is trained for --minutes of processor time of one core; rows that are compared
 with each other have equal steps. A run that was interrupted continues, and a row that is stored is not computed again.
 
 -o/relatives has one JSON file and one array file for each row and seed.
@@ -112,7 +112,7 @@ ROWS = (
     Row(MASKED, dual_phase.MASKED_METHODS[0], {"w_phase": 0.0}, reused=True),
     Row(PHASE, dual_phase.MASKED_METHODS[0], {"w_phase": 0.1}, steps_of=MASKED),
     Row(CMR, "dual_phase_cmr", _STAGE_2, reused=True),
-    Row(BOTH, "dual_phase_cmr", from_masked=True, with_images=True),
+    Row(BOTH, "dual_phase_cmr", from_masked=True, with_images=True, reused=True),
     Row(
         RELATIONAL, "dual_phase_cmr", {"target": "relational", "phenotypes": list(PHENOTYPES)}, from_masked=True,
         with_images=True, steps_of=BOTH,
