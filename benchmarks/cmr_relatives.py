@@ -4,10 +4,10 @@
     python benchmarks/cmr_relatives.py -o reproduced --page-only                the page from the stored rows
     python benchmarks/cmr_relatives.py -o trial --people 160 --infarct-people 160 --steps 3 --page trial/page.md    a trial
 
--o is an output folder of `leadwise reproduce dual_phase`, or a new one. Its cohorts are used, and made where they are missing;
-so are its runs of the masked ECG encoder, of the image encoders, of ED + ES and of the shuffled pairs, with any number of steps,
-if they are finished and have these settings. Every other row is trained for --minutes of processor time of one core; rows that are compared
-with each other have equal steps. A run that was interrupted continues, and a row that is stored is not computed again.
+-o is an output folder of `leadwise reproduce dual_phase`, or a new one. Its cohorts are used, and made where they are missing; so
+are its runs of the masked ECG encoder, of the image encoders, of ED + ES and of the shuffled pairs, with any number of steps, if
+they are finished and have these settings. Every other row is trained for --minutes of processor time of one core; rows that are
+compared with each other have equal steps. A run that was interrupted continues, and a row that is stored is not computed again.
 
 -o/relatives has one JSON file and one array file for each row and seed.
 """
