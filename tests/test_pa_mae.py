@@ -62,7 +62,7 @@ def test_the_loss_is_the_squared_error_on_the_scale_of_the_record(name: str) -> 
     for ecg, observed, other, counts in zip(batch.ecg, batch.observed, rebuilt, hidden):
         # in mV, without the median of each lead, which the model's scale does not have either
         centred = torch.stack(
-            [lead - lead[seen].quantile(0.5) if seen.any() else lead for lead, seen in zip(ecg, observed)]
+            [lead - lead[real].quantile(0.5) if real.any() else lead for lead, real in zip(ecg, observed)]
         )
         spread = centred[observed].std(correction=0)
         per_record.append(float((((other - ecg) / spread)[counts]).square().mean()))
