@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join([SEEDED, *MASKED]), help="[%(default)s]")
     parser.add_argument("--leads", action="append", help="given leads; repeat for more sets [II,V1,V5 and I]")
     parser.add_argument("--minutes", type=float, default=15.0, help="of one core for each training [%(default)s]")
+    parser.add_argument("--masked-minutes", type=float, help="the same of the other methods [as --minutes]")
     parser.add_argument("--seeds", default="0", help="of wear_ecg, such as 0,1,2 [%(default)s]")
     parser.add_argument(
         "--encoder", default="ptbxl", help="run that the probe of the labels reads, or none [%(default)s]"
@@ -99,6 +100,12 @@ def train_all(args: argparse.Namespace, name: str, folder: Path) -> dict[str, Pa
     return folders
 
 
+def minutes_of(args: argparse.Namespace, method: str) -> float:
+    """Return how many minutes of one core a method is trained."""
+    is_masked = method != SEEDED and args.masked_minutes is not None
+    return float(args.masked_minutes if is_masked else args.minutes)
+
+
 def train(args: argparse.Namespace, name: str, cohort: Path, method: str, seed: int) -> Path:
     """Train a method for the budget, or continue its training; return the run folder."""
     settings = small_settings(method) | MASKED.get(method, {})
@@ -114,17 +121,18 @@ def train(args: argparse.Namespace, name: str, cohort: Path, method: str, seed: 
     )
     # the steps are measured once, so that a resumed training has the same number
     path = args.out / f"steps-{name}-{method}.json"
-    stated = {"minutes": args.minutes, "method": settings}
+    minutes = minutes_of(args, method)
+    stated = {"minutes": minutes, "method": settings}
     stored = json.loads(path.read_text()) if path.exists() else {}
     if stored.get("of") != json.loads(json.dumps(stated)):
-        steps, seconds = steps_in(config, args.minutes)
+        steps, seconds = steps_in(config, minutes)
         stored = {"of": stated, "steps": steps, "seconds a step": seconds}
         with replacing(path) as part:
             part.write_text(json.dumps(stored) + "\n")
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, steps=stored["steps"]))
 
     # train, with a line a minute
-    folder = args.out / "runs" / f"{name}-{method}-seed{seed}-{slug(str(args.minutes))}min"
+    folder = args.out / "runs" / f"{name}-{method}-seed{seed}-{slug(str(minutes))}min"
     if (folder / "done").exists():
         return folder
     log.info("%s on %s, seed %d: %d steps", method, name, seed, stored["steps"])
@@ -278,12 +286,20 @@ def _protocol(args: argparse.Namespace, runs_of: dict[str, dict[str, Path]]) -> 
     rows = sorted({row for runs in runs_of.values() for row in runs})
     return (
         f"Rows: {LINEAR}: least squares over the training recordings; {LAGS}; {PATIENT}: least squares on the test recording "
-        f"itself, no map of single samples is better; {', '.join(rows)}: small settings, {args.minutes:g} minutes of one core, "
-        f"100 Hz.{existing} Masked methods (st_mem, cg_dmer, merit) were never trained to fill in a whole lead, and predict the "
-        "shape of a patch: its amplitude is that of a linear map. Limb leads satisfy their equations exactly. The QRS "
-        "amplitude is peak to peak within 60 ms of the middle of a beat. In the 80 % band: share of true samples within the band "
-        "of 20 draws. Published figures of WearECG cannot be compared: its released code masks no lead."
+        f"itself, no map of single samples is better; {', '.join(rows)}: small settings, 100 Hz, {args.minutes:g} minutes of one "
+        f"core for {SEEDED} and {minutes_of(args, 'others'):g} for each other method ({_steps(args)}).{existing} Masked methods "
+        "(st_mem, cg_dmer, merit) were never trained to fill in a whole lead, and predict the shape of a patch: its amplitude is "
+        "that of a linear map. Limb leads satisfy their equations exactly. The QRS amplitude is peak to peak within 60 ms of the "
+        "middle of a beat. In the 80 % band: share of true samples within the band of 20 draws. Published figures of WearECG "
+        "cannot be compared: its released code masks no lead."
     )
+
+
+def _steps(args: argparse.Namespace) -> str:
+    """Return the number of steps of each training."""
+    paths = sorted(args.out.glob("steps-*.json"))
+    steps = [f"{path.stem.removeprefix('steps-')} {json.loads(path.read_text())['steps']}" for path in paths]
+    return "steps: " + ", ".join(steps) if steps else "no training"
 
 
 if __name__ == "__main__":

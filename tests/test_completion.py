@@ -25,6 +25,7 @@ from leadwise.synthesis.completion import (
     CompletionError,
     MapCompleter,
     RunCompleter,
+    band_of,
     complete_ecg,
     open_completer,
     parse_leads,
@@ -176,6 +177,13 @@ def test_the_same_seed_gives_the_same_band(wear_run: Path, tmp_path: Path) -> No
     assert complete_ecg(completer, ecg, ("II",), 1).low is None
 
 
+@pytest.mark.parametrize("n_draws", [10, 21])
+def test_the_band_holds_a_further_draw_with_its_probability(n_draws: int) -> None:
+    draws = np.random.default_rng(0).standard_normal((n_draws, 20_000), dtype=np.float32)
+    low, high = band_of(draws)  # the first draw does not count: it is a further one
+    assert float(((draws[0] >= low) & (draws[0] <= high)).mean()) == pytest.approx(0.8, abs=0.015)
+
+
 def test_every_file_states_what_is_synthetic(wear_run: Path, tmp_path: Path) -> None:
     ecg = read(write_ecg(tmp_path / "a.csv"), rate_hz=100, units="mV")
     completed = complete_ecg(open_completer(wear_run), ecg, ("II", "V1", "V5"), 5)
@@ -218,7 +226,7 @@ def test_the_command_completes_files_and_a_folder(wear_run: Path, tmp_path: Path
     (tmp_path / "in").mkdir()
     for number in range(2):
         write_ecg(tmp_path / f"in/e{number}.csv", number)
-    words = ("--leads", "II,V1,V5", "--rate-hz", 100, "--units", "mV", "--draws", 3)
+    words = ("--leads", "II,V1,V5", "--rate-hz", 100, "--units", "mV", "--draws", 10)
     done = invoke("complete", wear_run, tmp_path / "in", *words, "-o", tmp_path / "out", "--json", tmp_path / "x.json")
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [

@@ -92,6 +92,24 @@ def test_eight_leads_train_without_the_limb_law() -> None:
     assert "L_unobserved" in terms
 
 
+def test_the_linear_map_becomes_that_of_the_training_ecgs() -> None:
+    method = build("wear_ecg").train()
+    population = method.covariance.clone()
+    whole, gap = make_batch(3), unobserve(make_batch(2), after=350)
+    for batch in (whole, gap):
+        sum(method(batch).values()).backward()  # two batches of one step; ECGs with gaps do not count
+    method.after_step(0.5)
+    method.eval()(whole)
+    method.train().after_step(1.0)  # nothing was collected since
+
+    ecg = normalize(whole.ecg, whole.observed, "mv").double()
+    for a in range(12):
+        for b in range(12):
+            products = sum(float((ecg[k, a] * ecg[k, b]).mean()) for k in range(3))
+            expected = (200 * float(population[a, b]) + products) / 203
+            assert float(method.covariance[a, b]) == pytest.approx(expected, rel=1e-9), (a, b)
+
+
 def test_draws_spread_as_the_predicted_deviation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wear_ecg, "sample", lambda mean, log_variance: mean)  # without the spread of the latents
     method = build("wear_ecg").eval()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from leadwise.synthesis.completion import MapCompleter, RunCompleter
 
 _DEFAULT_LEADS = "II,V1,V5"  # of a cohort
-_FEW_DRAWS = 2  # the estimate and one draw have no band
+_FEWEST_DRAWS = 10  # the estimate, and 9 draws: fewer have no band of 80 %
 
 
 def complete(
@@ -56,9 +56,9 @@ def complete(
     from leadwise.synthesis.completion import open_completer, parse_leads
 
     # check the options before anything is loaded
-    if draws == _FEW_DRAWS:
+    if 1 < draws < _FEWEST_DRAWS:
         raise typer.BadParameter(
-            "--draws 2: the first draw is the estimate, and one more has no band; pass 1, or 3 or more"
+            f"--draws {draws}: the first is the estimate, and a band of 80 % needs 9 more; pass 1, or {_FEWEST_DRAWS} or more"
         )
     given = None if leads is None else parse_leads(leads)
     ecgs = file_inputs(files, given_of(names, rate_hz, units))

@@ -17,9 +17,10 @@ This implementation departs from the paper and its code as follows (in brackets:
 - In the released training and test scripts, the lines that mask leads are comments: that model is an autoencoder of twelve
   leads, and the published numbers cannot be traced to the code. Here leads are hidden, as in the paper's text, and any set of
   leads can be given, not only II, V1 and V5.
-- The decoder's output is added to a linear map of the given leads, whose coefficients follow from the population of PTB-XL
-  and from the set that is given (nn/lead_map.py). The map is what a model of leads must exceed; a network that first has to
-  learn it exceeds it only after a long training [base = "none"].
+- The decoder's output is added to a linear map of the given leads, whose coefficients follow from the products of leads in a
+  population and from the set that is given (nn/lead_map.py). The population is that of PTB-XL, and more and more that of the
+  training ECGs. The map is what a model of leads must exceed; a network that first has to learn it exceeds it only after a
+  long training [base = "none"].
 - The last stage of the decoder also reads the given leads and their mask, so that four latent channels need not transmit what
   is known [condition = False].
 - L_observed, L_einthoven and L_deviation are ours, and the text has MSE + beta KL over all leads [weights of 0].
@@ -40,6 +41,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from leadwise import distributed
 from leadwise.batch import Batch, Signal
 from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
@@ -56,6 +58,7 @@ NAMED_SETS = (("II", "V1", "V5"), ("I",), ("I", "II"), tuple(LIMB_WEIGHTS))
 NAMED_SHARE = 0.5  # of the records whose given leads are one of NAMED_SETS
 _LOG_VARIANCE = (-12.0, 4.0)  # of the error in mV^2
 _DEVIATION_CHANNELS = 24
+_N_POPULATION = 200  # training ECGs that outweigh the population of PTB-XL in the linear map
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,9 @@ class Method(PretrainingMethod):
     falling_terms: tuple[str, ...] = ("L_unobserved",)
     config: Config
     covariance: Tensor
+    n_covariance: Tensor
+    product_sum: Tensor
+    product_count: Tensor
     named: Tensor
 
     def __init__(
@@ -123,7 +129,11 @@ class Method(PretrainingMethod):
                 nn.SiLU(),
                 nn.Conv1d(_DEVIATION_CHANNELS, n_leads, 9, padding=4),
             )
-        self.register_buffer("covariance", population_covariance(signal.leads), persistent=False)
+        # products of leads: of the population, then also of the training ECGs; those of the current step beside them
+        self.register_buffer("covariance", population_covariance(signal.leads))
+        self.register_buffer("n_covariance", torch.tensor(float(_N_POPULATION), dtype=torch.float64))
+        self.register_buffer("product_sum", torch.zeros_like(self.covariance), persistent=False)
+        self.register_buffer("product_count", torch.zeros_like(self.n_covariance), persistent=False)
         named = [[lead in one for lead in signal.leads] for one in NAMED_SETS]
         self.register_buffer("named", torch.tensor([one for one in named if any(one)]), persistent=False)
 
@@ -133,6 +143,8 @@ class Method(PretrainingMethod):
         """The loss, by name."""
         # the given leads, and the estimate of all from a draw of the latents
         ecg, c = self._scaled(batch), self.config
+        if self.training and torch.is_grad_enabled() and c.base == "linear":
+            self._collect_products(ecg.detach(), batch.observed)
         given = self.draw_given(batch.observed)
         mask = batch.observed & given[..., None]
         mean, log_variance = self.vae.encode(self._inputs(ecg, mask))
@@ -171,6 +183,22 @@ class Method(PretrainingMethod):
             named = self.named.cpu()[number]
             given = torch.where((is_named & (named & has).any(-1))[:, None], named, given)
         return (given & has).to(observed.device)
+
+    @torch.no_grad()
+    def _collect_products(self, ecg: Tensor, observed: Tensor) -> None:
+        """Add the mean products of the leads of completely observed ECGs (B, L, T) to those of this step."""
+        whole = ecg[observed.flatten(1).all(-1)].to(self.product_sum.dtype)
+        self.product_sum += torch.einsum("blt,bmt->lm", whole, whole) / ecg.shape[-1]
+        self.product_count += len(whole)
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        """Move the products of the leads to the mean over all training ECGs so far, of all processes."""
+        total, count = (distributed.gather(x[None]).sum(0) for x in (self.product_sum, self.product_count))
+        self.n_covariance += count
+        self.covariance += (total - count * self.covariance) / self.n_covariance
+        self.product_sum.zero_()
+        self.product_count.zero_()
 
     # --- embeddings
 

@@ -157,14 +157,14 @@ def derived_leads(given: Sequence[str], leads: Sequence[str] = LEADS) -> dict[st
 
 
 def complete_ecg(
-    completer: LeadCompleter, ecg: ECG, leads: Sequence[str] | None = None, n_draws: int = 20, seed: int = 0
+    completer: LeadCompleter, ecg: ECG, leads: Sequence[str] | None = None, n_draws: int = 21, seed: int = 0
 ) -> MadeEcg:
     """Complete one ECG from some of its leads, in the window, and at the rate, that the run reads.
 
     Args:
         leads: the leads that are read; default: all that the file has. Others of the file are filled in as if they were
             missing.
-        n_draws: of which the band is computed; 1: no band.
+        n_draws: the estimate and 9 or more, of which the band is computed; 1: no band.
 
     Raises:
         CompletionError: the file lacks one of these leads in that window, or has all.
@@ -225,9 +225,13 @@ def run_draws(completer: LeadCompleter, batch: Batch, given: Tensor, n_draws: in
 
 
 def band_of(draws: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the lower and upper edge (...) of the band of draws (n, ...); the first draw, the estimate, does not count."""
+    """Return the lower and upper edge (...) of the band of draws (n, ...); the first draw, the estimate, does not count.
+
+    A further draw is within the band with a probability of 80 %, if there are 9 draws or more. Percentiles of the draws
+    themselves ("linear") would hold 72 % for 20 draws.
+    """
     some = draws[1:] if len(draws) > 1 else draws
-    low, high = np.percentile(some, BAND, axis=0)
+    low, high = np.percentile(some, BAND, axis=0, method="weibull")
     return low, high
 
 

@@ -24,7 +24,13 @@ from leadwise.data.loader import Recordings
 from leadwise.evaluate.classifiers import Classifier, probe_classifier
 from leadwise.evaluate.embed import Features, embed_batch, embed_cohort, training_overlap, usable
 from leadwise.evaluate.metrics.auroc import auroc_score
-from leadwise.evaluate.metrics.bootstrap import N_REPLICATES, gain, percentile_interval, resample_patients
+from leadwise.evaluate.metrics.bootstrap import (
+    N_REPLICATES,
+    gain,
+    mean_of_defined,
+    percentile_interval,
+    resample_patients,
+)
 from leadwise.evaluate.metrics.score import Floats, Interval, Score
 from leadwise.evaluate.probe import make_probe_task
 from leadwise.nn.completion import given_part
@@ -80,9 +86,8 @@ class CompletionReport:
         """Return a row's measure minus that of the linear map, mean over leads, with its paired interval."""
         mine, base, weights = self.errors[name], self.errors[LINEAR], self.draw_weights
         value = float(np.nanmean(mine.mean(measure, some=some)) - np.nanmean(base.mean(measure, some=some)))
-        differences = np.nanmean(mine.mean(measure, weights, some), 1) - np.nanmean(
-            base.mean(measure, weights, some), 1
-        )
+        of_mine, of_base = (mean_of_defined(one.mean(measure, weights, some)) for one in (mine, base))
+        differences = of_mine - of_base
         return value, percentile_interval(differences)
 
     def rows(self, some: NDArray[np.bool_] | None = None) -> list[dict[str, Any]]:
@@ -92,7 +97,7 @@ class CompletionReport:
             line: dict[str, Any] = {"row": name}
             for measure in MEASURES:
                 value = float(np.nanmean(one.mean(measure, some=some)))
-                low, high = percentile_interval(np.nanmean(one.mean(measure, weights, some), axis=1))
+                low, high = percentile_interval(mean_of_defined(one.mean(measure, weights, some)))
                 digits = 5 if measure == "mse" else 3
                 line[_column(measure)] = f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
             if name != LINEAR:
@@ -152,7 +157,7 @@ class CompletionReport:
                     lead: {"value": _number(means[k]), "interval": _interval(replicates[:, k])}
                     for k, lead in enumerate(self.synthetic)
                 }
-                overall = {"value": _number(np.nanmean(means)), "interval": _interval(np.nanmean(replicates, axis=1))}
+                overall = {"value": _number(np.nanmean(means)), "interval": _interval(mean_of_defined(replicates))}
                 measures[measure] = {"unit": UNITS[measure], "mean": overall, "leads": each}
             subsets = {}
             for what, some in self.subsets.items():
