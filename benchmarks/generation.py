@@ -207,7 +207,7 @@ def draw(run: Run) -> Figure:
             axes.plot(seconds, ecg[leads.index(lead)] - LEAD_STEP_MV * number, color=ink.PALETTE[0], linewidth=0.8)
             axes.text(-0.06, -LEAD_STEP_MV * number, lead, fontsize=8, ha="right", va="center", color=ink.INK)
         axes.set_xlim(0, seconds[-1])
-        axes.set_ylim(-LEAD_STEP_MV * len(DRAWN_LEADS) + 1.0, 2.6)
+        axes.set_ylim(-LEAD_STEP_MV * len(DRAWN_LEADS) + 1.0, 3.4)
         axes.set_yticks([])
         axes.set_xticks([])
         axes.plot([0.05, 0.05], [0.6, 1.6], color=ink.GREY, linewidth=1.5)  # 1 mV

@@ -117,6 +117,7 @@ RESULTS = (  # a page of benchmarks/results, and what it answers
     ("merit", "MERIT: its thesis on simulated ECGs, and its numbers beside ours"),
     ("dual_phase", "ECG encoders trained with heart images in two phases, simulated pairs, with bounds"),
     ("reports", "Reports written from ECGs: a small writer beside its controls, PTB-XL with 12SL text"),
+    ("generation", "ECGs generated from text: labels, heart rate, distances and a rare class, simulated ECGs"),
     ("methods_simulated", "Every method for two minutes of one core, simulated ECGs"),
     ("methods_simulated_longer", "BYOL and TS-TCC for five minutes, simulated ECGs"),
     ("table3_ptbxl", "CG-DMER without each of its terms (Table 3), PTB-XL part"),
