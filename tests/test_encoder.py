@@ -1,4 +1,4 @@
-"""Four encoders behind one door: vectors and tokens of whole ECGs, of crops, and of what was observed only."""
+"""Five encoders behind one door: vectors and tokens of whole ECGs, of crops, and of what was observed only."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from leadwise.nn.encoder import (
 from leadwise.nn.resnet import ResNet18
 from leadwise.nn.vit import ViT
 
-KINDS = ["resnet", "vit", "lead_time", "lead_time_conv"]
-BY_LEAD = KINDS[2:]
+KINDS = ["resnet", "s4", "vit", "lead_time", "lead_time_conv"]
+WITHOUT_PATCHES = KINDS[:2]
+BY_LEAD = KINDS[3:]
 
 
 def build(kind: str, seed: int = 0) -> EcgEncoder:
     torch.manual_seed(seed)
-    settings = EncoderSettings(encoder=kind, resnet_width=4, n_patches=10, width=16, depth=2, heads=2)
+    s4 = {"s4_width": 16, "s4_depth": 2, "s4_states": 4, "s4_stride": 4}
+    settings = EncoderSettings(encoder=kind, resnet_width=4, n_patches=10, width=16, depth=2, heads=2, **s4)
     return EcgEncoder(settings, SIGNAL).eval()
 
 
@@ -45,13 +47,14 @@ def only(batch: Batch, begin: int, end: int) -> Batch:
 def test_vectors_and_tokens_have_their_shapes(kind: str) -> None:
     ecg, batch = build(kind), make_batch(3)
     tokens, real = ecg.tokens(batch)
-    n = ResNet18.n_positions(400) if kind == "resnet" else 10
+    n = {"resnet": ResNet18.n_positions(400), "s4": 100}.get(kind, 10)
     assert ecg(batch).shape == (3, ecg.width)
-    assert ecg.grid == (1 if kind == "resnet" else 40)
-    assert tokens.shape == (3, n, ecg.width)
+    assert ecg.grid == (1 if kind in WITHOUT_PATCHES else 40)
+    assert tokens.shape == (3, n, ecg.width) == (3, ecg.n_positions(400), ecg.width)
     assert real.shape == (3, n)
     assert bool(real.all())
-    assert (ecg.tokenizer is None) == (ecg.last_norm is None) == (kind == "resnet")
+    assert (ecg.tokenizer is None) == (kind in WITHOUT_PATCHES)
+    assert (ecg.last_norm is None) == (kind == "resnet")
 
 
 @pytest.mark.parametrize("kind", BY_LEAD)
@@ -88,9 +91,10 @@ def test_a_crop_has_its_own_positions_in_the_vit() -> None:
         torch.testing.assert_close(got[i], ecg(crop(batch, 40, 240))[i], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", WITHOUT_PATCHES)
 @torch.no_grad()
-def test_the_resnet_knows_no_time_of_its_own() -> None:
-    ecg, batch = build("resnet"), crop(make_batch(2), 100, 300)
+def test_an_encoder_without_patches_knows_no_time_of_its_own(kind: str) -> None:
+    ecg, batch = build(kind), crop(make_batch(2), 101, 298)  # of any length
     assert torch.equal(ecg(batch), ecg(batch, torch.tensor([100, 100])))
 
 
@@ -99,11 +103,11 @@ def test_the_resnet_knows_no_time_of_its_own() -> None:
 def test_no_mean_is_taken_over_places_that_were_not_observed(kind: str) -> None:
     ecg, batch = build(kind), unobserve(make_batch(2), after=160)
     tokens, real = ecg.tokens(batch)
-    n_seen = 10 if kind == "resnet" else 4
+    n_seen = {"resnet": 10, "s4": 40}.get(kind, 4)
     assert real[0].tolist() == [n < n_seen for n in range(tokens.shape[1])]
-    if kind in ("resnet", "vit"):
+    if kind not in BY_LEAD:
         encoded = tokens[:, :n_seen].mean(1)
-        torch.testing.assert_close(ecg(batch), encoded if kind == "resnet" else ecg.model.norm(encoded))
+        torch.testing.assert_close(ecg(batch), ecg.model.norm(encoded) if kind == "vit" else encoded)
 
 
 @pytest.mark.parametrize("kind", BY_LEAD)
@@ -144,7 +148,7 @@ def test_a_record_with_nothing_to_see_is_named(kind: str) -> None:
             ecg(unobserve(batch, after=39))
 
 
-@pytest.mark.parametrize("kind", KINDS[1:])
+@pytest.mark.parametrize("kind", KINDS[2:])
 def test_patches_must_divide_the_samples(kind: str) -> None:
     with pytest.raises(ValueError, match="n_patches = 7 does not divide the 400 samples"):
         EcgEncoder(EncoderSettings(encoder=kind, n_patches=7), SIGNAL)

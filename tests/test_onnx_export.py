@@ -187,7 +187,7 @@ def one_of_each() -> list[str]:
     """Return the first settings of each method, and one of each other encoder: a file takes seconds, and a graph, which is
     tested for all settings above, a tenth of that."""
     first = list({case.partition(" ")[0]: case for case in reversed(EMBEDDING)}.values())
-    return [*reversed(first), "simclr lead_time", "simclr lead_time_conv", "simclr vit"]
+    return [*reversed(first), "simclr lead_time", "simclr lead_time_conv", "simclr s4", "simclr vit"]
 
 
 @pytest.mark.slow

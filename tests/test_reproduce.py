@@ -37,6 +37,7 @@ from leadwise.reproduce import (
     embedding_maps,
     figures,
     paper_numbers,
+    peers,
     references,
     tables,
     training_runs,
@@ -333,6 +334,25 @@ def test_table1_has_the_references_first(wide: Path, tmp_path: Path, monkeypatch
         name.removesuffix(".toml") for name in configs
     }
     assert len(configs) == 1 + 2 * (3 + 3 + 1)
+
+
+def test_peers_have_seeds_by_place_and_the_published_numbers_beside_them(wide: Path, tmp_path: Path) -> None:
+    request = ReproduceRequest(
+        "peers", tmp_path / "out", configs=(config_file(tmp_path, wide),), budget=budget.Budget(steps=1),
+        methods=("cg_dmer",), references=False, seeds=(3,),
+    )  # fmt: skip
+    result = reproduce(request)
+    assert {line["how"] for line in result.lines} >= {"probe 1%", "probe 10%", "probe 100%"}
+    assert {line["method"] for line in result.lines} == {"CG-DMER", "CG-DMER, untrained"}
+    page = (result.folder / "page.html").read_text(encoding="utf-8")
+    assert page.index("<img") < page.index("<table")
+    assert peers.REMARK in page
+    assert "MS-ECG-FM" in (result.folder / "table.md").read_text(encoding="utf-8")
+    # without seeds, the first five rows have three
+    rows = [variants.Variant(row, config) for row, config in variants.base_configs([], peers.METHODS).items()]
+    n_seeds = {one.config.method["name"]: len(peers.seeds_of(one, ())) for one in rows}
+    assert n_seeds == {name: 3 if number < 5 else 1 for number, name in enumerate(peers.METHODS)}
+    assert peers.seeds_of(rows[0], (7,)) == (7,)
 
 
 @pytest.mark.slow

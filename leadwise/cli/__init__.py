@@ -37,6 +37,7 @@ from leadwise.cli import (
     scores,
     shift,
     simulate,
+    submit,
     tasks,
     training,
 )
@@ -78,6 +79,7 @@ COMMANDS = (
     complete.complete,
     generate.generate,
     reproduce.reproduce,
+    submit.submit,
     card.card,
     export.export,
     plot.plot,

@@ -26,6 +26,7 @@ from rich.text import Text
 
 from leadwise.cli.progress_log import ProgressLog
 from leadwise.files import replacing
+from leadwise.versions import versions
 
 # no markup and no emoji: names of records, runs and classes such as "ecg[/x]" or ":heart:" are printed unchanged
 console = Console(stderr=True, markup=False, emoji=False)
@@ -164,10 +165,13 @@ def _cell(value: Any) -> str:
 
 
 def write_json(path: Path | None, result: dict[str, Any]) -> None:
-    """Write a result as one JSON object if a path is given: to standard output for "-", else to the file, atomically."""
+    """Write a result as one JSON object if a path is given: to standard output for "-", else to the file, atomically.
+
+    The versions of the packages that computed it are added.
+    """
     if path is None:
         return
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
+    text = json.dumps({**result, "versions": versions()}, indent=2, allow_nan=False) + "\n"
     if path == STANDARD_OUTPUT:
         sys.stdout.write(text)
         return

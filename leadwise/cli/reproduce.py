@@ -23,7 +23,7 @@ def reproduce(
         str,
         typer.Argument(
             help="table1, table2, table3, fig2 or fig3 of CG-DMER's paper; merit: the thesis and numbers of MERIT's paper; "
-            "dual_phase: ECG encoders trained with images of the heart, on simulated pairs."
+            "dual_phase: ECG encoders trained with images of the heart, on simulated pairs; peers: the strongest methods of 2026."
         ),
     ],
     folder: Annotated[
@@ -48,7 +48,10 @@ def reproduce(
         typer.Option(help="Training of each run: steps, such as 400, or minutes of one core, such as 10min."),
     ] = None,
     seeds: Annotated[
-        str | None, typer.Option(help="Seeds to train each run with, such as 0,1,2 [the config's own].")
+        str | None,
+        typer.Option(
+            help="Seeds to train each run with, such as 0,1,2 [the config's own; peers: 0,1,2 for five rows]."
+        ),
     ] = None,
     splits: Annotated[
         Path | None,
@@ -59,7 +62,7 @@ def reproduce(
     ] = "strict",
     references: Annotated[
         bool,
-        typer.Option(help="table1: rows of untrained encoders, supervised training and hand-crafted features."),
+        typer.Option(help="table1, peers: rows of untrained encoders, supervised training and hand-crafted features."),
     ] = True,
     width: Annotated[
         str,

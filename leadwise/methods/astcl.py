@@ -22,7 +22,7 @@ only, a predictor and a stopped gradient. Everything else is ours:
   over the batch, so that a constant is not a solution. The discriminator reads the encoder's vectors.
 - The projector has three layers, like SimSiam's. In runs of a hundred steps on simulated hearts the probe was hardly better
   than that of the untrained ResNet; with two layers, half of the leads removed and twice the learning rate it was worse.
-- The encoder is one of four (nn/encoder.py); the optimiser is AdamW with leadwise's schedule.
+- The encoder is one of five (nn/encoder.py); the optimiser is AdamW with leadwise's schedule.
 - Linear maps before a batch norm have no bias, which the batch norm would remove.
 """
 

@@ -9,7 +9,7 @@ Equal features of the two views should correlate, different features should not.
 no stopped gradient.
 
 This implementation departs from the paper as follows:
-- Inputs are ECGs, not images: one of four ECG encoders, and views that preserve the diagnosis (nn/views.py), both drawn from
+- Inputs are ECGs, not images: one of five ECG encoders, and views that preserve the diagnosis (nn/views.py), both drawn from
   the same distribution, in place of two different sets of crops and colour changes.
 - The optimiser is AdamW with leadwise's schedule, not LARS with a separate learning rate for biases and norms.
 - C is Eq. 2 on the gathered rows of all processes, with the batch's own statistics on held-out patients too. The released code

@@ -10,7 +10,7 @@ arXiv 2006.07733 (NeurIPS 2020).
 There are no negatives.
 
 This implementation departs from the paper as follows:
-- Inputs are ECGs, not images: one of four ECG encoders, and views that preserve the diagnosis (nn/views.py), both drawn from
+- Inputs are ECGs, not images: one of five ECG encoders, and views that preserve the diagnosis (nn/views.py), both drawn from
   the same distribution, in place of two different sets of crops and colour changes.
 - The optimiser is AdamW with leadwise's schedule, not LARS.
 - g's last linear map has no bias: q's first batch norm removes it, so it would get no gradient.

@@ -15,7 +15,7 @@ paper's text):
 - A record's own pairs and its pairs with the patient's other recordings are two means of equal weight, as in the code: in one
   mean over all pairs, patients with many recordings would dominate.
 - The paper's encoder reads one lead, for every kind. Here cmsc has an encoder of all leads, as in later work; cmlc and cmsmlc
-  share one single-lead encoder among the leads. The encoder is one of four, not the paper's [paper_encoder = true: three small
+  share one single-lead encoder among the leads. The encoder is one of five, not the paper's [paper_encoder = true: three small
   convolutions and a linear map; they are padded, so that short signals are valid].
 - The paper cuts frames of 2,500 samples out of longer recordings; here a view is half of the configured duration, or all of it.
 - The paper scales each frame to [0, 1]; here the default is mV [signal.normalize = "merl_minmax": each view by itself].

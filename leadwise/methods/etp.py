@@ -17,7 +17,7 @@ This implementation departs from the paper as follows:
 - Records with identical reports are negatives of each other; same_report = "ignore" or "positive" changes this.
 - An unobserved lead or time is 0 on the model's scale, and the mean over time skips times without an observed lead.
 - Across processes the gradient is that of the whole batch, and batch norm uses the statistics of the whole batch.
-- Any of the four ECG encoders can replace the ResNet: setting `encoder`.
+- Any of the five ECG encoders can replace the ResNet: setting `encoder`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ Products are cosines. The other records of the batch are the negatives; there is
 at its random initialisation: training it makes a Transformer unstable (section 4.2).
 
 This implementation departs from the paper as follows:
-- Inputs are ECGs, not images: one of four ECG encoders, and views that preserve the diagnosis (nn/views.py), both drawn from
+- Inputs are ECGs, not images: one of five ECG encoders, and views that preserve the diagnosis (nn/views.py), both drawn from
   the same distribution, in place of two different sets of crops and colour changes.
 - The ECG's vector is the mean over the encoder's tokens, not a class token. Position embeddings are those of the encoder.
 - encoder = "resnet" has the projector of three layers and tau = 0.2 too; the released code has two layers and tau = 1 for a

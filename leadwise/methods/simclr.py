@@ -4,7 +4,7 @@ arXiv 2002.05709 (ICML 2020).
     L_nt_xent   each of 2B views must identify the other view of its record; logits are cosine / tau       (Eq. 1)
 
 This implementation departs from the paper as follows:
-- Inputs are ECGs, not images: one of four ECG encoders, and views that preserve the diagnosis (nn/views.py) in place of crops
+- Inputs are ECGs, not images: one of five ECG encoders, and views that preserve the diagnosis (nn/views.py) in place of crops
   and colour changes.
 - The optimiser is AdamW with leadwise's schedule, not LARS.
 - The first and the second views pass the batch norms one after the other, not as one batch of 2B.
@@ -43,6 +43,9 @@ SMALL = {"encoder": "resnet", "resnet_width": 16, "hidden_width": 256}
 TINY = {
     "": {"resnet_width": 8, "hidden_width": 32, "out_width": 16},
     "vit": {"encoder": "vit", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16},
+    "s4": {
+        "encoder": "s4", "s4_width": 16, "s4_depth": 2, "s4_states": 4, "s4_stride": 4, "hidden_width": 32, "out_width": 16,
+    },
     "lead_time": {
         "encoder": "lead_time", "n_patches": 10, "width": 32, "depth": 2, "heads": 4, "hidden_width": 32, "out_width": 16,
     },

@@ -10,7 +10,7 @@ arXiv 2011.10566 (CVPR 2021).
 There are no negatives and no second network: the stopped gradient alone prevents collapse to one point.
 
 This implementation departs from the paper as follows:
-- Inputs are ECGs, not images: one of four ECG encoders, and views that preserve the diagnosis (nn/views.py) in place of crops
+- Inputs are ECGs, not images: one of five ECG encoders, and views that preserve the diagnosis (nn/views.py) in place of crops
   and colour changes.
 - The optimiser is AdamW with leadwise's schedule, not SGD. The predictor has the same schedule; the paper keeps its learning
   rate constant.

@@ -25,7 +25,7 @@ paper's text):
   A record without such a time adds nothing to L_TC.
 - Leads may be removed from both views; off by default. SMALL removes half of them: with the paper's views alone, after 70 steps
   on the simulated cohort a probe of the features was worse than one of untrained features.
-- The encoder is one of four, not the paper's [paper_encoder = true: three small convolutions]. A Transformer's tokens depend on
+- The encoder is one of five, not the paper's [paper_encoder = true: three small convolutions]. A Transformer's tokens depend on
   the whole view, and the ResNet's on a large part of it, so that predicting the future is easier for them.
 - The embedding is the mean of the sequence; the paper's classifier reads the whole sequence.
 - The optimiser is AdamW with leadwise's schedule, not Adam at a constant rate.
@@ -51,7 +51,6 @@ from leadwise.nn.losses import series, view_agreement
 from leadwise.nn.masking import any_in_bins
 from leadwise.nn.patches import patchify
 from leadwise.nn.permute import permute
-from leadwise.nn.resnet import ResNet18
 from leadwise.nn.small_conv import SmallConv
 from leadwise.nn.transformer import Transformer
 from leadwise.nn.vit import ViT
@@ -126,7 +125,7 @@ class Method(PretrainingMethod):
         else:
             self.ecg = EcgEncoder(c, signal)
             self.grid, width = self.ecg.grid, self.ecg.width
-            length = ResNet18.n_positions(signal.n_samples) if c.encoder == "resnet" else c.n_patches
+            length = self.ecg.n_positions(signal.n_samples)
         if length <= c.n_future:
             raise ValueError(f"n_future = {c.n_future} must be less than the {length} positions of a sequence")
         self.register_buffer("electrodes", augment.lead_algebra(signal.leads), persistent=False)  # (L, 9)

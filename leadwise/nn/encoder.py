@@ -1,9 +1,10 @@
-"""Four ECG encoders behind one interface: an ECG in, one vector out, or the tokens before pooling.
+"""Five ECG encoders behind one interface: an ECG in, one vector out, or the tokens before pooling.
 
 resnet           ResNet18 over time; the first convolution mixes all leads; one position per 16 samples
 vit              one token per patch, for all leads together
 lead_time        one token per lead and patch: a linear map between two norms, sine-cosine times, separator tokens per lead
 lead_time_conv   one token per lead and patch: convolutions within the patch, learnable times
+s4               state-space layers over time, in both directions; one position per `s4_stride` samples of all leads
 
 Unobserved patches have no token in the lead_time encoders and are 0 in the others; means skip them.
 """
@@ -23,10 +24,11 @@ from leadwise.nn.normalize import normalize
 from leadwise.nn.observed import observed_records, usable_patches
 from leadwise.nn.patches import ConvTokenizer, NormedTokenizer, patchify
 from leadwise.nn.resnet import ResNet18
+from leadwise.nn.s4 import S4Encoder
 from leadwise.nn.token_scale import signal_rms
 from leadwise.nn.vit import ViT
 
-Kind = Literal["resnet", "vit", "lead_time", "lead_time_conv"]
+Kind = Literal["resnet", "vit", "lead_time", "lead_time_conv", "s4"]
 
 NO_PATCH = (
     "no patch of any lead was observed completely, so there is nothing to train on or embed; leave the record out"
@@ -35,7 +37,7 @@ NO_PATCH = (
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """Kind and size of the encoder. `resnet_width` belongs to the ResNet, the other sizes to the other three."""
+    """Kind and size of the encoder. The sizes `resnet_*` and `s4_*` belong to these encoders, the others to the other three."""
 
     encoder: Kind = "resnet"
     resnet_width: int = 64  # channels of the first stage; the feature is eight times as wide
@@ -43,6 +45,10 @@ class EncoderSettings:
     width: int = 192  # token width
     depth: int = 12  # Transformer layers
     heads: int = 3
+    s4_width: int = 512  # channels of the state-space layers
+    s4_depth: int = 4  # layers
+    s4_states: int = 8  # N, states of each channel
+    s4_stride: int = 2  # samples per position
 
     @property
     def whole_batch(self) -> str:
@@ -58,9 +64,13 @@ class EcgEncoder(nn.Module):
         self.kind, self.signal, self.n_patches = settings.encoder, signal, settings.n_patches
         n_leads, n_samples = len(signal.leads), signal.n_samples
         self.grid = 1
-        # the ResNet has no patches: a crop may begin at any sample
+        # the ResNet and the state-space layers have no patches: a crop may begin at any sample
         if self.kind == "resnet":
-            self.model: ResNet18 | ViT | LeadTimeEncoder = ResNet18(n_leads, settings.resnet_width)
+            self.model: ResNet18 | S4Encoder | ViT | LeadTimeEncoder = ResNet18(n_leads, settings.resnet_width)
+            self.width = self.model.width
+            return
+        if self.kind == "s4":
+            self.model = s4_encoder(settings, signal)
             self.width = self.model.width
             return
         # the others divide each lead into patches, and crops begin at one
@@ -89,7 +99,7 @@ class EcgEncoder(nn.Module):
 
     @property
     def tokenizer(self) -> nn.Module | None:
-        """The module that turns the samples of a patch into a token; None for the ResNet."""
+        """The module that turns the samples of a patch into a token; None for encoders without patches."""
         if isinstance(self.model, ViT):
             return self.model.patch
         return self.model.tokenizer if isinstance(self.model, LeadTimeEncoder) else None
@@ -97,9 +107,15 @@ class EcgEncoder(nn.Module):
     @property
     def last_norm(self) -> nn.LayerNorm | None:
         """The norm of the output vector; None for the ResNet, which ends in a ReLU."""
-        if isinstance(self.model, ViT):
+        if isinstance(self.model, ViT | S4Encoder):
             return self.model.norm
         return self.norm if isinstance(self.model, LeadTimeEncoder) else None
+
+    def n_positions(self, n_samples: int) -> int:
+        """Number of tokens N of a recording of `n_samples`, a multiple of `grid`."""
+        if isinstance(self.model, ResNet18 | S4Encoder):
+            return self.model.n_positions(n_samples)
+        return n_samples // self.grid
 
     def forward(self, batch: Batch, start: Tensor | None = None) -> Tensor:
         """(B, D) vectors of ECGs in mV; for crops, `start` (B,) is the first sample within the whole recording.
@@ -119,7 +135,8 @@ class EcgEncoder(nn.Module):
     def tokens(self, batch: Batch, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Tokens before pooling (B, N, D), and (B, N) bool, True where any lead was observed.
 
-        N counts positions of 16 samples in the ResNet and patches in the others; lead_time encoders average over leads.
+        N counts positions of 16 samples in the ResNet, of `s4_stride` samples in "s4", and patches in the others; lead_time
+        encoders average over leads.
 
         Raises:
             ValueError: as `forward`.
@@ -130,6 +147,8 @@ class EcgEncoder(nn.Module):
         if isinstance(self.model, ResNet18):
             tokens: Tensor = self.model(ecg).transpose(1, 2)  # (B, N, D)
             return tokens, any_in_bins(batch.observed.any(1), tokens.shape[1])
+        if isinstance(self.model, S4Encoder):
+            return self.model(ecg), self.model.observed(batch.observed)
         tokens = self.model.tokens(ecg, self._first(start))
         observed = batch.observed.any(1).reshape(ecg.shape[0], tokens.shape[1], -1)
         return tokens, observed.any(-1)
@@ -174,6 +193,14 @@ class EcgEncoder(nn.Module):
 
     def _first(self, start: Tensor | None) -> Tensor | None:
         return None if start is None else start // self.grid
+
+
+def s4_encoder(settings: EncoderSettings, signal: Signal, causal: bool = False) -> S4Encoder:
+    """The encoder "s4" of `settings` for ECGs of `signal`; `causal`: a position depends on no later sample."""
+    return S4Encoder(
+        len(signal.leads), settings.s4_width, settings.s4_depth, settings.s4_states, settings.s4_stride,
+        signal_rms(signal.normalize), causal,
+    )  # fmt: skip
 
 
 def scaled(batch: Batch, signal: Signal) -> Tensor:

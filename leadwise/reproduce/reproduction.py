@@ -1,4 +1,4 @@
-"""Reproduce a table or figure of CG-DMER's paper, MERIT's thesis, or dual-phase CMR: train, score and write the results.
+"""Reproduce a table or figure of CG-DMER's paper, MERIT's thesis, dual-phase CMR, or the table of peers: train, score, write.
 
 OUT/TARGET/     table.md, table.csv, table.tex, figures, page.html, configs/, log.txt
 OUT/runs/       one folder for each distinct config, shared by all targets; an unfinished run is resumed
@@ -39,6 +39,7 @@ from leadwise.reproduce import (
     figures,
     merit,
     paper_numbers,
+    peers,
     tables,
     training_runs,
     variants,
@@ -60,14 +61,16 @@ _SCORING: dict[str, ScoringOptions] = {
     "table3": ScoringOptions((0.01,)),
     "fig2": ScoringOptions((0.01, 1.0)),
     "fig3": ScoringOptions(),
+    variants.PEERS: ScoringOptions(paper_numbers.FRACTIONS, untrained=True),
 }
+_WITH_REFERENCES = ("table1", variants.PEERS)
 
 
 @dataclass(frozen=True)
 class ReproduceRequest:
     """What to reproduce, on which cohorts, and with which budget."""
 
-    target: str  # one of TARGETS, MERIT or DUAL_PHASE
+    target: str  # one of TARGETS, PEERS, MERIT or DUAL_PHASE
     out: Path
     cohorts: tuple[Path, ...] = ()  # the first is used for training unless a config names one; none: simulated ECGs
     configs: tuple[Path, ...] = ()  # settings by method; methods without a config use their small settings
@@ -76,7 +79,7 @@ class ReproduceRequest:
     legacy: bool = False  # table1: the published protocol's numbers too
     splits: Path | None = None  # folder of the published split files, used instead of the cohorts' own splits
     methods: tuple[str, ...] = ()  # to compare, in addition to those of configs; none: all methods of the target
-    references: bool = True  # table1: untrained, supervised and hand-crafted rows too
+    references: bool = True  # table1, peers: untrained, supervised and hand-crafted rows too
     width: int | Literal["common", "native"] = (
         COMMON  # of the probes of all rows; common: the smallest of their features
     )
@@ -122,7 +125,7 @@ def reproduce(request: ReproduceRequest, progress: Progress | None = None) -> Re
     # Refuse what cannot work before anything is written.
     if isinstance(request.width, int) and request.width < 1:
         raise ConfigError(f"a probe width of {request.width} is below 1; pass a positive number, common or native")
-    names = request.methods or variants.compared_methods(request.target)
+    names = request.methods or _methods(request.target)
     compared = variants.make_variants(request.target, variants.base_configs(configs, names))
     no_settings = variants.without_settings(configs, names)
     if not compared:
@@ -132,10 +135,10 @@ def reproduce(request: ReproduceRequest, progress: Progress | None = None) -> Re
             f"the published protocol is one of probes: it goes with table1, not with {request.target}; "
             "choose table1 or the strict protocol"
         )
-    use_references = request.references and request.target == "table1"
+    use_references = request.references and request.target in _WITH_REFERENCES
     references = References.from_configs(reference_configs, compared[0].config) if use_references else None
     if reference_configs and references is None:
-        raise ConfigError("a config of a method that is trained on labels is for the references of table1")
+        raise ConfigError("a config of a method that is trained on labels is for the references of table1 and peers")
 
     folder = request.out / request.target
     folder.mkdir(parents=True, exist_ok=True)
@@ -167,7 +170,14 @@ def _reproduce(
         references.check()
         references = references.with_budget(request.budget, request.out, cohorts)
     compared = [training_runs.with_budget(request.budget, request.out, variant) for variant in compared]
-    seeded = [one for variant in compared for one in training_runs.with_seeds(variant, request.seeds)]
+    is_peers = request.target == variants.PEERS
+    seeded = [
+        one
+        for variant in compared
+        for one in training_runs.with_seeds(
+            variant, peers.seeds_of(variant, request.seeds) if is_peers else request.seeds
+        )
+    ]
 
     # Probes of one width need the features of all rows, so that every run is trained before the first is scored.
     if options.fractions:
@@ -219,6 +229,11 @@ def _reproduce(
     texts = {variant.folder: settings.dumps(variant.config) for variant in [*seeded, *reference_variants]}
     write_result(folder, page, texts)
     return Reproduction(folder, page.lines, page.scale)
+
+
+def _methods(target: str) -> tuple[str, ...]:
+    """Return the methods that a target compares where the request names none."""
+    return peers.METHODS if target == variants.PEERS else variants.compared_methods(target)
 
 
 def _reproduce_merit(request: ReproduceRequest, configs: Sequence[Config], progress: Progress) -> Reproduction:
@@ -341,6 +356,9 @@ def _page(
         return ReproductionPage(title, tables.fig2(cells, compared), each, figures.sweep_figures(cells, compared))
     if request.target == "fig3":
         return ReproductionPage(title, map_lines, [], maps)
+    if request.target == variants.PEERS:
+        more = [(peers.REMARK, peers.PUBLISHED)]
+        return ReproductionPage(peers.TITLE, each, [], figures.method_figures(cells), more=more, figures_first=True)
     return ReproductionPage(title, each, [], figures.method_figures(cells))
 
 

@@ -21,6 +21,7 @@ from leadwise.methods.catalogue import (
 from leadwise.reproduce import paper_numbers
 
 TARGETS = ("table1", "table2", "table3", "fig2", "fig3")  # of CG-DMER's paper
+PEERS = "peers"  # the methods of 2026, see `peers.py`
 MERIT = "merit"  # the target of MERIT's paper, see `merit.py`
 DUAL_PHASE = "dual_phase"  # the target of the dual-phase CMR paper, see `dual_phase.py`
 
@@ -113,9 +114,10 @@ def make_variants(target: str, configs: Mapping[str, Config]) -> list[Variant]:
     Raises:
         ConfigError: no such target, or the target is about CG-DMER and `configs` does not contain it.
     """
-    if target not in TARGETS:
-        raise ConfigError(f"no target '{target}' to reproduce; choose from {', '.join((*TARGETS, MERIT, DUAL_PHASE))}")
-    if target in ("table1", "table2", "fig3"):
+    if target not in (*TARGETS, PEERS):
+        known = ", ".join((*TARGETS, PEERS, MERIT, DUAL_PHASE))
+        raise ConfigError(f"no target '{target}' to reproduce; choose from {known}")
+    if target in ("table1", "table2", "fig3", PEERS):
         return [Variant(row, config) for row, config in sorted(configs.items())]
     if _OURS not in configs:
         raise ConfigError(f"{target} compares variants of {_OURS}: leave out --methods, or include cg_dmer in it")

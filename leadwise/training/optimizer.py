@@ -13,6 +13,7 @@ from leadwise.nn.ecg_vae import ResidualBlock
 from leadwise.nn.heads import Head, Projector
 from leadwise.nn.report_tower import BLOCKS
 from leadwise.nn.resnet import BasicBlock
+from leadwise.nn.s4 import S4Block
 from leadwise.nn.text import is_bert_layer
 from leadwise.nn.transformer import Attention
 from leadwise.training.muon import MuonWithAdamW
@@ -68,18 +69,21 @@ def make_optimizer(method: PretrainingMethod, optim: OptimConfig) -> torch.optim
 def matrix_parts(method: nn.Module) -> dict[int, int]:
     """Return the matrices that Muon updates: the id of each parameter, and the number of equal blocks of its rows.
 
-    They are the linear maps inside Transformer blocks and heads, and the convolutions of residual blocks. Tokenisers, maps
-    from and to samples, and word embeddings are at the edge of a network, where AdamW is better (Jordan et al. 2024).
+    They are the linear maps inside Transformer blocks, state-space blocks and heads, and the convolutions of residual blocks.
+    Tokenisers, maps from and to samples, the systems of state-space layers and word embeddings are at the edge of a network
+    or no matrices; AdamW is better there (Jordan et al. 2024).
     """
     parts: dict[int, int] = {}
     for container in method.modules():
-        if not isinstance(container, (*BLOCKS, Head, Projector, BasicBlock, ResidualBlock)) and not is_bert_layer(
-            container
-        ):
+        if not isinstance(
+            container, (*BLOCKS, Head, Projector, BasicBlock, ResidualBlock, S4Block)
+        ) and not is_bert_layer(container):
             continue
         for module in container.modules():
             if isinstance(module, nn.Linear | nn.Conv1d):
                 parts.setdefault(id(module.weight), 1)
             elif isinstance(module, Attention):
                 parts[id(module.key_value.weight)] = 2
+            elif isinstance(module, S4Block):
+                parts[id(module.mix.weight)] = 2
     return parts
