@@ -320,7 +320,7 @@ def page(args: argparse.Namespace, results: dict[str, Json]) -> str:
         "Black: recorded. Blue: rebuilt from the tokens of each 2 s window. Orange: the second after each window, predicted from "
         "that window's tokens alone, over the recorded signal in grey.",
         "",
-        f"Command: `{command_line()}`. {machine.describe()} {first['about']}",
+        f"Command: `python {command_line()}`. {machine.describe()} {first['about']}",
         "",
         "| criterion | " + " | ".join(results) + " |",
         "|---|" + "---|" * len(results),

@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--task", action="append", default=[], metavar="NAME=TASK", help="labels [the first task]")
     parser.add_argument("--limit", type=int, help="number of test recordings [all]")
     parser.add_argument("--only-train", action="store_true", help="train what is missing and stop")
+    parser.add_argument("--note", default="", help="a sentence on the rows")
     parser.add_argument("-o", "--out", type=Path, default=Path("completed"))
     parser.add_argument("--page", type=Path, default=RESULTS / "completion.md")
     args = parser.parse_args()
@@ -212,7 +213,7 @@ def draw(results: Sequence[Json]) -> Figure:
             of_row = [scores[row]["subsets"][subset] if subset else scores[row] for row in names]
             values = np.array([one["relative_to_linear"] for one in of_row]) * 100
             y = -np.arange(len(names)) - 0.22 * k
-            # errors far above the linear map's are numbers at the edge, so that the others can be told apart
+            # errors far above the linear map's are numbers at the edge, so that the others do not shrink
             inside = values[:, 0] < SCALE_END
             axes.errorbar(
                 values[inside, 0], y[inside], xerr=np.abs(values[inside, 1:] - values[inside, :1]).T, fmt="o", markersize=4,
@@ -239,13 +240,16 @@ def write_page(args: argparse.Namespace, results: Sequence[Json], runs_of: dict[
     parts = ["# Missing leads", f"![Squared error relative to the linear map]({picture.name})"]
 
     # what is better than the linear map, and what is not
-    lines = [
-        f"- {one['name']}, from {', '.join(one['scores']['given'])}. {text}"
-        for one in results
-        for text in one["verdicts"]
+    parts += [_summary(results)]
+    parts += [
+        "Squared error relative to that of the linear map, paired, 95 % over patients; in bold what is lower:",
+        markdown([line for one in results for line in _relative_rows(one)]),
     ]
-    parts += ["Squared error of each run against the linear map, paired, 95 % over patients:", "\n".join(lines)]
-    parts += [f"`{command_line()}`", describe() + ".", _protocol(args, runs_of)]
+    parts += [
+        f"Command: `python {command_line()}`. {describe()}.",
+        _protocol(args, runs_of),
+        *filter(None, [args.note]),
+    ]
     parts += [_check(one) for one in results if one["source"] == "simulated" and "V3" in one["scores"]["synthetic"]]
 
     # the tables
@@ -265,6 +269,34 @@ def write_page(args: argparse.Namespace, results: Sequence[Json], runs_of: dict[
     with replacing(args.page) as part:
         part.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     log.info("%s", args.page)
+
+
+def _summary(results: Sequence[Json]) -> str:
+    """Return a sentence on where the trained completer is better than the linear map, and where it is not."""
+    better, others = [], []
+    for one in results:
+        for row, scores in one["scores"]["rows"].items():
+            for subset, part in {"all": scores, **scores["subsets"]}.items():
+                if row.startswith(SEEDED):
+                    name = f"{one['name']} from {', '.join(one['scores']['given'])} ({subset})"
+                    (better if part["relative_to_linear"][2] < 0 else others).append(name)
+    text = f"{SEEDED} has a lower squared error than the linear map in {len(better)} of {len(better) + len(others)} comparisons"
+    return f"{text}; **not** in: {'; '.join(others)}." if others else f"{text}."
+
+
+def _relative_rows(result: Json) -> list[Json]:
+    """Return a line for each row: its squared error relative to the linear map, of all recordings and of each subset."""
+    lines = []
+    for row, scores in result["scores"]["rows"].items():
+        if row == LINEAR:
+            continue
+        line = {"cohort, given leads": f"{result['name']}, {', '.join(result['scores']['given'])}", "row": row}
+        for subset, part in {"all": scores, **scores["subsets"]}.items():
+            value, low, high = part["relative_to_linear"]
+            text = f"{value:+.0%} [{low:+.0%}, {high:+.0%}]"
+            line[subset] = f"**{text}**" if high < 0 else text
+        lines.append(line)
+    return lines
 
 
 def _check(result: Json) -> str:

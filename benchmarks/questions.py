@@ -109,7 +109,7 @@ def write_page(args: argparse.Namespace, results: list[Json]) -> None:
         "answer of the training split, and chance. The probe minus the most frequent answer, mean of kinds, paired, 95 % over "
         "patients:",
         "\n".join(f"- {one['name']}, {one['run']}: {_gain(one)}." for one in results),
-        f"Command: `{command_line()}`. {describe()}.",
+        f"Command: `python {command_line()}`. {describe()}.",
     ]
     for one in results:
         parts += [f"## {one['name']}, task {one['task']}, answered by a probe of {one['run']}", markdown(one["table"])]

@@ -88,7 +88,12 @@ API = {  # page of the reference -> title, introduction, modules; NAME.* is ever
     "encoders": (
         "Encoders with public weights",
         "What an adapter states and reads, and how weights are loaded. [Their page](../public-weights.md) has the list.",
-        ("leadwise.encoders", "leadwise.encoders.contract", "leadwise.encoders.catalogue", "leadwise.encoders.weight_file"),
+        (
+            "leadwise.encoders",
+            "leadwise.encoders.contract",
+            "leadwise.encoders.catalogue",
+            "leadwise.encoders.weight_file",
+        ),
     ),
     "nn": ("Parts that methods share", "Encoders, masks, views and losses.", ("leadwise.nn.*", "leadwise.nn.losses.*")),
     "generate": (
@@ -122,6 +127,7 @@ RESULTS = (  # a page of benchmarks/results, and what it answers
     ("merit", "MERIT: its thesis on simulated ECGs, and its numbers beside ours"),
     ("dual_phase", "ECG encoders trained with heart images in two phases, simulated pairs, with bounds"),
     ("reports", "Reports written from ECGs: a small writer beside its controls, PTB-XL with 12SL text"),
+    ("completion", "Missing leads by WearECG and masked methods beside linear maps, PTB-XL part and simulated ECGs"),
     ("generation", "ECGs generated from text: labels, heart rate, distances and a rare class, simulated ECGs"),
     ("methods_simulated", "Every method for two minutes of one core, simulated ECGs"),
     ("methods_simulated_longer", "BYOL and TS-TCC for five minutes, simulated ECGs"),
