@@ -284,10 +284,12 @@ def _reproduce_dual_phase(request: ReproduceRequest, configs: Sequence[Config], 
             "--width, --no-references, --no-thesis and --finetune-epochs"
         )
     by_method = {str(config.method.get("name")): config for config in configs}
-    other = set(by_method) - {"st_mem", "dual_phase_cmr"}
-    if other or len(by_method) < len(configs):
+    masked = [config for name, config in by_method.items() if name in dual_phase.MASKED_METHODS]
+    other = set(by_method) - {*dual_phase.MASKED_METHODS, "dual_phase_cmr"}
+    if other or len(by_method) < len(configs) or len(masked) > 1:
         raise ConfigError(
-            f"dual_phase takes one --config of st_mem and one of dual_phase_cmr, not of {', '.join(sorted(other)) or 'two runs'}"
+            f"dual_phase takes one --config of {' or '.join(dual_phase.MASKED_METHODS)} and one of dual_phase_cmr, not of "
+            f"{', '.join(sorted(other)) or 'two runs'}"
         )
     if request.n_people is not None and request.n_people < dual_phase.LEAST_PEOPLE:
         raise ConfigError(f"--people {request.n_people}: give {dual_phase.LEAST_PEOPLE} or more")
@@ -296,7 +298,7 @@ def _reproduce_dual_phase(request: ReproduceRequest, configs: Sequence[Config], 
         request.budget,
         request.seeds,
         request.n_people or dual_phase.N_PEOPLE,
-        by_method.get("st_mem"),
+        masked[0] if masked else None,
         by_method.get("dual_phase_cmr"),
     )
 
