@@ -259,8 +259,8 @@ which was trained on other data; its probe was fitted on recorded training ECGs.
 {NOTE[0].upper()}{NOTE[1:]}.
 
 Command: `python {command_line()}`. {describe()}.
-Autoencoder: {steps["vae"]["steps"]} steps, {minutes["vae"]:.1f} processor minutes, correlation of decoded with recorded samples {held_out:.3f}. Generator: {steps["generator"]["steps"]} steps,
-{minutes["generator"]:.1f} processor minutes.
+Autoencoder: {steps["vae"]["steps"]} steps, {minutes["vae"]:.1f} processor minutes, correlation of decoded with
+recorded samples {held_out:.3f}. Generator: {steps["generator"]["steps"]} steps, {minutes["generator"]:.1f} processor minutes.
 
 {table(rows)}
 
