@@ -210,7 +210,7 @@ def test_a_perfect_and_a_blind_generator(tmp_path: Path, cohort_folder: Path, mo
         generation_scores.Judged.of(judge, SIGNAL, cohort, "x")
 
 
-def test_the_rare_class_leaves_room_for_a_gain() -> None:
+def test_the_rare_class_can_gain() -> None:
     """Of 100 ECGs, "a" (5) and "b" (10) are separated by the probe's scores, "c" (20) is not, and "d" has no test ECG."""
     labels = np.zeros((100, 4), dtype=np.int8)
     for column, n in enumerate((5, 10, 20, 4)):
@@ -225,7 +225,7 @@ def test_the_rare_class_leaves_room_for_a_gain() -> None:
     splits = {"train": labels, "val": labels, "test": held_out}
     judged = generation_scores.Judged(Known, SIGNAL, Known, "own", {}, {"val": scores}, splits, Known)  # type: ignore[arg-type]
     assert generation_scores.rarest_class(judged) == "c"
-    judged.features["val"] = labels.astype(np.float32)  # no class leaves room
+    judged.features["val"] = labels.astype(np.float32)  # no class can gain
     assert generation_scores.rarest_class(judged) == "a"
 
 
