@@ -271,8 +271,8 @@ depend on the number of ECGs; all sets here have {scores["n"]}. Training ECGs in
 ## A rare class
 
 F1 on recorded test ECGs for `{scores["rare"][0]["class"]}`, the class nearest to 5 % of the training ECGs of those whose F1 on
-validation is below {scoring.LARGEST_F1:g}, so that there is something to gain. Three ECGs were generated from the report of each of
-its training ECGs; oversampling repeats each three times. Generated ECGs {_rare_verdict(scores["rare"])}
+validation is below {scoring.LARGEST_F1:g}, so that there is something to gain. Three ECGs were generated from the report of each
+of its training ECGs; oversampling repeats each three times. Generated ECGs {_rare_verdict(scores["rare"])}
 
 {table(rare)}
 

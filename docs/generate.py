@@ -128,6 +128,7 @@ RESULTS = (  # a page of benchmarks/results, and what it answers
     ("dual_phase", "ECG encoders trained with heart images in two phases, simulated pairs, with bounds"),
     ("reports", "Reports written from ECGs: a small writer beside its controls, PTB-XL with 12SL text"),
     ("completion", "Missing leads by WearECG and masked methods beside linear maps, PTB-XL part and simulated ECGs"),
+    ("beat_tokens", "ECG tokens: what they rebuild, continue and contain, PTB-XL part and simulated ECGs"),
     ("generation", "ECGs generated from text: labels, heart rate, distances and a rare class, simulated ECGs"),
     ("methods_simulated", "Every method for two minutes of one core, simulated ECGs"),
     ("methods_simulated_longer", "BYOL and TS-TCC for five minutes, simulated ECGs"),
