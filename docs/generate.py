@@ -85,6 +85,16 @@ API = {  # page of the reference -> title, introduction, modules; NAME.* is ever
         "What a method implements, and how methods are found. The methods themselves have [their own page](../methods.md).",
         ("leadwise.methods", "leadwise.methods.contract", "leadwise.methods.catalogue"),
     ),
+    "encoders": (
+        "Encoders with public weights",
+        "What an adapter states and reads, and how weights are loaded. [Their page](../public-weights.md) has the list.",
+        (
+            "leadwise.encoders",
+            "leadwise.encoders.contract",
+            "leadwise.encoders.catalogue",
+            "leadwise.encoders.weight_file",
+        ),
+    ),
     "nn": ("Parts that methods share", "Encoders, masks, views and losses.", ("leadwise.nn.*", "leadwise.nn.losses.*")),
     "generate": (
         "Reports from ECGs",
@@ -117,6 +127,9 @@ RESULTS = (  # a page of benchmarks/results, and what it answers
     ("merit", "MERIT: its thesis on simulated ECGs, and its numbers beside ours"),
     ("dual_phase", "ECG encoders trained with heart images in two phases, simulated pairs, with bounds"),
     ("reports", "Reports written from ECGs: a small writer beside its controls, PTB-XL with 12SL text"),
+    ("completion", "Missing leads by WearECG and masked methods beside linear maps, PTB-XL part and simulated ECGs"),
+    ("beat_tokens", "ECG tokens: what they rebuild, continue and contain, PTB-XL part and simulated ECGs"),
+    ("generation", "ECGs generated from text: labels, heart rate, distances and a rare class, simulated ECGs"),
     ("methods_simulated", "Every method for two minutes of one core, simulated ECGs"),
     ("methods_simulated_longer", "BYOL and TS-TCC for five minutes, simulated ECGs"),
     ("table3_ptbxl", "CG-DMER without each of its terms (Table 3), PTB-XL part"),

@@ -1,4 +1,4 @@
-"""The list of methods, and `leadwise methods`."""
+"""The list of methods, and `leadwise methods`, which lists the encoders with public weights too."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from leadwise.batch import Signal
 from leadwise.cli import app
+from leadwise.encoders.catalogue import encoder_names
 from leadwise.methods import catalogue
 from leadwise.methods.catalogue import find_method, method_names
 
@@ -51,7 +52,10 @@ def test_parameters_are_counted_as_a_built_method_has_them() -> None:
 def test_the_command_lists_all_methods_and_describes_one(tmp_path: Path) -> None:
     all_methods = CliRunner().invoke(app, ["methods", "--json", str(tmp_path / "all.json")])
     assert all_methods.exit_code == 0, all_methods.output
-    assert [one["name"] for one in json.loads((tmp_path / "all.json").read_text())["methods"]] == NAMES
+    written = json.loads((tmp_path / "all.json").read_text())
+    assert [one["name"] for one in written["methods"]] == NAMES
+    assert [one["name"] for one in written["encoders"]] == encoder_names()
+    assert all_methods.output.count("not tried with real weights") == len(encoder_names())
     merl = CliRunner().invoke(app, ["methods", "merl"])
     assert merl.exit_code == 0, merl.output
     (entry,) = catalogue.entries(["merl"])

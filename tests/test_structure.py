@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import leadwise
+from leadwise.encoders.catalogue import encoder_names
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "leadwise"
@@ -23,20 +24,33 @@ LAYERS = (  # from the top; a module imports only from layers below its own, and
     {"__init__"},
     {"sklearn"},
     {"questions"},
-    {"model", "generate", "synthesis"},
+    {"model", "generate", "synthesis", "foreign"},
     {"training"},
     {"pages"},
     {"evaluate", "hub"},
     {"ecg_inputs", "onnx_export"},
     {"run", "ecg"},
-    {"methods"},
+    {"methods", "encoders"},
     {"nn", "data", "pictures"},
     {"config", "trained_on"},
     {"batch", "digests", "distributed", "files", "progress", "weights"},
 )
 LEVEL = {name: len(LAYERS) - depth for depth, layer in enumerate(LAYERS) for name in layer}
 METHODS_MAY_USE = {"nn", "batch", "distributed", "config"}  # a method file; never the data, never another method
-BY_CONTRACT = {("methods", "Config"), ("methods", "Method"), ("sources", "Options")}  # one in every file of the folder
+ENCODERS_MAY_USE = (
+    "nn.",
+    "batch.",
+    "encoders.contract.",
+    "encoders.positions.",
+    "encoders.preprocessing.",
+    "encoders.wav2vec.",
+)
+BY_CONTRACT = {
+    ("methods", "Config"),
+    ("methods", "Method"),
+    ("sources", "Options"),
+    ("encoders", "Encoder"),
+}  # in every file
 SHARED_BY_METHODS = {"catalogue", "contract", "wrapped_encoder"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -71,6 +85,12 @@ def test_a_method_imports_neither_data_nor_another_method(path: Path) -> None:
         assert name.split(".")[0] in METHODS_MAY_USE or name.startswith(
             ("methods.contract", "methods.wrapped_encoder")
         ), f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("name", encoder_names())
+def test_an_encoder_imports_neither_data_nor_another_encoder(name: str) -> None:
+    for imported in imported_modules(PACKAGE / "encoders" / f"{name}.py"):
+        assert imported.startswith(ENCODERS_MAY_USE), f"{name}.py imports {imported}"
 
 
 def test_the_code_that_trains_names_no_method() -> None:
@@ -119,7 +139,7 @@ def test_a_name_is_imported_from_the_module_that_defines_it() -> None:
 
 
 def test_no_two_classes_have_the_same_name() -> None:
-    """Except `Config` and `Method`, which every method file has, and `Options`, which every source has."""
+    """Except `Config` and `Method` of every method file, `Encoder` of every encoder file, and `Options` of every source."""
     places: dict[str, list[str]] = {}
     for path in FILES:
         for node in ast.parse(path.read_text()).body:

@@ -1,8 +1,8 @@
-"""The command methods: list the methods, or describe entry."""
+"""The command methods: list the methods and the encoders with public weights, or describe one method."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from leadwise.cli.output import (
     write_json,
 )
 
+if TYPE_CHECKING:
+    from leadwise.encoders.catalogue import EncoderEntry
+
 
 def methods(
     method: Annotated[
@@ -20,9 +23,10 @@ def methods(
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """List the methods that can be trained and compared, or one method's equations, departures and settings."""
+    """List methods, references and encoders with public weights, or one method's equations, departures and settings."""
     import dataclasses
 
+    from leadwise.encoders import catalogue as encoders
     from leadwise.methods import catalogue
     from leadwise.reproduce.references import REFERENCES
 
@@ -42,10 +46,30 @@ def methods(
     print_table(rows, "methods; leadwise methods NAME describes one" if method is None else chosen[0].title)
     if method is None:
         print_table([reference._asdict() for reference in REFERENCES], "references that they are compared with")
+        public = encoders.entries()
+        print_table(
+            [_public(entry) for entry in public],
+            "encoders with public weights, which you bring; docs/public-weights.md",
+        )
     else:
         out.print(chosen[0].objective, highlight=False, markup=False, soft_wrap=True)
         print_table(catalogue.settings(method), f"[method] of a config, name = '{method}'")
-    write_json(json_file, {"command": "methods", "methods": [dataclasses.asdict(entry) for entry in chosen]})
+    result: dict[str, Any] = {"command": "methods", "methods": [dataclasses.asdict(entry) for entry in chosen]}
+    if method is None:
+        result["encoders"] = [dataclasses.asdict(entry) for entry in public]
+    write_json(json_file, result)
+
+
+def _public(entry: EncoderEntry) -> dict[str, str]:
+    return {
+        "encoder": entry.name,
+        "paper": entry.paper,
+        "licence": entry.licence,
+        "reads": entry.signal,
+        "width": str(entry.width),
+        "parameters": _millions(entry.n_parameters),
+        "state": entry.state,
+    }
 
 
 def _millions(n: int) -> str:
