@@ -88,7 +88,12 @@ API = {  # page of the reference -> title, introduction, modules; NAME.* is ever
     "encoders": (
         "Encoders with public weights",
         "What an adapter states and reads, and how weights are loaded. [Their page](../public-weights.md) has the list.",
-        ("leadwise.encoders", "leadwise.encoders.contract", "leadwise.encoders.catalogue", "leadwise.encoders.weight_file"),
+        (
+            "leadwise.encoders",
+            "leadwise.encoders.contract",
+            "leadwise.encoders.catalogue",
+            "leadwise.encoders.weight_file",
+        ),
     ),
     "nn": ("Parts that methods share", "Encoders, masks, views and losses.", ("leadwise.nn.*", "leadwise.nn.losses.*")),
     "generate": (
