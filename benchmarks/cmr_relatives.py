@@ -4,10 +4,10 @@
     python benchmarks/cmr_relatives.py -o reproduced --page-only                the page from the stored rows
     python benchmarks/cmr_relatives.py -o trial --people 160 --infarct-people 160 --steps 3 --page trial/page.md    a trial
 
--o is an output folder of `leadwise reproduce dual_phase`, or a new one. Its cohorts are used, and made where they are missing;
-so are its runs of the masked ECG encoder, of the image encoders and of the shuffled pairs, with any number of steps, if they are
-finished and have these settings. Every other row is trained for --minutes of processor time of one core; rows that are compared
-with each other have equal steps. A run that was interrupted continues, and a row that is stored is not computed again.
+-o is an output folder of `leadwise reproduce dual_phase`, or a new one. Its cohorts are used, and made where they are missing; so
+are its runs of the masked ECG encoder, of the image encoders, of ED + ES and of the shuffled pairs, with any number of steps, if
+they are finished and have these settings. Every other row is trained for --minutes of processor time of one core; rows that are
+compared with each other have equal steps. A run that was interrupted continues, and a row that is stored is not computed again.
 
 -o/relatives has one JSON file and one array file for each row and seed.
 """
@@ -40,7 +40,6 @@ from cmr_relatives_page import (
     PHASE,
     PTACL,
     RANDOM,
-    RANDOM_RESNET,
     RELATIONAL,
     SHUFFLED_PAIRS,
     Json,
@@ -110,10 +109,10 @@ _STAGE_2: Json = {
 _SCAR_VOLUME = {"volume": {"phases": ["ed", "es", "scar"]}}
 _OPTIM = {"batch_size": 128, "lr": 1e-3, "weight_decay": 0.02}  # those of the methods that read images
 ROWS = (
-    Row(MASKED, "st_mem", reused=True),
-    Row(PHASE, "st_mem", {"w_phase": 0.1}, steps_of=MASKED),
+    Row(MASKED, dual_phase.MASKED_METHODS[0], {"w_phase": 0.0}, reused=True),
+    Row(PHASE, dual_phase.MASKED_METHODS[0], {"w_phase": 0.1}, steps_of=MASKED),
     Row(CMR, "dual_phase_cmr", _STAGE_2, reused=True),
-    Row(BOTH, "dual_phase_cmr", from_masked=True, with_images=True),
+    Row(BOTH, "dual_phase_cmr", from_masked=True, with_images=True, reused=True),
     Row(
         RELATIONAL, "dual_phase_cmr", {"target": "relational", "phenotypes": list(PHENOTYPES)}, from_masked=True,
         with_images=True, steps_of=BOTH,
@@ -447,9 +446,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     run = trainer.run_of(row)
                     if row.name != CMR:
                         judge.score(row.name, run, seed)
-                    if row.name in (MASKED, PTACL):
-                        name = RANDOM if row.name == MASKED else RANDOM_RESNET
-                        judge.score(name, run.untrained(seed), seed, retrieve=False)
+                    if row.name == MASKED:
+                        judge.score(RANDOM, run.untrained(seed), seed, retrieve=False)
 
     # the page
     seconds = f"{time.perf_counter() - began:,.0f} s, {time.process_time() - cpu:,.0f} s of processor time"

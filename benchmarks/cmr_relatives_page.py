@@ -32,7 +32,7 @@ from leadwise.reproduce.dual_phase_scores import FOUR, PHENOTYPES, Verdict, verd
 
 Json = dict[str, Any]
 
-RANDOM, RANDOM_RESNET = "random Transformer", "random ResNet"
+RANDOM = "random encoder"
 MASKED, PHASE = "masked ECG", "masked ECG and phase target"
 BOTH, RELATIONAL, SHUFFLED_PAIRS = "ED + ES, InfoNCE", "ED + ES, relational", "ED + ES, shuffled pairs"
 MYO = "MyoECG"
@@ -40,7 +40,7 @@ PTACL, GLOBAL = "PTACL", "PTACL without L_local"
 ECHO, ETP, ECHO_IMAGES = "EchoingECG, reports", "ETP, reports", "EchoingECG, reports and images"
 INFARCT_ED_ES, INFARCT_SCAR = "infarcts: ED + ES", "infarcts: ED + ES + scar"
 ORDER = (
-    RANDOM, MASKED, PHASE, BOTH, RELATIONAL, SHUFFLED_PAIRS, MYO, RANDOM_RESNET, GLOBAL, PTACL, ETP, ECHO, ECHO_IMAGES,
+    RANDOM, MASKED, PHASE, BOTH, RELATIONAL, SHUFFLED_PAIRS, MYO, GLOBAL, PTACL, ETP, ECHO, ECHO_IMAGES,
 )  # fmt: skip
 SHORT = {"lvedv": "EDV", "lvesv": "ESV", "lvef": "EF", "lvmass": "mass"}
 
@@ -54,8 +54,8 @@ predictions are known. That shows what each part does, and nothing about patient
 
 All encoders are small and trained for minutes of one core. Rows that are compared with each other have equal steps. R² is of a
 ridge on the frozen features, fitted on the validation people, who are in no pre-training; test people are scored once. Intervals
-resample test people. Rows under "ED + ES", MyoECG and the phase target have the Transformer of masked ECG, and start from it
-unless it is the phase target; PTACL, EchoingECG and ETP have a ResNet from random weights."""
+resample test people. Every row has the same small ResNet: "ED + ES", MyoECG and the infarcts start from masked ECG, the others
+from random weights."""
 
 PAPERS = [
     {"paper": "PTACL (2506.20683)", "data": "27,951 pairs of UK Biobank",
@@ -283,7 +283,7 @@ def phenotype_table(r: Results) -> list[Json]:
         value, replicates = score.on(FOUR)
         low, high = np.nanpercentile(replicates, (2.5, 97.5))
         cells = {SHORT[target]: f"{score.r2[PHENOTYPES.index(target)]:.2f}" for target in FOUR}
-        lines.append({"row": name, "steps": "" if name in (RANDOM, RANDOM_RESNET) else r.first(name)["steps"],
+        lines.append({"row": name, "steps": "" if name == RANDOM else r.first(name)["steps"],
                       "mean of the four": f"{value:.3f} ({low:.3f} to {high:.3f})", **cells})  # fmt: skip
     if all(target in r.bounds for target in FOUR):
         mean = f"{np.mean([r.bounds[target] for target in FOUR]):.3f}"

@@ -54,7 +54,7 @@ def test_a_run_is_used_only_if_it_is_finished(tmp_path: Path) -> None:
 
 LEVELS = {
     pages.RANDOM: 0.5, pages.MASKED: 0.56, pages.PHASE: 0.57, pages.BOTH: 0.68, pages.RELATIONAL: 0.69,
-    pages.SHUFFLED_PAIRS: 0.56, pages.MYO: 0.68, pages.RANDOM_RESNET: 0.5, pages.GLOBAL: 0.66, pages.PTACL: 0.66,
+    pages.SHUFFLED_PAIRS: 0.56, pages.MYO: 0.68, pages.GLOBAL: 0.66, pages.PTACL: 0.66,
     pages.ETP: 0.6, pages.ECHO: 0.6, pages.ECHO_IMAGES: 0.62, pages.INFARCT_ED_ES: 0.6, pages.INFARCT_SCAR: 0.6,
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from leadwise.config import OptimConfig
 from leadwise.methods.catalogue import find_method, method_names
-from leadwise.nn.encoder import EcgEncoder, EncoderSettings, s4_encoder
+from leadwise.nn.encoder import EcgEncoder, EncoderSettings
 from leadwise.nn.s4 import S4Encoder, StateSpace
 from leadwise.training.optimizer import make_optimizer, matrix_parts
 
@@ -94,7 +94,9 @@ def test_states_come_in_pairs(n_states: int) -> None:
 
 def encoder(causal: bool) -> S4Encoder:
     torch.manual_seed(0)
-    return s4_encoder(EncoderSettings(encoder="s4", **S4), SIGNAL, causal).eval()
+    net = EcgEncoder(EncoderSettings(encoder="s4", **S4), SIGNAL, causal).eval().model
+    assert isinstance(net, S4Encoder)
+    return net
 
 
 @torch.no_grad()

@@ -59,7 +59,11 @@ class EncoderSettings:
 class EcgEncoder(nn.Module):
     """ECG encoder built from `settings`. `width` is D of its output; crops must begin at a multiple of `grid` samples."""
 
-    def __init__(self, settings: EncoderSettings, signal: Signal) -> None:
+    def __init__(self, settings: EncoderSettings, signal: Signal, causal: bool = False) -> None:
+        """
+        Args:
+            causal: only for "s4": a token depends on no later sample, so that later ones can be predicted from it.
+        """
         super().__init__()
         self.kind, self.signal, self.n_patches = settings.encoder, signal, settings.n_patches
         n_leads, n_samples = len(signal.leads), signal.n_samples
@@ -70,7 +74,10 @@ class EcgEncoder(nn.Module):
             self.width = self.model.width
             return
         if self.kind == "s4":
-            self.model = s4_encoder(settings, signal)
+            self.model = S4Encoder(
+                n_leads, settings.s4_width, settings.s4_depth, settings.s4_states, settings.s4_stride,
+                signal_rms(signal.normalize), causal,
+            )  # fmt: skip
             self.width = self.model.width
             return
         # the others divide each lead into patches, and crops begin at one
@@ -193,14 +200,6 @@ class EcgEncoder(nn.Module):
 
     def _first(self, start: Tensor | None) -> Tensor | None:
         return None if start is None else start // self.grid
-
-
-def s4_encoder(settings: EncoderSettings, signal: Signal, causal: bool = False) -> S4Encoder:
-    """The encoder "s4" of `settings` for ECGs of `signal`; `causal`: a position depends on no later sample."""
-    return S4Encoder(
-        len(signal.leads), settings.s4_width, settings.s4_depth, settings.s4_states, settings.s4_stride,
-        signal_rms(signal.normalize), causal,
-    )  # fmt: skip
 
 
 def scaled(batch: Batch, signal: Signal) -> Tensor:

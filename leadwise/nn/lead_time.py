@@ -32,6 +32,7 @@ class EncoderShape:
     separators: bool = False  # one token before and one after each lead
     checkpointing: bool = False  # recompute activations in the backward pass
     embedding_scale: float = 1.0  # factor on the encoder's lead and temporal embeddings at the start
+    cross_pattern: bool = False  # a token attends to its own lead and its own time only (ECG-JEPA, arXiv 2410.08559)
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class LeadTimeEncoder(nn.Module):
 
     def __init__(self, shape: EncoderShape, tokenizer: ConvTokenizer | LinearTokenizer | NormedTokenizer) -> None:
         super().__init__()
+        if shape.cross_pattern and (shape.separators or shape.pooling == "cls"):
+            raise ValueError("cross_pattern: separators and a class token have no lead or time to attend to")
         self.shape = shape
         self.tokenizer = tokenizer
         self.spatial = lead_embeddings(shape.n_leads, shape.width)
@@ -93,7 +96,7 @@ class LeadTimeEncoder(nn.Module):
             if real is not None or not bool((extra[1] if count is None else count > 0).all()):
                 real_tokens = real if real is not None else torch.ones_like(index, dtype=torch.bool)
                 real = torch.cat([extra[1], real_tokens], dim=1)
-        x = self.transformer(x, real)
+        x = self.transformer(x, self._same_lead_or_time(index, real, n_patches) if self.shape.cross_pattern else real)
         if self.cls is not None:
             pooled = x[:, 0]
         x = x[:, n_extra:]
@@ -105,6 +108,16 @@ class LeadTimeEncoder(nn.Module):
                 x.mean(1) if real is None else (x * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
             )
         return Encoded(x, index, real, pooled, count)
+
+    @staticmethod
+    def _same_lead_or_time(index: Tensor, real: Tensor | None, n_patches: int) -> Tensor:
+        """Which tokens each token attends to, (B, V, V) bool: real ones of its lead or time, and itself."""
+        lead, time = index // n_patches, index % n_patches
+        pairs = (lead[:, :, None] == lead[:, None]) | (time[:, :, None] == time[:, None])
+        if real is None:
+            return pairs
+        own = torch.eye(index.shape[1], dtype=torch.bool, device=index.device)
+        return (pairs & real[:, None]) | own  # padding attends to itself, because attention needs a token
 
     def _extra_tokens(self, b: int, visible: Tensor) -> tuple[Tensor, Tensor]:
         """The class token and the separators (B, E, D), and which are real (B, E): not those of leads without a visible patch."""

@@ -56,6 +56,26 @@ def draw_visible_counted(
     return to_device(visible, usable.device), visible.sum(-1)
 
 
+def draw_hidden_times(usable: Tensor, low: float, high: float, n_blocks: int) -> Tensor:
+    """Random times that all leads hide, (B, N) bool, of `usable` patches (B, L, N) bool on the host (ECG-JEPA).
+
+    n_blocks = 0: of each record's usable times a random share between `low` and `high`, rounded down. Otherwise so many blocks of
+    consecutive times, each as long as such a share of N, which may overlap. A record that would have no visible patch hides
+    nothing.
+    """
+    (b, _, n), times = usable.shape, usable.any(1)
+    share = low + (high - low) * torch.rand(b, max(n_blocks, 1))
+    if n_blocks:
+        length = (share * n).long()  # (B, K)
+        begin = (torch.rand(b, n_blocks) * (n - length + 1)).long()
+        place = torch.arange(n)
+        hidden = ((place >= begin[..., None]) & (place < (begin + length)[..., None])).any(1)
+    else:
+        rank = torch.rand(b, n).masked_fill(~times, torch.inf).argsort(dim=-1, stable=True).argsort(dim=-1)
+        hidden = rank < (share * times.sum(-1, keepdim=True)).long()
+    return hidden & (times & ~hidden).any(-1, keepdim=True)
+
+
 def _keep_lowest(noise: Tensor, usable: Tensor, ratio: float) -> Tensor:
     """Along the last axis, select the usable places with the lowest noise, as many as `n_visible` returns."""
     order = noise.masked_fill(~usable, torch.inf).argsort(dim=-1, stable=True)  # stable: the same on every device

@@ -146,7 +146,7 @@ class S4Encoder(nn.Module):
     def observed(self, observed: Tensor) -> Tensor:
         """observed: (B, L, T) bool -> (B, N) bool, True for positions with an observed sample of any lead."""
         whole = F.pad(observed.any(1), (0, -observed.shape[-1] % self.stride))
-        return whole.reshape(len(whole), -1, self.stride).any(-1)
+        return whole.reshape(whole.shape[0], -1, self.stride).any(-1)
 
     def latents(self, ecg: Tensor) -> Tensor:
         """ecg: (B, L, T), normalised -> (B, N, D): each piece by itself."""

@@ -26,12 +26,14 @@ class Attention(nn.Module):
             self.key_value.weight[:width] = self.query.weight
 
     def forward(self, x: Tensor, memory: Tensor, real: Tensor | None = None, causal: bool = False) -> Tensor:
-        """x: (B, S, D), memory: (B, M, D), real: (B, M) bool, False = masked. Returns (B, S, D)."""
+        """x: (B, S, D), memory: (B, M, D), real: (B, M) bool, or (B, S, M) for each query, False = masked -> (B, S, D)."""
         b, s, d = x.shape
         each = d // self.heads  # explicit: with zero queries, reshape could not infer it
         q = self.query(x).reshape(b, s, self.heads, each).transpose(1, 2)  # (B, H, S, D/H)
         k, v = self.key_value(memory).reshape(b, memory.shape[1], 2, self.heads, each).permute(2, 0, 3, 1, 4)
-        mask = None if real is None else real[:, None, None, :]
+        mask = None
+        if real is not None:
+            mask = real[:, None, None, :] if real.ndim == 2 else real[:, None]
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         out: Tensor = self.out(mixed.transpose(1, 2).reshape(b, s, d))
         return out
@@ -70,7 +72,7 @@ class Transformer(nn.Module):
         self.checkpointing = checkpointing  # recompute activations in the backward pass: less memory, more time
 
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
-        """x: (B, S, D) -> (B, S, D); real: (B, S) bool, False = padding."""
+        """x: (B, S, D) -> (B, S, D); real: (B, S) bool, False = padding, or (B, S, S), the tokens that each token attends to."""
         for block in self.blocks:
             if self.checkpointing and self.training:
                 x = checkpoint(block, x, real, use_reentrant=False)

@@ -23,7 +23,6 @@ RANDOM, MASKED = "random encoder", "masked ECG"
 ED, ES = "ED only", "ES only"
 BOTH, FROM_RANDOM = "ED + ES", "ED + ES, from random weights"
 WITHOUT_DS, SHUFFLED, HALF = "ED + ES, w_DS = 0", "shuffled pairs", 'ED + ES, es = "half"'
-RESNET = "ED + ES, small ResNet from random weights"
 CMR, CMR_HALF = "CMR encoder", 'CMR encoder, es = "half"'
 RATE, CRAFTED = "heart rate alone", "hand-crafted features"
 

@@ -89,8 +89,10 @@ ROW_NAMES = {  # (method, value of a setting in DEFAULT_SETTINGS) -> row name in
     ("c_melt", ""): "C-MELT",
     ("supervised", "resnet"): "Supervised (CNN)",
     ("supervised", "vit"): "Supervised (Trans)",
-    ("merit", ""): "MERIT-style",  # MERIT and MELP have no row in the paper
+    ("merit", ""): "MERIT-style",  # this and the following have no row in the paper
     ("melp", ""): "MELP",
+    ("ecg_cpc", ""): "ECG-CPC",
+    ("ecg_jepa", ""): "ECG-JEPA",
 }
 
 DEFAULT_SETTINGS = {"encoder": "resnet", "kind": "cmsc", "masking": "uniform"}

@@ -17,6 +17,16 @@ def reconstruction(prediction: Tensor, target: Tensor, counts: Tensor) -> Tensor
     return (error / counts.flatten(1).sum(1).clamp(min=1)).mean()
 
 
+def latent_prediction(prediction: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
+    """ECG-JEPA's loss: smooth L1 distance (d^2 / 2 below 1, |d| - 1/2 above) at hidden patches, mean over D, patches and records.
+
+    prediction, target: (B, L, N, D); hidden: (B, L, N) bool. A record without a hidden patch adds 0 and still counts.
+    """
+    distance = F.smooth_l1_loss(prediction, target, reduction="none").mean(-1)  # (B, L, N)
+    total = torch.where(hidden, distance, 0.0).sum((1, 2))
+    return (total / hidden.sum((1, 2)).clamp(min=1)).mean()
+
+
 def instance_discrimination(before: Tensor, after: Tensor, real: Tensor | None = None) -> Tensor:
     """L_IDC of CRT: log of the sum over i != j of exp(cos(before_i, after_j)), i and j tokens of a record; mean over records.
 

@@ -59,3 +59,36 @@ def same_patient(
         means = own_loss / n_own[a].clamp(min=1) + patient_loss / n_others[a].clamp(min=1)
         total = total + (weight[a] * means).sum()
     return total
+
+
+def predictive_contrast(
+    predicted: Tensor,
+    latents: Tensor,
+    real: Tensor,
+    steps: tuple[int, ...],
+    temperature: float,
+    others: Tensor,
+    is_other: Tensor,
+) -> Tensor:
+    """CPC's InfoNCE (Eq. 4): each prediction must identify the latent `steps` positions ahead.
+
+    -log exp(p_tk . z_(t+k) / t) / sum_z exp(p_tk . z / t), where z is every real latent of the same record, and the `others`.
+    Mean over the real positions t with a real t + k, then over the steps, then over records; a record without any adds 0 and
+    still counts.
+
+    Args:
+        predicted: (B, K, N, D), from position t for each of the K `steps`.
+        latents: (B, N, D) and real, (B, N) bool: which of them were observed.
+        others: (M, D), further latents.
+        is_other: (B, M) bool, those that are latents of another record and were observed.
+    """
+    n = latents.shape[1]
+    total = latents.new_zeros(len(latents))
+    for number, step in enumerate(steps):
+        anchor = predicted[:, number, : n - step]  # (B, N - k, D)
+        within = (anchor @ latents.mT / temperature).masked_fill(~real[:, None], MASKED_LOGIT)  # (B, N - k, N)
+        across = (anchor @ others.T / temperature).masked_fill(~is_other[:, None], MASKED_LOGIT)  # (B, N - k, M)
+        loss = torch.cat([within, across], dim=-1).logsumexp(-1) - within.diagonal(step, 1, 2)
+        counted = real[:, : n - step] & real[:, step:]
+        total = total + torch.where(counted, loss, 0.0).sum(1) / counted.sum(1).clamp(min=1)
+    return total.mean() / len(steps)
