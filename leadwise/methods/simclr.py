@@ -39,7 +39,6 @@ class Config(TwoViewSettings, MethodConfig):
 
 # Settings for two CPU cores.
 SMALL = {"encoder": "resnet", "resnet_width": 16, "hidden_width": 256}
-ALSO_SMALL = ({"encoder": "s4", "s4_width": 64, "s4_stride": 4, "hidden_width": 256},)
 # The smallest settings, for the contract tests.
 TINY = {
     "": {"resnet_width": 8, "hidden_width": 32, "out_width": 16},
