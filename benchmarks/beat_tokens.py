@@ -297,10 +297,9 @@ def draw(panels: dict[str, list[tuple[str, Floats, Floats, Floats, int]]]) -> Fi
             panel.set_yticks([])
             panel.set_xlim(0, 10)
             panel.set_xlabel("s", fontsize=7.5)
-    axes[0, 0].legend(fontsize=7, loc="upper right", frameon=False)
-    figure.subplots_adjust(
-        left=0.02, right=0.985, top=1 - 0.35 / (2.6 * len(records) + 0.6), bottom=0.06, hspace=0.5, wspace=0.06
-    )
+    height = figure.get_figheight()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, loc="upper center", frameon=False, ncols=3)
+    figure.subplots_adjust(left=0.02, right=0.985, top=1 - 0.65 / height, bottom=0.45 / height, hspace=0.4, wspace=0.06)
     return figure
 
 
@@ -320,7 +319,7 @@ def page(args: argparse.Namespace, results: dict[str, Json]) -> str:
         "Black: recorded. Blue: rebuilt from the tokens of each 2 s window. Orange: the second after each window, predicted from "
         "that window's tokens alone, over the recorded signal in grey.",
         "",
-        f"Command: `{command_line()}`. {machine.describe()} {first['about']}",
+        f"Command: `python {command_line()}`. {machine.describe()}. {first['about']}",
         "",
         "| criterion | " + " | ".join(results) + " |",
         "|---|" + "---|" * len(results),
@@ -396,6 +395,7 @@ def page(args: argparse.Namespace, results: dict[str, Json]) -> str:
         "",
         "codes: how often each code occurs. backbone: the mean over windows of the quantised queries.",
         "",
+        *_other_settings(args.also),
         "## What cannot be compared",
         "",
         "The paper trains on 12 leads of 2 s at 250 Hz, each z-scored, for 50 epochs. It gives no error of the reconstruction or "
@@ -404,6 +404,17 @@ def page(args: argparse.Namespace, results: dict[str, Json]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _other_settings(folders: list[Path]) -> list[str]:
+    """Return the lines of a table of the results in other folders."""
+    lines = ["## Other settings", "", "| trained | r | perplexity | continuation |", "|---|---|---|---|"]
+    for path in (path for folder in folders for path in sorted(folder.glob("*-seed*.json"))):
+        result = json.loads(path.read_text())
+        about = str(result["about"]).removeprefix("One training per cohort: ")
+        levels = ", ".join(f"{share:.0%}" for share in result["perplexity"])
+        lines.append(f"| {about} | {cell(result['r'])} | {levels} | {_errors(result, 'last beat repeated')} |")
+    return [*lines, ""] if folders else []
 
 
 def _errors(result: Json, other: str) -> str:
@@ -419,6 +430,13 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="a setting of the method, KEY=VALUE")
     parser.add_argument("--records", type=int, default=0, help="at most so many of each split are scored [all]")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        type=Path,
+        help="--out of a call with other settings; a table of the page",
+    )
     parser.add_argument("--page", action="store_true", help="write the page from the stored results")
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -42,6 +42,7 @@ from leadwise.training import loop
 RESULTS = Path(__file__).parent / "results"
 SEEDED = "wear_ecg"  # trained once per seed
 MASKED = {"st_mem": {}, "cg_dmer": {}, "merit": {"decoder": "cross"}}  # method -> settings beside its small ones
+SCALE_END = 60.0  # of the figure, in %
 LARGEST_R = 0.98  # of V3 by the linear map on simulated hearts: above it, a linear map is all that is needed
 Json = dict[str, Any]
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def main() -> None:
     parser.add_argument("--task", action="append", default=[], metavar="NAME=TASK", help="labels [the first task]")
     parser.add_argument("--limit", type=int, help="number of test recordings [all]")
     parser.add_argument("--only-train", action="store_true", help="train what is missing and stop")
+    parser.add_argument("--note", default="", help="a sentence on the rows")
     parser.add_argument("-o", "--out", type=Path, default=Path("completed"))
     parser.add_argument("--page", type=Path, default=RESULTS / "completion.md")
     args = parser.parse_args()
@@ -194,44 +196,40 @@ def score(args: argparse.Namespace, name: str, folder: Path, given: Sequence[str
 # ----------------------------------------------------------------------------------------------------------------- page
 
 
-def relative(result: Json, row: str, subset: str = "") -> tuple[float, float, float]:
-    """Return a row's MSE minus that of the linear map, as a share of the latter, with its interval."""
-    rows = result["scores"]["rows"]
-    if subset:
-        base, mine = (rows[one]["subsets"][subset] for one in (LINEAR, row))
-        scale = base["mse"]
-    else:
-        mine, scale = rows[row], rows[LINEAR]["measures"]["mse"]["mean"]["value"]
-    low, high = mine["interval"]
-    return mine["minus_linear"] / scale, low / scale, high / scale
-
-
 def draw(results: Sequence[Json]) -> Figure:
     """Return a figure: each row's squared error relative to the linear map, with intervals, by cohort and given leads."""
-    figure = ink.blank(
-        11.0, 0.9 + 0.32 * sum(len(one["scores"]["rows"]) for one in results[:2]) * (len(results) + 1) // 2 / 1.2
-    )
     n_rows = (len(results) + 1) // 2
+    most = max(len(one["scores"]["rows"]) for one in results) - 1
+    height = n_rows * (0.42 * most + 1.1) + 0.4
+    figure = ink.blank(11.0, height)
     for number, result in enumerate(results):
         axes = figure.add_subplot(n_rows, 2, number + 1)
-        names = [row for row in result["scores"]["rows"] if row != LINEAR]
+        scores = result["scores"]["rows"]
+        names = [row for row in scores if row != LINEAR]
         kinds = {"": ink.INK, "infarct": ink.PALETTE[1], "bundle branch block": ink.PALETTE[0]}
         for k, (subset, colour) in enumerate(kinds.items()):
-            if subset and subset not in result["scores"]["rows"][LINEAR]["subsets"]:
+            if subset and subset not in scores[LINEAR]["subsets"]:
                 continue
-            values = np.array([relative(result, row, subset) for row in names]) * 100
+            of_row = [scores[row]["subsets"][subset] if subset else scores[row] for row in names]
+            values = np.array([one["relative_to_linear"] for one in of_row]) * 100
             y = -np.arange(len(names)) - 0.22 * k
+            # errors far above the linear map's are numbers at the edge, so that the others do not shrink
+            inside = values[:, 0] < SCALE_END
             axes.errorbar(
-                values[:, 0], y, xerr=np.abs(values[:, 1:] - values[:, :1]).T, fmt="o", markersize=4, color=colour, linewidth=1.2,
-                label=subset or "all recordings",
+                values[inside, 0], y[inside], xerr=np.abs(values[inside, 1:] - values[inside, :1]).T, fmt="o", markersize=4,
+                color=colour, linewidth=1.2, label=subset or "all recordings",
             )  # fmt: skip
+            for place, value in zip(y[~inside], values[~inside, 0]):
+                axes.text(SCALE_END, place, f"{value:+.0f} % >", fontsize=7.5, color=colour, ha="right", va="center")
         axes.axvline(0.0, color=ink.GREY, linewidth=0.8)
+        axes.set_xlim(-90, SCALE_END)
+        axes.set_ylim(-len(names) + 0.2, 0.5)
         axes.set_yticks(-np.arange(len(names)) - 0.22, names)
         axes.set_xlabel("squared error relative to the linear map, %", fontsize=8)
         ink.tidy(axes, f"{result['name']}: from {', '.join(result['scores']['given'])}")
         if number == 0:
-            axes.legend(fontsize=7, frameon=False, loc="best")
-    figure.tight_layout()
+            figure.legend(*axes.get_legend_handles_labels(), fontsize=8, frameon=False, loc="upper center", ncols=3)
+    figure.subplots_adjust(left=0.15, right=0.99, top=1 - 0.7 / height, bottom=0.5 / height, wspace=0.4, hspace=0.35)
     return figure
 
 
@@ -242,13 +240,16 @@ def write_page(args: argparse.Namespace, results: Sequence[Json], runs_of: dict[
     parts = ["# Missing leads", f"![Squared error relative to the linear map]({picture.name})"]
 
     # what is better than the linear map, and what is not
-    lines = [
-        f"- {one['name']}, from {', '.join(one['scores']['given'])}. {text}"
-        for one in results
-        for text in one["verdicts"]
+    parts += [_summary(results)]
+    parts += [
+        "Squared error relative to that of the linear map, paired, 95 % over patients; in bold what is lower:",
+        markdown([line for one in results for line in _relative_rows(one)]),
     ]
-    parts += ["Squared error of each run against the linear map, paired, 95 % over patients:", "\n".join(lines)]
-    parts += [f"`{command_line()}`", describe() + ".", _protocol(args, runs_of)]
+    parts += [
+        f"Command: `python {command_line()}`. {describe()}.",
+        _protocol(args, runs_of),
+        *filter(None, [args.note]),
+    ]
     parts += [_check(one) for one in results if one["source"] == "simulated" and "V3" in one["scores"]["synthetic"]]
 
     # the tables
@@ -268,6 +269,34 @@ def write_page(args: argparse.Namespace, results: Sequence[Json], runs_of: dict[
     with replacing(args.page) as part:
         part.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     log.info("%s", args.page)
+
+
+def _summary(results: Sequence[Json]) -> str:
+    """Return a sentence on where the trained completer is better than the linear map, and where it is not."""
+    better, others = [], []
+    for one in results:
+        for row, scores in one["scores"]["rows"].items():
+            for subset, part in {"all": scores, **scores["subsets"]}.items():
+                if row.startswith(SEEDED):
+                    name = f"{one['name']} from {', '.join(one['scores']['given'])} ({subset})"
+                    (better if part["relative_to_linear"][2] < 0 else others).append(name)
+    text = f"{SEEDED} has a lower squared error than the linear map in {len(better)} of {len(better) + len(others)} comparisons"
+    return f"{text}; **not** in: {'; '.join(others)}." if others else f"{text}."
+
+
+def _relative_rows(result: Json) -> list[Json]:
+    """Return a line for each row: its squared error relative to the linear map, of all recordings and of each subset."""
+    lines = []
+    for row, scores in result["scores"]["rows"].items():
+        if row == LINEAR:
+            continue
+        line = {"cohort, given leads": f"{result['name']}, {', '.join(result['scores']['given'])}", "row": row}
+        for subset, part in {"all": scores, **scores["subsets"]}.items():
+            value, low, high = part["relative_to_linear"]
+            text = f"{value:+.0%} [{low:+.0%}, {high:+.0%}]"
+            line[subset] = f"**{text}**" if high < 0 else text
+        lines.append(line)
+    return lines
 
 
 def _check(result: Json) -> str:

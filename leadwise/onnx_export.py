@@ -108,6 +108,7 @@ def describe(run: Run, part: str) -> dict[str, str]:
         "method": str(run.config.method["name"]),
         "run": run.name,
         "run_fingerprint": run.fingerprint,
+        **({"trained_on": run.pretraining_data} if run.pretraining_data != "unknown" else {}),
         "leadwise_version": _version(),
     }
 

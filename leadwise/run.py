@@ -36,6 +36,7 @@ from safetensors.torch import load_file, save_file
 from leadwise import config as settings
 from leadwise import digests, distributed, trained_on, weights
 from leadwise.config import Config
+from leadwise.data.stored_embeddings import StoredEmbeddings
 from leadwise.data.wordings import all_texts
 from leadwise.files import replacing
 from leadwise.methods import catalogue
@@ -75,7 +76,19 @@ class RunError(RuntimeError):
 
 
 class Run:
-    """A method with its settings and its folder; `folder` is None for a run that is not on disk."""
+    """A method with its settings and its folder; `folder` is None for a run that is not on disk.
+
+    An encoder that leadwise did not train is a subclass (`leadwise.foreign`), and the evaluation treats both alike.
+    """
+
+    origin: str = ""
+    """What an encoder that leadwise did not train is, such as "ONNX file mine.onnx"; "" for a run."""
+
+    stored: StoredEmbeddings | None = None
+    """The embeddings, if they have been computed elsewhere and there is no encoder; None: the method computes them."""
+
+    has_untrained: bool = True
+    """Whether `untrained` is possible: the control of every score."""
 
     def __init__(
         self,
@@ -163,6 +176,14 @@ class Run:
         except TrainedOnError as error:
             assert self.folder is not None
             raise _damaged(path if path and path.is_file() else self.folder / "data.json", str(error)) from None
+
+    @property
+    def pretraining_data(self) -> str:
+        """The data sets that the encoder was trained on, such as "ptbxl, csn"; "none", or "unknown"."""
+        return str(self.provenance.get("source", "unknown"))
+
+    def check_trainable(self) -> None:
+        """Raise RunError if the encoder cannot be trained further, with the reason; every run can."""
 
     def trained_on(self, source: str, patients: Iterable[str]) -> list[str]:
         """Return those of the `patients` of a data set that were used to train the run."""

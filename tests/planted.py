@@ -130,6 +130,8 @@ class SeeingMethod(PretrainingMethod):
 class PlantedRun:
     """The readings of a Run."""
 
+    origin, stored, has_untrained, pretraining_data = "", None, True, "unknown"
+
     def __init__(self, folder: Path | None = None, seeing: bool = True) -> None:
         self.folder, self.name = folder, "seeing" if seeing else "blind"
         self.cache_folder = folder / "embeddings" if folder else None

@@ -305,6 +305,9 @@ def test_the_upper_line_is_above_the_linear_map(cohort_folder: Path) -> None:
     assert value < 0
     assert high < 0
     assert report.against_linear(LINEAR, "mse")[0] == 0
+    share, (share_low, share_high) = report.relative_to_linear(PATIENT)
+    assert share == pytest.approx(value / np.nanmean(report.errors[LINEAR].mean("mse")))
+    assert -1 < share_low < share < share_high < 0
     assert not report.utility
     assert any(sentence.startswith("copy, all: MSE") for sentence in report.verdicts())
 

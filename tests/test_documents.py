@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
+import torch
 import wfdb
 from conftest import REPORTS, TINY, make_batch
 from typer.main import get_command
@@ -247,6 +248,15 @@ def test_the_tutorial_runs(without: frozenset[str], home: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("document", ["docs/benchmark.md", "docs/methods.md", "docs/python.md"])
 def test_the_other_pages_run(document: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_blocks(document, home, monkeypatch, frozenset())
+
+
+def test_the_page_of_own_encoders_runs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = "docs/own-encoder.md"
+    names: dict[str, Any] = {}
+    exec(blocks(document)[0].text, names)
+    torch.save(names["MyModel"]().state_dict(), home / "my_weights.pt")
+    assert len([line for line in blocks(document)[0].text.splitlines() if line.strip()]) <= 20
     run_blocks(document, home, monkeypatch, frozenset())
 
 

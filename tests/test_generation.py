@@ -210,6 +210,25 @@ def test_a_perfect_and_a_blind_generator(tmp_path: Path, cohort_folder: Path, mo
         generation_scores.Judged.of(judge, SIGNAL, cohort, "x")
 
 
+def test_the_rare_class_can_gain() -> None:
+    """Of 100 ECGs, "a" (5) and "b" (10) are separated by the probe's scores, "c" (20) is not, and "d" has no test ECG."""
+    labels = np.zeros((100, 4), dtype=np.int8)
+    for column, n in enumerate((5, 10, 20, 4)):
+        labels[:n, column] = 1
+    scores = labels + np.array([0.0, 0.0, 1.0, 0.0]) * np.random.default_rng(0).standard_normal((100, 1))
+    held_out = labels * np.array([1, 1, 1, 0], dtype=np.int8)
+
+    class Known:
+        name, tasks = "known", {"own": ["a", "b", "c", "d"]}
+        scores = staticmethod(lambda features: features)
+
+    splits = {"train": labels, "val": labels, "test": held_out}
+    judged = generation_scores.Judged(Known, SIGNAL, Known, "own", {}, {"val": scores}, splits, Known)  # type: ignore[arg-type]
+    assert generation_scores.rarest_class(judged) == "c"
+    judged.features["val"] = labels.astype(np.float32)  # no class can gain
+    assert generation_scores.rarest_class(judged) == "a"
+
+
 def test_a_prompt_without_labels_and_patient_has_its_own_name(run: Run, tmp_path: Path) -> None:
     ecg = np.zeros((1, len(LEADS), SIGNAL.n_samples), dtype=np.float32)
     prompts = [dataclasses.replace(Prompt("a b", "normal"), split="test")]

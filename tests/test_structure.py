@@ -24,7 +24,7 @@ LAYERS = (  # from the top; a module imports only from layers below its own, and
     {"__init__"},
     {"sklearn"},
     {"questions"},
-    {"model", "generate", "synthesis"},
+    {"model", "generate", "synthesis", "foreign"},
     {"training"},
     {"pages"},
     {"evaluate", "hub"},

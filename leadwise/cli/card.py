@@ -10,8 +10,8 @@ import typer
 from leadwise.cli.output import (
     AcceptChanges,
     CohortFolder,
+    Encoder,
     Json,
-    RunFolder,
     bars,
     out,
     print_line,
@@ -22,7 +22,7 @@ from leadwise.cli.output import (
 
 
 def card(
-    run: RunFolder,
+    run: Encoder,
     cohort: CohortFolder,
     target: Annotated[Path, typer.Option("-o", "--out", help="HTML page to write.")] = Path("card.html"),
     tasks: Annotated[
@@ -56,10 +56,10 @@ def card(
     json_file: Json = None,
 ) -> None:
     """Write one offline page about a run: training, scores by group, robustness, shifts, its parts, occlusion maps."""
-    from leadwise import hub
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate.card import card as cards
     from leadwise.evaluate.shift_labels import LabelMap
+    from leadwise.foreign.opening import open_encoder
     from leadwise.pages.card import build_page
 
     # check the options before anything is computed
@@ -71,7 +71,7 @@ def card(
         raise typer.BadParameter("--map belongs to --test: pass both or none")
     loaded_map = None if label_map is None else LabelMap.load(label_map)
     names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
-    loaded, opened = hub.load(run, accept_changes=accept_changes), Cohort.open(cohort)
+    loaded, opened = open_encoder(run, accept_changes=accept_changes), Cohort.open(cohort)
     tests = [Cohort.open(path) for path in test or ()]
     examples = None
     with progress_bars() as progress:

@@ -28,8 +28,13 @@ from leadwise.cli.result_files import read_seeds
 
 
 def compare(
-    run_a: Annotated[Path, typer.Argument(help="Run folder or shipped name; a positive difference favours it.")],
-    run_b: Annotated[Path, typer.Argument(help="Run folder or shipped name to compare it with.")],
+    run_a: Annotated[
+        Path,
+        typer.Argument(
+            help="Run folder, shipped name or your own encoder, as for `leadwise probe`; a positive difference favours it."
+        ),
+    ],
+    run_b: Annotated[Path, typer.Argument(help="The same, to compare it with.")],
     cohort: CohortFolder,
     task: TaskName,
     how: Annotated[str, typer.Option(help="probe or zeroshot.")] = "probe",
@@ -49,11 +54,11 @@ def compare(
     latex_file: Latex = None,
 ) -> None:
     """Test whether one run scores higher than another on the same patients, macro and each class."""
-    from leadwise import hub
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.data.usable_rows import left_out_line
     from leadwise.evaluate import compare as comparing
     from leadwise.evaluate import export
+    from leadwise.foreign.opening import open_encoder
 
     # check the options and choose the scorer
     if how not in comparing.SCORERS:
@@ -68,7 +73,7 @@ def compare(
 
     # compare, print the tables and write the files
     with progress_bars() as progress:
-        pair = (hub.load(run_a, accept_changes=accept_changes), hub.load(run_b, accept_changes=accept_changes))
+        pair = (open_encoder(run_a, accept_changes=accept_changes), open_encoder(run_b, accept_changes=accept_changes))
         result = comparing.run_compare(pair, Cohort.open(cohort), task, scorer, measure, resamplings, bars(progress))
     method = "zero-shot" if how == "zeroshot" else f"probe on {fraction:.0%} of labels"
     data = f"{result.settings['cohort']}, task {task}{window_suffix(window)}"
@@ -80,6 +85,12 @@ def compare(
             "the others have no class with both label values"
         )
     print_line(left_out_line(result.settings.get("left_out", {})))
+    for side, one in zip("ab", pair):
+        if one.origin:
+            print_line(
+                f"{side}, {one.name}: {one.origin}; pre-training data: {one.pretraining_data}. "
+                f"{result.settings['training_overlap'][side]}"
+            )
     write_json(json_file, result.to_json())
     if csv_file is not None:
         export.write(csv_file, export.to_csv(result.long_rows()))

@@ -10,9 +10,9 @@ from leadwise.cli.output import (
     AcceptChanges,
     CohortFolder,
     Csv,
+    Encoder,
     Json,
     Latex,
-    RunFolder,
     TaskName,
     bars,
     print_line,
@@ -20,11 +20,11 @@ from leadwise.cli.output import (
     progress_bars,
     write_json,
 )
-from leadwise.cli.result_files import read_fractions, read_seeds, write_tables
+from leadwise.cli.result_files import print_training_data, read_fractions, read_seeds, write_tables
 
 
 def finetune(
-    run: RunFolder,
+    run: Encoder,
     cohort: CohortFolder,
     task: TaskName,
     part: Annotated[
@@ -48,9 +48,9 @@ def finetune(
 
     An interrupted call continues after its last finished epoch.
     """
-    from leadwise import hub
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate.metrics import all_metrics
+    from leadwise.foreign.opening import open_encoder
     from leadwise.training import finetune as tuning
 
     # check the options before anything is loaded
@@ -61,7 +61,7 @@ def finetune(
     parsed_seeds = read_seeds(seeds)
 
     # train, score, print
-    loaded = hub.load(run, accept_changes=accept_changes)
+    loaded = open_encoder(run, accept_changes=accept_changes)
     opened = Cohort.open(cohort)
     with progress_bars() as progress:
         report = tuning.finetune(
@@ -72,6 +72,6 @@ def finetune(
         print_table(report.class_rows(), "AUROC per class; the other metrics of the trained encoder")
     print_line(all_metrics.F1_VARIANTS)
     print_line(report.left_out.line)
-    print_line(report.overlap.remark)
+    print_training_data(loaded, report)
     write_json(json_file, report.to_json())
     write_tables(csv_file, latex_file, report, per_class)

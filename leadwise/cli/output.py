@@ -36,6 +36,14 @@ out = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=Fa
 RunFolder = Annotated[
     Path, typer.Argument(help="Run folder written by `leadwise pretrain`, or a name that ships with leadwise.")
 ]
+Encoder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN",
+        help="Run folder or a name that ships with leadwise; or your own encoder (docs/own-encoder.md): .npz or .parquet of "
+        "embeddings, .onnx, Python entry module:name (its code is run), or .toml that describes one of these.",
+    ),
+]
 CohortFolder = Annotated[Path, typer.Argument(help="Cohort folder written by `leadwise prepare`.")]
 Csv = Annotated[Path | None, typer.Option("--csv", help="Also write all scores to this CSV file, one per line.")]
 Latex = Annotated[Path | None, typer.Option("--latex", help="Also write the tables to this file (LaTeX, booktabs).")]

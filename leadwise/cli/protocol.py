@@ -109,11 +109,11 @@ def run_legacy_probe(
     accept_changes: bool = False,
 ) -> ProtocolReport:
     """Run the probe of the legacy protocol, or of both protocols; print and write the result."""
-    from leadwise import hub
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate.protocol import run_protocol
+    from leadwise.foreign.opening import open_encoder
 
-    loaded = hub.load(run, accept_changes=accept_changes)
+    loaded = open_encoder(run, accept_changes=accept_changes)
     with progress_bars() as progress:
         report = run_protocol(loaded, Cohort.open(cohort), task, fractions, protocol, settings, progress=bars(progress))
     print_report(report)

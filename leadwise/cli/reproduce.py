@@ -60,6 +60,13 @@ def reproduce(
     protocol: Annotated[
         str, typer.Option(help="strict, or both: in table1 also the published protocol's probe, not comparable.")
     ] = "strict",
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="table1: a row of your own encoder or run, not trained here (repeat for each): .npz, .parquet, .onnx, "
+            "module:name, .toml or a run folder (docs/own-encoder.md)."
+        ),
+    ] = None,
     references: Annotated[
         bool,
         typer.Option(help="table1, peers: rows of untrained encoders, supervised training and hand-crafted features."),
@@ -104,6 +111,7 @@ def reproduce(
         protocol == "both",
         splits,
         tuple(name.strip() for name in methods.split(",")) if methods else (),
+        tuple(encoder or ()),
         references,
         "common" if width == "common" else "native" if width == "native" else int(width),
         thesis,

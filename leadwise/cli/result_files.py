@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
-from leadwise.cli.output import REMARKS, window_suffix
+from leadwise.cli.output import REMARKS, print_line, window_suffix
 
 if TYPE_CHECKING:
     from leadwise.evaluate.probe import ProbeReport
+    from leadwise.run import Run
 
 
 class ScoreReport(Protocol):
@@ -57,6 +58,14 @@ def write_tables(csv_file: Path | None, latex_file: Path | None, report: ScoreRe
             classes = report.class_rows()
             text += "\n" + export.to_latex(classes, within="fraction" if "fraction" in classes[0] else None)
         export.write(latex_file, text)
+
+
+def print_training_data(run: Run, report: ProbeReport) -> None:
+    """Print below the table of a probe or a fine-tuning what is known of the encoder's training, and a leak."""
+    if run.origin:
+        print_line(f"{run.name}: {run.origin}; pre-training data: {run.pretraining_data}")
+    print_line(report.control_remark)
+    print_line(report.overlap.remark)
 
 
 def check_picture(path: Path) -> None:

@@ -12,6 +12,7 @@ from leadwise.cli.output import (
     AcceptChanges,
     CohortFolder,
     Csv,
+    Encoder,
     Json,
     Latex,
     RunFolder,
@@ -39,6 +40,7 @@ from leadwise.cli.protocol import (
 from leadwise.cli.result_files import (
     check_picture,
     draw_reliability,
+    print_training_data,
     read_fractions,
     read_seeds,
     write_tables,
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
 
 
 def embed(
-    run: RunFolder,
+    run: Encoder,
     ecgs: EcgFiles,
     target: Annotated[
         Path, typer.Option("-o", "--out", help=".npz file (embedding (N, D), record, ...), .csv or .parquet.")
@@ -76,12 +78,12 @@ def embed(
             raise typer.BadParameter("--split belongs to a cohort; omit it with ECG files")
         embed_files(run, source, target, part, window, on_error, accept_changes, json_file)
         return
-    from leadwise import hub
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import embed as embedding
+    from leadwise.foreign.opening import open_encoder
 
     # a cohort
-    loaded, opened = hub.load(run, accept_changes=accept_changes), Cohort.open(source)
+    loaded, opened = open_encoder(run, accept_changes=accept_changes), Cohort.open(source)
     rows, left_out = embedding.usable(loaded, opened, opened.rows(split=split), window)
     with progress_bars() as progress:
         features = embedding.embed_cohort(loaded, opened, part, rows, bars(progress), window=window)
@@ -131,7 +133,7 @@ def embed_files(
 
 
 def probe(
-    run: RunFolder,
+    run: Encoder,
     cohort: CohortFolder,
     task: TaskName,
     part: Annotated[str, typer.Option(help="Feature: backbone, shared, specific or both.")] = "backbone",
@@ -161,12 +163,12 @@ def probe(
     latex_file: Latex = None,
 ) -> None:
     """Linear probe on frozen features, with the untrained encoder and hand-crafted features as references."""
-    from leadwise import hub
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import probe as probing
     from leadwise.evaluate import saved_probe
     from leadwise.evaluate.merl_legacy.legacy_task import with_published_splits
     from leadwise.evaluate.metrics import all_metrics
+    from leadwise.foreign.opening import open_encoder
 
     # check the options before anything is loaded
     check_protocol(protocol, faults, epochs, seeds, width)
@@ -192,7 +194,11 @@ def probe(
         return
 
     # the strict protocol
-    loaded = hub.load(run, accept_changes=accept_changes)
+    loaded = open_encoder(run, accept_changes=accept_changes)
+    if save is not None and loaded.origin:
+        raise typer.BadParameter(
+            f"--save writes a probe for `leadwise predict`, which needs a run; {loaded.name} is none: omit it"
+        )
     opened = with_published_splits(Cohort.open(cohort), task, splits)
     with progress_bars() as progress:
         report = probing.run_probe(
@@ -214,7 +220,7 @@ def probe(
         print_table(report.class_rows(), "AUROC per class; the other metrics of the trained encoder")
     print_line(all_metrics.F1_VARIANTS)
     print_line(report.left_out.line)
-    print_line(report.overlap.remark)
+    print_training_data(loaded, report)
     write_json(json_file, {**report.to_json(), **published_splits_json(opened)})
     write_tables(csv_file, latex_file, report, per_class)
     if picture is not None:

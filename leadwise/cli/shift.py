@@ -10,8 +10,8 @@ import typer
 from leadwise.cli.output import (
     AcceptChanges,
     Csv,
+    Encoder,
     Json,
-    RunFolder,
     TaskName,
     bars,
     out,
@@ -24,7 +24,7 @@ from leadwise.cli.result_files import check_picture, read_fractions, read_seeds
 
 
 def shift(
-    run: RunFolder,
+    run: Encoder,
     train: Annotated[Path, typer.Option(help="Cohort on which the probe is fitted.")],
     task: TaskName,
     test: Annotated[list[Path] | None, typer.Option(help="Cohort to score; may be given several times.")] = None,
@@ -43,11 +43,11 @@ def shift(
     csv_file: Csv = None,
 ) -> None:
     """Score a probe on other data sets, over the findings that both have, and on changed ECGs: leads, rate, noise."""
-    from leadwise import hub
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import export
     from leadwise.evaluate import shift as shifts
     from leadwise.evaluate.shift_labels import LabelMap
+    from leadwise.foreign.opening import open_encoder
     from leadwise.pictures.ink import save
 
     # check the options before anything is loaded
@@ -58,7 +58,7 @@ def shift(
     loaded_map = LabelMap.load() if label_map is None else LabelMap.load(label_map)
 
     # measure, print and write
-    loaded, opened = hub.load(run, accept_changes=accept_changes), Cohort.open(train)
+    loaded, opened = open_encoder(run, accept_changes=accept_changes), Cohort.open(train)
     tests = [Cohort.open(path) for path in test or ()]
     with progress_bars() as progress:
         report = shifts.run_shift(
@@ -76,6 +76,8 @@ def shift(
     print_table(report.short_rows(), f"{report.run}, fitted on {report.cohort}, task {task}: scores under a shift")
     for sentence in shifts.summary(report):
         print_line(sentence)
+    if loaded.origin:
+        print_line(f"{loaded.name}: {loaded.origin}; pre-training data: {loaded.pretraining_data}")
     for pair in report.data:
         print_line(pair.overlap.remark)
     write_json(json_file, report.to_json())

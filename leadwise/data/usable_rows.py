@@ -21,11 +21,13 @@ from leadwise.data.messages import first_few, short_cell
 
 log = logging.getLogger(__name__)
 
+NO_EMBEDDING = "no_embedding"
 REASONS = {  # key in JSON -> text
     "no_lead": "none of the model's leads is recorded",
     "not_observed": "no whole patch of any of the model's leads is observed in the window",
     "no_volume": "no heart image of any of the model's phases",
     "no_phenotype": "none of the model's phenotypes is known",
+    NO_EMBEDDING: "the file of embeddings has none of it",
 }
 
 _INDEX_COLUMNS = ("n_samples", "rate_hz", "lead_missing", "n_short_gaps", "n_long_gaps")

@@ -143,7 +143,9 @@ class Comparison:
         settings = {key: value for key, value in self.settings.items() if isinstance(value, str | int | float)}
         settings |= {f"prompt_{key}": value for key, value in self.settings.get("prompts", {}).items()}
         first = {"command": "compare", **settings, "run_a": self.a, "run_b": self.b, "measure": self.measure}
-        return [{**first, **row, "n_records": self.n_records, "n_patients": self.n_patients} for row in rows]
+        last = {"n_records": self.n_records, "n_patients": self.n_patients}
+        last |= {f"pretraining_data_{side}": text for side, text in self.settings.get("pretraining_data", {}).items()}
+        return [{**first, **row, **last} for row in rows]
 
     def _row(self, name: str, difference: Difference | None) -> dict[str, Any]:
         if difference is None:
@@ -183,6 +185,9 @@ def run_compare(
     if isinstance(scorer, ProbeScorer):
         for run in runs:
             split_parts(run, scorer.part)
+    else:
+        for run in runs:
+            zeroshot.check_text_encoder(run)
     rows, left_out = cohort.rows(task=task), LeftOut()
     for run in runs:
         rows, of_run = usable(run, cohort, rows, scorer.window)
@@ -203,6 +208,8 @@ def run_compare(
         "fingerprints": {"cohort": cohort.fingerprint, "a": runs[0].fingerprint, "b": runs[1].fingerprint},
         "n_people_seen_in_pretraining": {side: overlap.n_patients for side, overlap in overlaps.items()},
         "n_signals_seen_in_pretraining": {side: overlap.n_signals for side, overlap in overlaps.items()},
+        "pretraining_data": {side: run.pretraining_data for run, side in zip(runs, "ab")},
+        "training_overlap": {side: overlap.sentence for side, overlap in overlaps.items()},
         **left_out.to_json(),
     }
     return compare(a, b, measure, n_replicates, settings=settings, progress=progress)

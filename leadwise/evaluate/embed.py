@@ -140,6 +140,9 @@ def embed_cohort(
     crops.check(window)
     split_parts(run, part)
     requested = np.arange(len(cohort)) if rows is None else np.asarray(rows, dtype=np.int64)
+    if run.stored is not None:
+        _check_stored(run, window)
+        return run.stored.take(cohort, requested)
     cache = cache or run.cache_folder
     if cache is None:
         return _embed_windows(run, cohort, part, requested, progress, window)
@@ -165,6 +168,15 @@ def embed_cohort(
         cached = (np.concatenate([cached, embedding]) if len(cached) else embedding)[order]
         _write_cache(path, cached_rows, cached)
     return cached[np.searchsorted(cached_rows, requested)]
+
+
+def _check_stored(run: Run, window: str | None) -> None:
+    """Raise EmbedError if stored embeddings would have to be those of another window."""
+    if window is not None:
+        raise EmbedError(
+            f"{run.name} is an {run.origin}, whose embeddings are of the window that its encoder read; leave out "
+            f"window={window!r} (--window)"
+        )
 
 
 def _embed_windows(
@@ -220,8 +232,14 @@ def usable(run: Run, cohort: Cohort, rows: Rows, window: str | None = None) -> t
     Raises:
         EmbedError: there are rows, and the run can embed none of them.
     """
-    chosen, left_out = usable_rows(cohort, run.config.signal, rows, window, patch_samples(run.config))
+    if run.stored is not None:
+        _check_stored(run, window)
+        chosen, left_out = run.stored.usable(cohort, rows)
+    else:
+        chosen, left_out = usable_rows(cohort, run.config.signal, rows, window, patch_samples(run.config))
     log_left_out(left_out, f"{run.name} on {cohort.name}")
+    if len(rows) and not len(chosen) and run.stored is not None:
+        raise EmbedError(f"cohort {cohort.name}: {left_out.line}; choose a file with embeddings of this cohort")
     if len(rows) and not len(chosen):
         signal = run.config.signal
         raise EmbedError(

@@ -182,6 +182,7 @@ class ProbeReport:
     classes: tuple[str, ...]
     fingerprints: dict[str, str]  # of the cohort's data and of the run's weights
     overlap: TrainingOverlap  # of the test split with the training of the run: must be empty
+    pretraining_data: str  # the data sets that the encoder was trained on, "none" or "unknown"
     n_recordings: dict[str, int]  # by split
     results: dict[float, dict[str, ProbeResult]]  # fraction -> features -> result
     window: str | None = None  # window of longer recordings; None: the run's own setting
@@ -211,6 +212,7 @@ class ProbeReport:
             classes=probe_task.classes,
             fingerprints={"cohort": cohort.fingerprint, "run": run.fingerprint},
             overlap=training_overlap(run, cohort, rows[probe_task.rows("test")]),
+            pretraining_data=run.pretraining_data,
             n_recordings={split: len(probe_task.rows(split)) for split in ("train", "val", "test")},
             results=results,
             **more,
@@ -220,8 +222,8 @@ class ProbeReport:
         fractions: dict[str, Any] = {}
         for fraction, by_features in self.results.items():
             cell: dict[str, Any] = {name: result.to_json() for name, result in by_features.items()}
-            above, interval = self.gain(fraction)
-            cell["gain_over_untrained"] = {"macro": above, "interval": list(interval)}
+            above = self.gain(fraction)
+            cell["gain_over_untrained"] = above and {"macro": above[0], "interval": list(above[1])}
             fractions[f"{fraction:g}"] = cell
         return {
             "command": self.command,
@@ -230,6 +232,7 @@ class ProbeReport:
             "run": self.run,
             "window": self.window,
             "fingerprints": dict(self.fingerprints),
+            "pretraining_data": self.pretraining_data,
             **self.overlap.to_json(),
             "task": self.task,
             "part": self.part,
@@ -241,9 +244,20 @@ class ProbeReport:
             **self.left_out.to_json(),
         }
 
-    def gain(self, fraction: float) -> tuple[float, Interval]:
-        """Return macro AUROC of the trained encoder minus the untrained one, with its paired 95 % interval."""
-        return gain(self.results[fraction]["trained"].score, self.results[fraction]["untrained"].score)
+    def gain(self, fraction: float) -> tuple[float, Interval] | None:
+        """Return macro AUROC of the trained encoder minus the untrained one, with its paired 95 % interval.
+
+        None for an encoder that has no untrained control.
+        """
+        results = self.results[fraction]
+        return gain(results["trained"].score, results["untrained"].score) if "untrained" in results else None
+
+    @property
+    def control_remark(self) -> str:
+        """A sentence for a table without the untrained control; '' if there is one."""
+        if all("untrained" in results for results in self.results.values()):
+            return ""
+        return f"{self.run} gives no untrained encoder, so there is no such control."
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the table, one dict per row; AUROCs in [0, 1]."""
@@ -285,7 +299,12 @@ class ProbeReport:
     def long_rows(self) -> list[dict[str, Any]]:
         """Return one row per fraction, features, measure and class, with its interval, as written to CSV."""
         about: dict[str, Any] = {"command": self.command, "protocol": "strict", "cohort": self.cohort, "run": self.run}
-        about |= {"window": self.window, "task": self.task, "part": self.part}
+        about |= {
+            "window": self.window,
+            "task": self.task,
+            "part": self.part,
+            "pretraining_data": self.pretraining_data,
+        }
 
         def settings_of(fraction: float, name: str, result: ProbeResult) -> dict[str, Any]:
             widths = {name.replace(" ", "_"): width for name, width in result.widths.items()}
@@ -314,6 +333,7 @@ def run_probe(
 ) -> ProbeReport:
     """Probe a run, the same encoder with random weights, and hand-crafted features, at each fraction of the labels.
 
+    An encoder of another program may have no control with random weights (`Run.has_untrained`); then there is no such row.
     Recordings that the run cannot embed are left out of all splits.
 
     Args:
@@ -334,20 +354,20 @@ def run_probe(
 
     # embed each recording once; all fractions and draws use these features
     cache = run.cache_folder
-    untrained = run.untrained()
-    recordings, of_row = crops.crop_recordings(cohort, run.config.signal, rows, window)
+    encoders = {"trained": run, **({"untrained": run.untrained()} if run.has_untrained else {})}
     features = {
-        "trained": embed_cohort(run, cohort, part, rows, relabel(progress, "embed, trained"), cache, window),
-        "untrained": embed_cohort(untrained, cohort, part, rows, relabel(progress, "embed, untrained"), cache, window),
-        "handcrafted": crops.average_crops(handcrafted_features(recordings, progress=progress), of_row),
+        name: embed_cohort(encoder, cohort, part, rows, relabel(progress, f"embed, {name}"), cache, window)
+        for name, encoder in encoders.items()
     }
+    recordings, of_row = crops.crop_recordings(cohort, run.config.signal, rows, window)
+    features["handcrafted"] = crops.average_crops(handcrafted_features(recordings, progress=progress), of_row)
 
     # fit and score every fraction and kind of features
     results: dict[float, dict[str, ProbeResult]] = {fraction: {} for fraction in fractions}
-    for done, (fraction, name) in enumerate(((f, n) for f in fractions for n in FEATURES), start=1):
+    for done, (fraction, name) in enumerate(((f, n) for f in fractions for n in features), start=1):
         results[fraction][name] = probe(features[name], probe_task, fraction, seeds, width)
         if progress is not None:
-            progress("probe", done, len(fractions) * len(FEATURES))
+            progress("probe", done, len(fractions) * len(features))
     return ProbeReport.of(
         run, cohort, task, part, rows, probe_task, results, window=window, left_out=left_out, width=width
     )

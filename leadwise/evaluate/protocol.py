@@ -155,6 +155,7 @@ class ProtocolReport:
     overlap: TrainingOverlap  # of the test split with the training of the run: must be empty
     not_applicable: dict[Fault, str]  # requested faults that do not apply, with the reason
     lines: tuple[ProtocolLine, ...]
+    pretraining_data: str  # the data sets that the encoder was trained on, "none" or "unknown"
     left_out: LeftOut = field(default_factory=LeftOut)  # recordings that the run cannot embed
 
     @property
@@ -204,6 +205,7 @@ class ProtocolReport:
             "part": self.legacy.part,
             "window": self.legacy.window,  # except the lines with the fault five_second_window
             "fingerprints": dict(self.fingerprints),
+            "pretraining_data": self.pretraining_data,
             **self.overlap.to_json(),
             "classes": list(task.task.classes),
             **counts,
@@ -259,14 +261,14 @@ def run_protocol(
     overlap = training_overlap(run, cohort, legacy_task.rows[legacy_task.task.rows("test")])
     reasons = {fault: runner.reasons[fault] for fault in legacy.faults if fault in runner.reasons}
     return ProtocolReport(
-        run.name, protocol, legacy_task, legacy, fingerprints, overlap, reasons, tuple(lines), left_out
-    )
+        run.name, protocol, legacy_task, legacy, fingerprints, overlap, reasons, tuple(lines), run.pretraining_data, left_out
+    )  # fmt: skip
 
 
 def _usable_task(run: Run, task: LegacyTask, legacy: LegacySettings) -> tuple[LegacyTask, LeftOut]:
     """Return the task without the recordings that the run cannot embed in a window of the protocol, and their ledger."""
     rows, left_out = task.rows, LeftOut()
-    faults = legacy.faults if task.cohort.source == FIVE_SECOND_SOURCE else ()
+    faults = legacy.faults if task.cohort.source == FIVE_SECOND_SOURCE and run.stored is None else ()
     for window in dict.fromkeys([legacy.window, legacy.window_for(faults)]):
         rows, of_window = usable(run, task.cohort, rows, window)
         left_out |= of_window

@@ -429,12 +429,11 @@ def run_regress(
     crafted = crops.average_crops(handcrafted_features(recordings, progress=progress), of_row)
     features: dict[str, NDArray[Any]] = {
         TRAINED: embed_cohort(run, cohort, part, rows, relabel(progress, "embed, trained"), cache, window),
-        UNTRAINED: embed_cohort(
-            run.untrained(), cohort, part, rows, relabel(progress, "embed, untrained"), cache, window
-        ),
-        HANDCRAFTED: crafted,
-        RATE: rate_features(crafted),
     }
+    if run.has_untrained:
+        report = relabel(progress, "embed, untrained")
+        features[UNTRAINED] = embed_cohort(run.untrained(), cohort, part, rows, report, cache, window)
+    features |= {HANDCRAFTED: crafted, RATE: rate_features(crafted)}
     if covariates:
         facts = covariate_features(cohort, covariates, rows, task.fit)
         features[COVARIATES] = facts

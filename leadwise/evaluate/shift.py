@@ -54,7 +54,7 @@ from leadwise.progress import Progress, relabel
 from leadwise.run import Run
 from leadwise.trained_on import TrainingOverlap
 
-FEATURES = ("trained", "untrained", "handcrafted")
+HANDCRAFTED = "handcrafted"
 NOISE_DB = (12, 6, 0)
 METRICS = ("f1_val", "f1_max")
 
@@ -133,6 +133,7 @@ class ShiftReport:
     data: list[DataShift]
     changes: list[tuple[Change, dict[float, Drop]]]  # fraction -> drop
     n_changed: int  # test recordings of the changes: those with two seconds of every recorded lead
+    pretraining_data: str  # the data sets that the encoder was trained on, "none" or "unknown"
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a table row for each shift, features and fraction; scores in [0, 1]."""
@@ -170,6 +171,7 @@ class ShiftReport:
         return {
             **about,
             "fingerprints": dict(self.fingerprints),
+            "pretraining_data": self.pretraining_data,
             "pairs": [pair.to_json() for pair in self.data],
             "rows": self.rows(),
         }
@@ -222,6 +224,11 @@ def run_shift(
     """
     if not tests and not changes:
         raise ShiftError("nothing to measure: give a cohort to test on, or the changes")
+    if changes and run.stored is not None:
+        raise ShiftError(
+            f"{run.name} is an {run.origin}: without its encoder, changed ECGs cannot be embedded; give a cohort to test on "
+            "(--test) and leave out the changes, or give the encoder (docs/own-encoder.md)"
+        )
     split_parts(run, part)  # checked before anything is computed
     chosen = label_map or LabelMap.load()
     of_tests = [
@@ -233,7 +240,7 @@ def run_shift(
     ]
     changed, n_changed = _changed(run, train, task, fractions, seeds, part, n_records, progress) if changes else ([], 0)
     fingerprints = {"cohort": train.fingerprint, "run": run.fingerprint}
-    return ShiftReport(run.name, train.name, task, part, fingerprints, data, changed, n_changed)
+    return ShiftReport(run.name, train.name, task, part, fingerprints, data, changed, n_changed, run.pretraining_data)
 
 
 def tested_task(train: Cohort, task: str, test: Cohort, label_map: LabelMap) -> tuple[str, CommonFindings]:
@@ -310,11 +317,11 @@ def _data_shift(
 
     # embed each recording once, then fit and score both
     drops: dict[str, dict[float, Drop]] = {}
-    untrained = run.untrained()
-    for name in FEATURES:
+    encoders = {"trained": run, **({"untrained": run.untrained()} if run.has_untrained else {})}
+    for name in (*encoders, HANDCRAFTED):
         features = np.concatenate(
             [
-                _features(run, untrained, cohort, rows, name, part, progress)
+                _features(encoders.get(name), run, cohort, rows, name, part, progress)
                 for cohort, rows in ((train, train_rows), (test, test_rows))
             ]
         )
@@ -332,16 +339,14 @@ def _data_shift(
 
 
 def _features(
-    run: Run, untrained: Run, cohort: Cohort, rows: NDArray[Any], name: str, part: str, progress: Progress | None
+    encoder: Run | None, run: Run, cohort: Cohort, rows: NDArray[Any], name: str, part: str, progress: Progress | None
 ) -> NDArray[np.float32]:
-    """Return the features (n, D) of a cohort's rows: trained, untrained or handcrafted."""
+    """Return the features (n, D) of a cohort's rows by `encoder`; None: hand-crafted features. `run` has the cache."""
     labelled_progress = relabel(progress, f"{cohort.name}, {name}")
-    if name == "handcrafted":
+    if encoder is None:
         recordings, of_row = crops.crop_recordings(cohort, run.config.signal, rows, None)
         return crops.average_crops(handcrafted_features(recordings, progress=labelled_progress), of_row)
-    return embed_cohort(
-        run if name == "trained" else untrained, cohort, part, rows, labelled_progress, run.cache_folder
-    )
+    return embed_cohort(encoder, cohort, part, rows, labelled_progress, run.cache_folder)
 
 
 # --------------------------------------------------------------------------------------------------------- changes

@@ -228,7 +228,7 @@ def run_zeroshot(
         WindowError: `window` is unknown, or MERL's, which only the legacy protocol uses.
     """
     # recordings, labels and prompts of the task
-    _check_text_encoder(run)
+    check_text_encoder(run)
     crops.check_strict(window)
     rows = cohort.rows(split, task)
     if not len(rows):
@@ -347,13 +347,17 @@ def zeroshot_scores(
     Raises:
         ZeroShotError: the run has no text encoder.
     """
-    _check_text_encoder(run)
+    check_text_encoder(run)
     ecg = embed_cohort(run, cohort, "shared", rows, progress, window=window)
     return cosines(ecg, [class_vector(vectors) for vectors in embed_prompts(run, class_prompts)])
 
 
-def _check_text_encoder(run: Run) -> None:
+def check_text_encoder(run: Run) -> None:
     """Raise ZeroShotError if the run has no text encoder."""
+    if run.origin:
+        raise ZeroShotError(
+            f"{run.name} ({run.origin}) has no text encoder for prompts; leadwise probe scores it from labels"
+        )
     if not run.method.embeds_text:
         raise ZeroShotError(
             f"run {run.name} was trained on ECGs alone: its method has no text encoder (embed_text) for prompts"

@@ -103,7 +103,7 @@ class Config(MethodConfig):
 SIGNAL = Signal(rate_hz=250, duration_s=10.0, normalize="lead_zscore")  # the paper's: each lead by its own deviation
 # Settings for two CPU cores: narrow, and fewer layers.
 SMALL = {"width": 64, "depth": 2, "heads": 4, "decoder_depth": 2}
-SMALL_OPTIM = {"batch_size": 32, "lr": 2e-3}
+SMALL_OPTIM = {"batch_size": 32, "lr": 2e-3, "optimizer": "muon"}
 # The smallest settings, for the contract tests.
 TINY = {
     "": {

@@ -77,14 +77,19 @@ def _add_training(page: Page, card: Card) -> None:
     origin, signal, cohort = facts["trained_on"], facts["signal"], facts["cohort"]
     n_trained = facts["n_people_trained_on"]
     training_cohort = (
-        f"{origin['cohort']} (source {origin['source']}, index {origin['fingerprint']})" if origin else "unknown"
+        f"{origin['cohort']} (source {origin['source']}, index {origin['fingerprint']})"
+        if origin
+        else facts["pretraining_data"]
     )
+    steps = "unknown"
+    if facts["steps"] is not None:
+        steps = f"{facts['steps']} of {facts['batch_size']} recordings, {facts['precision']}"
     rows = {
         "method": facts["method"],
         "weights": facts["weights"],
         "training cohort": training_cohort,
         "training patients": "unknown" if n_trained is None else n_trained,
-        "steps": f"{facts['steps']} of {facts['batch_size']} recordings, {facts['precision']}",
+        "steps": steps,
         "parameters": f"{facts['n_parameters']:,}",
         "signal": f"{', '.join(signal['leads'])}; {signal['rate_hz']} Hz, {signal['duration_s']:g} s, "
         f"normalisation {signal['normalize']}",

@@ -52,6 +52,7 @@ class Cell:
     n_seen: int = 0  # test patients that were in the pre-training: must be 0
     feature_width: int | None = None  # PROBE: the run's own width
     probe_width: int | None = None  # PROBE: the number of principal components of the features that were probed
+    pretraining_data: str = ""  # of a trained encoder: its data sets, "none" or "unknown"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,10 @@ def score_run(
     for cohort in cohorts:
         for task in paper_numbers.scored_tasks(cohort.source, tuple(cohort.main_tasks)):
             scorer = _CellScorer(row, run, _with_splits(cohort, task, options), task, folder, progress)
-            cells += scorer.cells(options)
+            for cell in scorer.cells(options):
+                # not those of a stored cell: what is stated about an encoder may have changed
+                known = run.pretraining_data if cell.features == "trained" else ""
+                cells.append(replace(cell, row=row, n_seen=scorer.n_seen, pretraining_data=known))
     return cells
 
 
@@ -131,7 +135,7 @@ class _CellScorer:
     def cells(self, options: ScoringOptions) -> list[Cell]:
         """Return the requested cells in the order of the paper's columns."""
         cells: list[Cell] = []
-        encoders = ("trained", "untrained") if options.untrained else ("trained",)
+        encoders = ("trained", "untrained") if options.untrained and self.run.has_untrained else ("trained",)
 
         # The probes, by fraction of the labels.
         for fraction in options.fractions:
@@ -194,7 +198,7 @@ class _CellScorer:
         """Return the embeddings (n, D) of the task's recordings, computed once for all fractions."""
         if encoder not in self.features:
             run = self.run if encoder == "trained" else self.run.untrained()
-            cache = (self.run.folder or self.folder) / "embeddings"  # tasks of a cohort share recordings
+            cache = self.run.cache_folder or self.folder / "embeddings"  # tasks of a cohort share recordings
             progress = relabel(self.progress, f"{self.row}, {self.task}: embed")
             self.features[encoder] = embed_cohort(run, self.cohort, "backbone", self.rows, progress, cache)
         return self.features[encoder]

@@ -183,7 +183,7 @@ def _probe_cells(
 ) -> list[Cell]:
     folder = out / "scores" / "references" / Variant(row, run.config).folder
     cells = score_run(row, run, cohorts, folder, options, progress)
-    return [dataclasses.replace(cell, features="reference") for cell in cells]
+    return [dataclasses.replace(cell, features="reference", pretraining_data="") for cell in cells]
 
 
 def _random_run(config: Config) -> Run:

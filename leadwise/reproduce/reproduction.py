@@ -31,6 +31,7 @@ from leadwise.data.sources import simulated
 from leadwise.demo import N_RECORDS
 from leadwise.evaluate.embed import training_overlap
 from leadwise.evaluate.embed_ecgs import width_of
+from leadwise.foreign.opening import open_encoder
 from leadwise.pages.reproduction import ReproductionPage, write_result
 from leadwise.progress import Progress
 from leadwise.reproduce import (
@@ -48,6 +49,7 @@ from leadwise.reproduce.budget import Budget
 from leadwise.reproduce.cells import Cell, ScoringOptions, check_scoring, score_run
 from leadwise.reproduce.references import References, reference_cells, untrained_runs
 from leadwise.reproduce.variants import Variant
+from leadwise.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +81,7 @@ class ReproduceRequest:
     legacy: bool = False  # table1: the published protocol's numbers too
     splits: Path | None = None  # folder of the published split files, used instead of the cohorts' own splits
     methods: tuple[str, ...] = ()  # to compare, in addition to those of configs; none: all methods of the target
+    encoders: tuple[str, ...] = ()  # table1: rows of encoders or runs that are not trained here, see `foreign.opening`
     references: bool = True  # table1, peers: untrained, supervised and hand-crafted rows too
     width: int | Literal["common", "native"] = (
         COMMON  # of the probes of all rows; common: the smallest of their features
@@ -105,12 +108,15 @@ def reproduce(request: ReproduceRequest, progress: Progress | None = None) -> Re
         ConfigError: unknown target, or settings that cannot be used.
         CohortError: a cohort cannot be used, or no cohort has a task.
         TrainingError: a run failed; the same call resumes it.
+        ForeignError, RunError, StoredEmbeddingsError: one of `request.encoders` cannot be used.
     """
     # MERIT's target is its own; separate the configs of supervised references from those of pre-training methods.
     report: Progress = progress or (lambda what, done, total: None)
     configs = [settings.read(path) for path in request.configs]
     if distributed.n_launched() > 1:
         raise ConfigError("reproduce is one process; train on several with `torchrun ... -m leadwise pretrain`")
+    if request.encoders and request.target != "table1":
+        raise ConfigError(f"encoders of your own are rows of table1, not of {request.target}; choose table1")
     if request.n_people is not None and request.target != variants.DUAL_PHASE:
         raise ConfigError("the number of simulated people belongs to the target dual_phase; leave it out")
     if request.target == variants.MERIT:
@@ -140,10 +146,26 @@ def reproduce(request: ReproduceRequest, progress: Progress | None = None) -> Re
     if reference_configs and references is None:
         raise ConfigError("a config of a method that is trained on labels is for the references of table1 and peers")
 
+    encoders = _own_encoders(request, [variant.label for variant in compared])
     folder = request.out / request.target
     folder.mkdir(parents=True, exist_ok=True)
     with training_runs.locked_folder(request.out), _log_file(folder / "log.txt"):
-        return _reproduce(request, configs, compared, no_settings, references, report)
+        return _reproduce(request, configs, compared, no_settings, references, encoders, report)
+
+
+def _own_encoders(request: ReproduceRequest, rows: Sequence[str]) -> list[tuple[str, Run]]:
+    """Return the encoders of the request with the name of their row.
+
+    Raises:
+        ConfigError: two rows have the same name.
+    """
+    named = [(f"{run.name} (own)", run) for run in map(open_encoder, request.encoders)]
+    names = [*rows, *(name for name, _ in named)]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"two rows are named '{max(names, key=names.count)}'; give one of them another name in a description file"
+        )
+    return named
 
 
 def _reproduce(
@@ -152,6 +174,7 @@ def _reproduce(
     compared: Sequence[Variant],
     no_settings: Sequence[str],
     references: References | None,
+    encoders: Sequence[tuple[str, Run]],
     progress: Progress,
 ) -> Reproduction:
     # Choose the cohorts, and check that every cell can be scored before anything is trained.
@@ -181,7 +204,7 @@ def _reproduce(
 
     # Probes of one width need the features of all rows, so that every run is trained before the first is scored.
     if options.fractions:
-        width = _probe_width(request, seeded, references, progress)
+        width = _probe_width(request, seeded, references, [run for _, run in encoders], progress)
         options = dataclasses.replace(options, width=width)
 
     # Train each variant with each seed, and score it or draw its map.
@@ -203,6 +226,12 @@ def _reproduce(
             cache = request.out / "scores" / run.folder.name / variant.folder
             cells += score_run(variant.label, run, cohorts, cache, options, progress)
 
+    # Encoders of the user's own, scored as they are.
+    for row, run in encoders:
+        log.info("%s: %s", row, run.origin or "run")
+        cache = request.out / "scores" / "own" / run.fingerprint
+        cells += score_run(row, run, cohorts, cache, options, progress)
+
     # The reference rows come first in the table.
     reference_variants: list[Variant] = []
     if references:
@@ -219,6 +248,8 @@ def _reproduce(
             f"with exactly one of {classes}."
         )
     scale += _width_sentence(cells, options.width)
+    if encoders:
+        scale += f" Not trained here, with what is known of their pre-training data: {_own_sentence(encoders, cells)}."
     if request.target == "table3":
         scale += f" {variants.contrast_remark(compared)}"
     if references:
@@ -312,7 +343,11 @@ def _reproduce_dual_phase(request: ReproduceRequest, configs: Sequence[Config], 
 
 
 def _probe_width(
-    request: ReproduceRequest, seeded: Sequence[Variant], references: References | None, progress: Progress
+    request: ReproduceRequest,
+    seeded: Sequence[Variant],
+    references: References | None,
+    encoders: Sequence[Run],
+    progress: Progress,
 ) -> int | None:
     """Return the width of all probes: as requested, else the smallest width of the rows' features.
 
@@ -323,6 +358,7 @@ def _probe_width(
     widths = [
         width_of(training_runs.load_or_train(request.out / "runs", variant, progress), "backbone") for variant in seeded
     ]
+    widths += [width_of(run, "backbone") for run in encoders]
     if references:
         widths += [width_of(run, "backbone") for _, run in untrained_runs(references, request.seeds)]
     return min(widths)
@@ -340,6 +376,16 @@ def _width_sentence(cells: Sequence[Cell], width: int | None) -> str:
         f" All probes use {width} features: wider ones are reduced to so many principal components, by PCA of the training "
         f"split's features without labels (widths before: {rows})."
     )
+
+
+def _own_sentence(encoders: Sequence[tuple[str, Run]], cells: Sequence[Cell]) -> str:
+    """Return for each encoder of the user's own its training data, and how many test patients are known to be in it."""
+    parts = []
+    for row, run in encoders:
+        n_leaked = max((cell.n_seen for cell in cells if cell.row == row), default=0)
+        leak = f", with {n_leaked} people of a test split: its scores are too high" if n_leaked else ""
+        parts.append(f"{row} {run.pretraining_data}{leak}")
+    return "; ".join(parts)
 
 
 def _page(

@@ -62,6 +62,7 @@ def per_task(cells: Sequence[Cell]) -> list[Line]:
             "ours - paper": "" if paper is None else f"{100 * one.ours - paper:+.2f}",
             "feature width": one.cell.feature_width or "",
             "probe width": one.cell.probe_width or "",
+            "pre-training data": one.cell.pretraining_data,
             "records": one.cell.n_records,
             "not scored": ", ".join(one.cell.skipped),
             "counted as 0.5": ", ".join(one.unlearnable),

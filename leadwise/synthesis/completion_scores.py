@@ -90,6 +90,13 @@ class CompletionReport:
         differences = of_mine - of_base
         return value, percentile_interval(differences)
 
+    def relative_to_linear(self, name: str, some: NDArray[np.bool_] | None = None) -> tuple[float, Interval]:
+        """Return a row's MSE relative to that of the linear map, minus 1, with its interval: -0.1 is an error 10 % lower."""
+        mine, base, weights = self.errors[name], self.errors[LINEAR], self.draw_weights
+        value = float(np.nanmean(mine.mean("mse", some=some)) / np.nanmean(base.mean("mse", some=some))) - 1
+        of_mine, of_base = (mean_of_defined(one.mean("mse", weights, some)) for one in (mine, base))
+        return value, percentile_interval(of_mine / of_base - 1)
+
     def rows(self, some: NDArray[np.bool_] | None = None) -> list[dict[str, Any]]:
         """Return one line per row: mean over the synthetic leads, intervals, and the difference in MSE to the linear map."""
         weights, lines = self.draw_weights, []
@@ -139,10 +146,10 @@ class CompletionReport:
             if name in (LINEAR, LAGS, PATIENT):
                 continue
             for what, some in {"all": None, **self.subsets}.items():
-                value, (low, high) = self.against_linear(name, "mse", some)
-                share = value / float(np.nanmean(self.errors[LINEAR].mean("mse", some=some)))
+                value, (low, high) = self.relative_to_linear(name, some)
                 verdict = "lower than" if high < 0 else "higher than" if low > 0 else "not distinguishable from"
-                sentences.append(f"{name}, {what}: MSE {share:+.0%}, {verdict} the linear map's.")
+                interval = f"[{low:+.0%}, {high:+.0%}]"
+                sentences.append(f"{name}, {what}: MSE {value:+.0%} {interval}, {verdict} the linear map's.")
         return sentences
 
     def to_json(self) -> dict[str, Any]:
@@ -164,9 +171,12 @@ class CompletionReport:
                 value, interval = self.against_linear(name, "mse", some)
                 mse = _number(np.nanmean(one.mean("mse", some=some)))
                 subsets[what] = {"n": int(some.sum()), "mse": mse, "minus_linear": value, "interval": list(interval)}
+                share, interval = self.relative_to_linear(name, some)
+                subsets[what]["relative_to_linear"] = [share, *interval]
             value, interval = self.against_linear(name, "mse")
             rows[name] = {"measures": measures, "subsets": subsets, "minus_linear": value, "interval": list(interval)}
-            rows[name]["coverage"] = one.coverage
+            share, interval = self.relative_to_linear(name)
+            rows[name] |= {"relative_to_linear": [share, *interval], "coverage": one.coverage}
         utility = {name: {"auroc": one.macro, "interval": list(one.interval)} for name, one in self.utility.items()}
         about = {
             "command": "complete",

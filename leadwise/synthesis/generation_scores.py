@@ -38,6 +38,7 @@ from leadwise.run import Run
 from leadwise.synthesis.generation import Ecgs, GenerationError, Prompt, generate, prompts_of_cohort, rates_of
 
 NOISE_DB = 10.0  # of the noisy recorded ECGs: the signal's power is so far above that of the noise
+LARGEST_F1 = 0.95  # F1 on validation, below which a class can gain from generated ECGs
 _AT_ONCE = 64
 Floats = NDArray[np.float64]
 
@@ -298,11 +299,19 @@ def score_generator(
 
 
 def rarest_class(judged: Judged, share: float = 0.05) -> str:
-    """Return the class whose share of the training ECGs is nearest to `share`, among those with 5 or more test ECGs."""
+    """Return the class whose share of the training ECGs is nearest to `share`, among those that can gain.
+
+    These have 5 or more test ECGs, and an F1 of the probe below LARGEST_F1 on validation, or any F1 if no class has one below it.
+
+    Raises:
+        GenerationError: no class has 5 test ECGs.
+    """
     classes = judged.cohort.tasks[judged.task]
     shares = judged.labels["train"].mean(axis=0)
     enough = judged.labels["test"].sum(axis=0) >= 5
-    distance = np.where(enough, np.abs(shares - share), np.inf)
+    labels, scores = judged.labels["val"], judged.probe.scores(judged.features["val"])
+    improvable = enough & (f1(labels, scores, best_thresholds(labels, scores)) < LARGEST_F1)
+    distance = np.where(improvable if improvable.any() else enough, np.abs(shares - share), np.inf)
     if not np.isfinite(distance).any():
         raise GenerationError(f"task '{judged.task}' has no class with 5 test ECGs; score a larger cohort")
     return classes[int(distance.argmin())]

@@ -119,9 +119,11 @@ def finetune(
         ProbeError: a split is empty or shares patients with another, or a setting is not positive.
         DrawError: a fraction outside (0, 1], or one that leaves no training recording.
         TrainingError: a loss is not finite.
+        RunError: the encoder of another program cannot be trained.
     """
     # labels, splits and patients of the task's recordings
     chosen = settings or FinetuneSettings()
+    run.check_trainable()
     if part not in run.method.parts:
         raise ProbeError(f"run {run.name} has no part '{part}'; it has {', '.join(run.method.parts)}")
     rows, left_out = usable(run, cohort, cohort.rows(task=task))
@@ -131,17 +133,17 @@ def finetune(
         raise ProbeError("no class has both label values in split 'val', so no epoch can be chosen")
     recordings = Recordings(cohort, run.config.signal, rows, task=task)
     root = folder or (run.cache_folder.parent / "finetune" if run.cache_folder else None)
-    encoders = {"trained": run, "untrained": run.untrained()}
+    encoders = dict(zip(FEATURES, [run, *([run.untrained()] if run.has_untrained else [])]))
 
     # every fraction, encoder and draw
     results: dict[float, dict[str, ProbeResult]] = {fraction: {} for fraction in fractions}
     for fraction in fractions:
-        for name in FEATURES:
+        for name, encoder in encoders.items():
             draws = []
             for seed in seeds:
-                key = _key(encoders[name], cohort, task, part, chosen, fraction, seed)
+                key = _key(encoder, cohort, task, part, chosen, fraction, seed)
                 state = root / f"{key}.pt" if root else None
-                one = _Draw(encoders[name], recordings, probe_task, part, fraction, seed, chosen, state)
+                one = _Draw(encoder, recordings, probe_task, part, fraction, seed, chosen, state)
                 draws.append(one.scores(f"finetune|{name}, {fraction:g} of the labels, seed {seed}", progress))
             width = one.width
             results[fraction][name] = result_of_draws(fraction, probe_task, draws, (width, width))

@@ -190,12 +190,18 @@ def make_card(
         _check_prompts(cohort, prompt_file, checked_tasks)
     chosen_map = label_map or LabelMap.load()
     test_tasks = [_task_in_common(cohort, checked_tasks, test, chosen_map) for test in tests]
-    usable_rows, left_out = usable(run, cohort, cohort.rows())
-    twin = None if quick else run.untrained()
+    of_tasks = [cohort.rows(task=task) for task in checked_tasks]
+    needed = (
+        cohort.rows() if run.stored is None else np.unique(np.concatenate([cohort.rows()[:0], *of_tasks]))
+    )  # a file may have no others
+    usable_rows, left_out = usable(run, cohort, needed)
+    twin = run.untrained() if run.has_untrained and not quick else None
     context = _CardContext(run, twin, cohort, prompt_file, progress, [], usable_rows)
     remarks = context.remarks
     if left_out:
         remarks.append(f"{left_out.line}.")
+    if not run.has_untrained:
+        remarks.append(f"{run.name} gives no untrained encoder, so there is no such control.")
     facts = describe_run(run, cohort, context.rows("test", None))
 
     # A probe of this cohort on the others; it does not depend on the scores below.
@@ -304,7 +310,8 @@ def _check_prompts(cohort: Cohort, path: Path, tasks: Sequence[str]) -> None:
 
 def describe_run(run: Run, cohort: Cohort, test: NDArray[np.int64]) -> dict[str, Any]:
     """Return what a run is, what it was trained on, and how much of the `test` rows that was, as plain values."""
-    provenance, optim, signal = run.provenance, run.config.optim, run.config.signal
+    provenance, signal = run.provenance, run.config.signal
+    optim = None if run.origin else run.config.optim  # of an encoder of another program nothing is known
     hashes, overlap = run.training_hashes, training_overlap(run, cohort, test)
     sizes: dict[str, int] = {}
     for name, weight in run.method.named_parameters():
@@ -312,13 +319,14 @@ def describe_run(run: Run, cohort: Cohort, test: NDArray[np.int64]) -> dict[str,
         sizes[module] = sizes.get(module, 0) + weight.numel()
     return {
         "run": run.name,
-        "method": run.config.method["name"],
+        "method": run.origin or run.config.method["name"],
         "weights": run.fingerprint,
         "trained_on": {key: provenance.get(key) for key in ("cohort", "source", "fingerprint")} if provenance else None,
+        "pretraining_data": run.pretraining_data,
         "n_people_trained_on": len(hashes.people) if hashes else provenance.get("n_people"),
-        "steps": optim.steps,
-        "batch_size": optim.batch_size,
-        "precision": optim.precision,
+        "steps": optim and optim.steps,
+        "batch_size": optim and optim.batch_size,
+        "precision": optim and optim.precision,
         "n_parameters": sum(sizes.values()),
         "parameters_of": sizes,
         "signal": {"leads": list(signal.leads), "rate_hz": signal.rate_hz, "duration_s": signal.duration_s,
@@ -349,6 +357,8 @@ def _classifiers(context: _CardContext, run: Run, task: str) -> list[Classifier]
     if not has_text_encoder(run):
         context.remarks.append(
             "There are no zero-shot scores: the run was trained on ECGs only and has no text encoder."
+            if not context.run.origin
+            else f"There are no zero-shot scores: {context.run.name} embeds no texts."
         )
         return classifiers
     try:
@@ -412,6 +422,9 @@ def _maps(
 ) -> list[occlusion.OcclusionMap]:
     """Return maps of a few well-classified records, by the zero-shot classifier if there is one."""
     run, cohort = context.run, context.cohort
+    if run.stored is not None:
+        context.remarks.append(f"There are no occlusion maps: {run.name} is an {run.origin}, without its encoder.")
+        return []
     classifier = next((one for one in classifiers if one.name == ZERO_SHOT), classifiers[0])
     test = context.rows("test", task)
     complete = np.isin(test, robustness.complete_rows(cohort, run.config.signal, test)[0])

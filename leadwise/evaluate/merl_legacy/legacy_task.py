@@ -109,4 +109,6 @@ def inapplicable_faults(
         reasons[Fault.SUBSTRING_LABELS] = csn_remedy if task.name == "csn" else "only CSN's labels use substrings"
     if task.cohort.source != FIVE_SECOND_SOURCE:
         reasons[Fault.FIVE_SECOND_WINDOW] = "only CPSC2018's recordings are cut"
+    elif run.stored is not None:
+        reasons[Fault.FIVE_SECOND_WINDOW] = "the embeddings were computed elsewhere, in one window"
     return reasons
