@@ -130,6 +130,7 @@ RESULTS = (  # a page of benchmarks/results, and what it answers
     ("completion", "Missing leads by WearECG and masked methods beside linear maps, PTB-XL part and simulated ECGs"),
     ("beat_tokens", "ECG tokens: what they rebuild, continue and contain, PTB-XL part and simulated ECGs"),
     ("generation", "ECGs generated from text: labels, heart rate, distances and a rare class, simulated ECGs"),
+    ("questions", "Questions about ECGs: probes beside shuffled and zero ECGs, majority and chance"),
     ("methods_simulated", "Every method for two minutes of one core, simulated ECGs"),
     ("methods_simulated_longer", "BYOL and TS-TCC for five minutes, simulated ECGs"),
     ("table3_ptbxl", "CG-DMER without each of its terms (Table 3), PTB-XL part"),

@@ -134,7 +134,9 @@ class LogConfig:
     validate_every: int = 200  # steps between validations on held-out patients; 0 = only at the end
     validate_records: int = 512  # most held-out recordings per validation
     save_every: int = 200  # steps between resume states
-    keep: Literal["last", "best"] = "last"  # weights that are saved: best = lowest held-out loss, never a task's score
+    keep: Literal["last", "best", "rankme"] = (
+        "last"  # saved weights: best = lowest held-out loss, rankme = highest RankMe of the embeddings; no task's score
+    )
 
     def __post_init__(self) -> None:
         check_ranges(self, every=">= 1", save_every=">= 1", validate_every=">= 0", validate_records=">= 2")

@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import hashlib
 import itertools
+import json
 import os
 import re
 import sys
@@ -24,11 +25,14 @@ from conftest import make_batch, unobserve
 from safetensors.torch import save_file
 from scipy import signal as filters
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from leadwise.batch import LEADS, Batch
+from leadwise.cli import app
 from leadwise.encoders import catalogue, ecg_cpc, ecg_jepa, ecgfounder, st_mem, weight_file
 from leadwise.encoders.contract import PublishedEncoder
 from leadwise.encoders.weight_file import WeightsError
+from leadwise.foreign.opening import open_encoder
 from leadwise.nn.resnet import ResNet18
 
 NAMES = catalogue.encoder_names()
@@ -530,6 +534,46 @@ def test_half_precision_weights_are_read_as_float32(tmp_path: Path) -> None:
     loaded = type(encoder).load(write("merl", tmp_path, weights), **catalogue.tiny_sizes("merl"))
     assert {w.dtype for w in loaded.parameters()} == {torch.float32}
     assert loaded.bn1.num_batches_tracked.dtype == torch.int64
+
+
+# --- commands
+
+
+@pytest.fixture
+def merl_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with weights of a small MERL, whose size is read from the file."""
+    write("merl", tmp_path, published_weights(tiny("merl")))
+    monkeypatch.setattr(
+        type(tiny("merl")), "sizes_of", classmethod(lambda _, weights: {"base": len(weights["conv1.weight"])})
+    )
+    return tmp_path
+
+
+def test_the_commands_take_a_name_and_a_folder(merl_folder: Path, cohort_folder: Path, tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+    word, task = f"merl:{merl_folder}", ("--task", "own", "--json", str(result))
+    for command in (("probe", word, "--fractions", "1"), ("finetune", word, "--epochs", "1", "--device", "cpu")):
+        done = CliRunner().invoke(app, [*command[:2], str(cohort_folder), *task, *command[2:]])
+        assert done.exit_code == 0, done.output
+        text = " ".join(done.output.split())
+        assert "merl: adapter of public weights, not tried with real weights; pre-training data: mimic_iv_ecg" in text
+        assert "untrained" in text
+        assert json.loads(result.read_text())["pretraining_data"] == "mimic_iv_ecg"
+    wrong = CliRunner().invoke(app, ["probe", f"merl:{tmp_path / 'absent'}", str(cohort_folder), "--task", "own"])
+    assert isinstance(wrong.exception, WeightsError)
+    assert "absent: no such folder" in str(wrong.exception)
+
+
+def test_the_untrained_control_has_the_sizes_of_the_weights(merl_folder: Path) -> None:
+    run = open_encoder(f"merl:{merl_folder}", "cpu")
+    again, other = open_encoder(f"merl:{merl_folder}", "cpu"), run.untrained()
+    assert run.fingerprint == again.fingerprint != other.fingerprint
+    batch = make_batch(2, signal=run.config.signal)
+    with torch.no_grad():
+        trained, untrained = (one.method.embed_ecg(batch) for one in (run, other))
+    assert trained.shape == untrained.shape == (2, 32)
+    assert not torch.equal(trained, untrained)
+    torch.testing.assert_close(trained, tiny("merl").embed(batch).detach())
 
 
 # --- embeddings

@@ -80,6 +80,16 @@ def test_results_that_cannot_be_judged_are_refused(tmp_path: Path, table: dict |
         entries_of(write(tmp_path / "p.json", table))
 
 
+def test_an_encoder_without_random_weights_has_the_other_controls(tmp_path: Path) -> None:
+    cell = {"trained": score(0.9), "handcrafted": score(0.75), "gain_over_untrained": None}
+    (entry,) = entries_of(write(tmp_path / "p.json", result(fractions={"1": cell}, pretraining_data="CODE")))
+    assert entry.controls == {"handcrafted": 0.75}
+    assert entry.pretraining_data == "CODE"
+    del cell["gain_over_untrained"]
+    with pytest.raises(LeaderboardError, match="no control 'untrained' at 100 %"):
+        entries_of(write(tmp_path / "p.json", result(fractions={"1": cell})))
+
+
 def test_persons_that_are_not_known_are_accepted_as_not_known(tmp_path: Path) -> None:
     table = result(n_people_seen_in_pretraining=None, n_signals_seen_in_pretraining=None)
     assert entries_of(write(tmp_path / "p.json", table))[0].people_seen_in_pretraining is None

@@ -17,7 +17,7 @@ from leadwise.methods import merl
 from leadwise.nn import text as reports
 from leadwise.nn.batch_norm import BatchNorm
 from leadwise.nn.heads import AttentionPool
-from leadwise.nn.losses import multimodal
+from leadwise.nn.losses import multimodal, pairwise
 from leadwise.nn.resnet import ResNet18
 from leadwise.nn.views import pair_view
 from leadwise.nn.vit import ViT
@@ -294,3 +294,53 @@ def test_one_lead_of_another_rate_builds_too() -> None:
     signal = Signal(leads=("II",), rate_hz=250, duration_s=4.0)
     method = build("merl", signal=signal)
     assert set(method(make_batch(4, signal=signal))) == {"L_CMA", "L_UMA"}
+
+
+def test_similar_reports_count_as_identical() -> None:
+    """The loss with the words of the reports is that with a number for each group of similar ones."""
+    g = torch.Generator().manual_seed(0)
+    ecg, text = torch.randn(6, 5, generator=g), torch.randn(6, 5, generator=g)
+    each = torch.arange(6)[:, None]
+    ids = torch.tensor([[1, 2, 3], [1, 2, 0], [4, 5, 6], [4, 5, 6], [7, 8, 0], [1, 7, 9]])
+    words = pairwise.bags_of_words(ids, ids > 0, 10)
+    assert float(words[0] @ words[1]) == pytest.approx(2 / 6**0.5)
+    groups = torch.tensor([0, 0, 1, 1, 2, 3])[:, None]
+    for treat in ("ignore", "positive"):
+        grouped = multimodal.aligned(ecg, text, groups, 5.0, treat)
+        torch.testing.assert_close(multimodal.aligned(ecg, text, each, 5.0, treat, words=(words, 0.8)), grouped)
+        apart = multimodal.aligned(ecg, text, torch.tensor([0, 1, 2, 2, 3, 4])[:, None], 5.0, treat)
+        torch.testing.assert_close(multimodal.aligned(ecg, text, each, 5.0, treat, words=(words, 0.9)), apart)
+        rows = [multimodal.aligned(ecg, text, each, 5.0, treat, slice(i, i + 3), words=(words, 0.8)) for i in (0, 3)]
+        torch.testing.assert_close(sum(rows) / 2, grouped)
+
+
+def test_similarity_is_that_of_whole_reports_and_off_by_default() -> None:
+    method, batch = build("merl s4", statement_dropout=0.5), make_batch(4)
+    batch = dataclasses.replace(batch, statements=tuple(tuple(report.split(". ")) for report in batch.report))
+    _, features = method.local_terms(batch)
+    torch.testing.assert_close(features["words"].norm(dim=-1), torch.ones(4))
+    tokens, _ = method.text.tokenize(list(batch.report))
+    for row, ids in zip(features["words"], tokens.ids):
+        special = set(method.tokenizer.all_special_ids)
+        assert set(row.nonzero().flatten().tolist()) == set(ids.tolist()) - special
+    assert "words" not in build("merl").local_terms(batch)[1]
+    with pytest.raises(ValueError, match="similar_report < 1 needs same_report"):
+        merl.Config(similar_report=0.9)
+
+
+def test_the_temperature_is_trained_and_has_a_floor() -> None:
+    method, batch = build("merl s4", temperature=0.05, view_dropout=0.0), make_batch(8)
+    fixed = build("merl s4", temperature=0.05, view_dropout=0.0, learn_temperature=False)
+    fixed.load_state_dict({name: x for name, x in method.state_dict().items() if name != "log_temperature"})
+    for one in (method, fixed):
+        one.eval()
+    torch.testing.assert_close(method(batch)["L_CMA"], fixed(batch)["L_CMA"])
+    method(batch)["L_CMA"].backward()
+    assert float(method.log_temperature.grad.abs()) > 0
+    assert method.measure(batch)["temperature"] == pytest.approx(0.05)
+    with torch.no_grad():
+        method.log_temperature.fill_(-20.0)
+        assert method.measure(batch)["temperature"] == pytest.approx(0.01)
+        lowest = build("merl s4", temperature=0.01, learn_temperature=False).eval()
+        lowest.load_state_dict(fixed.state_dict())
+        torch.testing.assert_close(method(batch)["L_CMA"], lowest(batch)["L_CMA"])

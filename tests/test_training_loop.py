@@ -175,6 +175,22 @@ def test_best_weights_are_chosen_by_the_held_out_loss(cohort_folder: Path, tmp_p
     )
 
 
+@pytest.mark.slow
+def test_weights_can_be_chosen_by_the_rank_of_the_embeddings(cohort_folder: Path, tmp_path: Path) -> None:
+    table = config_table(cohort_folder, steps=6, lr=0.05)
+    table["log"] = {**table["log"], "keep": "rankme", "validate_every": 1}
+    run = training.pretrain(typed(Config, table), tmp_path / "run")
+    ranks = [r["rankme"] for r in _metrics(tmp_path / "run") if r["split"] == "val"]
+    assert len(set(ranks)) == 6
+    held_out = inputs.open_data(run.config).held_out
+    # of the saved weights, by the definition in the paper
+    with torch.no_grad():
+        z = run.method.eval().embed_ecg(held_out.batch(range(run.config.optim.batch_size))).double()
+    shares = torch.linalg.svdvals(z) / torch.linalg.svdvals(z).sum()
+    entropy = -sum(float(p) * math.log(float(p)) for p in shares if p > 1e-12)
+    assert math.exp(entropy) == pytest.approx(max(ranks), rel=1e-3)
+
+
 def test_a_cohort_without_held_out_people_is_refused_unless_told(cohort_folder: Path, monkeypatch) -> None:
     rows = Cohort.rows
     monkeypatch.setattr(

@@ -41,7 +41,8 @@ Encoder = Annotated[
     typer.Argument(
         metavar="RUN",
         help="Run folder or a name that ships with leadwise; or your own encoder (docs/own-encoder.md): .npz or .parquet of "
-        "embeddings, .onnx, Python entry module:name (its code is run), or .toml that describes one of these.",
+        "embeddings, .onnx, Python entry module:name (its code is run), or .toml that describes one of these; or published "
+        "weights, such as merl:FOLDER (docs/public-weights.md).",
     ),
 ]
 CohortFolder = Annotated[Path, typer.Argument(help="Cohort folder written by `leadwise prepare`.")]

@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import torch
@@ -72,6 +73,8 @@ class PublishedEncoder(nn.Module):
 
     renamed: ClassVar[tuple[tuple[str, str], ...]] = ()
     """Beginnings of published names, and of the names of this module, where these differ; "#" is any number."""
+
+    _sizes: Mapping[str, Any] = MappingProxyType({})  # those of loaded weights, where they are not the defaults
 
     @property
     def name(self) -> str:
@@ -150,13 +153,19 @@ class PublishedEncoder(nn.Module):
         candidates: list[tuple[int, Self, dict[str, str]]] = []
         for prefix in (*cls.prefixes, ""):
             published = cls._published_names(path, tensors, prefix)
+            of_file = cls.sizes_of({own: tensors[name] for own, name in published.items()})
             with torch.device("meta"):  # allocates nothing: every weight comes from the file
-                encoder = cls(**{**cls.sizes_of({own: tensors[name] for own, name in published.items()}), **sizes})
+                encoder = cls(**{**of_file, **sizes})
+            encoder._sizes = {**of_file, **sizes}
             candidates.append((len(set(encoder.state_dict()) - set(published)), encoder, published))
             if candidates[-1][0] == 0:
                 break
         _, encoder, published = min(candidates, key=lambda candidate: candidate[0])
         return encoder, published
+
+    def untrained(self) -> Self:
+        """Return an encoder of the same sizes with random weights, in eval mode."""
+        return type(self)(**self._sizes).eval()
 
     @classmethod
     def sizes_of(cls, weights: Mapping[str, Tensor]) -> dict[str, Any]:

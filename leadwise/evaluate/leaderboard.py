@@ -48,6 +48,7 @@ class LeaderboardEntry:
     n_records: int
     n_patients: int
     controls: dict[str, float]  # macro of each
+    pretraining_data: str  # the data sets that the encoder was trained on, or "unknown"
     people_seen_in_pretraining: int | None  # 0, or None where it is not known
     run_digest: str
     versions: dict[str, str]
@@ -161,7 +162,8 @@ def entries_of(path: Path, name: str = "", source: str = "") -> list[Leaderboard
     about: Json = {
         "name": name or str(result["run"]), "command": command, "cohort": str(result["cohort"]),
         "cohort_digest": str(digests["cohort"]), "task": str(result["task"]), "split": str(result.get("split", "test")),
-        "settings": _settings(result), "people_seen_in_pretraining": n_people, "run_digest": str(digests["run"]),
+        "settings": _settings(result), "people_seen_in_pretraining": n_people,
+        "pretraining_data": str(result.get("pretraining_data") or "unknown"), "run_digest": str(digests["run"]),
         "versions": dict(used), "source": source,
     }  # fmt: skip
     scored = {None: result} if command == "zeroshot" else result.get("fractions", {})
@@ -221,6 +223,8 @@ def _entry(path: Path, about: Json, fraction: float | None, cell: Mapping[str, A
     controls: dict[str, float] = {}
     for control in CONTROLS[about["command"]]:
         value = _macro_of_control(cell.get(control))
+        if value is None and control == "untrained" and cell.get("gain_over_untrained", 0) is None:
+            continue  # an encoder of another program, of which there are no random weights; the other controls remain
         if value is None:
             where = "" if fraction is None else f" at {100 * fraction:g} % of the labels"
             raise LeaderboardError(

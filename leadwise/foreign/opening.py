@@ -2,6 +2,7 @@
 
     runs/mine, ptbxl, org/name        a run: folder, shipped name or hub id
     mine.npz, mine.parquet            embeddings by record (`leadwise.data.stored_embeddings`)
+    ecgfounder:folder                 an encoder with public weights (`public_weights`), and their folder
     mine.onnx                         an ONNX file (`onnx_file`)
     my_module:name, my_file.py:name   a Python entry (`python_entry`); its code is run
     mine.toml                         a description: one of these, with what its file cannot state
@@ -23,6 +24,7 @@ from leadwise.config import ConfigError, typed
 from leadwise.data.stored_embeddings import SUFFIXES, StoredEmbeddings, read_embeddings
 from leadwise.foreign.foreign_run import ForeignError, ForeignRun, PretrainingData
 from leadwise.foreign.onnx_file import open_onnx
+from leadwise.foreign.public_weights import is_public, open_public
 from leadwise.foreign.python_entry import is_entry, open_entry
 from leadwise.run import Run
 from leadwise.trained_on import TrainedOn
@@ -57,6 +59,8 @@ def open_encoder(word: Path | str, device: str = "auto", accept_changes: bool = 
         ForeignError, StoredEmbeddingsError: the encoder or its file cannot be used.
     """
     text, path = str(word), Path(word)
+    if is_public(text):
+        return open_public(text, device)
     suffix = path.suffix.lower()
     if path.is_dir():
         return hub.load(word, device, accept_changes)

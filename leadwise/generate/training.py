@@ -185,6 +185,8 @@ def _examples(
             f"cohort {cohort.name}: {len(both)} patients are in '{SPLIT}' and in '{VAL_SPLIT}'; prepare it with a split by "
             "patient"
         )
+    if config.log.keep == "rankme":
+        raise ConfigError("log.keep = 'rankme' is for encoders; a writer's weights are chosen by log.keep=best or last")
     if not len(held_out) and (config.log.validate_every or config.log.keep == "best"):
         raise ConfigError(
             f"cohort {cohort.name} has no report in split '{VAL_SPLIT}', so the writer cannot be validated on other patients; "

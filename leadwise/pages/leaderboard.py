@@ -15,7 +15,7 @@ INTRO = (
     "Macro AUROC x 100 on the test split with 95 % intervals over patients, from the results that `leadwise submit` was given. "
     "Only rows of one table can be compared: they have the same recordings, splits and labels. Each score has its controls: the "
     "same encoder with random weights, hand-crafted features, and, for zero-shot, every ECG scored against another patient's "
-    "labels, which gives 50. `pre-training` tells whether persons of the test split were in it: none, or not known."
+    "labels, which gives 50. An encoder of another program may have none with random weights."
 )
 
 
@@ -51,7 +51,8 @@ def rows_of(entries: Sequence[LeaderboardEntry]) -> list[dict[str, Any]]:
                     "score": one.column,
                     "macro AUROC": f"{100 * one.macro:.1f} ({100 * low:.1f} to {100 * high:.1f})",
                     "controls": controls,
-                    "pre-training": "not known" if one.people_seen_in_pretraining is None else "none",
+                    "pre-training": one.pretraining_data,
+                    "test persons in it": "not known" if one.people_seen_in_pretraining is None else "none",
                     "test": f"{one.n_records:,} ECGs, {one.n_patients:,} patients",
                     "settings": settings,
                     "leadwise": one.versions.get("leadwise", ""),

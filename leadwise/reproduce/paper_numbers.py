@@ -91,6 +91,8 @@ ROW_NAMES = {  # (method, value of a setting in DEFAULT_SETTINGS) -> row name in
     ("supervised", "vit"): "Supervised (Trans)",
     ("merit", ""): "MERIT-style",  # this and the following have no row in the paper
     ("melp", ""): "MELP",
+    ("simclr", "s4"): "SimCLR (S4)",
+    ("merl", "s4"): "MERL (S4)",
     ("ecg_cpc", ""): "ECG-CPC",
     ("ecg_jepa", ""): "ECG-JEPA",
 }

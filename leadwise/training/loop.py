@@ -21,10 +21,19 @@ from leadwise.config import BY_METHOD, Config, ConfigError, OptimConfig
 from leadwise.data.loader import Recordings, Sampler, prefetch_batches
 from leadwise.methods.catalogue import with_defaults
 from leadwise.methods.contract import PretrainingMethod
+from leadwise.nn.losses import multimodal
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run
 from leadwise.training.deterministic import deterministic_algorithms
-from leadwise.training.gradient_step import Objective, TrainingError, device_of, forward, gradient_norms, queue_backward
+from leadwise.training.gradient_step import (
+    Objective,
+    TrainingError,
+    autocast,
+    device_of,
+    forward,
+    gradient_norms,
+    queue_backward,
+)
 from leadwise.training.inputs import TrainingData, check_batch_split, give_phenotypes, open_data, with_classes
 from leadwise.training.optimizer import learning_rate, make_optimizer
 from leadwise.training.start import hashes_with_earlier, open_start, provenance
@@ -71,6 +80,8 @@ def pretrain(
         # the run, its data, and where to start
         run, data, resume = _open_or_create(config, folder, resume, accept_changes, until_end, progress)
         config, is_first_rank = run.config, distributed.rank() == 0
+        if config.log.keep == "rankme" and not run.method.embeds_ecg:
+            raise ConfigError("log.keep = 'rankme' needs a method that embeds ECGs; set log.keep=best or log.keep=last")
         optim, method = config.optim, run.method.to(device)
         optimizer = make_optimizer(method, optim)
         start, best_loss = 0, math.inf
@@ -129,8 +140,9 @@ def pretrain(
                         held_out = validate(method, data.held_out, optim, len(local_batches[0]))
                         held_out |= gradient_norms(method, local_batches[0], optim.precision)
                         run.log({"step": n_done, "split": "val", **held_out})
-                        if config.log.keep == "last" or held_out.get("loss", -math.inf) < best_loss:
-                            best_loss = min(best_loss, held_out.get("loss", math.inf))
+                        value = _figure_of_choice(held_out, config.log.keep)
+                        if value is None or value < best_loss:
+                            best_loss = best_loss if value is None else value
                             run.save_weights()
                     timer_start, timer_step = time.perf_counter(), n_done
 
@@ -140,7 +152,7 @@ def pretrain(
                     run.save_resume({"step": n_done, "best": best_loss, **state})
         with distributed.all_ranks_or_none():  # wait until rank 0 has written its files
             method.eval()
-        return runs.load(folder, optim.device) if config.log.keep == "best" else run
+        return run if config.log.keep == "last" else runs.load(folder, optim.device)
 
 
 def _open_or_create(
@@ -308,6 +320,13 @@ def _restore(run: Run, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
     return int(state["step"]), float(state["best"])
 
 
+def _figure_of_choice(held_out: dict[str, float], keep: str) -> float | None:
+    """Return the figure whose lowest value decides which weights are saved (log.keep); None to save them in any case."""
+    if keep == "rankme" and "rankme" in held_out:
+        return -held_out["rankme"]
+    return held_out.get("loss") if keep == "best" else None
+
+
 def _term_metrics(method: PretrainingMethod, terms: dict[str, float]) -> dict[str, float]:
     """Return the sum of the weighted terms, and each term weighted ("term/") and unweighted ("raw/")."""
     metrics = {"loss": sum(terms.values())}
@@ -330,7 +349,8 @@ def validate(
 ) -> dict[str, float]:
     """Return the mean metrics over batches of held-out patients: the loss terms, and what the method measures.
 
-    Random masks are equal in every call. One rank calls this.
+    "rankme" is `multimodal.rankme` of the embeddings of these batches together, if the method embeds ECGs. Random
+    masks are equal in every call. One rank calls this.
 
     Args:
         method: the method, which is in training mode afterwards.
@@ -340,6 +360,7 @@ def validate(
     """
     pass_size = pass_size or optim.batch_size
     sums: dict[str, float] = {}
+    embeddings: list[torch.Tensor] = []
     n_batches = 0
     method.eval()
     with torch.inference_mode(), runs.isolated_random_state(), distributed.single_process():
@@ -356,6 +377,10 @@ def validate(
             metrics |= {name: sum(one[name] for one in measured) / len(measured) for name in measured[0]}
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + value
+            if method.embeds_ecg:
+                with autocast(method, optim.precision):
+                    embeddings += [method.embed_ecg(batch.to(device_of(method))).float() for batch in batches]
             n_batches += 1
+        rank = {"rankme": multimodal.rankme(torch.cat(embeddings))} if embeddings else {}
     method.train()
-    return {name: value / n_batches for name, value in sums.items()}
+    return {name: value / n_batches for name, value in sums.items()} | rank

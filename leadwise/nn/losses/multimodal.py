@@ -21,6 +21,9 @@ from leadwise.nn.losses.logits import MASKED_LOGIT
 ContrastForm = Literal["standard", "decoupled", "literal"]
 SameReport = Literal["ignore", "positive", "negative"]
 
+Words = tuple[Tensor, float]
+"""Unit vectors (B, V) of the words of each report, and the least cosine of two reports that count as equal."""
+
 BLOCK = 1024  # columns per block; a batch that fits into one block is not recomputed
 
 
@@ -113,12 +116,14 @@ def info_nce(
     treat: SameReport,
     form: ContrastForm,
     local_rows: slice = slice(None),
+    words: Words | None = None,
 ) -> Tensor:
     """Eqs. 7-9: mean over `local_rows` of the ECG-to-text and text-to-ECG cross-entropies; scale = 1 / tau.
 
     standard: i = j is the target and part of the denominator (symmetric InfoNCE).
     decoupled: the printed denominator, without k = i, for i = j only. literal: Eq. 9 as printed, summed over all i and j.
-    report and treat as in `siglip`; with "positive" the target is uniform over equal reports. An anchor whose printed denominator
+    report and treat as in `siglip`; with "positive" the target is uniform over equal reports. With `words`, reports of at least
+    that overlap count as equal. An anchor whose printed denominator
     is empty, because all reports are the same, adds 0.
     """
 
@@ -128,7 +133,7 @@ def info_nce(
         def block(columns: slice) -> Tensor:
             logits = (scale * (anchor @ others[columns].T)).float()  # (b, c)
             # which pairs are targets, and which are in the denominator, by form and treatment of equal reports
-            own, same = _relations(report, local_rows, columns)
+            own, same = _relations(report, local_rows, columns, words)
             counted = ~same | own if treat == "ignore" else torch.ones_like(own)
             if form == "literal":
                 target = counted
@@ -155,20 +160,24 @@ def aligned(
     treat: SameReport,
     local_rows: slice = slice(None),
     form: ContrastForm = "standard",
+    words: Words | None = None,
 ) -> Tensor:
     """`info_nce` of the cosines of vectors (B, D) of any length, computed in float32 even under autocast."""
     with torch.autocast(ecg.device.type, enabled=False):  # logits of 14 and more need float32's digits
         unit = (F.normalize(ecg.float(), dim=-1), F.normalize(text.float(), dim=-1))
-        return info_nce(*unit, report, scale, treat, form, local_rows)
+        return info_nce(*unit, report, scale, treat, form, local_rows, words)
 
 
-def _relations(report: Tensor, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
+def _relations(report: Tensor, rows: slice, columns: slice, words: Words | None = None) -> tuple[Tensor, Tensor]:
     """Two (b, c) bool matrices: whether row and column are the same record, and whether they have the same report."""
     place = torch.arange(len(report), device=report.device)
     own = place[rows][:, None] == place[columns][None]
     same = torch.zeros_like(own)
     for ids in report.unbind(1):
         same |= ids[rows][:, None] == ids[columns][None]
+    if words is not None:
+        bags, least = words
+        same |= bags[rows] @ bags[columns].T >= least
     return own, same
 
 
@@ -182,7 +191,15 @@ def _over_columns(block: Callable[[slice], Tensor], n: int) -> Tensor:
 
 def effective_rank(x: Tensor) -> float:
     """Effective rank of x (N, D): exp of the entropy of its normalised singular values, at most N - 1."""
-    s = torch.linalg.svdvals((x - x.mean(0)).float())
+    return rankme(x - x.mean(0))
+
+
+def rankme(x: Tensor) -> float:
+    """RankMe (arXiv 2210.02885, Eqs. 1 and 2): exp of the entropy of x's normalised singular values, x (N, D) not centred.
+
+    At most min(N, D). Among runs of one method, a higher value goes with better probes; no label is needed.
+    """
+    s = torch.linalg.svdvals(x.float())
     p = s / s.sum().clamp(min=1e-12)
     return float(torch.exp(-(p * p.clamp(min=1e-12).log()).sum()))
 

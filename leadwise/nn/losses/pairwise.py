@@ -37,14 +37,18 @@ def sample_dissimilar_reports(closeness: Tensor, report: Tensor, share: float) -
 
 
 def word_overlap(ids: Tensor, counted: Tensor, n_words: int) -> Tensor:
-    """Word overlap of reports: (B, B) cosines of their bags of words.
+    """Word overlap of reports: (B, B) cosines of their `bags_of_words`."""
+    used = bags_of_words(ids, counted, n_words)
+    return used @ used.T
+
+
+def bags_of_words(ids: Tensor, counted: Tensor, n_words: int) -> Tensor:
+    """Unit vectors (B, V) of which words each report has.
 
     ids: (B, S) of V words; counted: (B, S) bool, True for words, False for padding and special tokens.
     """
     used = torch.zeros(len(ids), n_words, device=ids.device)
-    used = used.scatter_reduce(1, ids, counted.to(used.dtype), "amax")
-    used = F.normalize(used, dim=-1)
-    return used @ used.T
+    return F.normalize(used.scatter_reduce(1, ids, counted.to(used.dtype), "amax"), dim=-1)
 
 
 def patient_agreement(predicted: Tensor, target: Tensor, patient: Tensor, local_rows: slice = slice(None)) -> Tensor:
