@@ -436,8 +436,8 @@ def test_lines_of_tables() -> None:
     first, second = tables.per_task(cells)
     assert first == {
         "method": "CG-DMER", "task": "PTBXL-Super", "how": "probe 1%", "ours": "85.00 (75.0-95.0)", "seeds": "80.0-90.0",
-        "paper": "84.22", "ours - paper": "+0.78", "pre-training data": "", "records": 90, "not scored": "X", "counted as 0.5": "",
-        "feature width": "", "probe width": "",
+        "paper": "84.22", "ours - paper": "+0.78", "records": 90, "not scored": "X", "counted as 0.5": "",
+        "feature width": "", "probe width": "", "pre-training data": "",
     }  # fmt: skip
     assert (second["method"], second["paper"]) == ("MERL (ResNet), untrained", "70.45")
     rows = [cell("Random Init (CNN)", 0.7, features="reference"), cell("Supervised (CNN)", 0.9, how="supervised")]
