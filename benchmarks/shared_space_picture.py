@@ -53,9 +53,7 @@ def draw(space: SpaceEmbeddings, ef: Floats, words: Sequence[str], scores: Mappi
         axes = figure.add_axes((0.05 + 0.3 * number, 0.5, 0.27, 0.41))
         tidy(axes, title)
         dots = _cloud(axes, positions[name], ef)
-        spread = np.percentile(
-            np.abs(np.concatenate([positions["ecg"], positions["image"], positions["report"]])), 99.5
-        )
+        spread = 1.03 * max(np.abs(positions[each]).max() for each, _ in panels)
         axes.set(xlim=(-spread, spread), ylim=(-spread, spread), xticks=[], yticks=[])
         if name == "report":
             _words(axes, positions["words"], words, spread)
@@ -100,13 +98,13 @@ def _bars(axes: Axes, scores: Mapping[str, Score]) -> None:
         places = np.arange(len(classes)) + (rank - (len(scores) - 1) / 2) * width
         values = np.array([one.per_class[each] if one.per_class[each] is not None else np.nan for each in classes])
         limits = np.array([one.class_interval[each] or (np.nan, np.nan) for each in classes])
-        axes.bar(places, values - 0.3, width * 0.9, bottom=0.3, color=PALETTE[rank] if rank < 3 else PALE, label=name)
+        axes.bar(places, values, width * 0.9, color=PALETTE[rank] if rank < 3 else PALE, label=name)
         axes.vlines(places, limits[:, 0], limits[:, 1], color=INK, linewidth=0.9)
         for place, value, high in zip(places, values, limits[:, 1]):
             axes.text(place, high + 0.01, f"{value:.2f}", ha="center", fontsize=7, color=INK)
     axes.axhline(0.5, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
-    axes.set(xticks=range(len(classes)), ylim=(0.3, 1.12))
-    axes.set_yticks([0.4, 0.6, 0.8, 1.0])
+    axes.set(xticks=range(len(classes)), ylim=(0.0, 1.12))
+    axes.set_yticks([0.0, 0.25, 0.5, 0.75, 1.0])
     axes.set_xticklabels(classes, fontsize=8.5, color=INK)
     axes.legend(
         ncols=len(scores), fontsize=8, frameon=False, labelcolor=INK, loc="upper center", bbox_to_anchor=(0.5, -0.1)

@@ -126,6 +126,11 @@ RESULTS = (  # a page of benchmarks/results, and what it answers
     ("judging_ptbxl", "CG-DMER, MERL and MERIT on PTB-XL: probed and fine-tuned, AUROC and F1 in three variants"),
     ("merit", "MERIT: its thesis on simulated ECGs, and its numbers beside ours"),
     ("dual_phase", "ECG encoders trained with heart images in two phases, simulated pairs, with bounds"),
+    (
+        "cmr_relatives",
+        "Relatives of dual-phase CMR: PTACL, EchoingECG, MyoECG, a scar anchor, a phase target, simulated pairs",
+    ),
+    ("shared_space", "Images of the heart, reports and ECGs in one space: words find images, simulated pairs"),
     ("reports", "Reports written from ECGs: a small writer beside its controls, PTB-XL with 12SL text"),
     ("completion", "Missing leads by WearECG and masked methods beside linear maps, PTB-XL part and simulated ECGs"),
     ("beat_tokens", "ECG tokens: what they rebuild, continue and contain, PTB-XL part and simulated ECGs"),
