@@ -136,6 +136,7 @@ RESULTS = (  # a page of benchmarks/results, and what it answers
     ("beat_tokens", "ECG tokens: what they rebuild, continue and contain, PTB-XL part and simulated ECGs"),
     ("generation", "ECGs generated from text: labels, heart rate, distances and a rare class, simulated ECGs"),
     ("questions", "Questions about ECGs: probes beside shuffled and zero ECGs, majority and chance"),
+    ("leaderboard", "A leaderboard of submitted results, each with its controls"),
     ("methods_simulated", "Every method for two minutes of one core, simulated ECGs"),
     ("methods_simulated_longer", "BYOL and TS-TCC for five minutes, simulated ECGs"),
     ("table3_ptbxl", "CG-DMER without each of its terms (Table 3), PTB-XL part"),
@@ -153,6 +154,7 @@ RESULTS = (  # a page of benchmarks/results, and what it answers
     ("speed", "Speed as ratios against other ways"),
     ("speed_more", "Speed: decoders, tokens, reports, options"),
     ("speed_embedding", "Speed: embedding against MERL's ResNet-18"),
+    ("speed_pairs", "Speed and memory of 5,000 ECGs with heart images"),
     ("profile_step", "Where the time of a training step goes"),
 )
 

@@ -156,5 +156,6 @@ def test_results_of_the_commands_are_accepted(tmp_path: Path, cohort_folder: Pat
         assert done.returncode == 0, done.stderr
     one, other = (entries_of(tmp_path / f"{command}.json")[0] for command in ("probe", "zeroshot"))
     assert one.cohort_digest == other.cohort_digest
+    assert one.pretraining_data == other.pretraining_data == "folder"
     assert one.versions["torch"] == str(torch.__version__)
     assert 0 <= one.macro <= 1

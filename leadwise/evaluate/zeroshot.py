@@ -55,6 +55,7 @@ class ZeroShotReport:
     split: str
     fingerprints: dict[str, str]  # of the cohort's data and of the run's weights
     overlap: TrainingOverlap  # of the split with the training of the run: must be empty
+    pretraining_data: str  # the data sets that the encoder was trained on, "none" or "unknown"
     classes: dict[str, str]  # class -> plain name
     prompts: dict[str, tuple[str, ...]]  # class -> its prompts
     prompt_file: str
@@ -88,6 +89,7 @@ class ZeroShotReport:
             "run": self.run,
             "window": self.window,
             "fingerprints": dict(self.fingerprints),
+            "pretraining_data": self.pretraining_data,
             **self.overlap.to_json(),
             "task": self.task,
             "split": self.split,
@@ -275,6 +277,7 @@ def run_zeroshot(
         split=split,
         fingerprints={"cohort": cohort.fingerprint, "run": run.fingerprint},
         overlap=training_overlap(run, cohort, rows, split),
+        pretraining_data=run.pretraining_data,
         classes={code: entry.name for code, entry in zip(classes, class_prompts)},
         prompts={code: entry.prompts for code, entry in zip(classes, class_prompts)},
         prompt_file=loaded.path.name,
