@@ -131,6 +131,7 @@ RESULTS = (  # a page of benchmarks/results, and what it answers
         "Relatives of dual-phase CMR: PTACL, EchoingECG, MyoECG, a scar anchor, a phase target, simulated pairs",
     ),
     ("shared_space", "Images of the heart, reports and ECGs in one space: words find images, simulated pairs"),
+    ("ecg_flow", "Phenotypes and heart images drawn from ECGs by a rectified flow, simulated pairs"),
     ("reports", "Reports written from ECGs: a small writer beside its controls, PTB-XL with 12SL text"),
     ("completion", "Missing leads by WearECG and masked methods beside linear maps, PTB-XL part and simulated ECGs"),
     ("beat_tokens", "ECG tokens: what they rebuild, continue and contain, PTB-XL part and simulated ECGs"),
