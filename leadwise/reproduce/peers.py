@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from leadwise.reproduce.variants import Variant
 
-METHODS = ("cg_dmer", "etp", "merl", "melp", "simclr", "merit", "st_mem")
+METHODS = ("cg_dmer", "etp", "merl", "melp", "simclr", "ecg_cpc", "ecg_jepa", "merit", "st_mem")
 N_WITH_SEEDS = 5  # the first of METHODS have all SEEDS, the others the first one
 SEEDS = (0, 1, 2)
 
