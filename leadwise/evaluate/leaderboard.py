@@ -149,6 +149,9 @@ def entries_of(path: Path, name: str = "", source: str = "") -> list[Leaderboard
         raise LeaderboardError(
             f"{path}: protocol {result.get('protocol')!r} is not comparable; submit a result of the strict protocol"
         )
+    split = str(result.get("split", "test"))
+    if split != "test":
+        raise LeaderboardError(f"{path} is of the split '{split}'; submit a result of the test split (--split test)")
     n_people = _seen_in_pretraining(path, result)
     digests, used = result.get("fingerprints") or {}, result.get("versions") or {}
     missing = [one for one, there in (("fingerprints", digests), ("versions", used)) if not there]
@@ -161,7 +164,7 @@ def entries_of(path: Path, name: str = "", source: str = "") -> list[Leaderboard
     # each fraction of the labels is a score of its own
     about: Json = {
         "name": name or str(result["run"]), "command": command, "cohort": str(result["cohort"]),
-        "cohort_digest": str(digests["cohort"]), "task": str(result["task"]), "split": str(result.get("split", "test")),
+        "cohort_digest": str(digests["cohort"]), "task": str(result["task"]), "split": split,
         "settings": _settings(result), "people_seen_in_pretraining": n_people,
         "pretraining_data": str(result.get("pretraining_data") or "unknown"), "run_digest": str(digests["run"]),
         "versions": dict(used), "source": source,
