@@ -202,10 +202,12 @@ def test_a_perfect_and_a_blind_generator(tmp_path: Path, cohort_folder: Path, mo
     assert scores.frechet["generated"] == pytest.approx(scores.frechet["recorded"], rel=1e-3)
     assert scores.mean_rate_error == pytest.approx(0.0, abs=1e-6)
     equal = np.repeat(recorded[:1], len(recorded), axis=0)
+    # features of equal ECGs differ by rounding within a batch, which would give their scores an order
+    exact = type(judged.probe).scores
+    monkeypatch.setattr(type(judged.probe), "scores", lambda probe, features: exact(probe, features).round(3))
     monkeypatch.setattr(generation_scores, "generate", lambda _run, prompts, *_: equal[: len(prompts)])
     blind, _, _ = generation_scores.score_generator(maker, judged)
-    # features of equal ECGs may differ by rounding within a batch, which gives a few of them an order
-    assert blind.recovery.macro == pytest.approx(0.5, abs=0.15)
+    assert blind.recovery.macro == pytest.approx(0.5)
     json.dumps(blind.to_json(), allow_nan=False)
     with pytest.raises(GenerationError, match="has no task 'x'; it has own"):
         generation_scores.Judged.of(judge, SIGNAL, cohort, "x")
