@@ -83,7 +83,6 @@ INFARCTS = "relatives_infarcts"  # the cohort with scar images
 INFARCT_SEED = 1  # other people than those of the pairs
 NOISE_MV = 0.5  # largest standard deviation of the noise that is added
 PAGE = Path(__file__).parent / "results" / "cmr_relatives.md"
-_PHASE_OF = {"ed": ("lvedv", "lvmass", "rvedv"), "es": ("lvesv", "lvsv", "rvesv", "rvsv")}  # as in dual_phase
 
 
 @dataclass(frozen=True)
@@ -102,9 +101,8 @@ class Row:
 
 
 _STAGE_2: Json = {
-    "stage": "cmr",
-    "phenotypes": [name for names in _PHASE_OF.values() for name in names],
-    "phase_of": [phase for phase, names in _PHASE_OF.items() for _ in names],
+    key: dual_phase.stage_cmr(dual_phase.small_config("dual_phase_cmr")).method[key]
+    for key in ("stage", "phenotypes", "phase_of")
 }
 _SCAR_VOLUME = {"volume": {"phases": ["ed", "es", "scar"]}}
 _OPTIM = {"batch_size": 128, "lr": 1e-3, "weight_decay": 0.02}  # those of the methods that read images
