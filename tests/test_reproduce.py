@@ -337,13 +337,18 @@ def test_table1_has_the_references_first(wide: Path, tmp_path: Path, monkeypatch
 
 
 def test_peers_have_seeds_by_place_and_the_published_numbers_beside_them(wide: Path, tmp_path: Path) -> None:
+    records = list(Cohort.open(wide).records)
+    np.savez(tmp_path / "theirs.npz", record=records, embedding=np.random.default_rng(0).normal(size=(len(records), 5)))
     request = ReproduceRequest(
         "peers", tmp_path / "out", configs=(config_file(tmp_path, wide),), budget=budget.Budget(steps=1),
         methods=("cg_dmer",), references=False, seeds=(3,),
+        encoders=(str(tmp_path / "theirs.npz"),),
     )  # fmt: skip
     result = reproduce(request)
     assert {line["how"] for line in result.lines} >= {"probe 1%", "probe 10%", "probe 100%"}
-    assert {line["method"] for line in result.lines} == {"CG-DMER", "CG-DMER, untrained"}
+    assert {line["method"] for line in result.lines} == {"CG-DMER", "CG-DMER, untrained", "theirs (own)"}
+    assert {line["probe width"] for line in result.lines if line["feature width"]} == {5}
+    assert "theirs (own) unknown" in result.scale
     page = (result.folder / "page.html").read_text(encoding="utf-8")
     assert page.index("<img") < page.index("<table")
     assert peers.REMARK in page
