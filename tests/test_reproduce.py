@@ -391,12 +391,16 @@ def test_folders_of_runs_of_older_versions_are_unchanged(wide: Path) -> None:
     before = dataclasses.asdict(config)
     for group, names in older.items():
         before[group] = {name: before[group][name] for name in names}
+    config = dataclasses.replace(config, method={**config.method, "similar_report": 1.0})
+    assert training_runs._config_hash(config) == plain
     hashed = tomli_w.dumps(before) + Cohort.open(wide).fingerprint
     assert plain == hashlib.sha256(hashed.encode()).hexdigest()[:12]
     labelled = dataclasses.replace(config, data=dataclasses.replace(config.data, task="own"))
     assert training_runs._config_hash(labelled) != plain
     distilled = dataclasses.replace(config, data=dataclasses.replace(config.data, teacher="runs/teacher"))
     assert training_runs._config_hash(distilled) != plain
+    similar = dataclasses.replace(config, method={**config.method, "similar_report": 0.9})
+    assert training_runs._config_hash(similar) != plain
     for changes, is_same in (({"deterministic": False}, True), ({"optimizer": "muon"}, False)):
         other = dataclasses.replace(config, optim=dataclasses.replace(config.optim, **changes))
         assert (training_runs._config_hash(other) == plain) == is_same

@@ -90,18 +90,20 @@ def siglip(
     bias: Tensor | float,
     treat: SameReport,
     local_rows: slice = slice(None),
+    words: Words | None = None,
 ) -> Tensor:
     """Eq. 6: -log sigmoid(y_ij (scale * ecg_i . text_j + bias)), sum over i in `local_rows` and all j, per i.
 
     ecg, text: (B, D). report: (B, C) int64 report ids; rows that agree in any column have the same report. `treat`: a pair i != j
-    with the same report counts as a positive, as a negative (the paper), or not at all ("ignore").
+    with the same report counts as a positive, as a negative (the paper), or not at all ("ignore"). With `words`, reports of at
+    least that overlap count as the same.
     The paper prints scale 1 and bias 0; with unit vectors the minimum is then reached when all pairs point apart.
     """
     anchor = ecg[local_rows]  # (b, D)
 
     def block(columns: slice) -> Tensor:
         logits = scale * (anchor @ text[columns].T) + bias  # (b, c)
-        own, same = _relations(report, local_rows, columns)
+        own, same = _relations(report, local_rows, columns, words)
         loss = -F.logsigmoid(torch.where(same if treat == "positive" else own, logits, -logits).float())
         return (loss.masked_fill(same & ~own, 0.0) if treat == "ignore" else loss).sum()
 
@@ -122,9 +124,8 @@ def info_nce(
 
     standard: i = j is the target and part of the denominator (symmetric InfoNCE).
     decoupled: the printed denominator, without k = i, for i = j only. literal: Eq. 9 as printed, summed over all i and j.
-    report and treat as in `siglip`; with "positive" the target is uniform over equal reports. With `words`, reports of at least
-    that overlap count as equal. An anchor whose printed denominator
-    is empty, because all reports are the same, adds 0.
+    report, treat and words as in `siglip`; with "positive" the target is uniform over equal reports. An anchor whose printed
+    denominator is empty, because all reports are the same, adds 0.
     """
 
     def one_way(anchors: Tensor, others: Tensor) -> Tensor:
