@@ -119,8 +119,11 @@ def info_nce(
     form: ContrastForm,
     local_rows: slice = slice(None),
     words: Words | None = None,
+    both_ways: bool = True,
 ) -> Tensor:
     """Eqs. 7-9: mean over `local_rows` of the ECG-to-text and text-to-ECG cross-entropies; scale = 1 / tau.
+
+    Without `both_ways`, of the ECG-to-text cross-entropy alone: each ECG among all reports.
 
     standard: i = j is the target and part of the denominator (symmetric InfoNCE).
     decoupled: the printed denominator, without k = i, for i = j only. literal: Eq. 9 as printed, summed over all i and j.
@@ -150,6 +153,8 @@ def info_nce(
         loss = torch.where(log_denominator.amax(0) > MASKED_LOGIT / 2, loss, 0.0 * loss)
         return (loss * n.sum(0) if form == "literal" else loss).mean()
 
+    if not both_ways:
+        return one_way(ecg, text)
     return (one_way(ecg, text) + one_way(text, ecg)) / 2
 
 
@@ -162,11 +167,12 @@ def aligned(
     local_rows: slice = slice(None),
     form: ContrastForm = "standard",
     words: Words | None = None,
+    both_ways: bool = True,
 ) -> Tensor:
     """`info_nce` of the cosines of vectors (B, D) of any length, computed in float32 even under autocast."""
     with torch.autocast(ecg.device.type, enabled=False):  # logits of 14 and more need float32's digits
         unit = (F.normalize(ecg.float(), dim=-1), F.normalize(text.float(), dim=-1))
-        return info_nce(*unit, report, scale, treat, form, local_rows, words)
+        return info_nce(*unit, report, scale, treat, form, local_rows, words, both_ways)
 
 
 def _relations(report: Tensor, rows: slice, columns: slice, words: Words | None = None) -> tuple[Tensor, Tensor]:
