@@ -297,7 +297,7 @@ def _ordered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _plain(error: ValueError) -> str:
-    """Return an error of the library without the placeholder for the name of the upload, and without remedies of other callers."""
+    """Return an error of the library without the placeholder name and the remedies of other callers."""
     text = str(error).removeprefix("record ecg: ")
     return text.partition("; leave it out")[0].partition("; choose another window")[0]
 
