@@ -66,14 +66,18 @@ class ModelAnswers:
         self._wordings = _tasks(model, bank) if model.embeds_text else {}
 
     def warm_up(self) -> None:
-        """Answer each question once, so that the first answer to a user is as fast as the others."""
+        """Answer usual questions once, so that the first answer to a user is as fast as the others.
+
+        The texts of tasks without probabilities are embedded when they are first asked for.
+        """
         time_s = np.arange(self.model.signal.n_samples) / self.model.signal.rate_hz
         signal = np.full((len(time_s), len(LEADS)), np.nan)
         signal[:, :2] = (np.sin(2 * np.pi * time_s) ** 63)[:, None]  # I and II; the limb leads follow from them
         signal[:, 6:] = signal[:, :1]
         ecg = ecg_of(signal, float(self.model.signal.rate_hz))
         self.embed(ecg, "backbone")
-        for task in self._wordings:
+        calibrated = [task["name"] for task in self.tasks() if task["calibrated"]]
+        for task in calibrated or list(self._wordings)[:1]:
             self.zeroshot(ecg, task, [])
 
     def tasks(self) -> list[dict[str, Any]]:
