@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -76,12 +77,13 @@ class ModelAnswers:
         signal[:, 6:] = signal[:, :1]
         ecg = ecg_of(signal, float(self.model.signal.rate_hz))
         self.embed(ecg, "backbone")
-        calibrated = [task["name"] for task in self.tasks() if task["calibrated"]]
+        calibrated = [task["name"] for task in self.tasks if task["calibrated"]]
         for task in calibrated or list(self._wordings)[:1]:
             self.zeroshot(ecg, task, [])
 
+    @cached_property
     def tasks(self) -> list[dict[str, Any]]:
-        """Return name, title and classes of each task whose texts can be scored, and whether it has probabilities."""
+        """Name, title and classes of each task whose texts can be scored, and whether it has probabilities."""
         rows = []
         for task, wordings in self._wordings.items():
             calibration = prompt_calibration.find(self.model.run, wordings)
