@@ -2,9 +2,9 @@
 
     python benchmarks/serve.py
 
-Starts a server on loopback with the shipped weights, sends simulated ECGs of three formats, and measures each answer from the
+Starts a server on loopback with the shipped weights, sends simulated ECGs of two formats, and measures each answer from the
 first byte sent to the last byte received. The index is compared with the exact product on unit vectors in 200 clusters; usearch
-and faiss-cpu are left out where they are not installed. `--no-index` leaves this part out, `--answers` sets the requests of a row.
+and faiss-cpu are left out where they are not installed. `--no-index` leaves this part out; `--answers` are the requests of a row.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def page(latency: Any, index: Any, arguments: Any, before: Any, after: Any) -> s
         "# Latency of the local page",
         "",
         f"Written by `python benchmarks/serve.py`: the shipped run `ptbxl`, {arguments.answers} answers a row, "
-        f"{os.cpu_count()} processors. The load of the machine by all programs was {before[0]:.1f} before and {after[0]:.1f} after "
+        f"{os.cpu_count()} processors. The load of all programs was {before[0]:.1f} before and {after[0]:.1f} after "
         "(1 is one busy processor); above the number of processors, times are too long by about their ratio.",
         "",
         "| answer | median | 95th percentile |",

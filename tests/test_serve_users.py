@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 from serve_files import CANARY, HEADERS, TOKEN, example_bytes, running_server
 
+from leadwise.serve import parsers
+
 pytest.importorskip("starlette", reason="needs the extra serve")
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 httpx = pytest.importorskip("httpx", reason="needs httpx, the client of the tests")
-
-from leadwise.serve import parsers
 
 N_USERS = 50
 
