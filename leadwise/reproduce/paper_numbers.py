@@ -94,7 +94,8 @@ ROW_NAMES = {  # (method, value of a setting in DEFAULT_SETTINGS) -> row name in
     ("simclr", "s4"): "SimCLR (S4)",
     ("merl", "s4"): "MERL (S4)",
     ("ecg_cpc", ""): "ECG-CPC",
-    ("ecg_jepa", ""): "ECG-JEPA",
+    ("ecg_jepa", "block"): "ECG-JEPA",
+    ("ecg_jepa", "random"): "ECG-JEPA (random)",
 }
 
 DEFAULT_SETTINGS = {"encoder": "resnet", "kind": "cmsc", "masking": "uniform"}
