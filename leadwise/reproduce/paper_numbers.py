@@ -94,8 +94,7 @@ ROW_NAMES = {  # (method, value of a setting in DEFAULT_SETTINGS) -> row name in
     ("simclr", "s4"): "SimCLR (S4)",
     ("merl", "s4"): "MERL (S4)",
     ("ecg_cpc", ""): "ECG-CPC",
-    ("ecg_jepa", "block"): "ECG-JEPA",
-    ("ecg_jepa", "random"): "ECG-JEPA (random)",
+    ("ecg_jepa", ""): "ECG-JEPA",
 }
 
 DEFAULT_SETTINGS = {"encoder": "resnet", "kind": "cmsc", "masking": "uniform"}
