@@ -571,6 +571,7 @@ def test_each_target_compares_what_the_paper_does() -> None:
         "merit",
         "echoing_ecg",
         "ms_ecg_fm",
+        "tamer",
     }
     others = {"supervised", "student", "dual_phase_cmr", "ptacl", "myo_ecg", "ecg_flow_cmr"}
     assert set(variants.compared_methods("table1")) == set(method_names()) - others
