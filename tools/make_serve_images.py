@@ -50,6 +50,7 @@ def open_page(browser: Browser, address: str, width: int, height: int, dark: boo
     )
     page = context.new_page()
     page.set_default_timeout(WAIT_MS)
+    expect.set_options(timeout=WAIT_MS)
     page.goto(address)
     expect(page.locator("body[data-ready]")).to_be_attached()
     return page
