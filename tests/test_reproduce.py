@@ -401,7 +401,11 @@ def test_folders_of_runs_of_older_versions_are_unchanged(wide: Path) -> None:
     assert training_runs._config_hash(distilled) != plain
     similar = dataclasses.replace(config, method={**config.method, "similar_report": 0.9})
     assert training_runs._config_hash(similar) != plain
-    for changes, is_same in (({"deterministic": False}, True), ({"optimizer": "muon"}, False)):
+    for changes, is_same in (
+        ({"deterministic": False}, True),
+        ({"optimizer": "muon"}, False),
+        ({"state_lr_scale": 0.1}, False),
+    ):
         other = dataclasses.replace(config, optim=dataclasses.replace(config.optim, **changes))
         assert (training_runs._config_hash(other) == plain) == is_same
 

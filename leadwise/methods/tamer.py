@@ -40,7 +40,7 @@ from leadwise import distributed
 from leadwise.batch import Batch, Signal
 from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
-from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part, mean_of, scaled
+from leadwise.nn.encoder import EcgEncoder, EncoderSettings, WithEcgEncoder, check_part, mean_of, scaled
 from leadwise.nn.heads import Head
 from leadwise.nn.losses import multimodal, series
 from leadwise.nn.losses.multimodal import SameReport
@@ -95,7 +95,7 @@ TINY = {
 }  # fmt: skip
 
 
-class Method(WithReports, PretrainingMethod):
+class Method(WithEcgEncoder, WithReports, PretrainingMethod):
     falling_terms = ("L_report",)
     config: Config
 
