@@ -182,6 +182,10 @@ class Run:
         """The data sets that the encoder was trained on, such as "ptbxl, csn"; "none", or "unknown"."""
         return str(self.provenance.get("source", "unknown"))
 
+    def may_contain(self, source: str) -> bool:
+        """Return whether recordings of a data set may have been in the training: it is known, or nothing is."""
+        return bool(self.provenance.get("source", source) == source)
+
     def check_trainable(self) -> None:
         """Raise RunError if the encoder cannot be trained further, with the reason; every run can."""
 

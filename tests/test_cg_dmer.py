@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ OPTIONS = [
     {"contrast": "literal", "siglip": "unnormalised"},
     {"same_report": "positive"},
     {"same_report": "negative"},
+    {"similar_report": 0.6},
     {"checkpointing": True},
     {"patch_pooled": True, "patch_amplitude": True, "embedding_scale": 0.3},
     {"decorrelate": True, "specific_task": "recon"},
@@ -261,6 +263,52 @@ def test_what_reaches_each_loss(monkeypatch) -> None:
     assert int(left) == int(whole) - int(scored.sum())
     assert int(scored.sum()) > 8
     assert bool((answer[scored] > 3).all())
+
+
+@pytest.mark.parametrize("treat", ["ignore", "positive"])
+def test_similar_reports_are_not_negatives(treat: str) -> None:
+    """Both contrasts equal double loops over pairs, in which the overlap of two sets of words decides."""
+    method, batch = build("cg_dmer", same_report=treat, similar_report=0.6, statement_dropout=0.5).eval(), make_batch(8)
+    batch = dataclasses.replace(batch, statements=tuple(tuple(report.split(". ")) for report in batch.report))
+    features = method.local_terms(batch)[1]
+    with torch.no_grad():
+        terms = method.batch_terms(features)
+        ecg, text = (torch.nn.functional.normalize(features[name].reshape(8, -1), dim=-1) for name in ("ecg", "text"))
+        scale, bias = float(method.siglip_log_scale.exp()), float(method.siglip_bias)
+    special = set(method.tokenizer.all_special_ids)
+    words = [set(method.tokenizer(report)["input_ids"]) - special for report in batch.report]
+    same = [[len(a & b) / math.sqrt(len(a) * len(b)) >= 0.6 for b in words] for a in words]
+    assert 0 < sum(map(sum, same)) - 8 < 8 * 7  # some pairs, and not all
+
+    siglip = nce = 0.0
+    for i in range(8):
+        twins = [j for j in range(8) if same[i][j] and j != i]
+        for j in range(8):
+            sign = 1 if j == i or (j in twins and treat == "positive") else -1
+            if j not in twins or treat == "positive":
+                siglip += math.log1p(math.exp(-sign * (scale * float(ecg[i] @ text[j]) + bias))) / 8
+        for anchor, others in ((ecg, text), (text, ecg)):
+            logits = [float(anchor[i] @ others[j]) / cg_dmer.TEMPERATURE for j in range(8)]
+            below = sum(math.exp(x) for j, x in enumerate(logits) if j not in twins or treat == "positive")
+            targets = [i, *twins] if treat == "positive" else [i]
+            nce += sum(math.log(below) - logits[j] for j in targets) / len(targets) / 16
+    assert float(terms["L_cons"]) == pytest.approx(nce, rel=1e-4)
+    assert float(terms["L_siglip"]) == pytest.approx(siglip, rel=1e-4)
+
+
+def test_similarity_of_reports_is_off_by_default() -> None:
+    method, plain, batch = build("cg_dmer", similar_report=0.6), build("cg_dmer"), make_batch(8)
+    plain.load_state_dict(method.state_dict())
+    torch.manual_seed(3)
+    features = method.local_terms(batch)[1]
+    torch.manual_seed(3)
+    expected = plain.local_terms(batch)[1]
+    assert set(features) - set(expected) == {"words"}
+    assert all(torch.equal(features[name], value) for name, value in expected.items())  # no further random number
+    with pytest.raises(ValueError, match="similar_report < 1 needs same_report"):
+        cg_dmer.Config(same_report="negative", similar_report=0.9)
+    with pytest.raises(ValueError, match=r"similar_report = 0\.0: must be in"):
+        cg_dmer.Config(similar_report=0.0)
 
 
 def test_eval_mode_changes_no_view() -> None:

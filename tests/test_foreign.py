@@ -28,6 +28,7 @@ from leadwise.evaluate.protocol import run_protocol
 from leadwise.evaluate.shift import run_shift
 from leadwise.evaluate.shift_labels import LabelMap, ShiftError
 from leadwise.foreign.foreign_run import ForeignError
+from leadwise.foreign.onnx_file import external_files
 from leadwise.foreign.opening import open_encoder
 from leadwise.hub import HubError
 from leadwise.nn.normalize import normalize
@@ -173,6 +174,58 @@ def test_an_onnx_file_has_the_embeddings_of_its_run(home: Path, run: runs.Run, c
     assert (opened.name, opened.pretraining_data, opened.config.signal) == ("mine", "folder", run.config.signal)
     trained = probe_of(opened, cohort)[1.0]["trained"].score.macro
     assert trained == pytest.approx(probe_of(run, cohort)[1.0]["trained"].score.macro, abs=0.02)
+
+
+def test_embeddings_of_an_onnx_file_are_cached_beside_it(cohort: Cohort, tmp_path: Path) -> None:
+    """The fingerprint covers the file and the files of its external tensors, also those of a subgraph."""
+    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+
+    def constant(name: str, values: np.ndarray, file: str) -> object:
+        tensor = onnx.numpy_helper.from_array(values.astype(np.float32), name)
+        (tmp_path / file).write_bytes(tensor.raw_data)
+        onnx.external_data_helper.set_external_data(tensor, location=file)
+        tensor.ClearField("raw_data")
+        return tensor
+
+    node, info, kind = onnx.helper.make_node, onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    branches = [
+        onnx.helper.make_graph([node("Mul", ["high", name], [f"by_{name}"])], name, [], [info(f"by_{name}", kind, ["n", 12])],
+                               [constant(name, np.full(12, value), f"{name}.bin")])
+        for name, value in (("one", 2.0), ("other", 3.0))
+    ]  # fmt: skip
+    graph = onnx.helper.make_graph(
+        [node("ReduceMax", ["x"], ["peak"], axes=[2], keepdims=0), node("Add", ["peak", "bias"], ["high"]),
+         node("If", ["choice"], ["out"], then_branch=branches[0], else_branch=branches[1])],
+        "scaled maxima", [info("x", kind, ["n", 12, 400])], [info("out", kind, ["n", 12])],
+        [constant("bias", np.zeros(12), "bias.bin"), onnx.numpy_helper.from_array(np.array(True), "choice")],
+    )  # fmt: skip
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    path = tmp_path / "mine.onnx"
+    path.write_bytes(model.SerializeToString())
+    description = tmp_path / "mine.toml"
+    description.write_text(f'onnx = "mine.onnx"\n{SIGNAL_TOML}normalize = "lead_zscore"\n')
+    assert [one.name for one in external_files(path) or ()] == ["bias.bin", "one.bin", "other.bin"]
+
+    # the second command reads what the first one wrote
+    first = open_encoder(description)
+    assert first.cache_folder == tmp_path / "mine.onnx.embeddings"
+    rows, few = np.arange(10), np.arange(4)
+    embedded = embed_cohort(first, cohort, rows=few)
+    again = open_encoder(description)
+    assert again.fingerprint == first.fingerprint
+    again.method.embed_ecg = None  # must not be called
+    assert np.array_equal(embed_cohort(again, cohort, rows=few), embedded)
+
+    # another value in a file of weights is another encoder, even if the branch that reads it is not taken
+    for name in ("bias.bin", "other.bin"):
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(np.full(12, 0.5, dtype=np.float32).tobytes())
+        other = open_encoder(description)
+        assert other.fingerprint != first.fingerprint
+        assert np.array_equal(embed_cohort(other, cohort, rows=few), embedded) == (name == "other.bin")
+        (tmp_path / name).write_bytes(content)
+    assert np.array_equal(embed_cohort(open_encoder(description), cohort, rows=rows)[:4], embedded)
 
 
 @pytest.mark.parametrize("batch_size", ["batch", 1, 7])
@@ -381,7 +434,7 @@ def test_table1_has_rows_of_own_encoders(home: Path, cohort_folder: Path, tmp_pa
 
     with pytest.raises(config.ConfigError, match=r"two rows are named 'mine .own.'; give one of them another name"):
         reproduce(ReproduceRequest("table1", tmp_path / "no", encoders=(str(home / "mine.npz"),) * 2))
-    with pytest.raises(config.ConfigError, match="rows of table1, not of fig3"):
+    with pytest.raises(config.ConfigError, match="rows of table1 and peers, not of fig3; choose one of these"):
         reproduce(ReproduceRequest("fig3", tmp_path / "no", encoders=(str(home / "mine.npz"),)))
 
 
@@ -638,7 +691,7 @@ def test_the_commands_take_own_encoders(home: Path, cohort_folder: Path, tmp_pat
 
     failed = invoke("probe", entry, cohort_folder, "--task", "own", "--save", tmp_path / "probe.safetensors")
     assert failed.returncode == 2
-    assert "needs a run; net is none: omit it" in " ".join(failed.stderr.replace("│", " ").split())
+    assert "embeds files with a run; net is none: omit it" in " ".join(failed.stderr.replace("│", " ").split())
     failed = invoke("probe", home / "absent.npz", cohort_folder, "--task", "own")
     assert failed.returncode == 1
     assert "absent.npz: no such file" in failed.stderr

@@ -19,10 +19,12 @@ from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.prepare import write
 from leadwise.data.sources.source import Row, Source
 from leadwise.evaluate import regress as regression
+from leadwise.evaluate.embed import embed_cohort, write_npz
 from leadwise.evaluate.metrics.regression import weighted_measures
 from leadwise.evaluate.mlp_regression import predict_mlp
 from leadwise.evaluate.regress import RegressError, RegressTask, choose_fit_split, regress, run_regress
 from leadwise.evaluate.ridge import MAX_FEATURE, PENALTIES, fit_ridge, patient_folds
+from leadwise.foreign.opening import open_encoder
 from leadwise.training.loop import pretrain
 from tests.command_line import invoke
 from tests.conftest import TINY, config_table, make_batch
@@ -199,6 +201,39 @@ def test_probes_are_fitted_on_people_outside_the_pre_training(
     on_train = run_regress(run, cohort, ["size"], fit="train")
     assert on_train.n_fit_seen == 30
     assert "30 of the people that the probes are fitted on were in the pre-training" in on_train.remarks[0]
+
+
+def test_encoders_of_other_programs_are_regressed_like_runs(
+    heart_cohort: Path, heart_runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run, cohort = runs.load(heart_runs[0]), Cohort.open(heart_cohort)
+    write_npz(tmp_path / "mine.npz", embed_cohort(run, cohort), cohort, np.arange(len(cohort)))
+    signal = run.config.signal
+    about = f"[signal]\nrate_hz = {signal.rate_hz}\nduration_s = {signal.duration_s}\n"
+    opened = {}
+    for name, stated in (("unknown", ""), ("seen", 'trained_on = ["hearts"]'), ("elsewhere", 'trained_on = ["csn"]')):
+        (tmp_path / f"{name}.toml").write_text(f'embeddings = "mine.npz"\n{stated}\n{about}')
+        opened[name] = open_encoder(tmp_path / f"{name}.toml")
+    # where people of the training split may have been in the training, probes are fitted on others
+    fit = {name: choose_fit_split(one, cohort) for name, one in opened.items()}
+    assert fit == {"unknown": "val", "seen": "val", "elsewhere": "train"}
+
+    expected = run_regress(run, cohort, ["size", "mass"])
+    report = run_regress(opened["unknown"], cohort, ["size", "mass"], beside=[opened["elsewhere"]])
+    assert list(report.results) == ["trained", "handcrafted", "heart rate", "elsewhere"]
+    for name in ("trained", "handcrafted"):
+        assert np.array_equal(report.results[name].predictions, expected.results[name].predictions)
+    assert report.gain("elsewhere").value == 0
+    assert (report.to_json()["pretraining_data"], expected.to_json()["pretraining_data"]) == ("unknown", "hearts")
+
+    done = invoke(
+        "regress", tmp_path / "unknown.toml", heart_cohort, "--targets", "size", "--beside", heart_runs[0],
+        "--beside", tmp_path / "elsewhere.toml",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    words = " ".join(done.stdout.split())
+    assert "unknown: embeddings file mine.npz; pre-training data: unknown" in words
+    assert "elsewhere: embeddings file mine.npz; pre-training data: csn" in words
 
 
 def test_other_runs_and_covariates_are_rows(heart_cohort: Path, heart_runs: tuple[Path, Path]) -> None:

@@ -337,13 +337,18 @@ def test_table1_has_the_references_first(wide: Path, tmp_path: Path, monkeypatch
 
 
 def test_peers_have_seeds_by_place_and_the_published_numbers_beside_them(wide: Path, tmp_path: Path) -> None:
+    records = list(Cohort.open(wide).records)
+    np.savez(tmp_path / "theirs.npz", record=records, embedding=np.random.default_rng(0).normal(size=(len(records), 5)))
     request = ReproduceRequest(
         "peers", tmp_path / "out", configs=(config_file(tmp_path, wide),), budget=budget.Budget(steps=1),
         methods=("cg_dmer",), references=False, seeds=(3,),
+        encoders=(str(tmp_path / "theirs.npz"),),
     )  # fmt: skip
     result = reproduce(request)
     assert {line["how"] for line in result.lines} >= {"probe 1%", "probe 10%", "probe 100%"}
-    assert {line["method"] for line in result.lines} == {"CG-DMER", "CG-DMER, untrained"}
+    assert {line["method"] for line in result.lines} == {"CG-DMER", "CG-DMER, untrained", "theirs (own)"}
+    assert {line["probe width"] for line in result.lines if line["feature width"]} == {5}
+    assert "theirs (own) unknown" in result.scale
     page = (result.folder / "page.html").read_text(encoding="utf-8")
     assert page.index("<img") < page.index("<table")
     assert peers.REMARK in page
@@ -392,13 +397,21 @@ def test_folders_of_runs_of_older_versions_are_unchanged(wide: Path) -> None:
     before = dataclasses.asdict(config)
     for group, names in older.items():
         before[group] = {name: before[group][name] for name in names}
+    config = dataclasses.replace(config, method={**config.method, "similar_report": 1.0})
+    assert training_runs._config_hash(config) == plain
     hashed = tomli_w.dumps(before) + Cohort.open(wide).fingerprint
     assert plain == hashlib.sha256(hashed.encode()).hexdigest()[:12]
     labelled = dataclasses.replace(config, data=dataclasses.replace(config.data, task="own"))
     assert training_runs._config_hash(labelled) != plain
     distilled = dataclasses.replace(config, data=dataclasses.replace(config.data, teacher="runs/teacher"))
     assert training_runs._config_hash(distilled) != plain
-    for changes, is_same in (({"deterministic": False}, True), ({"optimizer": "muon"}, False)):
+    similar = dataclasses.replace(config, method={**config.method, "similar_report": 0.9})
+    assert training_runs._config_hash(similar) != plain
+    for changes, is_same in (
+        ({"deterministic": False}, True),
+        ({"optimizer": "muon"}, False),
+        ({"state_lr_scale": 0.1}, False),
+    ):
         other = dataclasses.replace(config, optim=dataclasses.replace(config.optim, **changes))
         assert (training_runs._config_hash(other) == plain) == is_same
 
@@ -567,6 +580,8 @@ def test_each_target_compares_what_the_paper_does() -> None:
         "melp",
         "merit",
         "echoing_ecg",
+        "ms_ecg_fm",
+        "tamer",
     }
     others = {"supervised", "student", "dual_phase_cmr", "ptacl", "myo_ecg", "ecg_flow_cmr"}
     assert set(variants.compared_methods("table1")) == set(method_names()) - others

@@ -35,6 +35,7 @@ from leadwise.cli import (
     reproduce,
     retrieve,
     scores,
+    serve,
     shift,
     simulate,
     submit,
@@ -85,6 +86,7 @@ COMMANDS = (
     plot.plot,
     convert.convert,
     measure.measure,
+    serve.serve,
 )
 
 

@@ -11,9 +11,9 @@ from leadwise.cli.output import (
     AcceptChanges,
     CohortFolder,
     Csv,
+    Encoder,
     Json,
     Latex,
-    RunFolder,
     WindowName,
     bars,
     print_line,
@@ -26,7 +26,7 @@ from leadwise.cli.result_files import check_picture, read_seeds, write_tables
 
 
 def regress(
-    run: RunFolder,
+    run: Encoder,
     cohort: CohortFolder,
     targets: Annotated[
         str | None,
@@ -43,7 +43,8 @@ def regress(
     ] = None,
     model: Annotated[str, typer.Option(help="ridge, or mlp: a network D, D/2, D/4, 1 for each target.")] = "ridge",
     beside: Annotated[
-        list[str] | None, typer.Option(help="Further run to compare with, on the same patients; repeat for more.")
+        list[str] | None,
+        typer.Option(help="Further run or encoder to compare with, on the same patients; repeat for more."),
     ] = None,
     covariates: Annotated[
         str | None, typer.Option(help="Columns such as age,sex: a row of them alone, and one with the features.")
@@ -59,16 +60,16 @@ def regress(
     latex_file: Latex = None,
 ) -> None:
     """Predict numbers from frozen features: R², MAE and r beside a random encoder, hand-crafted features and heart rate."""
-    from leadwise import hub
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import regress as regression
+    from leadwise.foreign.opening import open_encoder
 
     # check the options before anything is loaded
     parsed_seeds = read_seeds(seeds)
     if picture is not None:
         check_picture(picture)
-    loaded, opened = hub.load(run, accept_changes=accept_changes), Cohort.open(cohort)
-    others = [hub.load(one, accept_changes=accept_changes) for one in beside or ()]
+    loaded, opened = open_encoder(run, accept_changes=accept_changes), Cohort.open(cohort)
+    others = [open_encoder(one, accept_changes=accept_changes) for one in beside or ()]
     with progress_bars() as progress:
         report = regression.run_regress(
             loaded,
@@ -89,6 +90,9 @@ def regress(
     fitted = f"{report.model} on {report.n_recordings['fit']} recordings of split {report.fit_split}"
     print_table(report.rows(), f"{subject}: mean R² of {len(report.targets)} targets on test, {fitted}")
     print_table(report.class_rows(), "R², MAE and r of the trained encoder by target; R² of the others")
+    for one in (loaded, *others):
+        if one.origin:
+            print_line(f"{one.name}: {one.origin}; pre-training data: {one.pretraining_data}")
     for remark in report.remarks:
         print_line(remark)
     write_json(json_file, report.to_json())

@@ -63,7 +63,7 @@ def reproduce(
     encoder: Annotated[
         list[str] | None,
         typer.Option(
-            help="table1: a row of your own encoder or run, not trained here (repeat for each): .npz, .parquet, .onnx, "
+            help="table1, peers: a row of your own encoder or run, not trained here (repeat for each): .npz, .parquet, .onnx, "
             "module:name, .toml or a run folder (docs/own-encoder.md)."
         ),
     ] = None,

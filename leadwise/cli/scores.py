@@ -197,7 +197,8 @@ def probe(
     loaded = open_encoder(run, accept_changes=accept_changes)
     if save is not None and loaded.origin:
         raise typer.BadParameter(
-            f"--save writes a probe for `leadwise predict`, which needs a run; {loaded.name} is none: omit it"
+            f"--save writes a probe for `leadwise predict`, which embeds files with a run; {loaded.name} is none: omit it, and "
+            "fit a classifier of yours on the vectors of `leadwise embed`"
         )
     opened = with_published_splits(Cohort.open(cohort), task, splits)
     with progress_bars() as progress:

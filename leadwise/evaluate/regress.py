@@ -260,6 +260,7 @@ class RegressReport:
     window: str | None = None
     left_out: LeftOut = field(default_factory=LeftOut)
     truth: Floats = field(default_factory=lambda: np.empty((0, 0)), repr=False, compare=False)  # (M, Q)
+    pretraining_data: str = "unknown"  # of the run: its data sets, "none" or "unknown"
 
     @property
     def above_bound(self) -> list[str]:
@@ -343,6 +344,7 @@ class RegressReport:
         return rows
 
     def to_json(self) -> dict[str, Any]:
+        """Return the result as JSON values."""
         others = [name for name in self.results if name != TRAINED]
         differences = {
             name: {"mean": self.gain(name), **{target: self.gain(name, [target]) for target in self.targets}}
@@ -359,6 +361,7 @@ class RegressReport:
             "targets": list(self.targets),
             "bounds": dict(self.bounds),
             "fingerprints": dict(self.fingerprints),
+            "pretraining_data": self.pretraining_data,
             **self.overlap.to_json(),
             "n_fit_seen_in_pretraining": self.n_fit_seen,
             **{f"n_{name}": n for name, n in self.n_recordings.items()},
@@ -396,6 +399,7 @@ def run_regress(
         fit: split that probes are fitted on; default: val if one of the runs was trained on the cohort's training split, else
             train.
         beside: further runs, each a row; a run without `part` is scored on its backbone.
+            As `run`, they may be encoders of other programs (`foreign.opening`).
         covariates: columns of the index, such as age and sex: a row of them alone, and one with the trained features.
         window: part of each recording that is embedded, see `data/crops.py`; default: the run's own setting.
 
@@ -472,6 +476,7 @@ def run_regress(
         window=window,
         left_out=left_out,
         truth=truth,
+        pretraining_data=run.pretraining_data,
     )
     for sentence in result.above_bound:
         log.warning("%s", sentence)
@@ -516,7 +521,7 @@ def choose_fit_split(run: Run, cohort: Cohort) -> str:
     if overlap.is_leak:
         return "val"
     is_unknown = overlap.n_patients is None and not overlap.n_signals
-    same_source = is_unknown and run.provenance.get("source", cohort.source) == cohort.source
+    same_source = is_unknown and run.may_contain(cohort.source)
     return "val" if same_source and overlap.n_signals is None else "train"
 
 
@@ -596,7 +601,9 @@ def _check_names(run: Run, beside: Sequence[Run]) -> None:
     names = [TRAINED, UNTRAINED, HANDCRAFTED, RATE, COVARIATES, WITH_COVARIATES, *(other.name for other in beside)]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise RegressError(f"two rows are named {twice[0]}; rename the folder of one of the runs beside {run.name}")
+        raise RegressError(
+            f"two rows are named {twice[0]}; rename the folder or the file of one of the encoders beside {run.name}"
+        )
 
 
 def _interval(replicates: Floats) -> Interval:

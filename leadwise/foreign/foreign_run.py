@@ -3,8 +3,9 @@
 What it does not have is stated by `Run.stored`, `has_untrained` and `check_trainable`: an embeddings file cannot embed changed
 ECGs, only a torch module can be trained further, and only some encoders come with an untrained control.
 
-Embeddings are cached for the time of one command: nothing shows that the code of another program has changed. Those that
-`leadwise embed` writes to a file are used without computing them again.
+Embeddings are cached for the time of one command: nothing shows that the code of another program has changed. Those of an
+encoder whose digest covers all that it computes, an ONNX file, are cached beside the file. Those that `leadwise embed` writes to
+a file are used without computing them again.
 """
 
 from __future__ import annotations
@@ -142,6 +143,7 @@ class ForeignRun(Run):
         untrained: Callable[[], ForeignMethod] | None = None,
         stored: StoredEmbeddings | None = None,
         untrainable: str = "",
+        cache: Path | None = None,
     ) -> None:
         """
         Args:
@@ -149,11 +151,13 @@ class ForeignRun(Run):
             digest: a hash of what the embeddings depend on.
             untrained: makes the same encoder with random weights; None: there is no such control.
             untrainable: why the encoder cannot be trained further; "": it has weights that may be.
+            cache: folder of embeddings for later commands, where `digest` covers all that is computed; None: there is none.
         """
         super().__init__(Config(signal=method.signal, method={"name": "foreign"}), method)
         self.foreign, self.origin, self.stored, self.data = method, origin, stored, data
         self.has_untrained = untrained is not None
         self._name, self._digest, self._untrained, self._untrainable = name, digest, untrained, untrainable
+        self._cache = cache
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
@@ -178,9 +182,11 @@ class ForeignRun(Run):
 
     @property
     def cache_folder(self) -> Path | None:
-        """A folder that is deleted at the end of the process; None for embeddings in a file."""
+        """A folder that is deleted at the end of the process, unless `cache` names another; None for embeddings in a file."""
         if self.stored is not None:
             return None
+        if self._cache is not None:
+            return self._cache
         if self._temporary is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="leadwise-")
         return Path(self._temporary.name) / "embeddings"
@@ -198,6 +204,10 @@ class ForeignRun(Run):
     def overlap(self, scored: ScoredRecordings) -> TrainingOverlap:
         """Return how much of the recordings was used for the training, as far as it is known."""
         return self.data.overlap(scored)
+
+    def may_contain(self, source: str) -> bool:
+        """Return whether recordings of a data set may have been in the training: it is stated, or nothing is."""
+        return self.data.sources is None or source in self.data.sources
 
     def untrained(self, seed: int = _UNTRAINED_SEED) -> Run:
         """Return the same encoder with random weights from `seed`.

@@ -3,11 +3,16 @@
 The graph has an input of ECGs (batch, leads, samples) in floating point and, if it reads one, an input of bool of the same
 shape: which samples are observed. Its output is (batch, width). The signal is in the file's metadata, as `leadwise export`
 writes it, or in a description. A file of leadwise scales ECGs itself; others get them scaled as the signal states.
+
+Embeddings are cached in a folder beside the file, such as mine.onnx.embeddings: the digests of the file and of the files with its
+weights state all that is computed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +46,6 @@ def open_onnx(
     """
     if not path.is_file():
         raise ForeignError(f"{path}: no such file; write one with: leadwise export RUN -o {path}")
-    content = path.read_bytes()
     session = _session(path)
     about = session.get_modelmeta()
     metadata = dict(about.custom_metadata_map)
@@ -52,11 +56,39 @@ def open_onnx(
     encoder = OnnxEncoder(path, session, signal, output)
     method = ForeignMethod(name or path.stem, signal, encoder, normalizes=is_ours)
     method.eval()
-    digest = f"{hashlib.sha256(content).hexdigest()} {output} {behaviour_digest(method)}"
-    reason = "the graph of an ONNX file has no trainable weights"
-    return ForeignRun(
-        method.name, f"ONNX file {path.name}", method, digest, PretrainingData(sources), untrainable=reason
-    )
+    external = external_files(path)
+    files = (path, *(external or ()))
+    digest = f"{' '.join(map(_sha256, files))} {output} {behaviour_digest(method)}"
+    beside = path.with_name(f"{path.name}.embeddings")
+    can_write = os.access(beside if beside.exists() else path.parent, os.W_OK)
+    cache = beside if external is not None and can_write else None  # None: for one command
+    origin, reason = f"ONNX file {path.name}", "the graph of an ONNX file has no trainable weights"
+    return ForeignRun(method.name, origin, method, digest, PretrainingData(sources), untrainable=reason, cache=cache)
+
+
+def external_files(path: Path) -> tuple[Path, ...] | None:
+    """Return the files beside an ONNX file that have some of its tensors, sorted; None if the package onnx is missing."""
+    try:
+        import onnx
+    except ImportError:
+        return None
+    model = onnx.load(path, load_external_data=False)
+    return tuple(sorted({path.parent / name for name in _locations(model, onnx.TensorProto)}))
+
+
+def _locations(message: Any, tensor: Any) -> Iterator[str]:
+    """Yield the file of each external tensor anywhere in a protobuf message: of graphs, subgraphs and functions."""
+    if isinstance(message, tensor) and message.data_location == tensor.EXTERNAL:
+        yield from (entry.value for entry in message.external_data if entry.key == "location")
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                yield from _locations(part, tensor)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class OnnxEncoder:

@@ -20,7 +20,9 @@ This implementation departs from the paper's text as follows (in brackets: the s
 - Eq. 2 is a mean over samples. Its target is each patch scaled to mean 0 and standard deviation 1, with a floor relative to
   the record's deviation, so that isoelectric patches do not require the model to predict noise [target = "raw" or "record"].
 - Records with identical reports are not negatives of each other [same_report = "negative"; on simulated hearts the
-  difference is no larger than that between two seeds].
+  difference is no larger than that between two seeds]. With `similar_report` below 1, off by default, this holds for reports
+  that share most words too: the false negatives of FG-CLEP (arXiv 2505.11939), which compares reports by a language model and
+  weights each pair; here the overlap of words decides, and no pair is weighted. Not measured.
 - The contrastive terms use the same masked pass as the reconstruction; the paper does not specify the pass
   [contrast_view = "full"].
 - Eq. 3 uses T5's sentinel tokens and an autoregressive decoder on a BERT, as the paper describes it; the contrastive terms
@@ -61,7 +63,7 @@ from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
 from leadwise.nn import augment, completion, masking, targets
 from leadwise.nn import text as reports
-from leadwise.nn.encoder import NO_PATCH, check_part, valid_only
+from leadwise.nn.encoder import NO_PATCH, LeadTimeTokens, TokenEncoder, check_part, valid_only
 from leadwise.nn.heads import Head
 from leadwise.nn.lead_time import (
     DecoderShape,
@@ -73,11 +75,17 @@ from leadwise.nn.lead_time import (
     mean_over_parts,
 )
 from leadwise.nn.losses import multimodal
-from leadwise.nn.losses.multimodal import ContrastForm, SameReport
+from leadwise.nn.losses.multimodal import ContrastForm, SameReport, Words
 from leadwise.nn.normalize import normalize
 from leadwise.nn.observed import usable_patches
 from leadwise.nn.patches import ConvTokenizer, patchify
-from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextEncoderSettings, WithReports
+from leadwise.nn.report_tower import (
+    SMALL_REPORTS,
+    ReportTower,
+    TextEncoderSettings,
+    WithReports,
+    check_similar_report,
+)
 from leadwise.nn.targets import Target
 from leadwise.nn.text import Tokenizer, Tokens
 from leadwise.nn.views import report_ids, report_view
@@ -119,6 +127,7 @@ class Config(TextEncoderSettings, MethodConfig):
     contrast: ContrastForm = "standard"
     siglip: Literal["learnable", "literal", "unnormalised"] = "learnable"  # scale and bias of Eq. 6
     same_report: SameReport = "ignore"  # pairs of records with identical reports
+    similar_report: float = 1.0  # reports with this word overlap (cosine) count as identical; 1: only identical ones
     w_e_rec: float = 1.0  # weights of Eq. 10; 0 removes the term and its computation
     w_t_rec: float = 1.0
     w_orth: float = 1.0
@@ -133,6 +142,7 @@ class Config(TextEncoderSettings, MethodConfig):
     def __post_init__(self) -> None:
         check_ranges(self, mask_ratio="[0, 1)", embed_passes=">= 1", final_share="[0, 1]", embedding_scale="> 0")
         check_ranges(self, rewording="[0, 1]")
+        check_similar_report(self.similar_report, self.same_report)
         if self.same_report == "positive" and self.contrast != "standard":
             raise ValueError(f"same_report = 'positive' needs contrast = 'standard'; contrast = {self.contrast!r}")
 
@@ -270,6 +280,8 @@ class Method(WithReports, PretrainingMethod):
 
         # features of Eqs. 6-9
         features = {"ecg": torch.stack(ecg_sh, dim=1), "text": text_sh, "report": report_ids(batch, view)}
+        if c.similar_report < 1:
+            features["words"] = self.words(batch)
 
         # Eqs. 2, 3 and 5
         terms: dict[str, Tensor] = {}
@@ -294,10 +306,11 @@ class Method(WithReports, PretrainingMethod):
         every = distributed.gather_features(features)
         text, report = every["text"], every["report"]
         local_rows = distributed.local_rows(len(text))
+        words = (every["words"], self.config.similar_report) if self.config.similar_report < 1 else None
         views = every["ecg"].unbind(1)  # one (B, D) per encoder pass
-        terms = {"L_cons": _mean([self._info_nce(ecg, text, report, local_rows) for ecg in views])}
+        terms = {"L_cons": _mean([self._info_nce(ecg, text, report, local_rows, words) for ecg in views])}
         if self.config.w_siglip:
-            terms["L_siglip"] = _mean([self._siglip(ecg, text, report, local_rows) for ecg in views])
+            terms["L_siglip"] = _mean([self._siglip(ecg, text, report, local_rows, words) for ecg in views])
         if "ecg_specific" in every:
             terms["L_orth"] = self._decorrelation(every)
         return {name: self.weights[name] * term for name, term in terms.items()}
@@ -338,6 +351,11 @@ class Method(WithReports, PretrainingMethod):
             return torch.cat(heads, dim=-1)
 
         return [embedding(part) for part in parts]
+
+    @property
+    def token_encoder(self) -> TokenEncoder:
+        """The ECG encoder and the norm of its mean, of all patches in one pass, from which another run can start."""
+        return LeadTimeTokens(self.ecg, self.pooled_norm, self.signal)
 
     @property
     def text_branch(self) -> tuple[ReportTower, nn.Module]:
@@ -582,9 +600,9 @@ class Method(WithReports, PretrainingMethod):
 
     # --- Eqs. 6-9
 
-    def _info_nce(self, ecg: Tensor, text: Tensor, report: Tensor, local_rows: slice = slice(None)) -> Tensor:
+    def _info_nce(self, ecg: Tensor, text: Tensor, report: Tensor, local_rows: slice, words: Words | None) -> Tensor:
         c = self.config
-        return multimodal.aligned(ecg, text, report, 1 / TEMPERATURE, c.same_report, local_rows, c.contrast)
+        return multimodal.aligned(ecg, text, report, 1 / TEMPERATURE, c.same_report, local_rows, c.contrast, words)
 
     def _decorrelation(self, every: dict[str, Tensor]) -> Tensor:
         """The mean squared correlation of h_sp and h_sh, summed over both modalities."""
@@ -600,14 +618,14 @@ class Method(WithReports, PretrainingMethod):
                 total = total + term
         return total
 
-    def _siglip(self, ecg: Tensor, text: Tensor, report: Tensor, local_rows: slice = slice(None)) -> Tensor:
+    def _siglip(self, ecg: Tensor, text: Tensor, report: Tensor, local_rows: slice, words: Words | None) -> Tensor:
         c = self.config
         scale, bias = (self.siglip_log_scale.exp(), self.siglip_bias) if c.siglip == "learnable" else (1.0, 0.0)
         with torch.autocast(ecg.device.type, enabled=False):
             ecg, text = ecg.float(), text.float()
             if c.siglip != "unnormalised":
                 ecg, text = F.normalize(ecg, dim=-1), F.normalize(text, dim=-1)
-            return multimodal.siglip(ecg, text, report, scale, bias, c.same_report, local_rows)
+            return multimodal.siglip(ecg, text, report, scale, bias, c.same_report, local_rows, words)
 
 
 def _forget_progress(method: nn.Module, _keys: object) -> None:

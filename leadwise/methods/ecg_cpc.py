@@ -37,7 +37,7 @@ from leadwise.batch import Batch, Signal, to_device
 from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn import masking
-from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part, scaled
+from leadwise.nn.encoder import EcgEncoder, EncoderSettings, WithEcgEncoder, check_part, scaled
 from leadwise.nn.losses import series
 from leadwise.nn.s4 import S4Encoder
 from leadwise.nn.views import UnchangedViewSettings, Views
@@ -77,7 +77,7 @@ TINY = {
 }  # fmt: skip
 
 
-class Method(PretrainingMethod):
+class Method(WithEcgEncoder, PretrainingMethod):
     compares_records = True
     falling_terms = ("L_CPC",)
     config: Config

@@ -53,15 +53,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leadwise import distributed
-from leadwise.batch import Batch, Signal, to_device
+from leadwise.batch import Batch, Signal
 from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
 from leadwise.nn.batch_norm import BatchNorm
 from leadwise.nn.encoder import check_part, scaled
 from leadwise.nn.heads import AttentionPool
-from leadwise.nn.losses import multimodal, pairwise
+from leadwise.nn.losses import multimodal
 from leadwise.nn.losses.multimodal import SameReport
-from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextSettings, WithReports
+from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextSettings, WithReports, check_similar_report
 from leadwise.nn.resnet import ResNet18
 from leadwise.nn.s4 import S4Encoder
 from leadwise.nn.text import Tokenizer
@@ -107,9 +107,8 @@ class Config(TextSettings, PairViewSettings, MethodConfig):
         super().__post_init__()
         check_ranges(self, temperature="> 0", view_dropout="[0, 1)")
         check_ranges(self, w_cma="> 0", w_uma=">= 0")  # without w_cma no report is used
-        check_ranges(self, least_temperature="> 0", similar_report="(0, 1]")
-        if self.similar_report < 1 and self.same_report == "negative":
-            raise ValueError("similar_report < 1 needs same_report = 'ignore' or 'positive'")
+        check_ranges(self, least_temperature="> 0")
+        check_similar_report(self.similar_report, self.same_report)
 
     @property
     def whole_batch(self) -> str:
@@ -195,12 +194,7 @@ class Method(WithReports, PretrainingMethod):
         z_text = self.text_head(self.text.read(list(view.report)))
         features = {"ecg": z_ecg, "text": z_text, "report": report_ids(batch, view)}
         if self.config.similar_report < 1:
-            tokens, _ = self.text.tokenize(list(batch.report))  # of the whole report, not of its view
-            special = torch.tensor(self.tokenizer.all_special_ids)
-            counted = tokens.real & ~torch.isin(tokens.ids, special)
-            features["words"] = to_device(
-                pairwise.bags_of_words(tokens.ids, counted, len(self.tokenizer)), z_ecg.device
-            )
+            features["words"] = self.words(batch)
         if self.config.w_uma:
             features |= {"view_1": self.dropout(self.view_1(latent)), "view_2": self.dropout(self.view_2(latent))}
         return {}, features

@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leadwise.batch import Batch, Signal
+from leadwise.batch import Batch, Signal, to_device
 from leadwise.nn import text as reports
 from leadwise.nn.encoder import EcgEncoder
 from leadwise.nn.fusion import ReadingBlock
+from leadwise.nn.losses import pairwise
+from leadwise.nn.losses.multimodal import SameReport
 from leadwise.nn.text import ReportEncoder, Tokenizer, Tokens
 from leadwise.nn.transformer import Block, CausalBlock, CrossBlock
 from leadwise.nn.views import pair_view
@@ -60,6 +62,18 @@ class TextSettings(TextEncoderSettings, _FreezingSettings):
     def text_is_frozen(self) -> bool:
         """Whether no part of the text encoder is trained; a small BERT with fresh weights always is."""
         return bool(self.text_encoder) and self.text_frozen == "whole"
+
+
+def check_similar_report(similar_report: float, same_report: SameReport) -> None:
+    """Check the setting `similar_report`: from which word overlap on two reports count as identical, if not 1.
+
+    Raises:
+        ValueError: it is not in (0, 1], or identical reports are not treated in any way.
+    """
+    if not 0 < similar_report <= 1:
+        raise ValueError(f"similar_report = {similar_report}: must be in (0, 1]")
+    if similar_report < 1 and same_report == "negative":
+        raise ValueError("similar_report < 1 needs same_report = 'ignore' or 'positive'")
 
 
 class ReportTower(ReportEncoder):
@@ -147,6 +161,16 @@ class WithReports(nn.Module):
         """The training view of a batch; in eval mode the batch itself."""
         grid = self.ecg.grid if isinstance(self.ecg, EcgEncoder) else 1
         return pair_view(batch, self.config, self.signal, grid) if self.training else batch
+
+    def words(self, batch: Batch) -> Tensor:
+        """Unit vectors (B, V) of which words of the vocabulary each report of the batch has, on the ECGs' device.
+
+        Two reports are similar by their cosine. Of whole reports: two views of one report are still the same report.
+        """
+        tokens, _ = self.text.tokenize(list(batch.report))
+        special = torch.tensor(self.tokenizer.all_special_ids)
+        counted = tokens.real & ~torch.isin(tokens.ids, special)
+        return to_device(pairwise.bags_of_words(tokens.ids, counted, len(self.tokenizer)), batch.ecg.device)
 
     @property
     def text_branch(self) -> tuple[ReportTower, nn.Module]:

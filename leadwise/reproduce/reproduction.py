@@ -65,7 +65,7 @@ _SCORING: dict[str, ScoringOptions] = {
     "fig3": ScoringOptions(),
     variants.PEERS: ScoringOptions(paper_numbers.FRACTIONS, untrained=True),
 }
-_WITH_REFERENCES = ("table1", variants.PEERS)
+_WITH_REFERENCES = ("table1", variants.PEERS)  # and with encoders of the user's own
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,9 @@ class ReproduceRequest:
     legacy: bool = False  # table1: the published protocol's numbers too
     splits: Path | None = None  # folder of the published split files, used instead of the cohorts' own splits
     methods: tuple[str, ...] = ()  # to compare, in addition to those of configs; none: all methods of the target
-    encoders: tuple[str, ...] = ()  # table1: rows of encoders or runs that are not trained here, see `foreign.opening`
+    encoders: tuple[
+        str, ...
+    ] = ()  # table1, peers: rows of encoders or runs that are not trained here, see `foreign.opening`
     references: bool = True  # table1, peers: untrained, supervised and hand-crafted rows too
     width: int | Literal["common", "native"] = (
         COMMON  # of the probes of all rows; common: the smallest of their features
@@ -115,8 +117,10 @@ def reproduce(request: ReproduceRequest, progress: Progress | None = None) -> Re
     configs = [settings.read(path) for path in request.configs]
     if distributed.n_launched() > 1:
         raise ConfigError("reproduce is one process; train on several with `torchrun ... -m leadwise pretrain`")
-    if request.encoders and request.target != "table1":
-        raise ConfigError(f"encoders of your own are rows of table1, not of {request.target}; choose table1")
+    if request.encoders and request.target not in _WITH_REFERENCES:
+        raise ConfigError(
+            f"encoders of your own are rows of table1 and peers, not of {request.target}; choose one of these"
+        )
     if request.n_people is not None and request.target != variants.DUAL_PHASE:
         raise ConfigError("the number of simulated people belongs to the target dual_phase; leave it out")
     if request.target == variants.MERIT:

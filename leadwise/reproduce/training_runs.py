@@ -144,8 +144,12 @@ def _config_hash(config: Config) -> str:
     table["optim"].pop("deterministic")
     if config.optim.optimizer == "adamw":
         table["optim"].pop("optimizer")
+    if config.optim.state_lr_scale == 1.0:
+        table["optim"].pop("state_lr_scale")
     if table["method"].get("w_mem") == 1.0:
         table["method"].pop("w_mem")
+    if config.method["name"] == "cg_dmer" and table["method"].get("similar_report") == 1.0:
+        table["method"].pop("similar_report")
     for name in ("teacher", "init", "init_volume", "init_text"):
         if not table["data"][name]:
             table["data"].pop(name)

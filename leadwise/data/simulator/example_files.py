@@ -55,18 +55,20 @@ def write_examples(folder: Path, seed: int) -> list[ExampleFile]:
     examples = []
     for name, findings, step_uv in _CASES:
         device = Device(_RATE_HZ, step_uv, 0, "mV", LEADS, tuple(range(len(LEADS))))
-        patient, drawn, digital = _draw(findings, device, seed)
+        patient, drawn, digital = draw_example(findings, device, seed)
         format_name = _write(folder / name, digital, device, patient)
         names = tuple(FINDINGS[code] for code in FINDINGS if code in drawn)
         examples.append(ExampleFile(folder / name, format_name, names))
     return examples
 
 
-def _draw(findings: frozenset[str], device: Device, seed: int) -> tuple[Patient, frozenset[str], NDArray[np.int16]]:
-    """Return the first patient whose first ECG has these findings, one more at most, and no lost lead; all its findings;
+def draw_example(
+    findings: frozenset[str], device: Device, seed: int, k: int = 0
+) -> tuple[Patient, frozenset[str], NDArray[np.int16]]:
+    """Return the first patient whose `k`-th ECG has these findings, one more at most, and no lost lead; all its findings;
     and the ECG, (T, 12) in steps."""
     for patient in draw_patients(_N_ECGS, seed):
-        rng = random_stream(patient, 0, seed)
+        rng = random_stream(patient, k, seed)
         presentation = draw_presentation(patient, rng)
         if not findings <= presentation.findings or len(presentation.findings) > _MOST_FINDINGS:
             continue
@@ -85,13 +87,13 @@ def _write(path: Path, digital: NDArray[np.int16], device: Device, patient: Pati
         return "WFDB"
     leads = dict(zip(LEADS, digital.T))
     is_muse = path.name == _CASES[0][0]
-    text = _muse(leads, device, patient) if is_muse else _aecg(leads, device, patient)
+    text = muse_text(leads, device, patient) if is_muse else aecg_text(leads, device, patient)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return "GE MUSE XML" if is_muse else "HL7 aECG XML"
 
 
-def _muse(leads: dict[str, NDArray[np.int16]], device: Device, patient: Patient) -> str:
+def muse_text(leads: dict[str, NDArray[np.int16]], device: Device, patient: Patient) -> str:
     """Return a MUSE resting ECG: eight leads as base64 of little-endian 16-bit integers with their CRC32."""
     waves = []
     for name in _MUSE_LEADS:
@@ -116,7 +118,7 @@ def _muse(leads: dict[str, NDArray[np.int16]], device: Device, patient: Patient)
     )
 
 
-def _aecg(leads: dict[str, NDArray[np.int16]], device: Device, patient: Patient) -> str:
+def aecg_text(leads: dict[str, NDArray[np.int16]], device: Device, patient: Patient) -> str:
     """Return an annotated ECG: twelve leads as digits with their scale."""
     sequences = "".join(
         f'<component><sequence><code code="MDC_ECG_LEAD_{name.upper()}"/><value><origin value="0" unit="uV"/>'

@@ -90,18 +90,20 @@ def siglip(
     bias: Tensor | float,
     treat: SameReport,
     local_rows: slice = slice(None),
+    words: Words | None = None,
 ) -> Tensor:
     """Eq. 6: -log sigmoid(y_ij (scale * ecg_i . text_j + bias)), sum over i in `local_rows` and all j, per i.
 
     ecg, text: (B, D). report: (B, C) int64 report ids; rows that agree in any column have the same report. `treat`: a pair i != j
-    with the same report counts as a positive, as a negative (the paper), or not at all ("ignore").
+    with the same report counts as a positive, as a negative (the paper), or not at all ("ignore"). With `words`, reports of at
+    least that overlap count as the same.
     The paper prints scale 1 and bias 0; with unit vectors the minimum is then reached when all pairs point apart.
     """
     anchor = ecg[local_rows]  # (b, D)
 
     def block(columns: slice) -> Tensor:
         logits = scale * (anchor @ text[columns].T) + bias  # (b, c)
-        own, same = _relations(report, local_rows, columns)
+        own, same = _relations(report, local_rows, columns, words)
         loss = -F.logsigmoid(torch.where(same if treat == "positive" else own, logits, -logits).float())
         return (loss.masked_fill(same & ~own, 0.0) if treat == "ignore" else loss).sum()
 
@@ -117,14 +119,16 @@ def info_nce(
     form: ContrastForm,
     local_rows: slice = slice(None),
     words: Words | None = None,
+    both_ways: bool = True,
 ) -> Tensor:
     """Eqs. 7-9: mean over `local_rows` of the ECG-to-text and text-to-ECG cross-entropies; scale = 1 / tau.
 
+    Without `both_ways`, of the ECG-to-text cross-entropy alone: each ECG among all reports.
+
     standard: i = j is the target and part of the denominator (symmetric InfoNCE).
     decoupled: the printed denominator, without k = i, for i = j only. literal: Eq. 9 as printed, summed over all i and j.
-    report and treat as in `siglip`; with "positive" the target is uniform over equal reports. With `words`, reports of at least
-    that overlap count as equal. An anchor whose printed denominator
-    is empty, because all reports are the same, adds 0.
+    report, treat and words as in `siglip`; with "positive" the target is uniform over equal reports. An anchor whose printed
+    denominator is empty, because all reports are the same, adds 0.
     """
 
     def one_way(anchors: Tensor, others: Tensor) -> Tensor:
@@ -149,6 +153,8 @@ def info_nce(
         loss = torch.where(log_denominator.amax(0) > MASKED_LOGIT / 2, loss, 0.0 * loss)
         return (loss * n.sum(0) if form == "literal" else loss).mean()
 
+    if not both_ways:
+        return one_way(ecg, text)
     return (one_way(ecg, text) + one_way(text, ecg)) / 2
 
 
@@ -161,11 +167,12 @@ def aligned(
     local_rows: slice = slice(None),
     form: ContrastForm = "standard",
     words: Words | None = None,
+    both_ways: bool = True,
 ) -> Tensor:
     """`info_nce` of the cosines of vectors (B, D) of any length, computed in float32 even under autocast."""
     with torch.autocast(ecg.device.type, enabled=False):  # logits of 14 and more need float32's digits
         unit = (F.normalize(ecg.float(), dim=-1), F.normalize(text.float(), dim=-1))
-        return info_nce(*unit, report, scale, treat, form, local_rows, words)
+        return info_nce(*unit, report, scale, treat, form, local_rows, words, both_ways)
 
 
 def _relations(report: Tensor, rows: slice, columns: slice, words: Words | None = None) -> tuple[Tensor, Tensor]:
