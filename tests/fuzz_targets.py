@@ -67,19 +67,19 @@ def _formats(folder: Path) -> list[Target]:
         "schiller": [vendor_files.schiller(samples)],
         "apple_watch": [watch + "\n".join(map(str, vendor_files.beats(2000, 512).tolist()))],
     }
-    found = [
+    readers = [
         Target(name, [_encoded(text) for text in several], _read_ecg, (RecordError,)) for name, several in texts.items()
     ]
     given = {"rate_hz": 500.0, "units": "mV"}
-    found.append(Target("csv", [table.encode()], functools.partial(_read_ecg, **given), (RecordError,)))
+    readers.append(Target("csv", [table.encode()], functools.partial(_read_ecg, **given), (RecordError,)))
     npz = io.BytesIO()
     np.savez(npz, signal=values.T, rate_hz=500.0, leads=np.array(names), units="mV")
     npy = io.BytesIO()
     np.save(npy, values.T)
-    found.append(Target("npz", [npz.getvalue()], _read_ecg, (RecordError,)))
+    readers.append(Target("npz", [npz.getvalue()], _read_ecg, (RecordError,)))
     with_leads = functools.partial(_read_ecg, leads=names, **given)
-    found.append(Target("npy", [npy.getvalue()], with_leads, (RecordError,)))
-    return found + _device_formats(folder)
+    readers.append(Target("npy", [npy.getvalue()], with_leads, (RecordError,)))
+    return readers + _device_formats(folder)
 
 
 def _encoded(text: str) -> bytes:
@@ -200,17 +200,17 @@ def _run_files(folder: Path) -> list[Target]:
     Changes are accepted, so that digests do not refuse everything; but not of the settings, which may describe a model that
     is too large to be built in time.
     """
-    found = []
+    readers = []
     for name in ("config.toml", "data.json", "model.safetensors", "tokenizer/tokenizer.json"):
         place = write_run(folder / f"run-{name.split('/')[0]}")
         path = place / name
         if not path.is_file():
             continue
         read = functools.partial(_load_run, place, name != "config.toml")
-        found.append(
+        readers.append(
             Target(f"run: {name}", [path.read_bytes()], functools.partial(_with_file, path, read), _RUN_ERRORS)
         )
-    return found
+    return readers
 
 
 _RUN_ERRORS = (RunError, ConfigError, TrainedOnError)
@@ -229,16 +229,16 @@ def _cohort_files(folder: Path) -> list[Target]:
         lines.append(f"ecg{k}.npy,p{k // 2},sinus rhythm,{('train', 'val', 'test')[k // 2]},{k % 2}")
     (folder / "ecgs.csv").write_text("\n".join(lines) + "\n")
     source = read_source(folder / "ecgs.csv", Options(LEADS, 100, "mV"))
-    found = []
+    readers = []
     for number, name in enumerate(("cohort.json", "index.parquet", "samples-00000.npy")):
         place = folder / f"cohort-{number}"
         write(source, place)
         path = place / name
         read = functools.partial(_open_cohort, place)
-        found.append(
+        readers.append(
             Target(f"cohort: {name}", [path.read_bytes()], functools.partial(_with_file, path, read), (CohortError,))
         )
-    return found
+    return readers
 
 
 def _open_cohort(place: Path, _: Path) -> None:
