@@ -110,6 +110,7 @@ class OptimConfig:
     lr: float = 2e-4  # peak learning rate
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: Muon for the matrices of blocks and heads, AdamW for the rest
     pretrained_lr_scale: float = 0.1  # factor on the learning rate of pre-trained layers (the text encoder's)
+    state_lr_scale: float = 1.0  # factor on the learning rate of A and dt of state-space layers (encoder "s4")
     weight_decay: float = 1e-5  # decoupled; not applied to norms, biases and embeddings
     betas: tuple[float, float] = (0.9, 0.98)
     warmup: float = 0.05  # share of the steps in which the rate increases
@@ -124,6 +125,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         check_ranges(self, steps=">= 1", batch_size=">= 2", accumulate=">= 1", lr="> 0", clip="> 0", warmup="[0, 1)")
         check_ranges(self, final_lr=">= 0", weight_decay=">= 0", pretrained_lr_scale=">= 0", seed=">= 0")
+        check_ranges(self, state_lr_scale=">= 0")
 
 
 @dataclass(frozen=True)
@@ -252,8 +254,8 @@ def read(path: Path, overrides: list[str] | None = None) -> Config:
     if not path.is_file():
         raise ConfigError(f"no config at {path}; see configs/ for examples")
     try:
-        table = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}; correct that line") from None
     for override in overrides or []:
         set_override(table, override)

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from conftest import SIGNAL, make_batch
+from conftest import SIGNAL, make_batch, unobserve
 from test_methods import build
 
 from leadwise.methods.catalogue import find_method, small_settings
@@ -150,14 +150,52 @@ def test_the_image_encoders_of_stage_two_are_a_frozen_teacher() -> None:
     torch.testing.assert_close(maps[0, 0], cmr.volumes.models["ed"].feature_map(batch.volume[:1, 0])[0].flatten(1).T)
 
 
-def test_the_ecg_encoder_of_another_run_is_trained_further() -> None:
-    init = build("st_mem")
+@pytest.mark.parametrize("name", ["st_mem", "cg_dmer", "simclr"])
+def test_the_ecg_encoder_of_another_run_is_trained_further(name: str) -> None:
+    changes = {"embed_passes": 1} if name == "cg_dmer" else {}
+    init = build(name, **changes)
     method, batch = started({"init": init}, view_crop=0.5), make_batch()
-    torch.testing.assert_close(method.eval().ecg(batch), init.eval().embed_ecg(batch))
+    with torch.no_grad():
+        tokens, _ = method.eval().ecg.tokens(batch)
+        embedded = init.eval().embed_ecg(batch)
+    if name == "cg_dmer":  # its embedding is the norm of the mean, and its tokens are norms of the means over leads
+        grid, usable, on_host = init._patches_and_host(batch)
+        encoded = init.ecg(grid, usable, count=on_host.sum(-1)).tokens.detach()  # (B, L N, D): all are observed
+        expected = init.pooled_norm(encoded.unflatten(1, usable.shape[1:]).mean(1))
+        torch.testing.assert_close(tokens, expected)
+        torch.testing.assert_close(init.pooled_norm(encoded.mean(1)), embedded)
+    else:
+        torch.testing.assert_close(method.ecg(batch).detach(), embedded)
     sum(method.train()(batch).values()).backward()
     assert [n for n, p in method.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())] == []
-    with pytest.raises(ValueError, match="choose one of st_mem or etp"):
+    assert {id(p) for p in method.ecg.parameters()} <= {id(p) for p in init.parameters()}
+
+
+def test_an_encoder_without_vectors_over_time_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match="a run of merl has no encoder of vectors over time; choose a run of another method"
+    ):
         started({"init": build("merl")})
+
+
+def test_tokens_of_a_lead_time_encoder_are_means_over_observed_leads() -> None:
+    """A time that no lead has is not real; a crop has the embeddings of its place."""
+    init = build("cg_dmer").eval()
+    encoder, batch = init.token_encoder, unobserve(make_batch(3), leads=[0, 4], after=250)
+    with torch.no_grad():
+        tokens, real = encoder.tokens(batch)
+        assert real.tolist() == [[True] * 6 + [False] * 4] * 3  # ten patches of 40 samples
+        patches, usable, on_host = init._patches_and_host(batch)
+        encoded = init.ecg(patches, usable, count=on_host.sum(-1))
+        for time in range(6):
+            of_time = [k for k, place in enumerate(encoded.index[0].tolist()) if place % 10 == time]
+            assert len(of_time) == 10
+            torch.testing.assert_close(tokens[0, time], init.pooled_norm(encoded.tokens[0, of_time].mean(0)))
+        crop = dataclasses.replace(batch, ecg=batch.ecg[..., 80:240], observed=batch.observed[..., 80:240])
+        at_place, _ = encoder.tokens(crop, torch.full((3,), 80))
+        at_begin, _ = encoder.tokens(crop)
+        assert at_place.shape == (3, 4, 32)
+        assert not torch.allclose(at_place, at_begin)
 
 
 def test_the_concepts_learn_the_phenotypes() -> None:

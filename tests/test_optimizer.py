@@ -11,6 +11,7 @@ from test_methods import CASES, build
 from torch import nn
 
 from leadwise.config import OptimConfig
+from leadwise.nn.s4 import StateSpace
 from leadwise.training.muon import MuonWithAdamW, orthogonalised
 from leadwise.training.optimizer import make_optimizer, matrix_parts
 
@@ -109,6 +110,36 @@ def test_every_method_trains_with_muon(name: str) -> None:
         sums.append(float(total.detach()))
     assert sum(sums[-3:]) < sum(sums[:3])
     assert not any(torch.equal(p, old) for p, old in zip(matrices, before))
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_the_dynamics_of_states_have_a_rate_of_their_own(kind: str) -> None:
+    """A step of AdamW from fresh moments moves every number by its rate: a tenth for A and dt, all of it for the rest."""
+    method = build("merl s4", text_frozen="layers")
+    rate = 1e-3
+    optimizer = make_optimizer(method, OptimConfig(optimizer=kind, lr=rate, weight_decay=0.0, state_lr_scale=0.1))
+    layers = [module for module in method.modules() if isinstance(module, StateSpace)]
+    names = {f"ecg.blocks.{k}.states.{name}" for k in range(2) for name in ("log_dt", "log_decay", "frequency")}
+    slow = {name for name, p in method.named_parameters() if any(p is one for x in layers for one in x.dynamics)}
+    assert slow == names
+    before = {name: p.detach().clone() for name, p in method.named_parameters()}
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["scale"]
+    sum(method(make_batch(8)).values()).backward()
+    for p in method.parameters():
+        p.grad = torch.ones_like(p) if p.grad is not None else None
+    optimizer.step()
+    moved = {name: float((p.detach() - before[name]).abs().max()) for name, p in method.named_parameters()}
+    for name in slow:
+        assert moved[name] == pytest.approx(rate / 10, rel=1e-2), name
+    for name in ("ecg.blocks.0.states.readout", "ecg.blocks.0.states.skip", "ecg.pieces.bias", "log_temperature"):
+        assert moved[name] == pytest.approx(rate, rel=1e-2), name
+
+    # with a factor of 1 the groups are the same as before there was one; layers of another kind are not affected
+    plain = make_optimizer(method, OptimConfig(optimizer=kind, lr=rate))
+    assert {group["scale"] for group in plain.param_groups} == {1.0}
+    assert len(plain.param_groups) == len(optimizer.param_groups) - 1
+    assert {g["scale"] for g in make_optimizer(build("merl"), OptimConfig(state_lr_scale=0.1)).param_groups} == {1.0}
 
 
 def test_the_state_is_restored(tmp_path: Path) -> None:

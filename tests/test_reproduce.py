@@ -353,10 +353,16 @@ def test_peers_have_seeds_by_place_and_the_published_numbers_beside_them(wide: P
     assert page.index("<img") < page.index("<table")
     assert peers.REMARK in page
     assert "MS-ECG-FM" in (result.folder / "table.md").read_text(encoding="utf-8")
-    # without seeds, the first five rows have three
-    rows = [variants.Variant(row, config) for row, config in variants.base_configs([], peers.METHODS).items()]
-    n_seeds = {one.config.method["name"]: len(peers.seeds_of(one, ())) for one in rows}
-    assert n_seeds == {name: 3 if number < 5 else 1 for number, name in enumerate(peers.METHODS)}
+    # without seeds, the first five methods have three; MERL and SimCLR have a row with S4
+    configs = variants.base_configs([], peers.METHODS, peers.small_configs)
+    rows = [variants.Variant(row, config) for row, config in configs.items()]
+    n_seeds = {one.label: len(peers.seeds_of(one, ())) for one in rows}
+    three = dict.fromkeys(("CG-DMER", "ETP", "MERL (ResNet)", "MELP", "SimCLR"), 3)
+    once = dict.fromkeys(("MERL (S4)", "SimCLR (S4)", "ECG-CPC", "ECG-JEPA (random)", "MERIT-style", "ST-MEM"), 1)
+    assert n_seeds == three | once
+    # each method has its own batch size and learning rate
+    assert (configs["CG-DMER"].optim.batch_size, configs["CG-DMER"].optim.lr) == (32, 2e-3)
+    assert (configs["SimCLR (S4)"].optim.batch_size, configs["SimCLR (S4)"].optim.lr) == (64, 1e-3)
     assert peers.seeds_of(rows[0], (7,)) == (7,)
 
 
@@ -401,7 +407,11 @@ def test_folders_of_runs_of_older_versions_are_unchanged(wide: Path) -> None:
     assert training_runs._config_hash(distilled) != plain
     similar = dataclasses.replace(config, method={**config.method, "similar_report": 0.9})
     assert training_runs._config_hash(similar) != plain
-    for changes, is_same in (({"deterministic": False}, True), ({"optimizer": "muon"}, False)):
+    for changes, is_same in (
+        ({"deterministic": False}, True),
+        ({"optimizer": "muon"}, False),
+        ({"state_lr_scale": 0.1}, False),
+    ):
         other = dataclasses.replace(config, optim=dataclasses.replace(config.optim, **changes))
         assert (training_runs._config_hash(other) == plain) == is_same
 
@@ -571,6 +581,7 @@ def test_each_target_compares_what_the_paper_does() -> None:
         "merit",
         "echoing_ecg",
         "ms_ecg_fm",
+        "tamer",
     }
     others = {"supervised", "student", "dual_phase_cmr", "ptacl", "myo_ecg", "ecg_flow_cmr"}
     assert set(variants.compared_methods("table1")) == set(method_names()) - others

@@ -42,7 +42,7 @@ from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn import augment
 from leadwise.nn import text as reports
 from leadwise.nn.batch_norm import BatchNorm
-from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part, mean_of, scaled
+from leadwise.nn.encoder import EcgEncoder, EncoderSettings, WithEcgEncoder, check_part, mean_of, scaled
 from leadwise.nn.filters import band_pass
 from leadwise.nn.gradient_reversal import reverse_gradient
 from leadwise.nn.heads import Projector
@@ -117,7 +117,7 @@ class _EncodedHalf:
     observed: Tensor  # (B, K) bool, parts with an observed sample
 
 
-class Method(PretrainingMethod):
+class Method(WithEcgEncoder, PretrainingMethod):
     compares_records = True
     falling_terms = ("L_pat", "L_st")
     config: Config

@@ -63,7 +63,7 @@ from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
 from leadwise.nn import augment, completion, masking, targets
 from leadwise.nn import text as reports
-from leadwise.nn.encoder import NO_PATCH, check_part, valid_only
+from leadwise.nn.encoder import NO_PATCH, LeadTimeTokens, TokenEncoder, check_part, valid_only
 from leadwise.nn.heads import Head
 from leadwise.nn.lead_time import (
     DecoderShape,
@@ -351,6 +351,11 @@ class Method(WithReports, PretrainingMethod):
             return torch.cat(heads, dim=-1)
 
         return [embedding(part) for part in parts]
+
+    @property
+    def token_encoder(self) -> TokenEncoder:
+        """The ECG encoder and the norm of its mean, of all patches in one pass, from which another run can start."""
+        return LeadTimeTokens(self.ecg, self.pooled_norm, self.signal)
 
     @property
     def text_branch(self) -> tuple[ReportTower, nn.Module]:

@@ -29,6 +29,7 @@ from typing import Any, ClassVar
 from torch import Generator, Tensor, nn
 
 from leadwise.batch import SEXES, Batch, Signal, Volume
+from leadwise.nn.encoder import TokenEncoder
 from leadwise.nn.text import Tokenizer
 
 Terms = dict[str, Tensor]  # weighted loss terms, scalars, by name
@@ -291,6 +292,18 @@ class PretrainingMethod(nn.Module):
         """
         raise ValueError(
             f"a run of {type(self).__module__} has no image encoders; choose one whose images were trained"
+        )
+
+    @property
+    def token_encoder(self) -> TokenEncoder:
+        """The ECG encoder behind the part "backbone", as vectors over time, which another run trains further.
+
+        Raises:
+            ValueError: the method has none, or not with these settings.
+        """
+        raise ValueError(
+            f"a run of {type(self).__module__.rpartition('.')[2]} has no encoder of vectors over time; choose a run of another "
+            "method, such as st_mem, pa_mae, cg_dmer or etp"
         )
 
     @property

@@ -37,7 +37,7 @@ from leadwise.batch import Batch, Signal, to_device
 from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod
 from leadwise.nn import masking
-from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part, scaled
+from leadwise.nn.encoder import EcgEncoder, EncoderSettings, WithEcgEncoder, check_part, scaled
 from leadwise.nn.losses import series
 from leadwise.nn.s4 import S4Encoder
 from leadwise.nn.views import UnchangedViewSettings, Views
@@ -64,7 +64,7 @@ class Config(UnchangedViewSettings, MethodConfig):
 
 # Settings for two CPU cores.
 SMALL = {
-    "width": 64, "depth": 4, "stride": 4, "steps": (2, 5, 10), "n_elsewhere": 4, "cosine": True, "temperature": 0.1,
+    "width": 96, "depth": 4, "stride": 8, "steps": (2, 5, 10), "n_elsewhere": 4, "cosine": True, "temperature": 0.1,
     "view_crop": 0.5, "view_gain": 0.1, "view_lead_mask": 0.5,
 }  # fmt: skip
 SMALL_OPTIM = {"lr": 2e-3}
@@ -77,7 +77,7 @@ TINY = {
 }  # fmt: skip
 
 
-class Method(PretrainingMethod):
+class Method(WithEcgEncoder, PretrainingMethod):
     compares_records = True
     falling_terms = ("L_CPC",)
     config: Config

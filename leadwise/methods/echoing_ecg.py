@@ -43,7 +43,7 @@ from leadwise import distributed
 from leadwise.batch import Batch, Signal, Volume
 from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
-from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
+from leadwise.nn.encoder import EcgEncoder, EncoderSettings, WithEcgEncoder, check_part
 from leadwise.nn.heads import GaussianHead
 from leadwise.nn.losses import gaussian, multimodal
 from leadwise.nn.losses.gaussian import Balance
@@ -107,7 +107,7 @@ TINY = {
 }  # fmt: skip
 
 
-class Method(WithReports, PretrainingMethod):
+class Method(WithEcgEncoder, WithReports, PretrainingMethod):
     config: Config
     reads_volumes = True
     starts_from = ("init_volume",)

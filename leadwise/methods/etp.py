@@ -34,7 +34,7 @@ from leadwise import distributed
 from leadwise.batch import Batch, Signal
 from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod
-from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
+from leadwise.nn.encoder import EcgEncoder, EncoderSettings, WithEcgEncoder, check_part
 from leadwise.nn.losses import multimodal
 from leadwise.nn.losses.multimodal import SameReport
 from leadwise.nn.report_tower import SMALL_REPORTS, ReportTower, TextSettings, WithReports
@@ -66,7 +66,7 @@ TINY = {
 }  # fmt: skip
 
 
-class Method(WithReports, PretrainingMethod):
+class Method(WithEcgEncoder, WithReports, PretrainingMethod):
     config: Config
 
     def __init__(self, config: Config, signal: Signal, tokenizer: Tokenizer, saved_folder: Path | None = None) -> None:

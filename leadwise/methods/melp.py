@@ -50,7 +50,7 @@ from leadwise.batch import Batch, Signal
 from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
 from leadwise.nn import local_alignment
-from leadwise.nn.encoder import EcgEncoder, EncoderSettings, Kind, check_part
+from leadwise.nn.encoder import EcgEncoder, EncoderSettings, Kind, WithEcgEncoder, check_part
 from leadwise.nn.heads import QueryPool
 from leadwise.nn.losses import multimodal
 from leadwise.nn.losses.multimodal import SameReport
@@ -113,7 +113,7 @@ TINY = {
 }  # fmt: skip
 
 
-class Method(WithReports, PretrainingMethod):
+class Method(WithEcgEncoder, WithReports, PretrainingMethod):
     falling_terms = ("L_rhythm", "L_beat", "L_token")
     config: Config
     closing: Tensor

@@ -14,8 +14,8 @@ Yukui-1999/MyoECG (July 2026).
 - The tokens of the images are the feature maps of their encoders before pooling, with a learned place for each position.
 - `data.init_volume` names a run of dual_phase_cmr with stage = "cmr": its image encoders are the frozen teacher. Without it they
   are trained by L_teacher.
-- `data.init` names a run whose ECG encoder is trained further, such as one of st_mem. Without it the encoder is new, of this
-  file's settings.
+- `data.init` names a run whose ECG encoder is trained further, such as one of st_mem or cg_dmer. Without it the encoder is
+  new, of this file's settings.
 - The part "concepts" is e_q of all concepts side by side.
 
 The losses, queries and sizes are from the abstract and the public code, which has no licence. This implementation departs from
@@ -47,7 +47,7 @@ from leadwise.batch import Batch, Signal, Volume
 from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
 from leadwise.nn import phenotypes
-from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
+from leadwise.nn.encoder import EcgEncoder, EncoderSettings, TokenEncoder, check_part
 from leadwise.nn.heads import Head
 from leadwise.nn.losses import anchors, multimodal
 from leadwise.nn.phenotypes import WithPhenotypes
@@ -181,7 +181,11 @@ class Method(WithPhenotypes, PretrainingMethod):
         self.register_phenotypes(c.phenotypes)
 
         # the two encoders
-        self.ecg = _encoder_of(start["init"]) if "init" in start else EcgEncoder(c, signal)
+        self.ecg: TokenEncoder
+        if "init" in start:
+            self.ecg = start["init"].token_encoder.requires_grad_(True)
+        else:
+            self.ecg = EcgEncoder(c, signal)
         self.view = Views(c, signal, self.ecg.grid)
         if "init_volume" in start:
             self.volumes = frozen_encoder(start["init_volume"].volume_branch, c.volume, c.volume.phases)
@@ -339,15 +343,3 @@ class Method(WithPhenotypes, PretrainingMethod):
         c = self.config
         by_concept = {name: iter(maps[i](concepts[:, i]).unbind(1)) for i, name in enumerate(c.concepts)}
         return torch.stack([next(by_concept[name]) for name in c.concept_of], dim=1)
-
-
-def _encoder_of(init: PretrainingMethod) -> EcgEncoder:
-    """Return the ECG encoder of the run in data.init.
-
-    Raises:
-        ValueError: the run's method has no encoder with tokens.
-    """
-    encoder = dict(init.named_children()).get("ecg")
-    if not isinstance(encoder, EcgEncoder):
-        raise ValueError("data.init is a run without the tokens of an ECG encoder; choose one of st_mem or etp")
-    return encoder.requires_grad_(True)

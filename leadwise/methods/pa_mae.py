@@ -36,7 +36,7 @@ from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
 from leadwise.nn import masking, phase, targets
 from leadwise.nn.batch_norm import BatchNorm
-from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part, scaled
+from leadwise.nn.encoder import EcgEncoder, EncoderSettings, WithEcgEncoder, check_part, scaled
 from leadwise.nn.losses import masked
 from leadwise.nn.patches import patchify
 from leadwise.nn.resnet import ResNet18
@@ -80,7 +80,7 @@ TINY = {
 }
 
 
-class Method(PretrainingMethod):
+class Method(WithEcgEncoder, PretrainingMethod):
     config: Config
 
     def __init__(

@@ -36,7 +36,7 @@ from leadwise.batch import Batch, Signal, Volume
 from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
 from leadwise.nn import phase
-from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part, mean_of
+from leadwise.nn.encoder import EcgEncoder, EncoderSettings, WithEcgEncoder, check_part, mean_of
 from leadwise.nn.heads import Head
 from leadwise.nn.losses import anchors, multimodal
 from leadwise.nn.text import numbers
@@ -95,7 +95,7 @@ TINY = {
 }  # fmt: skip
 
 
-class Method(PretrainingMethod):
+class Method(WithEcgEncoder, PretrainingMethod):
     config: Config
     parts = ("backbone", "shared")
     reads_volumes = True

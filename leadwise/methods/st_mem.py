@@ -46,7 +46,7 @@ from leadwise.batch import Batch, Signal
 from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
 from leadwise.nn import augment, completion, masking, phase, targets
-from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
+from leadwise.nn.encoder import EcgEncoder, EncoderSettings, WithEcgEncoder, check_part
 from leadwise.nn.lead_time import DecoderShape, Encoded, LeadTimeDecoder, LeadTimeEncoder
 from leadwise.nn.losses import masked, multimodal
 from leadwise.nn.patches import patchify
@@ -104,7 +104,7 @@ TINY = {
 }  # fmt: skip
 
 
-class Method(PretrainingMethod):
+class Method(WithEcgEncoder, PretrainingMethod):
     config: Config
 
     def __init__(

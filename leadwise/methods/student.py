@@ -34,7 +34,7 @@ from leadwise import distributed
 from leadwise.batch import Batch, Signal
 from leadwise.config import check_ranges
 from leadwise.methods.contract import MethodConfig, PretrainingMethod, nonzero_weights
-from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
+from leadwise.nn.encoder import EcgEncoder, EncoderSettings, WithEcgEncoder, check_part
 from leadwise.nn.heads import Head, described_layers, layers_of
 from leadwise.nn.losses import distillation, multimodal
 from leadwise.nn.report_tower import ReportTower, TextEncoderSettings, WithReports
@@ -77,7 +77,7 @@ TINY = {
 }  # fmt: skip
 
 
-class Method(WithReports, PretrainingMethod):
+class Method(WithEcgEncoder, WithReports, PretrainingMethod):
     config: Config
     learns_from_teacher = True
     teacher_parts = ("shared", "backbone")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from leadwise.batch import Batch, Signal
 from leadwise.methods.contract import MethodConfig, PretrainingMethod
-from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
+from leadwise.nn.encoder import EcgEncoder, EncoderSettings, WithEcgEncoder, check_part
 from leadwise.nn.views import PairViewSettings, pair_view
 
 
@@ -42,7 +42,7 @@ TINY = {
 }  # fmt: skip
 
 
-class Method(PretrainingMethod):
+class Method(WithEcgEncoder, PretrainingMethod):
     config: Config
     learns_labels = True
     parts = ("backbone", "scores")

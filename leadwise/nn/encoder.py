@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from leadwise.batch import Batch, Signal
-from leadwise.nn.lead_time import EncoderShape, LeadTimeEncoder
+from leadwise.nn.lead_time import Encoded, EncoderShape, LeadTimeEncoder
 from leadwise.nn.masking import any_in_bins
 from leadwise.nn.normalize import normalize
 from leadwise.nn.observed import observed_records, usable_patches
@@ -56,7 +56,59 @@ class EncoderSettings:
         return "method.encoder = 'resnet'" if self.encoder == "resnet" else ""
 
 
-class EcgEncoder(nn.Module):
+class TokenEncoder(nn.Module):
+    """An ECG encoder that has vectors over time: what `PretrainingMethod.token_encoder` returns.
+
+    `width` is D; crops must begin at a multiple of `grid` samples.
+    """
+
+    width: int
+    grid: int
+
+    def tokens(self, batch: Batch, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N, D) of ECGs in mV, and (B, N) bool, True where any lead was observed.
+
+        For crops, `start` (B,) is the first sample within the whole recording.
+
+        Raises:
+            ValueError: a record has no observed sample, or not one whole observed patch.
+        """
+        raise NotImplementedError(f"{type(self).__name__}: `tokens` is missing")
+
+    def pool(self, tokens: Tensor, weight: Tensor) -> Tensor:
+        """The weighted mean (B, D) of `tokens` (B, N, D); weight: (B, N), 0 or more."""
+        weight = weight.to(tokens.dtype)
+        return (tokens * weight[..., None]).sum(1) / weight.sum(1, keepdim=True).clamp(min=1e-6)
+
+
+class LeadTimeTokens(TokenEncoder):
+    """A `LeadTimeEncoder` that a method has by itself, and the norm behind it: the mean over leads of each time's tokens."""
+
+    def __init__(self, model: LeadTimeEncoder, norm: nn.LayerNorm, signal: Signal) -> None:
+        super().__init__()
+        self.model, self.norm, self.signal = model, norm, signal
+        self.width, self.grid = model.shape.width, model.shape.patch_samples
+
+    def tokens(self, batch: Batch, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The tokens of the times of all patches that were observed completely."""
+        patches, usable, on_host = _patches_of(batch, self.signal, self.grid)
+        first = None if start is None else start // self.grid
+        mean, real = _means_over_leads(self.model(patches, usable, first, count=_counts(on_host)), usable)
+        return self.norm(mean), real
+
+
+class WithEcgEncoder(nn.Module):
+    """Mixin for a PretrainingMethod with an `EcgEncoder`, from which another run can start."""
+
+    ecg: EcgEncoder
+
+    @property
+    def token_encoder(self) -> TokenEncoder:
+        """The ECG encoder."""
+        return self.ecg
+
+
+class EcgEncoder(TokenEncoder):
     """ECG encoder built from `settings`. `width` is D of its output; crops must begin at a multiple of `grid` samples."""
 
     def __init__(self, settings: EncoderSettings, signal: Signal, causal: bool = False) -> None:
@@ -162,23 +214,15 @@ class EcgEncoder(nn.Module):
 
     def _tokens_of_times(self, batch: Batch, start: Tensor | None) -> tuple[Tensor, Tensor]:
         """`tokens` of the lead_time encoders."""
-        # encode, put the tokens back on the grid of leads and patches, then average over leads
         assert isinstance(self.model, LeadTimeEncoder)
         patches, usable, on_host = self.patches_and_host(batch)
         encoded = self.model(patches, usable, self._first(start), count=_counts(on_host))
-        places = torch.zeros(usable.shape, device=usable.device).flatten(1)  # (B, L N)
-        is_real = torch.ones_like(encoded.index, dtype=torch.float) if encoded.real is None else encoded.real.float()
-        grid = encoded.tokens.new_zeros(*places.shape, self.width)
-        index = encoded.index[..., None].expand(-1, -1, self.width)
-        grid = grid.scatter_add(1, index, encoded.tokens * is_real[..., None])
-        count = places.scatter_add(1, encoded.index, is_real).reshape(usable.shape).sum(1)  # (B, N)
-        total = grid.reshape(*usable.shape, self.width).sum(1)
-        return self.norm(total / count.clamp(min=1)[..., None]), count > 0
+        mean, real = _means_over_leads(encoded, usable)
+        return self.norm(mean), real
 
     def pool(self, tokens: Tensor, weight: Tensor) -> Tensor:
         """The weighted mean (B, D) of `tokens` (B, N, D), on the scale of the encoder's vectors; weight: (B, N), 0 or more."""
-        weight = weight.to(tokens.dtype)
-        mean = (tokens * weight[..., None]).sum(1) / weight.sum(1, keepdim=True).clamp(min=1e-6)
+        mean = super().pool(tokens, weight)
         return self.model.norm(mean) if isinstance(self.model, ViT) else mean
 
     def patches(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -191,15 +235,38 @@ class EcgEncoder(nn.Module):
 
     def patches_and_host(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """The same, and which patches were observed as a tensor on the host."""
-        n = batch.ecg.shape[-1] // self.grid
-        patches = patchify(scaled(batch, self.signal), n)
-        usable, on_host = usable_patches(batch, n)
-        problem = f"not one whole patch of {self.grid / self.signal.rate_hz:g} s was observed in any lead"
-        valid = valid_only(patches, on_host.flatten(1).any(-1), batch.record, f"{problem}; leave the recording out")
-        return valid, usable, on_host
+        return _patches_of(batch, self.signal, self.grid)
 
     def _first(self, start: Tensor | None) -> Tensor | None:
         return None if start is None else start // self.grid
+
+
+def _patches_of(batch: Batch, signal: Signal, grid: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalised patches (B, L, N, P), and (B, L, N) bool, True where every sample was observed: on the device and on the host.
+
+    Raises:
+        ValueError: a record has no observed sample, or not one whole observed patch.
+    """
+    n = batch.ecg.shape[-1] // grid
+    patches = patchify(scaled(batch, signal), n)
+    usable, on_host = usable_patches(batch, n)
+    problem = f"not one whole patch of {grid / signal.rate_hz:g} s was observed in any lead"
+    valid = valid_only(patches, on_host.flatten(1).any(-1), batch.record, f"{problem}; leave the recording out")
+    return valid, usable, on_host
+
+
+def _means_over_leads(encoded: Encoded, usable: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean over leads of the tokens of each time (B, N, D), and (B, N) bool, times with a token; usable: (B, L, N) bool."""
+    # put the tokens back on the grid of leads and patches, then average over leads
+    width = encoded.tokens.shape[-1]
+    places = torch.zeros(usable.shape, device=usable.device).flatten(1)  # (B, L N)
+    is_real = torch.ones_like(encoded.index, dtype=torch.float) if encoded.real is None else encoded.real.float()
+    grid = encoded.tokens.new_zeros(*places.shape, width)
+    index = encoded.index[..., None].expand(-1, -1, width)
+    grid = grid.scatter_add(1, index, encoded.tokens * is_real[..., None])
+    count = places.scatter_add(1, encoded.index, is_real).reshape(usable.shape).sum(1)  # (B, N)
+    total = grid.reshape(*usable.shape, width).sum(1)
+    return total / count.clamp(min=1)[..., None], count > 0
 
 
 def scaled(batch: Batch, signal: Signal) -> Tensor:

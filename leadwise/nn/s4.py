@@ -52,6 +52,11 @@ class StateSpace(nn.Module):
         )  # C, real and imaginary
         self.skip = nn.Parameter(torch.randn(width))  # D
 
+    @property
+    def dynamics(self) -> list[nn.Parameter]:
+        """The parameters of A and dt: a small step of them changes the memory of a state a lot (optim.state_lr_scale)."""
+        return [self.log_dt, self.log_decay, self.frequency]
+
     def forward(self, u: Tensor) -> Tensor:
         """u: (B, H, T) -> (B, H, T), in the precision of the parameters, also under autocast."""
         if torch.compiler.is_exporting():  # ONNX has no FFT of these

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leadwise.batch import Batch, Signal
-from leadwise.nn.encoder import EcgEncoder, EncoderSettings, check_part
+from leadwise.nn.encoder import EcgEncoder, EncoderSettings, TokenEncoder, check_part
 from leadwise.nn.heads import Ending, Projector
 from leadwise.nn.losses import multimodal
 from leadwise.nn.views import View, Views, ViewSettings
@@ -52,6 +52,11 @@ class TwoViews(nn.Module):
     parts: tuple[str, ...]
     tower: Tower
     view: Views
+
+    @property
+    def token_encoder(self) -> TokenEncoder:
+        """The ECG encoder of the trained network, from which another run can start."""
+        return self.tower.ecg
 
     def two_views(self, batch: Batch) -> tuple[View, View]:
         """Two random views of each record; validation uses views too, because the objective needs them."""

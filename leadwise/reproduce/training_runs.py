@@ -144,6 +144,8 @@ def _config_hash(config: Config) -> str:
     table["optim"].pop("deterministic")
     if config.optim.optimizer == "adamw":
         table["optim"].pop("optimizer")
+    if config.optim.state_lr_scale == 1.0:
+        table["optim"].pop("state_lr_scale")
     if table["method"].get("w_mem") == 1.0:
         table["method"].pop("w_mem")
     if config.method["name"] == "cg_dmer" and table["method"].get("similar_report") == 1.0:

@@ -13,7 +13,7 @@ from leadwise.nn.ecg_vae import ResidualBlock
 from leadwise.nn.heads import Head, Projector
 from leadwise.nn.report_tower import BLOCKS
 from leadwise.nn.resnet import BasicBlock
-from leadwise.nn.s4 import S4Block
+from leadwise.nn.s4 import S4Block, StateSpace
 from leadwise.nn.text import is_bert_layer
 from leadwise.nn.transformer import Attention
 from leadwise.training.muon import MuonWithAdamW
@@ -38,29 +38,34 @@ def make_optimizer(method: PretrainingMethod, optim: OptimConfig) -> torch.optim
     """Return the optimiser of `optim.optimizer`.
 
     Weight decay applies to matrices, not to norms, biases and embeddings. Pretrained parameters have a lower rate, and AdamW
-    in any case. Each parameter group has a "scale", the factor on the learning rate.
+    in any case; so have A and dt of state-space layers if `optim.state_lr_scale` is not 1. Each parameter group has a "scale",
+    the factor on the learning rate.
     """
-    # group the parameters by (decays, pretrained, parts of a matrix for Muon; 0 = AdamW)
+    # group the parameters by (decays, pretrained, parts of a matrix for Muon; 0 = AdamW, dynamics of states)
     pretrained = {id(p) for p in method.pretrained_parameters}
     embedding_tables = {id(m.weight) for m in method.modules() if isinstance(m, nn.Embedding)}
     parts = matrix_parts(method) if optim.optimizer == "muon" else {}
-    groups: dict[tuple[bool, bool, int], list[nn.Parameter]] = {}
+    layers = [module for module in method.modules() if isinstance(module, StateSpace)]
+    # with a factor of 1 the groups are those without it, so that runs of earlier versions are resumed
+    slow = {id(p) for layer in layers for p in layer.dynamics} if optim.state_lr_scale != 1 else set()
+    groups: dict[tuple[bool, bool, int, bool], list[nn.Parameter]] = {}
     for name, p in method.named_parameters():
         if p.requires_grad:
             # a parameter of a method itself (lead, time, mask and class embeddings) is not named "weight"
             is_embedding = id(p) in embedding_tables or not name.endswith("weight")
             is_pretrained = id(p) in pretrained
             n_parts = 0 if is_pretrained else parts.get(id(p), 0)
-            groups.setdefault((p.ndim >= 2 and not is_embedding, is_pretrained, n_parts), []).append(p)
+            decays, is_slow = p.ndim >= 2 and not is_embedding, id(p) in slow
+            groups.setdefault((decays, is_pretrained, n_parts, is_slow), []).append(p)
 
     parameter_groups = [
         {
             "params": parameters,
             "weight_decay": optim.weight_decay if decays else 0.0,
-            "scale": optim.pretrained_lr_scale if is_pretrained else 1.0,
+            "scale": (optim.pretrained_lr_scale if is_pretrained else 1.0) * (optim.state_lr_scale if is_slow else 1.0),
             **({"muon": bool(n_parts), "n_parts": n_parts} if optim.optimizer == "muon" else {}),
         }
-        for (decays, is_pretrained, n_parts), parameters in sorted(groups.items())
+        for (decays, is_pretrained, n_parts, is_slow), parameters in sorted(groups.items())
     ]
     kind = MuonWithAdamW if optim.optimizer == "muon" else torch.optim.AdamW
     return kind(parameter_groups, lr=optim.lr, betas=optim.betas, fused=True)

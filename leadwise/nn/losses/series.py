@@ -61,6 +61,23 @@ def same_patient(
     return total
 
 
+def same_time_contrast(a: Tensor, b: Tensor, present: Tensor, scale: Tensor | float) -> Tensor:
+    """Symmetric InfoNCE between two sequences of each record: the vector of one time among all times of the other.
+
+    -log exp(scale cos(a_k, b_k)) / sum_j exp(scale cos(a_k, b_j)), and with a and b exchanged; mean of both, over the present
+    times of a record, then over records. a, b: (B, K, D); present: (B, K) bool. A record without two present times adds 0 and
+    still counts.
+    """
+    with torch.autocast(a.device.type, enabled=False):
+        unit_a, unit_b = F.normalize(a.float(), dim=-1), F.normalize(b.float(), dim=-1)
+        logits = (scale * (unit_a @ unit_b.transpose(1, 2))).masked_fill(~present[:, None], MASKED_LOGIT)
+        back = (scale * (unit_b @ unit_a.transpose(1, 2))).masked_fill(~present[:, None], MASKED_LOGIT)
+        both = logits.log_softmax(-1) + back.log_softmax(-1)
+        own = torch.where(present, both.diagonal(dim1=1, dim2=2), 0.0)  # (B, K)
+        each = -own.sum(1) / (2 * present.sum(1).clamp(min=1))
+        return torch.where(present.sum(1) > 1, each, 0.0).mean()
+
+
 def predictive_contrast(
     predicted: Tensor,
     latents: Tensor,
