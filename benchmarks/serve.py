@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def measure_answers(n: int) -> list[tuple[str, float, float]]:
-    """Return what is asked, and the median and the 95th percentile of n answers in ms."""
+    """Return each question, with the median and the 95th percentile of n answers in ms."""
     token = secrets.token_hex(16)
     command = [sys.executable, "-m", "leadwise", "serve", "--port", str(PORT), "--token", token, "--no-browser"]
     with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=log, stderr=log) as process:

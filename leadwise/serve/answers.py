@@ -69,7 +69,7 @@ class ModelAnswers:
     def warm_up(self) -> None:
         """Answer usual questions once, so that the first answer to a user is as fast as the others.
 
-        The texts of tasks without probabilities are embedded when they are first asked for.
+        The texts of tasks without probabilities are embedded at their first use.
         """
         time_s = np.arange(self.model.signal.n_samples) / self.model.signal.rate_hz
         signal = np.full((len(time_s), len(LEADS)), np.nan)

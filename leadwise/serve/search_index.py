@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 LARGE = 50_000  # recordings
 _MAGIC = b"leadwise index 1\n"
 _DIGEST_BYTES = 32
-_CANDIDATES = 4  # times `top` that the index is asked for
+_CANDIDATES = 4  # times `top`: candidates of the index
 _LEAST_CANDIDATES = 64
 _CONNECTIVITY, _EXPANSION = 16, 128
 
