@@ -34,7 +34,8 @@ const pause = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000
 export async function call(path, { query = {}, file, json, signal } = {}, again = true) {
   const address = new URL(path, location.origin);
   for (const [name, value] of Object.entries(query)) {
-    for (const one of [value].flat()) if (one !== "" && one !== null && one !== undefined) address.searchParams.append(name, one);
+    for (const one of [value].flat())
+      if (one !== "" && one !== null && one !== undefined) address.searchParams.append(name, one);
   }
   const headers = { "X-Leadwise-Token": token };
   const request = { method: file || json ? "POST" : "GET", headers, signal, cache: "no-store", credentials: "omit" };
@@ -61,7 +62,10 @@ export async function call(path, { query = {}, file, json, signal } = {}, again 
   if (!answer.ok) {
     const text = isJson ? (await answer.json()).error : "";
     if (answer.status === 401) {
-      throw new Refusal("This page has no valid token. Open the address that `leadwise serve` printed, with its last part.", 401);
+      throw new Refusal(
+        "This page has no valid token. Open the address that `leadwise serve` printed, with its last part.",
+        401,
+      );
     }
     throw new Refusal(text || `The server refused the request (status ${answer.status}).`, answer.status);
   }

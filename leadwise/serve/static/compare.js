@@ -37,15 +37,31 @@ export class Compare {
         { class: "card drop small", "aria-label": `${title} ECG`, "data-slot": String(i) },
         el("h2", { text: title }),
         name,
-        el("div", { class: "row" }, fileButton(`Choose the ${title.toLowerCase()} file`, (files) => this.openFiles(i, files), { class: "primary" }), own),
+        el(
+          "div",
+          { class: "row" },
+          fileButton(`Choose the ${title.toLowerCase()} file`, (files) => this.openFiles(i, files), { class: "primary" }),
+          own,
+        ),
       );
       return { box, name, own };
     });
     const examples = el("div", { class: "examples", role: "group", "aria-label": "Simulated examples" });
-    const pairs = server.examples.filter(({ name }) => name.endsWith(FIRST) && server.examples.some((other) => other.name === secondOf(name)));
-    for (const { name } of pairs) examples.append(button("Example: one simulated person, two ECGs", () => this.openPair([name, secondOf(name)])));
+    const pairs = server.examples.filter(
+      ({ name }) => name.endsWith(FIRST) && server.examples.some((other) => other.name === secondOf(name)),
+    );
+    for (const { name } of pairs)
+      examples.append(button("Example: one simulated person, two ECGs", () => this.openPair([name, secondOf(name)])));
     this.answer = el("div", { class: "answer" });
-    host.append(el("div", { class: "slots" }, this.places.map((place) => place.box)), pairs.length ? examples : "", this.answer);
+    host.append(
+      el(
+        "div",
+        { class: "slots" },
+        this.places.map((place) => place.box),
+      ),
+      pairs.length ? examples : "",
+      this.answer,
+    );
     this.refresh();
   }
 
@@ -69,7 +85,9 @@ export class Compare {
   async openPair(names) {
     try {
       const both = await Promise.all(names.map((name) => call(`/api/examples/${encodeURIComponent(name)}`)));
-      this.slots = both.map((answer, i) => fromBytes(answer, this.server.examples.find(({ name }) => name === names[i]).title));
+      this.slots = both.map((answer, i) =>
+        fromBytes(answer, this.server.examples.find(({ name }) => name === names[i]).title),
+      );
       await this.compare();
     } catch (error) {
       showProblem(error.message);
@@ -106,9 +124,12 @@ export class Compare {
     const tracings = el("div", { class: "pair" });
     this.answer.append(this.differences(answer, titles), tracings);
     for (const [i, ecg] of [answer.first, answer.second].map(withSamples).entries()) {
-        const place = el("div", { id: `compared-${i}` });
+      const place = el("div", { id: `compared-${i}` });
       const title = `${i ? "Second" : "First"}: ${titles[i]}`;
-      const notes = [...ecg.doubts.map((doubt) => `${doubt.text} ${doubt.remedy}`), ...(ecg.interpretable ? [] : [`Not interpretable: ${ecg.refusal}`])];
+      const notes = [
+        ...ecg.doubts.map((doubt) => `${doubt.text} ${doubt.remedy}`),
+        ...(ecg.interpretable ? [] : [`Not interpretable: ${ecg.refusal}`]),
+      ];
       const boxes = notes.map((text) => el("p", { class: "note warn", text }));
       tracings.append(el("article", { class: "card" }, el("h3", { text: title }), boxes, place));
       const tracing = new Tracing(place, title, { compact: true, layout: window.innerWidth < 1100 ? "12x1" : "6x2" });
@@ -124,7 +145,9 @@ export class Compare {
       return { ...row, name, unit };
     });
     const notable = rows.filter((row) => row.text);
-    const sentence = notable.length ? `${listed(notable.map((row) => row.text))}.` : "No measurement changed by more than repeated measurements scatter.";
+    const sentence = notable.length
+      ? `${listed(notable.map((row) => row.text))}.`
+      : "No measurement changed by more than repeated measurements scatter.";
     const text = sentence[0].toUpperCase() + sentence.slice(1);
     const columns = [
       { key: "name", title: "Measure" },
@@ -134,14 +157,21 @@ export class Compare {
       { key: "unit", title: "Unit" },
       { key: "text", title: "Remark" },
     ];
-    const alike = cosine === null || cosine === undefined ? "" : `Similarity of the two embeddings: ${number(cosine, 2)} (1 is equal).`;
+    const alike =
+      cosine === null || cosine === undefined ? "" : `Similarity of the two embeddings: ${number(cosine, 2)} (1 is equal).`;
     announce(text);
     return el(
       "section",
       { class: "card", "aria-label": "Differences" },
       el("h2", { text: "Differences" }),
       el("p", { class: "verdict", text }),
-      table({ caption: `Measurements of ${titles[0]} and ${titles[1]}`, columns, rows, file: "differences.csv", marked: (row) => Boolean(row.text) }),
+      table({
+        caption: `Measurements of ${titles[0]} and ${titles[1]}`,
+        columns,
+        rows,
+        file: "differences.csv",
+        marked: (row) => Boolean(row.text),
+      }),
       alike ? el("p", { class: "soft", text: alike }) : "",
     );
   }
@@ -153,22 +183,49 @@ export class Compare {
       const text = lead.rms_uv === null ? "not in both" : `${number(lead.rms_uv)} µV`;
       const canvas = el("canvas", { role: "img", "aria-label": `Median beats of lead ${lead.name}: differ by ${text}` });
       const holder = el("div", { class: "beat" }, canvas);
-      const figure = el("figure", { class: marked(lead) ? "marked" : null }, el("figcaption", { class: "line" }, el("strong", { text: lead.name }), el("span", { text })), holder);
+      const figure = el(
+        "figure",
+        { class: marked(lead) ? "marked" : null },
+        el("figcaption", { class: "line" }, el("strong", { text: lead.name }), el("span", { text })),
+        holder,
+      );
       const draw = () => holder.clientWidth && drawBeats(canvas, holder, lead, leads);
       new ResizeObserver(draw).observe(holder);
       document.addEventListener("themechange", draw);
       return figure;
     });
     const rows = leads.map(({ name, rms_uv }) => ({ name, rms_uv }));
-    const columns = [{ key: "name", title: "Lead" }, { key: "rms_uv", title: "Difference, µV" }];
-    const key = el("p", { class: "legend" }, el("span", { class: "swatch first" }), "first", el("span", { class: "swatch second" }), "second", el("span", { class: "soft", text: "50 mm/s, 10 mm/mV; root mean square of the difference; the largest are framed" }));
+    const columns = [
+      { key: "name", title: "Lead" },
+      { key: "rms_uv", title: "Difference, µV" },
+    ];
+    const key = el(
+      "p",
+      { class: "legend" },
+      el("span", { class: "swatch first" }),
+      "first",
+      el("span", { class: "swatch second" }),
+      "second",
+      el("span", { class: "soft", text: "50 mm/s, 10 mm/mV; root mean square of the difference; the largest are framed" }),
+    );
     return el(
       "section",
       { class: "card", "aria-label": "Median beats" },
       el("h2", { text: "Median beats" }),
       key,
       el("div", { class: "beats" }, figures),
-      el("details", {}, el("summary", { text: "As a table" }), table({ caption: "Difference of the median beats", columns, rows, file: "median-beats.csv", marked: (row) => marked(row) })),
+      el(
+        "details",
+        {},
+        el("summary", { text: "As a table" }),
+        table({
+          caption: "Difference of the median beats",
+          columns,
+          rows,
+          file: "median-beats.csv",
+          marked: (row) => marked(row),
+        }),
+      ),
     );
   }
 }
@@ -177,7 +234,10 @@ export class Compare {
 function drawBeats(canvas, holder, lead, leads) {
   const { first, second, rate_hz: rate } = lead.median_beat;
   const [a, b] = [millivolts(first), millivolts(second)];
-  const all = leads.flatMap((each) => [each.median_beat.first, each.median_beat.second]).filter(Boolean).map(millivolts);
+  const all = leads
+    .flatMap((each) => [each.median_beat.first, each.median_beat.second])
+    .filter(Boolean)
+    .map(millivolts);
   const high = Math.min(4, Math.max(0.5, ...all.map((beat) => beat.reduce((m, v) => (v > m ? v : m), 0))));
   const low = Math.max(-4, Math.min(-0.3, ...all.map((beat) => beat.reduce((m, v) => (v < m ? v : m), 0))));
   const n = Math.max(a?.length ?? 0, b?.length ?? 0);
@@ -206,7 +266,10 @@ function drawBeats(canvas, holder, lead, leads) {
   }
   context.lineJoin = "round";
   context.lineWidth = 1.5 * ratio;
-  for (const [beat, colour] of [[a, colours.first], [b, colours.second]]) {
+  for (const [beat, colour] of [
+    [a, colours.first],
+    [b, colours.second],
+  ]) {
     if (!beat) continue;
     context.strokeStyle = colour;
     tracePath(context, beat, 0, beat.length, x, y);

@@ -68,7 +68,9 @@ export function download(name, content, type = "text/csv;charset=utf-8") {
 
 /** Return a number with `digits` decimals, or "–" if there is none. */
 export function number(value, digits = 0) {
-  return value === null || value === undefined || Number.isNaN(value) ? "–" : Number(value).toFixed(digits).replace("-", "−");
+  return value === null || value === undefined || Number.isNaN(value)
+    ? "–"
+    : Number(value).toFixed(digits).replace("-", "−");
 }
 
 /** Return names as text: "I", "I and II", "I, II and III". */

@@ -18,7 +18,10 @@ export async function recordings(files) {
     const text = new TextDecoder().decode(await bytesOf(header));
     const named = new Set(text.split(/\r?\n/).map((line) => line.trim().split(/\s+/)[0]));
     const parts = [...left.values()].filter(
-      (file) => file === header || named.has(file.name) || (stem(file.name) === stem(header.name) && /\.(dat|mat)$/i.test(file.name)),
+      (file) =>
+        file === header ||
+        named.has(file.name) ||
+        (stem(file.name) === stem(header.name) && /\.(dat|mat)$/i.test(file.name)),
     );
     for (const part of parts) left.delete(part.name);
     const entries = await Promise.all(parts.map(async (part) => ({ name: part.name, bytes: await bytesOf(part) })));

@@ -18,7 +18,8 @@ const nameOf = (row) => row.name ?? row.class ?? row.text;
 
 /** Return the score of a row as a share of the bar and as text: probability, else percentile, else neither. */
 function score(row) {
-  if (row.probability !== null && row.probability !== undefined) return { share: row.probability, text: percent(row.probability) };
+  if (row.probability !== null && row.probability !== undefined)
+    return { share: row.probability, text: percent(row.probability) };
   if (row.percentile === null || row.percentile === undefined) return { share: null, text: number(row.cosine, 2) };
   const rank = Math.min(99, Math.max(1, Math.round(row.percentile)));
   return { share: row.percentile / 100, text: ordinal(rank), unit: "percentile" };
@@ -30,14 +31,24 @@ export class Findings {
     this.server = server;
     this.onexplain = onexplain;
     this.task = server.tasks[0]?.name;
-    const tasks = choice("Task", server.tasks.map((task) => [task.name, task.title]), this.task, (value) => {
-      this.task = value;
-      this.ask();
-    });
+    const tasks = choice(
+      "Task",
+      server.tasks.map((task) => [task.name, task.title]),
+      this.task,
+      (value) => {
+        this.task = value;
+        this.ask();
+      },
+    );
     this.answer = el("div", { class: "answer" });
     this.own = el("div", { class: "answer" });
     const id = newId("words");
-    this.words = el("textarea", { id, rows: "2", maxlength: String(LONGEST), placeholder: "one description a line, e.g. left bundle branch block" });
+    this.words = el("textarea", {
+      id,
+      rows: "2",
+      maxlength: String(LONGEST),
+      placeholder: "one description a line, e.g. left bundle branch block",
+    });
     this.words.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && !event.shiftKey) {
         event.preventDefault();
@@ -51,8 +62,13 @@ export class Findings {
       el("div", { class: "row" }, this.words, el("button", { type: "submit", text: "Ask" })),
     );
     const hasText = server.run.embeds_text;
-    const noText = el("p", { class: "soft", text: `The run ${server.run.name} has no text encoder, so it scores no findings.` });
-    host.append(el("div", { class: "head" }, el("h2", { text: "Findings" }), hasText && server.tasks.length > 1 ? tasks.label : null));
+    const noText = el("p", {
+      class: "soft",
+      text: `The run ${server.run.name} has no text encoder, so it scores no findings.`,
+    });
+    host.append(
+      el("div", { class: "head" }, el("h2", { text: "Findings" }), hasText && server.tasks.length > 1 ? tasks.label : null),
+    );
     host.append(...(hasText ? [this.answer, form, this.own] : [noText]));
     this.enabled = hasText;
   }
@@ -74,7 +90,10 @@ export class Findings {
   }
 
   async askWords() {
-    const words = this.words.value.split(/\n|;/).map((line) => line.trim()).filter(Boolean);
+    const words = this.words.value
+      .split(/\n|;/)
+      .map((line) => line.trim())
+      .filter(Boolean);
     if (!words.length || !this.source) return;
     await this.fill(this.own, { words }, "Your words", "words");
   }
@@ -86,7 +105,8 @@ export class Findings {
     try {
       answer = await call("/api/zeroshot", { ...source, query: { ...source.query, ...query } });
     } catch (error) {
-      if (error.name !== "AbortError") place.replaceChildren(el("p", { class: "note bad", role: "alert", text: error.message }));
+      if (error.name !== "AbortError")
+        place.replaceChildren(el("p", { class: "note bad", role: "alert", text: error.message }));
       return;
     } finally {
       place.removeAttribute("aria-busy");
@@ -94,12 +114,16 @@ export class Findings {
     if (source !== this.source) return; // another file came in between
     if (!answer.interpretable) {
       const reason = answer.refusal.replace(/^not interpretable: /, "");
-      place.replaceChildren(el("div", { class: "note bad refused" }, el("h3", { text: "Not interpretable" }), el("p", { text: reason })));
+      place.replaceChildren(
+        el("div", { class: "note bad refused" }, el("h3", { text: "Not interpretable" }), el("p", { text: reason })),
+      );
       announce(`Not interpretable: ${reason}`);
       return;
     }
     place.replaceChildren(...this.list(answer, query, title, name));
-    const top = answer.rows.slice(0, 3).map((row) => `${nameOf(row)} ${score(row).text}${score(row).unit ? ` ${score(row).unit}` : ""}`);
+    const top = answer.rows
+      .slice(0, 3)
+      .map((row) => `${nameOf(row)} ${score(row).text}${score(row).unit ? ` ${score(row).unit}` : ""}`);
     announce(`${title}: ${listed(top)}`);
   }
 
@@ -114,22 +138,28 @@ export class Findings {
     list.append(...items.slice(0, FEW_ROWS));
     const parts = [list];
     if (items.length > FEW_ROWS) {
-      const all = button(`Show all ${items.length}`, () => {
-        list.append(...items.slice(FEW_ROWS));
-        all.remove();
-        items[FEW_ROWS].querySelector("button").focus();
-      }, { class: "quiet" });
+      const all = button(
+        `Show all ${items.length}`,
+        () => {
+          list.append(...items.slice(FEW_ROWS));
+          all.remove();
+          items[FEW_ROWS].querySelector("button").focus();
+        },
+        { class: "quiet" },
+      );
       parts.push(all);
     }
     const calibrated = rows.some((row) => row.probability !== null && row.probability !== undefined);
     const ranked = rows.some((row) => row.percentile !== null && row.percentile !== undefined);
     const notes = [];
     if (answer.calibration) notes.push(answer.calibration.sentence);
-    if (calibrated) notes.push("The mark on a bar is how common the finding was in that data: a probability near it says little.");
+    if (calibrated)
+      notes.push("The mark on a bar is how common the finding was in that data: a probability near it says little.");
     else if (ranked && answer.reference) {
       notes.push(`Rank among the ${answer.reference.n} recordings of ${answer.reference.name}: not a probability.`);
     } else notes.push("Agreement of ECG and words (cosine): not a probability, and not comparable between findings.");
-    if (query.task) notes.push("Thin line: agreement over several wordings. Press a finding to see on the tracing what it depends on.");
+    if (query.task)
+      notes.push("Thin line: agreement over several wordings. Press a finding to see on the tracing what it depends on.");
     parts.push(el("p", { class: "soft small", text: notes.join(" ") }), this.asTable(rows, title, name));
     return parts;
   }
@@ -154,7 +184,10 @@ export class Findings {
     const dot = el("span", { class: "dot" });
     dot.style.left = `${place(row.cosine)}%`;
     whisker.append(range, dot);
-    const wordings = row.low === null || row.low === undefined || row.low === row.high ? "" : ` (${number(row.low, 2)} to ${number(row.high, 2)})`;
+    const wordings =
+      row.low === null || row.low === undefined || row.low === row.high
+        ? ""
+        : ` (${number(row.low, 2)} to ${number(row.high, 2)})`;
     const title = nameOf(row);
     const press = el(
       "button",
@@ -163,16 +196,25 @@ export class Findings {
       el("span", { class: "value" }, el("strong", { text }), unit ? el("span", { class: "unit", text: ` ${unit}` }) : null),
       share === null ? null : bar,
       whisker,
-      el("span", { class: "soft small wording" }, row.text && row.text !== title ? `“${row.text}” · ` : "", `agreement ${number(row.cosine, 2)}${wordings}`),
+      el(
+        "span",
+        { class: "soft small wording" },
+        row.text && row.text !== title ? `“${row.text}” · ` : "",
+        `agreement ${number(row.cosine, 2)}${wordings}`,
+      ),
     );
     const item = el("li", {}, press);
-    press.addEventListener("click", () => this.explain(item, press, query.task ? { task: query.task, class: row.class } : { words: row.text }));
+    press.addEventListener("click", () =>
+      this.explain(item, press, query.task ? { task: query.task, class: row.class } : { words: row.text }),
+    );
     const unknown = row.unknown_words ?? [];
     if (unknown.length && query.task) {
       press.append(el("span", { class: "warned small wording", text: `unknown to the model: ${listed(unknown)}` }));
     } else if (unknown.length) {
       const names = listed(unknown.map((word) => `“${word}”`));
-      item.append(el("p", { class: "note warn", text: `These words are unknown to the model: ${names}. The score ignores them.` }));
+      item.append(
+        el("p", { class: "note warn", text: `These words are unknown to the model: ${names}. The score ignores them.` }),
+      );
     }
     return item;
   }
@@ -208,13 +250,18 @@ export class Findings {
     const { source } = this;
     this.chosen = { item, press };
     press.setAttribute("aria-pressed", "true");
-    const place = el("div", { class: "explained", "aria-busy": "true" }, el("p", { class: "soft", text: "Hiding parts of the ECG, one after the other …" }));
+    const place = el(
+      "div",
+      { class: "explained", "aria-busy": "true" },
+      el("p", { class: "soft", text: "Hiding parts of the ECG, one after the other …" }),
+    );
     item.append(place);
     let map;
     try {
       map = await call("/api/explain", { ...source, query: { ...source.query, ...query } });
     } catch (error) {
-      if (error.name !== "AbortError") place.replaceChildren(el("p", { class: "note bad", role: "alert", text: error.message }));
+      if (error.name !== "AbortError")
+        place.replaceChildren(el("p", { class: "note bad", role: "alert", text: error.message }));
       return;
     } finally {
       place.removeAttribute("aria-busy");
@@ -222,21 +269,31 @@ export class Findings {
     if (this.chosen?.press !== press) return;
     this.onexplain(map);
     const leads = [...map.leads].sort((a, b) => b.drop - a.drop);
-    const most = leads.filter((lead) => lead.drop > 0).slice(0, 3).map((lead) => lead.name);
+    const most = leads
+      .filter((lead) => lead.drop > 0)
+      .slice(0, 3)
+      .map((lead) => lead.name);
     const doubt = map.is_reliable === false ? " The map is not reliable here: the score barely depends on any part." : "";
     const text = most.length
       ? `The score depends most on ${listed(most)}. The coloured parts of the tracing are those whose loss changes it.${doubt}`
       : "No single lead raises this score.";
     place.replaceChildren(
       el("p", { text }),
-      el("details", {}, el("summary", { text: "Leads as a table" }), table({
-        caption: `Change of the agreement when a lead is hidden: ${map.text}`,
-        columns: [{ key: "name", title: "Lead" }, { key: "drop", title: "Fall", digits: 4 }],
-        rows: leads,
-        file: "occlusion.csv",
-      })),
+      el(
+        "details",
+        {},
+        el("summary", { text: "Leads as a table" }),
+        table({
+          caption: `Change of the agreement when a lead is hidden: ${map.text}`,
+          columns: [
+            { key: "name", title: "Lead" },
+            { key: "drop", title: "Fall", digits: 4 },
+          ],
+          rows: leads,
+          file: "occlusion.csv",
+        }),
+      ),
     );
     announce(text);
   }
 }
-

@@ -27,14 +27,16 @@ export function inside(polygon, x, y) {
 function columnsOf(answer) {
   return Object.entries(answer.columns).map(([key, column]) => {
     const title = key[0].toUpperCase() + key.slice(1).replaceAll("_", " ");
-    if (column.kind === "category") return { key, title, kind: "category", names: column.names, codes: new Uint8Array(decoded(column.codes)) };
+    if (column.kind === "category")
+      return { key, title, kind: "category", names: column.names, codes: new Uint8Array(decoded(column.codes)) };
     return { key, title, kind: "number", values: new Float32Array(decoded(column.values)) };
   });
 }
 
 /** Put the points between 0 and 1, with equal scales on both axes and y upwards. */
 function placed(x, y) {
-  const bounds = (values) => values.reduce(([low, high], v) => [Math.min(low, v), Math.max(high, v)], [Infinity, -Infinity]);
+  const bounds = (values) =>
+    values.reduce(([low, high], v) => [Math.min(low, v), Math.max(high, v)], [Infinity, -Infinity]);
   const [xLow, xHigh] = bounds(x);
   const [yLow, yHigh] = bounds(y);
   const span = Math.max(xHigh - xLow, yHigh - yLow, 1e-9);
@@ -96,14 +98,25 @@ export class CohortMap {
     });
     this.stage = el(
       "div",
-      { class: "stage", tabindex: "0", role: "application", "aria-roledescription": "map of recordings", "aria-label": "Cohort map", "aria-describedby": help.id },
+      {
+        class: "stage",
+        tabindex: "0",
+        role: "application",
+        "aria-roledescription": "map of recordings",
+        "aria-label": "Cohort map",
+        "aria-describedby": help.id,
+      },
       this.canvas,
     );
     this.tip = el("div", { class: "tip card", hidden: true });
     const modes = ["move", "lasso"].map((mode) =>
-      button(mode === "move" ? "Move" : "Lasso", () => this.setMode(mode), { "aria-pressed": String(mode === this.mode), "data-mode": mode }),
+      button(mode === "move" ? "Move" : "Lasso", () => this.setMode(mode), {
+        "aria-pressed": String(mode === this.mode),
+        "data-mode": mode,
+      }),
     );
     this.modes = modes;
+    const coarse = matchMedia("(pointer: coarse)").matches;
     const bar = el(
       "div",
       { class: "bar", role: "group", "aria-label": "Map tools" },
@@ -115,16 +128,36 @@ export class CohortMap {
         button("Fit", () => this.fit(), { "aria-label": "Show all points", class: "small" }),
         button("+", () => this.zoomBy(ZOOM.step), { "aria-label": "Zoom in", class: "small" }),
       ),
-      el("span", { class: "soft small", text: "Hover: tracing. Wheel: zoom. Shift + drag: lasso." }),
+      el("span", {
+        class: "soft small",
+        text: coarse ? "Touch a point: tracing." : "Hover: tracing. Wheel: zoom. Shift + drag: lasso.",
+      }),
     );
     const method = `${this.n} recordings of ${this.server.cohort.name}, ${answer.method} of the run's embeddings. ${answer.remark ?? ""}`;
-    const left = el("div", { class: "card" }, el("div", { class: "head" }, el("h2", { text: "Cohort map" })), bar, el("div", { class: "stagebox" }, this.stage, this.tip), help, el("p", { class: "soft small", text: method.trim() }));
-    const colours = choice("Colour by", this.columns.map((column) => [column.key, column.title]), this.column.key, (key) =>
-      this.colourBy(this.columns.find((column) => column.key === key)),
+    const left = el(
+      "div",
+      { class: "card" },
+      el("div", { class: "head" }, el("h2", { text: "Cohort map" })),
+      bar,
+      el("div", { class: "stagebox" }, this.stage, this.tip),
+      help,
+      el("p", { class: "soft small", text: method.trim() }),
+    );
+    const colours = choice(
+      "Colour by",
+      this.columns.map((column) => [column.key, column.title]),
+      this.column.key,
+      (key) => this.colourBy(this.columns.find((column) => column.key === key)),
     );
     this.legend = el("div", { class: "maplegend" });
     this.picker = el("div", { class: "picker" });
-    const right = el("aside", { class: "card", "aria-label": "Legend and selection" }, colours.label, this.legend, this.picker);
+    const right = el(
+      "aside",
+      { class: "card", "aria-label": "Legend and selection" },
+      colours.label,
+      this.legend,
+      this.picker,
+    );
     this.chosen = el("section", { class: "card chosen", hidden: true, "aria-label": "Selected recordings" });
     this.host.replaceChildren(el("div", { class: "columns map" }, left, right), this.chosen);
     this.listen();
@@ -189,21 +222,39 @@ export class CohortMap {
   fillLegend() {
     this.legend.replaceChildren();
     if (this.column.kind === "number") {
-      const strip = el("canvas", { class: "strip", role: "img", "aria-label": `from ${number(this.range[0], 1)} (dark) to ${number(this.range[1], 1)} (light)` });
+      const strip = el("canvas", {
+        class: "strip",
+        role: "img",
+        "aria-label": `from ${number(this.range[0], 1)} (dark) to ${number(this.range[1], 1)} (light)`,
+      });
       [strip.width, strip.height] = [RAMP_STEPS, 1];
       rampSteps(RAMP_STEPS).forEach((colour, i) => {
         const context = strip.getContext("2d");
         context.fillStyle = colour;
         context.fillRect(i, 0, 1, 1);
       });
-      this.legend.append(strip, el("p", { class: "line small" }, el("span", { text: number(this.range[0], 1) }), el("span", { text: number(this.range[1], 1) })));
+      this.legend.append(
+        strip,
+        el(
+          "p",
+          { class: "line small" },
+          el("span", { text: number(this.range[0], 1) }),
+          el("span", { text: number(this.range[1], 1) }),
+        ),
+      );
       return;
     }
     const list = el("ul", { class: "keys", "aria-label": `Classes of ${this.column.title}: press to hide or show` });
     const presses = this.groups.map((group) => {
       const swatch = el("span", { class: "swatch", "aria-hidden": "true" });
       swatch.style.background = group.colour;
-      const press = el("button", { type: "button", "aria-pressed": "true" }, swatch, el("span", { class: "name", text: group.name }), el("span", { class: "soft", text: String(group.n) }));
+      const press = el(
+        "button",
+        { type: "button", "aria-pressed": "true" },
+        swatch,
+        el("span", { class: "name", text: group.name }),
+        el("span", { class: "soft", text: String(group.n) }),
+      );
       press.addEventListener("click", () => {
         const on = this.hidden.has(group.code);
         if (on) this.hidden.delete(group.code);
@@ -220,7 +271,15 @@ export class CohortMap {
       for (const press of presses) press.setAttribute("aria-pressed", String(on));
       this.draw();
     };
-    this.legend.append(list, el("p", { class: "joined" }, button("All", () => all(true), { class: "small" }), button("None", () => all(false), { class: "small" })));
+    this.legend.append(
+      list,
+      el(
+        "p",
+        { class: "joined" },
+        button("All", () => all(true), { class: "small" }),
+        button("None", () => all(false), { class: "small" }),
+      ),
+    );
   }
 
   /** The way to a selection without a pointer: by class, by a range of numbers, or what is in view. */
@@ -229,14 +288,32 @@ export class CohortMap {
     const inView = button("Select what is in view", () => this.selectView());
     const parts = [el("h3", { text: "Select" })];
     if (column.kind === "category") {
-      const classes = choice(column.title, this.groups.map((group) => [String(group.code), `${group.name} (${group.n})`]), String(this.groups[0]?.code), () => {});
+      const classes = choice(
+        column.title,
+        this.groups.map((group) => [String(group.code), `${group.name} (${group.n})`]),
+        String(this.groups[0]?.code),
+        () => {},
+      );
       const take = () => this.select((i) => column.codes[i] === Number(classes.select.value));
       parts.push(el("div", { class: "row" }, classes.label, button("Select class", take)));
     } else {
       const [low, high] = [0, 1].map((side) => {
         const id = newId("limit");
-        const input = el("input", { id, type: "number", step: "any", value: String(Math.round(this.extent[side] * 100) / 100) });
-        return { input, label: el("label", { class: "field", for: id }, el("span", { text: side ? "to" : `${column.title} from` }), input) };
+        const input = el("input", {
+          id,
+          type: "number",
+          step: "any",
+          value: String(Math.round(this.extent[side] * 100) / 100),
+        });
+        return {
+          input,
+          label: el(
+            "label",
+            { class: "field", for: id },
+            el("span", { text: side ? "to" : `${column.title} from` }),
+            input,
+          ),
+        };
       });
       const bounds = () => [Number(low.input.value), Number(high.input.value)];
       const show = () => {
@@ -244,9 +321,19 @@ export class CohortMap {
         this.draw();
       };
       const take = () => this.select((i) => column.values[i] >= bounds()[0] && column.values[i] <= bounds()[1]);
-      parts.push(el("div", { class: "row" }, low.label, high.label), el("div", { class: "row" }, button("Show only these", show), button("Select these", take)));
+      parts.push(
+        el("div", { class: "row" }, low.label, high.label),
+        el("div", { class: "row" }, button("Show only these", show), button("Select these", take)),
+      );
     }
-    parts.push(el("div", { class: "row" }, inView, button("Clear selection", () => this.select(null))));
+    parts.push(
+      el(
+        "div",
+        { class: "row" },
+        inView,
+        button("Clear selection", () => this.select(null)),
+      ),
+    );
     this.picker.replaceChildren(...parts);
   }
 
@@ -285,11 +372,20 @@ export class CohortMap {
       const row = { row: this.rows[i] };
       if (this.records) row.record = this.records[i];
       for (const column of this.columns) {
-        row[column.key] = column.kind === "category" ? (column.names[column.codes[i]] ?? "") : Number.isNaN(column.values[i]) ? null : Number(column.values[i].toPrecision(6));
+        row[column.key] =
+          column.kind === "category"
+            ? (column.names[column.codes[i]] ?? "")
+            : Number.isNaN(column.values[i])
+              ? null
+              : Number(column.values[i].toPrecision(6));
       }
       return row;
     });
-    const open = (row) => button("Open", () => openRecording(row.row, row.record ?? `recording ${row.row}`), { class: "quiet", "aria-label": `Open recording ${row.record ?? row.row}` });
+    const open = (row) =>
+      button("Open", () => openRecording(row.row, row.record ?? `recording ${row.row}`), {
+        class: "quiet",
+        "aria-label": `Open recording ${row.record ?? row.row}`,
+      });
     const columns = [
       { title: "Tracing", node: open },
       ...(this.records ? [{ key: "record", title: "Recording" }] : []),
@@ -297,7 +393,10 @@ export class CohortMap {
       ...this.columns.map(({ key, title }) => ({ key, title })),
     ];
     const caption = `${rows.length} selected recordings`;
-    this.chosen.replaceChildren(el("h2", { text: caption, tabindex: "-1" }), table({ caption, columns, rows, file: "selected.csv" }));
+    this.chosen.replaceChildren(
+      el("h2", { text: caption, tabindex: "-1" }),
+      table({ caption, columns, rows, file: "selected.csv" }),
+    );
     announce(caption);
   }
 
@@ -382,7 +481,11 @@ export class CohortMap {
     };
     const held = new Map(); // pointers that are down, for two fingers
     let last = null;
-    stage.addEventListener("wheel", (event) => (event.preventDefault(), this.zoomBy(Math.exp(-event.deltaY * 0.002), at(event))), { passive: false });
+    stage.addEventListener(
+      "wheel",
+      (event) => (event.preventDefault(), this.zoomBy(Math.exp(-event.deltaY * 0.002), at(event))),
+      { passive: false },
+    );
     stage.addEventListener("pointerdown", (event) => {
       if (event.button !== 0) return;
       held.set(event.pointerId, at(event));
@@ -456,9 +559,16 @@ export class CohortMap {
       return;
     }
     const values = this.columns
-      .map((column) => [column.title, column.kind === "category" ? column.names[column.codes[point]] : number(column.values[point], 1)])
+      .map((column) => [
+        column.title,
+        column.kind === "category" ? column.names[column.codes[point]] : number(column.values[point], 1),
+      ])
       .filter(([, value]) => value !== undefined && value !== "–");
-    const facts = el("dl", { class: "facts small" }, values.map(([title, value]) => [el("dt", { text: title }), el("dd", { text: value })]));
+    const facts = el(
+      "dl",
+      { class: "facts small" },
+      values.map(([title, value]) => [el("dt", { text: title }), el("dd", { text: value })]),
+    );
     const picture = el("div", { class: "thumb waiting" });
     const title = this.records?.[point] ?? `recording ${this.rows[point]}`;
     this.tip.replaceChildren(el("strong", { text: title }), picture, facts);
@@ -537,7 +647,9 @@ export class CohortMap {
     if (!this.path) return;
     context.setLineDash([5 * ratio, 4 * ratio]);
     context.beginPath();
-    this.path.forEach(([px, py], i) => (i ? context.lineTo(px * ratio, py * ratio) : context.moveTo(px * ratio, py * ratio)));
+    this.path.forEach(([px, py], i) =>
+      i ? context.lineTo(px * ratio, py * ratio) : context.moveTo(px * ratio, py * ratio),
+    );
     context.closePath();
     context.stroke();
     context.setLineDash([]);

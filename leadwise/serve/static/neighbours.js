@@ -28,7 +28,8 @@ export function smallPicture(thumb, height, title) {
   const canvas = el("canvas", { role: "img", "aria-label": title });
   const holder = el("div", { class: "thumb" }, canvas);
   const draw = () => {
-    if (thumb && holder.clientWidth) drawSmall(canvas, thumb.mv, thumb.rate, holder.clientWidth, height, variable(holder, "--ink"));
+    if (thumb && holder.clientWidth)
+      drawSmall(canvas, thumb.mv, thumb.rate, holder.clientWidth, height, variable(holder, "--ink"));
   };
   new ResizeObserver(draw).observe(holder);
   return holder;
@@ -50,7 +51,10 @@ export async function openRecording(row, title) {
     const tracing = new Tracing(place, title, { compact: true });
     tracing.show(ecg);
     tracing.canvas.setAttribute("aria-label", describe(ecg));
-    facts.textContent = [labelNames(ecg.labels).join(", "), ecg.measurements?.heart_rate_bpm ? `${number(ecg.measurements.heart_rate_bpm)} bpm` : ""]
+    facts.textContent = [
+      labelNames(ecg.labels).join(", "),
+      ecg.measurements?.heart_rate_bpm ? `${number(ecg.measurements.heart_rate_bpm)} bpm` : "",
+    ]
       .filter(Boolean)
       .join(" · ");
     if (ecg.report) report.textContent = `Report: ${ecg.report}`;
@@ -67,7 +71,8 @@ export class Neighbours {
     this.place = el("div", { class: "answer" });
     host.append(el("div", { class: "head" }, el("h2", { text: "Nearest recordings" })), this.place);
     if (!server.cohort) {
-      const text = "No cohort is open. Start `leadwise serve --cohort FOLDER` to compare this ECG with recordings of your own.";
+      const text =
+        "No cohort is open. Start `leadwise serve --cohort FOLDER` to compare this ECG with recordings of your own.";
       this.place.append(el("p", { class: "soft", text }));
     }
   }
@@ -82,11 +87,15 @@ export class Neighbours {
     this.place.setAttribute("aria-busy", "true");
     try {
       const answer = await call("/api/neighbours", { ...source, query: { ...source.query, top: 6 } });
-      const pictures = await smallTracings(answer.rows.map((row) => row.row), source.signal);
+      const pictures = await smallTracings(
+        answer.rows.map((row) => row.row),
+        source.signal,
+      );
       if (source.signal.aborted) return;
       this.fill(answer, pictures);
     } catch (error) {
-      if (error.name !== "AbortError") this.place.replaceChildren(el("p", { class: "note bad", role: "alert", text: error.message }));
+      if (error.name !== "AbortError")
+        this.place.replaceChildren(el("p", { class: "note bad", role: "alert", text: error.message }));
     } finally {
       this.place.removeAttribute("aria-busy");
     }
@@ -96,11 +105,24 @@ export class Neighbours {
     const cards = answer.rows.map((row, i) => {
       const names = labelNames(row.labels);
       const title = `${i + 1}. ${row.record}`;
-      const open = el("button", { type: "button", class: "card neighbour", "aria-label": `Open ${title}: ${names.join(", ") || "no labels"}` });
+      const open = el("button", {
+        type: "button",
+        class: "card neighbour",
+        "aria-label": `Open ${title}: ${names.join(", ") || "no labels"}`,
+      });
       open.append(
-        el("span", { class: "line" }, el("strong", { text: title }), el("span", { class: "soft", text: `similarity ${number(row.cosine, 2)}` })),
+        el(
+          "span",
+          { class: "line" },
+          el("strong", { text: title }),
+          el("span", { class: "soft", text: `similarity ${number(row.cosine, 2)}` }),
+        ),
         smallPicture(pictures.get(row.row), 64, `lead ${pictures.get(row.row)?.lead ?? "II"} of ${row.record}`),
-        el("span", { class: "chips" }, names.map((name) => el("span", { class: "chip", text: name }))),
+        el(
+          "span",
+          { class: "chips" },
+          names.map((name) => el("span", { class: "chip", text: name })),
+        ),
       );
       if (row.report) open.append(el("span", { class: "small soft report", text: row.report }));
       open.addEventListener("click", () => openRecording(row.row, row.record));
@@ -114,7 +136,12 @@ export class Neighbours {
       { key: "labels", title: "Labels" },
     ];
     if (rows.some((row) => row.report)) columns.push({ key: "report", title: "Report" });
-    const fold = el("details", {}, el("summary", { text: "As a table" }), table({ caption: "Nearest recordings", columns, rows, file: "neighbours.csv" }));
+    const fold = el(
+      "details",
+      {},
+      el("summary", { text: "As a table" }),
+      table({ caption: "Nearest recordings", columns, rows, file: "neighbours.csv" }),
+    );
     const text = `Of ${answer.n} recordings of ${answer.cohort}, by the embedding of the run. Near does not mean the same finding.`;
     this.place.replaceChildren(el("ol", { class: "cards" }, cards), el("p", { class: "soft small", text }), fold);
     this.onrows(answer.rows.map((row) => row.row));

@@ -54,7 +54,12 @@ export function arrange(ecg, { layout, lead, speed, gain, start }) {
   const width = LEFT_MM + columns * column * speed + RIGHT_MM;
 
   const rows = Array.from({ length: perColumn }, (_, row) =>
-    Array.from({ length: columns }, (_, c) => ({ lead: leads[c * perColumn + row], at: c, from: short || whole ? 0 : c * column, span: column })),
+    Array.from({ length: columns }, (_, c) => ({
+      lead: leads[c * perColumn + row],
+      at: c,
+      from: short || whole ? 0 : c * column,
+      span: column,
+    })),
   );
   if (strip) {
     const span = Math.min(page, columns * column);
@@ -73,7 +78,16 @@ export function arrange(ecg, { layout, lead, speed, gain, start }) {
     for (const cell of row) {
       const x = LEFT_MM + cell.at * column * speed;
       const from = (whole ? 0 : start) + cell.from;
-      cells.push({ ...cell, x, width: cell.span * speed, top: y, height, zero, from, to: Math.min(from + cell.span, ecg.drawn_s) });
+      cells.push({
+        ...cell,
+        x,
+        width: cell.span * speed,
+        top: y,
+        height,
+        zero,
+        from,
+        to: Math.min(from + cell.span, ecg.drawn_s),
+      });
     }
     pulses.push({ zero });
     y += height + GAP_MM;
@@ -156,7 +170,14 @@ function drawPulses(context, page, colours, view) {
   context.beginPath();
   for (const { zero } of page.pulses) {
     const [x, y] = [1, zero];
-    const points = [[x, y], [x + 1.5, y], [x + 1.5, y - page.gain], [x + 1.5 + page.speed * 0.2, y - page.gain], [x + 1.5 + page.speed * 0.2, y], [LEFT_MM - 0.8, y]];
+    const points = [
+      [x, y],
+      [x + 1.5, y],
+      [x + 1.5, y - page.gain],
+      [x + 1.5 + page.speed * 0.2, y - page.gain],
+      [x + 1.5 + page.speed * 0.2, y],
+      [LEFT_MM - 0.8, y],
+    ];
     points
       .filter(([px]) => px <= LEFT_MM - 0.5)
       .forEach(([px, py], i) => (i ? context.lineTo(at(px), up(py)) : context.moveTo(at(px), up(py))));
@@ -265,7 +286,8 @@ function drawBeats(context, ecg, cell, page, colours, view, at, up) {
     const next = ecg.beats_s[i + 1];
     if (next === undefined || next > cell.to) return;
     const middle = at(cell.x + ((time + next) / 2 - cell.from) * page.speed);
-    if ((next - time) * page.speed * view.k > size * 2.2) context.fillText(Math.round(60 / (next - time)), middle, y - size * 0.6);
+    if ((next - time) * page.speed * view.k > size * 2.2)
+      context.fillText(Math.round(60 / (next - time)), middle, y - size * 0.6);
   });
   context.textAlign = "left";
 }
@@ -314,7 +336,11 @@ export function drawPage(context, ecg, page, colours, view, width, height, extra
   const seen = { ...view, width, height };
   drawGrid(context, colours, view, width, height);
   const visible = page.cells.filter(
-    (cell) => at(cell.x + cell.width) > 0 && at(cell.x) < width && up(cell.top + cell.height + GAP_MM) > 0 && up(cell.top - GAP_MM) < height,
+    (cell) =>
+      at(cell.x + cell.width) > 0 &&
+      at(cell.x) < width &&
+      up(cell.top + cell.height + GAP_MM) > 0 &&
+      up(cell.top - GAP_MM) < height,
   );
   if (extras.windows) {
     for (const cell of visible) drawWindows(context, cell, page, extras.windows, extras.largest, colours, at, up);

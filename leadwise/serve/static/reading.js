@@ -18,9 +18,9 @@ const MEASURES = [
   ["qtc_ms", "QTc", "ms", 0, [350, 460]],
   ["axis_deg", "Axis", "°", 0, [-30, 90]],
 ];
-const ASKS_FOR = { rate_hz: /rate/i, leads: /lead/i, units: /unit/i };
 
-const range = ([low, high], unit) => (low === null ? `below ${high} ${unit}` : `${low} to ${high} ${unit}`.replaceAll("-", "−").replace(" °", "°"));
+const range = ([low, high], unit) =>
+  low === null ? `below ${high} ${unit}` : `${low} to ${high} ${unit}`.replaceAll("-", "−").replace(" °", "°");
 const outside = (value, bounds) =>
   bounds && value !== null && value !== undefined && ((bounds[0] !== null && value < bounds[0]) || value > bounds[1]);
 
@@ -37,7 +37,12 @@ export function fileButton(title, onfiles, properties = {}) {
     if (input.files.length) onfiles([...input.files]);
     input.value = "";
   });
-  return el("span", {}, button(title, () => input.click(), properties), input);
+  return el(
+    "span",
+    {},
+    button(title, () => input.click(), properties),
+    input,
+  );
 }
 
 export class Reading {
@@ -58,8 +63,15 @@ export class Reading {
     for (const example of server.examples) examples.append(button(example.title, () => this.openExample(example)));
     this.intro.append(
       el("p", { class: "big", text: "Drop an ECG file here" }),
-      el("p", {}, fileButton("Choose files", (files) => this.open(files), { class: "primary" })),
-      el("p", { class: "soft", text: "Several files at once are fine; a WFDB header (.hea) goes together with its signal file (.dat)." }),
+      el(
+        "p",
+        {},
+        fileButton("Choose files", (files) => this.open(files), { class: "primary" }),
+      ),
+      el("p", {
+        class: "soft",
+        text: "Several files at once are fine; a WFDB header (.hea) goes together with its signal file (.dat).",
+      }),
       el("h2", { text: "Or a simulated example" }),
       examples,
       el("details", { class: "soft" }, el("summary", { text: "Which formats?" }), el("p", { text: formats })),
@@ -74,7 +86,14 @@ export class Reading {
       if (example) this.openExample(example);
     });
     this.settings = this.fileSettings();
-    const files = el("div", { class: "files" }, fileButton("Open files", (chosen) => this.open(chosen), { class: "primary" }), again, this.list, this.settings);
+    const files = el(
+      "div",
+      { class: "files" },
+      fileButton("Open files", (chosen) => this.open(chosen), { class: "primary" }),
+      again,
+      this.list,
+      this.settings,
+    );
 
     this.title = el("h2", { id: "ecg-title", tabindex: "-1" });
     this.facts = el("p", { class: "soft facts" });
@@ -84,20 +103,23 @@ export class Reading {
     this.leads = el("ul", { class: "leads", "aria-label": "Leads" });
     this.words = el("div", { class: "words-of-file" });
     this.right = el("aside", { class: "card findings", "aria-label": "Findings" });
-    this.below = el("section", { class: "card", "aria-label": "Nearest recordings" });
+    this.below = el("section", { class: "card below-tracing", "aria-label": "Nearest recordings" });
     const head = el("div", { class: "head" }, this.title, this.facts);
-    const article = el("article", { class: "card", "aria-labelledby": "ecg-title" }, head, this.measures, tracing, this.leads, this.words);
+    const article = el(
+      "article",
+      { class: "card", "aria-labelledby": "ecg-title" },
+      head,
+      this.measures,
+      tracing,
+      this.leads,
+      this.words,
+    );
     this.reading = el(
       "div",
       { class: "reading", hidden: true },
       files,
       this.doubts,
-      el(
-        "div",
-        { class: "columns" },
-        el("div", { class: "left" }, article, this.below),
-        this.right,
-      ),
+      el("div", { class: "columns" }, article, this.right, this.below),
     );
     this.host.append(this.intro, this.reading);
     this.tracing = new Tracing(tracing, "ECG tracing");
@@ -153,14 +175,17 @@ export class Reading {
   }
 
   reopen() {
-    if (this.current) this.select(this.current);
+    if (this.latest) this.select(this.latest);
   }
 
   fillList() {
     this.list.replaceChildren();
     if (this.files.length < 2) return;
     for (const file of this.files) {
-      const press = button(file.title, () => this.select(file), { class: "file", "aria-pressed": String(file === this.current) });
+      const press = button(file.title, () => this.select(file), {
+        class: "file",
+        "aria-pressed": String(file === this.current),
+      });
       this.list.append(press);
     }
   }
@@ -170,6 +195,7 @@ export class Reading {
     this.controller.abort(); // of the requests about the file before
     this.controller = new AbortController();
     this.current = recording;
+    this.latest = recording; // also if it is refused: "Read again" tries it with other settings
     this.fillList();
     showProblem("");
     this.host.setAttribute("aria-busy", "true");
@@ -178,7 +204,9 @@ export class Reading {
     let ecg;
     try {
       if (recording.body.size > limit) {
-        throw new Error(`${recording.title} has ${number(recording.body.size / 1e6, 1)} MB; at most ${number(limit / 1e6)} MB are read. Cut it into parts first.`);
+        throw new Error(
+          `${recording.title} has ${number(recording.body.size / 1e6, 1)} MB; at most ${number(limit / 1e6)} MB are read. Cut it into parts first.`,
+        );
       }
       ecg = await read(source);
     } catch (error) {
@@ -198,9 +226,8 @@ export class Reading {
   /** Show why a file is not read; the ECG before stays on the page under its own name. */
   refuse(error) {
     showProblem(error.message);
-    if (error.status === 422 && Object.values(ASKS_FOR).some((pattern) => pattern.test(error.message))) {
-      this.intro.hidden = true;
-      this.reading.hidden = false;
+    if (error.status === 422 && /\.(csv|txt|tsv|npy|npz)$/i.test(this.current.name)) {
+      this.reading.hidden = false; // these formats need facts that the file does not state
       this.settings.open = true;
     }
     this.reading.classList.toggle("empty", !this.ecg);
@@ -213,7 +240,11 @@ export class Reading {
   fill(recording, ecg) {
     this.reading.classList.remove("empty");
     this.title.textContent = recording.title;
-    const facts = [ecg.format.replaceAll("_", " "), `${number(ecg.duration_s, 1)} s`, `${number(ecg.file_rate_hz ?? ecg.rate_hz)} Hz`];
+    const facts = [
+      ecg.format.replaceAll("_", " "),
+      `${number(ecg.duration_s, 1)} s`,
+      `${number(ecg.file_rate_hz ?? ecg.rate_hz)} Hz`,
+    ];
     this.facts.textContent = facts.filter(Boolean).join(" · ");
     this.fillDoubts(ecg);
     this.fillMeasures(ecg);
@@ -243,7 +274,12 @@ export class Reading {
     for (const [key, title, unit, digits, usual] of MEASURES) {
       const value = ecg.measurements?.[key];
       const odd = outside(value, usual);
-      const text = el("dd", { class: odd ? "odd" : null }, el("strong", { text: number(value, digits) }), value === null || value === undefined ? "" : unit === "°" ? unit : ` ${unit}`);
+      const text = el(
+        "dd",
+        { class: odd ? "odd" : null },
+        el("strong", { text: number(value, digits) }),
+        value === null || value === undefined ? "" : unit === "°" ? unit : ` ${unit}`,
+      );
       if (odd) text.append(el("span", { class: "small", text: ` usual ${range(usual, unit)}` }));
       this.measures.append(el("div", {}, el("dt", { text: title }), text));
     }
@@ -252,9 +288,21 @@ export class Reading {
   fillLeads(ecg) {
     const items = ecg.leads.map((lead) => {
       const remark = leadRemark(lead);
-      const tone = lead.origin === "missing" ? "missing" : lead.quality === "bad" ? "bad" : lead.quality === "poor" ? "poor" : lead.origin;
+      const tone =
+        lead.origin === "missing"
+          ? "missing"
+          : lead.quality === "bad"
+            ? "bad"
+            : lead.quality === "poor"
+              ? "poor"
+              : lead.origin;
       const full = [remark || "good", ...(lead.remarks ?? [])].join(". ");
-      return el("li", { class: `lead ${tone}`, title: full }, el("strong", { text: lead.name }), el("span", { text: remark || "good" }));
+      return el(
+        "li",
+        { class: `lead ${tone}`, title: full },
+        el("strong", { text: lead.name }),
+        el("span", { text: remark || "good" }),
+      );
     });
     this.leads.replaceChildren(...items);
   }
@@ -265,16 +313,36 @@ export class Reading {
     const derived = named((lead) => lead.origin === "derived");
     const missing = named((lead) => lead.origin === "missing");
     const sentences = [];
-    if (derived.length) sentences.push(`${listed(derived)} ${derived.length > 1 ? "were" : "was"} not in the file and ${derived.length > 1 ? "were" : "was"} computed from other leads.`);
-    if (missing.length) sentences.push(`${listed(missing)} ${missing.length > 1 ? "are" : "is"} missing; the model works with the rest.`);
+    if (derived.length)
+      sentences.push(
+        `${listed(derived)} ${derived.length > 1 ? "were" : "was"} not in the file and ${derived.length > 1 ? "were" : "was"} computed from other leads.`,
+      );
+    if (missing.length)
+      sentences.push(`${listed(missing)} ${missing.length > 1 ? "are" : "is"} missing; the model works with the rest.`);
     sentences.push(...ecg.remarks);
     const remarked = new Map(); // the same remark on several leads is one sentence
-    for (const lead of ecg.leads) for (const remark of lead.remarks ?? []) remarked.set(remark, [...(remarked.get(remark) ?? []), lead.name]);
-    for (const [remark, leads] of remarked) sentences.push(`${leads.length === ecg.leads.length ? "All leads" : listed(leads)}: ${remark}`);
+    for (const lead of ecg.leads)
+      for (const remark of lead.remarks ?? []) remarked.set(remark, [...(remarked.get(remark) ?? []), lead.name]);
+    for (const [remark, leads] of remarked)
+      sentences.push(`${leads.length === ecg.leads.length ? "All leads" : listed(leads)}: ${remark}`);
     if (!sentences.length) sentences.push("All twelve leads are as recorded. Nothing was computed, repaired or left out.");
-    const lines = [el("h3", { text: "What was done to the file" }), el("ul", {}, [...new Set(sentences)].map((text) => el("li", { text })))];
+    const lines = [
+      el("h3", { text: "What was done to the file" }),
+      el(
+        "ul",
+        {},
+        [...new Set(sentences)].map((text) => el("li", { text })),
+      ),
+    ];
     if (ecg.statements.length) {
-      lines.push(el("h3", { text: "Statements in the file" }), el("ul", {}, ecg.statements.map((text) => el("li", { text }))));
+      lines.push(
+        el("h3", { text: "Statements in the file" }),
+        el(
+          "ul",
+          {},
+          ecg.statements.map((text) => el("li", { text })),
+        ),
+      );
     }
     const stated = Object.entries(ecg.stated ?? {});
     const measures = MEASURES.map(([key, title, unit, , usual]) => ({
@@ -292,7 +360,12 @@ export class Reading {
       { key: "usual", title: "Usual in adults at rest" },
     ];
     const leads = ecg.leads.map(({ name, origin, quality, remarks, above, below, mv }) => ({
-      name, origin, quality, above: mv ? above : null, below: mv ? -below : null, remarks: (remarks ?? []).join("; "),
+      name,
+      origin,
+      quality,
+      above: mv ? above : null,
+      below: mv ? -below : null,
+      remarks: (remarks ?? []).join("; "),
     }));
     const leadColumns = [
       { key: "name", title: "Lead" },
@@ -303,13 +376,35 @@ export class Reading {
       { key: "remarks", title: "Remarks" },
     ];
     lines.push(
-      el("details", {}, el("summary", { text: "Measurements as a table" }), table({ caption: "Measurements", columns, rows: measures, file: "measurements.csv" })),
-      el("details", {}, el("summary", { text: "Leads as a table" }), table({ caption: "Leads", columns: leadColumns, rows: leads, file: "leads.csv" })),
+      el(
+        "details",
+        {},
+        el("summary", { text: "Measurements as a table" }),
+        table({ caption: "Measurements", columns, rows: measures, file: "measurements.csv" }),
+      ),
+      el(
+        "details",
+        {},
+        el("summary", { text: "Leads as a table" }),
+        table({ caption: "Leads", columns: leadColumns, rows: leads, file: "leads.csv" }),
+      ),
     );
-    const others = stated.filter(([key]) => !MEASURES.some(([name]) => name === key)).map(([name, value]) => ({ name, value }));
+    const others = stated
+      .filter(([key]) => !MEASURES.some(([name]) => name === key))
+      .map(([name, value]) => ({ name, value }));
     if (others.length) {
-      const more = [{ key: "name", title: "Name" }, { key: "value", title: "Value", digits: 1 }];
-      lines.push(el("details", {}, el("summary", { text: "Stated in the file" }), table({ caption: "Stated in the file", columns: more, rows: others, file: "stated.csv" })));
+      const more = [
+        { key: "name", title: "Name" },
+        { key: "value", title: "Value", digits: 1 },
+      ];
+      lines.push(
+        el(
+          "details",
+          {},
+          el("summary", { text: "Stated in the file" }),
+          table({ caption: "Stated in the file", columns: more, rows: others, file: "stated.csv" }),
+        ),
+      );
     }
     this.words.replaceChildren(...lines);
   }

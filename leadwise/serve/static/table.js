@@ -21,7 +21,9 @@ function compared(a, b, descending) {
   const empty = (value) => value === null || value === undefined || value === "" || Number.isNaN(value);
   if (empty(a) || empty(b)) return empty(a) - empty(b);
   const order =
-    typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), undefined, { numeric: true });
+    typeof a === "number" && typeof b === "number"
+      ? a - b
+      : String(a).localeCompare(String(b), undefined, { numeric: true });
   return descending ? -order : order;
 }
 
@@ -38,7 +40,9 @@ export function table({ caption, columns, rows, file, marked = () => false }) {
   let order = [...rows];
   let limit = VISIBLE_ROWS;
 
-  const digitsOf = (column) => column.digits ?? (rows.every((row) => typeof row[column.key] !== "number" || Number.isInteger(row[column.key])) ? 0 : 2);
+  const digitsOf = (column) =>
+    column.digits ??
+    (rows.every((row) => typeof row[column.key] !== "number" || Number.isInteger(row[column.key])) ? 0 : 2);
   const digits = new Map(columns.map((column) => [column, digitsOf(column)]));
   const cell = (column, row) => {
     const properties = { class: numeric(column) ? "n" : null };
@@ -56,7 +60,10 @@ export function table({ caption, columns, rows, file, marked = () => false }) {
     );
     more.replaceChildren();
     if (order.length > limit) {
-      more.append(`${limit} of ${order.length} rows. `, button("Show more", () => ((limit *= 4), fill()), { class: "quiet" }));
+      more.append(
+        `${limit} of ${order.length} rows. `,
+        button("Show more", () => ((limit *= 4), fill()), { class: "quiet" }),
+      );
     }
   };
 
@@ -78,10 +85,21 @@ export function table({ caption, columns, rows, file, marked = () => false }) {
   });
   fill();
 
-  const save = button("Download CSV", () => download(file, csv(columns.filter((column) => column.key !== undefined), rows)), {
-    class: "quiet",
-    "aria-label": `Download CSV: ${caption}`,
-  });
+  const save = button(
+    "Download CSV",
+    () =>
+      download(
+        file,
+        csv(
+          columns.filter((column) => column.key !== undefined),
+          rows,
+        ),
+      ),
+    {
+      class: "quiet",
+      "aria-label": `Download CSV: ${caption}`,
+    },
+  );
   const grid = el("table", {}, el("caption", { text: caption }), el("thead", {}, el("tr", {}, heads)), body);
   const scroll = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, grid);
   return el("div", { class: "table" }, scroll, more, el("p", { class: "below" }, save));

@@ -2,7 +2,18 @@
 
 import { millivolts } from "./api.js";
 import { announce, button, check, choice, download, el, number, onceAFrame, pixelRatio, sized } from "./dom.js";
-import { GAINS, LAYOUTS, LEFT_MM, SPEEDS, arrange, drawPage, leadRemark, measureLeads, paperColours, tracePath } from "./paper.js";
+import {
+  GAINS,
+  LAYOUTS,
+  LEFT_MM,
+  SPEEDS,
+  arrange,
+  drawPage,
+  leadRemark,
+  measureLeads,
+  paperColours,
+  tracePath,
+} from "./paper.js";
 
 const LEAST_PX_PER_MM = 2.2; // below this a tracing is not readable: the paper is wider than the window and moves
 const MOST_PX_PER_MM = 6; // of the whole page in a wide window
@@ -23,7 +34,13 @@ export class Tracing {
     this.ecg = null;
     this.zoom = 1;
     this.calipers = null;
-    this.settings = { layout: layout ?? (window.innerWidth < NARROW_PX ? "12x1" : "3x4"), lead: "II", speed: 25, gain: 10, start: 0 };
+    this.settings = {
+      layout: layout ?? (window.innerWidth < NARROW_PX ? "12x1" : "3x4"),
+      lead: "II",
+      speed: 25,
+      gain: 10,
+      start: 0,
+    };
     this.extras = { windows: null, largest: 0, beats: false };
     this.draw = onceAFrame(() => this.drawNow());
     this.build(compact);
@@ -35,15 +52,27 @@ export class Tracing {
   }
 
   build(compact) {
-    const set = (name, parse = (value) => value) => (value) => {
-      this.settings[name] = parse(value);
-      this.refresh();
-    };
+    const set =
+      (name, parse = (value) => value) =>
+      (value) => {
+        this.settings[name] = parse(value);
+        this.refresh();
+      };
     const layouts = Object.entries(LAYOUTS).map(([key, { title }]) => [key, title]);
     const layout = choice("Layout", layouts, this.settings.layout, set("layout"));
     this.leadChoice = choice("Lead", [["II", "II"]], "II", set("lead"));
-    const speed = choice("Speed", SPEEDS.map((v) => [String(v), `${v} mm/s`]), "25", set("speed", Number));
-    const gain = choice("Gain", GAINS.map((v) => [String(v), `${v} mm/mV`]), "10", set("gain", Number));
+    const speed = choice(
+      "Speed",
+      SPEEDS.map((v) => [String(v), `${v} mm/s`]),
+      "25",
+      set("speed", Number),
+    );
+    const gain = choice(
+      "Gain",
+      GAINS.map((v) => [String(v), `${v} mm/mV`]),
+      "10",
+      set("gain", Number),
+    );
     this.startChoice = choice("From", [["0", "0 s"]], "0", set("start", Number));
     this.layoutSelect = layout.select;
     const zoomOut = button("−", () => this.zoomBy(1 / ZOOM.step), { "aria-label": "Zoom out", class: "small" });
@@ -51,10 +80,20 @@ export class Tracing {
     const whole = button("Fit", () => this.zoomTo(1), { "aria-label": "Show the whole page", class: "small" });
     this.caliperButton = button("Calipers", () => this.toggleCalipers(), { "aria-pressed": "false" });
     const zooms = el("div", { class: "joined", role: "group", "aria-label": "Zoom" }, zoomOut, whole, zoomIn);
-    const paper = choice("Paper", [["auto", "as the theme"], ["pink", "pink"], ["dark", "dark"], ["plain", "black on white"]], "auto", (v) => {
-      this.host.dataset.paper = v;
-      this.draw();
-    });
+    const paper = choice(
+      "Paper",
+      [
+        ["auto", "as the page"],
+        ["pink", "pink"],
+        ["dark", "dark"],
+        ["plain", "black on white"],
+      ],
+      "auto",
+      (v) => {
+        this.host.dataset.paper = v;
+        this.draw();
+      },
+    );
     const march = check("Calipers march", false, (on) => {
       this.march = on;
       if (this.calipers) this.calipers.march = on;
@@ -68,16 +107,42 @@ export class Tracing {
       "details",
       { class: "more" },
       el("summary", { text: "More" }),
-      el("div", { class: "sheet" }, paper.label, beats, march, button("Save picture (PNG)", () => this.savePicture()), button("Print to scale", () => window.print())),
+      el(
+        "div",
+        { class: "sheet" },
+        paper.label,
+        beats,
+        march,
+        button("Save picture (PNG)", () => this.savePicture()),
+        button("Print to scale", () => window.print()),
+      ),
     );
-    const bar = el("div", { class: "bar", role: "group", "aria-label": `Settings: ${this.title}` }, layout.label, this.leadChoice.label, this.startChoice.label, speed.label, gain.label, zooms, this.caliperButton, more);
+    const bar = el(
+      "div",
+      { class: "bar", role: "group", "aria-label": `Settings: ${this.title}` },
+      layout.label,
+      this.leadChoice.label,
+      this.startChoice.label,
+      speed.label,
+      gain.label,
+      zooms,
+      this.caliperButton,
+      more,
+    );
 
     this.canvas = el("canvas", { role: "img", "aria-label": this.title });
     this.space = el("div", { class: "space" }, this.canvas);
     const help = el("p", { class: "hidden", id: `${this.host.id}-help`, text: HELP });
     this.viewport = el(
       "div",
-      { class: "viewport", tabindex: "0", role: "application", "aria-roledescription": "ECG tracing", "aria-label": this.title, "aria-describedby": help.id },
+      {
+        class: "viewport",
+        tabindex: "0",
+        role: "application",
+        "aria-roledescription": "ECG tracing",
+        "aria-label": this.title,
+        "aria-describedby": help.id,
+      },
       this.space,
     );
     this.readout = el("p", { class: "readout" });
@@ -117,9 +182,13 @@ export class Tracing {
     this.legend.replaceChildren();
     const names = ecg.leads.map((lead) => lead.name);
     if (!names.includes(this.settings.lead)) this.settings.lead = names[0];
-    this.leadChoice.select.replaceChildren(...names.map((name) => el("option", { value: name, text: name, selected: name === this.settings.lead })));
+    this.leadChoice.select.replaceChildren(
+      ...names.map((name) => el("option", { value: name, text: name, selected: name === this.settings.lead })),
+    );
     const pages = Math.max(1, Math.ceil((ecg.drawn_s - 0.5) / 10));
-    this.startChoice.select.replaceChildren(...Array.from({ length: pages }, (_, i) => el("option", { value: String(i * 10), text: `${i * 10} s` })));
+    this.startChoice.select.replaceChildren(
+      ...Array.from({ length: pages }, (_, i) => el("option", { value: String(i * 10), text: `${i * 10} s` })),
+    );
     this.zoomTo(1);
     this.say();
   }
@@ -131,7 +200,10 @@ export class Tracing {
     this.legend.replaceChildren();
     if (map) {
       this.legend.append(
-        el("span", { class: "swatch support" }), "hidden here, the score falls", el("span", { class: "swatch oppose" }), "hidden here, it rises",
+        el("span", { class: "swatch support" }),
+        "hidden here, the score falls",
+        el("span", { class: "swatch oppose" }),
+        "hidden here, it rises",
       );
     }
     this.draw();
@@ -166,7 +238,11 @@ export class Tracing {
     if (!this.page || !this.viewport.clientWidth) return;
     const [width, height] = [this.viewport.clientWidth, this.viewport.clientHeight];
     const context = sized(this.canvas, width, height);
-    const view = { x: this.viewport.scrollLeft / this.scale, y: this.viewport.scrollTop / this.scale, k: this.scale * pixelRatio() };
+    const view = {
+      x: this.viewport.scrollLeft / this.scale,
+      y: this.viewport.scrollTop / this.scale,
+      k: this.scale * pixelRatio(),
+    };
     const extras = { ...this.extras, calipers: this.calipers };
     drawPage(context, this.ecg, this.page, paperColours(this.host), view, this.canvas.width, this.canvas.height, extras);
     this.host.dataset.drawn = String(Number(this.host.dataset.drawn ?? 0) + 1);
@@ -176,7 +252,9 @@ export class Tracing {
   zoomTo(zoom, place) {
     const at = place ?? { x: this.viewport.clientWidth / 2, y: this.viewport.clientHeight / 2 };
     const before = this.scale;
-    const mm = before ? { x: (this.viewport.scrollLeft + at.x) / before, y: (this.viewport.scrollTop + at.y) / before } : null;
+    const mm = before
+      ? { x: (this.viewport.scrollLeft + at.x) / before, y: (this.viewport.scrollTop + at.y) / before }
+      : null;
     this.zoom = Math.min(ZOOM.most, Math.max(ZOOM.least, zoom));
     this.refresh();
     if (mm && this.zoom > 1) this.viewport.scrollTo(mm.x * this.scale - at.x, mm.y * this.scale - at.y);
@@ -216,7 +294,9 @@ export class Tracing {
     this.caliperButton.setAttribute("aria-pressed", String(this.calipers !== null));
     this.viewport.classList.toggle("measuring", this.calipers !== null);
     if (!this.calipers) {
-      const hint = matchMedia("(pointer: coarse)").matches ? "Zoom: two fingers." : "Zoom: Ctrl + wheel, or + and −. Drag to move.";
+      const hint = matchMedia("(pointer: coarse)").matches
+        ? "Zoom: two fingers."
+        : "Zoom: Ctrl + wheel, or + and −. Drag to move.";
       this.readout.replaceChildren(el("span", { class: "soft", text: `${hint} C: calipers.` }));
       return;
     }
@@ -225,7 +305,10 @@ export class Tracing {
     const mv = (a.y - b.y) / this.settings.gain;
     const bpm = ms > 0 ? 60_000 / ms : NaN;
     const texts = [`${number(ms)} ms`, `${number(bpm)} bpm`, `${number(mv, 2)} mV`];
-    this.readout.replaceChildren(el("span", { class: "name", text: "Calipers" }), ...texts.map((text) => el("strong", { text })));
+    this.readout.replaceChildren(
+      el("span", { class: "name", text: "Calipers" }),
+      ...texts.map((text) => el("strong", { text })),
+    );
     if (aloud) announce(`Calipers: ${texts.join(", ")}`);
   }
 
@@ -320,7 +403,16 @@ export class Tracing {
     const canvas = el("canvas");
     [canvas.width, canvas.height] = [Math.round(this.page.width * k), Math.round(this.page.height * k)];
     const extras = { ...this.extras, calipers: this.calipers };
-    drawPage(canvas.getContext("2d"), this.ecg, this.page, paperColours(this.host), { x: 0, y: 0, k }, canvas.width, canvas.height, extras);
+    drawPage(
+      canvas.getContext("2d"),
+      this.ecg,
+      this.page,
+      paperColours(this.host),
+      { x: 0, y: 0, k },
+      canvas.width,
+      canvas.height,
+      extras,
+    );
     return canvas;
   }
 
@@ -333,7 +425,10 @@ export class Tracing {
     if (!this.page || !this.host.offsetParent) return;
     const canvas = this.picture(8);
     canvas.style.width = `${this.page.width}mm`;
-    this.printed.replaceChildren(canvas, el("p", { text: `${this.settings.speed} mm/s, ${this.settings.gain} mm/mV, printed at 100 %.` }));
+    this.printed.replaceChildren(
+      canvas,
+      el("p", { text: `${this.settings.speed} mm/s, ${this.settings.gain} mm/mV, printed at 100 %.` }),
+    );
   }
 }
 
@@ -352,7 +447,11 @@ export function describe(ecg) {
   const rate = ecg.measurements?.heart_rate_bpm;
   const parts = [`ECG of ${number(ecg.duration_s, 1)} s at ${number(ecg.rate_hz)} Hz`];
   if (rate) parts.push(`heart rate ${number(rate)} per minute`);
-  parts.push(usual.length === ecg.leads.length ? "all twelve leads recorded, signal good" : `recorded and good: ${usual.join(", ") || "none"}`);
+  parts.push(
+    usual.length === ecg.leads.length
+      ? "all twelve leads recorded, signal good"
+      : `recorded and good: ${usual.join(", ") || "none"}`,
+  );
   return `${parts.join("; ")}. ${rest.join("; ")}`;
 }
 
