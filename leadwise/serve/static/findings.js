@@ -30,7 +30,7 @@ export class Findings {
   constructor(host, server, onexplain) {
     this.server = server;
     this.onexplain = onexplain;
-    this.task = server.tasks[0]?.name;
+    this.task = (server.tasks.find((task) => task.calibrated) ?? server.tasks[0])?.name; // probabilities say more than ranks
     const tasks = choice(
       "Task",
       server.tasks.map((task) => [task.name, task.title]),

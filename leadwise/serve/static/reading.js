@@ -280,7 +280,7 @@ export class Reading {
         el("strong", { text: number(value, digits) }),
         value === null || value === undefined ? "" : unit === "°" ? unit : ` ${unit}`,
       );
-      if (odd) text.append(el("span", { class: "small", text: ` usual ${range(usual, unit)}` }));
+      if (odd) text.append(el("span", { class: "small", text: ` (usual ${range(usual, unit)})` }));
       this.measures.append(el("div", {}, el("dt", { text: title }), text));
     }
   }
