@@ -4,7 +4,7 @@ PYTEST = pytest -n auto --dist loadfile
 PYTHON ?= python3
 IN_VENV = $(PYTHON) tools/bootstrap.py --
 
-.PHONY: setup demo test test-all check docs format
+.PHONY: setup demo test test-all check docs format release
 
 setup:
 	$(PYTHON) tools/bootstrap.py
@@ -32,3 +32,7 @@ docs:
 format:
 	$(IN_VENV) ruff format .
 	$(IN_VENV) ruff check --fix .
+
+# dist/: sdist and wheel (built twice, equal), list of packages with licences (CycloneDX), audit; publishes nothing
+release:
+	$(PYTHON) tools/release.py

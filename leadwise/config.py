@@ -254,8 +254,8 @@ def read(path: Path, overrides: list[str] | None = None) -> Config:
     if not path.is_file():
         raise ConfigError(f"no config at {path}; see configs/ for examples")
     try:
-        table = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}; correct that line") from None
     for override in overrides or []:
         set_override(table, override)

@@ -1,11 +1,19 @@
-"""Write files atomically: under a temporary name first, then renamed, so that an incomplete file never has the final name."""
+"""Write files atomically: under a temporary name first, then renamed, so that an incomplete file never has the final name.
+
+Also the errors that a damaged .npz raises.
+"""
 
 from __future__ import annotations
 
 import secrets
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+DAMAGED_NPZ = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What numpy raises for a damaged .npz: RuntimeError for an unknown compression or an encrypted member."""
 
 
 @contextmanager

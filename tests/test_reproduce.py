@@ -353,10 +353,16 @@ def test_peers_have_seeds_by_place_and_the_published_numbers_beside_them(wide: P
     assert page.index("<img") < page.index("<table")
     assert peers.REMARK in page
     assert "MS-ECG-FM" in (result.folder / "table.md").read_text(encoding="utf-8")
-    # without seeds, the first five rows have three
-    rows = [variants.Variant(row, config) for row, config in variants.base_configs([], peers.METHODS).items()]
-    n_seeds = {one.config.method["name"]: len(peers.seeds_of(one, ())) for one in rows}
-    assert n_seeds == {name: 3 if number < 5 else 1 for number, name in enumerate(peers.METHODS)}
+    # without seeds, the first five methods have three; MERL and SimCLR have a row with S4
+    configs = variants.base_configs([], peers.METHODS, peers.small_configs)
+    rows = [variants.Variant(row, config) for row, config in configs.items()]
+    n_seeds = {one.label: len(peers.seeds_of(one, ())) for one in rows}
+    three = dict.fromkeys(("CG-DMER", "ETP", "MERL (ResNet)", "MELP", "SimCLR"), 3)
+    once = dict.fromkeys(("MERL (S4)", "SimCLR (S4)", "ECG-CPC", "ECG-JEPA (random)", "MERIT-style", "ST-MEM"), 1)
+    assert n_seeds == three | once
+    # each method has its own batch size and learning rate
+    assert (configs["CG-DMER"].optim.batch_size, configs["CG-DMER"].optim.lr) == (32, 2e-3)
+    assert (configs["SimCLR (S4)"].optim.batch_size, configs["SimCLR (S4)"].optim.lr) == (64, 1e-3)
     assert peers.seeds_of(rows[0], (7,)) == (7,)
 
 

@@ -10,7 +10,6 @@ These are the files that `leadwise embed` writes for a cohort. Other arrays and 
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.messages import first_few, short_name
 from leadwise.data.usable_rows import NO_EMBEDDING, LeftOut
+from leadwise.files import DAMAGED_NPZ
 
 SUFFIXES = (".npz", ".parquet")
 
@@ -195,7 +195,7 @@ def _read_npz(path: Path) -> _Content:
             for name in ("record", "embedding", "left_out", "refused"):
                 if name in file.files:
                     columns[name] = file[name]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED_NPZ as error:
         raise StoredEmbeddingsError(
             f"{path} cannot be read as .npz without pickled objects ({error}); write it with numpy.savez, names as an array of "
             "texts: numpy.array(names, dtype=numpy.str_)"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from leadwise.data.loader import Recordings
 from leadwise.data.usable_rows import LeftOut, log_left_out, usable_rows
 from leadwise.evaluate import speed
 from leadwise.evaluate.speed import embedding_precision
-from leadwise.files import replacing
+from leadwise.files import DAMAGED_NPZ, replacing
 from leadwise.methods.catalogue import patch_samples
 from leadwise.progress import Progress, partial_progress
 from leadwise.run import Run
@@ -195,7 +194,7 @@ def _read_cache(path: Path, n_rows: int) -> tuple[NDArray[np.int64], Features]:
     try:
         with np.load(path, allow_pickle=False) as file:
             rows, embedding = file["row"], file["embedding"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED_NPZ as error:
         log.warning("cache %s cannot be read (%s): rewriting it", path, error)
         return empty
     valid = (

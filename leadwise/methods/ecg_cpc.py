@@ -64,7 +64,7 @@ class Config(UnchangedViewSettings, MethodConfig):
 
 # Settings for two CPU cores.
 SMALL = {
-    "width": 64, "depth": 4, "stride": 4, "steps": (2, 5, 10), "n_elsewhere": 4, "cosine": True, "temperature": 0.1,
+    "width": 96, "depth": 4, "stride": 8, "steps": (2, 5, 10), "n_elsewhere": 4, "cosine": True, "temperature": 0.1,
     "view_crop": 0.5, "view_gain": 0.1, "view_lead_mask": 0.5,
 }  # fmt: skip
 SMALL_OPTIM = {"lr": 2e-3}

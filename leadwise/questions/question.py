@@ -59,9 +59,9 @@ def read_questions(path: Path) -> list[Question]:
         QuestionError: a line is no question.
     """
     questions = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            table = json.loads(line)
+            table = json.loads(line)  # of bytes: a line that is not UTF-8 is one of the errors below
             lists = {name: tuple(table[name]) for name in ("records", "options", "keys", "answer")}
             one = Question(**{**table, **lists})
             if one.kind not in KINDS or len(one.options) != len(one.keys):

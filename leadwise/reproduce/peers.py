@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
+from leadwise.config import Config
+from leadwise.methods.catalogue import all_small_settings, small_optim_settings
 from leadwise.reproduce.variants import Variant
 
 METHODS = ("cg_dmer", "etp", "merl", "melp", "simclr", "ecg_cpc", "ecg_jepa", "merit", "st_mem")
-N_WITH_SEEDS = 5  # the first of METHODS have all SEEDS, the others the first one
+N_WITH_SEEDS = 5  # the first of METHODS have all SEEDS, the others and the rows with S4 the first one
 SEEDS = (0, 1, 2)
+
+_WITH_S4 = ("merl", "simclr")  # also have a row with the encoder that the benchmarks of 2026 put first
+_S4 = {"encoder": "s4", "s4_width": 64, "s4_depth": 4, "s4_stride": 4}
+_OPTIM: dict[str, Any] = {"batch_size": 64, "lr": 1e-3}  # of methods whose small settings have no other
 
 TITLE = "Peers of 2026: one judge for all"
 
@@ -47,8 +55,21 @@ PUBLISHED = [
 REMARK = "Published numbers, as printed; none is comparable with ours"
 
 
+def small_configs(name: str, shared: Config) -> list[Config]:
+    """Return the configs of a method's rows: its small settings, and these with S4 where it is compared.
+
+    Each method is trained with the batch size and learning rate that go with its small settings.
+    """
+    small = all_small_settings(name)[:1]
+    optim = dataclasses.replace(shared.optim, **{**_OPTIM, **small_optim_settings(name)})
+    tables = [*small, *({**table, **_S4} for table in small if name in _WITH_S4)]
+    return [dataclasses.replace(shared, method=table, optim=optim) for table in tables]
+
+
 def seeds_of(variant: Variant, seeds: Sequence[int]) -> tuple[int, ...]:
     """Return the seeds of a row: the given ones, else SEEDS for the methods that have all of them."""
     if seeds:
         return tuple(seeds)
-    return SEEDS if variant.config.method["name"] in METHODS[:N_WITH_SEEDS] else SEEDS[:1]
+    method = variant.config.method
+    has_all = method["name"] in METHODS[:N_WITH_SEEDS] and method.get("encoder") != _S4["encoder"]
+    return SEEDS if has_all else SEEDS[:1]

@@ -136,7 +136,8 @@ def reproduce(request: ReproduceRequest, progress: Progress | None = None) -> Re
     if isinstance(request.width, int) and request.width < 1:
         raise ConfigError(f"a probe width of {request.width} is below 1; pass a positive number, common or native")
     names = request.methods or _methods(request.target)
-    compared = variants.make_variants(request.target, variants.base_configs(configs, names))
+    small_configs = peers.small_configs if request.target == variants.PEERS else None
+    compared = variants.make_variants(request.target, variants.base_configs(configs, names, small_configs))
     no_settings = variants.without_settings(configs, names)
     if not compared:
         raise ConfigError(f"no small settings: {', '.join(no_settings)}; give a config of the method with --config")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from leadwise.config import BY_METHOD, Config, ConfigError
@@ -64,7 +64,11 @@ def compared_methods(target: str) -> tuple[str, ...]:
     return paper_numbers.FIGURE3 if target == "fig3" else names
 
 
-def base_configs(given: Sequence[Config], names: Sequence[str] | None = None) -> dict[str, Config]:
+def base_configs(
+    given: Sequence[Config],
+    names: Sequence[str] | None = None,
+    small_configs: Callable[[str, Config], Sequence[Config]] | None = None,
+) -> dict[str, Config]:
     """Return the config of each row by row name: the given ones, and small settings for the other methods of `names`.
 
     Small settings can be trained on a CPU. They share data, signal and budget with CG-DMER's config, or with the first one.
@@ -72,6 +76,7 @@ def base_configs(given: Sequence[Config], names: Sequence[str] | None = None) ->
 
     Args:
         names: methods to compare; None means all.
+        small_configs: method, shared config -> configs of its rows; default: its small settings in the shared config.
 
     Raises:
         ConfigError: two configs are for one row.
@@ -86,10 +91,15 @@ def base_configs(given: Sequence[Config], names: Sequence[str] | None = None) ->
     shared = configs.get(_OURS, next(iter(configs.values()), _with_same_recordings(CONFIG)))
     configured = {config.method["name"] for config in configs.values()}
     for name in compared_methods("") if names is None else names:
-        for method in all_small_settings(name) if name not in configured else ():
-            config = with_defaults(dataclasses.replace(shared, method=method))
+        for small in (small_configs or _small_configs)(name, shared) if name not in configured else ():
+            config = with_defaults(small)
             configs[paper_numbers.row_name(config.method)] = config
     return configs
+
+
+def _small_configs(name: str, shared: Config) -> list[Config]:
+    """Return the shared config with each of the method's small settings."""
+    return [dataclasses.replace(shared, method=method) for method in all_small_settings(name)]
 
 
 def _with_same_recordings(config: Config) -> Config:

@@ -8,7 +8,6 @@ opens the teacher only if the file is missing. The file is not part of a shared 
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from leadwise.config import Config, ConfigError
 from leadwise.data.loader import Recordings
 from leadwise.evaluate.embed import embed, training_overlap
 from leadwise.evaluate.embed_ecgs import width_of
-from leadwise.files import replacing
+from leadwise.files import DAMAGED_NPZ, replacing
 from leadwise.methods.catalogue import learns_from_teacher, method_settings
 from leadwise.progress import Progress, partial_progress
 from leadwise.run import TEACHER_FILE, Run
@@ -146,7 +145,7 @@ def _read(path: Path, data: TrainingData, teacher: str | None) -> dict[str, np.n
     try:
         with np.load(path, allow_pickle=False) as file:
             table = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    except DAMAGED_NPZ:
         return None
     try:
         fits = all(str(table[name]) == value for name, value in _identity(data, teacher).items()) and all(

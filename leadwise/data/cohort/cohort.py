@@ -35,6 +35,7 @@ from leadwise.data.cohort.layout import (
     Ledger,
     inside,
     label_column,
+    map_shard,
     sha256,
 )
 from leadwise.data.cohort.packing import unpack
@@ -213,12 +214,7 @@ class Cohort:
         number, begin = int(self._shard[row]), int(self._offset[row])
         shard = self._maps.get(number)
         if shard is None:
-            mapped = np.load(self.folder / self._files[number], mmap_mode="r", allow_pickle=False)
-            if mapped.dtype != np.dtype("<i2") or mapped.ndim != 1:
-                raise CohortError(f"cohort {self.folder}: {self._files[number]} has changed; prepare it again")
-            shard = self._maps[number] = mapped.view(
-                np.ndarray
-            )  # slicing a plain array takes a tenth of the time of slicing a memmap
+            shard = self._maps[number] = map_shard(self.folder, self._files[number], "<i2")
         return shard[begin : begin + len(LEADS) * int(self._n_samples[row])].reshape(len(LEADS), -1)
 
     def scale(self, row: int) -> tuple[np.ndarray, np.ndarray, float]:

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from leadwise.batch import Volume
 from leadwise.config import ConfigError, typed
-from leadwise.data.cohort.layout import CohortError
+from leadwise.data.cohort.layout import CohortError, map_shard
 
 _TOLERANCE_MM = 1e-3  # between two spacings that are the same
 
@@ -137,10 +137,7 @@ class VolumeStore:
     def _part(self, file: str, row: int, kind: type[np.generic]) -> np.ndarray:
         shard = self._maps.get(file)
         if shard is None:
-            mapped = np.load(self.folder / file, mmap_mode="r", allow_pickle=False)
-            if mapped.dtype != np.dtype(kind).newbyteorder("<") or mapped.ndim != 1:
-                raise CohortError(f"cohort {self.folder}: {file} has changed; prepare it again")
-            shard = self._maps[file] = mapped.view(np.ndarray)
+            shard = self._maps[file] = map_shard(self.folder, file, np.dtype(kind).newbyteorder("<").str)
         begin = int(self._offset[row])
         return shard[begin : begin + math.prod(self.geometry.shape)].reshape(self.geometry.shape)
 

@@ -140,8 +140,9 @@ def scaled(
                 stored[missing] = MISSING
             return None, Digital(stored, steps, np.round(baseline).astype(np.int32))
 
-    # else millivolts
-    signal = (samples * steps + offsets) / 1000.0
+    # else millivolts; what is too large for them becomes infinite, which `reading` refuses
+    with np.errstate(over="ignore", invalid="ignore"):
+        signal = (samples * steps + offsets) / 1000.0
     if missing is not None:
         signal[missing] = np.nan
     return signal, None

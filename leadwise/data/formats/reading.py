@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+
 from leadwise.data import formats
 from leadwise.data.formats.given import Given, check_lead_names
 from leadwise.data.formats.rate_doubt import with_rate_doubt
@@ -101,6 +103,11 @@ def read(
         ) from None
     except OSError as error:
         raise _cannot_open(path, error) from None
+    if recording.given is not None and np.isinf(recording.given).any():
+        lead = recording.leads[int(np.isinf(recording.given).any(axis=0).argmax())]
+        raise RecordError(
+            f"record {path}: lead {lead!r} has infinite samples; correct its scale, or write nan where none is"
+        )
     recording = with_rate_doubt(recording)
     return recording if recording.format else replace(recording, format=file_format.name)
 

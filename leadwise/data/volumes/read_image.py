@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from leadwise.data.volumes.heart_image import HeartImage, VolumeError
+from leadwise.files import DAMAGED_NPZ
 
 _NIFTI = (".nii", ".nii.gz")
-_DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)  # what numpy raises for a damaged .npz
 _SAME = 0.02  # relative difference of two spacings that count as the same
 
 
@@ -129,7 +127,7 @@ def _opened(path: Path) -> np.lib.npyio.NpzFile:
     """The arrays of an .npz; no object is unpickled."""
     try:
         arrays = np.load(path, allow_pickle=False)
-    except _DAMAGE as error:
+    except DAMAGED_NPZ as error:
         raise VolumeError(f"{path}: it is damaged or no .npz ({error}); write it again") from None
     if not isinstance(arrays, np.lib.npyio.NpzFile):
         raise VolumeError(f"{path}: it is no .npz; write it with numpy.savez")
@@ -139,5 +137,5 @@ def _opened(path: Path) -> np.lib.npyio.NpzFile:
 def _array(path: Path, arrays: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
     try:
         return np.asarray(arrays[name])
-    except _DAMAGE as error:
+    except DAMAGED_NPZ as error:
         raise VolumeError(f"{path}: its array '{name}' is damaged ({error}); write it again") from None

@@ -1,0 +1,152 @@
+"""Mutated inputs of every reader give a value or one clear error of ours, in time and memory; and what such inputs found."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import vendor_files
+from conftest import make_batch
+from fuzz_targets import targets
+from fuzzing import SECONDS, Result, Target, mutated, run_target
+
+from leadwise import config as settings
+from leadwise.batch import LEADS
+from leadwise.config import ConfigError
+from leadwise.data.cohort.cohort import Cohort
+from leadwise.data.cohort.layout import CohortError
+from leadwise.data.cohort.prepare import write
+from leadwise.data.formats import reading
+from leadwise.data.recordings.recording import RecordError
+from leadwise.data.sources.folder import Options, read_source
+from leadwise.data.stored_embeddings import StoredEmbeddingsError, read_embeddings
+from leadwise.questions.question import QuestionError, read_questions
+
+N_INPUTS = 10_000  # of all targets together
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="limits of memory are read from /proc")
+
+
+@pytest.mark.slow
+def test_mutated_inputs_give_a_value_or_a_clear_error(tmp_path: Path) -> None:
+    every = targets(tmp_path)
+    assert len(every) > 20
+    for target in every:
+        result = run_target(target, 0, N_INPUTS // len(every), processes=2)
+        assert not result.n_faults, f"{target.name}: {dict(result.counts)} {result.faults[:3]}"
+        assert result.counts["error"], f"{target.name}: no mutated input was refused"
+
+
+def test_the_outcomes_that_are_faults() -> None:
+    def read(content: bytes) -> None:
+        begun = time.process_time()
+        kind = content[:1]
+        if kind == b"v":
+            raise RecordError("a clear error")
+        if kind == b"t":
+            raise TypeError("not ours")
+        if kind == b"e":
+            raise RecordError("")
+        if kind == b"s":
+            while time.process_time() < begun + SECONDS + 1:
+                pass
+        if kind == b"m":
+            np.ones(10**9)
+        if kind == b"d":
+            os._exit(3)
+
+    def only(content: bytes) -> Result:
+        target = Target("one", [b"ok"], read, (RecordError,))
+        patched = pytest.MonkeyPatch()
+        patched.setattr("fuzzing.mutated", lambda *_: content)
+        try:
+            return run_target(target, 0, 1)
+        finally:
+            patched.undo()
+
+    outcomes = {kind: dict(only(kind.encode()).counts) for kind in "ovtesmd"}
+    assert outcomes == {
+        "o": {"value": 1}, "v": {"error": 1}, "t": {"other error": 1}, "e": {"unclear": 1}, "s": {"slow": 1},
+        "m": {"memory": 1}, "d": {"died": 1},
+    }  # fmt: skip
+
+
+def test_a_dead_process_loses_no_input() -> None:
+    def read(content: bytes) -> None:
+        if content[:2] == b"\x00d":
+            os._exit(1)
+
+    target = Target("dies", [b"valid input"], read, ())
+    inputs = [b"\x00d" if number in (3, 4, 9) else b"x" for number in range(10)]
+    patched = pytest.MonkeyPatch()
+    patched.setattr("fuzzing.mutated", lambda _, number: inputs[number])
+    result = run_target(target, 0, 10)
+    patched.undo()
+    assert dict(result.counts) == {"value": 7, "died": 3}
+    assert [number for number, *_ in result.faults] == [3, 4, 9]
+
+
+def test_a_number_reproduces_its_input() -> None:
+    target = Target("a", [bytes(range(256)) * 4], bytes, ())
+    inputs = [mutated(target, number) for number in range(200)]
+    assert inputs == [mutated(target, number) for number in range(200)]
+    assert len(set(inputs)) > 190
+    assert target.inputs[0] == bytes(range(256)) * 4  # valid inputs are not changed
+
+
+# ------------------------------------------------------------------------------------------- what was found and mended
+
+
+def test_settings_that_are_not_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_bytes(b'[method]\nname = "cg_dm\xff"\n')
+    with pytest.raises(ConfigError, match=r"c\.toml is not TOML.*correct that line"):
+        settings.read(path)
+
+
+def test_questions_that_are_not_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_bytes(b'{"kind": "\xff"}\n')
+    with pytest.raises(QuestionError, match="line 1 is no question"):
+        read_questions(path)
+
+
+def test_a_scale_that_makes_samples_infinite() -> None:
+    content = vendor_files.aecg(vendor_files.twelve_leads())
+    digits = content.index("<digits>") + len("<digits>")
+    large = (
+        content[:digits] + "1e308 " + content[digits:].lstrip().partition(" ")[2]
+    )  # the first sample of the first lead
+    with pytest.raises(RecordError, match="lead 'I' has infinite samples; correct its scale"):
+        reading.read(large.replace('value="2.5" unit="uV"', 'value="2500" unit="uV"', 1).encode())
+
+
+@pytest.mark.parametrize("damage", [b"'fort\xffan_order'", b"'fortran_order'  : (", b"'fortran_order': 1, (("])
+def test_a_shard_with_a_damaged_header(damage: bytes, tmp_path: Path) -> None:
+    lines = ["path,patient,report,split"]
+    for k in range(3):
+        np.save(tmp_path / f"ecg{k}.npy", make_batch(4, seed=k).ecg[k].numpy())
+        lines.append(f"ecg{k}.npy,p{k},sinus rhythm,train")
+    (tmp_path / "ecgs.csv").write_text("\n".join(lines) + "\n")
+    write(read_source(tmp_path / "ecgs.csv", Options(LEADS, 100, "mV")), tmp_path / "cohort")
+    shard = tmp_path / "cohort" / "samples-00000.npy"
+    content = bytearray(shard.read_bytes())
+    at = content.index(b"'fortran_order'")
+    content[at : at + len(damage)] = damage
+    shard.write_bytes(content)
+    with pytest.raises(CohortError, match=r"samples-00000\.npy (cannot be read|has changed).*prepare it again"):
+        Cohort.open(tmp_path / "cohort", verify=True)
+
+
+@pytest.mark.parametrize("at", [8, 10])  # the compression and the flags of a member
+def test_embeddings_in_a_damaged_archive(at: int, tmp_path: Path) -> None:
+    path = tmp_path / "e.npz"
+    np.savez(path, record=np.array(["a"]), embedding=np.zeros((1, 4), np.float32))
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + at] = 99
+    path.write_bytes(content)
+    with pytest.raises(StoredEmbeddingsError, match=r"e\.npz"):
+        read_embeddings(path)
