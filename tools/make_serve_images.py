@@ -102,6 +102,7 @@ def take(browser: Browser, address: str, folder: Path) -> None:
     page.get_by_role("tab", name="Cohort map").click()
     stage = page.get_by_role("application", name="Cohort map")
     expect(stage.locator("canvas")).to_be_visible()
+    page.get_by_label("Colour by").select_option("age")
     lasso(page)
     store(page, folder / "serve_map.png")
 
