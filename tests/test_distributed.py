@@ -31,9 +31,24 @@ from leadwise.training import loop as training
 from leadwise.training.gradient_step import Objective, TrainingError, backward
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-MERL = ("merl", "merl vit")  # batch norm over features (B, D, T) and over vectors (B, D)
-STILL = {"view_dropout": 0.0}
-OTHERS = ("simclr", "barlow_twins", "moco_v3 vit", "byol", "simsiam vit", "clocs", "etp", "merit", "melp resnet")
+# batch norm over features (B, D, T), over vectors (B, D), and of each lead of the ECG; without random draws
+WITH_NORM: dict[str, dict[str, float]] = {
+    "merl": {"view_dropout": 0.0},
+    "merl vit": {"view_dropout": 0.0},
+    "ms_ecg_fm": {"lead_dropout": 0.0, "shift_s": 0.0},
+}
+OTHERS = (
+    "simclr",
+    "barlow_twins",
+    "moco_v3 vit",
+    "byol",
+    "simsiam vit",
+    "clocs",
+    "etp",
+    "merit",
+    "melp resnet",
+    "tamer",
+)
 
 
 # ------------------------------------------------------------------------------------------------- the gradient
@@ -56,8 +71,8 @@ def _process(rank: int, home: Path) -> None:
             share = split(batch_of(torch.float64), 2)[rank]
             values = backward(model, split(share, n_passes), 0, OptimConfig())
             results[name, n_passes] = values, gradients(model.module.method)
-    for name in MERL:
-        model = training.ddp(exactly(STILL, name))
+    for name, options in WITH_NORM.items():
+        model = training.ddp(exactly(options, name))
         values = backward(model, [split(batch_of(torch.float64), 2)[rank]], 0, OptimConfig())
         results[name] = values, gradients(model.module.method), dict(model.module.method.named_buffers())
     patch.setattr(Views, "forward", _still)
@@ -150,11 +165,11 @@ def test_two_processes_have_the_gradient_of_one(two, name, options, n_passes, mo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MERL)
-def test_merl_on_two_processes_has_the_gradient_and_the_running_statistics_of_one(two, name, monkeypatch) -> None:
+@pytest.mark.parametrize("name", WITH_NORM)
+def test_batch_norm_on_two_processes_has_the_gradient_and_the_running_statistics_of_one(two, name, monkeypatch) -> None:
     exact(monkeypatch)
-    terms, expected = in_one_pass(STILL, name)
-    single = exactly(STILL, name)
+    terms, expected = in_one_pass(WITH_NORM[name], name)
+    single = exactly(WITH_NORM[name], name)
     single(batch_of(torch.float64))
     for values, slopes, buffers in (results[name] for results in two):
         assert values == pytest.approx(terms, rel=1e-9)

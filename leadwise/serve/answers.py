@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -66,18 +67,23 @@ class ModelAnswers:
         self._wordings = _tasks(model, bank) if model.embeds_text else {}
 
     def warm_up(self) -> None:
-        """Answer each question once, so that the first answer to a user is as fast as the others."""
+        """Answer usual questions once, so that the first answer to a user is as fast as the others.
+
+        The texts of tasks without probabilities are embedded at their first use.
+        """
         time_s = np.arange(self.model.signal.n_samples) / self.model.signal.rate_hz
         signal = np.full((len(time_s), len(LEADS)), np.nan)
         signal[:, :2] = (np.sin(2 * np.pi * time_s) ** 63)[:, None]  # I and II; the limb leads follow from them
         signal[:, 6:] = signal[:, :1]
         ecg = ecg_of(signal, float(self.model.signal.rate_hz))
         self.embed(ecg, "backbone")
-        for task in self._wordings:
+        calibrated = [task["name"] for task in self.tasks if task["calibrated"]]
+        for task in calibrated or list(self._wordings)[:1]:
             self.zeroshot(ecg, task, [])
 
+    @cached_property
     def tasks(self) -> list[dict[str, Any]]:
-        """Return name, title and classes of each task whose texts can be scored, and whether it has probabilities."""
+        """Name, title and classes of each task whose texts can be scored, and whether it has probabilities."""
         rows = []
         for task, wordings in self._wordings.items():
             calibration = prompt_calibration.find(self.model.run, wordings)

@@ -206,7 +206,7 @@ async def _state(request: Request) -> Response:
         {
             "version": __version__,
             "run": run,
-            "tasks": serving.answers.tasks(),
+            "tasks": serving.answers.tasks,
             "cohort": None if bank is None else bank.state(serving.settings.show_reports),
             "formats": formats,
             "limits": {"upload_bytes": limits.upload_bytes, "max_seconds": limits.drawn_s, "samples": limits.samples},

@@ -22,6 +22,7 @@ from leadwise.progress import Progress
 from leadwise.run import Run
 from leadwise.serve.embedding_map import COLUMNS, map_answer, stored_map
 from leadwise.serve.samples import packed
+from leadwise.serve.search_index import NearestSearch
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ class Bank:
         self.left_out = left_out.line
         backbone = embed_cohort(run, cohort, "backbone", self.rows, progress, self.folder)
         self.unit_vectors: Features = unit(backbone).astype(np.float32)  # (M, D)
+        index = f"index-{run.fingerprint[:16]}-{cohort.fingerprint[:16]}.bin"
+        self._search = NearestSearch(self.unit_vectors, self.folder / index)
         name = f"map-{run.fingerprint[:16]}-{cohort.fingerprint[:16]}.npz"
         self._map = stored_map(self.folder / name, self.unit_vectors)
         self._shared: Features | None = None
@@ -56,9 +59,7 @@ class Bank:
     def neighbours(self, vector: Features, top: int, show_reports: bool) -> dict[str, Any]:
         """Return the `top` nearest recordings of an embedding (D,), by cosine."""
         query = unit(vector[None])[0].astype(np.float32)
-        scores = self.unit_vectors @ query
-        best = np.argpartition(-scores, min(top, len(scores)) - 1)[:top]
-        best = best[np.argsort(-scores[best], kind="stable")]
+        best, scores = self._search.nearest(query, top)
         rows = self.rows[best]
         labels = positive_classes(self.cohort, rows)
         splits = self.cohort.splits(rows)
@@ -67,12 +68,12 @@ class Bank:
             line = {
                 "row": int(row),
                 "record": self.cohort.records[int(row)],
-                "cosine": float(scores[best[place]]),
+                "cosine": float(scores[place]),
                 "split": str(splits[place]),
                 "labels": {task: list(names) for task, names in labels[place].items()},
             }
             lines.append(line | self._report(int(row), show_reports))
-        return {"cohort": self.cohort.name, "n": len(self.rows), "index": "exact", "rows": lines}
+        return {"cohort": self.cohort.name, "n": len(self.rows), "index": self._search.name, "rows": lines}
 
     def state(self, show_reports: bool) -> dict[str, Any]:
         """Return the cohort as /api/state names it."""

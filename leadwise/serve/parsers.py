@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -139,7 +138,8 @@ class ParserPool:
         self._idle: queue.Queue[Parser] = queue.Queue()
         self._all: set[Parser] = set()
         self._lock = threading.Lock()
-        self._is_closed = False
+        self._closing = threading.Event()
+        self._starting: list[threading.Thread] = []  # that start a process in place of another
 
     def start(self) -> None:
         """Start the processes and wait until they can answer."""
@@ -203,23 +203,27 @@ class ParserPool:
     def _replace(self, parser: Parser) -> None:
         """End a process and start another one, without waiting for it."""
         self._drop(parser)
-        if not self._is_closed:
-            threading.Thread(target=self._start_until_ready, daemon=True).start()
+        if not self._closing.is_set():
+            thread = threading.Thread(target=self._start_until_ready, daemon=True)
+            with self._lock:
+                self._starting = [one for one in self._starting if one.is_alive()] + [thread]
+            thread.start()
 
     def _start_until_ready(self) -> None:
         for pause_s in (0.0, 1.0, 5.0, 30.0):
-            time.sleep(pause_s)
-            if self._is_closed:
+            if self._closing.wait(pause_s):
                 return
             parser = self._start_one()
             try:
-                parser.wait_ready()
+                if not self._closing.is_set():  # else nothing ends this process
+                    parser.wait_ready()
             except ParserError:
                 self._drop(parser)
                 continue
-            self._idle.put(parser)
-            if self._is_closed:
+            if self._closing.is_set():
                 self._drop(parser)
+            else:
+                self._idle.put(parser)
             return
         log.error("a process that reads files does not start; start the server again")
 
@@ -229,7 +233,12 @@ class ParserPool:
         parser.close()
 
     def close(self) -> None:
-        """End all processes."""
-        self._is_closed = True
+        """End all processes, also those that are being started."""
+        self._closing.set()
+        for parser in self.parsers:
+            self._drop(parser)
+        for thread in tuple(self._starting):
+            if thread.ident is not None:
+                thread.join()
         for parser in self.parsers:
             self._drop(parser)
