@@ -249,6 +249,9 @@ def test_findings_own_words_and_occlusion(visit: Visit) -> None:
     page = visit.open()
     open_example(page, "Left bundle branch block")
     first = findings(page).get_by_role("button").first
+    expect(first).to_contain_text("conduction disturbance")  # calibrated on PTB-XL
+    expect(first.locator(".value")).to_have_text(re.compile(r"^\d+ %$"))
+    page.get_by_label("Task").select_option("findings")  # of the cohort, without a calibration
     expect(first).to_contain_text("left bundle branch block")
     expect(first).to_contain_text("percentile")
 

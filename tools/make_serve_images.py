@@ -30,7 +30,6 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 TOKEN = "a-token-for-the-pictures"
 MOST_BYTES = 250_000
 WAIT_MS = 120_000
-COLOURS = 128  # of a palette: the page has few, and a picture stays small
 
 
 def start(cohort: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
@@ -68,7 +67,9 @@ def store(page: Page, path: Path, selector: str | None = None) -> None:
     page.wait_for_timeout(700)
     target = page.locator(selector).first if selector else page
     target.screenshot(path=path)
-    Image.open(path).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    Image.open(path).convert("RGB").save(path, optimize=True)
+    if path.stat().st_size > MOST_BYTES:
+        Image.open(path).quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)
     size = path.stat().st_size
     print(f"{path} {size:,} bytes")
     if size > MOST_BYTES:
@@ -77,13 +78,20 @@ def store(page: Page, path: Path, selector: str | None = None) -> None:
 
 def take(browser: Browser, address: str, folder: Path) -> None:
     """Take the six pictures."""
-    page = open_page(browser, address, 1360, 820)
+    page = open_page(browser, address, 1360, 900)
     open_example(page, "Atrial fibrillation")
-    page.get_by_role("application", name="ECG tracing").focus()
-    page.keyboard.press("c")
+    box = page.get_by_role("application", name="ECG tracing").bounding_box()
+    assert box is not None
+    page.get_by_role("button", name="Calipers").click()
+    page.mouse.move(
+        box["x"] + 0.1615 * box["width"], box["y"] + 0.785 * box["height"]
+    )  # between two wide beats of the strip
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.4225 * box["width"], box["y"] + 0.91 * box["height"])
+    page.mouse.up()
     store(page, folder / "serve_tracing.png")
 
-    page = open_page(browser, address, 1360, 820)
+    page = open_page(browser, address, 1360, 860)
     open_example(page, "Left bundle branch block")
     page.get_by_label("Your own words").fill("left bundle branch block")
     page.locator(".scores .score").first.click()
@@ -94,6 +102,7 @@ def take(browser: Browser, address: str, folder: Path) -> None:
     page.get_by_role("tab", name="Cohort map").click()
     stage = page.get_by_role("application", name="Cohort map")
     expect(stage.locator("canvas")).to_be_visible()
+    page.get_by_label("Colour by").select_option("age")
     lasso(page)
     store(page, folder / "serve_map.png")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import io
 import math
@@ -24,12 +25,66 @@ MANY_COLUMNS = 8  # a table with so many uses the whole width of the window, and
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
+# Titles of columns that sort, and a CSV of each table. The page is whole without it: a printed page has no buttons.
+SCRIPT = r"""
+for (const [number, table] of [...document.querySelectorAll("table")].entries()) {
+  const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
+  const text = (cell) => (cell ? cell.innerText.trim() : "");
+  const value = (written) => {
+    const match = /^[-+\u2212]?\.?\d[\d,]*\.?\d*(e[-+]?\d+)?(?![\w-])/.exec(written);
+    return match ? Number(match[0].replace("\u2212", "-").replaceAll(",", "")) : NaN;
+  };
+  const compared = (a, b) => {
+    const [x, y] = [value(a), value(b)];
+    if (!Number.isNaN(x) && !Number.isNaN(y)) return x - y;
+    return a.localeCompare(b, undefined, { numeric: true });
+  };
+  const empty = (written) => written === "" || written === "\u2013";
+  const titles = heads.map(text);
+  heads.forEach((head, column) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = titles[column];
+    button.addEventListener("click", () => {
+      const sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+      for (const other of heads) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+      const rows = [...body.rows].map((row) => [text(row.cells[column]), row]);
+      rows.sort(([a], [b]) => empty(a) - empty(b) || (empty(a) ? 0 : sign * compared(a, b)));
+      body.append(...rows.map(([, row]) => row));
+    });
+    head.replaceChildren(button);
+  });
+  const quoted = (written) => {
+    const safe = /^[=+@\t]/.test(written) || (written[0] === "-" && Number.isNaN(value(written))) ? "'" + written : written;
+    return /[",\n]/.test(safe) ? '"' + safe.replaceAll('"', '""') + '"' : safe;
+  };
+  const save = document.createElement("button");
+  save.type = "button";
+  save.className = "csv";
+  save.textContent = "Download CSV";
+  save.setAttribute("aria-label", "Download CSV: " + (table.caption ? text(table.caption) : "table " + (number + 1)));
+  save.addEventListener("click", () => {
+    const lines = [titles, ...[...body.rows].map((row) => [...row.cells].map(text))];
+    const content = lines.map((line) => line.map(quoted).join(",")).join("\r\n") + "\r\n";
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([content], { type: "text/csv" }));
+    link.download = "table-" + (number + 1) + ".csv";
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  });
+  table.parentElement.after(save);
+}
+"""
+_SCRIPT_HASH = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+SCRIPT_POLICY = f"{POLICY}; script-src 'sha256-{_SCRIPT_HASH}'"  # this script and no other
+
 STYLE = """
-:root { color-scheme: light dark; --ink: #1b1b1f; --paper: #ffffff; --soft: #5c5c66; --rule: #dcdce2; --band: #f5f5f8;
-  --bad: #b3261e; --poor: #9a5b00; --plain: #2a5d9f; }
+:root { color-scheme: light dark; --ink: #16191d; --paper: #ffffff; --soft: #55606c; --rule: #d9dfe6; --band: #f4f7fa;
+  --bad: #a3261f; --poor: #7d4a00; --plain: #1c5d99; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e8e8ec; --paper: #17171b; --soft: #a4a4b0; --rule: #3a3a44; --band: #202027;
-    --bad: #ff8a80; --poor: #ffb74d; --plain: #90caf9; }
+  :root { --ink: #e5eaf0; --paper: #171c22; --soft: #9eabb8; --rule: #2c343d; --band: #1c222a;
+    --bad: #ff9c92; --poor: #ffcb7d; --plain: #7cb8f2; }
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.2rem 1rem 3rem; max-width: 68rem; background: var(--paper); color: var(--ink);
@@ -54,12 +109,19 @@ img.wide { width: 100%; min-width: 46rem; max-width: none; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .32rem .8rem .32rem 0; border-bottom: 1px solid var(--rule); text-align: left; vertical-align: top; }
 th { font-weight: 600; white-space: nowrap; }
+th button { font: inherit; color: inherit; text-align: inherit; padding: 0; border: 0; background: none; cursor: pointer; }
+th button::after { content: " ↕"; color: var(--soft); }
+[aria-sort="ascending"] button::after { content: " ↑"; } [aria-sort="descending"] button::after { content: " ↓"; }
+.csv { font: inherit; font-size: .85rem; margin: .3rem 0 1rem; padding: .2rem .6rem; border: 1px solid var(--rule);
+  border-radius: 6px; background: none; color: var(--plain); cursor: pointer; }
+:focus-visible { outline: 2px solid var(--plain); outline-offset: 2px; }
 td span { font-weight: 400; }
 .n { text-align: right; white-space: nowrap; }
 tbody tr:nth-child(even) { background: var(--band); }
 footer { margin-top: 3rem; padding-top: .8rem; border-top: 1px solid var(--rule);
   color: var(--soft); font-size: .85rem; }
-@media print { img.wide { min-width: 0; } }
+@media (max-width: 600px) { th button, .csv { min-height: 2.2rem; } }
+@media print { img.wide { min-width: 0; } .csv, th button::after { display: none; } }
 """
 
 
@@ -158,12 +220,16 @@ class Page:
     def html(self) -> str:
         """Return the page as HTML text."""
         title, parts = html.escape(self.title), "\n".join(self._parts)
+        has_table = "<table>" in parts
+        policy = SCRIPT_POLICY if has_table else POLICY
+        script = f"<script>{SCRIPT}</script>\n" if has_table else ""
         return (
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n{parts}\n"
-            "</main>\n<footer>leadwise · research use only, not a medical device</footer>\n</body>\n</html>\n"
+            "</main>\n<footer>leadwise · research use only, not a medical device</footer>\n"
+            f"{script}</body>\n</html>\n"
         )
 
     def write(self, path: Path) -> None:

@@ -151,9 +151,9 @@ export class Compare {
     const text = sentence[0].toUpperCase() + sentence.slice(1);
     const columns = [
       { key: "name", title: "Measure" },
-      { key: "first", title: "First" },
-      { key: "second", title: "Second" },
-      { key: "change", title: "Change" },
+      { key: "first", title: "First", digits: 0 },
+      { key: "second", title: "Second", digits: 0 },
+      { key: "change", title: "Change", digits: 0 },
       { key: "unit", title: "Unit" },
       { key: "text", title: "Remark" },
     ];
@@ -197,7 +197,7 @@ export class Compare {
     const rows = leads.map(({ name, rms_uv }) => ({ name, rms_uv }));
     const columns = [
       { key: "name", title: "Lead" },
-      { key: "rms_uv", title: "Difference, µV" },
+      { key: "rms_uv", title: "Difference, µV", digits: 0 },
     ];
     const key = el(
       "p",

@@ -30,7 +30,9 @@ export class Findings {
   constructor(host, server, onexplain) {
     this.server = server;
     this.onexplain = onexplain;
-    this.task = server.tasks[0]?.name;
+    // probabilities say more than ranks, and few classes give the overview
+    const byClasses = [...server.tasks].sort((a, b) => a.classes.length - b.classes.length);
+    this.task = (byClasses.find((task) => task.calibrated) ?? server.tasks[0])?.name;
     const tasks = choice(
       "Task",
       server.tasks.map((task) => [task.name, task.title]),
@@ -275,7 +277,7 @@ export class Findings {
       .map((lead) => lead.name);
     const doubt = map.is_reliable === false ? " The map is not reliable here: the score barely depends on any part." : "";
     const text = most.length
-      ? `The score depends most on ${listed(most)}. The coloured parts of the tracing are those whose loss changes it.${doubt}`
+      ? `The score depends most on ${listed(most)}. The coloured parts of the tracing change it when they are hidden.${doubt}`
       : "No single lead raises this score.";
     place.replaceChildren(
       el("p", { text }),

@@ -94,7 +94,7 @@ export class CohortMap {
     const help = el("p", {
       class: "hidden",
       id: newId("map-help"),
-      text: "Keys: plus and minus zoom, 0 shows all, arrows move, Enter selects what is in view. The form beside the map selects by class.",
+      text: "Keys: plus and minus zoom, 0 shows all, arrows move, Enter selects what is in view. The form selects by class.",
     });
     this.stage = el(
       "div",
@@ -133,7 +133,7 @@ export class CohortMap {
         text: coarse ? "Touch a point: tracing." : "Hover: tracing. Wheel: zoom. Shift + drag: lasso.",
       }),
     );
-    const method = `${this.n} recordings of ${this.server.cohort.name}, ${answer.method} of the run's embeddings. ${answer.remark ?? ""}`;
+    const method = `${this.n} recordings of ${this.server.cohort.name}, ${answer.method} of embeddings. ${answer.remark ?? ""}`;
     const left = el(
       "div",
       { class: "card" },

@@ -142,7 +142,7 @@ export class Neighbours {
       el("summary", { text: "As a table" }),
       table({ caption: "Nearest recordings", columns, rows, file: "neighbours.csv" }),
     );
-    const text = `Of ${answer.n} recordings of ${answer.cohort}, by the embedding of the run. Near does not mean the same finding.`;
+    const text = `Of ${answer.n} recordings of ${answer.cohort}, by their embeddings. Near does not mean the same finding.`;
     this.place.replaceChildren(el("ol", { class: "cards" }, cards), el("p", { class: "soft small", text }), fold);
     this.onrows(answer.rows.map((row) => row.row));
     announce(`${answer.rows.length} nearest recordings of ${answer.cohort}`);

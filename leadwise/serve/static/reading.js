@@ -205,7 +205,7 @@ export class Reading {
     try {
       if (recording.body.size > limit) {
         throw new Error(
-          `${recording.title} has ${number(recording.body.size / 1e6, 1)} MB; at most ${number(limit / 1e6)} MB are read. Cut it into parts first.`,
+          `${recording.title} has ${number(recording.body.size / 1e6, 1)} MB of at most ${number(limit / 1e6)} MB; cut it into parts first.`,
         );
       }
       ecg = await read(source);
@@ -280,7 +280,7 @@ export class Reading {
         el("strong", { text: number(value, digits) }),
         value === null || value === undefined ? "" : unit === "°" ? unit : ` ${unit}`,
       );
-      if (odd) text.append(el("span", { class: "small", text: ` usual ${range(usual, unit)}` }));
+      if (odd) text.append(el("span", { class: "small", text: ` (usual ${range(usual, unit)})` }));
       this.measures.append(el("div", {}, el("dt", { text: title }), text));
     }
   }
@@ -315,7 +315,7 @@ export class Reading {
     const sentences = [];
     if (derived.length)
       sentences.push(
-        `${listed(derived)} ${derived.length > 1 ? "were" : "was"} not in the file and ${derived.length > 1 ? "were" : "was"} computed from other leads.`,
+        `${listed(derived)} ${derived.length > 1 ? "are" : "is"} not in the file: computed from other leads.`,
       );
     if (missing.length)
       sentences.push(`${listed(missing)} ${missing.length > 1 ? "are" : "is"} missing; the model works with the rest.`);

@@ -23,7 +23,7 @@ const PAGE_MM = LEFT_MM + 250 + 2; // ten seconds at 25 mm/s
 const NEAR_PX = 12; // a caliper line is taken hold of within this distance
 
 const HELP =
-  "Keys: plus and minus zoom, 0 shows the whole page, arrows move, C starts or ends the calipers. With calipers: arrows move the " +
+  "Keys: plus and minus zoom, 0 shows the whole page, arrows move, C is for calipers. With calipers: arrows move the " +
   "active line, Shift makes larger steps, Enter changes the active line, Escape ends.";
 
 export class Tracing {
