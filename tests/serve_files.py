@@ -52,7 +52,7 @@ def running_server(run: Path | str, folder: Path, *options: str) -> Iterator[tup
             [*command, "--no-browser", *options], stdout=output, stderr=subprocess.STDOUT, env=environment
         )
         try:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 400
             while (match := re.search(r"(http://[\d.]+:\d+)/#token=", log.read_text())) is None:
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, "the server did not start"

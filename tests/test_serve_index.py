@@ -37,10 +37,10 @@ def test_without_the_library_a_large_cohort_is_searched_exactly(
 
 
 def test_the_index_agrees_with_the_exact_search_and_belongs_to_its_embeddings(tmp_path: Path) -> None:
-    pytest.importorskip("usearch", reason="needs the extra index")
+    pytest.importorskip("faiss", reason="needs the extra index")
     vectors, path = unit_vectors(), tmp_path / "index.bin"
     search, exact = NearestSearch(vectors, path, large=100), NearestSearch(vectors)
-    assert search.name.startswith("usearch")
+    assert search.name.startswith("faiss")
     queries = unit_vectors(50, seed=2)
     n_equal = sum(len(set(search.nearest(q, 10)[0]) & set(exact.nearest(q, 10)[0])) for q in queries)
     assert n_equal >= 0.95 * 500
@@ -57,7 +57,7 @@ def test_the_index_agrees_with_the_exact_search_and_belongs_to_its_embeddings(tm
         with pytest.raises(IndexFileError):
             search_index.read_index(path, vectors)
     assert NearestSearch(vectors, path, large=100).nearest(vectors[3], 1)[0].tolist() == [3]
-    assert path.read_bytes() == content or len(path.read_bytes()) > 200
+    search_index.read_index(path, vectors)  # it was built and written again
 
 
 def test_principal_components_are_those_of_the_singular_values() -> None:

@@ -1,4 +1,4 @@
-"""The nearest of many embeddings: by an exact product, or above LARGE through an index of usearch that is stored in a file.
+"""The nearest of many embeddings: by an exact product, or above LARGE through an index of faiss that is stored in a file.
 
 The candidates of the index are scored again exactly, so its cosines are those of the exact product; it may miss a neighbour.
 """
@@ -36,12 +36,12 @@ class NearestSearch:
     """Search among unit vectors (M, D)."""
 
     def __init__(self, vectors: Vectors, path: Path | None = None, large: int = LARGE) -> None:
-        """Use an index above `large` vectors if usearch is installed; `path` is its file."""
+        """Use an index above `large` vectors if faiss is installed; `path` is its file."""
         self.vectors = vectors
         self._index: Any = None
         if len(vectors) <= large:
             return
-        if importlib.util.find_spec("usearch") is None:
+        if importlib.util.find_spec("faiss") is None:
             log.warning("%d recordings are searched exactly; faster with: pip install 'leadwise[index]'", len(vectors))
             return
         self._index = stored_index(vectors, path)
@@ -49,7 +49,7 @@ class NearestSearch:
     @property
     def name(self) -> str:
         """The name of the search in answers."""
-        return "exact" if self._index is None else "usearch HNSW, candidates scored exactly"
+        return "exact" if self._index is None else "faiss HNSW, candidates scored exactly"
 
     def nearest(self, query: Vectors, top: int) -> tuple[NDArray[np.int64], Vectors]:
         """Return the positions of the `top` vectors nearest to a unit vector (D,), nearest first, and their cosines."""
@@ -58,7 +58,8 @@ class NearestSearch:
             scores = self.vectors @ query
         else:
             count = min(len(self.vectors), max(_LEAST_CANDIDATES, _CANDIDATES * top))
-            candidates = np.sort(np.asarray(self._index.search(query, count).keys).astype(np.int64))
+            candidates = np.sort(self._index.search(query[None], count)[1][0])
+            candidates = candidates[candidates >= 0]  # -1: fewer were reached
             scores = self.vectors[candidates] @ query
         n = min(top, len(candidates))
         best = np.argpartition(-scores, n - 1)[:n]
@@ -83,25 +84,22 @@ def stored_index(vectors: Vectors, path: Path | None) -> Any:
 
 
 def build_index(vectors: Vectors) -> Any:
-    """Return the index of unit vectors (M, D); keys are their positions."""
-    index = _empty_index(vectors.shape[1])
-    index.add(np.arange(len(vectors), dtype=np.uint64), vectors)
+    """Return the index of unit vectors (M, D): a graph of neighbours (HNSW) by inner product."""
+    import faiss
+
+    index = faiss.IndexHNSWFlat(vectors.shape[1], _CONNECTIVITY, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = index.hnsw.efSearch = _EXPANSION
+    index.add(np.ascontiguousarray(vectors))
     return index
 
 
-def _empty_index(width: int) -> Any:
-    from usearch.index import Index
-
-    return Index(
-        ndim=width, metric="cos", dtype="f32", connectivity=_CONNECTIVITY, expansion_add=_EXPANSION, expansion_search=_EXPANSION
-    )  # fmt: skip
-
-
 def write_index(path: Path, index: Any, vectors: Vectors) -> None:
-    """Write an index with the digest of its vectors, whole."""
+    """Write an index with the digests of its vectors and of itself, whole."""
+    import faiss
+
+    content = faiss.serialize_index(index).tobytes()
     with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(_MAGIC + _digest(vectors))
-        file.write(bytes(index.save()))
+        file.write(_MAGIC + _digest(vectors) + hashlib.sha256(content).digest() + content)
 
 
 def read_index(path: Path, vectors: Vectors) -> Any:
@@ -110,20 +108,18 @@ def read_index(path: Path, vectors: Vectors) -> Any:
     Raises:
         IndexFileError: the file is damaged, or the index is of other embeddings.
     """
-    content = path.read_bytes()
-    head = len(_MAGIC) + _DIGEST_BYTES
-    if not content.startswith(_MAGIC) or len(content) <= head:
+    import faiss
+
+    file = path.read_bytes()
+    begin, middle, end = (len(_MAGIC) + k * _DIGEST_BYTES for k in range(3))
+    if not file.startswith(_MAGIC) or len(file) <= end:
         raise IndexFileError(f"{path} is no index of leadwise")
-    if content[len(_MAGIC) : head] != _digest(vectors):
+    if file[begin:middle] != _digest(vectors):
         raise IndexFileError(f"{path} is the index of other embeddings")
-    index = _empty_index(vectors.shape[1])
-    try:
-        index.load(content[head:])
-    except Exception as error:  # the library raises several kinds on damaged bytes
-        raise IndexFileError(f"{path} is damaged ({type(error).__name__})") from None
-    if len(index) != len(vectors):
-        raise IndexFileError(f"{path} is damaged: it has {len(index)} of {len(vectors)} recordings")
-    return index
+    content = file[end:]
+    if hashlib.sha256(content).digest() != file[middle:end]:
+        raise IndexFileError(f"{path} is damaged")
+    return faiss.deserialize_index(np.frombuffer(content, dtype=np.uint8))
 
 
 def _digest(vectors: Vectors) -> bytes:
