@@ -68,9 +68,9 @@ export function download(name, content, type = "text/csv;charset=utf-8") {
 
 /** Return a number with `digits` decimals, or "–" if there is none. */
 export function number(value, digits = 0) {
-  return value === null || value === undefined || Number.isNaN(value)
-    ? "–"
-    : Number(value).toFixed(digits).replace("-", "−");
+  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  const text = Number(value).toFixed(digits);
+  return Number(text) === 0 ? text.replace("-", "") : text.replace("-", "−");
 }
 
 /** Return names as text: "I", "I and II", "I, II and III". */

@@ -23,6 +23,8 @@ export function inside(polygon, x, y) {
   return odd;
 }
 
+const shortNumber = (value) => number(value, Number.isInteger(value) ? 0 : 1);
+
 /** Return the columns of the server as arrays with a title: {key, title, kind, names, codes} or {key, title, kind, values}. */
 function columnsOf(answer) {
   return Object.entries(answer.columns).map(([key, column]) => {
@@ -225,7 +227,7 @@ export class CohortMap {
       const strip = el("canvas", {
         class: "strip",
         role: "img",
-        "aria-label": `from ${number(this.range[0], 1)} (dark) to ${number(this.range[1], 1)} (light)`,
+        "aria-label": `from ${shortNumber(this.range[0])} (dark) to ${shortNumber(this.range[1])} (light)`,
       });
       [strip.width, strip.height] = [RAMP_STEPS, 1];
       rampSteps(RAMP_STEPS).forEach((colour, i) => {
@@ -238,8 +240,8 @@ export class CohortMap {
         el(
           "p",
           { class: "line small" },
-          el("span", { text: number(this.range[0], 1) }),
-          el("span", { text: number(this.range[1], 1) }),
+          el("span", { text: shortNumber(this.range[0]) }),
+          el("span", { text: shortNumber(this.range[1]) }),
         ),
       );
       return;
@@ -342,6 +344,7 @@ export class CohortMap {
   /** Select the visible points for which `test(i)` holds; null selects none. */
   select(test) {
     this.selected = null;
+    this.lassoed = null; // the outline of the last lasso
     const chosen = [];
     if (test) {
       for (let i = 0; i < this.n; i += 1) if (this.visible(i) && test(i)) chosen.push(i);
@@ -523,7 +526,10 @@ export class CohortMap {
       if (!this.path) return;
       const polygon = this.path.map(([px, py]) => this.toPlane(px, py));
       this.path = null;
-      if (polygon.length > 2) this.select((i) => inside(polygon, this.x[i], this.y[i]));
+      if (polygon.length > 2) {
+        this.select((i) => inside(polygon, this.x[i], this.y[i]));
+        this.lassoed = polygon;
+      }
       this.draw();
     };
     stage.addEventListener("pointerup", end);
@@ -561,7 +567,7 @@ export class CohortMap {
     const values = this.columns
       .map((column) => [
         column.title,
-        column.kind === "category" ? column.names[column.codes[point]] : number(column.values[point], 1),
+        column.kind === "category" ? column.names[column.codes[point]] : shortNumber(column.values[point]),
       ])
       .filter(([, value]) => value !== undefined && value !== "–");
     const facts = el(
@@ -644,12 +650,12 @@ export class CohortMap {
       this.rows.forEach((row, i) => rows.has(row) && ring(i, side / 2 + 5 * ratio));
     }
     if (this.pointed !== null && this.pointed !== undefined) ring(this.pointed, side / 2 + 3 * ratio);
-    if (!this.path) return;
+    const outline = this.path ?? this.lassoed?.map(([x, y]) => this.toScreen(x, y));
+    if (!outline) return;
+    context.lineWidth = 1.5 * ratio;
     context.setLineDash([5 * ratio, 4 * ratio]);
     context.beginPath();
-    this.path.forEach(([px, py], i) =>
-      i ? context.lineTo(px * ratio, py * ratio) : context.moveTo(px * ratio, py * ratio),
-    );
+    outline.forEach(([px, py], i) => (i ? context.lineTo(px * ratio, py * ratio) : context.moveTo(px * ratio, py * ratio)));
     context.closePath();
     context.stroke();
     context.setLineDash([]);
