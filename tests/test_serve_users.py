@@ -60,10 +60,10 @@ def test_fifty_users_at_once_and_nothing_is_kept(tmp_path: Path) -> None:
             name, content = uploads[number % len(uploads)]
             barrier.wait()
             results = []
-            for path in ("/api/read", f"/api/zeroshot?words={CANARY}", "/api/embed"):
+            for path, query in (("/api/read", {}), ("/api/zeroshot", {"words": CANARY}), ("/api/embed", {})):
                 started = time.monotonic()
                 options = {"rate_hz": 500, "units": "mV"} if name.endswith(".csv") else {}
-                answer = client.post(path, content=content, params=options, headers={"X-File-Name": name})
+                answer = client.post(path, content=content, params=options | query, headers={"X-File-Name": name})
                 results.append((name, answer.status_code, time.monotonic() - started))
             return results
 
