@@ -161,6 +161,20 @@ def test_no_answer_for_an_ecg_that_is_not_interpretable(client: TestClient) -> N
     assert [doubt["kind"] for doubt in doubts] == ["unit"]
 
 
+def test_exchanged_arms_and_exchanged_names_are_doubted(client: TestClient) -> None:
+    normal, exchanged = (client.get(f"/api/examples/{name}").content for name in ("normal", "arms-exchanged"))
+    assert post(client, "/api/read", normal).json()["lead_swap"] is None
+    answer = post(client, "/api/read", exchanged).json()
+    assert "arm electrodes" in answer["lead_swap"]["text"]
+    assert answer["doubts"] == []  # the equations of the limb leads hold
+
+    # two names exchanged: the equations of the limb leads name them
+    text = exchanged.replace(b"MDC_ECG_LEAD_AVL", b"X").replace(b"MDC_ECG_LEAD_AVF", b"MDC_ECG_LEAD_AVL")
+    answer = post(client, "/api/read", text.replace(b'"X"', b'"MDC_ECG_LEAD_AVF"')).json()
+    assert [doubt["kind"] for doubt in answer["doubts"]] == ["leads"]
+    assert answer["lead_swap"]["proposal"] == "exchange the names aVL and aVF"
+
+
 def test_explain_equals_the_model(client: TestClient, files: dict[str, bytes], model: Model) -> None:
     content = files["fibrillation.xml"]
     expected = model.explain(content, "atrial fibrillation")
