@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.prepare import write
 from leadwise.data.sources.simulated import read_source, simulate
 from leadwise.ecg import read
+from leadwise.evaluate.search import positive_classes
 from leadwise.evaluate.text_embeddings import unit
 from leadwise.model import Model, load
 from leadwise.serve.app import create_app
@@ -233,6 +235,18 @@ def test_recordings_of_the_cohort_thumbs_and_map(client: TestClient, cohort: Pat
     ages = np.frombuffer(base64.b64decode(answer["columns"]["age"]["values"]), "<f4")
     np.testing.assert_allclose(ages, opened.column("age", rows).to_numpy(dtype=float))
     assert {"x", "y"} <= set(answer)
+    assert answer["records"] == [opened.records[row] for row in range(24)]
+
+    # a recording with several classes counts as its rarest
+    task = next(iter(opened.main_tasks))
+    positive = [one[task] for one in positive_classes(opened, rows)]
+    often = Counter(name for names in positive for name in names)
+    column = answer["columns"][task]
+    drawn = [column["names"][code] for code in np.frombuffer(base64.b64decode(column["codes"]), "u1")]
+    assert any(len(names) > 1 for names in positive)
+    for name, names in zip(drawn, positive):
+        assert name in names if names else name == "none"
+        assert not names or often[name] == min(often[each] for each in names)
 
 
 def test_compare_two_ecgs(client: TestClient, model: Model) -> None:

@@ -265,7 +265,7 @@ def test_findings_own_words_and_occlusion(visit: Visit) -> None:
     before = page.eval_on_selector("#tracing canvas", "(canvas) => canvas.toDataURL()")
     press = own.get_by_role("button").first
     press.click()
-    expect(page.get_by_text("The score depends most on")).to_be_visible()
+    expect(page.locator(".explained").get_by_text("The score depends most on")).to_be_visible()
     expect(press).to_have_attribute("aria-pressed", "true")
     expect(page.locator("#tracing .legend")).to_contain_text("the score falls")
     page.wait_for_timeout(100)
@@ -479,9 +479,12 @@ def test_every_control_and_picture_has_a_name(visit: Visit) -> None:
     open_example(page, "Left bundle branch block")
     expect(page.locator(".cards li")).to_have_count(6)
     expect(findings(page).get_by_role("listitem").first).to_be_visible()
-    for summary in page.locator(".reading summary").all():
+    for summary in page.locator(".reading details:not(.more) > summary").all():
         summary.click()
-    assert not unnamed(page)
+    for sheet in page.locator(".reading details.more > summary").all():
+        sheet.click()
+        assert not unnamed(page)
+        page.keyboard.press("Escape")
     name = page.locator("#tracing canvas").get_attribute("aria-label")
     assert name is not None
     assert name.startswith("ECG of 10.0 s at 500 Hz; heart rate")
@@ -501,9 +504,13 @@ def test_no_view_scrolls_sideways(visit: Visit, width: int) -> None:
     open_example(page, "Left bundle branch block")
     expect(page.locator(".cards li")).to_have_count(6)
     expect(findings(page).get_by_role("listitem").first).to_be_visible()
-    for summary in page.locator(".reading summary").all():
+    for summary in page.locator(".reading details:not(.more) > summary").all():
         summary.click()
-    assert_fits()
+    for sheet in page.locator(".reading details.more > summary").all():
+        sheet.click()
+        assert_fits()
+        page.keyboard.press("Escape")
+        expect(sheet).to_be_focused()
     page.get_by_role("tab", name="Cohort map").click()
     expect(page.get_by_role("application", name="Cohort map").locator("canvas")).to_be_visible()
     page.get_by_role("button", name="Select what is in view").click()

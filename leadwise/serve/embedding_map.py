@@ -6,7 +6,8 @@ import base64
 import importlib.util
 import logging
 import zipfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 MOST_POINTS = 20_000
 COLUMNS = ("age", "sex", "site")  # of the index, if it has them
 _MOST_NAMES = 24  # of a column; more become OTHER
-_SEVERAL, _NONE, _UNKNOWN, _OTHER = "several", "none", "unknown", "other"
+_NONE, _UNKNOWN, _OTHER = "none", "unknown", "other"
 _COMPONENTS = 50  # of the input of t-SNE, and of the outlier score
 _VARIANCE = 0.95  # of the components of the outlier score
 
@@ -128,7 +129,8 @@ def map_answer(cohort: Cohort, rows: NDArray[np.integer], mapped: EmbeddingMap) 
     columns: dict[str, Any] = {}
     labels = positive_classes(cohort, chosen)
     for task, classes in cohort.main_tasks.items():
-        columns[task] = _category([_label(one.get(task)) for one in labels], [*classes, _SEVERAL, _NONE, _UNKNOWN])
+        counts = Counter(name for one in labels for name in one.get(task) or ())
+        columns[task] = _category([_label(one.get(task), counts) for one in labels], [*classes, _NONE, _UNKNOWN])
     columns["split"] = _category(cohort.splits(chosen).tolist(), [])
     for name in (name for name in COLUMNS if name in cohort.column_names):
         values = cohort.column(name, chosen)
@@ -145,17 +147,19 @@ def map_answer(cohort: Cohort, rows: NDArray[np.integer], mapped: EmbeddingMap) 
         "x": _packed(mapped.positions[:, 0], "<f4"),
         "y": _packed(mapped.positions[:, 1], "<f4"),
         "rows": _packed(chosen, "<i4"),
+        "records": [cohort.records[int(row)] for row in chosen],
         "columns": columns,
         "method": mapped.method,
-        "remark": sampled + "Distances on a map are only roughly those of the embeddings.",
+        "remark": f"{sampled}A recording with several classes counts as its rarest. "
+        "Distances on a map are only roughly those of the embeddings.",
     }
 
 
-def _label(positive: tuple[str, ...] | None) -> str:
-    """Return the one class of a recording, or how many it has."""
+def _label(positive: tuple[str, ...] | None, counts: Mapping[str, int]) -> str:
+    """Return the one class of a recording that its point is coloured by: of several, the rarest of the map."""
     if positive is None:
         return _UNKNOWN
-    return _NONE if not positive else positive[0] if len(positive) == 1 else _SEVERAL
+    return min(positive, key=lambda name: (counts[name], name), default=_NONE)
 
 
 def _category(values: Sequence[str], order: Sequence[str]) -> dict[str, Any]:

@@ -121,7 +121,16 @@ _SCHEMAS: dict[str, Any] = {
     "State": _table(
         version=_TEXT, run=_map_of({}), tasks=_list(_map_of({})), cohort=_or_null(_map_of({})), remark=_TEXT
     ),
-    "Map": _table(n=_WHOLE, x=_TEXT, y=_TEXT, rows=_TEXT, columns=_map_of(_map_of({})), method=_TEXT, remark=_TEXT),
+    "Map": _table(
+        n=_WHOLE,
+        x=_TEXT,
+        y=_TEXT,
+        rows=_TEXT,
+        records=_list(_TEXT),
+        columns=_map_of(_map_of({})),
+        method=_TEXT,
+        remark=_TEXT,
+    ),
 }
 
 

@@ -37,6 +37,21 @@ function joinTabs() {
   }
 }
 
+/** Close an open sheet of settings by Escape, or by a press beside it. */
+function joinSheets() {
+  const open = () => [...document.querySelectorAll("details.more[open]")];
+  addEventListener("pointerdown", (event) => {
+    for (const sheet of open()) if (!sheet.contains(event.target)) sheet.open = false;
+  });
+  addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    for (const sheet of open()) {
+      sheet.open = false;
+      sheet.querySelector("summary").focus();
+    }
+  });
+}
+
 /** Follow the theme of the system, or the one that is chosen in this browser. */
 function joinTheme() {
   const select = byId("theme");
@@ -73,6 +88,7 @@ function joinDrop(onfiles) {
 async function start() {
   joinTabs();
   joinTheme();
+  joinSheets();
   if (!takeToken()) {
     showProblem("This page has no token. Open the address that `leadwise serve` printed, with its last part.");
     return;
