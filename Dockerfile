@@ -14,7 +14,7 @@ COPY configs configs
 COPY leadwise leadwise
 # CPU: torch's own index has a build without CUDA, which is gigabytes smaller
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-ARG EXTRAS=formats,onnx
+ARG EXTRAS=formats,serve,onnx
 RUN python -m venv /opt/leadwise \
  && /opt/leadwise/bin/pip install --no-cache-dir -c constraints.txt --index-url "${TORCH_INDEX}" --extra-index-url https://pypi.org/simple torch \
  && /opt/leadwise/bin/pip install --no-cache-dir -c constraints.txt ".[${EXTRAS}]"
