@@ -345,9 +345,14 @@ def test_peers_have_seeds_by_place_and_the_published_numbers_beside_them(wide: P
         encoders=(str(tmp_path / "theirs.npz"),),
     )  # fmt: skip
     result = reproduce(request)
-    assert {line["how"] for line in result.lines} >= {"probe 1%", "probe 10%", "probe 100%"}
+    # one row per method with means over the tasks, best at few labels first; each task is below
     assert {line["method"] for line in result.lines} == {"CG-DMER", "CG-DMER, untrained", "theirs (own)"}
-    assert {line["probe width"] for line in result.lines if line["feature width"]} == {5}
+    assert {key for line in result.lines for key in line} == {"method", "probe 1%", "probe 10%", "probe 100%"}
+    few = [float(line["probe 1%"]) for line in result.lines]
+    assert few == sorted(few, reverse=True)
+    text = (result.folder / "table.md").read_text(encoding="utf-8")
+    each = [line.split(" | ") for line in text.partition("## Each task")[2].splitlines() if line.startswith("| theirs")]
+    assert {(cells[7], cells[8]) for cells in each} == {("5", "5")}
     assert "theirs (own) unknown" in result.scale
     page = (result.folder / "page.html").read_text(encoding="utf-8")
     assert page.index("<img") < page.index("<table")
@@ -665,3 +670,25 @@ def test_a_cohort_without_tasks_cannot_be_scored(tmp_path: Path) -> None:
         reproduce(ReproduceRequest("table2", tmp_path / "out", (tmp_path / "bare",)))
     assert set(TARGETS) == {"table1", "table2", "table3", "fig2", "fig3"}
     assert json.dumps(sorted(TARGETS))
+
+
+def test_means_over_tasks_and_seeds() -> None:
+    def cell(
+        row: str, seed: int, task: str, macro: float, features: str = "trained", fraction: float | None = 0.01
+    ) -> Cell:
+        how = "zero-shot" if fraction is None else "probe"
+        return Cell(row, seed, "own", "own", task, how, fraction, features, macro, macro - 0.1, macro + 0.1, 10, ())
+
+    cells = [
+        cell("A", 0, "x", 0.6), cell("A", 0, "y", 0.8), cell("A", 1, "x", 0.7), cell("A", 1, "y", 0.9),
+        cell("A", 0, "x", 0.5, "untrained"), cell("A", 0, "y", 0.5, "untrained"),
+        cell("B", 0, "x", 0.9), cell("B", 0, "y", 0.8),
+        cell("B", 0, "x", 0.55, fraction=None), cell("B", 0, "y", 0.65, fraction=None),
+    ]  # fmt: skip
+    assert tables.means_table(cells) == [
+        {"method": "B", "probe 1%": "85.0", "zero-shot": "60.0"},
+        {"method": "A", "probe 1%": "75.0 (70.0-80.0)", "zero-shot": ""},
+        {"method": "A, untrained", "probe 1%": "50.0", "zero-shot": ""},
+    ]
+    drawn = figures.mean_figures(cells)
+    assert [caption.partition(":")[0] for _, caption in drawn] == ["probe 1%", "zero-shot"]

@@ -42,6 +42,27 @@ def method_figures(cells: Sequence[Cell]) -> Figures:
     return figures
 
 
+def mean_figures(cells: Sequence[Cell]) -> Figures:
+    """Return one figure for each way of scoring: the mean over the tasks of each method, best first, and untrained."""
+    figures: Figures = []
+    means = tables.task_means(cells)
+    for label in dict.fromkeys(one.label for one in means):
+        ordered = sorted((one for one in means if one.label == label), key=lambda one: -one.value)
+        best = {one.row: number for number, one in reversed(list(enumerate(ordered)))}
+        rows = [
+            {"name": one.row, "group": one.features, "value": one.value / 100, "low": min(one.seeds) / 100,
+             "high": max(one.seeds) / 100}
+            for features in ("trained", "untrained", "reference")
+            for one in sorted(ordered, key=lambda one: best[one.row])
+            if one.features == features
+        ]  # fmt: skip
+        figure = bars.draw(rows, f"{label}, mean over the tasks", unit=UNIT)
+        figures.append(
+            (figure, f"{label}: mean over the tasks. Lines: the range of the seeds, where there are several.")
+        )
+    return figures
+
+
 def _figure_label(cell: Cell) -> str:
     """Return the way of scoring, with supervised runs counted as probes."""
     return tables.scoring_label(dataclasses.replace(cell, how=PROBE) if cell.how == SUPERVISED else cell)

@@ -410,8 +410,9 @@ def _page(
     if request.target == "fig3":
         return ReproductionPage(title, map_lines, [], maps)
     if request.target == variants.PEERS:
+        drawn = [*figures.mean_figures(cells), *figures.method_figures(cells)]
         more = [(peers.REMARK, peers.PUBLISHED)]
-        return ReproductionPage(peers.TITLE, each, [], figures.method_figures(cells), more=more, figures_first=True)
+        return ReproductionPage(peers.TITLE, tables.means_table(cells), each, drawn, more=more, figures_first=True)
     return ReproductionPage(title, each, [], figures.method_figures(cells))
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from leadwise.reproduce import paper_numbers
 from leadwise.reproduce.cells import SUPERVISED, Cell, mean
 from leadwise.reproduce.variants import Variant
 
 Line = dict[str, Any]
+T = TypeVar("T")
 
 UNTRAINED = "Random Init"
 
@@ -158,6 +160,46 @@ def seed_means(cells: Sequence[Cell], row: str, label: str) -> list[float]:
     return [100 * mean([cell.macro for cell in group]) for group in _groups(selected, lambda c: c.seed)]
 
 
+@dataclass(frozen=True)
+class TaskMean:
+    """The mean over the tasks of one row and way of scoring, x 100, for each seed."""
+
+    row: str
+    features: str
+    label: str  # way of scoring
+    seeds: tuple[float, ...]
+
+    @property
+    def value(self) -> float:
+        """The mean over the seeds."""
+        return mean(self.seeds)
+
+
+def task_means(cells: Sequence[Cell]) -> list[TaskMean]:
+    """Return the mean over the tasks that count, for each row and way of scoring."""
+    counted = [cell for cell in cells if paper_numbers.counts_in_mean(cell.source, cell.task)]
+    means = []
+    for group in _groups(counted, lambda c: (c.row, c.features, scoring_label(c))):
+        seeds = [100 * mean([cell.macro for cell in one]) for one in _groups(group, lambda c: c.seed)]
+        means.append(TaskMean(group[0].row, group[0].features, scoring_label(group[0]), tuple(seeds)))
+    return means
+
+
+def means_table(cells: Sequence[Cell]) -> list[Line]:
+    """Return a table row for each method, with the mean over the tasks and the range of its seeds; best at few labels first."""
+    lines = []
+    labels = _labels(cells)
+    for group in _groups(task_means(cells), lambda one: (one.row, one.features)):
+        by_label = {one.label: one for one in group}
+        line: Line = {"method": f"{group[0].row}, untrained" if group[0].features == "untrained" else group[0].row}
+        for label in labels:
+            one = by_label.get(label)
+            spread = f" ({_range(one.seeds)})" if one is not None and len(set(one.seeds)) > 1 else ""
+            line[label] = "" if one is None else f"{one.value:.1f}{spread}"
+        lines.append((by_label[labels[0]].value if labels[0] in by_label else -math.inf, line))
+    return [line for _, line in sorted(lines, key=lambda pair: -pair[0])]
+
+
 def _labels(cells: Iterable[Cell]) -> list[str]:
     return list(dict.fromkeys(scoring_label(cell) for cell in cells))
 
@@ -185,9 +227,9 @@ def _range(values: Sequence[float]) -> str:
     return f"{min(values):.1f}-{max(values):.1f}" if len(values) > 1 else ""
 
 
-def _groups(cells: Iterable[Cell], key: Callable[[Cell], Any]) -> list[list[Cell]]:
+def _groups(cells: Iterable[T], key: Callable[[T], Any]) -> list[list[T]]:
     """Return the cells grouped by key, in the order in which the keys first occur."""
-    groups: dict[Any, list[Cell]] = {}
+    groups: dict[Any, list[T]] = {}
     for cell in cells:
         groups.setdefault(key(cell), []).append(cell)
     return list(groups.values())
