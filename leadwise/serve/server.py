@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import logging
 import socket
@@ -49,10 +50,11 @@ def serve(settings: ServeSettings, announce: Callable[[str], None], progress: Pr
             h11_max_incomplete_event_size=64 * 1024,
         )
         threading.Thread(target=_announce_when_ready, args=(settings, bound, announce), daemon=True).start()
-        if settings.workers > 1:
-            Multiprocess(config, sockets=[bound]).run()
-        else:
-            uvicorn.Server(config).run([bound])
+        with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is the usual end; uvicorn raises it again after its own
+            if settings.workers > 1:
+                Multiprocess(config, sockets=[bound]).run()
+            else:
+                uvicorn.Server(config).run([bound])
     finally:
         bound.close()
 
