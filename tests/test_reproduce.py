@@ -351,8 +351,14 @@ def test_peers_have_seeds_by_place_and_the_published_numbers_beside_them(wide: P
     few = [float(line["probe 1%"]) for line in result.lines]
     assert few == sorted(few, reverse=True)
     text = (result.folder / "table.md").read_text(encoding="utf-8")
-    each = [line.split("|") for line in text.partition("## Each task")[2].splitlines() if line.startswith("| theirs")]
-    assert {(cells[8].strip(), cells[9].strip()) for cells in each} == {("5", "5")}
+    lines = [[cell.strip() for cell in line.split("|")] for line in text.partition("## Each task")[2].splitlines()]
+    head = next(cells for cells in lines if "feature width" in cells)
+    widths = {
+        (cells[head.index("feature width")], cells[head.index("probe width")])
+        for cells in lines
+        if "theirs (own)" in cells
+    }
+    assert widths == {("5", "5")}
     assert "theirs (own) unknown" in result.scale
     page = (result.folder / "page.html").read_text(encoding="utf-8")
     assert page.index("<img") < page.index("<table")
