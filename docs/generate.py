@@ -123,6 +123,10 @@ RESULTS = (  # a page of benchmarks/results, and what it answers
     ("merl_ptbxl_cpu", "MERL with a small ResNet on the same part, twelve minutes of one core"),
     ("learning_ptbxl", "Every method for two minutes of one core, PTB-XL part"),
     ("learning_ptbxl_curves", "Methods for twenty minutes of one core, the whole of PTB-XL: curves, and fewer leads"),
+    (
+        "peers_ptbxl",
+        "The methods of 2026 for five minutes of one core, the whole of PTB-XL, three seeds: one judge for all",
+    ),
     ("judging_ptbxl", "CG-DMER, MERL and MERIT on PTB-XL: probed and fine-tuned, AUROC and F1 in three variants"),
     ("merit", "MERIT: its thesis on simulated ECGs, and its numbers beside ours"),
     ("dual_phase", "ECG encoders trained with heart images in two phases, simulated pairs, with bounds"),
@@ -151,6 +155,7 @@ RESULTS = (  # a page of benchmarks/results, and what it answers
     ("shipped_ptbxl-fast", "The small encoder that ships: fold 10, other data sets, groups"),
     ("gpu", "One GPU: right, fast and learned within minutes"),
     ("delineation", "Measured intervals against the marks of cardiologists (LUDB)"),
+    ("serve", "Latency of the local page"),
     ("scale", "Preparing and opening many records"),
     ("speed", "Speed as ratios against other ways"),
     ("speed_more", "Speed: decoders, tokens, reports, options"),

@@ -483,6 +483,7 @@ def _scale(request: ReproduceRequest, seeded: Sequence[Variant], cohorts: Sequen
     steps = _span([variant.config.optim.steps for variant in seeded])
     least, most = (n / paper_numbers.N_RECORDINGS_TRAINED for n in (min(processed), max(processed)))
     fraction = f"{least:.2%}" if least == most else f"{least:.2%} to {most:.2%}"
+    sizes = " or ".join(map(str, sorted({variant.config.optim.batch_size for variant in seeded})))
     seeds = ", ".join(map(str, sorted({variant.config.optim.seed for variant in seeded})))
     kind = (
         "simulated hearts: they show how settings compare and nothing about patients"
@@ -506,7 +507,7 @@ def _scale(request: ReproduceRequest, seeded: Sequence[Variant], cohorts: Sequen
     )
     return (
         f"{leak}{verdict} Trained on {n_train:,} recordings of {cohort.name} ({kind}), {steps} steps of "
-        f"{first.optim.batch_size} ({fraction} of the recordings processed in the paper's training: "
+        f"{sizes} ({fraction} of the recordings processed in the paper's training: "
         f"{paper_numbers.PRETRAINING}), seeds {seeds}. Scored on {tested}, {splits}."
     )
 
