@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import logging
 import socket
@@ -71,8 +72,10 @@ def bind(settings: ServeSettings) -> socket.socket:
         bound.bind((settings.host, settings.port))
     except OSError as error:
         bound.close()
+        is_foreign = error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror)
+        remedy = "--host must be an IPv4 address of this machine" if is_foreign else "choose another --port, or 0"
         raise ServeError(
-            f"{settings.host}:{settings.port} cannot be used ({error.strerror or error}); choose another --port, or 0"
+            f"{settings.host}:{settings.port} cannot be used ({error.strerror or error}); {remedy}"
         ) from None
     bound.set_inheritable(True)
     return bound
