@@ -31,7 +31,7 @@ from leadwise.evaluate.text_embeddings import unit
 from leadwise.model import Model, load
 from leadwise.serve.app import create_app
 from leadwise.serve.safety import HEADERS as SAFETY_HEADERS
-from leadwise.serve.server import bind
+from leadwise.serve.server import address, bind
 from leadwise.serve.settings import Limits, ServeError, ServeSettings, checked
 
 LIMITS = Limits(upload_bytes=2_000_000, samples=20_000, parsers=1)
@@ -413,6 +413,8 @@ def test_an_address_that_cannot_be_bound_has_a_remedy_that_fits() -> None:
         bound.listen()
         with pytest.raises(ServeError, match="another --port"):
             bind(ServeSettings(port=bound.getsockname()[1]))
+    everywhere = ServeSettings(host="0.0.0.0", allow_remote=True, token=TOKEN)
+    assert address(everywhere, 80) == f"http://127.0.0.1:80/#token={TOKEN}"
 
 
 def test_a_file_without_a_name_is_refused_with_the_header(client: TestClient, files: dict[str, bytes]) -> None:

@@ -112,7 +112,7 @@ def test_workers_end_when_the_server_is_killed(tmp_path: Path) -> None:
         process.kill()
         process.wait()
 
-        # the port is free again, so that nobody answers with the old token
+        # the port is free again, no worker answers with the old token
         deadline = time.monotonic() + 60
         while True:
             with socket.socket() as probe:

@@ -82,14 +82,19 @@ def bind(settings: ServeSettings) -> socket.socket:
 
 
 def address(settings: ServeSettings, port: int) -> str:
-    """Return the address of the page with the token behind `#`, which a browser never sends."""
-    return f"http://{settings.host}:{port}/#token={settings.token}"
+    """Return the address of the page on this machine with the token behind `#`, which a browser never sends."""
+    return f"http://{_own_host(settings)}:{port}/#token={settings.token}"
+
+
+def _own_host(settings: ServeSettings) -> str:
+    """Return where this machine reaches the server: browsers refuse 0.0.0.0, which means every address."""
+    return "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
 
 
 def _announce_when_ready(settings: ServeSettings, bound: socket.socket, announce: Callable[[str], None]) -> None:
     """Call `announce` when the page is answered."""
     port = bound.getsockname()[1]
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "localhost") else settings.host
+    host = "127.0.0.1" if settings.host == "localhost" else _own_host(settings)
     while bound.fileno() >= 0:
         connection = http.client.HTTPConnection(host, port, timeout=2)
         try:
