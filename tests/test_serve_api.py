@@ -31,6 +31,7 @@ from leadwise.evaluate.text_embeddings import unit
 from leadwise.model import Model, load
 from leadwise.serve.app import create_app
 from leadwise.serve.safety import HEADERS as SAFETY_HEADERS
+from leadwise.serve.server import address, bind
 from leadwise.serve.settings import Limits, ServeError, ServeSettings, checked
 
 LIMITS = Limits(upload_bytes=2_000_000, samples=20_000, parsers=1)
@@ -399,8 +400,30 @@ def test_another_host_needs_a_flag_and_a_token() -> None:
         ServeSettings(token="short")
     assert checked(ServeSettings(host="0.0.0.0", allow_remote=True, token=TOKEN), TOKEN).token == TOKEN
     assert ServeSettings(host="127.0.0.5").is_loopback
-    assert not ServeSettings(host="::1", allow_remote=True).is_loopback
+    assert not ServeSettings(host="192.0.2.1", allow_remote=True).is_loopback
     assert len({ServeSettings().token, ServeSettings().token}) == 2
+
+
+def test_an_address_that_cannot_be_bound_has_a_remedy_that_fits() -> None:
+    with pytest.raises(ServeError, match=r"::1 is not an IPv4 address.*127\.0\.0\.1"):
+        ServeSettings(host="::1")
+    with pytest.raises(ServeError, match="IPv4 address of this machine"):
+        bind(ServeSettings(host="192.0.2.1", port=0, allow_remote=True, token=TOKEN))
+    with bind(ServeSettings(port=0)) as bound:
+        bound.listen()
+        with pytest.raises(ServeError, match="another --port"):
+            bind(ServeSettings(port=bound.getsockname()[1]))
+    everywhere = ServeSettings(host="0.0.0.0", allow_remote=True, token=TOKEN)
+    assert address(everywhere, 80) == f"http://127.0.0.1:80/#token={TOKEN}"
+
+
+def test_a_file_without_a_name_is_refused_with_the_header(client: TestClient, files: dict[str, bytes]) -> None:
+    answer = client.post("/api/read", content=files["table.csv"])
+    assert answer.status_code == 422
+    assert "X-File-Name" in answer.json()["error"]
+    named = client.post("/api/read", content=b"no ECG", headers={"X-File-Name": "a.bin"})
+    assert named.status_code == 422
+    assert "X-File-Name" not in named.json()["error"]
 
 
 def test_reports_only_with_the_flag(cohort: Path, model: Model) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -102,6 +103,23 @@ def test_two_workers_answer_and_stop(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         process.wait(60)
         assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.slow
+def test_workers_end_when_the_server_is_killed(tmp_path: Path) -> None:
+    with running_server("ptbxl-fast", tmp_path, "--workers", "2") as (address, process, log):
+        assert httpx.get(address).status_code == 200
+        process.kill()
+        process.wait()
+
+        # the port is free again, no worker answers with the old token
+        deadline = time.monotonic() + 60
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", int(address.rpartition(":")[2]))) != 0:
+                    break
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
 
 
 def test_another_host_is_refused_on_the_command_line() -> None:

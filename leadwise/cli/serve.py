@@ -58,7 +58,9 @@ def serve(
 
     if not settings.is_loopback:
         out.print(
-            "Other machines can connect, and HTTP is not encrypted: use a tunnel or a proxy with TLS.", soft_wrap=True
+            "Other machines can connect, and HTTP is not encrypted: use a tunnel or a proxy with TLS. "
+            "There, put the name of this machine in place of 127.0.0.1 in the address.",
+            soft_wrap=True,
         )
     with progress_bars() as progress:
         serve_until_stopped(settings, announce, bars(progress))

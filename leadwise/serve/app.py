@@ -6,6 +6,10 @@ import contextlib
 import json
 import logging
 import mimetypes
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -75,7 +79,11 @@ class Serving:
                 self.pool.ask, {"kind": kind, "facts": facts}, content, limiter=self.parsing
             )
         except ParserError as reason:
-            raise HTTPException(reason.status, str(reason)) from None
+            # most formats are recognised by the suffix, and a script that forgets the header cannot guess that
+            hint = (
+                "" if facts["name"] else f"; the request has no header {NAME_HEADER}, send the name of the file in it"
+            )
+            raise HTTPException(reason.status, f"{reason}{hint}") from None
 
     async def ecg(self, request: Request) -> ECG:
         """Return the ECG of a request's file."""
@@ -110,6 +118,7 @@ def create_app(settings: ServeSettings, answers: ModelAnswers | None = None) -> 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         _quiet()
+        _end_with_supervisor()
         limits = settings.limits
         with ParserPool(limits) as pool:
             opened = answers
@@ -136,6 +145,19 @@ def _quiet() -> None:
     """Leave out remarks on single recordings, which quote a file; the user reads them on the page."""
     for name in ("leadwise.data.recordings.twelve_leads", "leadwise.data.formats"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _end_with_supervisor() -> None:
+    """In a worker, end the process when the one that started it is gone: it would hold the port with an old token."""
+    supervisor = multiprocessing.parent_process()
+    if supervisor is None:
+        return
+
+    def wait() -> None:
+        supervisor.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 async def _http_error(request: Request, reason: Exception) -> Response:

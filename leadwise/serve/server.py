@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import logging
 import socket
@@ -71,22 +72,29 @@ def bind(settings: ServeSettings) -> socket.socket:
         bound.bind((settings.host, settings.port))
     except OSError as error:
         bound.close()
+        is_foreign = error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror)
+        remedy = "--host must be an IPv4 address of this machine" if is_foreign else "choose another --port, or 0"
         raise ServeError(
-            f"{settings.host}:{settings.port} cannot be used ({error.strerror or error}); choose another --port, or 0"
+            f"{settings.host}:{settings.port} cannot be used ({error.strerror or error}); {remedy}"
         ) from None
     bound.set_inheritable(True)
     return bound
 
 
 def address(settings: ServeSettings, port: int) -> str:
-    """Return the address of the page with the token behind `#`, which a browser never sends."""
-    return f"http://{settings.host}:{port}/#token={settings.token}"
+    """Return the address of the page on this machine with the token behind `#`, which a browser never sends."""
+    return f"http://{_own_host(settings)}:{port}/#token={settings.token}"
+
+
+def _own_host(settings: ServeSettings) -> str:
+    """Return where this machine reaches the server: browsers refuse 0.0.0.0, which means every address."""
+    return "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
 
 
 def _announce_when_ready(settings: ServeSettings, bound: socket.socket, announce: Callable[[str], None]) -> None:
     """Call `announce` when the page is answered."""
     port = bound.getsockname()[1]
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "localhost") else settings.host
+    host = "127.0.0.1" if settings.host == "localhost" else _own_host(settings)
     while bound.fileno() >= 0:
         connection = http.client.HTTPConnection(host, port, timeout=2)
         try:

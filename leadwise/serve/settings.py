@@ -61,6 +61,10 @@ class ServeSettings:
             raise ServeError(
                 f"--token has {len(self.token)} characters; it must have {LEAST_TOKEN} or more, or leave it out for a random one"
             )
+        if ":" in self.host:
+            raise ServeError(
+                f"--host {self.host} is not an IPv4 address; this machine alone is 127.0.0.1, every IPv4 address 0.0.0.0"
+            )
         if not self.is_loopback and not self.allow_remote:
             raise ServeError(
                 f"--host {self.host} opens the page to other machines; add --allow-remote and a --token of {LEAST_TOKEN} or more "
