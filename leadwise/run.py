@@ -70,6 +70,8 @@ UNSAVED_FILES = {
     "resume",
 }
 
+_MOST_NAMED = 8  # settings in a message
+
 
 class RunError(RuntimeError):
     """A run folder that cannot be used; the message names the file, the problem and the remedy."""
@@ -562,7 +564,9 @@ def open_without_weights(folder: Path, accept_changes: bool = False) -> Run:
     if recorded is not None:
         changed = digests.changed_settings(recorded.settings, now.settings)
         if changed:
-            _refuse_changes(folder / "config.toml", f"{', '.join(changed)} changed", accept_changes)
+            more = f" and {len(changed) - _MOST_NAMED} more" if len(changed) > _MOST_NAMED else ""
+            problem = f"{', '.join(changed[:_MOST_NAMED])}{more} changed"
+            _refuse_changes(folder / "config.toml", problem, accept_changes)
         if recorded.tokenizer != now.tokenizer:
             _refuse_changes(folder / "tokenizer", "its files changed", accept_changes)
 

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import vendor_files
+from api_run import write_run
 from conftest import make_batch
 from fuzz_targets import targets
 from fuzzing import SECONDS, Result, Target, mutated, run_target
 
 from leadwise import config as settings
+from leadwise import run as runs
 from leadwise.batch import LEADS
 from leadwise.config import ConfigError
 from leadwise.data.cohort.cohort import Cohort
@@ -24,6 +26,7 @@ from leadwise.data.recordings.recording import RecordError
 from leadwise.data.sources.folder import Options, read_source
 from leadwise.data.stored_embeddings import StoredEmbeddingsError, read_embeddings
 from leadwise.questions.question import QuestionError, read_questions
+from leadwise.run import RunError
 
 N_INPUTS = 10_000  # of all targets together
 
@@ -150,3 +153,11 @@ def test_embeddings_in_a_damaged_archive(at: int, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(StoredEmbeddingsError, match=r"e\.npz"):
         read_embeddings(path)
+
+
+def test_many_changed_settings_are_counted_and_not_listed(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    (folder / "config.toml").write_text('[method]\nname = "cg_dmer"\n')
+    with pytest.raises(RunError, match=r"config\.toml is not as it was .* and \d+ more changed") as error:
+        runs.load(folder, "cpu")
+    assert len(str(error.value)) < 800
