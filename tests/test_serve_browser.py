@@ -310,6 +310,7 @@ def test_a_refused_file_gives_one_sentence(visit: Visit) -> None:
     problem = page.get_by_role("alert")
     expect(problem).to_contain_text(re.compile(r"\w"))
     text = problem.locator("p").inner_text()
+    assert text.startswith("notes.txt: ")
     assert "\n" not in text
     assert len(text) < 400
     assert "Traceback" not in text

@@ -225,7 +225,7 @@ export class Reading {
 
   /** Show why a file is not read; the ECG before stays on the page under its own name. */
   refuse(error) {
-    showProblem(error.message);
+    showProblem(error.status ? `${this.current.title}: ${error.message}` : error.message);
     if (error.status === 422 && /\.(csv|txt|tsv|npy|npz)$/i.test(this.current.name)) {
       this.reading.hidden = false; // these formats need facts that the file does not state
       this.settings.open = true;
