@@ -1,0 +1,20 @@
+"""What a suite of hard cases tells: one row for each kind of case, for tests (few cases) and `make torture` (many)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of case: how many were tried, and each one that did not go as it must."""
+
+    what: str  # a line of a table: "pretrain killed at a random moment, then resumed"
+    n_cases: int
+    faults: tuple[str, ...] = ()  # one line each, with what reproduces it
+    details: str = ""  # figures worth reading: "194 of 200 died in a write; slowest resume 3.1 s"
+
+
+def faults_of(rows: list[Row]) -> str:
+    """Return all faults as text, empty where there are none."""
+    return "\n".join(f"{row.what}: {fault}" for row in rows for fault in row.faults)
