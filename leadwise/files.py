@@ -1,6 +1,6 @@
 """Write files atomically: under a temporary name first, then renamed, so that an incomplete file never has the final name.
 
-Also read the arrays of an .npz, with one kind of error for every damage.
+Also read the arrays of an .npz, with one kind of error for every damage, and the reason of an error in one line.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from leadwise.data.messages import first_line
+
+def first_line(error: Exception, most: int = 200) -> str:
+    """The first line of an error's text, cut to `most` characters; the name of its type if it has no text."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    return line[:most] + ("..." if len(line) > most else "") or type(error).__name__
 
 
 class DamagedNpzError(ValueError):
@@ -31,10 +35,12 @@ def read_npz(path: Path, names: Collection[str] | None = None) -> dict[str, np.n
         DamagedNpzError: the file cannot be read, or is no .npz.
     """
     arrays = {}
+    what = "it is damaged or no .npz"
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 name = member.filename.removesuffix(".npy")
+                what = f"its array '{name}' is damaged"
                 if name != member.filename and (names is None or name in names):
                     _check_npy_header(archive, member)
                     with archive.open(member) as file:
@@ -42,7 +48,7 @@ def read_npz(path: Path, names: Collection[str] | None = None) -> dict[str, np.n
     except FileNotFoundError:
         raise
     except Exception as error:  # zipfile, zlib, tokenize and numpy raise a dozen types for a damaged file
-        raise DamagedNpzError(first_line(error)) from None
+        raise DamagedNpzError(f"{what} ({first_line(error)})") from None
     return arrays
 
 
@@ -59,7 +65,7 @@ def npz_names(path: Path) -> tuple[str, ...]:
     except FileNotFoundError:
         raise
     except Exception as error:  # as in `read_npz`
-        raise DamagedNpzError(first_line(error)) from None
+        raise DamagedNpzError(f"it is damaged or no .npz ({first_line(error)})") from None
     return tuple(name.removesuffix(".npy") for name in names if name.endswith(".npy"))
 
 

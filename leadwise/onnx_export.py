@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leadwise.batch import Batch, Signal
-from leadwise.data.messages import first_line
-from leadwise.files import replacing
+from leadwise.files import first_line, replacing
 from leadwise.methods.contract import PretrainingMethod
 from leadwise.nn.encoder import check_part
 from leadwise.run import Run

@@ -36,10 +36,9 @@ from safetensors.torch import load_file, save_file
 from leadwise import config as settings
 from leadwise import digests, distributed, trained_on, weights
 from leadwise.config import Config
-from leadwise.data.messages import first_line
 from leadwise.data.stored_embeddings import StoredEmbeddings
 from leadwise.data.wordings import all_texts
-from leadwise.files import replacing
+from leadwise.files import first_line, replacing
 from leadwise.methods import catalogue
 from leadwise.methods.contract import PretrainingMethod
 from leadwise.trained_on import ScoredRecordings, TrainedOn, TrainedOnError, TrainingOverlap

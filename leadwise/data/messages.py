@@ -11,12 +11,6 @@ def first_few(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
-def first_line(error: Exception, most: int = 200) -> str:
-    """The first line of an error's text, cut to `most` characters; the name of its type if it has no text."""
-    line = next(iter(str(error).strip().splitlines()), "")
-    return line[:most] + ("..." if len(line) > most else "") or type(error).__name__
-
-
 def short_cell(cell: object, most: int = 12) -> str:
     """The content of a table's cell if it is short and has no space, else 'a longer text'.
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from leadwise.data.messages import first_line
-from leadwise.files import replacing
+from leadwise.files import first_line, replacing
 
 FORMAT = 1  # of the file
 Json = dict[str, Any]

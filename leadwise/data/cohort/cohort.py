@@ -40,7 +40,7 @@ from leadwise.data.cohort.layout import (
 )
 from leadwise.data.cohort.packing import unpack
 from leadwise.data.cohort.volume_store import VolumeStore
-from leadwise.data.messages import first_line
+from leadwise.files import first_line
 
 
 class TextColumn(Sequence[str]):

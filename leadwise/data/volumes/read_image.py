@@ -127,4 +127,4 @@ def _arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
     try:
         return read_npz(path, names)
     except DamagedNpzError as error:
-        raise VolumeError(f"{path}: it is damaged or no .npz ({error}); write it again with numpy.savez") from None
+        raise VolumeError(f"{path}: {error}; write it again with numpy.savez") from None
