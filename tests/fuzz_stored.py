@@ -37,8 +37,7 @@ from leadwise.data.volumes.heart_image import VolumeError
 from leadwise.data.volumes.read_image import read_image
 from leadwise.evaluate import prompt_calibration
 from leadwise.evaluate.leaderboard import Leaderboard, LeaderboardError, entries_of
-from leadwise.evaluate.logistic_regression import LogisticModel
-from leadwise.evaluate.probe import ProbeError
+from leadwise.evaluate.logistic_regression import LogisticModel, ProbeError
 from leadwise.evaluate.prompt_calibration import CalibrationError
 from leadwise.evaluate.saved_probe import SavedProbe, load_probe
 from leadwise.run import RunError
