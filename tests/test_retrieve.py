@@ -1,9 +1,9 @@
 """Retrieval against a slow plain version, its controls, the search, and the reports that the command may print."""
 
-import itertools
 import json
 
 import numpy as np
+import plain_metrics
 import pyarrow as pa
 import pytest
 import tomli_w
@@ -29,21 +29,6 @@ from leadwise.nn.text import train_tokenizer
 from leadwise.pages.search import build_page
 
 
-def slow(scores, right, k):
-    """(recall@k, ranks) of each query, the mean over every order of the items with higher scores first."""
-    hits, ranks = [], []
-    for query, row in enumerate(scores):
-        orders = [
-            order
-            for order in itertools.permutations(range(len(row)))
-            if all(row[a] >= row[b] for a, b in itertools.pairwise(order))
-        ]
-        places = [next(at for at, item in enumerate(order, 1) if item in right[query]) for order in orders]
-        hits.append(np.mean([place <= k for place in places]))
-        ranks.append(np.mean(places))
-    return np.array(hits), np.array(ranks)
-
-
 def test_ranks_agree_with_all_orders_of_ties():
     rng = np.random.default_rng(1)
     items = rng.integers(-1, 2, size=(6, 2)).astype(float)  # few directions: many ties
@@ -57,7 +42,7 @@ def test_ranks_agree_with_all_orders_of_ties():
     scores = np.round(unit[0] @ unit[1].T, 9)
     assert (ranks.n_correct + ranks.n_wrong > 1).sum() >= 4  # there are ties
     for k in (1, 2, 3, 6):
-        expected_hits, expected_ranks = slow(scores, right, k)
+        expected_hits, expected_ranks = plain_metrics.all_orders(scores, right, k)
         np.testing.assert_allclose(ranks.hits(k), expected_hits, atol=1e-12)
         np.testing.assert_allclose(ranks.ranks(), expected_ranks, atol=1e-12)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.evaluate.embed import project
 from leadwise.evaluate.search import positive_classes
-from leadwise.files import replacing
+from leadwise.files import DamagedNpzError, read_npz, replacing
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +47,8 @@ def stored_map(path: Path, vectors: NDArray[np.floating]) -> EmbeddingMap:
     The file belongs to one state of the embeddings by its name, which the caller chooses.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            read = EmbeddingMap(file["place"], file["position"], file["outlier"], str(file["method"]))
+        file = read_npz(path)
+        read = EmbeddingMap(file["place"], file["position"], file["outlier"], str(file["method"]))
         n = min(len(vectors), MOST_POINTS)
         if (
             read.places.shape == read.outlier.shape == (n,)
@@ -60,7 +59,7 @@ def stored_map(path: Path, vectors: NDArray[np.floating]) -> EmbeddingMap:
         log.warning("map %s has another size than its cohort: computing it again", path)
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (DamagedNpzError, KeyError):
         log.warning("map %s cannot be read: computing it again", path)
     computed = compute_map(vectors)
     try:
