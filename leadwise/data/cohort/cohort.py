@@ -40,6 +40,7 @@ from leadwise.data.cohort.layout import (
 )
 from leadwise.data.cohort.packing import unpack
 from leadwise.data.cohort.volume_store import VolumeStore
+from leadwise.files import first_line
 
 
 class TextColumn(Sequence[str]):
@@ -128,9 +129,12 @@ class Cohort:
             for shard in [*description["shards"], *_volume_files(description)]:
                 _check_file(folder, shard, verify=False)
             cohort = cls(folder, description)
-        except (KeyError, TypeError, pa.ArrowException) as error:
+        except CohortError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise CohortError(
-                f"cohort {folder}: cohort.json or its index is damaged ({error!r}); prepare it again"
+                f"cohort {folder}: cohort.json or its index is damaged ({type(error).__name__}: {first_line(error)}); "
+                "prepare it again"
             ) from None
         cohort._check_places({shard["number"]: shard["size"] for shard in description["shards"]})
         if cohort._store is not None:
@@ -198,7 +202,12 @@ class Cohort:
         return checksums
 
     def _column(self, name: str) -> pa.ChunkedArray:
-        return pq.read_table(self._index_file, columns=[name])[name]
+        try:
+            return pq.read_table(self._index_file, columns=[name])[name]
+        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+            raise CohortError(
+                f"cohort {self.folder}: column {name!r} of its index cannot be read ({first_line(error)}); prepare it again"
+            ) from None
 
     @cached_property
     def _statements(self) -> pa.ListArray:
