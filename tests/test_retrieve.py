@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 import tomli_w
 from conftest import REPORTS, config_table
+from page_order import assert_pictures_first
 from planted import WORDS, PlantedCohort, PlantedRun, SeeingMethod
 from typer.testing import CliRunner
 
@@ -210,6 +211,7 @@ def test_the_page_contains_reports_only_on_request():
     assert len(rows(hits)) == 2
     assert "rare or absent" not in build_page(result, cohort, run).html()
     without, with_reports = (build_page(result, cohort, run, show).html() for show in (False, True))
+    assert_pictures_first(with_reports)
     for html in (without, with_reports):
         assert html.count("data:image/png;base64,") == 2
         assert "alpha &lt;b&gt;" in html

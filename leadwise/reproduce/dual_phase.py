@@ -136,7 +136,6 @@ def reproduce_dual_phase(options: DualPhaseOptions, progress: Progress) -> tuple
             ("Retrieval, test people", scoring.retrieval_lines(scores)),
             ("The paper's readable numbers beside ours", scoring.paper_lines(scores)),
         ],
-        figures_first=True,
     )
     return page, trained
 

@@ -86,7 +86,7 @@ def reproduce_merit(options: MeritOptions, progress: Progress) -> tuple[Reproduc
     check_options(options)
     scale: list[str] = []
     trained: list[Variant] = []
-    page = ReproductionPage(TITLE, [], [], [], note=NOTE, figures_first=True)
+    page = ReproductionPage(TITLE, [], [], [], note=NOTE)
 
     # the thesis
     if options.thesis:

@@ -6,8 +6,9 @@ import { fromBytes, recordings } from "./files.js";
 import { Findings } from "./findings.js";
 import { Neighbours } from "./neighbours.js";
 import { leadRemark } from "./paper.js";
+import { describe, withSamples } from "./samples.js";
 import { table } from "./table.js";
-import { Tracing, describe, withSamples } from "./tracing.js";
+import { Tracing } from "./tracing.js";
 
 // key, title, unit, digits, usual range in adults at rest as [low, high]
 const MEASURES = [
