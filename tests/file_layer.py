@@ -1,6 +1,6 @@
 """A layer over the file operations of a process: counts them, kills or fails at one of them, or records them for a power cut.
 
-It stands between Python and the operating system, below buffers. Code that is not Python (Parquet, safetensors, torch.save)
+It is between Python and the operating system, below buffers. Code that is not Python (Parquet, safetensors, torch.save)
 writes past it: its files are found when the folder is looked at, before and after each operation.
 """
 
