@@ -84,35 +84,38 @@ class Comparison:
     """Compares recordings in full; those that were read last stay in memory."""
 
     def __init__(self) -> None:
-        self._recent: dict[tuple[Path, int], tuple[Aligned, np.ndarray]] = {}
+        self._recent: dict[tuple[Path, int], Aligned] = {}
 
     def kind(self, one: tuple[Cohort, int], other: tuple[Cohort, int], lags: Sequence[float]) -> str:
         """Return SAME, ALIKE or '' (different) for two recordings, each given as a cohort and a row.
 
-        They are compared from their beginnings and, where they differ, at `lags` (s), see `beat_matching`.
+        They are compared at `lags` (s), see `beat_matching`; if there are none, from their beginnings.
         """
-        (first, own_shape), (second, other_shape) = self._read(*one), self._read(*other)
-        lag: float | None = 0.0
-        if float(own_shape @ other_shape) < MIN_SHAPE_CORRELATION:
-            lag = refine_lag(first, second, lags)
+        if lags:
+            lag = refine_lag(self._read(*one), self._read(*other), lags)
+        else:
+            lag = 0.0 if float(_shape_of(*one) @ _shape_of(*other)) >= MIN_SHAPE_CORRELATION else None
         if lag is None:
             return ""
-        if first.rate_hz != second.rate_hz:
+        (first, rate_hz), (second, other_rate_hz) = (cohort.signal(row) for cohort, row in (one, other))
+        if rate_hz != other_rate_hz:
             return ALIKE
-        (a, rate_hz), (b, _) = (cohort.signal(row) for cohort, row in (one, other))
-        return SAME if _most_equal(a, b, lag * rate_hz) >= MIN_SAMPLE_CORRELATION else ALIKE
+        return SAME if _most_equal(first, second, lag * rate_hz) >= MIN_SAMPLE_CORRELATION else ALIKE
 
-    def _read(self, cohort: Cohort, row: int) -> tuple[Aligned, np.ndarray]:
-        """Return a recording with its shape vector."""
+    def _read(self, cohort: Cohort, row: int) -> Aligned:
         key = (cohort.folder, row)
         if key not in self._recent:
             if len(self._recent) >= _MOST_RECENT:
                 self._recent.clear()
             signal, rate_hz = cohort.signal(row)
-            ecg = centred(signal.T[:, : round(COMPARED_S * rate_hz)])
-            shape = shape_vector(centred(ecg[:, : round(SHAPE_S * rate_hz)]), rate_hz)
-            self._recent[key] = Aligned(ecg, rate_hz), shape
+            ecg = signal.T[:, : round(COMPARED_S * rate_hz)]
+            self._recent[key] = Aligned(ecg if np.isfinite(ecg).all() else centred(ecg), rate_hz)
         return self._recent[key]
+
+
+def _shape_of(cohort: Cohort, row: int) -> np.ndarray:
+    signal, rate_hz = cohort.signal(row)
+    return shape_vector(centred(signal.T[:, : round(SHAPE_S * rate_hz)]), rate_hz)
 
 
 def _most_equal(one: np.ndarray, other: np.ndarray, lag: float) -> float:

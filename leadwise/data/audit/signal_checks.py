@@ -184,10 +184,11 @@ def check_near_duplicates(cohort: Cohort, m: Measures, sample_codes: np.ndarray)
 
 
 def _candidates(sketches: np.ndarray, beats: Sequence[Beats]) -> dict[tuple[int, int], list[float]]:
-    """Return pairs of measured recordings to compare, each with the lags (s) at which their beats fall together."""
-    by_beats = beat_matching.candidates(beats)
-    by_shape = {pair: by_beats.get(pair, []) for pair in near_duplicates.candidate_pairs(sketches)}
-    return dict(sorted((by_shape | by_beats).items()))
+    """Return pairs of measured recordings to compare: at these lags (s), or from their beginnings if there are none."""
+    from_beginnings: dict[tuple[int, int], list[float]] = {
+        pair: [] for pair in near_duplicates.candidate_pairs(sketches)
+    }
+    return dict(sorted((beat_matching.candidates(beats) | from_beginnings).items()))
 
 
 def _connected(pairs: list[tuple[int, int]]) -> list[np.ndarray]:
