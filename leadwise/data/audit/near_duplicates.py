@@ -80,21 +80,22 @@ def candidate_pairs(sketches: np.ndarray) -> list[tuple[int, int]]:
     return sorted(pairs)
 
 
-class Comparison:
+class PairComparison:
     """Compares recordings in full; those that were read last stay in memory."""
 
     def __init__(self) -> None:
         self._recent: dict[tuple[Path, int], Aligned] = {}
 
-    def kind(self, one: tuple[Cohort, int], other: tuple[Cohort, int], lags: Sequence[float]) -> str:
+    def kind(
+        self, one: tuple[Cohort, int], other: tuple[Cohort, int], lags: Sequence[float], from_beginnings: bool
+    ) -> str:
         """Return SAME, ALIKE or '' (different) for two recordings, each given as a cohort and a row.
 
-        They are compared at `lags` (s), see `beat_matching`; if there are none, from their beginnings.
+        They are compared at `lags` (s), see `beat_matching`; if they are not alike there, also `from_beginnings`.
         """
-        if lags:
-            lag = refine_lag(self._read(*one), self._read(*other), lags)
-        else:
-            lag = 0.0 if float(_shape_of(*one) @ _shape_of(*other)) >= MIN_SHAPE_CORRELATION else None
+        lag = refine_lag(self._read(*one), self._read(*other), lags) if lags else None
+        if lag is None and from_beginnings and float(_shape_of(*one) @ _shape_of(*other)) >= MIN_SHAPE_CORRELATION:
+            lag = 0.0
         if lag is None:
             return ""
         (first, rate_hz), (second, other_rate_hz) = (cohort.signal(row) for cohort, row in (one, other))

@@ -170,12 +170,12 @@ def check_near_duplicates(cohort: Cohort, m: Measures, sample_codes: np.ndarray)
 
     `sample_codes` (n,) are equal for exact copies, which another check reports; such pairs are skipped here.
     """
-    comparison = near_duplicates.Comparison()
+    comparison = near_duplicates.PairComparison()
     kinds: dict[tuple[int, int], str] = {}
-    for (one, other), lags in _candidates(m.sketch, m.beats).items():
+    for (one, other), how in _candidates(m.sketch, m.beats).items():
         pair = int(m.row[one]), int(m.row[other])
         if sample_codes[pair[0]] != sample_codes[pair[1]]:
-            kinds[pair] = comparison.kind((cohort, pair[0]), (cohort, pair[1]), lags)
+            kinds[pair] = comparison.kind((cohort, pair[0]), (cohort, pair[1]), *how)
     findings = []
     for kind, check, message, worst in KINDS:
         groups = _connected([pair for pair, pair_kind in kinds.items() if pair_kind == kind])
@@ -183,12 +183,10 @@ def check_near_duplicates(cohort: Cohort, m: Measures, sample_codes: np.ndarray)
     return findings
 
 
-def _candidates(sketches: np.ndarray, beats: Sequence[Beats]) -> dict[tuple[int, int], list[float]]:
-    """Return pairs of measured recordings to compare: at these lags (s), or from their beginnings if there are none."""
-    from_beginnings: dict[tuple[int, int], list[float]] = {
-        pair: [] for pair in near_duplicates.candidate_pairs(sketches)
-    }
-    return dict(sorted((beat_matching.candidates(beats) | from_beginnings).items()))
+def _candidates(sketches: np.ndarray, beats: Sequence[Beats]) -> dict[tuple[int, int], tuple[list[float], bool]]:
+    """Return pairs of measured recordings to compare: at which lags (s), and whether also from their beginnings."""
+    by_beats, by_shape = beat_matching.candidates(beats), set(near_duplicates.candidate_pairs(sketches))
+    return {pair: (by_beats.get(pair, []), pair in by_shape) for pair in sorted(by_beats.keys() | by_shape)}
 
 
 def _connected(pairs: list[tuple[int, int]]) -> list[np.ndarray]:
@@ -204,12 +202,12 @@ def _connected(pairs: list[tuple[int, int]]) -> list[np.ndarray]:
 
 def check_near_overlap(cohort: Cohort, m: Measures, other: Cohort, other_measures: Measures) -> list[Finding]:
     """Return findings on measured recordings of two cohorts that are copies of each other, but not bit for bit."""
-    n, comparison = len(m.row), near_duplicates.Comparison()
+    n, comparison = len(m.row), near_duplicates.PairComparison()
     both = _candidates(np.concatenate([m.sketch, other_measures.sketch]), [*m.beats, *other_measures.beats])
     pairs = {
-        (int(m.row[one]), int(other_measures.row[two - n])): lags for (one, two), lags in both.items() if one < n <= two
+        (int(m.row[one]), int(other_measures.row[two - n])): how for (one, two), how in both.items() if one < n <= two
     }
-    kinds = {(one, two): comparison.kind((cohort, one), (other, two), lags) for (one, two), lags in pairs.items()}
+    kinds = {(one, two): comparison.kind((cohort, one), (other, two), *how) for (one, two), how in pairs.items()}
     findings = []
     for kind, check, message, worst in KINDS:
         table = np.array([pair for pair, pair_kind in kinds.items() if pair_kind == kind], np.int64).reshape(-1, 2)
