@@ -38,6 +38,7 @@ MIN_MATCHED, MIN_BEATS, MIN_OVERLAP_S, MIN_LEADS = 0.8, 5, 3.0, 3
 _MOST_LAGS = 3  # of a pair: a regular rhythm fits at several
 _MOST_PARTNERS = 2  # of a recording: the best matches
 _COARSE_HZ, _MIN_COARSE = 50, 0.85  # the first comparison: its rate, and the correlation that it needs
+_MOVES = 0.03  # of the lead that moves most; others are flat
 _REFINED = 4  # samples on either side, in which a lag is refined
 _HALF_QRS = 14  # samples on either side of a beat, whose centre of mass is its time
 _SHAPE_WEIGHT_S = 0.15  # seconds in an interval that count as much as one unit of the shape
@@ -159,7 +160,7 @@ def _of_leads(one: np.ndarray, other: np.ndarray) -> tuple[float, np.ndarray]:
     """
     parts = [values - values.mean(axis=1, keepdims=True) for values in (one, other)]
     norms = [np.sqrt(np.einsum("lt,lt->l", values, values)) for values in parts]
-    moves = [norm > 0.005 * np.sqrt(parts[0].shape[1]) for norm in norms]  # more than 5 uV
+    moves = [norm > max(_MOVES * float(norm.max()), 1e-6) for norm in norms]
     names = np.arange(len(one))
     if min(move.sum() for move in moves) < MIN_LEADS:
         return 0.0, names
@@ -231,7 +232,7 @@ def _slope_energy(ecg: np.ndarray) -> np.ndarray:
     slope = np.zeros_like(ecg)
     slope[:, 4:-4] = ecg[:, 8:] - ecg[:, :-8]  # over 40 ms
     steepest = np.percentile(np.abs(slope), 98, axis=1, keepdims=True)
-    moves = steepest[:, 0] > 0.02  # mV
+    moves = steepest[:, 0] > max(_MOVES * float(steepest.max()), 1e-4)  # relative: the unit may be wrong
     if not moves.any():
         return np.zeros(0)
     energy = np.minimum(np.abs(slope[moves] / steepest[moves]), 1.5) ** 2  # limits the effect of a spike
