@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -101,7 +102,6 @@ COPIES: dict[str, Copy] = {
     "same ECG of two patients, inverted": lambda ecg, rate_hz, rng: (-ecg, rate_hz),
     "same ECG of two patients, limb leads computed again": _rederived,
     "same ECG of two patients, one lead missing": _without_a_lead,
-    "same ECG of two patients, uV written as mV / 100": lambda ecg, rate_hz, rng: (ecg / 100, rate_hz),
     "same ECG of two patients, 8 bits": _in_8_bits,
     "same ECG of two patients, later, inverted, permuted and filtered": _much_changed,
 }  # fmt: skip
@@ -237,6 +237,12 @@ def refused_or_warned(folder: Path, base: Base) -> list[Evidence]:
     for what, ecgs, rows, expected in (
         ("one patient in train and test", {"a": ecg, "b": other}, torn, ("p7",)),
         ("two halves of one ECG, one patient", halves, torn, ("p7",)),
+        (
+            "same ECG of two patients, uV written as mV",
+            {"a": ecg, "b": (1000 * ecg[0], ecg[1])},
+            {"b": {"split": "test"}},
+            ("b",),
+        ),
         ("same ECG of two patients, to the bit", {"a": ecg, "b": ecg}, {"b": {"split": "test"}}, ("a", "b")),
     ):
         try:
@@ -244,7 +250,7 @@ def refused_or_warned(folder: Path, base: Base) -> list[Evidence]:
             message = ""
         except CohortError as error:
             message = str(error)
-        words = set(message.replace("(", " ").replace(")", " ").replace(",", " ").split())
+        words = set(re.split(r"[\s(),:;.]+", message))
         faults = () if set(expected) <= words else (f"the error is {message!r}",)
         evidence.append(Evidence(what, 1, faults, "refused by prepare"))
 

@@ -119,7 +119,8 @@ class Aligned:
 
     def _smooth(self, rate_hz: int, width_s: float) -> np.ndarray:
         values = _on_grid(self.ecg, self.rate_hz, rate_hz)
-        return (_mean_filter(values, round(width_s * rate_hz)) - _mean_filter(values, rate_hz // 2)).astype(np.float32)
+        smooth = _mean_filter(values, round(width_s * rate_hz)) - _mean_filter(values, rate_hz // 2)
+        return np.asarray(smooth, dtype=np.float32)
 
 
 def refine_lag(one: Aligned, other: Aligned, lags: Sequence[float]) -> float | None:

@@ -61,7 +61,9 @@ def measure(cohort: Cohort, rows: np.ndarray, progress: Callable[[int, int], Non
     numbers = [np.array(column, dtype=np.float64) for column in columns[:5]]
     order, twins = (np.array(column, dtype=np.str_) for column in columns[5:7])
     sketches = np.array(columns[7], dtype=np.uint32).reshape(len(rows), -1)
-    return Measures(rows, *numbers, order, twins, sketches, tuple(columns[8]))
+    range_mv, end_hz, hum_hz, hum_share, beats_bpm = numbers
+    beats = tuple(columns[8])
+    return Measures(rows, range_mv, end_hz, hum_hz, hum_share, beats_bpm, order, twins, sketches, beats)
 
 
 def _recorded(cohort: Cohort, rows: np.ndarray) -> np.ndarray:
