@@ -1,30 +1,30 @@
 """Write files and folders whole: under a temporary name first, flushed to the disk, then renamed.
 
-A process that is killed, a power cut or a full disk leaves the previous file or the new one under the final name. Also the
-errors of a full disk and of a damaged .npz.
+A process that is killed, a power cut or a full disk leaves the previous file or the new one under the final name.
+
+Also read the arrays of an .npz, with one kind of error for every damage, and the reason of an error in one line.
 """
 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import secrets
 import shutil
 import sys
 import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+import numpy as np
 
 try:
     import fcntl
 except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
-
-DAMAGED_NPZ = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What numpy raises for a damaged .npz: RuntimeError for an unknown compression or an encrypted member."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # of writers that give no error number: safetensors and tokenizers (Rust), torch.save, and numpy's tofile
@@ -32,9 +32,7 @@ _FULL_TEXT = re.compile(
     r"No space left on device|[Qq]uota exceeded|\(os error 28\)|PytorchStreamWriter failed writing|inline_container\.cc"
     r"|\d+ requested and \d+ written"
 )
-_MOST_SYNCED = (
-    64  # files of a folder that are waited for one by one; one call that waits for all writes is faster for more
-)
+_MOST_SYNCED = 64  # files of a folder that are waited for one by one; for more, one call that waits for all writes
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)  # of folders on some file systems
 
 
@@ -210,3 +208,73 @@ def _machine() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
     except OSError:
         return ""
+
+
+# ------------------------------------------------------------------------------------------------------------------- .npz
+
+
+def first_line(error: Exception, most: int = 200) -> str:
+    """The first line of an error's text, cut to `most` characters; the name of its type if it has no text."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    return line[:most] + ("..." if len(line) > most else "") or type(error).__name__
+
+
+class DamagedNpzError(ValueError):
+    """The reason why a file is no .npz of arrays of numbers and texts."""
+
+
+def read_npz(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """Return the arrays of an .npz, or those of them that have one of these names.
+
+    No object is unpickled, and nothing is allocated for an array that promises more than the file holds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedNpzError: the file cannot be read, or is no .npz.
+    """
+    arrays = {}
+    what = "it is damaged or no .npz"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                name = member.filename.removesuffix(".npy")
+                what = f"its array '{name}' is damaged"
+                if name != member.filename and (names is None or name in names):
+                    _check_npy_header(archive, member)
+                    with archive.open(member) as file:
+                        arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zipfile, zlib, tokenize and numpy raise a dozen types for a damaged file
+        raise DamagedNpzError(f"{what} ({first_line(error)})") from None
+    return arrays
+
+
+def npz_names(path: Path) -> tuple[str, ...]:
+    """Return the names of the arrays in an .npz.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedNpzError: the file is no .npz.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # as in `read_npz`
+        raise DamagedNpzError(f"it is damaged or no .npz ({first_line(error)})") from None
+    return tuple(name.removesuffix(".npy") for name in names if name.endswith(".npy"))
+
+
+def _check_npy_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Raise ValueError unless a member has as many bytes as its shape and type need."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        n_bytes, needed = member.file_size - file.tell(), math.prod(shape) * dtype.itemsize
+    if dtype.hasobject:
+        raise ValueError(f"{member.filename} holds Python objects")
+    if n_bytes != needed:
+        raise ValueError(f"{member.filename} has {n_bytes} bytes, and its header needs {needed}")

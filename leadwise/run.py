@@ -38,7 +38,7 @@ from leadwise import digests, distributed, trained_on, weights
 from leadwise.config import Config
 from leadwise.data.stored_embeddings import StoredEmbeddings
 from leadwise.data.wordings import all_texts
-from leadwise.files import make_folder, naming_full_disk, replacing, sync, sync_tree
+from leadwise.files import first_line, make_folder, naming_full_disk, replacing, sync, sync_tree
 from leadwise.methods import catalogue
 from leadwise.methods.contract import PretrainingMethod
 from leadwise.trained_on import ScoredRecordings, TrainedOn, TrainedOnError, TrainingOverlap
@@ -306,7 +306,7 @@ def load_state(folder: Path) -> dict[str, Any]:
         damage = _damaged_member(path)
         state: dict[str, Any] = {} if damage else torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch, zipfile and pickle raise a dozen types for a damaged file
-        damage = _first_line(error)
+        damage = first_line(error)
     if damage:
         raise RunError(
             f"{path} is damaged ({damage}), so this run cannot be continued; copy the file again, or train in another "
@@ -363,10 +363,6 @@ def _damaged_member(path: Path) -> str:
     with zipfile.ZipFile(path) as archive:
         member = archive.testzip()
     return f"wrong checksum of {member}" if member else ""
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _no_resume_state(folder: Path) -> RunError:
@@ -584,7 +580,7 @@ def open_without_weights(folder: Path, accept_changes: bool = False) -> Run:
     try:
         tokenizer = file.method_class.load_tokenizer(saved_folder)
     except Exception as error:  # tokenizers raises plain Exception for a damaged file
-        raise RunError(f"{saved_folder} is damaged ({_first_line(error)}); copy the whole run folder again") from None
+        raise RunError(f"{saved_folder} is damaged ({first_line(error)}); copy the whole run folder again") from None
     return Run(config, catalogue.build(config, tokenizer, saved_folder), folder, now)
 
 

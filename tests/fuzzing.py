@@ -52,6 +52,10 @@ class Target:
     inputs: Sequence[bytes]  # valid
     read: Callable[[bytes], object]  # raises one of `errors`, or returns a value
     errors: tuple[type[Exception], ...]  # of our own types
+    wrap: Callable[[bytes], bytes] | None = (
+        None  # after the mutations: states checksums anew, so that they refuse nothing
+    )
+    share: float = 1.0  # of the inputs; less for a reader that takes long
 
 
 @dataclass
@@ -82,7 +86,7 @@ def mutated(target: Target, number: int) -> bytes:
         if not content:
             break
         _MUTATIONS[int(rng.integers(len(_MUTATIONS)))](content, rng, target.inputs)
-    return bytes(content)
+    return target.wrap(bytes(content)) if target.wrap else bytes(content)
 
 
 def _place(content: bytearray, rng: np.random.Generator) -> int:
@@ -153,7 +157,9 @@ _MUTATIONS = (_flip, _set, _word, _truncate, _delete, _insert, _repeat, _splice,
 def run_target(target: Target, start: int, stop: int, processes: int = 1) -> Result:
     """Read the inputs from `start` to before `stop`, and return the outcomes."""
     for content in target.inputs:
-        target.read(content)  # valid, and imports what it needs before memory is limited
+        target.read(
+            target.wrap(content) if target.wrap else content
+        )  # valid, and imports what it needs before memory is limited
     result = Result(target.name)
     began = time.perf_counter()
     pending = [range(at, min(at + 500, stop)) for at in range(start, stop, 500)][::-1]
@@ -269,8 +275,8 @@ def _judge(error: Exception) -> tuple[str, str]:
     return "error", ""
 
 
-def every(targets: Sequence[Target], n_inputs: int, processes: int = 1, start: int = 0) -> Iterator[Result]:
+def read_every(targets: Sequence[Target], n_inputs: int, processes: int = 1, start: int = 0) -> Iterator[Result]:
     """Yield the result of each target, which together read about `n_inputs`."""
-    each = max(1, n_inputs // len(targets))
+    total = sum(target.share for target in targets)
     for target in targets:
-        yield run_target(target, start, start + each, processes)
+        yield run_target(target, start, start + max(1, round(n_inputs * target.share / total)), processes)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from leadwise.files import replacing
+from leadwise.files import npz_names, replacing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,10 +44,7 @@ def _is_ours(path: Path) -> bool:
             import pyarrow.parquet as pq
 
             return tuple(pq.read_schema(path).names[:2]) == MARKER
-        import numpy as np
-
-        with np.load(path, allow_pickle=False) as archive:
-            return set(archive.files) >= _NPZ_KEYS
+        return set(npz_names(path)) >= _NPZ_KEYS
     except Exception:  # whatever it is, no reader of its suffix can read it, so leadwise did not write it
         return False
 

@@ -25,7 +25,7 @@ from leadwise.data.loader import Recordings
 from leadwise.data.usable_rows import LeftOut, log_left_out, usable_rows
 from leadwise.evaluate import speed
 from leadwise.evaluate.speed import embedding_precision
-from leadwise.files import DAMAGED_NPZ, replacing
+from leadwise.files import DamagedNpzError, read_npz, replacing
 from leadwise.methods.catalogue import patch_samples
 from leadwise.progress import Progress, partial_progress
 from leadwise.run import Run
@@ -192,9 +192,9 @@ def _read_cache(path: Path, n_rows: int) -> tuple[NDArray[np.int64], Features]:
     if not path.is_file():
         return empty
     try:
-        with np.load(path, allow_pickle=False) as file:
-            rows, embedding = file["row"], file["embedding"]
-    except DAMAGED_NPZ as error:
+        stored = read_npz(path)
+        rows, embedding = stored["row"], stored["embedding"]
+    except (DamagedNpzError, KeyError) as error:
         log.warning("cache %s cannot be read (%s): rewriting it", path, error)
         return empty
     valid = (

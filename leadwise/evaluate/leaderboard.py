@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from leadwise.files import replacing
+from leadwise.files import first_line, replacing
 
 FORMAT = 1  # of the file
 Json = dict[str, Any]
@@ -92,7 +92,7 @@ class Leaderboard:
             if isinstance(error, LeaderboardError):
                 raise
             raise LeaderboardError(
-                f"{path} is no leaderboard ({error!r}); restore it, or name another --board"
+                f"{path} is no leaderboard ({type(error).__name__}: {first_line(error)}); restore it, or name another --board"
             ) from None
 
     def write(self, path: Path) -> None:
