@@ -19,7 +19,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from conftest import REPORTS, TINY, make_batch
+from conftest import REPORTS, TINY, config_table, make_batch
 from evidence import Row
 
 import leadwise
@@ -39,9 +39,10 @@ from leadwise.evaluate.regress import run_regress
 from leadwise.evaluate.retrieve import run_retrieval, score_directions
 from leadwise.evaluate.search import search
 from leadwise.evaluate.zeroshot import run_zeroshot
-from leadwise.methods.catalogue import find_method
+from leadwise.methods.catalogue import find_method, learns_from_teacher, learns_labels, method_names
 from leadwise.model import Model
 from leadwise.run import Run
+from leadwise.training import loop as training
 
 CASES = tuple(TINY)  # "merl", or "merl vit" for a variant
 RATE_HZ, SECONDS, GAIN = 500, 5.0, 1000
@@ -289,6 +290,29 @@ def _texts(subject: Subject) -> Differences:
         yield "the same report in other letters", unequal(whole[-2:-1], whole[-1:]), IN_A_BATCH
 
 
+def _neighbours(subject: Subject) -> Differences:
+    """The nearest ECGs of a bank in any order."""
+    paths = [str(path) for path in subject.files["as it is"]]
+    bank = [*paths, *(str(path) for path in subject.files["without V3"])]
+    tables = [subject.model.similar(paths, order, top=2) for order in (bank, bank[::-1])]
+    yield "cosines", float(np.abs(tables[0]["cosine"].to_numpy() - tables[1]["cosine"].to_numpy()).max()), IN_A_BATCH
+    nearest = tables[0][tables[0]["place"] == 1]
+    yield "1 - cosine of the nearest, itself", float((1 - nearest["cosine"]).abs().max()), IN_A_BATCH
+
+
+def _images(subject: Subject) -> Differences:
+    """Embeddings of heart images do not depend on their batch."""
+    method = subject.model.run.method
+    if method.embeds_volume:
+        batch = make_batch(6, seed=subject.seed)
+        batch = batch.rows(3, 6)  # with an image of every phase
+        with torch.inference_mode():
+            for part in method.volume_parts:
+                whole = method.embed_volume(batch, part)
+                alone = torch.cat([method.embed_volume(batch.rows(k, k + 1), part) for k in range(3)])
+                yield f"{part} of one image", unequal(whole.numpy(), alone.numpy()), IN_A_BATCH
+
+
 def _losses(subject: Subject) -> Differences:
     """The loss terms of a step do not depend on the names of records and patients."""
     method, batch = subject.model.run.method, make_batch(6, seed=subject.seed)
@@ -320,6 +344,8 @@ RELATIONS = (
     Relation("embed: from a cohort with any names of patients", _in_a_cohort),
     Relation("save and load", _saved),
     Relation("text: batches and letters", _texts),
+    Relation("similar: order of the bank", _neighbours),
+    Relation("images: size of batches", _images),
     Relation("loss: names of records and patients", _losses),
 )
 
@@ -555,6 +581,7 @@ class Scores:
     models: tuple[Model, Model]
     table: Table
     numbers: Numbers
+    n_pretrained: int = 1  # methods that are trained on it
 
     def of(self, **changed: Any) -> Numbers:
         return scored(self.models, dataclasses.replace(self.table, **changed))
@@ -649,6 +676,40 @@ def _threads(scores: Scores) -> Differences:
         yield "shares of four ranks", float(not np.array_equal(together, Sampler(N_RECORDS, 8, 5).positions(step))), 0.0
 
 
+def _pretrained(scores: Scores) -> Differences:
+    """Weights are equal to the bit, whoever the patients are, in whatever shards, and read by whatever threads."""
+    cohort = scores.table.prepared()
+    others = {
+        "other patients": (
+            dataclasses.replace(scores.table, patient=lambda i: f"z{zlib.crc32(str(i).encode())}"),
+            {},
+            0,
+        ),
+        "small shards": (scores.table, {"shard_records": 7}, 0),
+        "threads": (scores.table, {}, 2),
+    }
+    for number in range(scores.n_pretrained):
+        method = PRETRAINED_METHODS[(scores.n_pretrained * scores.table.seed + number) % len(PRETRAINED_METHODS)]
+        base = _weights(method, cohort, scores.table.folder)
+        for name, (table, options, workers) in others.items():
+            other = _weights(method, table.prepared("prepared_otherwise", **options), scores.table.folder, workers)
+            largest = max(
+                float((base[key].double() - other[key].double()).abs().max()) for key in base if base[key].numel()
+            )
+            yield f"{method}: weights with {name}", largest if base.keys() == other.keys() else np.inf, 0.0
+
+
+def _weights(method: str, cohort: Cohort, folder: Path, workers: int = 0) -> dict[str, torch.Tensor]:
+    """The weights after three steps."""
+    table = config_table(cohort.folder, steps=3)
+    table["method"] = {"name": method, **find_method(method).tiny[""]}
+    table["data"] |= {"workers": workers}
+    place = folder / "pretrained"
+    shutil.rmtree(place, ignore_errors=True)
+    run = training.pretrain(typed(Config, table), place)
+    return {name: weight.clone() for name, weight in run.method.state_dict().items()}
+
+
 def _monotone(scores: Scores) -> Differences:
     """Ranking scores do not depend on the scale of a model's outputs."""
     rng = np.random.default_rng([scores.table.seed, 5])
@@ -698,14 +759,22 @@ SCORE_RELATIONS: dict[str, Callable[[Scores], Differences]] = {
     "splits: patients renamed without a column split": _no_patient_in_two_splits,
     "prepare: number of processes": _processes,
     "loader: threads, parts and ranks": _threads,
+    "pretrain: patients, shards and threads": _pretrained,
     "metrics: monotone transforms of scores": _monotone,
     "retrieve: lengths of embeddings": _lengths,
 }
+PRETRAINED_METHODS = tuple(
+    name
+    for name in method_names()
+    if not (learns_labels(name) or learns_from_teacher(name) or find_method(name).method_class.reads_volumes)
+)
 SCORED_METHODS = ("cg_dmer", "merl", "etp", "melp", "c_melt", "echoing_ecg")  # with reports
 
 
-def score_rows(n_rounds: int, folder: Path, relations: Sequence[str] = tuple(SCORE_RELATIONS)) -> list[Row]:
-    """One row for each relation of cohorts and scores, over `n_rounds` cohorts and methods."""
+def score_rows(
+    n_rounds: int, folder: Path, relations: Sequence[str] = tuple(SCORE_RELATIONS), n_pretrained: int = 1
+) -> list[Row]:
+    """One row for each relation of cohorts and scores, over `n_rounds` cohorts, with `n_pretrained` methods trained on each."""
     faults: dict[str, list[str]] = {name: [] for name in relations}
     largest = dict.fromkeys(faults, 0.0)
     for seed in range(n_rounds):
@@ -715,7 +784,7 @@ def score_rows(n_rounds: int, folder: Path, relations: Sequence[str] = tuple(SCO
         with _quiet():
             models = untrained(method, place / "one", seed), untrained(method, place / "other", seed + 1)
             table = Table(place, seed)
-            scores = Scores(models, table, scored(models, table))
+            scores = Scores(models, table, scored(models, table), n_pretrained)
         for name in relations:
             for fault, size in _faults(SCORE_RELATIONS[name], scores, f"{method}, seed {seed}"):
                 largest[name] = max(largest[name], size)
@@ -727,5 +796,11 @@ def score_rows(n_rounds: int, folder: Path, relations: Sequence[str] = tuple(SCO
 
 
 def rows(n_cases: int, folder: Path) -> list[Row]:
-    """All relations: those of embeddings over `n_cases` methods, and those of scores over one cohort for each 150 of them."""
-    return [*method_rows(n_cases, folder / "methods"), *score_rows(max(1, n_cases // 150), folder / "scores")]
+    """All relations: those of embeddings over `n_cases` methods, those of scores over one cohort for each 60 of them.
+
+    240 cases, three of each method, take about ten minutes of one core.
+    """
+    n_rounds = max(1, n_cases // 60)
+    n_pretrained = -(-len(PRETRAINED_METHODS) // n_rounds) if n_rounds > 1 else 1
+    of_scores = score_rows(n_rounds, folder / "scores", n_pretrained=n_pretrained)
+    return [*method_rows(n_cases, folder / "methods"), *of_scores]

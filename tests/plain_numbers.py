@@ -558,12 +558,12 @@ def _pools(rng: np.random.Generator) -> Pairs:
 def _resampling(rng: np.random.Generator) -> Pairs:
     """`conform` against the sum over the windowed sinc, and against the sine that the samples are of."""
     old, new = (int(rate) for rate in rng.choice([50, 100, 125, 128, 180, 200, 250, 257, 360, 500, 1000], 2))
-    n = int(rng.choice([1, 2, 7, int(rng.integers(20, 120))]))
+    n = int(rng.choice([1, 2, 7, int(rng.integers(20, 100))]))
     leads = tuple(str(x) for x in rng.permutation(list(LEADS))[: int(rng.integers(1, 3))])
     table = rng.normal(size=(n, 12)) * 10.0 ** rng.integers(-3, 4) + rng.choice([0.0, 300.0])
-    begin, size = int(rng.integers(n)), int(rng.integers(1, 8))
-    if rng.random() < 0.6:
-        table[begin : begin + size, :4] = np.nan
+    for _ in range(int(rng.choice([0, 1, 3]))):  # gaps of some leads or of all, short and long
+        begin, size = int(rng.integers(n)), int(rng.choice([1, 5, 30]))
+        table[begin : begin + size, : int(rng.choice([4, 12]))] = np.nan
     if rng.random() < 0.2:
         table[:, 5] = np.nan
     window = str(rng.choice(["first", "center"]))
@@ -1060,7 +1060,7 @@ QUANTITIES = (
     Quantity("ranks and recall", _ranks),
     Quantity("weighted medians", _medians),
     Quantity("pools", _pools),
-    Quantity("resampling of signals", _resampling, rtol=1e-5, atol=1e-6, share=0.2),
+    Quantity("resampling of signals", _resampling, rtol=1e-5, atol=1e-6, share=0.3),
     Quantity("resampled sines", _sines),
     Quantity("limb leads", _limb_leads, atol=1e-9),
     Quantity("InfoNCE and SigLIP", _contrast, rtol=1e-4, atol=1e-4),

@@ -43,6 +43,10 @@ from leadwise.data.cohort.volume_store import VolumeStore
 from leadwise.files import first_line
 
 _Content = TypeVar("_Content")
+_SIMULATED = {  # data set -> files in a folder that `leadwise simulate` wrote
+    "simulated": ("records.csv", "truth.csv"),
+    "ecg_cmr": ("subjects.csv", "truth.csv"),
+}
 
 
 class TextColumn(Sequence[str]):
@@ -395,13 +399,7 @@ def _matrix(column: pa.ChunkedArray) -> np.ndarray:
 def _description(folder: Path) -> dict[str, Any]:
     path = folder / "cohort.json"
     if not path.is_file():
-        unfinished = folder.with_name(folder.name + ".partial").is_dir()
-        advice = (
-            "its preparation is not finished: run the same `leadwise prepare` again"
-            if unfinished
-            else "see `leadwise prepare`"
-        )
-        raise CohortError(f"no cohort at {folder}; {advice}")
+        raise CohortError(f"no cohort at {folder}; {_advice(folder)}")
     try:
         description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -409,6 +407,19 @@ def _description(folder: Path) -> dict[str, Any]:
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise CohortError(f"cohort {folder}: not of format {FORMAT}, which this version reads; prepare it again")
     return description
+
+
+def _advice(folder: Path) -> str:
+    """Return what to do about a folder that is no cohort."""
+    if folder.with_name(folder.name + ".partial").is_dir():
+        return "its preparation is not finished: run the same `leadwise prepare` again"
+    for source, files in _SIMULATED.items():
+        if all((folder / name).is_file() for name in files):
+            return (
+                f"it holds simulated ECGs that are not prepared: run `leadwise prepare {source} {folder} -o COHORT` and open "
+                "COHORT"
+            )
+    return "see `leadwise prepare`"
 
 
 def _check_file(folder: Path, facts: dict[str, Any], verify: bool) -> None:
