@@ -4,7 +4,7 @@ PYTEST = pytest -n auto --dist loadfile
 PYTHON ?= python3
 IN_VENV = $(PYTHON) tools/bootstrap.py --
 
-.PHONY: setup demo test test-all check docs format release
+.PHONY: setup demo test test-all check docs format release torture test-minimum
 
 setup:
 	$(PYTHON) tools/bootstrap.py
@@ -19,6 +19,10 @@ test:
 test-all:
 	$(IN_VENV) $(PYTEST)
 
+# the same tests with the lowest versions that pyproject.toml allows
+test-minimum:
+	$(PYTHON) tools/minimum.py
+
 check:
 	$(IN_VENV) ruff format --check .
 	$(IN_VENV) ruff check .
@@ -32,6 +36,10 @@ docs:
 format:
 	$(IN_VENV) ruff format .
 	$(IN_VENV) ruff check --fix .
+
+# the suites of hard cases with many cases: about an hour on two cores and 30 GB; the page benchmarks/results/trust.md
+torture:
+	$(IN_VENV) python benchmarks/trust.py -o torture
 
 # dist/: sdist and wheel (built twice, equal), list of packages with licences (CycloneDX), audit; publishes nothing
 release:

@@ -459,7 +459,10 @@ class Table:
         for i in range(N_RECORDS):
             kind = int(rng.integers(len(REPORTS)))
             if is_new:
-                np.save(ecgs / f"{i:03d}.npy", make_batch(4, seed=100 * self.seed + i).ecg[kind].numpy())
+                ecg = make_batch(4, seed=100 * self.seed + i).ecg[kind].numpy()
+                for lead, (of_i, of_ii) in EINTHOVEN.items():
+                    ecg[LEADS.index(lead)] = of_i * ecg[0] + of_ii * ecg[1]
+                np.save(ecgs / f"{i:03d}.npy", ecg)
             labels = [int((kind == k) ^ (rng.random() < 0.1)) for k in (0, 1, 3)]
             pulse = self.unit * (60 + 20 * kind + rng.normal(0, 5))
             split = "test" if i // 2 % 5 == 4 else "val" if i // 2 % 5 == 3 else "train"

@@ -132,8 +132,13 @@ def token_errors(logits: Sequence[Table], tokens: Sequence[Sequence[int]], maske
     return total / len(tokens)
 
 
-def local_similarity(statements: Table, beats: Table, attend: float = 4.0, matter: float = 5.0) -> float:
-    """GLoRIA's similarity of the statements of one report and the beats of one ECG."""
+def local_similarity(
+    statements: Table, beats: Table, attend: float = 4.0, matter: float = 5.0, least: float = 1e-6
+) -> float:
+    """GLoRIA's similarity of the statements of one report and the beats of one ECG; squared lengths count at least `least`.
+
+    Attended beats that cancel have no direction: their cosine goes to 0.
+    """
 
     def softmax(values: Sequence[float]) -> list[float]:
         total = log_sum(values)
@@ -144,7 +149,8 @@ def local_similarity(statements: Table, beats: Table, attend: float = 4.0, matte
     for m, s in enumerate(statements):
         attention = softmax([attend * claim[m] for claim in claims])
         context = [math.fsum(a * b[d] for a, b in zip(attention, beats)) for d in range(len(s))]
-        terms.append(matter * cosine(s, context))
+        lengths = math.sqrt(max(dot(s, s), least) * max(dot(context, context), least))
+        terms.append(matter * dot(s, context) / lengths)
     return log_sum(terms)
 
 

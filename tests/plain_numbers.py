@@ -26,7 +26,7 @@ from torch import Tensor
 from leadwise.batch import LEADS, Signal
 from leadwise.data.recordings import lead_algebra, twelve_leads
 from leadwise.data.recordings.quality import SHORT_GAP_MS
-from leadwise.evaluate import compare, flow_scores, regress, retrieve, ridge, volume_retrieval
+from leadwise.evaluate import compare, flow_scores, regress, retrieve, ridge, uncertainty, volume_retrieval
 from leadwise.evaluate.metrics import all_metrics, auprc, auroc, bootstrap, calibration, f1, regression
 from leadwise.evaluate.metrics.score import ScoreError
 from leadwise.evaluate.prompt_calibration import ClassCalibration, fit_class
@@ -330,6 +330,42 @@ def _intervals(rng: np.random.Generator) -> Pairs:
                     interval or (),
                     [plain_metrics.percentile(column, q) for q in (0.025, 0.975)],
                 )
+
+
+def _repeats(rng: np.random.Generator) -> Pairs:
+    """Resampled repeats, the gain of one score over another, and recall in thirds of the queries' uncertainty."""
+    n_repeats, n_replicates, seed = int(rng.integers(1, 5)), int(rng.integers(1, 9)), int(rng.integers(9))
+    values = rng.normal(size=(n_repeats, n_replicates, 2))
+    drawn = np.random.default_rng([seed, n_repeats]).integers(n_repeats, size=(n_repeats, n_replicates)).tolist()
+    expected = [
+        [math.fsum(values[drawn[s][r], r, q] for s in range(n_repeats)) / n_repeats for q in range(2)]
+        for r in range(n_replicates)
+    ]
+    yield "means of drawn repeats", bootstrap.mean_of_drawn_repeats(values, seed), expected
+
+    n = int(rng.integers(6, 20))
+    labels, patients = (rng.permutation(n) < n // 2).astype(int)[:, None], draw_patients(rng, n)
+    one, other = (auroc.auroc_score(labels, draw_scores(rng, labels), patients, ["a"], 15) for _ in range(2))
+    value, interval = bootstrap.gain(one, other)
+    yield "gain", value, one.macro - other.macro
+    gaps = [x - y for x, y in zip(one.replicates.tolist(), other.replicates.tolist())]
+    if not all(math.isnan(gap) for gap in gaps):
+        yield "its interval", interval, [plain_metrics.percentile(gaps, q) for q in (0.025, 0.975)]
+
+    doubt, hits, ranks = (
+        rng.random(n).round(1),
+        (rng.random(n) < 0.5).astype(float),
+        rng.integers(1, 9, n).astype(float),
+    )
+    weights = rng.integers(0, 3, (7, n)).astype(float)
+    order, begin = sorted(range(n), key=lambda i: (doubt[i], i)), 0
+    for place, third in enumerate(uncertainty.by_thirds(doubt, {1: hits}, ranks, weights)):
+        own = order[begin : begin + n // 3 + (place < n % 3)]
+        begin += len(own)
+        yield "queries of a third", third.n_queries, len(own)
+        yield "recall of a third", third.recall[1], plain_losses.mean(hits[own])
+        yield "median rank of a third", third.median_rank, np.median(ranks[own])
+        yield "uncertainty of a third", third.uncertainty, (min(doubt[own]), max(doubt[own]))
 
 
 def _shuffled(rng: np.random.Generator) -> Pairs:
@@ -964,7 +1000,7 @@ def _teachers(rng: np.random.Generator) -> Pairs:
 
 def _statements(rng: np.random.Generator) -> Pairs:
     b, width = _numbers(rng)
-    statements, beats = (torch.tensor(rng.normal(size=(b, n, width))).float() for n in (3, 4))
+    statements, beats = (torch.tensor(rng.normal(size=(b, n, width))) for n in (3, 4))  # in double: beats may cancel
     counts = torch.tensor(rng.integers(1, 4, size=b))
     table = [
         [plain_losses.local_similarity(statements[i, : counts[i]].tolist(), beats[j].tolist()) for j in range(b)]
@@ -1048,6 +1084,7 @@ QUANTITIES = (
     Quantity("ECE and Brier score", _calibration),
     Quantity("reliability curve", _reliability, share=0.3),
     Quantity("intervals of all metrics over patients", _intervals, share=0.3),
+    Quantity("repeats, gains and thirds by uncertainty", _repeats),
     Quantity("shuffled pairs", _shuffled),
     Quantity("paired tests", _p_values),
     Quantity("Platt scaling", _platt, rtol=1e-4, atol=1e-4, share=0.2),
@@ -1074,7 +1111,7 @@ QUANTITIES = (
     Quantity("losses of anchors", _anchors, rtol=1e-4, atol=1e-4),
     Quantity("losses of Gaussians", _gaussians, rtol=1e-4, atol=1e-4),
     Quantity("losses of students", _teachers, rtol=1e-4, atol=1e-4),
-    Quantity("statements and beats", _statements, rtol=1e-3, atol=1e-3),
+    Quantity("statements and beats", _statements, rtol=1e-4, atol=1e-5),
     Quantity("heartbeat equation", _beats, rtol=1e-6, atol=1e-8),
     Quantity("Einthoven's equations", _einthoven, rtol=1e-4, atol=1e-6),
 )

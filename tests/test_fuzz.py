@@ -9,8 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import heart_files
 import numpy as np
+import pandas as pd
 import pytest
+import test_leaderboard
 import vendor_files
 from api_run import write_run
 from conftest import make_batch
@@ -29,8 +32,10 @@ from leadwise.data.formats import reading
 from leadwise.data.recordings.recording import RecordError
 from leadwise.data.sources.folder import Options, read_source
 from leadwise.data.stored_embeddings import StoredEmbeddingsError, read_embeddings
+from leadwise.data.volumes.heart_image import VolumeError
+from leadwise.data.volumes.read_image import read_image
 from leadwise.evaluate import prompt_calibration
-from leadwise.evaluate.leaderboard import Leaderboard, LeaderboardError
+from leadwise.evaluate.leaderboard import Leaderboard, LeaderboardError, entries_of
 from leadwise.files import DamagedNpzError, npz_names, read_npz
 from leadwise.questions.question import QuestionError, read_questions
 from leadwise.run import RunError
@@ -203,6 +208,36 @@ def test_calibrations_that_give_no_probabilities(changes: dict[str, Any], reason
     path.write_text(json.dumps(table))
     with pytest.raises(prompt_calibration.CalibrationError, match=reason):
         prompt_calibration.read(run)
+
+
+@pytest.mark.parametrize("change", [{"fractions": {"x": {}}}, {"fractions": {"1": {"trained": {"interval": [1]}}}}])
+def test_a_result_with_a_score_that_cannot_be_read(change: dict[str, Any], tmp_path: Path) -> None:
+    table = test_leaderboard.result()
+    for at, cell in change["fractions"].items():
+        one = json.loads(json.dumps(next(iter(table["fractions"].values()))))
+        one["trained"] |= cell.get("trained", {})
+        table["fractions"][at] = one
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(table))
+    with pytest.raises(LeaderboardError, match=r"r\.json has a score that cannot be read .*run `leadwise probe` again"):
+        entries_of(path)
+
+
+def test_a_table_of_embeddings_whose_column_names_are_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "e.parquet"
+    pd.DataFrame({"record": ["a"], "embedding": [[0.5, 1.0]]}).to_parquet(path)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"record", b"rec\xffrd"))
+    with pytest.raises(StoredEmbeddingsError, match=r"e\.parquet cannot be read as Parquet"):
+        read_embeddings(path)
+
+
+def test_a_heart_image_that_ends_in_its_header(tmp_path: Path) -> None:
+    pytest.importorskip("nibabel", reason="needs nibabel, the extra cmr")
+    path = heart_files.write_nifti(tmp_path / "h.nii", heart_files.beating_heart()[0])
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(VolumeError, match=r"h\.nii: it is damaged or no NIfTI file"):
+        read_image(path, item="volume")
 
 
 def test_a_leaderboard_that_is_not_utf_8_is_one_short_error(tmp_path: Path) -> None:

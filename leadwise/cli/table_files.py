@@ -52,7 +52,6 @@ def _is_ours(path: Path) -> bool:
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table whose first columns are MARKER to .csv or .parquet, atomically."""
     assert tuple(table.columns[:2]) == MARKER
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         if path.suffix.lower() == ".csv":
             table.to_csv(temporary, index=False, float_format="%.6g")
@@ -73,7 +72,6 @@ def write_embeddings(
 
         columns = {"record": records, "refused": reasons, **(about or {})}
         texts: dict[str, Any] = {name: np.array(list(values), dtype=np.str_) for name, values in columns.items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, embedding=np.asarray(features, dtype=np.float32), **texts)
         return

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.messages import first_few, short_name
 from leadwise.data.usable_rows import NO_EMBEDDING, LeftOut
-from leadwise.files import DamagedNpzError, read_npz
+from leadwise.files import DamagedNpzError, first_line, read_npz
 
 SUFFIXES = (".npz", ".parquet")
 
@@ -222,8 +222,10 @@ def _read_parquet(path: Path) -> _Content:
             )
         wanted = [record, *(["refused"] if "refused" in columns else [])]
         table = pq.read_table(path, columns=[*wanted, *(["embedding"] if "embedding" in columns else numbered)])
-    except (OSError, pa.ArrowException) as error:
-        raise StoredEmbeddingsError(f"{path} cannot be read as Parquet ({error}); write it again") from None
+    except StoredEmbeddingsError:
+        raise
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise StoredEmbeddingsError(f"{path} cannot be read as Parquet ({first_line(error)}); write it again") from None
     names = _texts(np.array(table[record].to_pylist(), dtype=object))
     refused: set[str] = set()
     if "refused" in table.column_names:

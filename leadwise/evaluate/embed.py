@@ -215,7 +215,6 @@ def _read_cache(path: Path, n_rows: int) -> tuple[NDArray[np.int64], Features]:
 
 def _write_cache(path: Path, rows: NDArray[np.int64], embedding: Features) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, row=rows, embedding=embedding)
     except OSError as error:  # a run on read-only storage is still evaluated, but embedded again the next time
@@ -280,7 +279,6 @@ def write_npz(path: Path, embedding: Features, cohort: Cohort, rows: Rows, left_
     if left_out:
         pairs = [(name, reason) for reason, names in left_out.records.items() for name in names]
         columns |= dict(zip(("left_out", "left_out_reason"), np.array(pairs, dtype=np.str_).T))
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, embedding=embedding.astype(np.float32), **columns)
 

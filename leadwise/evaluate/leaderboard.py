@@ -98,7 +98,6 @@ class Leaderboard:
     def write(self, path: Path) -> None:
         """Write the file as a whole."""
         table = {"format": FORMAT, "entries": [dataclasses.asdict(one) for one in self.entries]}
-        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:
             part.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -172,7 +171,14 @@ def entries_of(path: Path, name: str = "", source: str = "") -> list[Leaderboard
     scored = {None: result} if command == "zeroshot" else result.get("fractions", {})
     if not scored:
         raise LeaderboardError(f"{path} has no score; run `leadwise {command}` again")
-    return [_entry(path, about, None if at is None else float(at), cell) for at, cell in scored.items()]
+    try:
+        return [_entry(path, about, None if at is None else float(at), cell) for at, cell in scored.items()]
+    except LeaderboardError:
+        raise
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise LeaderboardError(
+            f"{path} has a score that cannot be read ({first_line(error)}); run `leadwise {command}` again"
+        ) from None
 
 
 def _read(path: Path) -> Json:

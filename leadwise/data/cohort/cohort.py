@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -42,6 +42,7 @@ from leadwise.data.cohort.packing import unpack
 from leadwise.data.cohort.volume_store import VolumeStore
 from leadwise.files import first_line
 
+_Content = TypeVar("_Content")
 _SIMULATED = {  # data set -> files in a folder that `leadwise simulate` wrote
     "simulated": ("records.csv", "truth.csv"),
     "ecg_cmr": ("subjects.csv", "truth.csv"),
@@ -96,6 +97,7 @@ class Cohort:
         self._files: dict[int, str] = {shard["number"]: shard["file"] for shard in description["shards"]}
         self._maps: dict[int, np.ndarray] = {}
         self._labels: dict[str, list[pa.ChunkedArray]] = {}  # by task, read on demand
+        self._n_rows = self._read_index(lambda file: pq.read_metadata(file).num_rows, "the footer")
         # one column at a time, so that at most one of them is in memory twice
         self.records, self.patients, self.reports = (
             TextColumn(self._column(key)) for key in ("record", "patient", "report")
@@ -207,11 +209,20 @@ class Cohort:
         return checksums
 
     def _column(self, name: str) -> pa.ChunkedArray:
+        def read(file: Path) -> pa.ChunkedArray:
+            column = pq.read_table(file, columns=[name])[name]
+            if len(column) != self._n_rows:
+                raise ValueError(f"it has {len(column)} rows of {self._n_rows}")
+            return column
+
+        return self._read_index(read, f"column {name!r}")
+
+    def _read_index(self, read: Callable[[Path], _Content], what: str) -> _Content:
         try:
-            return pq.read_table(self._index_file, columns=[name])[name]
+            return read(self._index_file)
         except (OSError, KeyError, ValueError, pa.ArrowException) as error:
             raise CohortError(
-                f"cohort {self.folder}: column {name!r} of its index cannot be read ({first_line(error)}); prepare it again"
+                f"cohort {self.folder}: {what} of its index cannot be read ({first_line(error)}); prepare it again"
             ) from None
 
     @cached_property
