@@ -139,7 +139,7 @@ def lasso(page: Page) -> None:
         if tip.is_visible():
             expect(tip.locator("canvas")).to_be_visible()
             return
-    raise SystemExit("no recording lies within the lasso; take the picture of another cohort")
+    raise SystemExit("no recording is within the lasso; take the picture of another cohort")
 
 
 def main(cohort: str, folder: str = "docs/images") -> None:
