@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -99,15 +99,15 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(n_ranks())]
-        with _waiting():
-            dist.all_gather(parts, x.contiguous())
+        _begin_collective()
+        dist.all_gather(parts, x.contiguous())
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         total = grad.clone(memory_format=torch.contiguous_format)
-        with _waiting():
-            dist.all_reduce(total)
+        _begin_collective()
+        dist.all_reduce(total)
         return total[local_rows(len(total))]
 
 
@@ -153,15 +153,9 @@ def begin_step(step: int) -> None:
         _heartbeat.begin_step(step)
 
 
-def end_own_work() -> None:
-    """Note that this process has done its own part of a step: the rest is done together with the others."""
+def _begin_collective() -> None:
     if _heartbeat is not None:
-        _heartbeat.end_work()
-
-
-def _waiting() -> AbstractContextManager[None]:
-    """A block in which this process waits for the others."""
-    return nullcontext() if _heartbeat is None else _heartbeat.collective()
+        _heartbeat.begin_collective()
 
 
 @contextmanager
@@ -205,8 +199,8 @@ def _exchange_errors(message: str) -> list[str]:
     if n_ranks() == 1:
         return [""]
     messages = [""] * n_ranks()
-    with _waiting():
-        dist.all_gather_object(messages, message)
+    _begin_collective()
+    dist.all_gather_object(messages, message)
     return messages
 
 

@@ -7,7 +7,6 @@ to it. The thread of rank 0 also logs a process that is much slower than the oth
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -16,7 +15,8 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -31,6 +31,8 @@ GRACE_S = 10.0  # after the run has failed, in which a process must have left it
 SLOW = 2.0  # times the time that the others need for their own work in a step: a slow process
 _SLOW_BY_S = 0.1  # and slower by so many seconds
 _FIRST_STEPS = 5  # of which the first are slower
+_RECENT = 9  # steps; their median does not see a validation, which rank 0 does alone
+_LOOK_S = 0.05  # between two looks at what the main thread does
 _AGAIN_S = 600.0  # between two warnings about one process
 _SILENT = 4  # intervals without a record after which a process gives no sign of life
 _VERDICT = "verdict"
@@ -48,7 +50,7 @@ class Record:
     n_marks: int  # collectives that it has come to
     place: str  # where its main thread is
     waits: bool  # in a collective
-    work_s: float  # own work in a step, without waiting for others; mean of the last steps, 0 before the first
+    work_s: float  # own work in a step, without collectives and the backward pass; median of the last steps
     leaves: bool  # because another process failed, or because it was terminated
 
     def name(self, n_ranks: int) -> str:
@@ -64,7 +66,8 @@ class Heartbeat:
         self._main = threading.get_ident()
         self._ended, self._leaves = threading.Event(), False
         self._beat, self._step, self._n_marks = 0, -1, 0
-        self._step_began = self._waited_s = self._work_s = 0.0
+        self._own_s = 0.0  # of this step, outside of collectives
+        self._recent: deque[float] = deque(maxlen=_RECENT)  # the same of the last steps
         self._last_change: dict[
             int, tuple[int, float]
         ] = {}  # rank -> its last beat, and when this process read it first
@@ -83,22 +86,15 @@ class Heartbeat:
         self._ended.set()
 
     def begin_step(self, step: int) -> None:
-        self._step, self._step_began, self._waited_s = step, time.monotonic(), 0.0
-        self._n_marks += 1
+        """Note that a step of training begins."""
+        if self._step >= 0:
+            self._recent.append(self._own_s)
+        self._step, self._own_s = step, 0.0
+        self.begin_collective()
 
-    def end_work(self) -> None:
-        """The own work of a step is done; what follows is done together with the others."""
-        own_s = max(time.monotonic() - self._step_began - self._waited_s, 0.0)
-        self._work_s = own_s if self._work_s == 0 else 0.7 * self._work_s + 0.3 * own_s
+    def begin_collective(self) -> None:
+        """Note that this process comes to a collective: a process that has come to fewer is late."""
         self._n_marks += 1
-
-    @contextlib.contextmanager
-    def collective(self) -> Iterator[None]:
-        """A block in which this process waits for the others."""
-        self._n_marks += 1
-        began = time.monotonic()
-        yield
-        self._waited_s += time.monotonic() - began
 
     def verdict(self, timed_out: bool) -> str:
         """Return which process made the run fail, the same text on all processes; '' if none did.
@@ -124,7 +120,7 @@ class Heartbeat:
     def _judge(self, timed_out: bool) -> str:
         """Return which process has ended, gives no sign of life, or did not come to where the others wait; else ''."""
         late = self._late(self._read()) if timed_out else []  # now: what is only slow comes meanwhile
-        deadline = time.monotonic() + (_SILENT + 1) * self._interval_s
+        deadline = time.monotonic() + 2 * _SILENT * self._interval_s
         while time.monotonic() < deadline:
             records = [record for record in self._read() if not record.leaves]
             for record in records:
@@ -167,7 +163,16 @@ class Heartbeat:
     def _run(self) -> None:
         failed_at: float | None = None
         late_since: dict[int, tuple[int, float]] = {}
-        while not self._ended.wait(self._interval_s):
+        written = looked = time.monotonic()
+        while not self._ended.wait(_LOOK_S):
+            now = time.monotonic()
+            frame = sys._current_frames().get(self._main)
+            if frame is not None and not _is_in_collective(frame):
+                self._own_s += now - looked
+            looked = now
+            if now - written < self._interval_s:
+                continue
+            written = now
             try:
                 self._write()
                 records = self._read()
@@ -228,7 +233,7 @@ class Heartbeat:
         self._beat += 1
         record = Record(
             self._rank, socket.gethostname(), os.getpid(), self._beat, self._step, self._n_marks, place, waits,
-            self._work_s, self._leaves,
+            statistics.median(self._recent) if self._recent else 0.0, self._leaves,
         )  # fmt: skip
         self._store.set(str(self._rank), json.dumps(asdict(record)))
 
@@ -270,14 +275,18 @@ def _is_running(record: Record) -> bool:
 
 
 def _place(frame: FrameType | None) -> tuple[str, bool]:
-    """Return where a thread is, such as "read (loader.py:120)", and whether it waits in a collective."""
-    frames: list[tuple[Path, str, int]] = []
-    while frame is not None and len(frames) < 50:
-        frames.append((Path(frame.f_code.co_filename), frame.f_code.co_name, frame.f_lineno))
-        frame = frame.f_back
-    if not frames:
+    """Return where a thread is, such as "read (loader.py:120)", outside of torch; and whether it is in a collective."""
+    if frame is None:
         return "unknown", False
-    path, name, _ = frames[0]  # a collective is called from these files; gradients are exchanged in the backward pass
-    in_torch = "torch" in path.parts and ("distributed" in path.parts or path.name == "distributed.py")
-    place = next((entry for entry in frames if "torch" not in entry[0].parts), frames[0])
-    return f"{place[1]} ({place[0].name}:{place[2]})", in_torch or name == "_engine_run_backward"
+    is_in_collective, inner = _is_in_collective(frame), frame
+    while "torch" in Path(inner.f_code.co_filename).parts and inner.f_back is not None:
+        inner = inner.f_back
+    return f"{inner.f_code.co_name} ({Path(inner.f_code.co_filename).name}:{inner.f_lineno})", is_in_collective
+
+
+def _is_in_collective(frame: FrameType) -> bool:
+    """Return whether a frame is of the code that calls collectives, or the backward pass, in which gradients are exchanged."""
+    if frame.f_code.co_name == "_engine_run_backward":
+        return True
+    parts = Path(frame.f_code.co_filename).parts
+    return "torch" in parts and ("distributed" in parts or parts[-1] == "distributed.py")

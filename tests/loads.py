@@ -396,16 +396,20 @@ def process_rows(folder: Path, cohort: Path, n_ranks: int, timeout_s: float, fau
             what = "hangs at step" if fault == "hangs" else "has ended; it was at step"
             expected, ends_well = rf"error: step {FAULT_STEP}: {name} {what} {FAULT_STEP}, in .* --resume", False
         if not re.search(expected, plain):
-            problems.append(f"not named: {plain[-1500:]}")
+            problems.append(f"not named: {plain[:300]} ... {plain[plain.find('error:') :][:600]}")
         if (code == 0) != ends_well:
             problems.append(f"exit status {code}")
 
         # what the others saved goes on, with one process
-        resumed_at = runs.load_state(out)["step"] if not ends_well else 12
-        if not ends_well:
-            loop.pretrain(one, out, resume=True)
-        after = runs.load(out).method.state_dict()
-        largest = max(float((after[key].float() - x.float()).abs().max()) for key, x in weights.items())
+        resumed_at, largest = 12, float("nan")
+        try:
+            if not ends_well:
+                resumed_at = runs.load_state(out)["step"]
+                loop.pretrain(one, out, resume=True)
+            after = runs.load(out).method.state_dict()
+            largest = max(float((after[key].float() - x.float()).abs().max()) for key, x in weights.items())
+        except runs.RunError as failure:
+            problems.append(str(failure))
         if not largest <= WEIGHTS_DIFFER:
             problems.append(f"a weight differs by {largest:.2g} from that of one process")
         details = f"{seconds:.0f} s"

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
@@ -55,9 +56,10 @@ def test_a_process_that_did_not_come_to_a_collective_hangs(store: dist.Store, mo
     first, second, third = ranks(store)
     for one in (first, second, third):
         one.begin_step(4)
-    with first.collective(), third.collective():
-        for one in (first, second, third):
-            one._write()
+    first.begin_collective()
+    third.begin_collective()
+    for one in (first, second, third):
+        one._write()
     beating(store, monkeypatch, (1, 2))
     text = first.verdict(timed_out=True)
     assert text.startswith(f"rank 1 of 3 {HERE} hangs at step 4, in ")
@@ -125,15 +127,33 @@ def test_a_slow_process_is_logged_once(store: dist.Store, caplog: pytest.LogCapt
     )
 
 
-def test_own_work_is_counted_without_waiting(store: dist.Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 1.0, 4.0, 6.0])  # a step begins; three seconds of waiting; its own part ends
-    first = ranks(store, 1)[0]
-    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: next(clock))
-    first.begin_step(0)
-    with first.collective():
-        pass
-    first.end_work()
-    assert first._work_s == 3.0
+def test_own_work_is_counted_outside_of_collectives(store: dist.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps of half a second each: all of the first is in a collective, none of the second. Validations do not count."""
+    first = Heartbeat(store, 0, 1, 10.0)
+    waits = [True]
+    monkeypatch.setattr(heartbeat, "_is_in_collective", lambda frame: waits[0])
+    first.start()
+    for step, waits[0] in enumerate((True, False, False)):
+        first.begin_step(step)
+        time.sleep(0.5)
+    first.stop()
+    waited, worked = first._recent
+    assert waited < 0.2
+    assert 0.3 < worked < 0.8
+    first._recent.extend([worked] * 4 + [60.0])
+    first._write()
+    assert first._read()[0].work_s == worked
+
+
+def test_a_collective_is_told_from_other_code() -> None:
+    def frame_of(path: str, name: str) -> object:
+        return SimpleNamespace(f_code=SimpleNamespace(co_filename=path, co_name=name))
+
+    assert heartbeat._is_in_collective(frame_of("/p/torch/distributed/distributed_c10d.py", "all_gather"))
+    assert heartbeat._is_in_collective(frame_of("/p/torch/nn/parallel/distributed.py", "_sync_buffers"))
+    assert heartbeat._is_in_collective(frame_of("/p/torch/autograd/graph.py", "_engine_run_backward"))
+    assert not heartbeat._is_in_collective(frame_of("/p/torch/nn/functional.py", "linear"))
+    assert not heartbeat._is_in_collective(frame_of("/p/leadwise/distributed.py", "gather"))
 
 
 def test_a_process_that_the_others_wait_for_is_logged_at_half_the_timeout(

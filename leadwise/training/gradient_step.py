@@ -130,7 +130,6 @@ def queue_backward(
     shares = [dict(zip(feature_gradients, rows)) for rows in zip(*split_gradients)]
 
     # backward: one pass after another; DDP exchanges gradients in the last
-    distributed.end_own_work()
     for number in range(n_passes):
         last = number == n_passes - 1
         with nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync():
