@@ -125,7 +125,7 @@ class Heartbeat:
             records = [record for record in self._read() if not record.leaves]
             for record in records:
                 if not _is_running(record):
-                    return f"{record.name(self._n_ranks)} has ended; it was at step {record.step}, in {record.place}"
+                    return f"{record.name(self._n_ranks)} has ended; its last record is of step {record.step}, in {record.place}"
             silent = [(record, self._silent_s(record)) for record in records]
             for record, seconds in silent:
                 if seconds > _SILENT * self._interval_s:

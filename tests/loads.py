@@ -228,7 +228,7 @@ def embedding_rows(folder: Path, run: Path, cohort: Path, n_parts: int, n_made_u
         patch.setattr(embed_parts, "embed_cohort", lambda run, cohort, part, rows, *_, **__: (
             rng.standard_normal((len(rows), width)).astype(np.float32)))  # fmt: skip
         for which in range(n_parts - n_made_up + 1, n_parts + 1):
-            embed_parts.embed_share(embed_parts.Task(loaded, opened, usable_rows), target, (which, n_parts))
+            embed_parts.embed_share(embed_parts.EmbeddingJob(loaded, opened, usable_rows), target, (which, n_parts))
         patch.undo()
     usage, _ = measured(["leadwise", "embed", run, cohort, "-o", target, "--join"])
     what = f"parts joined, {n_made_up} of {n_parts} made up" if n_made_up else "parts joined"
@@ -393,8 +393,8 @@ def process_rows(folder: Path, cohort: Path, n_ranks: int, timeout_s: float, fau
         if fault == "slow":
             expected, ends_well = rf"{name} is slow: its own work in a step takes [1-9]", True
         else:
-            what = "hangs at step" if fault == "hangs" else "has ended; it was at step"
-            expected, ends_well = rf"error: step {FAULT_STEP}: {name} {what} {FAULT_STEP}, in .* --resume", False
+            what = f"hangs at step {FAULT_STEP}" if fault == "hangs" else "has ended; its last record is of step"
+            expected, ends_well = rf"error: step {FAULT_STEP}: {name} {what}.* --resume", False
         if not re.search(expected, plain):
             problems.append(f"not named: {plain[:300]} ... {plain[plain.find('error:') :][:600]}")
         if (code == 0) != ends_well:

@@ -82,9 +82,8 @@ def test_a_process_that_has_ended_or_is_silent_is_named(store: dist.Store, monke
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     change(store, 2, pid=child.pid, step=8, place="read (loader.py:7)")
-    assert first._judge(timed_out=False) == (
-        f"rank 2 of 3 on {socket.gethostname()} (process {child.pid}) has ended; it was at step 8, in read (loader.py:7)"
-    )
+    name = f"rank 2 of 3 on {socket.gethostname()} (process {child.pid})"
+    assert first._judge(timed_out=False) == f"{name} has ended; its last record is of step 8, in read (loader.py:7)"
     change(store, 2, host="elsewhere", pid=1)  # whose processes cannot be seen from here, and nothing is heard of it
     beating(store, monkeypatch, (0, 1))
     assert first.verdict(timed_out=False).startswith(

@@ -97,12 +97,12 @@ def embed(
     loaded, opened = open_encoder(run, accept_changes=accept_changes), Cohort.open(source)
     rows, left_out = embedding.usable(loaded, opened, opened.rows(split=split), window)
     settings = {"command": "embed", "cohort": str(source), "run": str(run), "part": part, "window": window}
-    task = embed_parts.Task(loaded, opened, rows, part, window)
+    job = embed_parts.EmbeddingJob(loaded, opened, rows, part, window)
     with progress_bars() as progress:
         if share is not None:
-            n_embedded = embed_parts.embed_share(task, target, share, bars(progress))
+            n_embedded = embed_parts.embed_share(job, target, share, bars(progress))
         elif join:
-            features = embed_parts.join(task, target)
+            features = embed_parts.join(job, target)
         else:
             features = embedding.embed_cohort(loaded, opened, part, rows, bars(progress), window=window)
     if share is not None:

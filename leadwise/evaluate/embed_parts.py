@@ -28,7 +28,7 @@ from leadwise.run import Run
 
 
 @dataclass(frozen=True)
-class Task:
+class EmbeddingJob:
     """What is embedded: the same for all parts."""
 
     run: Run
@@ -49,7 +49,7 @@ def parts_folder(target: Path) -> Path:
     return target.with_name(target.name + ".parts")
 
 
-def embed_share(task: Task, target: Path, share: tuple[int, int], progress: Progress | None = None) -> int:
+def embed_share(job: EmbeddingJob, target: Path, share: tuple[int, int], progress: Progress | None = None) -> int:
     """Embed the i-th of n parts, for `share` = (i, n) with 1 <= i <= n, and return its number of recordings.
 
     Interrupted work continues with the same call; a part that is finished is not computed again.
@@ -57,23 +57,23 @@ def embed_share(task: Task, target: Path, share: tuple[int, int], progress: Prog
     Raises:
         EmbedError: there is no such part, or a recording cannot be embedded.
     """
-    rows = _rows_of(task, share)
+    rows = _rows_of(job, share)
     file = parts_folder(target) / f"{_name(share)}.npz"
     if file.is_file():
         facts, found_share = _facts(file)
-        if facts == task.facts and found_share == share:
+        if facts == job.facts and found_share == share:
             return len(rows)
     pieces = file.with_suffix("")
-    features = embed_cohort(task.run, task.cohort, task.part, rows, progress, cache=pieces, window=task.window)
-    about = json.dumps({**task.facts, "share": share})
+    features = embed_cohort(job.run, job.cohort, job.part, rows, progress, cache=pieces, window=job.window)
+    about = json.dumps({**job.facts, "share": share})
     with replacing(file) as temporary, temporary.open("wb") as out:
         np.savez(out, about=np.array(about), row=np.asarray(rows, dtype=np.int64), embedding=features)
     shutil.rmtree(pieces, ignore_errors=True)
     return len(rows)
 
 
-def join(task: Task, target: Path) -> Features:
-    """Return the embeddings (N, D) of all parts beside `target`, in the order of `task.rows`.
+def join(job: EmbeddingJob, target: Path) -> Features:
+    """Return the embeddings (N, D) of all parts beside `target`, in the order of `job.rows`.
 
     Raises:
         EmbedError: a part is missing, there twice, damaged or of something else; the message names it.
@@ -83,7 +83,7 @@ def join(task: Task, target: Path) -> Features:
     files: dict[tuple[int, int], Path] = {}
     for file in sorted(folder.glob("*.npz")):
         facts, share = _facts(file)
-        changed = [name for name, value in task.facts.items() if facts.get(name) != value]
+        changed = [name for name, value in job.facts.items() if facts.get(name) != value]
         if changed:
             raise EmbedError(
                 f"{file} is a part of other embeddings (it has another {', '.join(changed)}); delete it, and embed part "
@@ -108,9 +108,9 @@ def join(task: Task, target: Path) -> Features:
     for which in range(1, n_parts + 1):
         rows, embedding = _content(files[which, n_parts])
         if features is None:
-            features = np.empty((len(task.rows), embedding.shape[1]), dtype=np.float32)
+            features = np.empty((len(job.rows), embedding.shape[1]), dtype=np.float32)
         end = begin + len(rows)
-        if embedding.shape[1] != features.shape[1] or not np.array_equal(rows, task.rows[begin:end]):
+        if embedding.shape[1] != features.shape[1] or not np.array_equal(rows, job.rows[begin:end]):
             raise EmbedError(
                 f"{files[which, n_parts]} does not have the recordings of part {which}/{n_parts}; delete it, and embed it again "
                 "with --shard (all parts on a CPU, or all on GPUs)"
@@ -118,10 +118,8 @@ def join(task: Task, target: Path) -> Features:
         features[begin:end] = embedding
         begin = end
     assert features is not None  # there is a part
-    if begin != len(task.rows):
-        raise EmbedError(
-            f"{folder}: the parts have {begin} of {len(task.rows)} recordings; delete them and embed again"
-        )
+    if begin != len(job.rows):
+        raise EmbedError(f"{folder}: the parts have {begin} of {len(job.rows)} recordings; delete them and embed again")
     return features
 
 
@@ -142,20 +140,20 @@ def _name(share: tuple[int, int]) -> str:
     return f"part-{share[0]:05d}-of-{share[1]:05d}"
 
 
-def _rows_of(task: Task, share: tuple[int, int]) -> NDArray[np.int64]:
+def _rows_of(job: EmbeddingJob, share: tuple[int, int]) -> NDArray[np.int64]:
     """Return the rows of a part: whole batches."""
     which, n_parts = share
     if not 1 <= which <= n_parts:
         raise EmbedError(f"there is no part {which}/{n_parts}; use 1/{n_parts} to {n_parts}/{n_parts}")
-    batch = speed.largest_batch(speed.device_of(task.run))
-    n_batches = -(-len(task.rows) // batch)
+    batch = speed.largest_batch(speed.device_of(job.run))
+    n_batches = -(-len(job.rows) // batch)
     if n_parts > n_batches:
         raise EmbedError(
-            f"{n_parts} parts of {len(task.rows)} recordings: a part has at least one batch of {batch}; use at most {n_batches} "
+            f"{n_parts} parts of {len(job.rows)} recordings: a part has at least one batch of {batch}; use at most {n_batches} "
             "parts"
         )
     begin, end = ((k * n_batches // n_parts) * batch for k in (which - 1, which))
-    return np.asarray(task.rows[begin:end], dtype=np.int64)
+    return np.asarray(job.rows[begin:end], dtype=np.int64)
 
 
 def _facts(file: Path) -> tuple[dict[str, Any], tuple[int, int]]:
