@@ -4,7 +4,7 @@ PYTEST = pytest -n auto --dist loadfile
 PYTHON ?= python3
 IN_VENV = $(PYTHON) tools/bootstrap.py --
 
-.PHONY: setup demo test test-all check docs format release
+.PHONY: setup demo test test-all check docs format release torture
 
 setup:
 	$(PYTHON) tools/bootstrap.py
@@ -32,6 +32,10 @@ docs:
 format:
 	$(IN_VENV) ruff format .
 	$(IN_VENV) ruff check --fix .
+
+# the suites of hard cases with many cases: about an hour on two cores and 30 GB; the page benchmarks/results/trust.md
+torture:
+	$(IN_VENV) python benchmarks/trust.py -o torture
 
 # dist/: sdist and wheel (built twice, equal), list of packages with licences (CycloneDX), audit; publishes nothing
 release:

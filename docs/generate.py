@@ -156,6 +156,10 @@ RESULTS = (  # a page of benchmarks/results, and what it answers
     ("gpu", "One GPU: right, fast and learned within minutes"),
     ("delineation", "Measured intervals against the marks of cardiologists (LUDB)"),
     ("serve", "Latency of the local page"),
+    (
+        "trust",
+        "What was tried to break it: mutated files, kills, full disks, plain numbers, planted leaks, many records",
+    ),
     ("scale", "Preparing and opening many records"),
     ("speed", "Speed as ratios against other ways"),
     ("speed_more", "Speed: decoders, tokens, reports, options"),

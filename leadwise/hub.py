@@ -13,8 +13,6 @@ import re
 import shutil
 import tempfile
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ import tomli_w
 
 from leadwise import __version__, trained_on, weights
 from leadwise import run as runs
+from leadwise.files import naming_full_disk, sync, sync_tree, temporary_folder
 from leadwise.run import CALIBRATION, Run, RunError
 
 log = logging.getLogger(__name__)
@@ -150,13 +149,15 @@ def save_pretrained(
         raise RunError("this run has no folder, so it cannot be shared; create it with one")
 
     # written beside the target under a temporary name, so that an incomplete folder never has the final name
-    with _temporary_beside(target) as part:
+    with naming_full_disk(target), temporary_folder(target) as part:
         _copy_files(run, run.folder, part, people, dtype)
         if card:
             (part / "README.md").write_text(card_text(run, license, hub_id, people), encoding="utf-8")
         if target.exists():
             target.rmdir()
+        sync_tree(part)
         part.rename(target)
+        sync(target.parent)
     return target
 
 
@@ -186,18 +187,6 @@ def push_to_hub(run: Run, repo_id: str, private: bool = True, license: str | Non
                 f"{repo_id} cannot be uploaded ({reason}); check the network and your login (hf auth login)"
             ) from None
     return f"https://huggingface.co/{repo_id}"
-
-
-@contextmanager
-def _temporary_beside(target: Path) -> Iterator[Path]:
-    """Yield a new folder beside `target`; it is removed if it has not been renamed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    part.chmod(0o755)
-    try:
-        yield part
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _copy_files(run: Run, source: Path, target: Path, people: bool, dtype: str | None) -> None:

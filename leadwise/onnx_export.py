@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leadwise.batch import Batch, Signal
-from leadwise.files import replacing
+from leadwise.files import first_line, replacing
 from leadwise.methods.contract import PretrainingMethod
 from leadwise.nn.encoder import check_part
 from leadwise.run import Run
@@ -146,7 +146,7 @@ def export_graph(run: Run, part: str = "backbone") -> ExportedProgram:
     except Exception as error:  # torch.export raises errors of many classes
         name = run.config.method["name"]
         raise OnnxExportError(
-            f"method {name} cannot be exported as a graph: {_first_line(error)}; embed with `leadwise embed` instead"
+            f"method {name} cannot be exported as a graph: {first_line(error)}; embed with `leadwise embed` instead"
         ) from error
 
 
@@ -286,8 +286,3 @@ def _version() -> str:
     from leadwise import __version__
 
     return __version__
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

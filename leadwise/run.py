@@ -38,7 +38,7 @@ from leadwise import digests, distributed, trained_on, weights
 from leadwise.config import Config
 from leadwise.data.stored_embeddings import StoredEmbeddings
 from leadwise.data.wordings import all_texts
-from leadwise.files import replacing
+from leadwise.files import first_line, make_folder, naming_full_disk, replacing, sync, sync_tree
 from leadwise.methods import catalogue
 from leadwise.methods.contract import PretrainingMethod
 from leadwise.trained_on import ScoredRecordings, TrainedOn, TrainedOnError, TrainingOverlap
@@ -285,7 +285,10 @@ class Run:
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
     """Write resume/state.pt of a folder; an interrupted write leaves the previous file."""
-    (folder / "resume").mkdir(exist_ok=True)
+    log_file = folder / "metrics.jsonl"
+    if log_file.exists():
+        with naming_full_disk(log_file):
+            sync(log_file)  # a resumed run has the lines of all steps before its state
     with replacing(folder / "resume" / "state.pt") as temporary:
         torch.save(state, temporary)
 
@@ -303,7 +306,7 @@ def load_state(folder: Path) -> dict[str, Any]:
         damage = _damaged_member(path)
         state: dict[str, Any] = {} if damage else torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch, zipfile and pickle raise a dozen types for a damaged file
-        damage = _first_line(error)
+        damage = first_line(error)
     if damage:
         raise RunError(
             f"{path} is damaged ({damage}), so this run cannot be continued; copy the file again, or train in another "
@@ -320,7 +323,8 @@ def load_state(folder: Path) -> dict[str, Any]:
 def append_metrics(folder: Path, row: dict[str, Any]) -> None:
     """Append a line to metrics.jsonl of a folder."""
     rounded = {key: round(v, 6) if isinstance(v, float) and abs(v) > 1e-3 else v for key, v in row.items()}
-    with (folder / "metrics.jsonl").open("a") as file:
+    path = folder / "metrics.jsonl"
+    with naming_full_disk(path), path.open("a") as file:
         file.write(json.dumps(rounded) + "\n")
 
 
@@ -359,10 +363,6 @@ def _damaged_member(path: Path) -> str:
     with zipfile.ZipFile(path) as archive:
         member = archive.testzip()
     return f"wrong checksum of {member}" if member else ""
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _no_resume_state(folder: Path) -> RunError:
@@ -485,14 +485,17 @@ def create(
 
     # the folder; config.toml comes last, because it makes the folder a run folder
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for leftover in [*folder.glob(".*.part"), *folder.glob("resume/.*.part")]:
             leftover.unlink()
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder / "tokenizer")
-        run.method.save_extra(folder / "tokenizer")
-        for name, one in start.items():
-            _save_start(one, folder / "tokenizer" / name)
+        with naming_full_disk(saved := folder / "tokenizer"):
+            if tokenizer is not None:
+                tokenizer.save_pretrained(saved)
+            run.method.save_extra(saved)
+            for name, one in start.items():
+                _save_start(one, saved / name)
+            if saved.is_dir():
+                sync_tree(saved)
         with replacing(folder / "data.json") as temporary:
             temporary.write_text(json.dumps(provenance or {}, indent=1) + "\n")
         if hashes is not None:
@@ -577,7 +580,7 @@ def open_without_weights(folder: Path, accept_changes: bool = False) -> Run:
     try:
         tokenizer = file.method_class.load_tokenizer(saved_folder)
     except Exception as error:  # tokenizers raises plain Exception for a damaged file
-        raise RunError(f"{saved_folder} is damaged ({_first_line(error)}); copy the whole run folder again") from None
+        raise RunError(f"{saved_folder} is damaged ({first_line(error)}); copy the whole run folder again") from None
     return Run(config, catalogue.build(config, tokenizer, saved_folder), folder, now)
 
 

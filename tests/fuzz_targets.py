@@ -11,6 +11,8 @@ import numpy as np
 import vendor_files
 from api_run import write_run
 from conftest import make_batch
+from fuzz_stored import atc_of, npy_of, npz_of, scp_of, stored_targets, with_file
+from fuzz_values import check_dicom, check_edf, check_wfdb
 from fuzzing import Target
 
 from leadwise import config as settings
@@ -22,7 +24,7 @@ from leadwise.data.cohort.layout import CohortError
 from leadwise.data.cohort.prepare import write
 from leadwise.data.formats import reading
 from leadwise.data.recordings import twelve_leads
-from leadwise.data.recordings.recording import RecordError
+from leadwise.data.recordings.recording import RecordError, Recording
 from leadwise.data.sources.folder import Options, read_source
 from leadwise.data.stored_embeddings import StoredEmbeddingsError, read_embeddings
 from leadwise.evaluate import prompts
@@ -31,24 +33,34 @@ from leadwise.questions.question import QuestionError, read_questions
 from leadwise.run import RunError
 from leadwise.trained_on import TrainedOnError
 
+Check = Callable[[Recording, Path], None] | Callable[[Recording, bytes], None]
 _LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
 
 
 def targets(folder: Path) -> list[Target]:
     """Return all targets; `folder` is an empty one for the files that readers take by path."""
-    return [*_formats(folder), *_wfdb(folder), *_text_files(folder), *_run_files(folder), *_cohort_files(folder)]
+    return [
+        *_formats(folder),
+        *_wfdb(folder),
+        *_text_files(folder),
+        *_run_files(folder),
+        *_cohort_files(folder),
+        *stored_targets(folder / "stored"),
+    ]
 
 
 # -------------------------------------------------------------------------------------------------------- formats
 
 
-def _read_ecg(source: bytes | Path, **given: object) -> None:
-    """Read a recording as `leadwise.read` does, and check what every recording promises."""
+def _read_ecg(source: bytes | Path, check: Check | None = None, **given: object) -> None:
+    """Read a recording as `leadwise.read` does, and check what every recording promises, and its values by another reader."""
     recording = reading.read(source, **given)  # type: ignore[arg-type]
     twelve = twelve_leads.to_twelve_leads(recording)
     assert twelve.signal.shape == (twelve.n_samples, 12)
     assert recording.rate_hz > 0
     assert not np.isinf(twelve.signal).any()
+    if check is not None:
+        check(recording, source)  # type: ignore[arg-type]
 
 
 def _formats(folder: Path) -> list[Target]:
@@ -72,13 +84,14 @@ def _formats(folder: Path) -> list[Target]:
     ]
     given = {"rate_hz": 500.0, "units": "mV"}
     readers.append(Target("csv", [table.encode()], functools.partial(_read_ecg, **given), (RecordError,)))
+    stored = {"rate_hz": np.array(500.0), "leads": np.array(names), "units": np.array("mV")}
     npz = io.BytesIO()
-    np.savez(npz, signal=values.T, rate_hz=500.0, leads=np.array(names), units="mV")
-    npy = io.BytesIO()
-    np.save(npy, values.T)
+    np.savez(npz, signal=values.T, **stored)  # type: ignore[arg-type]
     readers.append(Target("npz", [npz.getvalue()], _read_ecg, (RecordError,)))
+    as_npz = functools.partial(npz_of, "signal", stored)
+    readers.append(Target("npz (array)", [npy_of(values.T), npy_of(values)], _read_ecg, (RecordError,), as_npz))
     with_leads = functools.partial(_read_ecg, leads=names, **given)
-    readers.append(Target("npy", [npy.getvalue()], with_leads, (RecordError,)))
+    readers.append(Target("npy", [npy_of(values.T)], with_leads, (RecordError,)))
     return readers + _device_formats(folder)
 
 
@@ -91,24 +104,37 @@ def _device_formats(folder: Path) -> list[Target]:
     import scipy.io
     import test_format_devices as devices
 
-    mat = folder / "a.mat"
-    scipy.io.savemat(mat, {"val": np.arange(12 * 500, dtype="<i2").reshape(12, 500), "fs": 500.0})
-    inputs: dict[str, list[bytes]] = {
-        "ishne": [devices.write_ishne()],
-        "atc": [devices.write_atc()],
-        "mat": [mat.read_bytes()],
-    }
+    given = {"leads": list(vendor_files.twelve_leads()), "units": "mV", "rate_hz": 500.0}
+    mats = []
+    for compressed in (False, True):
+        mat = folder / "a.mat"
+        values = {"val": np.arange(12 * 500, dtype="<i2").reshape(12, 500), "fs": 500.0}
+        scipy.io.savemat(mat, values, do_compression=compressed)
+        mats.append(mat.read_bytes())
+    blocks = np.random.default_rng(0).integers(-900, 900, (2, 2, 250)).astype(">i2").tobytes()
+    mfer = devices.write_mfer([devices.channel(0, 1), devices.channel(1, 2)], blocks, 2)
+    readers = [
+        Target("ishne", [devices.write_ishne()], _read_ecg, (RecordError,)),
+        Target("atc", [devices.write_atc(), devices.write_atc(crc=True)], _read_ecg, (RecordError,)),
+        Target("atc, checksums stated anew", [devices.write_atc()], _read_ecg, (RecordError,), atc_of),
+        Target("mfer", [mfer], _read_ecg, (RecordError,)),
+        Target("mat", mats, functools.partial(_read_ecg, **given), (RecordError,)),
+    ]
     try:
         import test_format_scp as scp
 
-        inputs["scp"] = [scp.write(scp.samples())]
+        content = scp.write(scp.samples())
+        readers.append(Target("scp", [content], _read_ecg, (RecordError,)))
+        readers.append(Target("scp, checksum stated anew", [content], _read_ecg, (RecordError,), scp_of))
     except ImportError:
         pass
     try:
         import test_format_dicom as dicom
 
         channels = [dicom.channel(lead) for lead in _LEADS]
-        inputs["dicom"] = [dicom.write(dicom.group(dicom.samples(500, len(_LEADS)), channels))]
+        content = dicom.write(dicom.group(dicom.samples(500, len(_LEADS)), channels))
+        read = functools.partial(_read_ecg, check=check_dicom)
+        readers.append(Target("dicom", [content], read, (RecordError,)))
     except ImportError:
         pass
     try:
@@ -116,44 +142,61 @@ def _device_formats(folder: Path) -> list[Target]:
 
         path = folder / "a.edf"
         edf.write(path, [edf.signal(f"ECG {lead}") for lead in _LEADS])
-        inputs["edf"] = [path.read_bytes()]
+        read = functools.partial(_read_ecg, check=check_edf)
+        readers.append(Target("edf", [path.read_bytes()], functools.partial(with_file, path, read), (RecordError,)))
     except ImportError:
         pass
-    given = {"mat": {"leads": list(vendor_files.twelve_leads()), "units": "mV", "rate_hz": 500.0}}
-    return [
-        Target(name, several, functools.partial(_read_ecg, **given.get(name, {})), (RecordError,))
-        for name, several in inputs.items()
-    ]
+    try:
+        import h5py
+
+        path = folder / "a.h5"
+        with h5py.File(path, "w") as file:
+            file["signal"] = np.arange(12 * 300, dtype="<i2").reshape(300, 12)
+            file.attrs["rate_hz"] = 500.0
+        read = functools.partial(_read_ecg, leads=list(LEADS), units="uV", rate_hz=500.0)
+        readers.append(Target("hdf5", [path.read_bytes()], functools.partial(with_file, path, read), (RecordError,)))
+    except ImportError:
+        pass
+    return readers
 
 
 def _wfdb(folder: Path) -> list[Target]:
-    """A header with sound samples, and samples with a sound header."""
-    place = folder / "wfdb"
-    place.mkdir()
+    """Headers with sound samples, samples with a sound header; of one segment and of several."""
     samples = np.arange(12 * 500, dtype="<i2") % 800
+    stored, packed = samples.tobytes(), np.zeros(9000, dtype=np.uint8).tobytes()  # 12 bits: 6,000 samples of 0
     leads = list(vendor_files.twelve_leads())
-    lines = [f"a.dat 16 1000(0)/mV 16 0 {samples[k]} 0 0 {lead}" for k, lead in enumerate(leads)]
-    header = ("a 12 500 500\n" + "\n".join(lines) + "\n# Age: 60\n# Sex: Female\n# Dx: 426783006\n").encode()
-    (place / "a.dat").write_bytes(samples.tobytes())
-    (place / "a.hea").write_bytes(header)
-    other = folder / "wfdb_data"
-    other.mkdir()
-    (other / "a.hea").write_bytes(header)
-    return [
-        Target("wfdb header", [header], functools.partial(_with_file, place / "a.hea", _read_ecg), (RecordError,)),
-        Target(
-            "wfdb samples",
-            [samples.tobytes()],
-            functools.partial(_with_file, other / "a.dat", lambda path: _read_ecg(path.with_suffix(".hea"))),
-            (RecordError,),
-        ),
-    ]
+    person = "# Age: 60\n# Sex: Female\n# Dx: 426783006\n"
+
+    def header_of(storage: str, first: list[int]) -> bytes:
+        lines = [f"a.dat {storage} 1000(0)/mV 16 0 {first[k]} 0 0 {lead}" for k, lead in enumerate(leads)]
+        return ("a 12 500 500\n" + "\n".join(lines) + "\n" + person).encode()
+
+    header, header_212 = header_of("16", samples[:12].tolist()), header_of("212", [0] * 12)
+    segments = b"m/3 12 500 1100\na 500\n~ 100\na 500\n"
+    read = functools.partial(_read_ecg, check=check_wfdb)
+    readers = []
+    for name, inputs, data, changed in (
+        ("wfdb header", [header], stored, "a.hea"),
+        ("wfdb samples", [stored], stored, "a.dat"),
+        ("wfdb header (12 bits)", [header_212], packed, "a.hea"),
+        ("wfdb samples (12 bits)", [packed], packed, "a.dat"),
+        ("wfdb segments", [segments], stored, "m.hea"),
+    ):
+        place = folder / name.replace(" ", "_")
+        place.mkdir()
+        (place / "a.dat").write_bytes(data)
+        (place / "a.hea").write_bytes(header_212 if data is packed else header)
+        main = place / ("m.hea" if changed == "m.hea" else "a.hea")
+        read_main = functools.partial(_read_main, read, main)
+        readers.append(
+            Target(name, inputs, functools.partial(with_file, place / changed, read_main), (RecordError,), share=0.5)
+        )
+    return readers
 
 
-def _with_file(path: Path, read: Callable[[Path], object], content: bytes) -> object:
-    """Write the content to `path` and read it."""
-    path.write_bytes(content)
-    return read(path)
+def _read_main(read: Callable[[Path], object], main: Path, _: Path) -> object:
+    """Read the main file of a record after another of its files has changed."""
+    return read(main)
 
 
 # ---------------------------------------------------------------------------------------------------- other files
@@ -172,12 +215,12 @@ def _text_files(folder: Path) -> list[Target]:
     vectors = io.BytesIO()
     np.savez(vectors, record=np.array(["a", "b"]), embedding=np.zeros((2, 4), np.float32))
     return [
-        Target("config", [config], functools.partial(_with_file, folder / "c.toml", settings.read), (ConfigError,)),
-        Target("prompts", wordings, functools.partial(_with_file, folder / "p.toml", prompts.load), (PromptError,)),
+        Target("config", [config], functools.partial(with_file, folder / "c.toml", settings.read), (ConfigError,)),
+        Target("prompts", wordings, functools.partial(with_file, folder / "p.toml", prompts.load), (PromptError,)),
         Target(
             "embeddings",
             [vectors.getvalue()],
-            functools.partial(_with_file, folder / "e.npz", read_embeddings),
+            functools.partial(with_file, folder / "e.npz", read_embeddings),
             (StoredEmbeddingsError,),
         ),
         Target(
@@ -208,7 +251,9 @@ def _run_files(folder: Path) -> list[Target]:
             continue
         read = functools.partial(_load_run, place, name != "config.toml")
         readers.append(
-            Target(f"run: {name}", [path.read_bytes()], functools.partial(_with_file, path, read), _RUN_ERRORS)
+            Target(
+                f"run: {name}", [path.read_bytes()], functools.partial(with_file, path, read), _RUN_ERRORS, share=0.1
+            )
         )
     return readers
 
@@ -236,7 +281,7 @@ def _cohort_files(folder: Path) -> list[Target]:
         path = place / name
         read = functools.partial(_open_cohort, place)
         readers.append(
-            Target(f"cohort: {name}", [path.read_bytes()], functools.partial(_with_file, path, read), (CohortError,))
+            Target(f"cohort: {name}", [path.read_bytes()], functools.partial(with_file, path, read), (CohortError,))
         )
     return readers
 

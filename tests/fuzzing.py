@@ -52,6 +52,10 @@ class Target:
     inputs: Sequence[bytes]  # valid
     read: Callable[[bytes], object]  # raises one of `errors`, or returns a value
     errors: tuple[type[Exception], ...]  # of our own types
+    wrap: Callable[[bytes], bytes] | None = (
+        None  # after the mutations: states checksums anew, so that they refuse nothing
+    )
+    share: float = 1.0  # of the inputs; less for a reader that takes long
 
 
 @dataclass
@@ -82,7 +86,7 @@ def mutated(target: Target, number: int) -> bytes:
         if not content:
             break
         _MUTATIONS[int(rng.integers(len(_MUTATIONS)))](content, rng, target.inputs)
-    return bytes(content)
+    return target.wrap(bytes(content)) if target.wrap else bytes(content)
 
 
 def _place(content: bytearray, rng: np.random.Generator) -> int:
@@ -150,39 +154,63 @@ _MUTATIONS = (_flip, _set, _word, _truncate, _delete, _insert, _repeat, _splice,
 # ------------------------------------------------------------------------------------------------------ processes
 
 
-def run_target(target: Target, start: int, stop: int, processes: int = 1) -> Result:
+def run_target(target: Target, start: int, stop: int) -> Result:
     """Read the inputs from `start` to before `stop`, and return the outcomes."""
-    for content in target.inputs:
-        target.read(content)  # valid, and imports what it needs before memory is limited
-    result = Result(target.name)
-    began = time.perf_counter()
-    pending = [range(at, min(at + 500, stop)) for at in range(start, stop, 500)][::-1]
-    workers: dict[Connection, _Worker] = {}
-    while pending or workers:
-        while pending and len(workers) < processes:
-            worker = _Worker(target, pending.pop())
-            workers[worker.pipe] = worker
+    return next(_run([(target, range(start, stop))], 1))
+
+
+def _run(tasks: Sequence[tuple[Target, range]], processes: int) -> Iterator[Result]:
+    """Read the inputs of each target, in several processes but one for each target, since its inputs are in one file."""
+    for target, _ in tasks:
+        for content in target.inputs:
+            target.read(target.wrap(content) if target.wrap else content)  # valid, and imports what it needs
+    waiting = [_Task(target, numbers) for target, numbers in tasks][::-1]
+    workers: dict[Connection, tuple[_Worker, _Task]] = {}
+    while waiting or workers:
+        while waiting and len(workers) < processes:
+            _start(waiting.pop(), workers)
         for pipe in wait_for(list(workers), timeout=1.0):
-            worker = workers[pipe]  # type: ignore[index]
+            worker, task = workers[pipe]  # type: ignore[index]
             try:
                 number, outcome, details, seconds = worker.pipe.recv()
             except EOFError:
-                del workers[worker.pipe]
-                left = worker.end(result, "died")
-                pending += [left] if left else []
+                yield from _end(worker, task, workers, "died")
                 continue
             worker.last, worker.heard = number, time.monotonic()
             if outcome == "":  # only that it begins with this input
                 continue
-            _add(result, number, outcome, details, seconds)
-        for worker in list(workers.values()):
+            _add(task.result, number, outcome, details, seconds)
+        for worker, task in list(workers.values()):
             if time.monotonic() - worker.heard > KILLED_AFTER:
-                del workers[worker.pipe]
                 worker.process.kill()
-                left = worker.end(result, "hung")
-                pending += [left] if left else []
-    result.seconds = time.perf_counter() - began
-    return result
+                yield from _end(worker, task, workers, "hung")
+
+
+class _Task:
+    """The inputs of a target that are not read yet, in parts: a part has a process of its own."""
+
+    def __init__(self, target: Target, numbers: range) -> None:
+        self.target, self.result, self.began = target, Result(target.name), time.perf_counter()
+        self.parts = [range(at, min(at + 500, numbers.stop)) for at in range(numbers.start, numbers.stop, 500)][::-1]
+
+
+def _start(task: _Task, workers: dict[Connection, tuple[_Worker, _Task]]) -> None:
+    worker = _Worker(task.target, task.parts.pop())
+    workers[worker.pipe] = worker, task
+
+
+def _end(
+    worker: _Worker, task: _Task, workers: dict[Connection, tuple[_Worker, _Task]], outcome: str
+) -> Iterator[Result]:
+    """Go on with the inputs that the process did not reach; yield the result of a target that is complete."""
+    del workers[worker.pipe]
+    left = worker.end(task.result, outcome)
+    task.parts += [left] if left else []
+    if task.parts:
+        _start(task, workers)
+    else:
+        task.result.seconds = time.perf_counter() - task.began
+        yield task.result
 
 
 def _add(result: Result, number: int, outcome: str, details: str, seconds: float) -> None:
@@ -269,8 +297,8 @@ def _judge(error: Exception) -> tuple[str, str]:
     return "error", ""
 
 
-def every(targets: Sequence[Target], n_inputs: int, processes: int = 1, start: int = 0) -> Iterator[Result]:
-    """Yield the result of each target, which together read about `n_inputs`."""
-    each = max(1, n_inputs // len(targets))
-    for target in targets:
-        yield run_target(target, start, start + each, processes)
+def read_every(targets: Sequence[Target], n_inputs: int, processes: int = 1, start: int = 0) -> Iterator[Result]:
+    """Yield the result of each target, which together read about `n_inputs`; several targets at once."""
+    total = sum(target.share for target in targets)
+    numbers = [range(start, start + max(1, round(n_inputs * target.share / total))) for target in targets]
+    yield from _run(list(zip(targets, numbers)), processes)

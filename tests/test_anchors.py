@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
+import plain_losses
 import pytest
 import torch
 
@@ -14,29 +16,15 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def cosine(x: torch.Tensor, y: torch.Tensor) -> float:
-    return float(x @ y / (x.norm() * y.norm()))
-
-
-def slow_contrast(a, b, present, scale, person=None) -> float:
-    rows = [i for i in range(len(a)) if present[i]]
-    total = 0.0
-    for x, y in ((a, b), (b, a)):
-        for i in rows:
-            others = [j for j in rows if person is None or j == i or person[i] != person[j]]
-            terms = [math.exp(scale * cosine(x[i], y[j])) for j in others]
-            total -= math.log(math.exp(scale * cosine(x[i], y[i])) / sum(terms))
-    return total / 2 / max(len(rows), 1)
-
-
 @pytest.mark.parametrize("missing", [[], [1], [0, 4, 5]])
 def test_a_pair_of_anchors_equals_a_loop_over_the_records_that_have_both(missing: list[int]) -> None:
     a, b = random(6, 4), random(6, 4, seed=1)
     present = torch.tensor([i not in missing for i in range(6)])
     person = torch.tensor([0, 1, 2, 2, 3, 4])
+    slow = partial(plain_losses.pair_contrast, a.tolist(), b.tolist(), present.tolist())
     for same in (None, person):
         value = anchors.pair_contrast(a, b, present, 5.0, same)
-        assert float(value) == pytest.approx(slow_contrast(a, b, present, 5.0, same), rel=1e-5)
+        assert float(value) == pytest.approx(slow(5.0, None if same is None else same.tolist()), rel=1e-5)
 
 
 def test_absent_records_have_no_gradient_and_none_present_gives_zero() -> None:
@@ -75,34 +63,14 @@ def test_weights_are_shares_of_their_sum() -> None:
         anchors.pair_weights(names, {})
 
 
-def slow_relational(a, b, present, f, scale, temperature) -> float:
-    rows = [i for i in range(len(a)) if present[i]]
-
-    def distance(i: int, j: int) -> float | None:
-        if i == j:
-            return 0.0
-        both = [(float(x), float(y)) for x, y in zip(f[i], f[j]) if math.isfinite(x) and math.isfinite(y)]
-        return sum((x - y) ** 2 for x, y in both) * f.shape[1] / len(both) if both else None
-
-    total = 0.0
-    for i in rows:
-        columns = [j for j in rows if distance(i, j) is not None]
-        p = [math.exp(-distance(i, j) / temperature) for j in columns]
-        p = [x / sum(p) for x in p]
-        for x, y in ((a, b), (b, a)):
-            q = [math.exp(scale * cosine(x[i], y[j])) for j in columns]
-            q = [value / sum(q) for value in q]
-            total += sum(u * math.log(u / v) for u, v in zip(p, q))
-    return total / 2 / max(len(rows), 1)
-
-
 def test_the_relational_contrast_equals_a_loop() -> None:
     a, b, f = random(6, 4), random(6, 4, seed=1), random(6, 3, seed=2)
     f[1, 0] = f[2, 1] = f[2, 2] = torch.nan
     f[4] = torch.nan  # can be compared with itself only
     present = torch.tensor([True, True, True, False, True, True])
     value = anchors.relational_contrast(a, b, present, f, 4.0, 1.5)
-    assert float(value) == pytest.approx(slow_relational(a, b, present, f, 4.0, 1.5), rel=1e-4)
+    slow = plain_losses.relational_contrast(*(x.tolist() for x in (a, b, present, f)), 4.0, 1.5)
+    assert float(value) == pytest.approx(slow, rel=1e-4)
 
 
 def test_the_relational_contrast_is_zero_where_cosines_follow_the_distances() -> None:
@@ -123,7 +91,7 @@ def test_top1_counts_the_records_whose_own_pair_is_nearest() -> None:
 def test_the_contrast_within_a_record_equals_a_loop() -> None:
     a, b = random(4, 3, 5), random(4, 3, 5, seed=1)
     present = torch.tensor([True, False, True, True])
-    each = [slow_contrast(a[i], b[i], [True] * 3, 4.0) for i in range(4)]
+    each = [plain_losses.pair_contrast(a[i].tolist(), b[i].tolist(), [True] * 3, 4.0) for i in range(4)]
     values = anchors.contrast_within(a, b, 4.0)
     assert values.tolist() == pytest.approx(each, rel=1e-5)
     # an absent record is left out of the mean, and does not count in its denominator
@@ -132,27 +100,19 @@ def test_the_contrast_within_a_record_equals_a_loop() -> None:
     )
     assert float(anchors.mean_over_present(values, ~present | present)) == pytest.approx(sum(each) / 4, rel=1e-5)
     assert float(anchors.mean_over_present(values, present & ~present)) == 0
-    right = [max(range(3), key=lambda j: cosine(a[i, k], b[i, j])) == k for i in (0, 2, 3) for k in range(3)]
+    right = [
+        max(range(3), key=lambda j: plain_losses.cosine(a[i, k], b[i, j])) == k for i in (0, 2, 3) for k in range(3)
+    ]
     assert anchors.top1_within(a, b, present) == pytest.approx(sum(right) / 9)
 
 
 # ------------------------------------------------------------------------------------------------------- Gaussians
 
 
-def slow_distance(mu, s, nu, t) -> list[list[float]]:
-    return [
-        [
-            sum((float(mu[i, d]) - float(nu[j, d])) ** 2 + math.exp(s[i, d]) + math.exp(t[j, d]) for d in range(mu.shape[1]))
-            for j in range(len(nu))
-        ]
-        for i in range(len(mu))
-    ]  # fmt: skip
-
-
 def test_distances_and_matching_equal_loops() -> None:
     mu, s, nu, t = (random(5, 3, seed=seed) for seed in range(4))
     distance = gaussian.distances(mu, s, nu, t)
-    slow = slow_distance(mu, s, nu, t)
+    slow = plain_losses.gaussian_distances(*(x.tolist() for x in (mu, s, nu, t)))
     torch.testing.assert_close(distance, torch.tensor(slow), atol=1e-4, rtol=1e-4)
 
     # equal reports match as well; pairs that do not count are left out

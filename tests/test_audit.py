@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import config_table
+from page_order import assert_pictures_first
 from scipy.signal import resample_poly
 from typer.testing import CliRunner
 
@@ -444,6 +445,7 @@ def test_page_table_and_json_show_the_worst_and_no_report(tmp_path: Path) -> Non
     )
     assert done.exit_code == 1, done.output
     page, report = (tmp_path / "c.html").read_text(), json.loads((tmp_path / "c.json").read_text())
+    assert_pictures_first(page)
     (same,) = (f for f in report["findings"] if f["check"] == "duplicate reports")
     assert same["n"] == 15
     assert "the largest has 15" in same["said"]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import plain_metrics
 import pytest
 from api_run import write_csv_files, write_run
 from command_line import invoke
-from scipy.optimize import minimize
 
 import leadwise as lw
 from leadwise import weights
@@ -49,38 +49,11 @@ def draw(n: int = 400, seed: int = 0, slope: float = 6.0) -> tuple[np.ndarray, n
     return cosine, labels.astype(int), [f"p{i // 2}" for i in range(n)]
 
 
-def fit_platt_slowly(cosine: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Slope and intercept by a general minimiser of the negative log-likelihood with Platt's targets, one record at a time."""
-    n_positive = sum(labels)
-    n_negative = len(labels) - n_positive
-    targets = [(n_positive + 1) / (n_positive + 2) if y else 1 / (n_negative + 2) for y in labels]
-
-    def loss(parameters: np.ndarray) -> float:
-        total = 0.0
-        for s, target in zip(cosine, targets):
-            z = parameters[0] * s + parameters[1]
-            total += np.logaddexp(0, z) - target * z
-        return total
-
-    return minimize(loss, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12, "maxiter": 4000}).x
-
-
-def fit_isotonic_slowly(labels_in_order: list[int]) -> list[float]:
-    """Pool adjacent violators: the non-decreasing values with the least squared error to labels sorted by cosine."""
-    blocks: list[list[float]] = []
-    for label in labels_in_order:
-        blocks.append([float(label), 1])
-        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] >= blocks[-1][0] / blocks[-1][1]:
-            total, count = blocks.pop()
-            blocks[-1] = [blocks[-1][0] + total, blocks[-1][1] + count]
-    return [total / count for total, count in blocks for _ in range(int(count))]
-
-
 def test_platt_scaling_is_the_maximum_of_the_likelihood() -> None:
     cosine, labels, patients = draw(60)
     fitted = fit_class(cosine, labels, patients)
     assert isinstance(fitted, ClassCalibration)
-    np.testing.assert_allclose([fitted.slope, fitted.intercept], fit_platt_slowly(cosine, labels), rtol=1e-4)
+    np.testing.assert_allclose([fitted.slope, fitted.intercept], plain_metrics.fit_platt(cosine, labels), rtol=1e-4)
     separated = fit_class(np.linspace(0, 1, 40), np.arange(40) >= 20, patients[:40])
     assert isinstance(separated, ClassCalibration)
     assert 1e-3 < separated.probability(np.array([0.0]))[0] < 0.2  # a perfect ranking of 40 gives no certainty
@@ -91,7 +64,7 @@ def test_isotonic_regression_is_pool_adjacent_violators() -> None:
     fitted = fit_class(cosine, labels, patients, "isotonic")
     assert isinstance(fitted, ClassCalibration)
     order = np.argsort(cosine)
-    expected = np.clip(fit_isotonic_slowly(labels[order].tolist()), 1 / 82, 81 / 82)
+    expected = np.clip(plain_metrics.fit_isotonic(labels[order].tolist()), 1 / 82, 81 / 82)
     np.testing.assert_allclose(fitted.probability(cosine[order]), expected, atol=1e-9)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import typer
 from conftest import REPORTS, config_table
+from page_order import assert_pictures_first
 from planted import SIGNAL, PlantedCohort, PlantedRun, SeeingMethod
 from test_shift import MAP, Other
 from test_zeroshot import PROMPTS, write
@@ -90,6 +91,7 @@ def test_the_whole_card_of_a_planted_run(file: Path, tmp_path: Path) -> None:
 
     build_page(card).write(tmp_path / "card.html")
     html = (tmp_path / "card.html").read_text()
+    assert_pictures_first(html)
     for heading in (
         "Training",
         "Scores by patient group",
@@ -100,6 +102,7 @@ def test_the_whole_card_of_a_planted_run(file: Path, tmp_path: Path) -> None:
     ):
         assert f"<h2>{heading}</h2>" in html
     assert html.index("Scores on the test split") < html.index("<h2>Training</h2>")  # the scores come first
+    assert html.index("<summary>The run and the cohort") > html.index("<h2>Training</h2>")
     assert html.index("<summary>The method") > html.index("<h2>Training</h2>")
     assert "No person of the test split was trained on (30 persons, 0 identical signals)." in html
     assert "has no site" in html

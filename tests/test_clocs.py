@@ -2,47 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
+import plain_losses
 import pytest
 import torch
 from conftest import make_batch, unobserve
 from test_gradient_step import agree, exact, exactly, gradients, split
 from test_methods import build
-from torch import Tensor
 
 from leadwise.batch import Signal
 from leadwise.config import OptimConfig
 from leadwise.methods import clocs
 from leadwise.nn.losses import series
 from leadwise.training.gradient_step import Objective, backward
-
-
-def slow(views: Tensor, observed: Tensor, patient: list[int], tau: float) -> float:
-    n, n_views = observed.shape
-
-    def one(a: int, i: int, b: int, j: int) -> float:
-        """-log of the softmax of a_i over all records of view b, at b_j."""
-        likeness = [math.exp(float(torch.cosine_similarity(views[i, a], views[k, b], dim=0)) / tau) for k in range(n)]
-        return -math.log(likeness[j] / sum(x for k, x in enumerate(likeness) if observed[k, b]))
-
-    losses = []
-    for a in range(n_views):
-        for b in range(a + 1, n_views):
-            pairs = [
-                (i, j)
-                for i in range(n)
-                for j in range(n)
-                if observed[i, a] and observed[j, b] and patient[i] == patient[j]
-            ]
-            kinds = [[p for p in pairs if p[0] == p[1]], [p for p in pairs if p[0] != p[1]]]
-            means = []
-            for kind in filter(None, kinds):
-                means.append(sum(one(a, i, b, j) for i, j in kind) / len(kind))
-                means.append(sum(one(b, j, a, i) for i, j in kind) / len(kind))
-            losses += [sum(means) / len(means)] if means else []
-    return sum(losses) / len(losses)
 
 
 @pytest.mark.parametrize("n_views", [2, 4])
@@ -53,7 +26,7 @@ def test_the_loss_equals_the_slow_loops_whole_and_in_shares(n_views: int, patien
     observed[1, 0] = observed[4, 1] = False
     observed[:, 3:] = False  # in the whole batch
     args = (views, observed, torch.tensor(patient), 0.1)
-    expected = slow(views, observed, patient, 0.1)
+    expected = plain_losses.same_patient(views.tolist(), observed.tolist(), patient, 0.1)
     assert float(series.same_patient(*args)) == pytest.approx(expected, rel=1e-5)
     shares = [float(series.same_patient(*args, slice(i, i + 2))) for i in (0, 2, 4)]
     assert sum(shares) / 3 == pytest.approx(expected, rel=1e-5)

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from command_line import invoke
 
 from leadwise.batch import LEADS
 from leadwise.data.cohort import index, packing, shard
@@ -27,6 +29,7 @@ from leadwise.data.cohort.prepare import write
 from leadwise.data.formats import reading
 from leadwise.data.recordings import twelve_leads
 from leadwise.data.recordings.recording import Digital, Recording
+from leadwise.data.sources.simulated import simulate
 from leadwise.data.sources.source import Row, Source
 from leadwise.evaluate.card import subgroups
 
@@ -514,6 +517,18 @@ def test_a_cohort_that_changed_is_refused(tmp_path: Path) -> None:
         Cohort.open(bad)
     with pytest.raises(CohortError, match=r"no cohort at .*nowhere; see"):
         Cohort.open(tmp_path / "nowhere")
+
+
+def test_a_folder_of_simulated_files_is_no_cohort_and_its_remedy_works(tmp_path: Path) -> None:
+    simulate(tmp_path / "ecgs", 6, 0)
+    with pytest.raises(CohortError, match="simulated ECGs that are not prepared") as refused:
+        Cohort.open(tmp_path / "ecgs")
+    command = re.search(r"`leadwise (.*) -o COHORT`", str(refused.value))
+    assert command is not None
+    assert command[1] == f"prepare simulated {tmp_path / 'ecgs'}"
+    done = invoke(*command[1].split(), "-o", tmp_path / "cohort")
+    assert done.returncode == 0, done.stderr
+    assert len(Cohort.open(tmp_path / "cohort")) == 6
 
 
 @pytest.mark.parametrize("name", ["../good/samples-00000.npy", "/etc/passwd", "", "a/../../x"])

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from page_order import assert_pictures_first
 
 from leadwise import demo, weights
 
@@ -36,6 +37,7 @@ def test_a_small_demo_writes_its_page_and_reports_every_step(tmp_path: Path, mon
     assert all(done == total for done, total in tasks.values()), tasks
     page = result.page.read_text()
     assert result.page == tmp_path / "demo" / "run" / "report.html"
+    assert_pictures_first(result.page.read_text())
     assert page.count("<img") >= 7
     assert page.index("<img") < page.index("<h2>Scores</h2>")  # it begins with a picture
     assert not re.search(r"""(src|href)=["']https?:""", page)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tomli_w
+from page_order import assert_pictures_first
 
 from leadwise.config import ConfigError
 from leadwise.evaluate.metrics.auroc import auroc_score
@@ -231,6 +232,7 @@ def test_the_command_writes_every_table_and_computes_nothing_twice(tmp_path: Pat
         "The paper's readable numbers beside ours",
     }  # fmt: skip
     page = (result.folder / "page.html").read_text()
+    assert_pictures_first(page)
     assert "Simulated." in page
     assert not (out / "dual_phase_pairs").exists()
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from heart_files import SPACING_MM, beating_heart, write_nifti, write_npz
+from page_order import assert_pictures_first
 from typer.testing import CliRunner
 
 from leadwise.batch import LEADS, Signal, Volume
@@ -587,6 +588,7 @@ def test_the_page_shows_images_and_faults(cohort: Cohort, tmp_path: Path) -> Non
     report = audit_page.check_cohort(cohort)
     audit_page.write_page(report, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
+    assert_pictures_first(page)
     assert "11 ed, 10 es, of 12 recordings; 5 slices of 24 × 28 pixels, 8 × 2.5 × 2 mm" in page
     for record in ("p0", "p1", "p4"):  # the first that have all phases, and one that has not
         assert f"heart images of {record}" in page

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
+import plain_losses
 import pytest
 import torch
 from conftest import SIGNAL, make_batch, unobserve
@@ -19,21 +19,8 @@ from leadwise.nn.losses import series
 def slow(
     predicted: Tensor, latents: Tensor, real: Tensor, steps: tuple[int, ...], tau: float, others: Tensor, ok: Tensor
 ) -> float:
-    """Every prediction by itself."""
-    b, n, _ = latents.shape
-    total = 0.0
-    for i in range(b):
-        for number, k in enumerate(steps):
-            losses = []
-            for t in range(n - k):
-                if not (real[i, t] and real[i, t + k]):
-                    continue
-                p = predicted[i, number, t]
-                among = sum(math.exp(float(p @ latents[i, s]) / tau) for s in range(n) if real[i, s])
-                among += sum(math.exp(float(p @ others[m]) / tau) for m in range(len(others)) if ok[i, m])
-                losses.append(math.log(among) - float(p @ latents[i, t + k]) / tau)
-            total += sum(losses) / max(len(losses), 1) / len(steps) / b
-    return total
+    tables = [x.tolist() for x in (predicted, latents, real)]
+    return plain_losses.predictive_contrast(*tables, steps, tau, others.tolist(), ok.tolist())
 
 
 def test_the_loss_equals_slow_loops() -> None:

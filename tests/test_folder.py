@@ -361,13 +361,13 @@ def test_a_link_out_of_a_folder_without_a_table_needs_the_root(tmp_path: Path) -
 
 
 def test_recordings_without_a_patient_are_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    warning = "name no patient; each counts as a patient of its own, so a person may be in two splits"
+    warning = "each counts as a patient of its own, so a person may be in two splits"
     rows = read_source(manifest(tmp_path, "path\n1.hea\n2.hea\n")).rows
     assert [row.patient for row in rows] == ["1", "2"]
-    assert f"2 recordings {warning}" in caplog.text
+    assert f"2 recordings name no patient (row 2, row 3); {warning}" in caplog.text
     caplog.clear()
     read_source(manifest(tmp_path, "path,patient\n1.hea,P1\n2.hea, \n3.hea,P3\n"))
-    assert f"1 recordings {warning}" in caplog.text
+    assert f"1 recordings name no patient (row 3); {warning}" in caplog.text
     caplog.clear()
     read_source(manifest(tmp_path, "path,patient\n1.hea,P1\n"))
     assert not caplog.text

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
+import heart_files
 import numpy as np
+import pandas as pd
 import pytest
+import test_leaderboard
 import vendor_files
 from api_run import write_run
 from conftest import make_batch
+from fuzz_stored import npy_of, npz_of
 from fuzz_targets import targets
-from fuzzing import SECONDS, Result, Target, mutated, run_target
+from fuzzing import SECONDS, Result, Target, mutated, read_every, run_target
 
 from leadwise import config as settings
 from leadwise import run as runs
@@ -25,6 +32,11 @@ from leadwise.data.formats import reading
 from leadwise.data.recordings.recording import RecordError
 from leadwise.data.sources.folder import Options, read_source
 from leadwise.data.stored_embeddings import StoredEmbeddingsError, read_embeddings
+from leadwise.data.volumes.heart_image import VolumeError
+from leadwise.data.volumes.read_image import read_image
+from leadwise.evaluate import prompt_calibration
+from leadwise.evaluate.leaderboard import Leaderboard, LeaderboardError, entries_of
+from leadwise.files import DamagedNpzError, npz_names, read_npz
 from leadwise.questions.question import QuestionError, read_questions
 from leadwise.run import RunError
 
@@ -36,11 +48,10 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="
 @pytest.mark.slow
 def test_mutated_inputs_give_a_value_or_a_clear_error(tmp_path: Path) -> None:
     every = targets(tmp_path)
-    assert len(every) > 20
-    for target in every:
-        result = run_target(target, 0, N_INPUTS // len(every), processes=2)
-        assert not result.n_faults, f"{target.name}: {dict(result.counts)} {result.faults[:3]}"
-        assert result.counts["error"], f"{target.name}: no mutated input was refused"
+    assert len(every) > 30
+    for result in read_every(every, N_INPUTS, processes=2):
+        assert not result.n_faults, f"{result.name}: {dict(result.counts)} {result.faults[:3]}"
+        assert result.counts["error"], f"{result.name}: no mutated input was refused"
 
 
 def test_the_outcomes_that_are_faults() -> None:
@@ -153,6 +164,103 @@ def test_embeddings_in_a_damaged_archive(at: int, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(StoredEmbeddingsError, match=r"e\.npz"):
         read_embeddings(path)
+
+
+def test_embeddings_whose_array_has_no_header(tmp_path: Path) -> None:
+    path = tmp_path / "e.npz"
+    for content in (
+        b"no array",
+        b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': (",
+        npy_of(np.zeros((2, 4)))[:-9],
+    ):
+        path.write_bytes(npz_of("embedding", {"record": np.array(["a", "b"])}, content))
+        with pytest.raises(StoredEmbeddingsError, match=r"e\.npz cannot be read as \.npz without pickled objects"):
+            read_embeddings(path)
+
+
+def test_an_array_that_promises_more_than_its_file_holds(tmp_path: Path) -> None:
+    header = npy_of(np.zeros((2, 4))).replace(b"(2, 4)", b"(2, 9)").replace(b"(2, 9)", b"(9999999,9999999)")
+    path = tmp_path / "a.npz"
+    path.write_bytes(npz_of("a", {"b": np.arange(3)}, header))
+    assert read_npz(path, ("b",))["b"].tolist() == [0, 1, 2]  # nothing is refused for what is not used
+    assert npz_names(path) == ("b", "a")
+    with pytest.raises(DamagedNpzError):
+        read_npz(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"slope": float("nan")}, "class a has no finite slope and intercept"),
+        ({"method": "isotonic", "cosines": [0.1, 0.4], "values": [0.2, 1.9]}, "are no probabilities"),
+        ({"method": "isotonic", "cosines": [0.4, 0.1], "values": [0.2, 0.9]}, "do not ascend"),
+    ],
+)
+def test_calibrations_that_give_no_probabilities(changes: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    run = runs.load(write_run(tmp_path / "run"), "cpu")
+    one = prompt_calibration.PromptSetCalibration(
+        "0" * 16, "own", "set", "file", "folder", "c", "2" * 16, "val", None, 40, 50, 30,
+        {"a": prompt_calibration.ClassCalibration("platt", 1.5, -0.2)}, {"a": 4}, {},
+    )  # fmt: skip
+    path = prompt_calibration.write(run, [one])
+    table = json.loads(path.read_text())
+    table["sets"][0]["classes"]["a"] |= changes
+    path.write_text(json.dumps(table))
+    with pytest.raises(prompt_calibration.CalibrationError, match=reason):
+        prompt_calibration.read(run)
+
+
+@pytest.mark.parametrize("change", [{"fractions": {"x": {}}}, {"fractions": {"1": {"trained": {"interval": [1]}}}}])
+def test_a_result_with_a_score_that_cannot_be_read(change: dict[str, Any], tmp_path: Path) -> None:
+    table = test_leaderboard.result()
+    for at, cell in change["fractions"].items():
+        one = json.loads(json.dumps(next(iter(table["fractions"].values()))))
+        one["trained"] |= cell.get("trained", {})
+        table["fractions"][at] = one
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(table))
+    with pytest.raises(LeaderboardError, match=r"r\.json has a score that cannot be read .*run `leadwise probe` again"):
+        entries_of(path)
+
+
+def test_a_table_of_embeddings_whose_column_names_are_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "e.parquet"
+    pd.DataFrame({"record": ["a"], "embedding": [[0.5, 1.0]]}).to_parquet(path)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"record", b"rec\xffrd"))
+    with pytest.raises(StoredEmbeddingsError, match=r"e\.parquet cannot be read as Parquet"):
+        read_embeddings(path)
+
+
+def test_a_heart_image_that_ends_in_its_header(tmp_path: Path) -> None:
+    pytest.importorskip("nibabel", reason="needs nibabel, the extra cmr")
+    path = heart_files.write_nifti(tmp_path / "h.nii", heart_files.beating_heart()[0])
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(VolumeError, match=r"h\.nii: it is damaged or no NIfTI file"):
+        read_image(path, item="volume")
+
+
+def test_a_leaderboard_that_is_not_utf_8_is_one_short_error(tmp_path: Path) -> None:
+    path = tmp_path / "board.json"
+    path.write_bytes(b'{"format": 1, "entries": [' + b" " * 3000 + b"\xff]}")
+    with pytest.raises(LeaderboardError, match=r"board\.json is no leaderboard \(UnicodeDecodeError") as error:
+        Leaderboard.read(path)
+    assert len(str(error.value)) < 400
+
+
+def test_an_index_whose_checksum_is_right_and_whose_content_is_not(tmp_path: Path) -> None:
+    np.save(tmp_path / "e.npy", make_batch(4, seed=0).ecg[0].numpy())
+    (tmp_path / "ecgs.csv").write_text("path,patient,report,split\ne.npy,p,sinus rhythm,train\n")
+    folder = tmp_path / "cohort"
+    write(read_source(tmp_path / "ecgs.csv", Options(LEADS, 100, "mV")), folder)
+    content = bytearray((folder / "index.parquet").read_bytes())
+    content[4:60] = b"\xff" * 56  # the first page
+    (folder / "index.parquet").write_bytes(content)
+    description = json.loads((folder / "cohort.json").read_text())
+    description["index"]["sha256"] = hashlib.sha256(content).hexdigest()
+    (folder / "cohort.json").write_text(json.dumps(description))
+    with pytest.raises(CohortError, match=r"column 'record' of its index cannot be read .*prepare it again"):
+        Cohort.open(folder)
 
 
 def test_many_changed_settings_are_counted_and_not_listed(tmp_path: Path) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
+import plain_losses
 import pytest
 import torch
 from torch import Tensor
@@ -22,28 +21,9 @@ def pairs() -> tuple[Tensor, Tensor, Tensor]:
     return ecg, text, torch.tensor(reports)[:, None]
 
 
-def slow_nce(ecg: Tensor, text: Tensor, report: Tensor, tau: float, treat: str, form: str) -> float:
-    b, same = len(ecg), report == report.T
-
-    def one(anchor: Tensor, others: Tensor, i: int, j: int) -> float:
-        """L_{i,j} of Eq. 7 or 8."""
-        s = [float(anchor[i] @ others[k]) / tau for k in range(b)]
-        keep = [k for k in range(b) if not (treat == "ignore" and same[i, k] and k != i)]
-        if form != "standard":
-            keep = [k for k in keep if k != i]
-        return -s[j] + math.log(sum(math.exp(s[k]) for k in keep))
-
-    total = 0.0
-    for i in range(b):
-        for x, y in ((ecg, text), (text, ecg)):
-            if form == "literal":
-                total += sum(one(x, y, i, j) for j in range(b) if not (treat == "ignore" and same[i, j] and i != j))
-            elif treat == "positive":
-                mates = [j for j in range(b) if same[i, j]]
-                total += sum(one(x, y, i, j) for j in mates) / len(mates)
-            else:
-                total += one(x, y, i, i)
-    return total / (2 * b)
+def slow_nce(pairs: tuple[Tensor, Tensor, Tensor], treat: str, form: str) -> float:
+    ecg, text, report = (x.tolist() for x in pairs)
+    return plain_losses.info_nce(ecg, text, plain_losses.same_report(report), 1 / 0.07, treat, form)
 
 
 @pytest.mark.parametrize("form", ["standard", "decoupled", "literal"])
@@ -51,7 +31,7 @@ def slow_nce(ecg: Tensor, text: Tensor, report: Tensor, tau: float, treat: str, 
 def test_info_nce_equals_the_double_loop(pairs, form: str, treat: str) -> None:
     ecg, text, report = pairs
     got = multimodal.info_nce(ecg, text, report, 1 / 0.07, treat, form)
-    assert float(got) == pytest.approx(slow_nce(ecg, text, report, 0.07, treat, form), rel=1e-5)
+    assert float(got) == pytest.approx(slow_nce(pairs, treat, form), rel=1e-5)
 
 
 @pytest.mark.parametrize("form", ["standard", "decoupled", "literal"])
@@ -67,23 +47,16 @@ def test_a_batch_of_one_report_teaches_nothing(pairs, form: str) -> None:
 def test_info_nce_with_equal_reports_as_positives(pairs) -> None:
     ecg, text, report = pairs
     got = multimodal.info_nce(ecg, text, report, 1 / 0.07, "positive", "standard")
-    assert float(got) == pytest.approx(slow_nce(ecg, text, report, 0.07, "positive", "standard"), rel=1e-5)
+    assert float(got) == pytest.approx(slow_nce(pairs, "positive", "standard"), rel=1e-5)
 
 
 @pytest.mark.parametrize("treat", ["ignore", "negative", "positive"])
 def test_siglip_equals_the_double_loop(pairs, treat: str) -> None:
     ecg, text, report = pairs
-    same = report == report.T
-    total = 0.0
-    for i in range(7):
-        for j in range(7):
-            twin = bool(same[i, j]) and i != j
-            if twin and treat == "ignore":
-                continue
-            y = 1 if i == j or (twin and treat == "positive") else -1
-            total -= math.log(1 / (1 + math.exp(-y * (9.0 * float(ecg[i] @ text[j]) - 8.0))))
+    same = plain_losses.same_report(report.tolist())
+    slow = plain_losses.siglip(ecg.tolist(), text.tolist(), same, 9.0, -8.0, treat)
     got = multimodal.siglip(ecg, text, report, 9.0, -8.0, treat)
-    assert float(got) == pytest.approx(total / 7, rel=1e-5)
+    assert float(got) == pytest.approx(slow, rel=1e-5)
 
 
 def test_literal_siglip_prefers_collapse_and_the_learnable_start_does_not() -> None:
@@ -187,28 +160,19 @@ def test_patch_reconstruction_equals_the_double_loop() -> None:
     prediction, target = torch.randn(3, 2, 4, 5, generator=g), torch.randn(3, 2, 4, 5, generator=g)
     hidden = torch.rand(3, 2, 4, generator=g) < 0.6
     hidden[2] = False  # a record with nothing hidden adds nothing, and counts
-    per_record = []
-    for j in range(2):
-        patches = [(le, n) for le in range(2) for n in range(4) if hidden[j, le, n]]
-        errors = [
-            sum(float(prediction[j, le, n, p] - target[j, le, n, p]) ** 2 for p in range(5)) / 5 for le, n in patches
-        ]
-        per_record.append(sum(errors) / len(errors))
+    every = hidden[..., None].expand(prediction.shape)
+    slow = plain_losses.selected_error(*(x.flatten(1).tolist() for x in (prediction, target, every)))
     got = multimodal.patch_reconstruction(prediction, target, hidden)
-    assert float(got) == pytest.approx(sum(per_record) / 3, rel=1e-5)
+    assert float(got) == pytest.approx(slow, rel=1e-5)
 
 
 def test_token_reconstruction_is_a_mean_per_report() -> None:
     g = torch.Generator().manual_seed(0)
     logits, tokens = torch.randn(2, 4, 6, generator=g), torch.randint(6, (2, 4), generator=g)
     masked = torch.tensor([[True, True, True, False], [False, False, True, False]])
-    slow = 0.0
-    for j in range(2):
-        places = [s for s in range(4) if masked[j, s]]
-        slow += sum(-math.log(float(logits[j, s].softmax(-1)[tokens[j, s]])) for s in places) / len(places)
-    assert float(multimodal.token_reconstruction(multimodal.token_errors(logits, tokens, masked))) == pytest.approx(
-        slow / 2, rel=1e-5
-    )
+    slow = plain_losses.token_errors(logits.tolist(), tokens.tolist(), masked.tolist())
+    fast = multimodal.token_reconstruction(multimodal.token_errors(logits, tokens, masked))
+    assert float(fast) == pytest.approx(slow, rel=1e-5)
 
 
 def test_orthogonality_is_zero_for_right_angles_and_one_for_parallel() -> None:
@@ -217,7 +181,7 @@ def test_orthogonality_is_zero_for_right_angles_and_one_for_parallel() -> None:
     assert float(multimodal.orthogonality(a, -3 * a)) == pytest.approx(1.0)
     g = torch.Generator().manual_seed(3)
     x, y = torch.randn(6, 4, generator=g), torch.randn(6, 4, generator=g)
-    slow = sum((float(x[i] @ y[i]) / float(x[i].norm() * y[i].norm())) ** 2 for i in range(6)) / 6
+    slow = plain_losses.orthogonality(x.tolist(), y.tolist())
     assert float(multimodal.orthogonality(x, y)) == pytest.approx(slow, rel=1e-5)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from page_order import assert_pictures_first
 
 from leadwise.batch import LEADS
 from leadwise.files import replacing
@@ -628,6 +629,32 @@ def test_a_page_folds_colours_and_scrolls(tmp_path: Path) -> None:
     assert page.html().count('<div class="scroll many">') == 1
     page.table([{"score": "0.8 (0.7–0.9)", "change": -0.5, "n": "1,024", "small": 1e-9, "sha": "71e9601b", "id": "3a"}])
     assert page.html().count('<th class="n">') == 12 + 4
+
+
+def test_a_page_has_the_pictures_of_a_section_above_its_tables() -> None:
+    page = Page("p")
+    page.heading("one")
+    page.text("introduction")
+    page.table([{"score": 1}], "first table")
+    page.text("remark")
+    page.figure(Figure(figsize=(1, 1)), "first picture")
+    with page.folded("settings"):
+        page.table([{"setting": 1}], "settings")
+        page.preformatted("a = 1\nb = '<b>'\n")
+    page.figure(Figure(figsize=(1, 1)), "second picture")
+    page.heading("part", level=3)
+    with page.folded("more"):
+        page.table([{"score": 2}], "second table")
+    page.figure(Figure(figsize=(1, 1)), "third picture")
+    html = page.html()
+    order = [
+        "<h2>one", "introduction", "<figcaption>first picture", "<figcaption>second picture", "<caption>first table", "remark",
+        "<summary>settings", "<caption>settings", "<pre", "a = 1\nb = &#x27;&lt;b&gt;&#x27;", "</details>", "<h3>part",
+        "<figcaption>third picture", "<summary>more", "<caption>second table",
+    ]  # fmt: skip
+    places = [html.index(text) for text in order]
+    assert places == sorted(places)
+    assert_pictures_first(html)
 
 
 @pytest.mark.slow

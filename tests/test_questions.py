@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from api_run import write_run
 from command_line import invoke
+from page_order import assert_pictures_first
 from test_writers import SMALL, StandIn, completion, stand_in, write_cohort  # noqa: F401  (a fixture)
 
 from leadwise import run as runs
@@ -252,7 +253,7 @@ def test_a_bench_by_a_probe_and_its_files(records: Cohort, trained: Run, tmp_pat
     assert {len(row) for row in result["rows"].values()} == {len(result["rows"]["chance"])}
     page = files["html"].read_text()
     assert "shuffled ECG" in page
-    assert "<img" in page or "<svg" in page
+    assert_pictures_first(page)
     for name in ("json", "html"):
         assert "secret" not in files[name].read_text()
         assert "person" not in files[name].read_text().replace("personal", "")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tomli_w
+from page_order import assert_pictures_first
 
 from leadwise import run as runs
 from leadwise.batch import LEADS, Signal
@@ -202,8 +203,11 @@ def test_table3_end_to_end_and_again(wide: Path, tmp_path: Path) -> None:
     for name in ("table.md", "table.csv", "table.tex", "figure.png", "page.html", "log.txt"):
         assert (folder / name).stat().st_size > 100, name
     assert "no zero-shot on own" in (folder / "log.txt").read_text()
+    page = (folder / "page.html").read_text(encoding="utf-8")
+    assert_pictures_first(page)
     configs = sorted(path.name for path in (folder / "configs").iterdir())
     assert len(configs) == 6
+    assert all(f"<details><summary>{name}</summary>" in page for name in configs)
     saved = typed(Config, tomllib.loads((folder / "configs" / "l_siglip-seed0.toml").read_text()))
     assert (saved.optim.steps, saved.method["w_siglip"], saved.data.cohort) == (2, 1.0, str(wide))
 
@@ -361,7 +365,7 @@ def test_peers_have_seeds_by_place_and_the_published_numbers_beside_them(wide: P
     assert widths == {("5", "5")}
     assert "theirs (own) unknown" in result.scale
     page = (result.folder / "page.html").read_text(encoding="utf-8")
-    assert page.index("<img") < page.index("<table")
+    assert_pictures_first(page)
     assert peers.REMARK in page
     assert "MS-ECG-FM" in (result.folder / "table.md").read_text(encoding="utf-8")
     # without seeds, the first five methods have three; MERL and SimCLR have a row with S4

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tomli_w
+from page_order import assert_pictures_first
 
 from leadwise.batch import LEADS
 from leadwise.config import ConfigError, read
@@ -330,7 +331,8 @@ def test_the_thesis_end_to_end_and_again(tmp_path: Path, monkeypatch: pytest.Mon
     for name in ("table.md", "table.csv", "table.tex", "figure.png", "page.html", "log.txt"):
         assert (result.folder / name).stat().st_size > 100, name
     page = (result.folder / "page.html").read_text()
-    assert page.index("<img") < page.index("<table") < page.index("93.26")
+    assert_pictures_first(page)
+    assert page.index("<table") < page.index("93.26")
     configs = sorted(path.stem for path in (result.folder / "configs").iterdir())
     names = ("mask_only", "contrast_only", "merit", "shuffled_pairs")
     assert configs == sorted(f"{arm}-seed{seed}" for arm in names for seed in (0, 1))

@@ -1,13 +1,14 @@
 """Retrieval against a slow plain version, its controls, the search, and the reports that the command may print."""
 
-import itertools
 import json
 
 import numpy as np
+import plain_metrics
 import pyarrow as pa
 import pytest
 import tomli_w
 from conftest import REPORTS, config_table
+from page_order import assert_pictures_first
 from planted import WORDS, PlantedCohort, PlantedRun, SeeingMethod
 from typer.testing import CliRunner
 
@@ -28,21 +29,6 @@ from leadwise.nn.text import train_tokenizer
 from leadwise.pages.search import build_page
 
 
-def slow(scores, right, k):
-    """(recall@k, ranks) of each query, the mean over every order of the items with higher scores first."""
-    hits, ranks = [], []
-    for query, row in enumerate(scores):
-        orders = [
-            order
-            for order in itertools.permutations(range(len(row)))
-            if all(row[a] >= row[b] for a, b in itertools.pairwise(order))
-        ]
-        places = [next(at for at, item in enumerate(order, 1) if item in right[query]) for order in orders]
-        hits.append(np.mean([place <= k for place in places]))
-        ranks.append(np.mean(places))
-    return np.array(hits), np.array(ranks)
-
-
 def test_ranks_agree_with_all_orders_of_ties():
     rng = np.random.default_rng(1)
     items = rng.integers(-1, 2, size=(6, 2)).astype(float)  # few directions: many ties
@@ -56,7 +42,7 @@ def test_ranks_agree_with_all_orders_of_ties():
     scores = np.round(unit[0] @ unit[1].T, 9)
     assert (ranks.n_correct + ranks.n_wrong > 1).sum() >= 4  # there are ties
     for k in (1, 2, 3, 6):
-        expected_hits, expected_ranks = slow(scores, right, k)
+        expected_hits, expected_ranks = plain_metrics.all_orders(scores, right, k)
         np.testing.assert_allclose(ranks.hits(k), expected_hits, atol=1e-12)
         np.testing.assert_allclose(ranks.ranks(), expected_ranks, atol=1e-12)
 
@@ -225,6 +211,7 @@ def test_the_page_contains_reports_only_on_request():
     assert len(rows(hits)) == 2
     assert "rare or absent" not in build_page(result, cohort, run).html()
     without, with_reports = (build_page(result, cohort, run, show).html() for show in (False, True))
+    assert_pictures_first(with_reports)
     for html in (without, with_reports):
         assert html.count("data:image/png;base64,") == 2
         assert "alpha &lt;b&gt;" in html

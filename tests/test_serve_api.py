@@ -108,9 +108,32 @@ def test_what_a_file_does_not_state_is_a_question_of_the_error_and_an_option(
 ) -> None:
     refused = post(client, "/api/read", files["table.csv"], "table.csv")
     assert refused.status_code == 422
-    assert "sampling rate" in refused.json()["error"]
+    text = "the file does not state the sampling rate and the unit; pass them (rate_hz; units)"  # the names of the API
+    assert refused.json() == {"error": text}
     answer = post(client, "/api/read", files["table.csv"], "table.csv", rate_hz=500, units="mV")
     assert answer.json()["file_rate_hz"] == 500
+
+
+@pytest.mark.parametrize(
+    "path", ["read", "embed", "zeroshot?task=super", "explain?task=super&class=NORM", "neighbours"]
+)
+def test_a_recording_of_milliseconds_is_refused_with_the_shortest_duration(client: TestClient, path: str) -> None:
+    facts = {"rate_hz": "500", "leads": "I,II", "units": "mV"}
+    wave = np.round(np.sin(2 * np.pi * 1.2 * np.arange(1200) / 500) ** 15, 4)
+    rows = [f"{value},{value / 2:.4f}" for value in wave]
+    separator = "&" if "?" in path else "?"
+    address = f"/api/{path}{separator}{'&'.join(f'{key}={value}' for key, value in facts.items())}"
+
+    def answer(n: int) -> Any:
+        return client.post(address, content="\n".join(rows[:n]).encode(), headers={"X-File-Name": "a.csv"})
+
+    for n, lasting in ((2, "0.004 s (2 samples at 500 Hz)"), (499, "0.998 s (499 samples at 500 Hz)")):
+        refused = answer(n)
+        assert refused.status_code == 422
+        text = f"the recording lasts {lasting}; at least 1 s is needed: export all of it, or correct the sampling rate"
+        assert refused.json() == {"error": text}
+    assert path.startswith("explain") or answer(1200).status_code == 200  # an occlusion map needs more
+    assert path != "read" or answer(500).json()["duration_s"] == 1.0
 
 
 def test_embed_and_zeroshot_equal_the_model(

@@ -32,7 +32,7 @@ if _MISSING:
 if _CHROMIUM is None:
     pytest.skip("there is no Chromium on this machine", allow_module_level=True)
 
-from playwright.sync_api import Browser, Locator, Page, Request, expect, sync_playwright  # noqa: E402
+from playwright.sync_api import Browser, Locator, Page, Request, Route, expect, sync_playwright  # noqa: E402
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -343,6 +343,7 @@ def test_map_lasso_table_and_csv(visit: Visit) -> None:
     page.get_by_role("tab", name="Cohort map").click()
     stage = page.get_by_role("application", name="Cohort map")
     expect(stage.locator("canvas")).to_be_visible()
+    expect(page.get_by_text("Hover: tracing. Wheel: zoom.")).to_be_visible()
 
     # by keyboard: a class, then its table
     keys = page.get_by_role("list", name=re.compile("press to hide or show")).get_by_role("button")
@@ -383,8 +384,9 @@ def test_map_of_20000_points_stays_fluent_and_shows_the_tracing_under_the_pointe
     def text(values: np.ndarray, kind: str) -> str:
         return base64.b64encode(values.astype(kind).tobytes()).decode()
 
+    label = rng.integers(0, 10, n)
     columns = {
-        "label": {"kind": "category", "names": list("abcdefghij"), "codes": text(rng.integers(0, 10, n), "u1")},
+        "label": {"kind": "category", "names": list("abcdefghij"), "grouped": 0, "codes": text(label, "u1")},
         "age": {"kind": "number", "values": text(rng.uniform(20, 90, n), "<f4")},
     }
     x, y = np.cos(turn) * rng.uniform(0.2, 1, n), np.sin(turn)
@@ -412,7 +414,28 @@ def test_map_of_20000_points_stays_fluent_and_shows_the_tracing_under_the_pointe
           requestAnimationFrame(frame);
         })"""
     )
-    assert seconds < 0.25, f"a frame of 20,000 points takes {seconds:.3f} s"
+    assert seconds < 0.15, f"a frame of 20,000 points takes {seconds:.3f} s"
+
+    # eight of ten labels have colours, and which is chosen
+    legend = page.get_by_role("complementary", name="Legend and selection")
+    grey = sorted(np.bincount(label, minlength=10).tolist())[:2]
+    sentence = f"8 of 10 values have a colour of their own; the other 2 ({sum(grey)} recordings) are grey."
+    expect(legend.get_by_text(sentence)).to_be_visible()
+    swatches = "document.querySelectorAll('.keys .swatch')"
+    colours = page.evaluate(f"[...{swatches}].map((swatch) => swatch.style.background)")
+    assert len(set(colours[:8])) == 8
+    assert colours[8] == colours[9] not in colours[:8]
+    legend.get_by_text("Choose the coloured values").click()
+    boxes = legend.get_by_role("group", name="Values with a colour").get_by_role("checkbox")
+    assert [box.is_checked() for box in boxes.all()] == [True] * 8 + [False] * 2
+    expect(boxes.nth(9)).to_be_disabled()
+    boxes.nth(0).uncheck()
+    boxes.nth(9).check()
+    expect(boxes.nth(8)).to_be_disabled()
+    changed = page.evaluate(f"[...{swatches}].map((swatch) => swatch.style.background)")
+    assert set(changed[:8]) == set(colours[:8])
+    assert changed[7] == colours[0]  # the rarest has the colour that became free
+    expect(legend.get_by_text("8 of 10 values have a colour of their own; the other 2")).to_be_visible()
 
     stage.press("0")
     box = stage.bounding_box()
@@ -424,6 +447,97 @@ def test_map_of_20000_points_stays_fluent_and_shows_the_tracing_under_the_pointe
             break
     expect(tip.locator("canvas")).to_be_visible()
     expect(tip).to_contain_text("Age")
+
+
+def touch(page: Page, *steps: list[tuple[float, float]]) -> None:
+    """Touch the page with fingers that are at the places of each step, one after the other, and lift them."""
+    session = page.context.new_cdp_session(page)
+    for kind, places in zip(["touchStart"] + ["touchMove"] * len(steps), steps):
+        points = [{"x": x, "y": y, "id": finger} for finger, (x, y) in enumerate(places)]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    session.detach()
+
+
+def pinch(page: Page, element: Locator, factor: float) -> None:
+    """Move two fingers on an element apart, until their distance has grown by a factor."""
+    box = element.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + min(box["height"] / 2, 200)
+    half = 30 if factor > 1 else 30 / factor
+    spreads = np.linspace(half, half * factor, 6)
+    touch(page, *([(x - spread, y), (x + spread, y)] for spread in spreads.tolist()))
+
+
+def test_two_fingers_zoom_the_tracing_and_the_map(visit: Visit) -> None:
+    page = visit.open(390, 844, has_touch=True, is_mobile=True)
+    open_example(page, "Normal rhythm")
+    expect(page.get_by_text("Zoom: two fingers.")).to_be_visible()
+    viewport = page.get_by_role("application", name="ECG tracing")
+    width = "document.querySelector('.viewport .space').clientWidth"
+    before = page.evaluate(width)
+    pinch(page, viewport, 2.0)
+    page.wait_for_timeout(100)
+    assert abs(page.evaluate(width) / before - 2.0) < 0.1
+    pinch(page, viewport, 0.5)
+    page.wait_for_timeout(100)
+    assert abs(page.evaluate(width) / before - 1.0) < 0.1
+
+    # a finger draws calipers: 80 px are so many millimetres of paper
+    page.get_by_role("button", name="Calipers").tap()
+    box = viewport.bounding_box()
+    assert box is not None
+    x, y = box["x"] + 60, box["y"] + 60
+    touch(page, [(x, y)], [(x + 40, y)], [(x + 80, y)])
+    ms = int(page.locator("#tracing .readout strong").first.inner_text().split()[0])
+    mm = page.evaluate("document.querySelector('#tracing .viewport .space').clientWidth") / 262
+    assert abs(ms - 80 / mm / 25 * 1000) < 15
+
+    # the map: fewer points are in view after the pinch, and a touched point keeps its tracing after the touch
+    page.get_by_role("tab", name="Cohort map").tap()
+    stage = page.get_by_role("application", name="Cohort map")
+    expect(stage.locator("canvas")).to_be_visible()
+    expect(page.get_by_text("Tap: tracing. Pinch: zoom.")).to_be_visible()
+    in_view = page.get_by_role("button", name="Select what is in view")
+    heading = page.get_by_role("region", name="Selected recordings", exact=True).get_by_role("heading")
+    in_view.tap()
+    expect(heading).to_have_text(f"{N_RECORDS} selected recordings")
+    stage.scroll_into_view_if_needed()
+    pinch(page, stage, 2.5)
+    in_view.tap()
+    expect(heading).not_to_have_text(f"{N_RECORDS} selected recordings")
+    page.get_by_role("button", name="Show all points").tap()
+    stage.scroll_into_view_if_needed()
+    box = stage.bounding_box()
+    assert box is not None
+    tip = page.locator(".tip")
+    for place in range(400):
+        touch(
+            page, [(box["x"] + 10 + place % 20 * box["width"] / 21, box["y"] + 10 + place // 20 * box["height"] / 21)]
+        )
+        if tip.is_visible():
+            break
+    page.wait_for_timeout(300)
+    expect(tip.locator("canvas")).to_be_visible()
+
+
+def test_a_dot_beside_its_line_is_explained(visit: Visit) -> None:
+    page = visit.open()
+
+    def narrow(route: Route) -> None:
+        response = route.fetch()
+        body = response.json()
+        for row, side in zip(body["rows"], (0.3, -0.3, 0.0)):
+            row.update(low=row["cosine"] - 0.1 - side, high=row["cosine"] + 0.1 - side)
+        route.fulfill(response=response, json=body)
+
+    page.route("**/api/zeroshot**", narrow)
+    open_example(page, "Normal rhythm")
+    rows = findings(page).get_by_role("listitem")
+    expect(rows.nth(0)).to_contain_text("the dot is above that line: it is the agreement with the mean of all wordings")
+    expect(rows.nth(1)).to_contain_text("the dot is below that line")
+    expect(rows.nth(2)).to_contain_text("single wordings:")
+    expect(rows.nth(2)).not_to_contain_text("the dot")
 
 
 def test_two_ecgs_are_compared(visit: Visit) -> None:

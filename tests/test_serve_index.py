@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,7 @@ def test_principal_components_are_those_of_the_singular_values() -> None:
 def test_a_map_is_stored_and_computed_again_if_it_does_not_fit(tmp_path: Path) -> None:
     path, vectors = tmp_path / "map.npz", unit_vectors(60, 5)
     first = stored_map(path, vectors)
-    assert first.method in ("PCA", "openTSNE")
+    assert first.method == "t-SNE"
     np.testing.assert_array_equal(stored_map(path, vectors).positions, first.positions)
     assert len(stored_map(path, vectors[:40]).places) == 40
     path.write_bytes(b"no file")
@@ -90,3 +91,42 @@ def test_a_large_map_is_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(mapped.places) == len(set(mapped.places.tolist())) == 50
     assert (np.diff(mapped.places) > 0).all()
     assert MOST_POINTS == 20_000
+
+
+def test_rare_names_of_very_many_become_one_and_are_counted() -> None:
+    from leadwise.serve import embedding_map
+
+    values = [
+        f"site {k}" for k in range(260) for _ in range(2 + (k % 130 < 70))
+    ]  # 140 frequent names and 120 rare ones
+    column = embedding_map._category(values, ["site 5"])
+    codes = np.frombuffer(base64.b64decode(column["codes"]), np.uint8)
+    assert column["names"][0] == "site 5"
+    assert column["names"][-1] == "other"
+    assert len(column["names"]) == 200
+    assert column["grouped"] == 260 - 199
+    named = [column["names"][code] for code in codes]
+    assert all(name in (value, "other") for name, value in zip(named, values))
+    assert named.count("other") == 2 * 61  # only rare ones
+    assert embedding_map._category(["a", "b", "a"], [])["grouped"] == 0
+
+
+def test_few_recordings_are_placed_by_their_neighbours_and_many_by_principal_components(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from leadwise.serve import embedding_map
+
+    rng = np.random.default_rng(0)
+    centres = 5 * unit_vectors(4, 12)
+    cluster = np.arange(120) % 4
+    vectors = centres[cluster] + 0.1 * rng.standard_normal((120, 12)).astype(np.float32)
+    near = compute_map(vectors)
+    assert near.method == "t-SNE"
+    distance = np.linalg.norm(near.positions[:, None] - near.positions[None], axis=2) + 1e9 * np.eye(120)
+    assert (cluster[distance.argmin(axis=1)] == cluster).all()
+    monkeypatch.setattr(embedding_map, "_MOST_BY_NEIGHBOURS", 119)
+    many = compute_map(vectors)
+    assert many.method == "PCA"
+    np.testing.assert_allclose(
+        many.positions, principal_components(vectors.astype(float))[0][:, :2], rtol=1e-5, atol=1e-6
+    )

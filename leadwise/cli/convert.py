@@ -30,6 +30,7 @@ def convert(
     from leadwise.data.formats.reading import items, read
     from leadwise.data.formats.wfdb_writer import with_derived_leads, write_wfdb
     from leadwise.data.recordings.recording import RecordError
+    from leadwise.files import sync_tree
 
     names = given_of(leads, rate_hz, units).leads
     beneath = ecg_files.beneath(source) if source.is_dir() else None
@@ -63,6 +64,8 @@ def convert(
                 )
         except RecordError as error:
             failures.append(str(error))
+    if rows:
+        sync_tree(target)
     print_table(rows, f"written to {target}")
     if beneath is not None and beneath.left_out:
         out.print(beneath.left_out, soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from leadwise.files import replacing
+from leadwise.files import npz_names, replacing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,10 +44,7 @@ def _is_ours(path: Path) -> bool:
             import pyarrow.parquet as pq
 
             return tuple(pq.read_schema(path).names[:2]) == MARKER
-        import numpy as np
-
-        with np.load(path, allow_pickle=False) as archive:
-            return set(archive.files) >= _NPZ_KEYS
+        return set(npz_names(path)) >= _NPZ_KEYS
     except Exception:  # whatever it is, no reader of its suffix can read it, so leadwise did not write it
         return False
 
@@ -55,7 +52,6 @@ def _is_ours(path: Path) -> bool:
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table whose first columns are MARKER to .csv or .parquet, atomically."""
     assert tuple(table.columns[:2]) == MARKER
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         if path.suffix.lower() == ".csv":
             table.to_csv(temporary, index=False, float_format="%.6g")
@@ -76,7 +72,6 @@ def write_embeddings(
 
         columns = {"record": records, "refused": reasons, **(about or {})}
         texts: dict[str, Any] = {name: np.array(list(values), dtype=np.str_) for name, values in columns.items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, embedding=np.asarray(features, dtype=np.float32), **texts)
         return

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.messages import first_few, short_name
 from leadwise.data.usable_rows import NO_EMBEDDING, LeftOut
-from leadwise.files import DAMAGED_NPZ
+from leadwise.files import DamagedNpzError, first_line, read_npz
 
 SUFFIXES = (".npz", ".parquet")
 
@@ -189,13 +189,9 @@ _Content = tuple[NDArray[Any], NDArray[Any], set[str], dict[str, int]]
 
 def _read_npz(path: Path) -> _Content:
     """Return names (N,), vectors (N, D), the records without an embedding, and no vector of another width."""
-    columns: dict[str, NDArray[Any]] = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
-            for name in ("record", "embedding", "left_out", "refused"):
-                if name in file.files:
-                    columns[name] = file[name]
-    except DAMAGED_NPZ as error:
+        columns = read_npz(path, ("record", "embedding", "left_out", "refused"))
+    except DamagedNpzError as error:
         raise StoredEmbeddingsError(
             f"{path} cannot be read as .npz without pickled objects ({error}); write it with numpy.savez, names as an array of "
             "texts: numpy.array(names, dtype=numpy.str_)"
@@ -226,8 +222,10 @@ def _read_parquet(path: Path) -> _Content:
             )
         wanted = [record, *(["refused"] if "refused" in columns else [])]
         table = pq.read_table(path, columns=[*wanted, *(["embedding"] if "embedding" in columns else numbered)])
-    except (OSError, pa.ArrowException) as error:
-        raise StoredEmbeddingsError(f"{path} cannot be read as Parquet ({error}); write it again") from None
+    except StoredEmbeddingsError:
+        raise
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise StoredEmbeddingsError(f"{path} cannot be read as Parquet ({first_line(error)}); write it again") from None
     names = _texts(np.array(table[record].to_pylist(), dtype=object))
     refused: set[str] = set()
     if "refused" in table.column_names:

@@ -26,7 +26,7 @@ from leadwise.data.loader import Recordings
 from leadwise.data.usable_rows import LeftOut, log_left_out, usable_rows
 from leadwise.evaluate import speed
 from leadwise.evaluate.speed import embedding_precision
-from leadwise.files import DAMAGED_NPZ, replacing
+from leadwise.files import DamagedNpzError, read_npz, replacing
 from leadwise.methods.catalogue import patch_samples
 from leadwise.progress import Progress, partial_progress
 from leadwise.run import Run
@@ -198,9 +198,9 @@ def _read_cache(path: Path, n_rows: int) -> tuple[NDArray[np.int64], Features]:
     if not path.is_file():
         return empty
     try:
-        with np.load(path, allow_pickle=False) as file:
-            rows, embedding = file["row"], file["embedding"]
-    except DAMAGED_NPZ as error:
+        stored = read_npz(path)
+        rows, embedding = stored["row"], stored["embedding"]
+    except (DamagedNpzError, KeyError) as error:
         log.warning("cache %s cannot be read (%s): rewriting it", path, error)
         return empty
     valid = (
@@ -249,7 +249,6 @@ def _merged(pieces: list[tuple[NDArray[np.int64], Features]]) -> tuple[NDArray[n
 def _write_cache(path: Path, rows: NDArray[np.int64], embedding: Features) -> bool:
     """Write a cache file or a piece, and return whether that was possible."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, row=rows, embedding=embedding)
     except OSError as error:  # a run on read-only storage is still evaluated, but embedded again the next time
@@ -326,7 +325,6 @@ def write_npz(path: Path, embedding: Features, cohort: Cohort, rows: Rows, left_
     if left_out:
         pairs = [(name, reason) for reason, names in left_out.records.items() for name in names]
         columns |= dict(zip(("left_out", "left_out_reason"), np.array(pairs, dtype=np.str_).T))
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, embedding=embedding.astype(np.float32), **columns)
 

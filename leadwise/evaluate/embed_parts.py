@@ -22,7 +22,7 @@ from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.messages import first_few
 from leadwise.evaluate import speed
 from leadwise.evaluate.embed import EmbedError, Features, Rows, embed_cohort
-from leadwise.files import DAMAGED_NPZ, replacing
+from leadwise.files import read_npz, replacing
 from leadwise.progress import Progress
 from leadwise.run import Run
 
@@ -159,12 +159,11 @@ def _rows_of(job: EmbeddingJob, share: tuple[int, int]) -> NDArray[np.int64]:
 def _facts(file: Path) -> tuple[dict[str, Any], tuple[int, int]]:
     """Return what a part is of, and which part it is."""
     try:
-        with np.load(file, allow_pickle=False) as content:
-            facts: dict[str, Any] = json.loads(str(content["about"]))
+        facts: dict[str, Any] = json.loads(str(read_npz(file, ("about",))["about"]))
         which, n_parts = facts.pop("share")
         if not (isinstance(which, int) and isinstance(n_parts, int) and 1 <= which <= n_parts):
             raise ValueError(f"share {which!r} of {n_parts!r}")
-    except (*DAMAGED_NPZ, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EmbedError(_damaged(file, error)) from None
     return facts, (which, n_parts)
 
@@ -172,8 +171,8 @@ def _facts(file: Path) -> tuple[dict[str, Any], tuple[int, int]]:
 def _content(file: Path) -> tuple[NDArray[np.int64], Features]:
     """Return row numbers (n,) and embeddings (n, D) of a part."""
     try:
-        with np.load(file, allow_pickle=False) as content:
-            rows, embedding = content["row"], content["embedding"]
+        content = read_npz(file, ("row", "embedding"))
+        rows, embedding = content["row"], content["embedding"]
         if (
             rows.dtype != np.int64
             or embedding.dtype != np.float32
@@ -181,7 +180,7 @@ def _content(file: Path) -> tuple[NDArray[np.int64], Features]:
             or len(rows) != len(embedding)
         ):
             raise ValueError(f"row {rows.dtype} {rows.shape}, embedding {embedding.dtype} {embedding.shape}")
-    except DAMAGED_NPZ as error:
+    except (OSError, ValueError, KeyError) as error:
         raise EmbedError(_damaged(file, error)) from None
     return rows, embedding
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from leadwise.files import replacing
+from leadwise.files import first_line, replacing
 
 FORMAT = 1  # of the file
 Json = dict[str, Any]
@@ -92,7 +92,7 @@ class Leaderboard:
             if isinstance(error, LeaderboardError):
                 raise
             raise LeaderboardError(
-                f"{path} is no leaderboard ({error!r}); restore it, or name another --board"
+                f"{path} is no leaderboard ({type(error).__name__}: {first_line(error)}); restore it, or name another --board"
             ) from None
 
     def write(self, path: Path) -> None:
@@ -172,7 +172,14 @@ def entries_of(path: Path, name: str = "", source: str = "") -> list[Leaderboard
     scored = {None: result} if command == "zeroshot" else result.get("fractions", {})
     if not scored:
         raise LeaderboardError(f"{path} has no score; run `leadwise {command}` again")
-    return [_entry(path, about, None if at is None else float(at), cell) for at, cell in scored.items()]
+    try:
+        return [_entry(path, about, None if at is None else float(at), cell) for at, cell in scored.items()]
+    except LeaderboardError:
+        raise
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise LeaderboardError(
+            f"{path} has a score that cannot be read ({first_line(error)}); run `leadwise {command}` again"
+        ) from None
 
 
 def _read(path: Path) -> Json:

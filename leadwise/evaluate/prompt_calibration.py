@@ -238,11 +238,16 @@ def _from_json(line: Mapping[str, Any]) -> PromptSetCalibration:
     classes = {}
     for code, one in line["classes"].items():
         if one["method"] == "platt":
-            classes[code] = ClassCalibration("platt", float(one["slope"]), float(one["intercept"]))
+            slope, intercept = float(one["slope"]), float(one["intercept"])
+            if not np.isfinite([slope, intercept]).all():
+                raise ValueError(f"class {code} has no finite slope and intercept")
+            classes[code] = ClassCalibration("platt", slope, intercept)
             continue
         cosines, values = tuple(map(float, one["cosines"])), tuple(map(float, one["values"]))
         if one["method"] != "isotonic" or len(cosines) != len(values) or not values:
             raise ValueError(f"class {code} has no steps")
+        if not (np.isfinite(cosines).all() and (np.diff(cosines) >= 0).all() and all(0 <= p <= 1 for p in values)):
+            raise ValueError(f"the steps of class {code} do not ascend, or are no probabilities")
         classes[code] = ClassCalibration("isotonic", cosines=cosines, values=values)
     texts = ("prompts", "task", "prompt_set", "prompt_file", "source", "cohort", "cohort_fingerprint", "split")
     return PromptSetCalibration(

@@ -347,11 +347,16 @@ def _direction_scores(
 
 
 def _weighted_medians(values: Floats, weights: Floats) -> Floats:
-    """Return the medians (R,) of values (Q,) under each row of weights (R, Q)."""
+    """Return the medians (R,) of values (Q,) under each row of weights (R, Q), as `np.median` of whole repetitions.
+
+    Where half of the weight is on each side of a gap, it is the middle of the gap.
+    """
     order = np.argsort(values, kind="stable")
     cumulative = np.cumsum(weights[:, order], axis=1)
-    half = np.argmax(cumulative >= cumulative[:, -1:] / 2, axis=1)
-    medians: Floats = values[order][half]
+    half, near = cumulative[:, -1:] / 2, 1e-9 * cumulative[:, -1:]
+    lower = np.argmax(cumulative >= half - near, axis=1)
+    upper = np.argmax(cumulative > half + near, axis=1)
+    medians: Floats = (values[order][lower] + values[order][upper]) / 2
     return medians
 
 

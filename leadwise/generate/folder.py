@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from leadwise import digests, trained_on
 from leadwise.config import ConfigError, LogConfig, OptimConfig, typed
 from leadwise.data import reports
-from leadwise.files import replacing
+from leadwise.files import naming_full_disk, replacing, sync_tree
 from leadwise.generate.report_model import ReportModel
 from leadwise.generate.writer import NOTE, Writer, WriterError, WriterInput
 from leadwise.generate.writers.local import LocalModel, LocalSettings
@@ -243,7 +243,9 @@ def create(
     selected_on: TrainedOn | None = None,
 ) -> TrainedWriter:
     """Write a new writer folder without weights; writer.toml comes last, because it makes the folder a writer folder."""
-    model.save_tokenizer(folder / "tokenizer")
+    with naming_full_disk(folder / "tokenizer"):
+        model.save_tokenizer(folder / "tokenizer")
+        sync_tree(folder / "tokenizer")
     with replacing(folder / PROVENANCE) as temporary:
         temporary.write_text(json.dumps({"note": NOTE, **provenance}, indent=1) + "\n", encoding="utf-8")
     hashes.write(folder / trained_on.FILE)

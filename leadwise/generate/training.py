@@ -29,6 +29,7 @@ from leadwise.data import reports
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.loader import Sampler
 from leadwise.evaluate.embed import embed_cohort, split_parts, training_overlap, usable
+from leadwise.files import make_folder
 from leadwise.generate import folder as folders
 from leadwise.generate.bank import SPLIT, training_reports
 from leadwise.generate.folder import TrainedWriter, WriterConfig
@@ -107,7 +108,7 @@ def train_writer(
         # the data, and the folder
         train, held_out = _examples(run, encoder, cohort, config, progress)
         is_new = not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         until_end.enter_context(runs.locked(folder))
         try:
             writer = _open(folder, run, cohort) if resume else _create(folder, config, run, cohort, train, held_out)

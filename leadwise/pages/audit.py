@@ -145,7 +145,7 @@ def _check_run(cohort: Cohort, run: Run) -> list[Finding]:
 
 
 def write_page(report: CheckReport, path: Path) -> None:
-    """Write the report as one offline HTML page: findings, classes by split, histograms, the worst tracings."""
+    """Write the report as one offline HTML page: the worst tracing, histograms, findings, classes by split, more tracings."""
     cohort, audit = report.cohort, report.audit
     measures = audit.measures
     page = Page(f"Check of {cohort.name}")
@@ -169,20 +169,11 @@ def write_page(report: CheckReport, path: Path) -> None:
         f"{len(measures.row)} recordings that were measured. This page contains no report text."
     )
 
-    page.heading("Findings")
-    if audit.findings:
-        page.table(report.rows(n_examples=6), tones={"severity": TONES})
-    else:
-        page.text("No problems were found.")
-
-    if audit.classes:
-        page.heading("Classes by split")
-        page.table(
-            report.class_rows(),
-            "Number of recordings with (+) and without (\u2212) each class. Only recordings with every label of the task "
-            "are counted.",
-        )
-
+    # pictures first: the worst tracing and the measurements, then findings and classes, then the other pictures
+    pictured = _pictured_examples(audit.findings, PICTURED)
+    if pictured:
+        page.heading("The worst tracing")
+        _add_tracing(page, cohort, *pictured[0])
     page.heading("Distribution of the measurements")
     page.figure(
         histogram.draw(
@@ -200,19 +191,36 @@ def write_page(report: CheckReport, path: Path) -> None:
         "histograms",
     )
 
+    page.heading("Findings")
+    if audit.findings:
+        page.table(report.rows(n_examples=6), tones={"severity": TONES})
+    else:
+        page.text("No problems were found.")
+
+    if audit.classes:
+        page.heading("Classes by split")
+        page.table(
+            report.class_rows(),
+            "Number of recordings with (+) and without (\u2212) each class. Only recordings with every label of the task "
+            "are counted.",
+        )
+
     if cohort.volumes is not None:
         _write_hearts(page, report)
 
-    pictured = _pictured_examples(audit.findings, PICTURED)
-    if pictured:
-        page.heading("The worst tracings")
-    for finding, example in pictured:
-        page.figure(
-            _draw_tracing(cohort, finding, example),
-            f"{finding.severity}: {finding.check}. {example}",
-            f"ECG of {example.record} on paper grid",
-        )
+    if pictured[1:]:
+        page.heading("Further tracings")
+    for finding, example in pictured[1:]:
+        _add_tracing(page, cohort, finding, example)
     page.write(path)
+
+
+def _add_tracing(page: Page, cohort: Cohort, finding: Finding, example: Example) -> None:
+    page.figure(
+        _draw_tracing(cohort, finding, example),
+        f"{finding.severity}: {finding.check}. {example}",
+        f"ECG of {example.record} on paper grid",
+    )
 
 
 def _write_hearts(page: Page, report: CheckReport) -> None:

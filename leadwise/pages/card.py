@@ -19,12 +19,20 @@ from leadwise.pages.html import Page
 from leadwise.pages.report_examples import ReportExamples, add_examples
 from leadwise.pictures import bars, heat, paper
 
-_CAPTIONS = {  # by kind of change
-    "leads": "Fewer leads. The missing leads are marked as not observed; they are neither set to zero nor computed from others.",
-    "rate": "Another sampling rate. The ECG is resampled to it and back to the model's rate, as any file would be. Only a "
-    "lower rate can lose information.",
-    "noise": "Added noise. The signal-to-noise ratio (dB) is the power of the recording relative to the noise; lower is noisier.",
-    "mistake": "Mistakes in the recording or in the file.",
+_CHANGES = {  # by kind of change: heading and caption
+    "leads": (
+        "Fewer leads",
+        "The missing leads are marked as not observed; they are neither set to zero nor computed from others.",
+    ),
+    "rate": (
+        "Another sampling rate",
+        "The ECG is resampled to it and back to the model's rate, as any file would be. Only a lower rate can lose information.",
+    ),
+    "noise": (
+        "Added noise",
+        "The signal-to-noise ratio (dB) is the power of the recording relative to the noise; lower is noisier.",
+    ),
+    "mistake": ("Mistakes", "Mistakes in the recording or in the file."),
 }
 
 
@@ -97,7 +105,8 @@ def _add_training(page: Page, card: Card) -> None:
         "recordings scored on": ", ".join(f"{n} {split}" for split, n in cohort["recordings"].items()),
         **{f"{key} of the data set": text for key, text in cohort.get("about", {}).items()},
     }
-    page.table([{"property": name, "value": str(value)} for name, value in rows.items()], "the run and the cohort")
+    with page.folded("The run and the cohort"):
+        page.table([{"property": name, "value": str(value)} for name, value in rows.items()], "the run and the cohort")
     with page.folded("Parameters of each module"):
         page.table([{"module": name, "parameters": f"{n:,}"} for name, n in facts["parameters_of"].items()])
     settings = [{"setting": name, "value": repr(value)} for name, value in facts["settings"].items()]
@@ -194,7 +203,7 @@ def _add_robustness(page: Page, robustness: Robustness) -> None:
     )
     lines = robustness.rows()
     unchanged = [line for line in lines if not line["kind"]]
-    for kind, caption in _CAPTIONS.items():
+    for kind, (heading, caption) in _CHANGES.items():
         of_kind = [line for line in lines if line["kind"] == kind]
         if not of_kind:
             continue
@@ -209,8 +218,9 @@ def _add_robustness(page: Page, robustness: Robustness) -> None:
              "high": line.get("high")}
             for line in [*unchanged, *of_kind]
         ]  # fmt: skip
-        page.figure(bars.draw(dots, f"macro AUROC, {kind}"), caption, f"dots with intervals: {caption}")
-        page.table(rows, kind)
+        page.heading(heading, level=3)
+        page.figure(bars.draw(dots, f"macro AUROC, {kind}"), caption, f"dots with intervals: {heading}")
+        page.table(rows, heading)
 
 
 def _add_shifts(page: Page, shifts: Sequence[ShiftReport]) -> None:

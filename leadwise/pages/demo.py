@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from leadwise.config import dumps
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.loader import Recordings
 from leadwise.ecg import ECG
@@ -129,12 +130,8 @@ def build_page(
         "ECG on paper grid with hidden patches and their reconstruction",
     )
 
-    # the scores: tables, remarks on classes without a score, and the picture
+    # the scores: the picture, tables, remarks on classes without a score
     page.heading("Scores")
-    for title, rows in tables.items():
-        page.table([{key: value for key, value in row.items() if key not in REMARK_KEYS} for row in rows], title)
-    for remark in remarks:
-        page.text(remark)
     dots = [{"name": "zero-shot", "group": row["features"], **_interval(row)} for row in zeroshot.rows()[:2]]
     dots += [
         {"name": f"probe {row['fraction']:.0%}", "group": row["features"], **_interval(row)} for row in probe.rows()
@@ -142,13 +139,11 @@ def build_page(
     page.figure(
         bars.draw(dots, "macro AUROC"), "Scores with 95 % confidence intervals over patients.", "dots with intervals"
     )
+    for title, rows in tables.items():
+        page.table([{key: value for key, value in row.items() if key not in REMARK_KEYS} for row in rows], title)
+    for remark in remarks:
+        page.text(remark)
     page.table(zeroshot.class_rows(), "zero-shot, each finding")
-
-    # the run: loss curves and a map of its embeddings
-    page.heading("Training")
-    assert run.folder is not None
-    metrics = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    page.figure(curves.draw(metrics), "Each loss term on training batches and on held-out patients.", "loss curves")
 
     page.heading("Map of the embeddings")
     page.figure(
@@ -157,6 +152,14 @@ def build_page(
         f"that it is labelled with: {', '.join(MAP_CLASSES)}.",
         "scatter of embeddings",
     )
+
+    # the run: loss curves, settings
+    page.heading("Training")
+    assert run.folder is not None
+    metrics = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    page.figure(curves.draw(metrics), "Each loss term on training batches and on held-out patients.", "loss curves")
+    with page.folded("Settings of the run"):
+        page.preformatted(dumps(run.config))
     return page
 
 

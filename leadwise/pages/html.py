@@ -91,6 +91,9 @@ body { margin: 0 auto; padding: 1.2rem 1rem 3rem; max-width: 68rem; background: 
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: .6rem 0 1rem; }
 h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; padding-top: .8rem; border-top: 1px solid var(--rule); }
+h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
+pre { margin: .4rem 0 1rem; padding: .6rem .8rem; overflow-x: auto; background: var(--band); border-radius: 6px;
+  font: .82rem/1.45 ui-monospace, "DejaVu Sans Mono", monospace; }
 p { max-width: 44rem; margin: .6rem 0; overflow-wrap: anywhere; }
 figure { margin: 1.4rem 0; }
 figcaption, caption { color: var(--soft); font-size: .9rem; text-align: left; padding: .4rem 0; }
@@ -141,15 +144,20 @@ _NUMBER = re.compile(r"[-+−–]?\.?\d[\d.,]*(e[-+]?\d+)?(?![\w])")
 
 
 class Page:
-    """An HTML page that is built from top to bottom and then written to a file."""
+    """An HTML page that is built from top to bottom and then written to a file.
+
+    The pictures of a section come before its tables, in whatever order they are added.
+    """
 
     def __init__(self, title: str) -> None:
         self.title = title
         self._parts: list[str] = []
+        self._first_table: int | None = None  # of the section: its place in the parts
 
-    def heading(self, text: str) -> None:
-        """Add a section heading."""
-        self._parts.append(f"<h2>{html.escape(text)}</h2>")
+    def heading(self, text: str, level: Literal[2, 3] = 2) -> None:
+        """Add the heading of a section, or with level 3 of a part of one."""
+        self._parts.append(f"<h{level}>{html.escape(text)}</h{level}>")
+        self._first_table = None
 
     def text(self, paragraph: str, tone: Tone | None = None) -> None:
         """Add a paragraph of plain text, in the colour of `tone` if it is given."""
@@ -158,11 +166,14 @@ class Page:
     @contextmanager
     def folded(self, summary: str) -> Iterator[None]:
         """What is added within the context is folded under the line `summary`, until a reader opens it."""
+        before = len(self._parts) if self._first_table is None else self._first_table
         self._parts.append(f"<details><summary>{html.escape(summary)}</summary>")
+        self._first_table = None
         try:
             yield
         finally:
             self._parts.append("</details>")
+            self._first_table = before  # a later picture of the section is not folded
 
     def table(
         self,
@@ -196,12 +207,14 @@ class Page:
         )
         box = _css_class("scroll", "many" if len(columns) >= MANY_COLUMNS else None)
         above = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+        if self._first_table is None:
+            self._first_table = len(self._parts)
         self._parts.append(
             f"<div{box}><table>{above}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
         )
 
     def figure(self, figure: Figure, caption: str = "", alt: str = "") -> None:
-        """Add a figure as an embedded PNG, without a caption if it is empty.
+        """Add a figure as an embedded PNG above the tables of the section, without a caption if it is empty.
 
         `alt` describes the figure for readers who cannot view it.
         """
@@ -212,10 +225,19 @@ class Page:
         data = base64.b64encode(buffer.getvalue()).decode("ascii")
         wide = _css_class("wide" if width_in > WIDE_IN else None)
         below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-        self._parts.append(
+        picture = (
             f'<figure><div class="scroll"><img{wide} alt="{html.escape(alt or caption)}" '
             f'src="data:image/png;base64,{data}"></div>\n{below}</figure>'
         )
+        if self._first_table is None:
+            self._parts.append(picture)
+        else:
+            self._parts.insert(self._first_table, picture)
+            self._first_table += 1
+
+    def preformatted(self, text: str) -> None:
+        """Add text with its own line breaks, such as a config."""
+        self._parts.append(f'<pre tabindex="0">{html.escape(text.rstrip())}</pre>')
 
     def html(self) -> str:
         """Return the page as HTML text."""

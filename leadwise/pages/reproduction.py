@@ -36,7 +36,6 @@ class ReproductionPage:
     scale: str = ""  # sentence on the scale of the numbers
     note: str = NOTE  # on the protocol
     more: list[tuple[str, list[dict[str, Any]]]] = field(default_factory=list)  # further tables: heading and lines
-    figures_first: bool = False  # the figures precede the table
 
 
 def write_result(folder: Path, page: ReproductionPage, configs: Mapping[str, str]) -> None:
@@ -61,21 +60,18 @@ def write_result(folder: Path, page: ReproductionPage, configs: Mapping[str, str
     html = HtmlPage(page.title)
     html.text(page.scale)
     html.text(page.note)
-    if not page.figures_first:
-        html.table(page.lines)
     for number, (figure, caption) in enumerate(page.figures, start=1):
         html.figure(figure, caption)
         ink.save(figure, folder / ("figure.png" if number == 1 else f"figure{number}.png"))
-    if page.figures_first:
-        html.table(page.lines)
+    html.table(page.lines)
     for heading, lines in further:
         html.heading(heading)
         html.table(lines)
     html.heading("Configs")
-    html.text(
-        "The folder configs/ next to this page contains every setting of every run: "
-        + ", ".join(f"{name}.toml" for name in configs)
-    )
+    html.text("Every setting of every run, as in the folder configs/ next to this page.")
+    for name, text in configs.items():
+        with html.folded(f"{name}.toml"):
+            html.preformatted(text)
     html.write(folder / "page.html")
 
 

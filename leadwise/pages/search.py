@@ -1,4 +1,4 @@
-"""The HTML page of a text search: the nearest ECGs in a table and on paper grid."""
+"""The HTML page of a text search: the nearest ECGs on paper grid and in a table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ def build_page(result: SearchResult, cohort: Cohort, run: Run, show_reports: boo
     )
     if show_reports:
         page.text("This page contains report texts. Treat it as patient data.")
-    page.table(rows(hits), "nearest recordings")
     for position, hit in enumerate(hits, 1):
         ecg, rate_hz = cohort.signal(hit.row)  # (T, 12) mV
         labels = "; ".join(f"{task}: {', '.join(names) or 'none'}" for task, names in hit.labels.items())
@@ -40,4 +39,5 @@ def build_page(result: SearchResult, cohort: Cohort, run: Run, show_reports: boo
         figure = paper.draw(ecg.T, rate_hz, LEADS, title=title, notes=[labels] if labels else [])
         report = f"Report: {cohort.reports[hit.row]}" if show_reports else ""
         page.figure(figure, report, alt=f"12-lead ECG of record {hit.record} on paper grid")
+    page.table(rows(hits), "nearest recordings")
     return page

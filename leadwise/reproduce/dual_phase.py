@@ -31,7 +31,7 @@ from leadwise.evaluate.metrics.score import Floats, Score
 from leadwise.evaluate.regress import RegressTask, make_regress_task, predict, rate_features, score_predictions
 from leadwise.evaluate.ridge import N_FOLDS, patient_folds
 from leadwise.evaluate.volume_retrieval import POOLS, embed_volumes, run_volume_retrieval
-from leadwise.files import replacing
+from leadwise.files import DamagedNpzError, read_npz, replacing
 from leadwise.methods.catalogue import small_optim_settings, small_settings, with_defaults
 from leadwise.pages.reproduction import ReproductionPage
 from leadwise.pictures import bars
@@ -136,7 +136,6 @@ def reproduce_dual_phase(options: DualPhaseOptions, progress: Progress) -> tuple
             ("Retrieval, test people", scoring.retrieval_lines(scores)),
             ("The paper's readable numbers beside ours", scoring.paper_lines(scores)),
         ],
-        figures_first=True,
     )
     return page, trained
 
@@ -399,11 +398,11 @@ def _load_or_compute(
     of = json.dumps(inputs)
     if path.is_file():
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                if str(stored["of"]) == of:
-                    return {name: stored[name] for name in stored.files}
-        except Exception as error:  # of many types; the content of a damaged file is computed again
-            log.warning("%s cannot be used (%r): scored again", path, error)
+            stored = read_npz(path)
+            if str(stored["of"]) == of:
+                return stored
+        except (DamagedNpzError, KeyError) as error:  # computed again
+            log.warning("%s cannot be used (%s): scored again", path, error)
     arrays = compute()
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part, part.open("wb") as file:

@@ -28,7 +28,7 @@ from leadwise.data.simulator.reports import MEASURED
 from leadwise.data.sources import simulated
 from leadwise.evaluate.embed import embed_cohort, usable
 from leadwise.evaluate.metrics.bootstrap import N_REPLICATES, permute_across_patients
-from leadwise.files import replacing
+from leadwise.files import DamagedNpzError, read_npz, replacing
 from leadwise.pages.reproduction import ReproductionPage
 from leadwise.pictures import plane
 from leadwise.progress import Progress, relabel
@@ -86,7 +86,7 @@ def reproduce_merit(options: MeritOptions, progress: Progress) -> tuple[Reproduc
     check_options(options)
     scale: list[str] = []
     trained: list[Variant] = []
-    page = ReproductionPage(TITLE, [], [], [], note=NOTE, figures_first=True)
+    page = ReproductionPage(TITLE, [], [], [], note=NOTE)
 
     # the thesis
     if options.thesis:
@@ -226,11 +226,11 @@ def _predictions(
     shape = (len(data.rows("test")), len(merit_thesis.STATED_FINDINGS))
     if path.is_file():
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                if str(stored["of"]) == inputs and stored["logits"].shape == shape:
-                    return Predictions(stored["logits"], stored["values"])
-        except Exception as error:  # of many types; the content of a damaged file is computed again
-            log.warning("%s cannot be used (%r): scored again", path, error)
+            stored = read_npz(path)
+            if str(stored["of"]) == inputs and stored["logits"].shape == shape:
+                return Predictions(stored["logits"], stored["values"])
+        except (DamagedNpzError, KeyError) as error:  # computed again
+            log.warning("%s cannot be used (%s): scored again", path, error)
     result = merit_thesis.predict(embed_cohort(run, cohort, "backbone", rows, progress, cache / "embeddings"), data)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part, part.open("wb") as file:

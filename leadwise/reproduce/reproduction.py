@@ -412,7 +412,7 @@ def _page(
     if request.target == variants.PEERS:
         drawn = [*figures.mean_figures(cells), *figures.method_figures(cells)]
         more = [(peers.REMARK, peers.PUBLISHED)]
-        return ReproductionPage(peers.TITLE, tables.means_table(cells), each, drawn, more=more, figures_first=True)
+        return ReproductionPage(peers.TITLE, tables.means_table(cells), each, drawn, more=more)
     return ReproductionPage(title, each, [], figures.method_figures(cells))
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import logging
-import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,16 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadwise.data.cohort.cohort import Cohort
+from leadwise.evaluate.embed import project
 from leadwise.evaluate.search import positive_classes
-from leadwise.files import replacing
+from leadwise.files import DamagedNpzError, read_npz, replacing
 
 log = logging.getLogger(__name__)
 
 MOST_POINTS = 20_000
 COLUMNS = ("age", "sex", "site")  # of the index, if it has them
-_MOST_NAMES = 24  # of a column; more become OTHER
+_MOST_NAMES = 200  # of a column; more become _OTHER
 _NONE, _UNKNOWN, _OTHER = "none", "unknown", "other"
-_COMPONENTS = 50  # of the input of t-SNE, and of the outlier score
+_MOST_BY_NEIGHBOURS = 3_000  # points that t-SNE places within seconds
+_COMPONENTS = 50  # of the outlier score
 _VARIANCE = 0.95  # of the components of the outlier score
 
 Floats = NDArray[np.float64]
@@ -47,8 +47,8 @@ def stored_map(path: Path, vectors: NDArray[np.floating]) -> EmbeddingMap:
     The file belongs to one state of the embeddings by its name, which the caller chooses.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            read = EmbeddingMap(file["place"], file["position"], file["outlier"], str(file["method"]))
+        file = read_npz(path)
+        read = EmbeddingMap(file["place"], file["position"], file["outlier"], str(file["method"]))
         n = min(len(vectors), MOST_POINTS)
         if (
             read.places.shape == read.outlier.shape == (n,)
@@ -59,7 +59,7 @@ def stored_map(path: Path, vectors: NDArray[np.floating]) -> EmbeddingMap:
         log.warning("map %s has another size than its cohort: computing it again", path)
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (DamagedNpzError, KeyError):
         log.warning("map %s cannot be read: computing it again", path)
     computed = compute_map(vectors)
     try:
@@ -77,7 +77,7 @@ def stored_map(path: Path, vectors: NDArray[np.floating]) -> EmbeddingMap:
 
 
 def compute_map(vectors: NDArray[np.floating]) -> EmbeddingMap:
-    """Return the map of embeddings (M, D): by openTSNE if it is installed, else the first two principal components.
+    """Return the map of embeddings (M, D): by t-SNE, or for many recordings the first two principal components.
 
     Of more than MOST_POINTS recordings, a sample that is always the same.
     """
@@ -85,11 +85,11 @@ def compute_map(vectors: NDArray[np.floating]) -> EmbeddingMap:
     if len(vectors) > MOST_POINTS:
         places = np.sort(np.random.default_rng(0).choice(len(vectors), MOST_POINTS, replace=False))
     components, variances = principal_components(np.asarray(vectors[places], dtype=np.float64))
-    positions = np.zeros((len(places), 2))
-    positions[:, : components.shape[1]] = components[:, :2]
-    method = "PCA"
-    if importlib.util.find_spec("openTSNE") is not None and len(places) >= 100:
-        positions, method = _neighbour_embedding(components[:, :_COMPONENTS]), "openTSNE"
+    if len(places) <= _MOST_BY_NEIGHBOURS:
+        positions, method = project(vectors[places]), "t-SNE"
+    else:
+        positions, method = np.zeros((len(places), 2)), "PCA"
+        positions[:, : components.shape[1]] = components[:, :2]
     return EmbeddingMap(places, positions.astype(np.float32), outlier_scores(components, variances), method)
 
 
@@ -114,13 +114,6 @@ def outlier_scores(components: Floats, variances: Floats) -> NDArray[np.float32]
     n = min(enough, _COMPONENTS, len(variances))
     scores: NDArray[np.float32] = np.sqrt((components[:, :n] ** 2 / variances[:n]).mean(axis=1)).astype(np.float32)
     return scores
-
-
-def _neighbour_embedding(components: Floats) -> Floats:
-    from openTSNE import TSNE
-
-    start = components[:, :2] / components[:, 0].std() * 1e-4
-    return np.asarray(TSNE(random_state=0, initialization=start).fit(components), dtype=np.float64)
 
 
 def map_answer(cohort: Cohort, rows: NDArray[np.integer], mapped: EmbeddingMap) -> dict[str, Any]:
@@ -163,17 +156,22 @@ def _label(positive: tuple[str, ...] | None, counts: Mapping[str, int]) -> str:
 
 
 def _category(values: Sequence[str], order: Sequence[str]) -> dict[str, Any]:
-    """Return a column of names: those in `order` first, else the most frequent first; rare names of many become one."""
+    """Return a column of names: those in `order` first, else the most frequent first; rare names of very many become one.
+
+    `grouped` is the number of names that became one.
+    """
     names, counts = np.unique(np.array(values, dtype=np.str_), return_counts=True)
     count_of = dict(zip(names.tolist(), counts.tolist()))
     ranked = [name for name in order if name in count_of]
     ranked += sorted(count_of.keys() - set(ranked), key=lambda name: (-count_of[name], name))
+    grouped = 0
     if len(ranked) > _MOST_NAMES:
         most = set(sorted(ranked, key=lambda name: -count_of[name])[: _MOST_NAMES - 1])
         ranked = [name for name in ranked if name in most and name != _OTHER] + [_OTHER]
+        grouped = len(count_of) - len(ranked) + 1
     code_of = {name: code for code, name in enumerate(ranked)}
     codes = np.array([code_of.get(value, len(ranked) - 1) for value in values], dtype=np.uint8)
-    return {"kind": "category", "names": ranked, "codes": _packed(codes, "u1")}
+    return {"kind": "category", "names": ranked, "grouped": grouped, "codes": _packed(codes, "u1")}
 
 
 def _number(values: NDArray[np.floating]) -> dict[str, Any]:

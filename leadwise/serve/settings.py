@@ -23,6 +23,7 @@ class Limits:
     unpacked_bytes: int = 80_000_000  # of all files of an archive
     archive_files: int = 64
     samples: int = 500_000  # of each lead
+    shortest_s: float = 1.0  # a shorter recording has no whole beat
     drawn_s: float = 300.0  # seconds of a recording that an answer contains
     upload_s: float = 60.0  # to receive a body
     parse_s: float = 20.0  # wall clock

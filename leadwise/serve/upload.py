@@ -17,6 +17,7 @@ from leadwise.ecg import ECG, read
 from leadwise.serve.settings import Limits
 
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
+_OPTION = re.compile(r"--[a-z-]+, ([a-z_]+)=")  # how readers name what the caller states: option and argument
 _ZIP = b"PK\x03\x04"
 
 
@@ -160,7 +161,7 @@ def _checked(ecg: ECG, limits: Limits) -> ECG:
     """Return the ECG with its leads found.
 
     Raises:
-        RecordError: it has none of the twelve leads, or too many samples.
+        RecordError: it has none of the twelve leads, too few samples or too many.
     """
     recording = ecg.recording
     n_samples = len(recording.signal if recording.digital is None else recording.digital.samples)
@@ -169,13 +170,24 @@ def _checked(ecg: ECG, limits: Limits) -> ECG:
             f"the recording has {n_samples:,} samples per lead; at most {limits.samples:,} are read here: cut it, or use "
             "leadwise predict"
         )
+    duration_s = n_samples / recording.rate_hz
+    if duration_s < limits.shortest_s:
+        raise RecordError(
+            f"the recording lasts {duration_s:.3g} s ({n_samples:,} sample{'' if n_samples == 1 else 's'} at "
+            f"{recording.rate_hz:g} Hz); at least {limits.shortest_s:g} s is needed: export all of it, or correct the sampling "
+            "rate"
+        )
     _ = ecg.twelve
     return ecg
 
 
 def message(error: BaseException, folder: Path) -> str:
-    """Return the text of an error without paths and without the placeholder for the name of the upload."""
+    """Return the text of an error without paths and without the placeholder for the name of the upload.
+
+    Facts that the file does not state have the names of the API.
+    """
     text = " ".join(str(error).split()).replace(f"{folder}/", "").replace(str(folder), "the file")
     text = re.sub(r"/proc/self/fd/\d+", "the file", text)
     text = re.sub(r"^record [^:]{0,300}: ", "", text)
+    text = _OPTION.sub(r"\1", text)
     return text[:500] or "the file cannot be read; export it again"

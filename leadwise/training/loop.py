@@ -19,6 +19,7 @@ from leadwise import distributed
 from leadwise import run as runs
 from leadwise.config import BY_METHOD, Config, ConfigError, OptimConfig
 from leadwise.data.loader import Recordings, Sampler, prefetch_batches
+from leadwise.files import make_folder
 from leadwise.methods.catalogue import with_defaults
 from leadwise.methods.contract import PretrainingMethod
 from leadwise.nn.losses import multimodal
@@ -220,7 +221,7 @@ def _start(
     if resume and not runs.is_unsaved(folder):
         runs.open_without_weights(folder).load_resume()  # raises, with the reason
     is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     until_end.enter_context(runs.locked(folder))
     try:
         restart = runs.is_unsaved(folder)

@@ -20,7 +20,7 @@ from leadwise.config import Config, ConfigError
 from leadwise.data.loader import Recordings
 from leadwise.evaluate.embed import embed, training_overlap
 from leadwise.evaluate.embed_ecgs import width_of
-from leadwise.files import DAMAGED_NPZ, replacing
+from leadwise.files import DamagedNpzError, read_npz, replacing
 from leadwise.methods.catalogue import learns_from_teacher, method_settings
 from leadwise.progress import Progress, partial_progress
 from leadwise.run import TEACHER_FILE, Run
@@ -143,9 +143,8 @@ def give_teacher(run: Run, teacher: Run, data: TrainingData) -> None:
 def _read(path: Path, data: TrainingData, teacher: str | None) -> dict[str, np.ndarray] | None:
     """Return the stored embeddings, or None if they are not those of this data and teacher (None: of any)."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            table = {name: file[name] for name in file.files}
-    except DAMAGED_NPZ:
+        table = read_npz(path)
+    except (FileNotFoundError, DamagedNpzError):
         return None
     try:
         fits = all(str(table[name]) == value for name, value in _identity(data, teacher).items()) and all(

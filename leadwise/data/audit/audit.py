@@ -66,7 +66,8 @@ def audit_cohort(
     table = leads.read_index(cohort)
     report("read the index", 1, 2)
     counts, findings = classes.check_classes(cohort)
-    findings += [*patients.check_patients(cohort), *patients.check_exact_copies(cohort)]
+    findings += [*patients.check_patients(cohort), *patients.check_patient_names(cohort)]
+    findings += patients.check_exact_copies(cohort)
     findings += [*patients.check_reports(cohort), *classes.check_ages(cohort)]
     findings += [*leads.check_leads(cohort, table), *leads.check_lengths(cohort, table)]
     report("read the index", 2, 2)

@@ -3,14 +3,18 @@
 A recording becomes a shape vector: the differences between consecutive blocks of 1/16 s in its first ten seconds, of
 eight leads, each scaled to unit length. The signs of random projections of this vector (Charikar 2002) form a few keys.
 Two recordings that share a key are candidates, and their shape vectors are then compared. 64 bytes per recording are
-held in memory. A copy that begins at another time is not detected.
+held in memory. A copy that begins at another time, or whose leads were exchanged, is found by `beat_matching`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 
 from leadwise.batch import LEADS
+from leadwise.data.audit.beat_matching import Aligned, overlap, refine_lag
 from leadwise.data.cohort.cohort import Cohort
 
 MIN_SHAPE_CORRELATION = 0.97  # among 4,961 ECGs of PTB-XL, the most similar ones of two patients reach 0.92
@@ -18,6 +22,8 @@ MIN_SAMPLE_CORRELATION = 0.999  # at one sampling rate: a copy except for scale,
 SAME, ALIKE = "same", "alike"
 BLOCKS_HZ = 16
 SHAPE_S = 10
+COMPARED_S = 30.0  # of a recording that begins at another time
+_MOST_RECENT = 4096  # recordings in memory while pairs are compared, at most 0.6 MB each
 N_TABLES, N_BITS = 16, 20
 _LEADS = tuple(LEADS.index(lead) for lead in ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6"))
 
@@ -74,15 +80,50 @@ def candidate_pairs(sketches: np.ndarray) -> list[tuple[int, int]]:
     return sorted(pairs)
 
 
-def compare(one: tuple[Cohort, int], other: tuple[Cohort, int]) -> str:
-    """Return SAME, ALIKE or '' (different) for two recordings, each given as a cohort and a row."""
-    if float(_shape_of(*one) @ _shape_of(*other)) < MIN_SHAPE_CORRELATION:
-        return ""
-    (first, rate_hz), (second, other_rate_hz) = (cohort.signal(row) for cohort, row in (one, other))
-    if rate_hz != other_rate_hz:
-        return ALIKE
-    n = min(len(first), len(second))
-    return SAME if _correlation(first[:n], second[:n]) >= MIN_SAMPLE_CORRELATION else ALIKE
+class PairComparison:
+    """Compares recordings in full; those that were read last stay in memory."""
+
+    def __init__(self) -> None:
+        self._recent: dict[tuple[Path, int], Aligned] = {}
+
+    def kind(
+        self, one: tuple[Cohort, int], other: tuple[Cohort, int], lags: Sequence[float], from_beginnings: bool
+    ) -> str:
+        """Return SAME, ALIKE or '' (different) for two recordings, each given as a cohort and a row.
+
+        They are compared at `lags` (s), see `beat_matching`; if they are not alike there, also `from_beginnings`.
+        """
+        lag = refine_lag(self._read(*one), self._read(*other), lags) if lags else None
+        if lag is None and from_beginnings and float(_shape_of(*one) @ _shape_of(*other)) >= MIN_SHAPE_CORRELATION:
+            lag = 0.0
+        if lag is None:
+            return ""
+        (first, rate_hz), (second, other_rate_hz) = (cohort.signal(row) for cohort, row in (one, other))
+        if rate_hz != other_rate_hz:
+            return ALIKE
+        return SAME if _most_equal(first, second, lag * rate_hz) >= MIN_SAMPLE_CORRELATION else ALIKE
+
+    def _read(self, cohort: Cohort, row: int) -> Aligned:
+        key = (cohort.folder, row)
+        if key not in self._recent:
+            if len(self._recent) >= _MOST_RECENT:
+                self._recent.clear()
+            signal, rate_hz = cohort.signal(row)
+            ecg = signal.T[:, : round(COMPARED_S * rate_hz)]
+            self._recent[key] = Aligned(ecg if np.isfinite(ecg).all() else centred(ecg), rate_hz)
+        return self._recent[key]
+
+
+def _shape_of(cohort: Cohort, row: int) -> np.ndarray:
+    signal, rate_hz = cohort.signal(row)
+    return shape_vector(centred(signal.T[:, : round(SHAPE_S * rate_hz)]), rate_hz)
+
+
+def _most_equal(one: np.ndarray, other: np.ndarray, lag: float) -> float:
+    """Return the best correlation of two signals (T, 12) at whole lags near one that is known to about a sample."""
+    steps = (0,) if lag == 0 else (-2, -1, 0, 1, 2)
+    parts = (overlap(len(one), len(other), round(lag) + step) for step in steps)
+    return max(_correlation(one[a], other[b]) for a, b in parts)
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> float:
@@ -91,11 +132,6 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float:
     size = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     both = size > 1e-6
     return float(np.median((a * b).sum(axis=1)[both] / size[both])) if both.any() else float("nan")
-
-
-def _shape_of(cohort: Cohort, row: int) -> np.ndarray:
-    signal, rate_hz = cohort.signal(row)
-    return shape_vector(centred(signal.T[:, : round(SHAPE_S * rate_hz)]), rate_hz)
 
 
 def centred(ecg: np.ndarray) -> np.ndarray:

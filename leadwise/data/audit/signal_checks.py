@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from leadwise.data.audit import near_duplicates, patients
+from leadwise.data.audit import beat_matching, near_duplicates, patients
+from leadwise.data.audit.beat_matching import Beats
 from leadwise.data.audit.finding import Finding, Severity, first_examples
 from leadwise.data.audit.signals import Measures
 from leadwise.data.cohort.cohort import Cohort
@@ -149,32 +152,41 @@ KINDS: tuple[tuple[str, str, str, Severity], ...] = (  # result of the compariso
     (
         near_duplicates.SAME,
         "near-duplicate signals",
-        "These recordings are equal except for scale, offset or rounding. ",
+        "These recordings are equal except for scale, offset, rounding, or where they begin and end. ",
         "error",
     ),
     (
         near_duplicates.ALIKE,
         "similar signals",
-        "These recordings are alike beat for beat: resampled or filtered copies, or two very regular rhythms. Compare them "
-        "first; the following holds for copies. ",
+        "These recordings are alike beat for beat: copies that were resampled, filtered, inverted or changed in their leads, "
+        "or two very regular rhythms. Compare them first; the following holds for copies. ",
         "warning",
     ),
 )
 
 
 def check_near_duplicates(cohort: Cohort, m: Measures, sample_codes: np.ndarray) -> list[Finding]:
-    """Return findings on recordings that are equal except for scale, offset, sampling rate or rounding.
+    """Return findings on recordings that are copies of each other, but not bit for bit.
 
     `sample_codes` (n,) are equal for exact copies, which another check reports; such pairs are skipped here.
     """
-    pairs = [(int(m.row[one]), int(m.row[other])) for one, other in near_duplicates.candidate_pairs(m.sketch)]
-    pairs = [(one, other) for one, other in pairs if sample_codes[one] != sample_codes[other]]
-    kinds = [near_duplicates.compare((cohort, one), (cohort, other)) for one, other in pairs]
+    comparison = near_duplicates.PairComparison()
+    kinds: dict[tuple[int, int], str] = {}
+    for (one, other), how in _candidates(m.sketch, m.beats).items():
+        pair = int(m.row[one]), int(m.row[other])
+        if sample_codes[pair[0]] != sample_codes[pair[1]]:
+            kinds[pair] = comparison.kind((cohort, pair[0]), (cohort, pair[1]), *how)
     findings = []
     for kind, check, message, worst in KINDS:
-        groups = _connected([pair for pair, pair_kind in zip(pairs, kinds) if pair_kind == kind])
+        groups = _connected([pair for pair, pair_kind in kinds.items() if pair_kind == kind])
         findings += patients.copy_findings(cohort, groups, check, len(m.row), message, worst)
     return findings
+
+
+def _candidates(sketches: np.ndarray, beats: Sequence[Beats]) -> dict[tuple[int, int], tuple[list[float], bool]]:
+    """Return pairs of measured recordings to compare: at which lags (s), and whether also from their beginnings."""
+    by_beats, by_shape = beat_matching.candidates(beats), set(near_duplicates.candidate_pairs(sketches))
+    return {pair: (by_beats.get(pair, []), pair in by_shape) for pair in sorted(by_beats.keys() | by_shape)}
 
 
 def _connected(pairs: list[tuple[int, int]]) -> list[np.ndarray]:
@@ -189,14 +201,16 @@ def _connected(pairs: list[tuple[int, int]]) -> list[np.ndarray]:
 
 
 def check_near_overlap(cohort: Cohort, m: Measures, other: Cohort, other_measures: Measures) -> list[Finding]:
-    """Return findings on measured recordings of two cohorts that are equal except for scale, offset, rate or rounding."""
-    n = len(m.row)
-    both = near_duplicates.candidate_pairs(np.concatenate([m.sketch, other_measures.sketch]))
-    pairs = [(int(m.row[one]), int(other_measures.row[two - n])) for one, two in both if one < n <= two]
-    kinds = [near_duplicates.compare((cohort, one), (other, two)) for one, two in pairs]
+    """Return findings on measured recordings of two cohorts that are copies of each other, but not bit for bit."""
+    n, comparison = len(m.row), near_duplicates.PairComparison()
+    both = _candidates(np.concatenate([m.sketch, other_measures.sketch]), [*m.beats, *other_measures.beats])
+    pairs = {
+        (int(m.row[one]), int(other_measures.row[two - n])): how for (one, two), how in both.items() if one < n <= two
+    }
+    kinds = {(one, two): comparison.kind((cohort, one), (other, two), *how) for (one, two), how in pairs.items()}
     findings = []
     for kind, check, message, worst in KINDS:
-        table = np.array([pair for pair, pair_kind in zip(pairs, kinds) if pair_kind == kind], np.int64).reshape(-1, 2)
+        table = np.array([pair for pair, pair_kind in kinds.items() if pair_kind == kind], np.int64).reshape(-1, 2)
         shared = (table[:, 0], table[:, 1])
         findings += patients.overlap_findings(cohort, other, shared, f"{check} in {other.name}", message, worst)
     return findings

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.signal import welch
 
 from leadwise.batch import LEADS
+from leadwise.data.audit.beat_matching import Beats, find_beats
 from leadwise.data.audit.near_duplicates import Sketcher, centred
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.cohort.packing import unpack
@@ -44,6 +45,7 @@ class Measures:
     order: np.ndarray  # result of the lead order test on the stored samples
     twins: np.ndarray  # names of two recorded leads with the same samples, '' if there are none
     sketch: np.ndarray  # (n, tables) uint32, see `near_duplicates`
+    beats: tuple[Beats, ...]  # see `beat_matching`
 
 
 def measure(cohort: Cohort, rows: np.ndarray, progress: Callable[[int, int], None] | None = None) -> Measures:
@@ -55,12 +57,13 @@ def measure(cohort: Cohort, rows: np.ndarray, progress: Callable[[int, int], Non
         results.append(_measure(cohort, int(row), recorded[done], sketcher))
         if progress is not None:
             progress(done + 1, len(rows))
-    columns = list(zip(*results)) if results else [()] * 8
+    columns = list(zip(*results)) if results else [()] * 9
     numbers = [np.array(column, dtype=np.float64) for column in columns[:5]]
     order, twins = (np.array(column, dtype=np.str_) for column in columns[5:7])
     sketches = np.array(columns[7], dtype=np.uint32).reshape(len(rows), -1)
     range_mv, end_hz, hum_hz, hum_share, beats_bpm = numbers
-    return Measures(rows, range_mv, end_hz, hum_hz, hum_share, beats_bpm, order, twins, sketches)
+    beats = tuple(columns[8])
+    return Measures(rows, range_mv, end_hz, hum_hz, hum_share, beats_bpm, order, twins, sketches, beats)
 
 
 def _recorded(cohort: Cohort, rows: np.ndarray) -> np.ndarray:
@@ -86,9 +89,10 @@ def _measure(cohort: Cohort, row: int, recorded: np.ndarray, sketcher: Sketcher)
     centred_ecg = centred(ecg)
     moving = recorded & (centred_ecg.std(axis=1) >= FLAT_MV)
     sketch = sketcher.sketch(centred_ecg, rate_hz)
+    beats = find_beats(centred_ecg, rate_hz)
     twins = _twins(block, moving)
     if not moving.any():
-        return np.nan, np.nan, 0.0, 0.0, np.nan, order, twins, sketch
+        return np.nan, np.nan, 0.0, 0.0, np.nan, order, twins, sketch, beats
 
     # range, spectrum and heart rate
     low, high = np.percentile(centred_ecg[moving], (1, 99), axis=1)
@@ -102,6 +106,7 @@ def _measure(cohort: Cohort, row: int, recorded: np.ndarray, sketcher: Sketcher)
         order,
         twins,
         sketch,
+        beats,
     )
 
 

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -40,6 +40,13 @@ from leadwise.data.cohort.layout import (
 )
 from leadwise.data.cohort.packing import unpack
 from leadwise.data.cohort.volume_store import VolumeStore
+from leadwise.files import first_line
+
+_Content = TypeVar("_Content")
+_SIMULATED = {  # data set -> files in a folder that `leadwise simulate` wrote
+    "simulated": ("records.csv", "truth.csv"),
+    "ecg_cmr": ("subjects.csv", "truth.csv"),
+}
 
 
 class TextColumn(Sequence[str]):
@@ -90,6 +97,7 @@ class Cohort:
         self._files: dict[int, str] = {shard["number"]: shard["file"] for shard in description["shards"]}
         self._maps: dict[int, np.ndarray] = {}
         self._labels: dict[str, list[pa.ChunkedArray]] = {}  # by task, read on demand
+        self._n_rows = self._read_index(lambda file: pq.read_metadata(file).num_rows, "the footer")
         # one column at a time, so that at most one of them is in memory twice
         self.records, self.patients, self.reports = (
             TextColumn(self._column(key)) for key in ("record", "patient", "report")
@@ -128,9 +136,12 @@ class Cohort:
             for shard in [*description["shards"], *_volume_files(description)]:
                 _check_file(folder, shard, verify=False)
             cohort = cls(folder, description)
-        except (KeyError, TypeError, pa.ArrowException) as error:
+        except CohortError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise CohortError(
-                f"cohort {folder}: cohort.json or its index is damaged ({error!r}); prepare it again"
+                f"cohort {folder}: cohort.json or its index is damaged ({type(error).__name__}: {first_line(error)}); "
+                "prepare it again"
             ) from None
         cohort._check_places({shard["number"]: shard["size"] for shard in description["shards"]})
         if cohort._store is not None:
@@ -198,7 +209,21 @@ class Cohort:
         return checksums
 
     def _column(self, name: str) -> pa.ChunkedArray:
-        return pq.read_table(self._index_file, columns=[name])[name]
+        def read(file: Path) -> pa.ChunkedArray:
+            column = pq.read_table(file, columns=[name])[name]
+            if len(column) != self._n_rows:
+                raise ValueError(f"it has {len(column)} rows of {self._n_rows}")
+            return column
+
+        return self._read_index(read, f"column {name!r}")
+
+    def _read_index(self, read: Callable[[Path], _Content], what: str) -> _Content:
+        try:
+            return read(self._index_file)
+        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+            raise CohortError(
+                f"cohort {self.folder}: {what} of its index cannot be read ({first_line(error)}); prepare it again"
+            ) from None
 
     @cached_property
     def _statements(self) -> pa.ListArray:
@@ -374,13 +399,7 @@ def _matrix(column: pa.ChunkedArray) -> np.ndarray:
 def _description(folder: Path) -> dict[str, Any]:
     path = folder / "cohort.json"
     if not path.is_file():
-        unfinished = folder.with_name(folder.name + ".partial").is_dir()
-        advice = (
-            "its preparation is not finished: run the same `leadwise prepare` again"
-            if unfinished
-            else "see `leadwise prepare`"
-        )
-        raise CohortError(f"no cohort at {folder}; {advice}")
+        raise CohortError(f"no cohort at {folder}; {_advice(folder)}")
     try:
         description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -388,6 +407,19 @@ def _description(folder: Path) -> dict[str, Any]:
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise CohortError(f"cohort {folder}: not of format {FORMAT}, which this version reads; prepare it again")
     return description
+
+
+def _advice(folder: Path) -> str:
+    """Return what to do about a folder that is no cohort."""
+    if folder.with_name(folder.name + ".partial").is_dir():
+        return "its preparation is not finished: run the same `leadwise prepare` again"
+    for source, files in _SIMULATED.items():
+        if all((folder / name).is_file() for name in files):
+            return (
+                f"it holds simulated ECGs that are not prepared: run `leadwise prepare {source} {folder} -o COHORT` and open "
+                "COHORT"
+            )
+    return "see `leadwise prepare`"
 
 
 def _check_file(folder: Path, facts: dict[str, Any], verify: bool) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from leadwise.files import naming_full_disk, sync, sync_tree, temporary_folder
 
 FORMAT = 2
 """The version of the cohort folder's format. A cohort of another version is refused."""
@@ -93,13 +93,11 @@ def creating_folder(folder: Path) -> Iterator[Path]:
     """
     if folder.exists():
         raise CohortError(f"{folder} exists already; give a new folder, or delete this one first")
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
+    with naming_full_disk(folder), temporary_folder(folder) as partial:
         yield partial
+        sync_tree(partial)
         partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # renamed already if all went well
+        sync(folder.parent)
 
 
 def sha256(paths: Iterable[Path]) -> str:

@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from dataclasses import dataclass
@@ -23,15 +24,17 @@ from leadwise.data.cohort.refusals import check_source, refuse_dropped
 from leadwise.data.cohort.shard import (
     Shard,
     ShardJob,
-    is_disk_full,
     pack_shard,
 )
 from leadwise.data.formats.reading import files as files_of
 from leadwise.data.messages import first_few
 from leadwise.data.sources.source import Source, check, in_slices
+from leadwise.files import is_disk_full, make_folder, naming_full_disk, sync
 from leadwise.progress import Progress
 
 log = logging.getLogger(__name__)
+
+_CLOCKS_APART_S = 3600.0  # at most, of this machine and the one that stores the files
 
 _OURS = re.compile(
     r"\.?((samples|volumes|volume-masks)-\d{5}\.npy|parts|index\.parquet|(dropped|volumes_left_out)\.csv|cohort\.json)"
@@ -83,10 +86,12 @@ def write(
     out = Path(out).absolute()  # other processes may have another working directory
     partial = out.with_name(out.name + ".partial")
     _check_target(out, overwrite)
-    with locked(partial):
+    with naming_full_disk(out), locked(partial):
         _check_target(out, overwrite)  # another process may have finished it meanwhile
+        if _is_finished(source, partial, shard_records, min_report_words):  # and killed before it had its name
+            return _move_into_place(partial, out)
         facts = check_source(source, partial, allow_missing, allow_unreadable)
-        (partial / "parts").mkdir(parents=True, exist_ok=True)
+        make_folder(partial / "parts")
         jobs = ShardJobs(source, partial, shard_records, _min_report_words(source, min_report_words), facts.extra)
         _clear_leftovers(partial, len(jobs))
         # pack what is not finished; what may not be left out is an error only now, when all that can be packed is
@@ -94,12 +99,11 @@ def write(
             shards = _pack_shards(jobs, range(len(jobs)), pool, progress)
             refuse_dropped(source, shards, partial, allow_missing, allow_unreadable)
             settings = source.settings | {"shard_records": shard_records, "min_report_words": jobs.min_report_words}
-            ledger = index.write_index(partial, source, shards, settings, facts.digest, allow_copies)
+            index.write_index(partial, source, shards, settings, facts.digest, allow_copies)
         except OSError as error:
             raise _disk_full_error(error, partial) from error
         # a cohort appears under its name only when it is whole
-        _move_into_place(partial, out)
-    return ledger
+        return _move_into_place(partial, out)
 
 
 def finished_ledger(
@@ -125,6 +129,8 @@ def finished_ledger(
         return None
     if ledger.n_total != len(source.rows) + len(source.bad_rows) or _is_any_younger(source, written):
         return None
+    if written > time.time() + _CLOCKS_APART_S:
+        return None  # the clock was wrong then: times do not tell which files have changed since
     return ledger
 
 
@@ -167,10 +173,10 @@ def write_share(
     out = Path(out).absolute()
     partial = out.with_name(out.name + ".partial")
     _check_target(out, False)
-    with locked(partial, share):
+    with naming_full_disk(out), locked(partial, share):
         _check_target(out, False)
         facts = check_source(source, partial, allow_missing, allow_bad_rows=True)
-        (partial / "parts").mkdir(parents=True, exist_ok=True)
+        make_folder(partial / "parts")
         jobs = ShardJobs(source, partial, shard_records, _min_report_words(source, min_report_words), facts.extra)
         try:
             return len(_pack_shards(jobs, range(which - 1, len(jobs), n_shares), pool, progress))
@@ -223,11 +229,11 @@ def _check_target(out: Path, overwrite: bool) -> None:
 
 def _clear_leftovers(partial: Path, n_shards: int) -> None:
     """Delete incomplete files of a killed run, and shards with numbers beyond those of this run."""
-    ledgers = (left_out.FILE, left_out.VOLUMES_FILE)
+    ledgers = (left_out.FILE, left_out.VOLUMES_FILE, "cohort.json")  # all written again at the end
     for path in [*partial.iterdir(), *(partial / "parts").iterdir()]:
         number = re.search(r"-(\d{5})\.", path.name)
         if path.suffix in (".tmp", ".part") or path.name in ledgers or (number and int(number[1]) >= n_shards):
-            path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _pack_shards(jobs: ShardJobs, numbers: range, pool: WorkerPool | None, progress: Progress | None) -> list[Shard]:
@@ -293,14 +299,31 @@ def _disk_full_error(error: OSError, partial: Path) -> OSError | CohortError:
     )
 
 
-def _move_into_place(partial: Path, out: Path) -> None:
-    shutil.rmtree(partial / "parts")
+def _is_finished(source: Source, partial: Path, shard_records: int, min_report_words: int | None) -> bool:
+    """Whether an earlier run wrote everything in `partial` from the same source and settings, and removed its parts."""
+    if (partial / "parts").exists():
+        return False
+    ledger = finished_ledger(source, partial, shard_records=shard_records, min_report_words=min_report_words)
+    return ledger is not None
+
+
+def _move_into_place(partial: Path, out: Path) -> Ledger:
+    """Rename a complete cohort to `out`, and return its ledger. A cohort that is replaced is deleted last."""
+    # the parts in one step: a kill between two of them would leave neither a finished cohort nor what it can be made of
+    done, parts = partial / "parts.tmp", partial / "parts"
+    if parts.exists():
+        parts.rename(done)
+    if done.exists():
+        shutil.rmtree(done)
+    sync(partial)
+    replaced = out.with_name(f".{out.name}.replaced")
     if out.exists():
-        replaced = out.with_name(out.name + ".replaced")
         if replaced.exists():
             shutil.rmtree(replaced)  # left by a killed run
         out.rename(replaced)
-        partial.rename(out)
+    partial.rename(out)
+    sync(out.parent)
+    if replaced.exists():
         shutil.rmtree(replaced)
-    else:
-        partial.rename(out)
+    description = json.loads((out / "cohort.json").read_text(encoding="utf-8"))
+    return Ledger(**description["ledger"])

@@ -8,10 +8,8 @@ each other: any process on any machine can pack one.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -33,7 +31,7 @@ from leadwise.data.formats.reading import read
 from leadwise.data.recordings import twelve_leads
 from leadwise.data.recordings.recording import RecordError
 from leadwise.data.sources.source import Row
-from leadwise.files import replacing
+from leadwise.files import is_disk_full, replacing
 
 _SOURCE_FIELDS = pa.schema(
     [
@@ -210,8 +208,6 @@ def _write_shard(
             n_written += len(samples) // 2
         out.seek(0)
         _write_header(out, n_written)  # its length does not depend on the count
-        out.flush()
-        os.fsync(out.fileno())
 
     # the table, then the marker: the shard is finished once the marker exists
     shard = Shard(job.number, len(lines), path.stat().st_size, tuple(dropped))
@@ -335,11 +331,6 @@ def write_table(path: Path, table: pa.Table) -> None:
     """Write a table to a parquet file, never incomplete under its own name; the same table gives the same bytes."""
     with replacing(path) as part:
         pq.write_table(table.combine_chunks(), part, compression="zstd")
-
-
-def is_disk_full(error: OSError) -> bool:
-    """Whether an operation failed because the disk or the user's quota is full."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _append(out: BinaryIO, samples: bytes) -> None:

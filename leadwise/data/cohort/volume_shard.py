@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -72,8 +71,6 @@ class VolumeShardWriter:
                 for out, descr in ((self._volumes, "<f2"), (self._masks, "|u1")):
                     out.seek(0)
                     _write_header(out, descr, self.n_values)
-                    out.flush()
-                    os.fsync(out.fileno())
         except BaseException as failure:
             self._stack.__exit__(type(failure), failure, failure.__traceback__)
             raise

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from leadwise.data.recordings.recording import MISSING, Digital, RecordError, Recording
+from leadwise.files import naming_full_disk, sync, temporary_folder
 
 _LARGEST = 32767
 _UNSAFE = re.compile(r"[^\w\-]")  # characters that a WFDB record's name may not have
@@ -32,9 +32,8 @@ def write_wfdb(recording: Recording, folder: Path, name: str | None = None, over
         raise RecordError(f"{header} exists already; pass --overwrite to replace it, or choose another folder")
     digital = recording.digital or _rounded(recording.signal)
 
-    # both files are complete before either has its final name; the header is renamed last
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as temporary:
+    # both files are complete before either has its final name; there is no header while the samples are replaced
+    with naming_full_disk(header), temporary_folder(folder / "wfdb") as temporary:
         wfdb.wrsamp(
             name,
             fs=int(recording.rate_hz) if float(recording.rate_hz).is_integer() else recording.rate_hz,
@@ -45,10 +44,13 @@ def write_wfdb(recording: Recording, folder: Path, name: str | None = None, over
             adc_gain=[1000.0 / step for step in digital.uv_per_step.tolist()],
             baseline=digital.baseline.tolist(),
             comments=_comments(recording),
-            write_dir=temporary,
+            write_dir=str(temporary),
         )
-        (Path(temporary) / f"{name}.dat").replace(folder / f"{name}.dat")
-        (Path(temporary) / header.name).replace(header)
+        for file in (temporary / f"{name}.dat", temporary / header.name):
+            sync(file)
+        header.unlink(missing_ok=True)
+        (temporary / f"{name}.dat").replace(folder / f"{name}.dat")
+        (temporary / header.name).replace(header)
     return header
 
 

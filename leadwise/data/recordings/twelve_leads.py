@@ -13,6 +13,7 @@ import statistics
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache, cached_property
+from typing import Literal
 
 import numpy as np
 
@@ -360,7 +361,8 @@ def _resample(signal: np.ndarray, observed: np.ndarray, ratio: Fraction) -> tupl
     # The median is subtracted and added again: the filter's gain at 0 Hz differs slightly between its phases, and a
     # recorder's offset can be a hundred times the ECG. 'line' extends the ends without a step, which avoids ringing.
     offset = np.median(signal, axis=0, keepdims=True)
-    resampled = resample_poly(signal - offset, ratio.numerator, ratio.denominator, axis=0, padtype="line") + offset
+    ends: Literal["line", "edge"] = "line" if len(signal) > 1 else "edge"  # one sample has no line
+    resampled = resample_poly(signal - offset, ratio.numerator, ratio.denominator, axis=0, padtype=ends) + offset
     place = np.arange(len(resampled)) * ratio.denominator
     below = place // ratio.numerator
     above = np.minimum(-(-place // ratio.numerator), len(signal) - 1)

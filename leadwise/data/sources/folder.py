@@ -120,8 +120,8 @@ def source_of_table(path: Path, table: TableFile, root: Path, options: Options) 
             bad_rows.append(BadRow(short_name(name) if name else f"row {number}", str(error)))
 
     # warn of what weakens scores or was changed
-    n_nameless = sum(_is_blank(line.get("patient", "")) for _, line in lines)
-    _warn_of_unknown_patients(path.name, n_nameless)
+    nameless = [f"row {number}" for number, line in lines if _is_blank(line.get("patient", ""))]
+    _warn_of_unknown_patients(path.name, nameless)
     _warn_of_partial_labels(path.name, rows, tasks)
     for note, n in notes.items():
         log.warning("%s: %d recordings %s", path.name, n, note)
@@ -291,12 +291,13 @@ def _check_number_of_cells(path: Path, number: int, n_columns: int, line: tuple[
         )
 
 
-def _warn_of_unknown_patients(name: str, n: int) -> None:
-    if n:
+def _warn_of_unknown_patients(name: str, recordings: list[str]) -> None:
+    if recordings:
         log.warning(
-            "%s: %d recordings name no patient; each counts as a patient of its own, so a person may be in two splits",
+            "%s: %d recordings name no patient (%s); each counts as a patient of its own, so a person may be in two splits",
             name,
-            n,
+            len(recordings),
+            first_few(recordings),
         )
 
 
@@ -444,5 +445,5 @@ def _from_files(folder: Path, root: Path, options: Options) -> Source:
     log.info("%s: no table; %d ECG files", folder, len(files.paths))
     if files.left_out:
         log.warning("%s: %s", folder, files.left_out)
-    _warn_of_unknown_patients(str(folder), len(rows))
+    _warn_of_unknown_patients(str(folder), [short_name(row.record) for row in rows])
     return Source("folder", rows, bad_rows=tuple(bad_rows))

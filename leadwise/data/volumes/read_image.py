@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from leadwise.data.volumes.heart_image import HeartImage, VolumeError
-from leadwise.files import DAMAGED_NPZ
+from leadwise.files import DamagedNpzError, npz_names, read_npz
 
 _NIFTI = (".nii", ".nii.gz")
 _SAME = 0.02  # relative difference of two spacings that count as the same
@@ -83,11 +83,11 @@ def _read(path: Path, item: str) -> HeartImage:
 
 
 def _read_npz(path: Path, item: str) -> HeartImage:
-    with _opened(path) as arrays:
-        if item not in arrays or "spacing_mm" not in arrays:
-            missing = item if item not in arrays else "spacing_mm"
-            raise VolumeError(f"{path}: it has no array '{missing}', only {', '.join(arrays.files)}; store it there")
-        frames, spacing_mm = _array(path, arrays, item), _array(path, arrays, "spacing_mm")
+    arrays = _arrays(path, item, "spacing_mm")
+    if len({item, "spacing_mm"} & arrays.keys()) < 2:
+        missing = item if item not in arrays else "spacing_mm"
+        raise VolumeError(f"{path}: it has no array '{missing}', only {', '.join(npz_names(path))}; store it there")
+    frames, spacing_mm = arrays[item], arrays["spacing_mm"]
     if frames.ndim == 3:
         frames = frames[None]
     if frames.ndim != 4 or not frames.size or frames.dtype.kind not in "fiub":
@@ -103,8 +103,7 @@ def _read_npz(path: Path, item: str) -> HeartImage:
 
 def _npz_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """The masks (T, D, H, W) that an .npz has beside its image; None if it has none."""
-    with _opened(path) as arrays:
-        mask = _array(path, arrays, "mask") if "mask" in arrays else None
+    mask = _arrays(path, "mask").get("mask")
     if mask is None:
         return None
     mask = mask[None] if mask.ndim == 3 else mask
@@ -123,19 +122,9 @@ def _listed(spacing_mm: tuple[float, ...]) -> str:
     return " x ".join(f"{step:.4g}" for step in spacing_mm)
 
 
-def _opened(path: Path) -> np.lib.npyio.NpzFile:
-    """The arrays of an .npz; no object is unpickled."""
+def _arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
+    """Those of these arrays that an .npz has; the others of the file are not read."""
     try:
-        arrays = np.load(path, allow_pickle=False)
-    except DAMAGED_NPZ as error:
-        raise VolumeError(f"{path}: it is damaged or no .npz ({error}); write it again") from None
-    if not isinstance(arrays, np.lib.npyio.NpzFile):
-        raise VolumeError(f"{path}: it is no .npz; write it with numpy.savez")
-    return arrays
-
-
-def _array(path: Path, arrays: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
-    try:
-        return np.asarray(arrays[name])
-    except DAMAGED_NPZ as error:
-        raise VolumeError(f"{path}: its array '{name}' is damaged ({error}); write it again") from None
+        return read_npz(path, names)
+    except DamagedNpzError as error:
+        raise VolumeError(f"{path}: {error}; write it again with numpy.savez") from None

@@ -5,8 +5,9 @@ import { announce, button, el, listed, number, pixelRatio, showProblem, sized } 
 import { fromBytes, pair, recordings } from "./files.js";
 import { drawGrid, paperColours, tracePath } from "./paper.js";
 import { fileButton } from "./reading.js";
+import { describe, withSamples } from "./samples.js";
 import { table } from "./table.js";
-import { Tracing, describe, withSamples } from "./tracing.js";
+import { Tracing } from "./tracing.js";
 
 const BEAT_MM_PER_S = 50;
 const BEAT_MM_PER_MV = 10;

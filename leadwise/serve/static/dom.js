@@ -103,3 +103,39 @@ export function sized(canvas, width, height) {
   canvas.style.height = `${h / ratio}px`;
   return canvas.getContext("2d");
 }
+
+/** Whether the usual pointer of this device cannot hover: a finger. */
+const noHover = matchMedia("(hover: none)");
+
+/** Return a hint on how to handle something: {mouse, touch}, the one that fits the device. */
+export function hint({ mouse, touch }) {
+  const place = el("span", { class: "soft small hint" });
+  const fill = () => (place.textContent = noHover.matches ? touch : mouse);
+  noHover.addEventListener("change", fill); // a mouse was plugged in
+  fill();
+  return place;
+}
+
+const latest = new WeakMap(); // element -> the last question whose answer it waits for
+
+/**
+ * Return the answer of `ask()`, a question to the server, and mark `place` as busy until it is there.
+ *
+ * Return null where there is none: an error is written into `place`, a question that was given up is not.
+ */
+export async function answerIn(place, ask) {
+  const question = Symbol("question");
+  latest.set(place, question);
+  place.setAttribute("aria-busy", "true");
+  try {
+    return await ask();
+  } catch (error) {
+    if (error.name !== "AbortError" && latest.get(place) === question) place.replaceChildren(problem(error.message));
+    return null;
+  } finally {
+    if (latest.get(place) === question) place.removeAttribute("aria-busy"); // else a later question is open
+  }
+}
+
+/** Return an error as a paragraph that screen readers read at once. */
+export const problem = (text) => el("p", { class: "note bad", role: "alert", text });

@@ -1,7 +1,7 @@
 /** Findings of one ECG: scores of a task and of the user's own words, each explained on the tracing by a press. */
 
 import { call } from "./api.js";
-import { announce, button, choice, el, listed, newId, number } from "./dom.js";
+import { announce, answerIn, button, choice, el, listed, newId, number } from "./dom.js";
 import { table } from "./table.js";
 
 const FEW_ROWS = 6; // the rest is one press away
@@ -25,6 +25,15 @@ function score(row) {
   return { share: row.percentile / 100, text: ordinal(rank), unit: "percentile" };
 }
 
+/** Return the range of the agreement over the wordings in words, and why the dot can be outside of it; '' for one wording. */
+function wordingsOf({ cosine, low, high }) {
+  if (low === null || low === undefined || low === high) return "";
+  const range = `${number(low, 2)} to ${number(high, 2)}`;
+  if (cosine >= low && cosine <= high) return ` (single wordings: ${range})`;
+  const beyond = cosine > high ? "above" : "below";
+  return ` (single wordings: ${range}; the dot is ${beyond} that line: it is the agreement with the mean of all wordings)`;
+}
+
 export class Findings {
   /** server: the answer of /api/state. onexplain(map or null): draws the occlusion map of the chosen finding. */
   constructor(host, server, onexplain) {
@@ -39,7 +48,7 @@ export class Findings {
       this.task,
       (value) => {
         this.task = value;
-        this.ask();
+        this.askTask();
       },
     );
     this.answer = el("div", { class: "answer" });
@@ -81,10 +90,10 @@ export class Findings {
     this.ecg = ecg;
     this.chosen = null;
     this.own.replaceChildren();
-    if (this.enabled) await this.ask();
+    if (this.enabled) await this.askTask();
   }
 
-  async ask() {
+  async askTask() {
     if (!this.source) return;
     this.explainNothing();
     const task = this.server.tasks.find((each) => each.name === this.task);
@@ -100,20 +109,16 @@ export class Findings {
     await this.fill(this.own, { words }, "Your words", "words");
   }
 
+  /** Return the answer to a question about the open ECG, or null; an error is written into `place`. */
+  ask(place, path, query) {
+    const { source } = this;
+    return answerIn(place, () => call(path, { ...source, query: { ...source.query, ...query } }));
+  }
+
   async fill(place, query, title, name) {
     const { source } = this;
-    place.setAttribute("aria-busy", "true");
-    let answer;
-    try {
-      answer = await call("/api/zeroshot", { ...source, query: { ...source.query, ...query } });
-    } catch (error) {
-      if (error.name !== "AbortError")
-        place.replaceChildren(el("p", { class: "note bad", role: "alert", text: error.message }));
-      return;
-    } finally {
-      place.removeAttribute("aria-busy");
-    }
-    if (source !== this.source) return; // another file came in between
+    const answer = await this.ask(place, "/api/zeroshot", query);
+    if (!answer || source !== this.source) return; // another file came in between
     if (!answer.interpretable) {
       const reason = answer.refusal.replace(/^not interpretable: /, "");
       place.replaceChildren(
@@ -161,7 +166,10 @@ export class Findings {
       notes.push(`Rank among the ${answer.reference.n} recordings of ${answer.reference.name}: not a probability.`);
     } else notes.push("Agreement of ECG and words (cosine): not a probability, and not comparable between findings.");
     if (query.task)
-      notes.push("Thin line: agreement over several wordings. Press a finding to see on the tracing what it depends on.");
+      notes.push(
+        "Thin line: agreement with each of several wordings; dot: with their mean.",
+        "Press a finding to see on the tracing what it depends on.",
+      );
     parts.push(el("p", { class: "soft small", text: notes.join(" ") }), this.asTable(rows, title, name));
     return parts;
   }
@@ -186,10 +194,7 @@ export class Findings {
     const dot = el("span", { class: "dot" });
     dot.style.left = `${place(row.cosine)}%`;
     whisker.append(range, dot);
-    const wordings =
-      row.low === null || row.low === undefined || row.low === row.high
-        ? ""
-        : ` (${number(row.low, 2)} to ${number(row.high, 2)})`;
+    const wordings = wordingsOf(row);
     const title = nameOf(row);
     const press = el(
       "button",
@@ -249,26 +254,16 @@ export class Findings {
     const again = this.chosen?.press === press;
     this.explainNothing();
     if (again) return;
-    const { source } = this;
     this.chosen = { item, press };
     press.setAttribute("aria-pressed", "true");
     const place = el(
       "div",
-      { class: "explained", "aria-busy": "true" },
+      { class: "explained" },
       el("p", { class: "soft", text: "Hiding parts of the ECG, one after the other …" }),
     );
     item.append(place);
-    let map;
-    try {
-      map = await call("/api/explain", { ...source, query: { ...source.query, ...query } });
-    } catch (error) {
-      if (error.name !== "AbortError")
-        place.replaceChildren(el("p", { class: "note bad", role: "alert", text: error.message }));
-      return;
-    } finally {
-      place.removeAttribute("aria-busy");
-    }
-    if (this.chosen?.press !== press) return;
+    const map = await this.ask(place, "/api/explain", query);
+    if (!map || this.chosen?.press !== press) return;
     this.onexplain(map);
     const leads = [...map.leads].sort((a, b) => b.drop - a.drop);
     const most = leads

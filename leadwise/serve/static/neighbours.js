@@ -1,39 +1,14 @@
 /** The nearest recordings of the cohort, drawn small, with their labels. */
 
-import { call, millivolts } from "./api.js";
-import { variable } from "./colours.js";
-import { announce, button, el, number } from "./dom.js";
+import { call } from "./api.js";
+import { announce, answerIn, button, el, number, problem } from "./dom.js";
+import { describe, withSamples } from "./samples.js";
 import { table } from "./table.js";
-import { Tracing, describe, drawSmall, withSamples } from "./tracing.js";
-
-const thumbs = new Map(); // row -> {rate, mv, lead}; a page has at most as many as were looked at
-
-/** Return small tracings of rows of the cohort: Map of row -> {rate, mv, lead}. */
-export async function smallTracings(rows, signal) {
-  const missing = rows.filter((row) => !thumbs.has(row));
-  for (let i = 0; i < missing.length; i += 64) {
-    const answer = await call("/api/thumbs", { json: { rows: missing.slice(i, i + 64) }, signal });
-    for (const [row, thumb] of Object.entries(answer)) {
-      thumbs.set(Number(row), { rate: thumb.rate_hz, lead: thumb.lead, mv: millivolts(thumb.samples) });
-    }
-  }
-  return new Map(rows.filter((row) => thumbs.has(row)).map((row) => [row, thumbs.get(row)]));
-}
+import { smallPicture, smallTracings } from "./thumbs.js";
+import { Tracing } from "./tracing.js";
 
 /** Return the classes of all tasks as one list of names. */
 export const labelNames = (labels) => [...new Set(Object.values(labels ?? {}).flat())];
-
-/** Return an element with a small tracing that follows its width and the theme. */
-export function smallPicture(thumb, height, title) {
-  const canvas = el("canvas", { role: "img", "aria-label": title });
-  const holder = el("div", { class: "thumb" }, canvas);
-  const draw = () => {
-    if (thumb && holder.clientWidth)
-      drawSmall(canvas, thumb.mv, thumb.rate, holder.clientWidth, height, variable(holder, "--ink"));
-  };
-  new ResizeObserver(draw).observe(holder);
-  return holder;
-}
 
 /** Open a recording of the cohort in a window of its own above the page. */
 export async function openRecording(row, title) {
@@ -59,7 +34,7 @@ export async function openRecording(row, title) {
       .join(" · ");
     if (ecg.report) report.textContent = `Report: ${ecg.report}`;
   } catch (error) {
-    place.append(el("p", { class: "note bad", role: "alert", text: error.message }));
+    place.append(problem(error.message));
   }
 }
 
@@ -84,21 +59,12 @@ export class Neighbours {
       this.place.replaceChildren(el("p", { class: "soft", text: "An ECG that is not interpretable has no neighbours." }));
       return;
     }
-    this.place.setAttribute("aria-busy", "true");
-    try {
-      const answer = await call("/api/neighbours", { ...source, query: { ...source.query, top: 6 } });
-      const pictures = await smallTracings(
-        answer.rows.map((row) => row.row),
-        source.signal,
-      );
-      if (source.signal.aborted) return;
-      this.fill(answer, pictures);
-    } catch (error) {
-      if (error.name !== "AbortError")
-        this.place.replaceChildren(el("p", { class: "note bad", role: "alert", text: error.message }));
-    } finally {
-      this.place.removeAttribute("aria-busy");
-    }
+    const answer = await answerIn(this.place, async () => {
+      const nearest = await call("/api/neighbours", { ...source, query: { ...source.query, top: 6 } });
+      const rows = nearest.rows.map((row) => row.row);
+      return { nearest, pictures: await smallTracings(rows, source.signal) };
+    });
+    if (answer && !source.signal.aborted) this.fill(answer.nearest, answer.pictures);
   }
 
   fill(answer, pictures) {

@@ -6,8 +6,9 @@ import { fromBytes, recordings } from "./files.js";
 import { Findings } from "./findings.js";
 import { Neighbours } from "./neighbours.js";
 import { leadRemark } from "./paper.js";
+import { describe, withSamples } from "./samples.js";
 import { table } from "./table.js";
-import { Tracing, describe, withSamples } from "./tracing.js";
+import { Tracing } from "./tracing.js";
 
 // key, title, unit, digits, usual range in adults at rest as [low, high]
 const MEASURES = [
@@ -23,6 +24,9 @@ const range = ([low, high], unit) =>
   low === null ? `below ${high} ${unit}` : `${low} to ${high} ${unit}`.replaceAll("-", "−").replace(" °", "°");
 const outside = (value, bounds) =>
   bounds && value !== null && value !== undefined && ((bounds[0] !== null && value < bounds[0]) || value > bounds[1]);
+
+/** Return whether a remark on a lead names the leads that it was computed from; the sentence on all of them has them. */
+const isSource = (remark) => remark.startsWith("derived from ");
 
 /** Read one recording at the server. source: {file, query, signal}. Samples come back in millivolts as `mv`. */
 export async function read(source) {
@@ -205,7 +209,8 @@ export class Reading {
     try {
       if (recording.body.size > limit) {
         throw new Error(
-          `${recording.title} has ${number(recording.body.size / 1e6, 1)} MB of at most ${number(limit / 1e6)} MB; cut it into parts first.`,
+          `${recording.title} has ${number(recording.body.size / 1e6, 1)} MB of at most ${number(limit / 1e6)} MB; ` +
+            "cut it into parts first.",
         );
       }
       ecg = await read(source);
@@ -312,17 +317,21 @@ export class Reading {
     const named = (test) => ecg.leads.filter(test).map((lead) => lead.name);
     const derived = named((lead) => lead.origin === "derived");
     const missing = named((lead) => lead.origin === "missing");
+    const sources = [...new Set(ecg.leads.flatMap((lead) => (lead.remarks ?? []).filter(isSource)))];
     const sentences = [];
-    if (derived.length)
+    if (derived.length) {
+      const from = sources.map((remark) => remark.replace("derived from ", ""));
       sentences.push(
-        `${listed(derived)} ${derived.length > 1 ? "are" : "is"} not in the file: computed from other leads.`,
+        `${listed(derived)} ${derived.length > 1 ? "are" : "is"} not in the file: computed from ${listed(from) || "other leads"}.`,
       );
+    }
     if (missing.length)
       sentences.push(`${listed(missing)} ${missing.length > 1 ? "are" : "is"} missing; the model works with the rest.`);
-    sentences.push(...ecg.remarks);
+    sentences.push(...ecg.remarks.filter((remark) => !/^(not recorded|derived from the other limb leads): /.test(remark)));
     const remarked = new Map(); // the same remark on several leads is one sentence
     for (const lead of ecg.leads)
-      for (const remark of lead.remarks ?? []) remarked.set(remark, [...(remarked.get(remark) ?? []), lead.name]);
+      for (const remark of (lead.remarks ?? []).filter((text) => !isSource(text) && text !== "not recorded"))
+        remarked.set(remark, [...(remarked.get(remark) ?? []), lead.name]);
     for (const [remark, leads] of remarked)
       sentences.push(`${leads.length === ecg.leads.length ? "All leads" : listed(leads)}: ${remark}`);
     if (!sentences.length) sentences.push("All twelve leads are as recorded. Nothing was computed, repaired or left out.");

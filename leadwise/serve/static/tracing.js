@@ -1,26 +1,15 @@
 /** The tracing: an ECG on paper that zooms, moves and is measured with calipers. */
 
-import { millivolts } from "./api.js";
-import { announce, button, check, choice, download, el, number, onceAFrame, pixelRatio, sized } from "./dom.js";
-import {
-  GAINS,
-  LAYOUTS,
-  LEFT_MM,
-  SPEEDS,
-  arrange,
-  drawPage,
-  leadRemark,
-  measureLeads,
-  paperColours,
-  tracePath,
-} from "./paper.js";
+import { Calipers } from "./calipers.js";
+import { announce, download, el, onceAFrame, pixelRatio, sized } from "./dom.js";
+import { LAYOUTS, LEFT_MM, arrange, drawPage, measureLeads, paperColours } from "./paper.js";
+import { settingsBar } from "./tracing_bar.js";
 
 const LEAST_PX_PER_MM = 2.2; // below this a tracing is not readable: the paper is wider than the window and moves
 const MOST_PX_PER_MM = 6; // of the whole page in a wide window
 const ZOOM = { least: 1, most: 12, step: 1.25 };
 const NARROW_PX = 600;
 const PAGE_MM = LEFT_MM + 250 + 2; // ten seconds at 25 mm/s
-const NEAR_PX = 12; // a caliper line is taken hold of within this distance
 
 const HELP =
   "Keys: plus and minus zoom, 0 shows the whole page, arrows move, C is for calipers. With calipers: arrows move the " +
@@ -33,7 +22,6 @@ export class Tracing {
     this.title = title;
     this.ecg = null;
     this.zoom = 1;
-    this.calipers = null;
     this.settings = {
       layout: layout ?? (window.innerWidth < NARROW_PX ? "12x1" : "3x4"),
       lead: "II",
@@ -52,84 +40,9 @@ export class Tracing {
   }
 
   build(compact) {
-    const set =
-      (name, parse = (value) => value) =>
-      (value) => {
-        this.settings[name] = parse(value);
-        this.refresh();
-      };
-    const layouts = Object.entries(LAYOUTS).map(([key, { title }]) => [key, title]);
-    const layout = choice("Layout", layouts, this.settings.layout, set("layout"));
-    this.leadChoice = choice("Lead", [["II", "II"]], "II", set("lead"));
-    const speed = choice(
-      "Speed",
-      SPEEDS.map((v) => [String(v), `${v} mm/s`]),
-      "25",
-      set("speed", Number),
-    );
-    const gain = choice(
-      "Gain",
-      GAINS.map((v) => [String(v), `${v} mm/mV`]),
-      "10",
-      set("gain", Number),
-    );
-    this.startChoice = choice("From", [["0", "0 s"]], "0", set("start", Number));
-    this.layoutSelect = layout.select;
-    const zoomOut = button("−", () => this.zoomBy(1 / ZOOM.step), { "aria-label": "Zoom out", class: "small" });
-    const zoomIn = button("+", () => this.zoomBy(ZOOM.step), { "aria-label": "Zoom in", class: "small" });
-    const whole = button("Fit", () => this.zoomTo(1), { "aria-label": "Show the whole page", class: "small" });
-    this.caliperButton = button("Calipers", () => this.toggleCalipers(), { "aria-pressed": "false" });
-    const zooms = el("div", { class: "joined", role: "group", "aria-label": "Zoom" }, zoomOut, whole, zoomIn);
-    const paper = choice(
-      "Paper",
-      [
-        ["auto", "as the page"],
-        ["pink", "pink"],
-        ["dark", "dark"],
-        ["plain", "black on white"],
-      ],
-      "auto",
-      (v) => {
-        this.host.dataset.paper = v;
-        this.draw();
-      },
-    );
-    const march = check("Calipers march", false, (on) => {
-      this.march = on;
-      if (this.calipers) this.calipers.march = on;
-      this.draw();
-    });
-    const beats = check("Mark beats", false, (on) => {
-      this.extras.beats = on;
-      this.draw();
-    });
-    const more = el(
-      "details",
-      { class: "more" },
-      el("summary", { text: "More" }),
-      el(
-        "div",
-        { class: "sheet" },
-        paper.label,
-        beats,
-        march,
-        button("Save picture (PNG)", () => this.savePicture()),
-        button("Print to scale", () => window.print()),
-      ),
-    );
-    const bar = el(
-      "div",
-      { class: "bar", role: "group", "aria-label": `Settings: ${this.title}` },
-      layout.label,
-      this.leadChoice.label,
-      this.startChoice.label,
-      speed.label,
-      gain.label,
-      zooms,
-      this.caliperButton,
-      more,
-    );
-
+    const bar = settingsBar(this);
+    this.leadChoice = bar.lead;
+    this.startChoice = bar.start;
     this.canvas = el("canvas", { role: "img", "aria-label": this.title });
     this.space = el("div", { class: "space" }, this.canvas);
     const help = el("p", { class: "hidden", id: `${this.host.id}-help`, text: HELP });
@@ -145,14 +58,14 @@ export class Tracing {
       },
       this.space,
     );
-    this.readout = el("p", { class: "readout" });
+    this.calipers = new Calipers(this, bar.calipers);
     this.legend = el("div", { class: "legend" });
     this.printed = el("div", { class: "printed" });
     this.host.classList.add("tracing");
-    this.host.append(bar, this.viewport, help, el("div", { class: "under" }, this.readout, this.legend), this.printed);
+    const under = el("div", { class: "under" }, this.calipers.readout, this.legend);
+    this.host.append(bar.element, this.viewport, help, under, this.printed);
     if (compact) this.host.classList.add("compact");
     this.listen();
-    this.say();
   }
 
   listen() {
@@ -176,7 +89,7 @@ export class Tracing {
   show(ecg) {
     this.ecg = ecg;
     measureLeads(ecg);
-    this.calipers = null;
+    this.calipers.toggle(false);
     this.settings.start = 0;
     this.extras.windows = null;
     this.legend.replaceChildren();
@@ -190,7 +103,6 @@ export class Tracing {
       ...Array.from({ length: pages }, (_, i) => el("option", { value: String(i * 10), text: `${i * 10} s` })),
     );
     this.zoomTo(1);
-    this.say();
   }
 
   /** Draw the windows of an occlusion map, or remove them with null. */
@@ -216,6 +128,7 @@ export class Tracing {
     this.startChoice.label.hidden = !pageWise || !this.ecg || this.ecg.drawn_s < 10.5;
     if (!this.ecg) return;
     this.page = arrange(this.ecg, this.settings);
+    this.calipers.say(); // speed and gain change what they measure
     this.resize();
   }
 
@@ -243,7 +156,7 @@ export class Tracing {
       y: this.viewport.scrollTop / this.scale,
       k: this.scale * pixelRatio(),
     };
-    const extras = { ...this.extras, calipers: this.calipers };
+    const extras = { ...this.extras, calipers: this.calipers.drawn };
     drawPage(context, this.ecg, this.page, paperColours(this.host), view, this.canvas.width, this.canvas.height, extras);
     this.host.dataset.drawn = String(Number(this.host.dataset.drawn ?? 0) + 1);
   }
@@ -267,6 +180,14 @@ export class Tracing {
     announce(`zoom ${Math.round(this.zoom * 100)} %`);
   }
 
+  zoomIn() {
+    this.zoomBy(ZOOM.step);
+  }
+
+  zoomOut() {
+    this.zoomBy(1 / ZOOM.step);
+  }
+
   place(event) {
     const box = this.viewport.getBoundingClientRect();
     return { x: event.clientX - box.left, y: event.clientY - box.top };
@@ -277,69 +198,24 @@ export class Tracing {
     return { x: (this.viewport.scrollLeft + x) / this.scale, y: (this.viewport.scrollTop + y) / this.scale };
   }
 
-  // ---- calipers
-
-  toggleCalipers(on = !this.calipers) {
-    if (on && this.page) {
-      const middle = this.millimetres({ x: this.viewport.clientWidth / 2, y: this.viewport.clientHeight / 2 });
-      const [a, b] = [{ ...middle }, { x: middle.x + this.settings.speed * 0.8, y: middle.y - this.settings.gain }];
-      this.calipers = { a, b, active: b, march: this.march ?? false };
-    } else this.calipers = null;
-    this.say(true);
-    this.draw();
+  /** Return the middle of what is in view, in millimetres of paper. */
+  middle() {
+    return this.millimetres({ x: this.viewport.clientWidth / 2, y: this.viewport.clientHeight / 2 });
   }
 
-  /** Show what the calipers measure, and read it out if `aloud`. */
-  say(aloud = false) {
-    this.caliperButton.setAttribute("aria-pressed", String(this.calipers !== null));
-    this.viewport.classList.toggle("measuring", this.calipers !== null);
-    if (!this.calipers) {
-      const hint = matchMedia("(pointer: coarse)").matches
-        ? "Zoom: two fingers."
-        : "Zoom: Ctrl + wheel, or + and −. Drag to move.";
-      this.readout.replaceChildren(el("span", { class: "soft", text: `${hint} C: calipers.` }));
-      return;
-    }
-    const { a, b } = this.calipers;
-    const ms = (Math.abs(b.x - a.x) / this.settings.speed) * 1000;
-    const mv = (a.y - b.y) / this.settings.gain;
-    const bpm = ms > 0 ? 60_000 / ms : NaN;
-    const texts = [`${number(ms)} ms`, `${number(bpm)} bpm`, `${number(mv, 2)} mV`];
-    this.readout.replaceChildren(
-      el("span", { class: "name", text: "Calipers" }),
-      ...texts.map((text) => el("strong", { text })),
-    );
-    if (aloud) announce(`Calipers: ${texts.join(", ")}`);
-  }
+  // ---- pointer, fingers and keys
 
   press(event) {
-    if (event.button !== 0 || !this.page) return;
-    if (!this.calipers) {
-      if (event.pointerType !== "mouse") return; // a finger scrolls by itself
-      const from = { x: event.clientX + this.viewport.scrollLeft, y: event.clientY + this.viewport.scrollTop };
-      this.drag(event, (move) => this.viewport.scrollTo(from.x - move.clientX, from.y - move.clientY));
+    if (event.button !== 0 || !event.isPrimary || !this.page) return;
+    if (this.calipers.isOn) {
+      const point = this.calipers.take(this.millimetres(this.place(event)), event);
+      const onmove = (move) => this.calipers.move(point, this.millimetres(this.place(move)));
+      this.drag(event, onmove, () => this.calipers.say(true));
       return;
     }
-    const place = this.place(event);
-    const mm = this.millimetres(place);
-    const distance = (point) => Math.abs(point.x - mm.x) * this.scale;
-    const near = [this.calipers.a, this.calipers.b].sort((p, q) => distance(p) - distance(q))[0];
-    let point = near;
-    if (distance(near) > NEAR_PX) {
-      Object.assign(this.calipers.a, mm);
-      Object.assign(this.calipers.b, mm);
-      point = this.calipers.b;
-    }
-    this.calipers.active = point;
-    this.drag(
-      event,
-      (move) => {
-        Object.assign(point, this.millimetres(this.place(move)));
-        this.say();
-        this.draw();
-      },
-      () => this.say(true),
-    );
+    if (event.pointerType !== "mouse") return; // a finger scrolls by itself
+    const from = { x: event.clientX + this.viewport.scrollLeft, y: event.clientY + this.viewport.scrollTop };
+    this.drag(event, (move) => this.viewport.scrollTo(from.x - move.clientX, from.y - move.clientY));
   }
 
   drag(event, onmove, onend = () => {}) {
@@ -361,7 +237,7 @@ export class Tracing {
   }
 
   pinchStart(event) {
-    if (event.touches.length === 1 && this.calipers) event.preventDefault();
+    if (event.touches.length === 1 && this.calipers.isOn) event.preventDefault();
     if (event.touches.length !== 2) return;
     event.preventDefault();
     this.pinch = { zoom: this.zoom, ...this.spread(event) };
@@ -376,23 +252,12 @@ export class Tracing {
 
   key(event) {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
-    const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-    const key = event.key;
-    if (key === "+" || key === "=") this.zoomBy(ZOOM.step);
-    else if (key === "-") this.zoomBy(1 / ZOOM.step);
+    const { key } = event;
+    if (key === "+" || key === "=") this.zoomIn();
+    else if (key === "-") this.zoomOut();
     else if (key === "0") this.zoomTo(1);
-    else if (key === "c" || key === "C") this.toggleCalipers();
-    else if (key === "Escape" && this.calipers) this.toggleCalipers(false);
-    else if (key === "Enter" && this.calipers) {
-      this.calipers.active = this.calipers.active === this.calipers.a ? this.calipers.b : this.calipers.a;
-      this.draw();
-    } else if (key in arrows && this.calipers) {
-      const step = event.shiftKey ? 2.5 : 0.25; // 100 and 10 ms at 25 mm/s
-      this.calipers.active.x += arrows[key][0] * step;
-      this.calipers.active.y += arrows[key][1] * step;
-      this.say(true);
-      this.draw();
-    } else return; // arrows without calipers scroll
+    else if (key === "c" || key === "C") this.calipers.toggle();
+    else if (!this.calipers.isOn || !this.calipers.key(event)) return; // arrows without calipers scroll
     event.preventDefault();
   }
 
@@ -402,7 +267,7 @@ export class Tracing {
   picture(k) {
     const canvas = el("canvas");
     [canvas.width, canvas.height] = [Math.round(this.page.width * k), Math.round(this.page.height * k)];
-    const extras = { ...this.extras, calipers: this.calipers };
+    const extras = { ...this.extras, calipers: this.calipers.drawn };
     drawPage(
       canvas.getContext("2d"),
       this.ecg,
@@ -430,45 +295,4 @@ export class Tracing {
       el("p", { text: `${this.settings.speed} mm/s, ${this.settings.gain} mm/mV, printed at 100 %.` }),
     );
   }
-}
-
-/** Return an answer of the server with the samples of each lead in millivolts as `mv`. */
-export function withSamples(ecg) {
-  for (const lead of ecg.leads) lead.mv = millivolts(lead.samples);
-  const n = Math.max(0, ...ecg.leads.map((lead) => lead.mv?.length ?? 0));
-  ecg.drawn_s = n ? n / ecg.rate_hz : ecg.duration_s; // of a long recording only a part is sent
-  return ecg;
-}
-
-/** Return a description of an ECG for readers who cannot see the tracing. */
-export function describe(ecg) {
-  const usual = ecg.leads.filter((lead) => leadRemark(lead) === "").map((lead) => lead.name);
-  const rest = ecg.leads.filter((lead) => leadRemark(lead) !== "").map((lead) => `${lead.name}: ${leadRemark(lead)}`);
-  const rate = ecg.measurements?.heart_rate_bpm;
-  const parts = [`ECG of ${number(ecg.duration_s, 1)} s at ${number(ecg.rate_hz)} Hz`];
-  if (rate) parts.push(`heart rate ${number(rate)} per minute`);
-  parts.push(
-    usual.length === ecg.leads.length
-      ? "all twelve leads recorded, signal good"
-      : `recorded and good: ${usual.join(", ") || "none"}`,
-  );
-  return `${parts.join("; ")}. ${rest.join("; ")}`;
-}
-
-/** Draw one lead small, without paper: a tracing for lists. samples: mV. */
-export function drawSmall(canvas, samples, rate, width, height, colour) {
-  const context = sized(canvas, width, height);
-  context.clearRect(0, 0, canvas.width, canvas.height);
-  const values = samples.filter((value) => !Number.isNaN(value)).sort();
-  if (!values.length) return;
-  const low = values[Math.floor(values.length * 0.002)];
-  const high = Math.max(values[Math.ceil(values.length * 0.998) - 1], low + 0.5);
-  const pad = 2 * pixelRatio();
-  const x = (i) => (i / samples.length) * canvas.width;
-  const y = (mv) => pad + ((high - mv) / (high - low)) * (canvas.height - 2 * pad);
-  context.lineWidth = pixelRatio();
-  context.lineJoin = "round";
-  context.strokeStyle = colour;
-  tracePath(context, samples, 0, samples.length, x, y);
-  context.stroke();
 }

@@ -1,0 +1,205 @@
+"""Evidence that nothing is lost and nothing silently wrong: benchmarks/results/trust.md, by `make torture`.
+
+    python benchmarks/trust.py -o torture                  # all suites with many cases, about an hour on two cores
+    python benchmarks/trust.py -o torture --only crash     # one suite, and the page of those that ran
+    python benchmarks/trust.py -o torture --share 0.01     # a hundredth of the cases
+
+The suites are those of the tests, where they run with few cases. Each writes OUT/SUITE.json when it has ended; a suite that has
+one is not run again (delete it, or --again). The command ends with 1 if a case did not go as it must.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from machine import describe
+from matplotlib import pyplot as plt
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from evidence import Row
+
+from leadwise.files import replacing
+
+RESULT = Path(__file__).parent / "results" / "trust.md"
+N_INPUTS = 1_000_000
+log = logging.getLogger("trust")
+
+
+def fuzzing(folder: Path, share: float) -> list[Row]:
+    """Mutated inputs of every reader."""
+    from fuzz_targets import targets
+    from fuzzing import read_every
+
+    rows = []
+    for result in read_every(targets(folder), round(share * N_INPUTS), processes=2):
+        counts = result.counts
+        details = f"{counts['value']:,} values, {counts['error']:,} errors; slowest {result.slowest_s:.2f} s"
+        faults = [f"input {number}: {outcome} {what[-300:]}" for number, outcome, what in result.faults]
+        rows.append(Row(result.name, counts.total(), tuple(faults), details))
+        log.info("%s: %s, %d faults", result.name, details, result.n_faults)
+    return rows
+
+
+def crash(folder: Path, share: float) -> list[Row]:
+    """Killed, without power, with a full disk, twice at once, with another clock."""
+    import crashes
+
+    return crashes.rows(folder, max(6, round(200 * share)), share >= 0.5)
+
+
+def numbers(folder: Path, share: float) -> list[Row]:
+    """Metrics, losses and resampling against slow plain versions."""
+    import plain_numbers
+
+    return plain_numbers.rows(max(5, round(1000 * share)))
+
+
+def metamorphic(folder: Path, share: float) -> list[Row]:
+    """Changes of the input that must not change the answer, for every method and verb."""
+    import metamorphic as relations
+
+    return relations.rows(max(20, round(1000 * share)), folder)
+
+
+def leaks(folder: Path, share: float) -> list[Row]:
+    """Patients and signals in two splits, marked texts and names, identifiers from published files."""
+    import leaks as suite
+
+    return suite.rows(folder)
+
+
+def load(folder: Path, share: float) -> list[Row]:
+    """As many records as MIMIC-IV-ECG has, and processes that hang, lag or die."""
+    import loads
+
+    return loads.rows(folder, round(800_035 * share), 8 if share >= 0.5 else 2)
+
+
+SUITES: dict[str, Callable[[Path, float], list[Row]]] = {
+    one.__name__: one for one in (fuzzing, numbers, metamorphic, leaks, crash, load)
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", choices=sorted(SUITES), default=[])
+    parser.add_argument("--share", type=float, default=1.0)
+    parser.add_argument("--again", action="store_true", help="run suites that have a result already")
+    parser.add_argument("--page", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(level=logging.WARNING, filename=arguments.out / "torture.log", format="%(asctime)s %(message)s")
+    log.setLevel(logging.INFO)
+    log.addHandler(logging.StreamHandler())
+
+    for name in arguments.only or SUITES:
+        path = arguments.out / f"{name}.json"
+        if path.is_file() and not arguments.again:
+            log.info("%s has run already: %s", name, path)
+            continue
+        work = arguments.out / f"{name}.work"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        log.info("%s: %s", name, SUITES[name].__doc__)
+        started = time.monotonic()
+        rows = SUITES[name](work, arguments.share)
+        result = {"seconds": time.monotonic() - started, "on": describe(), "share": arguments.share}
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(result | {"rows": [dataclasses.asdict(row) for row in rows]}, indent=1))
+        shutil.rmtree(work, ignore_errors=True)
+        log.info("%s: %d cases, %d faults", name, *totals(rows))
+
+    results = {name: json.loads((arguments.out / f"{name}.json").read_text()) for name in SUITES
+               if (arguments.out / f"{name}.json").is_file()}  # fmt: skip
+    draw(results, arguments.page.with_suffix(".png"))
+    with replacing(arguments.page) as temporary:
+        temporary.write_text(page(results, arguments.page.stem))
+    n_faults = sum(totals(rows_of(result))[1] for result in results.values())
+    log.info("%s: %d faults", arguments.page, n_faults)
+    return int(n_faults > 0)
+
+
+def rows_of(result: dict) -> list[Row]:
+    return [Row(**{**row, "faults": tuple(row["faults"])}) for row in result["rows"]]
+
+
+def totals(rows: list[Row]) -> tuple[int, int]:
+    """Cases and faults."""
+    return sum(row.n_cases for row in rows), sum(len(row.faults) for row in rows)
+
+
+def draw(results: dict[str, dict], path: Path) -> None:
+    """Bars of the cases of each kind, on a logarithmic axis; a kind with faults is red."""
+    bars = [(name, row) for name, result in results.items() for row in rows_of(result)]
+    figure, axes = plt.subplots(figsize=(9, 1 + 0.17 * len(bars)), layout="constrained")
+    colours = dict(zip(SUITES, plt.get_cmap("tab10").colors))  # type: ignore[attr-defined]
+    for place, (name, row) in enumerate(bars):
+        axes.barh(place, max(row.n_cases, 1), color="red" if row.faults else colours[name], height=0.8)
+    axes.set_yticks(range(len(bars)), [f"{row.what[:70]}" for _, row in bars], fontsize=6)
+    axes.set_xscale("log")
+    axes.set_xlabel("cases (red: one of them did not go as it must)")
+    axes.invert_yaxis()
+    axes.margins(y=0.01)
+    for name in results:
+        axes.barh(0, 0, color=colours[name], label=f"{name}: {(SUITES[name].__doc__ or '').rstrip('.').lower()}")
+    axes.legend(fontsize=6, loc="lower right")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+    plt.close(figure)
+
+
+def page(results: dict[str, dict], name: str) -> str:
+    rows = [row for result in results.values() for row in rows_of(result)]
+    n_cases, n_faults = totals(rows)
+    lines = [
+        "# What was tried to break it",
+        "",
+        f"{n_cases:,} cases of {len(rows)} kinds, {n_faults} faults. Written by `make torture`; the tests run the same suites "
+        "with fewer cases. A fault is a case that did not go as it must: an exception that is not ours, a wrong number, a "
+        "file that is taken for whole and is not, a leak that is not found.",
+        "",
+        f"![Cases of each kind, red where there was a fault]({name}.png)",
+        "",
+        "| suite | what | kinds | cases | faults | minutes |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for suite, result in results.items():
+        cases, faults = totals(rows_of(result))
+        lines.append(
+            f"| [{suite}](#{suite}) | {SUITES[suite].__doc__} | {len(result['rows'])} | {cases:,} | {faults} | "
+            f"{result['seconds'] / 60:.0f} |"
+        )
+    for suite, result in results.items():
+        lines += ["", f"## {suite}", "", f"{result['on']}." + share_text(result["share"]), ""]
+        lines += ["| case | cases | faults | figures |", "|---|---:|---:|---|"]
+        lines += [
+            f"| {cell(row.what)} | {row.n_cases:,} | {len(row.faults)} | {cell(row.details)} |"
+            for row in rows_of(result)
+        ]
+        listed = [f"- {row.what}: {fault}" for row in rows_of(result) for fault in row.faults]
+        lines += ["", *listed] if listed else []
+    return "\n".join(lines) + "\n"
+
+
+def share_text(share: float) -> str:
+    return "" if share == 1 else f" Run with {share:g} of the cases."
+
+
+def cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
