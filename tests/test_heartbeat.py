@@ -84,7 +84,7 @@ def test_a_process_that_has_ended_or_is_silent_is_named(store: dist.Store, monke
     change(store, 2, pid=child.pid, step=8, place="read (loader.py:7)")
     name = f"rank 2 of 3 on {socket.gethostname()} (process {child.pid})"
     assert first._judge(timed_out=False) == f"{name} has ended; its last record is of step 8, in read (loader.py:7)"
-    change(store, 2, host="elsewhere", pid=1)  # whose processes cannot be seen from here, and nothing is heard of it
+    change(store, 2, host="elsewhere", pid=1)  # its processes cannot be seen from here, and it writes no record
     beating(store, monkeypatch, (0, 1))
     assert first.verdict(timed_out=False).startswith(
         "rank 2 of 3 on elsewhere (process 1) gives no sign of life since "
@@ -127,7 +127,7 @@ def test_a_slow_process_is_logged_once(store: dist.Store, caplog: pytest.LogCapt
 
 
 def test_own_work_is_counted_outside_of_collectives(store: dist.Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two steps of half a second each: all of the first is in a collective, none of the second. Validations do not count."""
+    """Half a second in a collective, half a second outside. A validation, which only one step has, does not count."""
     first = Heartbeat(store, 0, 1, 10.0)
     waits = [True]
     monkeypatch.setattr(heartbeat, "_is_in_collective", lambda frame: waits[0])
