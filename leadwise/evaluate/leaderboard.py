@@ -98,7 +98,6 @@ class Leaderboard:
     def write(self, path: Path) -> None:
         """Write the file as a whole."""
         table = {"format": FORMAT, "entries": [dataclasses.asdict(one) for one in self.entries]}
-        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:
             part.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -33,10 +33,15 @@ ONE_FINDING = 0.5  # of the setting `rewording`: probability that a report's vie
 MAX_GROUPS = 8
 MIN_GROUP_SIZE = {"cpu": 16, "cuda": 512}
 SENTINELS = [f"<hidden{i}>" for i in range(N_SENTINELS)]
+MIN_PIECE_COUNT = 3  # of a word or a piece of a word in the training reports
 
 
 def train_tokenizer(reports: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE tokenizer trained on `reports`. Its alphabet is all bytes, so no character is unknown."""
+    """A byte-level BPE tokenizer trained on `reports`. Its alphabet is all bytes, so no character is unknown.
+
+    Pieces that occur fewer than MIN_PIECE_COUNT times are split further: a shared tokenizer would contain the name of a
+    person that someone typed into a report.
+    """
     from transformers import PreTrainedTokenizerFast
 
     engine = Engine(models.BPE())
@@ -46,6 +51,7 @@ def train_tokenizer(reports: Iterable[str], vocab_size: int) -> Tokenizer:
     special = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", *SENTINELS]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
+        min_frequency=MIN_PIECE_COUNT,
         special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

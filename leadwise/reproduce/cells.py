@@ -247,7 +247,6 @@ def _read(path: Path, inputs: dict[str, Any]) -> list[Cell] | None:
 
 
 def _write(path: Path, inputs: dict[str, Any], cells: list[Cell]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
         part.write_text(json.dumps({"of": inputs, "cells": [vars(cell) for cell in cells]}, indent=1) + "\n")
 

@@ -308,7 +308,6 @@ class _Scorer:
                 for direction, pools in report.trained.items()
             }
             table = {"inputs": inputs, "directions": entries}
-            path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as part:
                 part.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
         self.recall.setdefault(name, []).append(table["directions"])
@@ -404,7 +403,6 @@ def _load_or_compute(
         except (DamagedNpzError, KeyError) as error:  # computed again
             log.warning("%s cannot be used (%s): scored again", path, error)
     arrays = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part, part.open("wb") as file:
         np.savez_compressed(file, of=np.array(of), **arrays)  # type: ignore[arg-type]
     return arrays

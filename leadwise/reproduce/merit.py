@@ -232,7 +232,6 @@ def _predictions(
         except (DamagedNpzError, KeyError) as error:  # computed again
             log.warning("%s cannot be used (%s): scored again", path, error)
     result = merit_thesis.predict(embed_cohort(run, cohort, "backbone", rows, progress, cache / "embeddings"), data)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part, part.open("wb") as file:
         np.savez_compressed(file, of=np.array(inputs), logits=result.logits, values=result.values)
     return result

@@ -273,6 +273,5 @@ class _Draw:
     def _store(self, content: dict[str, Any]) -> None:
         if self.state is None:
             return
-        self.state.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.state) as temporary:
             torch.save(content, temporary)

@@ -353,6 +353,9 @@ def _resembles(name: str, known: list[str]) -> str:
     return next(iter(difflib.get_close_matches(name.casefold(), known, n=1, cutoff=0.8)), "")
 
 
+_MOST_TITLE_WORDS = 3
+
+
 def _extra_columns(
     path: Path, names: list[str], lines: list[tuple[int, dict[str, str]]], decimal_comma: bool
 ) -> dict[str, list[float | None] | list[str | None]]:
@@ -362,7 +365,8 @@ def _extra_columns(
     for name in names:
         if name in _COLUMNS or name.startswith(_LABEL):
             continue
-        near = _resembles(name, [*absent, _LABEL + re.sub(r"^labels?[._]?", "", name.casefold())])
+        is_title = len(name.split()) <= _MOST_TITLE_WORDS  # more words may be a report, if the table has no titles
+        near = is_title and _resembles(name, [*absent, _LABEL + re.sub(r"^labels?[._]?", "", name.casefold())])
         if near:
             log.warning("%s: column %r is stored as an extra column; if it is %r, rename it", path.name, name, near)
         target = name
