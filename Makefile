@@ -4,7 +4,7 @@ PYTEST = pytest -n auto --dist loadfile
 PYTHON ?= python3
 IN_VENV = $(PYTHON) tools/bootstrap.py --
 
-.PHONY: setup demo test test-all check docs format release torture
+.PHONY: setup demo test test-all check docs format release torture test-minimum
 
 setup:
 	$(PYTHON) tools/bootstrap.py
@@ -18,6 +18,10 @@ test:
 
 test-all:
 	$(IN_VENV) $(PYTEST)
+
+# the same tests with the lowest versions that pyproject.toml allows
+test-minimum:
+	$(PYTHON) tools/minimum.py
 
 check:
 	$(IN_VENV) ruff format --check .

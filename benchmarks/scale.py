@@ -27,6 +27,7 @@ from machine import describe, table, write
 from leadwise.data.cohort.layout import sha256
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from loads import memory_mb
 from mimic_tree import write_tree
 
 N_MIMIC = 800_035
@@ -56,34 +57,13 @@ print(json.dumps({"rows": len(cohort), "imports": imports, "seconds": opened, "o
 """
 
 
-def resident(root: int) -> float:
-    """Megabytes held by a process and all that it started."""
-    parents: dict[int, int] = {}
-    sizes: dict[int, float] = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
-        try:
-            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue  # it has just ended
-        parents[int(entry.name)] = int(fields[1])
-        sizes[int(entry.name)] = int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-    family = {root}
-    while True:
-        more = {child for child, parent in parents.items() if parent in family} - family
-        if not more:
-            return sum(sizes.get(member, 0.0) for member in family)
-        family |= more
-
-
 def prepare(tree: Path, out: Path, workers: int) -> dict[str, object]:
     command = [sys.executable, "-m", "leadwise", "prepare", "mimic_iv_ecg", str(tree), "-o", str(out)]
     command += ["--allow-missing", "--allow-unreadable", "--workers", str(workers)]
     began, peak = time.perf_counter(), 0.0
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while child.poll() is None:
-        peak = max(peak, resident(child.pid))
+        peak = max(peak, memory_mb(child.pid)[0])
         time.sleep(0.05)
     seconds = time.perf_counter() - began
     if child.returncode:

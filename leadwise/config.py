@@ -120,12 +120,15 @@ class OptimConfig:
     compile: bool = False  # torch.compile the method's blocks: takes minutes at the start, then steps are faster
     deterministic: bool = True  # one seed gives the same weights to the bit, with several threads and on a GPU too
     device: str = "auto"  # auto: the first GPU, or the CPU if there is none; cpu, cuda, cuda:1
+    timeout_s: float = (
+        1800.0  # how long a process waits for the others; more than a validation takes, which rank 0 does alone
+    )
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_ranges(self, steps=">= 1", batch_size=">= 2", accumulate=">= 1", lr="> 0", clip="> 0", warmup="[0, 1)")
         check_ranges(self, final_lr=">= 0", weight_decay=">= 0", pretrained_lr_scale=">= 0", seed=">= 0")
-        check_ranges(self, state_lr_scale=">= 0")
+        check_ranges(self, state_lr_scale=">= 0", timeout_s="> 0")
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ KEY = "leadwise.digests"  # of the header's metadata
 
 # settings that describe how and where a run is computed; they may be edited, and a resumed run may change most of them
 NOT_RECORDED = {
-    "optim.steps", "optim.accumulate", "optim.compile", "optim.deterministic", "optim.device", "data.workers", "data.cohort",
-    "data.teacher", "data.init", "data.init_volume", "data.init_text",
+    "optim.steps", "optim.accumulate", "optim.compile", "optim.deterministic", "optim.device", "optim.timeout_s", "data.workers",
+    "data.cohort", "data.teacher", "data.init", "data.init_volume", "data.init_text",
 }  # fmt: skip
 
 

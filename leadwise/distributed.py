@@ -18,7 +18,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-TIMEOUT = timedelta(minutes=30)  # how long a process waits for the others before it raises an error
+from leadwise import heartbeat
+from leadwise.heartbeat import Heartbeat
+
 LOST_PEER_MESSAGES = (
     "closed by peer",
     "reset by peer",
@@ -30,6 +32,7 @@ LOST_PEER_MESSAGES = (
 )
 
 _is_single = False  # inside `single_process()`
+_heartbeat: Heartbeat | None = None  # inside `process_group()`
 
 
 class DistributedError(RuntimeError):
@@ -96,33 +99,63 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(n_ranks())]
+        _begin_collective()
         dist.all_gather(parts, x.contiguous())
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         total = grad.clone(memory_format=torch.contiguous_format)
+        _begin_collective()
         dist.all_reduce(total)
         return total[local_rows(len(total))]
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device, timeout_s: float) -> Iterator[None]:
     """A block in which the processes that `torchrun` started communicate: NCCL between GPUs, gloo between CPUs.
 
     An existing process group is used. After an error the group is not closed, because closing it would need all ranks.
+
+    Args:
+        timeout_s: how long a process waits for the others in a collective before it raises an error.
+
+    Raises:
+        DistributedError: another process hangs or has ended, outside of the steps of training; the message names it.
     """
+    global _heartbeat
     if n_launched() == 1 or dist.is_initialized():
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend, card = ("nccl", device) if device.type == "cuda" else ("gloo", None)
-    dist.init_process_group(backend, timeout=TIMEOUT, device_id=card)
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), device_id=card)
+    _heartbeat = heartbeat.connect(dist.get_rank(), dist.get_world_size(), timeout_s)
+    _heartbeat.start()
     with _raise_on_sigterm():
-        yield
-        dist.barrier()
+        try:
+            yield
+            dist.barrier()
+        except RuntimeError as error:
+            reason = "" if isinstance(error, DistributedError) else describe_lost_peer(error)
+            if not reason:
+                raise
+            raise DistributedError(reason) from error
+    _heartbeat.stop()
+    _heartbeat = None
     dist.destroy_process_group()
+
+
+def begin_step(step: int) -> None:
+    """Note that this process begins a step of training."""
+    if _heartbeat is not None:
+        _heartbeat.begin_step(step)
+
+
+def _begin_collective() -> None:
+    if _heartbeat is not None:
+        _heartbeat.begin_collective()
 
 
 @contextmanager
@@ -166,14 +199,20 @@ def _exchange_errors(message: str) -> list[str]:
     if n_ranks() == 1:
         return [""]
     messages = [""] * n_ranks()
+    _begin_collective()
     dist.all_gather_object(messages, message)
     return messages
 
 
 def describe_lost_peer(error: BaseException) -> str:
-    """A message if `error` means that another process died or was terminated, else ''."""
-    if isinstance(error, DistributedError):
-        return str(error)
-    if n_ranks() > 1 and (isinstance(error, dist.DistError) or any(word in str(error) for word in LOST_PEER_MESSAGES)):
-        return f"rank {rank()} of {n_ranks()} lost its connection to another process"
-    return ""
+    """A message if `error` means that another process hangs, died or was terminated, else ''; with its name if it is known."""
+    is_lost = n_ranks() > 1 and (
+        isinstance(error, dist.DistError) or any(word in str(error) for word in LOST_PEER_MESSAGES)
+    )
+    if not isinstance(error, DistributedError) and not is_lost:
+        return ""
+    reason = str(error) if isinstance(error, DistributedError) else f"rank {rank()} of {n_ranks()} lost its connection"
+    culprit = (
+        "" if _heartbeat is None else _heartbeat.verdict(timed_out="imed out" in str(error) or "imeout" in str(error))
+    )
+    return culprit or f"another process of this run has ended, or the run was stopped ({reason})"

@@ -52,7 +52,9 @@ MOST_FAULTS = 5  # lines of each relation
 IN_A_BATCH = 1e-4
 IN_A_COHORT = 1e-5  # the loader scales integers where the reader of a file has millivolts
 AT_A_RATE = 0.01
-OF_A_FILE = 1e-6
+OF_A_FILE = (
+    1e-4  # 1e-10 for most; crt reads angles of a spectrum, which jump from pi to -pi by the rounding of a sample
+)
 IN_BFLOAT16 = 1e-3
 
 

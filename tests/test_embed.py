@@ -59,7 +59,7 @@ def test_the_cache_is_used_for_its_rows(tmp_path):
 
 
 def test_interrupted_work_is_cached_piece_by_piece(tmp_path, monkeypatch):
-    monkeypatch.setattr(embed, "_ROWS_PER_WRITE", 6)
+    monkeypatch.setattr(embed, "_ROWS_PER_PIECE", 6)
     run, cohort, calls = PlantedRun(tmp_path), PlantedCohort(n_patients=10), []
     embed.embed_cohort(run, cohort, rows=np.array([3, 17]))
 
@@ -71,12 +71,17 @@ def test_interrupted_work_is_cached_piece_by_piece(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         embed.embed_cohort(run, cohort, progress=interrupt)
     assert calls == [("embed backbone", done, 18) for done in (6, 12, 18)]
-    (path,) = (tmp_path / "embeddings").iterdir()
-    with np.load(path) as file:
-        assert file["row"].tolist() == [*range(13), 17]  # two pieces of six, and the rows cached before
+    path, *pieces = sorted((tmp_path / "embeddings").iterdir(), key=lambda file: "piece" in file.name)
+    rows = []
+    for file in (path, *sorted(pieces)):
+        with np.load(file) as content:
+            rows.append(content["row"].tolist())
+    assert rows == [[3, 17], [0, 1, 2, 4, 5, 6], [7, 8, 9, 10, 11, 12]]  # those cached before, and two pieces of six
     before = run.method.n_embedded
     every = embed.embed_cohort(run, cohort)
     assert run.method.n_embedded == before + 6
+    assert [*(tmp_path / "embeddings").iterdir()] == [path]  # one file again
+    assert np.load(path)["row"].tolist() == [*range(20)]
     np.testing.assert_allclose(every, embed.embed(PlantedRun(), Recordings(cohort, SIGNAL)), rtol=1e-6)
 
 

@@ -33,8 +33,8 @@ LAYERS = (  # from the top; a module imports only from layers below its own, and
     {"run", "ecg"},
     {"methods", "encoders"},
     {"nn", "data", "pictures"},
-    {"config", "trained_on"},
-    {"batch", "digests", "distributed", "files", "progress", "weights"},
+    {"config", "distributed", "trained_on"},
+    {"batch", "digests", "files", "heartbeat", "progress", "weights"},
 )
 LEVEL = {name: len(LAYERS) - depth for depth, layer in enumerate(LAYERS) for name in layer}
 METHODS_MAY_USE = {"nn", "batch", "distributed", "config"}  # a method file; never the data, never another method

@@ -129,6 +129,14 @@ def bars(progress: Progress | ProgressLog) -> Callable[[str, int, int], None]:
     return update
 
 
+def parse_share(text: str) -> tuple[int, int]:
+    """Return '3/8' as (3, 8), the value of --shard."""
+    which, slash, n = text.partition("/")
+    if not slash or not which.isdecimal() or not n.isdecimal():
+        raise typer.BadParameter(f"--shard {text}: it must be i/n, such as 3/8")
+    return int(which), int(n)
+
+
 def window_suffix(window: str | None) -> str:
     """Return the window for a title, or '' if none was requested."""
     return "" if window is None else f", window {window}"

@@ -14,6 +14,7 @@ from leadwise.cli.output import (
     bars,
     console,
     out,
+    parse_share,
     print_table,
     progress_bars,
     write_json,
@@ -172,7 +173,7 @@ def prepare(
                 n_shards = write_share(
                     rows,
                     target,
-                    _share(shard),
+                    parse_share(shard),
                     min_report_words=min_words,
                     allow_missing=allow_missing,
                     pool=pool,
@@ -230,14 +231,6 @@ def _pool(workers: int, address: str | None) -> AbstractContextManager[WorkerPoo
     if address is not None and workers > 1:
         raise typer.BadParameter("give --workers or --dask, not both: a cluster has its own workers")
     return pools.dask(address) if address is not None else pools.processes(workers)
-
-
-def _share(text: str) -> tuple[int, int]:
-    """'3/8' as (3, 8)."""
-    which, slash, n = text.partition("/")
-    if not slash or not which.isdecimal() or not n.isdecimal():
-        raise typer.BadParameter(f"--shard {text}: it must be i/n, such as 3/8")
-    return int(which), int(n)
 
 
 def _read_source(name: str, path: Path, flags: dict[str, str | None], options: list[str]) -> Source:

@@ -20,6 +20,7 @@ from leadwise.cli.output import (
     WindowName,
     bars,
     out,
+    parse_share,
     print_line,
     print_table,
     progress_bars,
@@ -66,33 +67,53 @@ def embed(
     on_error: Annotated[
         str, typer.Option(help="A file that cannot be embedded: raise an error, or nan: a row without numbers.")
     ] = "raise",
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Embed only the i-th of n parts of a cohort, as i/n: for a job array. Then --join."),
+    ] = None,
+    join: Annotated[bool, typer.Option("--join", help="Write the file from the parts that --shard embedded.")] = False,
     accept_changes: AcceptChanges = False,
     json_file: Json = None,
 ) -> None:
     """Write an embedding for every recording of a cohort, or for ECG files."""
     # ECG files
     check_target(target, (".npz", ".csv", ".parquet"))
+    share = None if shard is None else parse_share(shard)
+    if share is not None and join:
+        raise typer.BadParameter("give --shard or --join, not both: --join comes after the last part")
     source = file_inputs(ecgs, given_of(leads, rate_hz, units))
     if not isinstance(source, Path):
-        if split is not None:
-            raise typer.BadParameter("--split belongs to a cohort; omit it with ECG files")
+        for option, given in (("--split", split is not None), ("--shard", share is not None), ("--join", join)):
+            if given:
+                raise typer.BadParameter(f"{option} belongs to a cohort; omit it with ECG files")
         embed_files(run, source, target, part, window, on_error, accept_changes, json_file)
         return
     from leadwise.data.cohort.cohort import Cohort
     from leadwise.evaluate import embed as embedding
+    from leadwise.evaluate import embed_parts
     from leadwise.foreign.opening import open_encoder
 
-    # a cohort
+    # a cohort, or one of n parts of it
     loaded, opened = open_encoder(run, accept_changes=accept_changes), Cohort.open(source)
     rows, left_out = embedding.usable(loaded, opened, opened.rows(split=split), window)
+    settings = {"command": "embed", "cohort": str(source), "run": str(run), "part": part, "window": window}
+    job = embed_parts.EmbeddingJob(loaded, opened, rows, part, window)
     with progress_bars() as progress:
-        features = embedding.embed_cohort(loaded, opened, part, rows, bars(progress), window=window)
+        if share is not None:
+            n_embedded = embed_parts.embed_share(job, target, share, bars(progress))
+        elif join:
+            features = embed_parts.join(job, target)
+        else:
+            features = embedding.embed_cohort(loaded, opened, part, rows, bars(progress), window=window)
+    if share is not None:
+        write_json(json_file, {**settings, "file": str(target), "shard": shard, "recordings": n_embedded})
+        out.print(f"part {shard}: {n_embedded} embeddings; when all parts are there, use --join", soft_wrap=True)
+        return
     if target.suffix.lower() == ".npz":
         embedding.write_npz(target, features, opened, rows, left_out)
     else:
         about: dict[str, Any] = {"patient": opened.patients.take(rows), "split": opened.splits(rows)}
         write_embeddings(target, features, opened.records.take(rows), [""] * len(rows), about)
-    settings = {"command": "embed", "cohort": str(source), "run": str(run), "part": part, "window": window}
     sizes = {"recordings": features.shape[0], "width": features.shape[1]}
     write_json(json_file, {**settings, "file": str(target), **sizes, **left_out.to_json()})
     print_line(left_out.line)

@@ -1,8 +1,9 @@
 """Embeddings of recordings by a frozen run, with a cache in the run folder. Nothing is masked.
 
 A cache file belongs to one state of the weights, one signal setting, one cohort and one part. It grows by the requested rows,
-so tasks that share recordings compute their embeddings once. It is written every 20,000 recordings, so interrupted work
-continues from there. Progress callbacks are called with (task name, recordings done, recordings in total).
+so tasks that share recordings compute their embeddings once. While they are computed, every 20,480 recordings are a file of
+their own beside it, so interrupted work continues from there. Progress callbacks are called with (task name, recordings done,
+recordings in total).
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ log = logging.getLogger(__name__)
 Features = NDArray[np.float32]
 Rows = NDArray[np.integer]
 
-_ROWS_PER_WRITE = 20_000  # recordings between two writes of the cache
+# recordings in a piece of the cache: whole batches (`speed.largest_batch`), so that continued work has the same batches
+_ROWS_PER_PIECE = 20_480
 
 
 class EmbedError(ValueError):
@@ -151,22 +153,26 @@ def embed_cohort(
     path = cache / f"{part}-{run.fingerprint[:16]}-{cohort.fingerprint[:16]}{suffix}.npz"
     cached_rows, cached = _read_cache(path, len(cohort))
 
-    # embed the missing rows and write the cache after each piece
-    missing = np.setdiff1d(requested, cached_rows)
-    for begin in range(0, len(missing), _ROWS_PER_WRITE):
-        piece = missing[begin : begin + _ROWS_PER_WRITE]
+    # embed the missing rows, each piece of them into a file of its own: to rewrite the whole cache takes longer each time
+    pieces = [(cached_rows, cached), *_read_pieces(path, len(cohort))]
+    missing = np.setdiff1d(requested, np.concatenate([piece_rows for piece_rows, _ in pieces]))
+    for begin in range(0, len(missing), _ROWS_PER_PIECE):
+        piece = missing[begin : begin + _ROWS_PER_PIECE]
         piece_progress = partial_progress(progress, begin, len(piece), len(missing))
-        embedding = _embed_windows(run, cohort, part, piece, piece_progress, window)
-        if len(cached_rows) and embedding.shape[1] != cached.shape[1]:
-            log.warning("cache %s has width %d, not %d: rewriting it", path, cached.shape[1], embedding.shape[1])
-            path.unlink()
-            return embed_cohort(run, cohort, part, requested, progress, cache, window)
-        all_rows = np.concatenate([cached_rows, piece])
-        order = np.argsort(all_rows)
-        cached_rows = all_rows[order]
-        cached = (np.concatenate([cached, embedding]) if len(cached) else embedding)[order]
-        _write_cache(path, cached_rows, cached)
-    return cached[np.searchsorted(cached_rows, requested)]
+        pieces.append((piece, _embed_windows(run, cohort, part, piece, piece_progress, window)))
+        if len(missing) > len(piece):
+            _write_cache(_piece_file(path, int(piece[0])), *pieces[-1])
+    if len({embedding.shape[1] for _, embedding in pieces if len(embedding)}) > 1:
+        log.warning("cache %s has pieces of different widths: rewriting it", path)
+        _delete_cache(path)
+        return embed_cohort(run, cohort, part, requested, progress, cache, window)
+
+    # one file again
+    if len(pieces) > 1:
+        cached_rows, cached = _merged(pieces)
+        if _write_cache(path, cached_rows, cached):
+            _delete_pieces(path)
+    return cached if np.array_equal(cached_rows, requested) else cached[np.searchsorted(cached_rows, requested)]
 
 
 def _check_stored(run: Run, window: str | None) -> None:
@@ -213,12 +219,52 @@ def _read_cache(path: Path, n_rows: int) -> tuple[NDArray[np.int64], Features]:
     return rows, embedding
 
 
-def _write_cache(path: Path, rows: NDArray[np.int64], embedding: Features) -> None:
+def _piece_file(path: Path, first_row: int) -> Path:
+    """Return the file beside a cache with the piece that begins at a row of the cohort."""
+    return path.with_name(f"{path.stem}.piece-{first_row:08d}.npz")
+
+
+def _piece_files(path: Path) -> list[Path]:
+    beginning = f"{path.stem}.piece-"
+    return sorted(one for one in path.parent.glob("*.npz") if one.name.startswith(beginning))
+
+
+def _read_pieces(path: Path, n_rows: int) -> list[tuple[NDArray[np.int64], Features]]:
+    """Return rows and embeddings of the pieces that interrupted work left beside a cache."""
+    pieces = [_read_cache(file, n_rows) for file in _piece_files(path)]
+    return [piece for piece in pieces if len(piece[0])]
+
+
+def _merged(pieces: list[tuple[NDArray[np.int64], Features]]) -> tuple[NDArray[np.int64], Features]:
+    """Return all rows, ascending, each once, and their embeddings. Empties the list: only one copy more is in memory."""
+    rows = np.unique(np.concatenate([piece_rows for piece_rows, _ in pieces]))
+    merged = np.empty((len(rows), pieces[-1][1].shape[1]), dtype=np.float32)
+    while pieces:
+        piece_rows, embedding = pieces.pop()
+        if len(piece_rows):
+            merged[np.searchsorted(rows, piece_rows)] = embedding
+    return rows, merged
+
+
+def _write_cache(path: Path, rows: NDArray[np.int64], embedding: Features) -> bool:
+    """Write a cache file or a piece, and return whether that was possible."""
     try:
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, row=rows, embedding=embedding)
     except OSError as error:  # a run on read-only storage is still evaluated, but embedded again the next time
         log.warning("embeddings are not cached: %s", error)
+        return False
+    return True
+
+
+def _delete_pieces(path: Path) -> None:
+    for file in _piece_files(path):
+        file.unlink(missing_ok=True)
+
+
+def _delete_cache(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    _delete_pieces(path)
 
 
 def usable(run: Run, cohort: Cohort, rows: Rows, window: str | None = None) -> tuple[NDArray[np.int64], LeftOut]:

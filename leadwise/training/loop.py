@@ -43,7 +43,9 @@ from leadwise.training.teacher import give_teacher, open_teacher, with_targets, 
 log = logging.getLogger(__name__)
 
 # settings that a resumed run may change: they do not change the result
-CHANGEABLE = {"optim.accumulate", "optim.compile", "optim.deterministic", "optim.device", "data.workers"}
+CHANGEABLE = {
+    "optim.accumulate", "optim.compile", "optim.deterministic", "optim.device", "optim.timeout_s", "data.workers"
+}  # fmt: skip
 # this one may grow: see `learning_rate` for what that changes
 GROWABLE = "optim.steps"
 
@@ -77,7 +79,7 @@ def pretrain(
         RunError: the folder is not empty, another process trains in it, or there is nothing to resume.
     """
     device = runs.choose_device(config.optim.device)
-    with distributed.process_group(device), ExitStack() as until_end:
+    with distributed.process_group(device, config.optim.timeout_s), ExitStack() as until_end:
         # the run, its data, and where to start
         run, data, resume = _open_or_create(config, folder, resume, accept_changes, until_end, progress)
         config, is_first_rank = run.config, distributed.rank() == 0
@@ -108,6 +110,7 @@ def pretrain(
         with closing(prefetched) as batches, _report_lost_process(lambda: step), repeatable:
             for step in range(start, optim.steps):
                 # one step of the optimiser
+                distributed.begin_step(step)
                 method.train()
                 rate = learning_rate(step, optim)
                 for group in optimizer.param_groups:
@@ -272,10 +275,7 @@ def _report_lost_process(step: Callable[[], int]) -> Iterator[None]:
         reason = distributed.describe_lost_peer(error)
         if not reason:
             raise
-        raise TrainingError(
-            f"step {step()}: another process of this run has ended, or the run was stopped ({reason}); continue with the same "
-            "command and --resume"
-        ) from error
+        raise TrainingError(f"step {step()}: {reason}; continue with the same command and --resume") from error
 
 
 def _with_saved_report_words(config: Config, saved: Config) -> Config:
