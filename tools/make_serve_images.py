@@ -45,7 +45,10 @@ def start(cohort: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
 
 def open_page(browser: Browser, address: str, width: int, height: int, dark: bool = False) -> Page:
     context = browser.new_context(
-        viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", has_touch=dark
+        viewport={"width": width, "height": height},
+        color_scheme="dark" if dark else "light",
+        has_touch=dark,
+        is_mobile=dark,
     )
     page = context.new_page()
     page.set_default_timeout(WAIT_MS)
@@ -102,7 +105,6 @@ def take(browser: Browser, address: str, folder: Path) -> None:
     page.get_by_role("tab", name="Cohort map").click()
     stage = page.get_by_role("application", name="Cohort map")
     expect(stage.locator("canvas")).to_be_visible()
-    page.get_by_label("Colour by").select_option("age")
     lasso(page)
     store(page, folder / "serve_map.png")
 
@@ -119,7 +121,7 @@ def take(browser: Browser, address: str, folder: Path) -> None:
 
 
 def lasso(page: Page) -> None:
-    """Draw a lasso around the nearest recordings of the open ECG, and point at one of the selected."""
+    """Draw a lasso around recordings in the middle of the map, and point at one of them."""
     box = page.locator(".stage").bounding_box()
     assert box is not None
     page.get_by_role("button", name="Lasso").click()
@@ -130,10 +132,14 @@ def lasso(page: Page) -> None:
     for turn in turns[1:]:
         page.mouse.move(middle[0] + radius * math.cos(turn), middle[1] + radius * math.sin(turn))
     page.mouse.up()
-    for step in range(60):
-        page.mouse.move(middle[0] - radius + step * 4, middle[1] - 20)
-        if page.locator(".tip canvas").count():
-            break
+    tip = page.locator(".tip")
+    for place in range(400):
+        x, y = place % 20 / 20 - 0.5, place // 20 / 20 - 0.5
+        page.mouse.move(middle[0] + x * radius, middle[1] + y * radius)
+        if tip.is_visible():
+            expect(tip.locator("canvas")).to_be_visible()
+            return
+    raise SystemExit("no recording is within the lasso; take the picture of another cohort")
 
 
 def main(cohort: str, folder: str = "docs/images") -> None:

@@ -20,7 +20,9 @@ from leadwise.files import replacing
 
 IMAGE_WIDTH_PX = 1600  # at most; a page of ten figures stays well below 3 MB
 IMAGE_DPI = 127  # five pixels per millimetre, so that the lines of ECG paper fall on whole pixels
-WIDE_IN = 9.5  # wider figures stay readable on a phone and scroll sideways
+WIDE_IN = 9.5  # wider figures have the whole width of the page
+LEAST_PX_PER_IN = 64  # a figure in a narrow window scrolls sideways, so that its text stays readable
+LONG_TEXT = 60  # characters of a cell; its column stays wide in a narrow window
 MANY_COLUMNS = 8  # a table with so many uses the whole width of the window, and its first column stays in view
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -108,7 +110,7 @@ figcaption, caption { color: var(--soft); font-size: .9rem; text-align: left; pa
 p.bad { border-left: .3rem solid var(--bad); padding-left: .7rem; }
 details { margin: .8rem 0; } summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }
 img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
-img.wide { width: 100%; min-width: 46rem; max-width: none; }
+img.wide { width: 100%; max-width: none; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .32rem .8rem .32rem 0; border-bottom: 1px solid var(--rule); text-align: left; vertical-align: top; }
 th { font-weight: 600; white-space: nowrap; }
@@ -123,8 +125,8 @@ td span { font-weight: 400; }
 tbody tr:nth-child(even) { background: var(--band); }
 footer { margin-top: 3rem; padding-top: .8rem; border-top: 1px solid var(--rule);
   color: var(--soft); font-size: .85rem; }
-@media (max-width: 600px) { th button, .csv { min-height: 2.2rem; } }
-@media print { img.wide { min-width: 0; } .csv, th button::after { display: none; } }
+@media (max-width: 600px) { th button, .csv { min-height: 2.2rem; } .long { min-width: 15rem; } }
+@media print { img { min-width: 0 !important; } .csv, th button::after { display: none; } }
 """
 
 
@@ -190,16 +192,18 @@ class Page:
         """
         columns = list(dict.fromkeys(key for row in rows for key in row))
         number = {column: _is_numeric([row.get(column) for row in rows]) for column in columns}
+        long = {column: any(_length(row.get(column)) > LONG_TEXT for row in rows) for column in columns}
 
         def cell(tag: str, column: str, text: str) -> str:
             tone = (tones or {}).get(column, {}).get(text) if tag == "td" else None
-            return f"<{tag}{_css_class('n' if number[column] else None, tone)}>{html.escape(text)}</{tag}>"
+            classes = _css_class("n" if number[column] else "long" if long[column] else None, tone)
+            return f"<{tag}{classes}>{html.escape(text)}</{tag}>"
 
         def body_cell(column: str, value: Any) -> str:
             if not _is_words(value):
                 return cell("td", column, _formatted(value))
             parts = (f"<span{_css_class(part.tone)}>{html.escape(part.text)}</span>" for part in value)
-            return f"<td>{'<br>'.join(parts)}</td>"
+            return f"<td{_css_class('long' if long[column] else None)}>{'<br>'.join(parts)}</td>"
 
         head = "".join(cell("th", column, str(column)) for column in columns)
         body = "\n".join(
@@ -224,9 +228,10 @@ class Page:
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None}, bbox_inches=None)
         data = base64.b64encode(buffer.getvalue()).decode("ascii")
         wide = _css_class("wide" if width_in > WIDE_IN else None)
+        least_px = round(LEAST_PX_PER_IN * width_in)
         below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
         picture = (
-            f'<figure><div class="scroll"><img{wide} alt="{html.escape(alt or caption)}" '
+            f'<figure><div class="scroll"><img{wide} style="min-width: {least_px}px" alt="{html.escape(alt or caption)}" '
             f'src="data:image/png;base64,{data}"></div>\n{below}</figure>'
         )
         if self._first_table is None:
@@ -277,6 +282,11 @@ def _is_numeric(values: Sequence[Any]) -> bool:
 def _is_words(value: Any) -> bool:
     """Return whether a cell consists of Words."""
     return isinstance(value, tuple) and all(isinstance(part, Words) for part in value)
+
+
+def _length(value: Any) -> int:
+    """Return the number of characters of the longest line of a cell."""
+    return max((len(part.text) for part in value), default=0) if _is_words(value) else len(_formatted(value))
 
 
 def _formatted(value: Any) -> str:
