@@ -124,13 +124,18 @@ def make_folder(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or the names in a folder, are on the disk."""
+    """Wait until a file's content, or the names in a folder, are on the disk.
+
+    Raises:
+        DiskFullError: there is no space for it, which some file systems notice only now.
+    """
     is_windows = os.name == "nt"
     if is_windows and path.is_dir():
         return  # folders cannot be opened there
     descriptor = os.open(path, os.O_RDWR if is_windows else os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming_full_disk(path):
+            os.fsync(descriptor)
     except OSError as error:
         if error.errno not in _NO_SYNC:
             raise

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 GRACE_S = 10.0  # after the run has failed, in which a process must have left it; then it ends itself
 SLOW = 2.0  # times the time that the others need for their own work in a step: a slow process
-_SLOW_BY_S = 0.1  # and slower by so many seconds
+_SLOW_BY_S = 0.25  # and slower by so many seconds
 _FIRST_STEPS = 5  # of which the first are slower
 _RECENT = 9  # steps; their median does not see a validation, which rank 0 does alone
 _LOOK_S = 0.05  # between two looks at what the main thread does

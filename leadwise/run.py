@@ -287,8 +287,7 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
     """Write resume/state.pt of a folder; an interrupted write leaves the previous file."""
     log_file = folder / "metrics.jsonl"
     if log_file.exists():
-        with naming_full_disk(log_file):
-            sync(log_file)  # a resumed run has the lines of all steps before its state
+        sync(log_file)  # a resumed run has the lines of all steps before its state
     with replacing(folder / "resume" / "state.pt") as temporary:
         torch.save(state, temporary)
 
