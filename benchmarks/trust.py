@@ -69,7 +69,7 @@ def metamorphic(folder: Path, share: float) -> list[Row]:
     """Changes of the input that must not change the answer, for every method and verb."""
     import metamorphic as relations
 
-    return relations.rows(max(20, round(1000 * share)), folder)
+    return relations.rows(max(20, round(240 * share)), folder)
 
 
 def leaks(folder: Path, share: float) -> list[Row]:
