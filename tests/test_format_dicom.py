@@ -181,8 +181,11 @@ def test_damage_is_one_error() -> None:
                            WaveformSampleInterpretation="SL"))  # fmt: skip
     with pytest.raises(RecordError, match="truncated: 36000 bytes of samples and 12 channels where it promises 72000"):
         read(promises)
-    with pytest.raises(RecordError, match="8 bit MB, which is not read"):
+    with pytest.raises(RecordError, match="8 bit 'MB', which is not read"):
         read(write(group(samples(), [channel("I")] * 12, WaveformBitsAllocated=8, WaveformSampleInterpretation="MB")))
+    long = write(group(samples(), [channel("I")] * 12, WaveformSampleInterpretation="X" * 5000))
+    with pytest.raises(RecordError, match="16 bit 'X{20}', which is not read; export it again"):
+        read(long)
     with pytest.raises(RecordError, match="not a DICOM file with a waveform"):
         read(write())
     lengths = np.random.default_rng(0).integers(4000, len(content), 60)

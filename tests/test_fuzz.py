@@ -166,6 +166,15 @@ def test_embeddings_in_a_damaged_archive(at: int, tmp_path: Path) -> None:
         read_embeddings(path)
 
 
+def test_a_long_value_in_a_message_loses_its_middle() -> None:
+    message = f"record a: lead {'x' * 20_000} has infinite samples; correct its scale"
+    text = str(RecordError(message))
+    assert len(text) < 1000
+    assert text.startswith("record a: lead xxx")
+    assert text.endswith("has infinite samples; correct its scale")
+    assert str(RecordError("record a: short")) == "record a: short"
+
+
 def test_embeddings_whose_array_has_no_header(tmp_path: Path) -> None:
     path = tmp_path / "e.npz"
     for content in (

@@ -110,7 +110,7 @@ def _read_group(path: Path, group: Any, given: Given) -> Recording:
     kind = (int(group.WaveformBitsAllocated), str(group.WaveformSampleInterpretation))
     if kind[1] in ("MB", "AB") or kind not in WAVEFORM_DTYPES:
         raise RecordError(
-            f"record {path}: its samples are stored as {kind[0]} bit {kind[1]}, which is not read; export it again"
+            f"record {path}: its samples are stored as {kind[0]} bit {kind[1][:20]!r}, which is not read; export it again"
         )
     dtype = np.dtype(WAVEFORM_DTYPES[kind])
     data, n_bytes = bytes(group.WaveformData), n_samples * n_channels * dtype.itemsize

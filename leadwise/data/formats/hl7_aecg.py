@@ -74,7 +74,7 @@ def _rhythm(path: Path, root: Element) -> Element:
                 return one
     codes = ", ".join(_code(one)[:40] for one in series) or "none"
     raise RecordError(
-        f"record {path}: it contains no rhythm series (series: {codes}); export the ECG with its waveforms"
+        f"record {path}: it contains no rhythm series (series: {codes[:60]}); export the ECG with its waveforms"
     )
 
 

@@ -14,8 +14,18 @@ import numpy as np
 MISSING = -32768  # the int16 value of a missing sample, in WFDB format 16 and in a cohort
 
 
+_MOST_LETTERS = 600  # characters of a message's beginning
+
+
 class RecordError(ValueError):
-    """A recording cannot be used; the message names the record, the value and the remedy."""
+    """A recording cannot be used; the message names the record, the value and the remedy.
+
+    A long message loses its middle: a value of a damaged file may be thousands of samples.
+    """
+
+    def __init__(self, message: str) -> None:
+        cut = f"{message[:_MOST_LETTERS]} ... {message[-_MOST_LETTERS // 2 :]}"
+        super().__init__(message if len(message) <= len(cut) else cut)
 
 
 @dataclass(frozen=True)
