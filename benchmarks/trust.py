@@ -33,16 +33,17 @@ from leadwise.files import replacing
 
 RESULT = Path(__file__).parent / "results" / "trust.md"
 N_INPUTS = 1_000_000
+BYTES_A_RECORD = 45_000  # that the load needs on the disk
 log = logging.getLogger("trust")
 
 
-def fuzzing(folder: Path, share: float) -> list[Row]:
+def fuzzing(folder: Path, options: argparse.Namespace) -> list[Row]:
     """Mutated inputs of every reader."""
     from fuzz_targets import targets
     from fuzzing import read_every
 
     rows = []
-    for result in read_every(targets(folder), round(share * N_INPUTS), processes=2):
+    for result in read_every(targets(folder), round(options.share * N_INPUTS), processes=2):
         counts = result.counts
         details = f"{counts['value']:,} values, {counts['error']:,} errors; slowest {result.slowest_s:.2f} s"
         faults = [f"input {number}: {outcome} {what[-300:]}" for number, outcome, what in result.faults]
@@ -51,42 +52,45 @@ def fuzzing(folder: Path, share: float) -> list[Row]:
     return rows
 
 
-def crash(folder: Path, share: float) -> list[Row]:
+def crash(folder: Path, options: argparse.Namespace) -> list[Row]:
     """Killed, without power, with a full disk, twice at once, with another clock."""
     import crashes
 
-    return crashes.rows(folder, max(6, round(200 * share)), share >= 0.5)
+    return crashes.rows(folder, max(6, round(200 * options.share)), options.share >= 0.5)
 
 
-def numbers(folder: Path, share: float) -> list[Row]:
+def numbers(folder: Path, options: argparse.Namespace) -> list[Row]:
     """Metrics, losses and resampling against slow plain versions."""
     import plain_numbers
 
-    return plain_numbers.rows(max(5, round(1000 * share)))
+    return plain_numbers.rows(max(5, round(1000 * options.share)))
 
 
-def metamorphic(folder: Path, share: float) -> list[Row]:
+def metamorphic(folder: Path, options: argparse.Namespace) -> list[Row]:
     """Changes of the input that must not change the answer, for every method and verb."""
     import metamorphic as relations
 
-    return relations.rows(max(20, round(1000 * share)), folder)
+    return relations.rows(max(20, round(240 * options.share)), folder)
 
 
-def leaks(folder: Path, share: float) -> list[Row]:
+def leaks(folder: Path, options: argparse.Namespace) -> list[Row]:
     """Patients and signals in two splits, marked texts and names, identifiers from published files."""
     import leaks as suite
 
-    return suite.rows(folder)
+    if options.cohort is None:
+        return suite.rows(folder, n_each=max(2, round(10 * options.share)))
+    return suite.rows(folder, n_each=max(2, round(24 * options.share)), n_base=150, cohort=options.cohort)
 
 
-def load(folder: Path, share: float) -> list[Row]:
+def load(folder: Path, options: argparse.Namespace) -> list[Row]:
     """As many records as MIMIC-IV-ECG has, and processes that hang, lag or die."""
     import loads
 
-    return loads.rows(folder, round(800_035 * share), 8 if share >= 0.5 else 2)
+    n_records = min(round(options.share * loads.N_MIMIC), shutil.disk_usage(folder).free // BYTES_A_RECORD)
+    return loads.rows(folder, n_records, 8 if options.share >= 0.5 else 2)
 
 
-SUITES: dict[str, Callable[[Path, float], list[Row]]] = {
+SUITES: dict[str, Callable[[Path, argparse.Namespace], list[Row]]] = {
     one.__name__: one for one in (fuzzing, numbers, metamorphic, leaks, crash, load)
 }
 
@@ -96,6 +100,9 @@ def main() -> int:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--only", nargs="*", choices=sorted(SUITES), default=[])
     parser.add_argument("--share", type=float, default=1.0)
+    parser.add_argument(
+        "--cohort", type=Path, help="of real ECGs, for the copies of the leaks; default: simulated ones"
+    )
     parser.add_argument("--again", action="store_true", help="run suites that have a result already")
     parser.add_argument("--page", type=Path, default=RESULT)
     arguments = parser.parse_args()
@@ -114,7 +121,7 @@ def main() -> int:
         work.mkdir()
         log.info("%s: %s", name, SUITES[name].__doc__)
         started = time.monotonic()
-        rows = SUITES[name](work, arguments.share)
+        rows = SUITES[name](work, arguments)
         result = {"seconds": time.monotonic() - started, "on": describe(), "share": arguments.share}
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(result | {"rows": [dataclasses.asdict(row) for row in rows]}, indent=1))

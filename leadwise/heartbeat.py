@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 GRACE_S = 10.0  # after the run has failed, in which a process must have left it; then it ends itself
 SLOW = 2.0  # times the time that the others need for their own work in a step: a slow process
-_SLOW_BY_S = 0.1  # and slower by so many seconds
+_SLOW_BY_S = 0.25  # and slower by so many seconds
 _FIRST_STEPS = 5  # of which the first are slower
 _RECENT = 9  # steps; their median does not see a validation, which rank 0 does alone
 _LOOK_S = 0.05  # between two looks at what the main thread does
@@ -120,7 +120,8 @@ class Heartbeat:
     def _judge(self, timed_out: bool) -> str:
         """Return which process has ended, gives no sign of life, or did not come to where the others wait; else ''."""
         late = self._late(self._read()) if timed_out else []  # now: what is only slow comes meanwhile
-        deadline = time.monotonic() + 2 * _SILENT * self._interval_s
+        # where a connection was closed, because another process timed out and judges meanwhile, that one is waited for
+        deadline = time.monotonic() + (2 if timed_out else 3) * _SILENT * self._interval_s
         while time.monotonic() < deadline:
             records = [record for record in self._read() if not record.leaves]
             for record in records:
@@ -143,9 +144,13 @@ class Heartbeat:
         )
 
     def _late(self, records: Sequence[Record]) -> list[Record]:
-        """Return the processes that have come to fewer collectives than others, else those outside of any, if not all are."""
-        most = max(record.n_marks for record in records)
-        late = [record for record in records if record.n_marks < most] or [r for r in records if not r.waits]
+        """Return the processes that have come to the fewest collectives, among those outside of any if there are such.
+
+        A process in a collective is not the cause, although it may be behind others: a broadcast goes from one to the next.
+        """
+        candidates = [record for record in records if not record.waits] or records
+        fewest = min(record.n_marks for record in candidates)
+        late = [record for record in candidates if record.n_marks == fewest]
         return late if len(late) < len(records) else []
 
     def _silent_s(self, record: Record) -> float:

@@ -77,6 +77,17 @@ def test_in_a_collective_of_torch_the_place_decides(store: dist.Store, monkeypat
     assert "in read (loader.py:7)" in first.verdict(timed_out=True)
 
 
+def test_who_waits_behind_a_hanging_process_is_not_blamed(store: dist.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broadcast has reached rank 0, which waits in the next collective, and not rank 1, which waits for rank 2."""
+    first = ranks(store)[0]
+    first.begin_collective()
+    change(store, 1, waits=True)
+    beating(store, monkeypatch, (1, 2))
+    text = first.verdict(timed_out=True)
+    assert text.startswith("rank 2 of 3")
+    assert "rank 1" not in text
+
+
 def test_a_process_that_has_ended_or_is_silent_is_named(store: dist.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     first = ranks(store)[0]
     child = subprocess.Popen([sys.executable, "-c", ""])
