@@ -7,6 +7,7 @@ Also read the arrays of an .npz, with one kind of error for every damage, and th
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import math
 import os
@@ -32,6 +33,7 @@ _FULL_TEXT = re.compile(
     r"No space left on device|[Qq]uota exceeded|\(os error 28\)|PytorchStreamWriter failed writing|inline_container\.cc"
     r"|\d+ requested and \d+ written"
 )
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of linux/fs.h
 _MOST_SYNCED = 64  # files of a folder that are waited for one by one; for more, one call that waits for all writes
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)  # of folders on some file systems
 
@@ -121,6 +123,18 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for one in missing:
             sync(one.parent)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange the names of two files or folders in one step; return False, with nothing changed, where that is not possible."""
+    if sys.platform != "linux":
+        return False
+    try:
+        call = ctypes.CDLL(None).renameat2
+    except AttributeError:  # a C library before 2018, or another one
+        return False
+    failed: int = call(_HERE, os.fsencode(one.absolute()), _HERE, os.fsencode(other.absolute()), _EXCHANGE)
+    return not failed
 
 
 def sync(path: Path) -> None:

@@ -168,13 +168,20 @@ class KillAt:
 
 
 class FullAt:
-    """Fail operation number `at` of those that need space, and all that follow: the disk is full from there on."""
+    """Fail operation number `at` of those that need space, and all that follow: the disk is full from there on.
+
+    A rename needs none where its name replaces another, or one that was deleted before.
+    """
 
     def __init__(self, at: int) -> None:
-        self.left, self.failed = at, ""
+        self.left, self.failed, self.free = at, "", set[str]()
 
     def __call__(self, operation: Operation, do: Callable[[], Any]) -> Any:
+        if operation.kind == "unlink":
+            self.free.add(operation.path)
         if operation.kind not in WRITING or (operation.kind == "fsync" and os.path.isdir(operation.path)):
+            return do()
+        if operation.kind == "rename" and (operation.path in self.free or os.path.exists(operation.path)):
             return do()
         self.left -= 1
         if self.left >= 0:

@@ -24,7 +24,6 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
-from conftest import TINY
 from evidence import Row
 from mimic_tree import REPORT_FLAWS, SIGNAL_FLAWS, write_tree
 
@@ -32,11 +31,7 @@ from leadwise import config as settings
 from leadwise import run as runs
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.loader import Recordings, Sampler
-from leadwise.evaluate import embed_parts
-from leadwise.evaluate.embed import usable
-from leadwise.evaluate.embed_parts import parts_folder
 from leadwise.serve.search_index import NearestSearch
-from leadwise.training import loop
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 _LOOK_S = 0.1  # between two looks at the memory of a command
@@ -201,8 +196,11 @@ def data_rows(folder: Path, n_records: int, n_samples: int = 1000, n_parts: int 
 
 def embedding_rows(folder: Path, run: Path, cohort: Path, n_parts: int, n_made_up: int = 0) -> list[Row]:
     """Embed a cohort in parts, two at a time, and join them. The last `n_made_up` parts get numbers without an encoder."""
+    from leadwise.evaluate import embed_parts
+    from leadwise.evaluate.embed import usable
+
     target, n_records = folder / "joined.npz", len(Cohort.open(cohort))
-    shutil.rmtree(parts_folder(target), ignore_errors=True)
+    shutil.rmtree(embed_parts.parts_folder(target), ignore_errors=True)
     most, seconds, n_embedded = Usage(0, 0, 0), 0.0, 0
     for first in range(1, n_parts - n_made_up + 1, 2):
         shares = [f"{which}/{n_parts}" for which in range(first, min(first + 2, n_parts - n_made_up + 1))]
@@ -223,10 +221,15 @@ def embedding_rows(folder: Path, run: Path, cohort: Path, n_parts: int, n_made_u
         loaded = runs.load(run)
         usable_rows, _ = usable(loaded, opened, opened.rows())
         patch, rng = pytest.MonkeyPatch(), np.random.default_rng(0)
-        with np.load(next(parts_folder(target).glob("*.npz"))) as first_part:
+        with np.load(next(embed_parts.parts_folder(target).glob("*.npz"))) as first_part:
             width = first_part["embedding"].shape[1]
-        patch.setattr(embed_parts, "embed_cohort", lambda run, cohort, part, rows, *_, **__: (
-            rng.standard_normal((len(rows), width)).astype(np.float32)))  # fmt: skip
+        axes = rng.standard_normal((8, width))  # embeddings vary in few directions: far fewer than numbers
+
+        def made_up(run: object, cohort: object, part: str, rows: np.ndarray, *_: object, **__: object) -> np.ndarray:
+            noise = 0.1 * rng.standard_normal((len(rows), width))
+            return (rng.standard_normal((len(rows), 8)) @ axes + noise).astype(np.float32)
+
+        patch.setattr(embed_parts, "embed_cohort", made_up)
         for which in range(n_parts - n_made_up + 1, n_parts + 1):
             embed_parts.embed_share(embed_parts.EmbeddingJob(loaded, opened, usable_rows), target, (which, n_parts))
         patch.undo()
@@ -254,6 +257,8 @@ def write_run(folder: Path, cohort: Path) -> None:
 
 
 def config_table(cohort: Path, method: str, **optim: object) -> dict[str, dict[str, object]]:
+    from conftest import TINY  # imports all methods: too long for a process that reads a cohort
+
     return {
         "signal": {"rate_hz": 100, "duration_s": 2.0},
         "data": {"cohort": str(cohort)},
@@ -376,6 +381,8 @@ def _session(leader: int) -> set[int]:
 
 def process_rows(folder: Path, cohort: Path, n_ranks: int, timeout_s: float, faults: tuple[str, ...]) -> list[Row]:
     """Train with many processes: the weights of one process; one that is slow, hangs or dies is named, and the run resumes."""
+    from leadwise.training import loop
+
     config, program = folder / "config.toml", Path(__file__)
     config.write_text(tomli_w.dumps(config_table(cohort, "cg_dmer", batch_size=2 * n_ranks, timeout_s=timeout_s)))
     one = settings.read(config, [f"optim.accumulate={n_ranks}"])

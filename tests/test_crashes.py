@@ -20,7 +20,7 @@ from leadwise.batch import LEADS
 from leadwise.data.cohort import prepare
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.sources.folder import Options, read_source
-from leadwise.files import DiskFullError, replacing, sync_tree, temporary_folder
+from leadwise.files import DiskFullError, exchange, replacing, sync_tree, temporary_folder
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="paths of descriptors are read from /proc")
 
@@ -178,6 +178,41 @@ def test_a_cohort_that_was_finished_before_the_kill_is_not_packed_again(tmp_path
     assert prepare.write(source, out).kept == 4
     assert Cohort.open(out, verify=True).name == "out"
     assert not (out / "parts.tmp").exists()
+
+
+@pytest.mark.parametrize("is_one_step", [True, False])
+def test_a_cohort_is_replaced_or_stays(is_one_step: bool, tmp_path: Path, monkeypatch) -> None:
+    source, out = small_source(tmp_path / "raw"), tmp_path / "out"
+    prepare.write(source, out)
+    if not is_one_step:
+        monkeypatch.setattr(prepare, "exchange", lambda *_: False)
+    prepare.write(source, out, overwrite=True, shard_records=2)
+    assert len(Cohort.open(out, verify=True).shard_files) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
+
+    # the new one cannot get its name: the earlier one is there again
+    rename = Path.rename
+    monkeypatch.setattr(prepare, "exchange", lambda *_: False)
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path.name == "out.partial":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(DiskFullError):
+        prepare.write(source, out, overwrite=True)
+    assert len(Cohort.open(out, verify=True).shard_files) == 2
+
+
+def test_an_exchange_of_names(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text(name)
+    changed = exchange(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a" / ("b" if changed else "a")).is_file()
+    assert not exchange(tmp_path / "a", tmp_path / "absent")
+    assert (tmp_path / "a").is_dir()
 
 
 def test_a_folder_of_the_user_is_not_taken_for_a_replaced_cohort(tmp_path: Path) -> None:

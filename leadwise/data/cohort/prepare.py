@@ -29,7 +29,7 @@ from leadwise.data.cohort.shard import (
 from leadwise.data.formats.reading import files as files_of
 from leadwise.data.messages import first_few
 from leadwise.data.sources.source import Source, check, in_slices
-from leadwise.files import is_disk_full, make_folder, naming_full_disk, sync
+from leadwise.files import exchange, is_disk_full, make_folder, naming_full_disk, sync
 from leadwise.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -317,11 +317,19 @@ def _move_into_place(partial: Path, out: Path) -> Ledger:
         shutil.rmtree(done)
     sync(partial)
     replaced = out.with_name(f".{out.name}.replaced")
-    if out.exists():
-        if replaced.exists():
-            shutil.rmtree(replaced)  # left by a killed run
+    if replaced.exists():
+        shutil.rmtree(replaced)  # left by a killed run
+    if not out.exists():
+        partial.rename(out)
+    elif exchange(partial, out):
+        partial.rename(replaced)
+    else:
         out.rename(replaced)
-    partial.rename(out)
+        try:
+            partial.rename(out)
+        except OSError:
+            replaced.rename(out)
+            raise
     sync(out.parent)
     if replaced.exists():
         shutil.rmtree(replaced)

@@ -48,8 +48,13 @@ def write_wfdb(recording: Recording, folder: Path, name: str | None = None, over
         )
         for file in (temporary / f"{name}.dat", temporary / header.name):
             sync(file)
-        header.unlink(missing_ok=True)
+        is_replaced = header.exists()
+        if is_replaced:  # a power cut must not leave the header of one and the samples of the other
+            header.unlink()
+            sync(folder)
         (temporary / f"{name}.dat").replace(folder / f"{name}.dat")
+        if is_replaced:
+            sync(folder)
         (temporary / header.name).replace(header)
     return header
 
