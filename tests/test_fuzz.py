@@ -175,6 +175,25 @@ def test_a_long_value_in_a_message_loses_its_middle() -> None:
     assert str(RecordError("record a: short")) == "record a: short"
 
 
+@pytest.mark.parametrize("damage", [b"\x85", b"\x0b", b"\x1c", b"\xc2\x85"])
+def test_a_damaged_byte_of_a_header_moves_no_lead(damage: bytes, tmp_path: Path) -> None:
+    samples = np.arange(12 * 500, dtype="<i2").reshape(500, 12) % 800
+    lines = [f"a.dat 16 1000(0)/mV 16 0 {samples[0, k]} 0 0 {lead}" for k, lead in enumerate(LEADS)]
+    header = ("a 12 500 500\n" + "\n".join(lines) + "\n").encode()
+    (tmp_path / "a.dat").write_bytes(samples.tobytes())
+    (tmp_path / "a.hea").write_bytes(header.replace(b"16 0 0 0 0 I\n", b"16 0 0" + damage + b" 0 0 I\n"))
+    recording = reading.read(tmp_path / "a.hea")
+    assert recording.leads == LEADS
+    np.testing.assert_allclose(recording.signal, samples / 1000, rtol=1e-9)
+
+
+def test_a_table_has_the_lines_of_its_file(tmp_path: Path) -> None:
+    values = [f"{k}\x85" if k == 3 else str(k) for k in range(2000)]
+    (tmp_path / "a.csv").write_bytes(("I,II\r\n" + "\r\n".join(f"{one},1" for one in values)).encode("latin-1"))
+    with pytest.raises(RecordError, match="line 5"):
+        reading.read(tmp_path / "a.csv", rate_hz=500, units="mV")
+
+
 def test_embeddings_whose_array_has_no_header(tmp_path: Path) -> None:
     path = tmp_path / "e.npz"
     for content in (

@@ -14,7 +14,7 @@ import numpy as np
 from leadwise.data.formats.channels import choose_channels
 from leadwise.data.formats.given import Given, check_size, checked_rate, known_unit, mv_per_unit
 from leadwise.data.formats.stated import stated
-from leadwise.data.formats.text_table import decode_text
+from leadwise.data.formats.text_table import decode_text, split_lines
 from leadwise.data.recordings.lead_names import standard_name
 from leadwise.data.recordings.recording import RecordError, Recording
 
@@ -31,7 +31,7 @@ _TIME = re.compile(r"((?:19|20)\d\d)-\d\d-\d\d \d\d:\d\d:\d\d")  # of the record
 def matches(first_bytes: bytes) -> bool:
     """Whether a file begins with such a header: a rate with its unit and a voltage unit, then a line with one number."""
     try:
-        lines = decode_text(first_bytes[: len(first_bytes) // 2 * 2]).splitlines()
+        lines = split_lines(decode_text(first_bytes[: len(first_bytes) // 2 * 2]))
     except ValueError:
         return False
     header = _header(lines)
@@ -48,7 +48,7 @@ def decode(content: bytes, path: Path, given: Given) -> Recording:
         RecordError: the file has no such header, or a line below it is not one number.
     """
     try:
-        lines = decode_text(content).splitlines()
+        lines = split_lines(decode_text(content))
     except ValueError:
         lines = []
     header = _header(lines)

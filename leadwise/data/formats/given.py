@@ -132,8 +132,8 @@ def mv_per_unit(path: Path, stated: str | None, given: str | None) -> float:
         factor = known_unit(stated)
         if factor is None:
             raise RecordError(
-                f"record {path}: the file states the unit {stated.strip()[:20]!r}, which is not a voltage (mV, uV, nV, V); correct "
-                "the unit in the file, or name the channel - in the leads (--leads, leads=) to leave it out"
+                f"record {path}: the file states the unit {stated.strip()[:20]!r}, which is not a voltage (mV, uV, nV, V); "
+                "correct the unit in the file, or name the channel - in the leads (--leads, leads=) to leave it out"
             )
         return factor
     if given is None:

@@ -22,6 +22,7 @@ _MISSING = frozenset(("", "nan", "na", "n/a", "#n/a", "null", "none", "-", "--",
 _N_HEADER = 60  # rows in which a header is searched
 _N_PROBED = 40  # rows that decide on the separator
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?$")
+_LINE_END = re.compile(r"\r\n|\n|\r")
 _TWO_NUMBERS = re.compile(r"\d\s+[+-]?\d")
 _UNIT_IN_NAME = re.compile(
     r"^(?P<name>.*?)(?:\s*[\[(]\s*(?P<inner>[^\[\]()]+?)\s*[\])]|[\s_/,-]+(?P<bare>[mun\u00b5\u03bc]v|(?:milli|micro|nano)volts?))\s*$",
@@ -184,10 +185,19 @@ def _decoded(content: bytes) -> str:
         return content.decode("latin-1")
 
 
+def split_lines(text: str) -> list[str]:
+    """The lines of a file, which end in LF, CR or both.
+
+    `str.splitlines` ends a line at other characters too, such as U+0085: a damaged byte would move all lines below it.
+    """
+    lines = _LINE_END.split(text)
+    return lines if lines[-1] else lines[:-1]
+
+
 def cell_lines(text: str) -> tuple[list[str], list[int], list[str]]:
     """The lines that hold cells, their numbers, and the comments without their sign."""
     lines, numbers, comments = [], [], []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(split_lines(text), start=1):
         stripped = line.strip(" \r\n")
         sign = next((sign for sign in _COMMENTS if stripped.startswith(sign)), None)
         if sign is not None and not stripped.startswith("#N/A"):

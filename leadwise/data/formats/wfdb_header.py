@@ -13,9 +13,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from leadwise.data.formats.text_table import split_lines
+
 _FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?$")
 _GAIN = re.compile(r"([^(/]+)(?:\((-?\d+)\))?(?:/(.*))?$")
 _SEGMENTED = re.compile(r"[^/]+/(\d+)$")  # name/number of segments
+_BLANKS = re.compile(r"[ \t]+")  # not what str.split takes for blanks, such as U+0085
 _RATE_END = re.compile(r"[/(]")
 _OLDEST = 130.0  # years; a larger number is not an age
 _BYTES_PER_SAMPLE = {"8": 1.0, "16": 2.0, "24": 3.0, "32": 4.0, "61": 2.0, "80": 1.0, "160": 2.0, "212": 1.5}
@@ -80,10 +83,10 @@ def parse(raw: bytes) -> Header:
         HeaderError: not a WFDB header; the message contains no file name, the caller adds it.
     """
     # the record line: name, signals, rate, samples
-    lines = [line for line in map(str.strip, _text(raw).splitlines()) if line and line[0] != "#"]
+    lines = [line for line in map(str.strip, split_lines(_text(raw))) if line and line[0] != "#"]
     if not lines:
         raise HeaderError("the header is empty")
-    fields = lines[0].split()
+    fields = _BLANKS.split(lines[0])
     try:
         n_signals = int(fields[1])
         # WFDB reads an absent rate as 250 Hz; that is a guess, and every interval depends on it
@@ -109,7 +112,7 @@ def comments(raw: bytes) -> dict[str, str]:
     damaged.
     """
     values: dict[str, str] = {}
-    for line in map(str.strip, _text(raw).splitlines()):
+    for line in map(str.strip, split_lines(_text(raw))):
         key, colon, value = line.removeprefix("#").partition(":")
         if line.startswith("#") and colon:
             key, value = key.strip().casefold(), value.strip()
@@ -145,7 +148,7 @@ def _segments(lines: list[str], n_segments: int) -> tuple[Segment, ...]:
         raise HeaderError(f"it promises {n_segments} segments and lists {len(lines) - 1}")
     segments = []
     for row, line in enumerate(lines[1 : n_segments + 1], start=2):
-        fields = line.split()
+        fields = _BLANKS.split(line)
         try:
             segments.append(Segment(fields[0], int(fields[1])))
         except (ValueError, IndexError):
@@ -157,7 +160,7 @@ def _segments(lines: list[str], n_segments: int) -> tuple[Segment, ...]:
 
 def _signal(line: str, row: int) -> SignalLine:
     # file and storage format
-    fields = line.split(maxsplit=8)
+    fields = _BLANKS.split(line, maxsplit=8)
     n_fields = len(fields)
     stored = _storage(fields[1]) if n_fields > 1 else None
     if stored is None:
