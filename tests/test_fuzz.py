@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import time
@@ -20,6 +21,7 @@ from conftest import make_batch
 from fuzz_stored import npy_of, npz_of
 from fuzz_targets import targets
 from fuzzing import SECONDS, Result, Target, mutated, read_every, run_target
+from scipy.io import savemat
 
 from leadwise import config as settings
 from leadwise import run as runs
@@ -164,6 +166,51 @@ def test_embeddings_in_a_damaged_archive(at: int, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(StoredEmbeddingsError, match=r"e\.npz"):
         read_embeddings(path)
+
+
+def test_a_matrix_whose_flags_promise_imaginary_numbers() -> None:
+    target = io.BytesIO()
+    savemat(target, {"val": np.arange(24.0).reshape(2, 12)})
+    content = bytearray(target.getvalue())
+    assert content[144] == 6  # the class: float64
+    content[145] = 8
+    with pytest.raises(RecordError, match=r"not a readable .mat file .a matrix lacks its values.; export it again"):
+        reading.read(bytes(content))
+
+
+def test_an_scp_record_that_promises_no_bytes() -> None:
+    scp = pytest.importorskip("test_format_scp", reason="needs the extra formats")
+    content = scp.write(scp.samples())
+    with pytest.raises(RecordError, match="promises 0 bytes in all; it is damaged"):
+        reading.read(content[:2] + bytes(4) + content[6:])
+
+
+def test_a_segment_whose_name_has_a_zero_byte(tmp_path: Path) -> None:
+    (tmp_path / "m.hea").write_bytes(b"m/1 12 500 500\na\x00b 500\n")
+    with pytest.raises(RecordError, match="no such file"):
+        reading.read(tmp_path / "m.hea")
+
+
+def test_a_record_of_gaps_takes_no_memory(tmp_path: Path) -> None:
+    lines = "".join(f"a.dat 16 1000/mV 16 0 0 0 0 {lead}\n" for lead in LEADS)
+    (tmp_path / "a.dat").write_bytes(bytes(24 * 500))
+    (tmp_path / "a.hea").write_text(f"a 12 500 500\n{lines}")
+    (tmp_path / "m.hea").write_text("m/3 12 500 90000000\na 500\n~ 80000000\na 500\n")
+    with pytest.raises(RecordError, match=r"hold 1,000 of 80,001,000 samples, and the rest are gaps"):
+        reading.read(tmp_path / "m.hea")
+    (tmp_path / "m.hea").write_text("m/3 12 500 11000\na 500\n~ 10000\na 500\n")
+    assert np.isnan(reading.read(tmp_path / "m.hea").signal).mean() == 10 / 11
+
+
+def test_a_shard_that_ends_before_its_last_record(tmp_path: Path) -> None:
+    np.save(tmp_path / "e.npy", make_batch(4, seed=0).ecg[0].numpy())
+    (tmp_path / "ecgs.csv").write_text("path,patient,report,split\ne.npy,p,sinus rhythm,train\n")
+    write(read_source(tmp_path / "ecgs.csv", Options(LEADS, 100, "mV")), tmp_path / "cohort")
+    shard = tmp_path / "cohort" / "samples-00000.npy"
+    content, n = shard.read_bytes(), len(np.load(shard))
+    shard.write_bytes(content.replace(f"({n},)".encode(), f"({n // 10},) ".encode(), 1))
+    with pytest.raises(CohortError, match=r"samples-00000\.npy ends before record e; prepare it again"):
+        Cohort.open(tmp_path / "cohort").signal(0)
 
 
 def test_a_long_value_in_a_message_loses_its_middle() -> None:

@@ -240,7 +240,13 @@ class Cohort:
         shard = self._maps.get(number)
         if shard is None:
             shard = self._maps[number] = map_shard(self.folder, self._files[number], "<i2")
-        return shard[begin : begin + len(LEADS) * int(self._n_samples[row])].reshape(len(LEADS), -1)
+        n_samples = int(self._n_samples[row])
+        values = shard[begin : begin + len(LEADS) * n_samples]
+        if len(values) != len(LEADS) * n_samples:
+            raise CohortError(
+                f"cohort {self.folder}: {self._files[number]} ends before record {self.records[row]}; prepare it again"
+            )
+        return values.reshape(len(LEADS), n_samples)
 
     def scale(self, row: int) -> tuple[np.ndarray, np.ndarray, float]:
         """What converts a block to mV: uV per step (12,) and baseline (12,); and the rate in Hz."""

@@ -88,6 +88,10 @@ def _check_record(path: Path, content: bytes) -> tuple[str, ...]:
         raise RecordError(
             f"record {path}: it is truncated: {len(content)} bytes where its header promises {n_bytes}; download it again"
         )
+    if n_bytes < 6 + _SECTION_HEADER:
+        raise RecordError(
+            f"record {path}: its header promises {n_bytes} bytes in all; it is damaged: download it again"
+        )
     record = content[:n_bytes]
     if checksum not in (0, binascii.crc_hqx(record[2:], 0xFFFF)):
         raise RecordError(f"record {path}: its checksum differs; it is damaged: download it again")

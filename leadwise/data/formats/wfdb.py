@@ -26,6 +26,7 @@ from leadwise.data.recordings.recording import MISSING, Digital, RecordError, Re
 SUFFIXES = ("", ".hea", ".dat", ".mat")  # of a record "a1": the name a1, a1.hea, a1.dat, a1.mat
 
 _INVALID = {"80": -(2**7), "212": -(2**11), "24": -(2**23), "32": -(2**31)}  # reserved by WFDB; else MISSING
+_MOST_GAPS = 20_000_000  # values of a record that may be nearly all gaps
 _FITS_INT16 = ("16", "80", "160", "212", "8", "61", "310", "311", "508", "516")
 
 
@@ -186,6 +187,12 @@ def _read_segments(path: Path, header: Header, given: Given) -> Recording:
     leads = tuple(dict.fromkeys(lead for part in parts for lead in part.leads))
     n_total = sum(n for n, _ in pieces)
     check_size(path, n_total, len(leads))
+    n_read = sum(len(part.signal) for part in parts)
+    if n_total * len(leads) > _MOST_GAPS and n_read < n_total / 10:
+        raise RecordError(
+            f"record {path}: its segments hold {n_read:,} of {n_total:,} samples, and the rest are gaps, which is implausible; "
+            "correct the header, or read its segments one by one"
+        )
     signal = np.full((n_total, len(leads)), np.nan)
     begin = 0
     for n_samples, piece in pieces:
@@ -250,7 +257,7 @@ def _data_file(path: Path, name: str) -> Path:
 def _read_header(path: Path) -> tuple[Header, bytes]:
     try:
         raw = path.read_bytes()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with a zero byte
         if path.is_file():
             raise
         raise RecordError(f"record {path}: no such file; give the .hea file or its name without suffix") from None
