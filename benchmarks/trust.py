@@ -43,7 +43,7 @@ def fuzzing(folder: Path, options: argparse.Namespace) -> list[Row]:
     from fuzzing import read_every
 
     rows = []
-    for result in read_every(targets(folder), round(options.share * N_INPUTS), processes=2):
+    for result in read_every(targets(folder), round(options.share * N_INPUTS), 2, options.kinds):
         counts = result.counts
         details = f"{counts['value']:,} values, {counts['error']:,} errors; slowest {result.slowest_s:.2f} s"
         faults = [f"input {number}: {outcome} {what[-300:]}" for number, outcome, what in result.faults]
@@ -63,7 +63,7 @@ def numbers(folder: Path, options: argparse.Namespace) -> list[Row]:
     """Metrics, losses and resampling against slow plain versions."""
     import plain_numbers
 
-    return plain_numbers.rows(max(5, round(1000 * options.share)))
+    return plain_numbers.rows(max(5, round(1000 * options.share)), options.kinds or None)
 
 
 def metamorphic(folder: Path, options: argparse.Namespace) -> list[Row]:
@@ -104,6 +104,9 @@ def main() -> int:
         "--cohort", type=Path, help="of real ECGs, for the copies of the leaks; default: simulated ones"
     )
     parser.add_argument("--again", action="store_true", help="run suites that have a result already")
+    parser.add_argument(
+        "--faulty", action="store_true", help="run the kinds of case again that had a fault, after mending"
+    )
     parser.add_argument("--page", type=Path, default=RESULT)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -113,7 +116,9 @@ def main() -> int:
 
     for name in arguments.only or SUITES:
         path = arguments.out / f"{name}.json"
-        if path.is_file() and not arguments.again:
+        before = json.loads(path.read_text()) if path.is_file() else {"rows": [], "seconds": 0.0}
+        arguments.kinds = [row.what for row in rows_of(before) if row.faults] if arguments.faulty else []
+        if path.is_file() and not arguments.again and not arguments.kinds:
             log.info("%s has run already: %s", name, path)
             continue
         work = arguments.out / f"{name}.work"
@@ -121,8 +126,15 @@ def main() -> int:
         work.mkdir()
         log.info("%s: %s", name, SUITES[name].__doc__)
         started = time.monotonic()
-        rows = SUITES[name](work, arguments)
-        result = {"seconds": time.monotonic() - started, "on": describe(), "share": arguments.share}
+        new = SUITES[name](work, arguments)
+        # a kind that ran again takes the place of its faults; those without any are not run again
+        rows = (
+            list(({row.what: row for row in rows_of(before)} | {row.what: row for row in new}).values())
+            if (arguments.kinds)
+            else new
+        )
+        seconds = time.monotonic() - started + (before["seconds"] if arguments.kinds else 0.0)
+        result = {"seconds": seconds, "on": describe(), "share": arguments.share}
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(result | {"rows": [dataclasses.asdict(row) for row in rows]}, indent=1))
         shutil.rmtree(work, ignore_errors=True)

@@ -16,7 +16,7 @@ import time
 import traceback
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
@@ -297,8 +297,14 @@ def _judge(error: Exception) -> tuple[str, str]:
     return "error", ""
 
 
-def read_every(targets: Sequence[Target], n_inputs: int, processes: int = 1, start: int = 0) -> Iterator[Result]:
-    """Yield the result of each target, which together read about `n_inputs`; several targets at once."""
+def read_every(
+    targets: Sequence[Target], n_inputs: int, processes: int = 1, names: Collection[str] = ()
+) -> Iterator[Result]:
+    """Yield the result of each target, which together read about `n_inputs`; several targets at once.
+
+    With `names`, only these targets read, each as many inputs as without.
+    """
     total = sum(target.share for target in targets)
-    numbers = [range(start, start + max(1, round(n_inputs * target.share / total))) for target in targets]
-    yield from _run(list(zip(targets, numbers)), processes)
+    numbers = [range(max(1, round(n_inputs * target.share / total))) for target in targets]
+    chosen = [(target, one) for target, one in zip(targets, numbers) if not names or target.name in names]
+    yield from _run(chosen, processes)
