@@ -73,17 +73,21 @@ class Heartbeat:
         ] = {}  # rank -> its last beat, and when this process read it first
         self._warned: dict[tuple[int, str], float] = {}
         self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
 
     # ------------------------------------------------------------------------------------------ of the main thread
 
     def start(self) -> None:
         """Write the first record and start the thread."""
         self._write()
-        threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
-        """End the thread: the run has ended well."""
+        """End the thread and wait for it: one that is inside the store when Python ends aborts the process."""
         self._ended.set()
+        if self._thread is not None:
+            self._thread.join(5.0)
 
     def begin_step(self, step: int) -> None:
         """Note that a step of training begins."""

@@ -266,8 +266,9 @@ def test_what_reaches_each_loss(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("treat", ["ignore", "positive"])
-def test_similar_reports_are_not_negatives(treat: str) -> None:
+def test_similar_reports_are_not_negatives(treat: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both contrasts equal double loops over pairs, in which the overlap of two sets of words decides."""
+    monkeypatch.setattr("leadwise.nn.text.MIN_PIECE_COUNT", 1)  # whole words, so that no report is cut
     method, batch = build("cg_dmer", same_report=treat, similar_report=0.6, statement_dropout=0.5).eval(), make_batch(8)
     batch = dataclasses.replace(batch, statements=tuple(tuple(report.split(". ")) for report in batch.report))
     features = method.local_terms(batch)[1]

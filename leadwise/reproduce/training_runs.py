@@ -142,6 +142,7 @@ def _config_hash(config: Config) -> str:
     table = dataclasses.asdict(config)
     # settings that older versions did not have are left out where they change nothing, so that folders of older runs stay valid
     table["optim"].pop("deterministic")
+    table["optim"].pop("timeout_s")
     if config.optim.optimizer == "adamw":
         table["optim"].pop("optimizer")
     if config.optim.state_lr_scale == 1.0:
