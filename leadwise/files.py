@@ -31,6 +31,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 # of writers that give no error number: safetensors and tokenizers (Rust), torch.save, and numpy's tofile
 _FULL_TEXT = re.compile(
     r"No space left on device|[Qq]uota exceeded|\(os error 28\)|PytorchStreamWriter failed writing|inline_container\.cc"
+    r"|basic_ios::clear: iostream error"
     r"|\d+ requested and \d+ written"
 )
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of linux/fs.h

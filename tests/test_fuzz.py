@@ -38,7 +38,7 @@ from leadwise.data.volumes.heart_image import VolumeError
 from leadwise.data.volumes.read_image import read_image
 from leadwise.evaluate import prompt_calibration
 from leadwise.evaluate.leaderboard import Leaderboard, LeaderboardError, entries_of
-from leadwise.files import DamagedNpzError, npz_names, read_npz
+from leadwise.files import DamagedNpzError, DiskFullError, npz_names, read_npz, replacing
 from leadwise.questions.question import QuestionError, read_questions
 from leadwise.run import RunError
 
@@ -211,6 +211,13 @@ def test_a_shard_that_ends_before_its_last_record(tmp_path: Path) -> None:
     shard.write_bytes(content.replace(f"({n},)".encode(), f"({n // 10},) ".encode(), 1))
     with pytest.raises(CohortError, match=r"samples-00000\.npy ends before record e; prepare it again"):
         Cohort.open(tmp_path / "cohort").signal(0)
+
+
+def test_a_disk_that_is_full_when_torch_ends_a_file(tmp_path: Path) -> None:
+    with pytest.raises(DiskFullError, match="the disk is full"), replacing(tmp_path / "state.pt") as temporary:
+        temporary.write_bytes(b"half")
+        raise RuntimeError("basic_ios::clear: iostream error")
+    assert not (tmp_path / "state.pt").exists()
 
 
 def test_a_long_value_in_a_message_loses_its_middle() -> None:
