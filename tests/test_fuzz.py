@@ -214,9 +214,13 @@ def test_a_shard_that_ends_before_its_last_record(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_full_when_torch_ends_a_file(tmp_path: Path) -> None:
-    with pytest.raises(DiskFullError, match="the disk is full"), replacing(tmp_path / "state.pt") as temporary:
-        temporary.write_bytes(b"half")
-        raise RuntimeError("basic_ios::clear: iostream error")
+    def write_state() -> None:
+        with replacing(tmp_path / "state.pt") as temporary:
+            temporary.write_bytes(b"half")
+            raise RuntimeError("basic_ios::clear: iostream error")
+
+    with pytest.raises(DiskFullError, match="the disk is full"):
+        write_state()
     assert not (tmp_path / "state.pt").exists()
 
 
