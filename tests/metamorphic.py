@@ -397,7 +397,7 @@ def _faults(differences: Callable[[Any], Differences], subject: Any, where: str)
     try:
         with _quiet():
             for what, size, bound in differences(subject):
-                if where.startswith(_HAS_CODES):
+                if where.startswith(_HAS_CODES) and bound in (AT_A_RATE, IN_BFLOAT16):
                     bound = max(bound, OF_CODES)
                 yield (f"{where}: {what} differs by {size:.3g}, more than {bound:g}" if not size <= bound else ""), size
     except Exception as error:
