@@ -490,17 +490,16 @@ def rows(home: Path, kills: int, every_write: bool, only: tuple[str, ...] = ()) 
 
     Args:
         home: an empty folder.
-        kills: commands that are killed, of all kinds together; as many power cuts.
+        kills: how often each command is killed; as many power cuts.
         every_write: fail every write, not each ninth.
         only: names of the commands; all.
     """
     every = [reference(verb, home / "references") for verb in verbs(home) if not only or verb.name in only]
-    each = max(1, kills // len(every))
     n_pairs = 6 if every_write else 1
     table: list[Row] = []
     for one in every:
-        table.append(killed(one, home, each))
-        table.append(power_cut(one, home, 2 * each if every_write else max(3, each)))
+        table.append(killed(one, home, kills))
+        table.append(power_cut(one, home, max(3, kills)))
         table.append(full_disk(one, home, every_write))
         table.append(full_file_system(one, home, every_write))
         table.append(two_at_once(one, home, n_pairs))
