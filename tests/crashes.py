@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from command_line import Completed
 from crash_verbs import OURS, Verb, contents, digest_of, verbs
-from evidence import Row
+from evidence import Row, logged
 from file_layer import Counter, FullAt, KillAt, Operation, Recorder, Recording, layer
 
 _LIMIT_S = 120.0  # for one command
@@ -250,7 +250,7 @@ def _unclear(completed: Completed) -> list[str]:
 
 
 def _row(what: str, n: int, faults: list[str], details: str) -> Row:
-    return Row(what, n, tuple(faults), details)
+    return logged(what, n, tuple(faults), details)
 
 
 # ------------------------------------------------------------------------------------------------------------ the suites

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 
@@ -13,6 +14,12 @@ class Row:
     n_cases: int
     faults: tuple[str, ...] = ()  # one line each, with what reproduces it
     details: str = ""  # figures worth reading: "194 of 200 died in a write; slowest resume 3.1 s"
+
+
+def logged(what: str, n_cases: int, faults: tuple[str, ...] = (), details: str = "") -> Row:
+    """Return a row of a kind of case that has ended, and write it to the log of the long run."""
+    logging.getLogger("trust").info("%s: %d cases, %d faults; %s", what, n_cases, len(faults), details)
+    return Row(what, n_cases, faults, details)
 
 
 def faults_of(rows: list[Row]) -> str:

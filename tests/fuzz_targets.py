@@ -129,6 +129,7 @@ def _device_formats(folder: Path) -> list[Target]:
     except ImportError:
         pass
     try:
+        import pydicom  # noqa: F401  (without it, test_format_dicom skips what imports it)
         import test_format_dicom as dicom
 
         channels = [dicom.channel(lead) for lead in _LEADS]
@@ -138,6 +139,7 @@ def _device_formats(folder: Path) -> list[Target]:
     except ImportError:
         pass
     try:
+        import pyedflib  # noqa: F401  (without it, test_format_edf skips what imports it)
         import test_format_edf as edf
 
         path = folder / "a.edf"

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
-from evidence import Row
+from evidence import Row, logged
 from mimic_tree import REPORT_FLAWS, SIGNAL_FLAWS, write_tree
 
 from leadwise import config as settings
@@ -163,14 +163,14 @@ def data_rows(folder: Path, n_records: int, n_samples: int = 1000, n_parts: int 
         faults = _over("prepare", usage, n_records)
         if ledger.n_total != n_records or not n_records - n_dropped <= ledger.kept < n_records:
             faults += (f"ledger of {ledger.n_total} records with {ledger.kept} kept",)
-        rows.append(Row(f"prepared by two processes: {size}", n_records, faults, f"{usage}; {ledger.kept:,} kept"))
+        rows.append(logged(f"prepared by two processes: {size}", n_records, faults, f"{usage}; {ledger.kept:,} kept"))
     usage, _ = measured(["leadwise", "prepare", "--verify", cohort])
-    rows.append(Row("each checksum of the cohort", n_records, _over("verify", usage, n_records), str(usage)))
+    rows.append(logged("each checksum of the cohort", n_records, _over("verify", usage, n_records), str(usage)))
 
     # open it, and read batches; splits and reports of all records
     usage, (text,) = measured(["loads", "open", cohort])
     rows.append(
-        Row("opened, 50 random batches read", n_records, _over("open", usage, n_records), f"{usage}; {text.strip()}")
+        logged("opened, 50 random batches read", n_records, _over("open", usage, n_records), f"{usage}; {text.strip()}")
     )
     usage, (text,) = measured(["leadwise", "check", cohort, "--json", "-"], codes=(0, 1))
     findings = {line["check"]: line["n"] for line in json.loads(text)["findings"]}
@@ -179,7 +179,7 @@ def data_rows(folder: Path, n_records: int, n_samples: int = 1000, n_parts: int 
         faults += ("the reports that are there several times are not found",)
     n_same = findings.get("duplicate reports", 0)
     details = f"{usage}; {n_same:,} reports are there several times; samples of 2,000 measured"
-    rows.append(Row("check: patients, splits, reports, copies", n_records, faults, details))
+    rows.append(logged("check: patients, splits, reports, copies", n_records, faults, details))
 
     # embed in parts, by two processes at a time, and join
     write_run(run, cohort)
@@ -191,7 +191,7 @@ def data_rows(folder: Path, n_records: int, n_samples: int = 1000, n_parts: int 
         faults += (f"{result['recall']:.3f} of the ten nearest",)
     details = f"{usage}; {result['name']}, {result['width']} wide, recall of ten {result['recall']:.3f}, "
     details += f"{result['ms']:.2f} ms a query"
-    return [*rows, Row("index of neighbours", result["n"], faults, details)]
+    return [*rows, logged("index of neighbours", result["n"], faults, details)]
 
 
 def embedding_rows(folder: Path, run: Path, cohort: Path, n_parts: int, n_made_up: int = 0) -> list[Row]:
@@ -213,7 +213,7 @@ def embedding_rows(folder: Path, run: Path, cohort: Path, n_parts: int, n_made_u
     about = (
         f"{seconds:.0f} s, {n_embedded / seconds:,.0f} records/s; at most {most.own_mb:,.0f} MB of the two processes"
     )
-    rows = [Row(f"embedded, two of {n_parts} parts at a time", n_embedded, faults, about)]
+    rows = [logged(f"embedded, two of {n_parts} parts at a time", n_embedded, faults, about)]
 
     # parts without an encoder: what is measured is how they are joined
     if n_made_up:
@@ -235,7 +235,7 @@ def embedding_rows(folder: Path, run: Path, cohort: Path, n_parts: int, n_made_u
         patch.undo()
     usage, _ = measured(["leadwise", "embed", run, cohort, "-o", target, "--join"])
     what = f"parts joined, {n_made_up} of {n_parts} made up" if n_made_up else "parts joined"
-    return [*rows, Row(what, n_records, _over("join", usage, n_records), str(usage))]
+    return [*rows, logged(what, n_records, _over("join", usage, n_records), str(usage))]
 
 
 def _over(what: str, usage: Usage, n_records: int) -> tuple[str, ...]:
@@ -422,7 +422,7 @@ def process_rows(folder: Path, cohort: Path, n_ranks: int, timeout_s: float, fau
         details = f"{seconds:.0f} s"
         details += "" if ends_well else f" with imports and a timeout of {timeout_s:g} s; resumed at step {resumed_at}"
         details += f"; weights differ from those of one process by {largest:.1e} at most"
-        rows.append(Row(f"{n_ranks} processes, one {STEPS_OF[fault]}", 1, tuple(problems), details))
+        rows.append(logged(f"{n_ranks} processes, one {STEPS_OF[fault]}", 1, tuple(problems), details))
     return rows
 
 
