@@ -32,6 +32,7 @@ from leadwise.data.cohort.layout import CohortError
 from leadwise.data.cohort.prepare import write
 from leadwise.data.recordings.recording import RecordError
 from leadwise.data.sources.folder import Options, read_source
+from leadwise.data.sources.source import Source
 from leadwise.data.stored_embeddings import StoredEmbeddingsError, read_embeddings
 from leadwise.data.volumes.heart_image import VolumeError
 from leadwise.data.volumes.read_image import read_image
@@ -235,15 +236,21 @@ def _heart_images(folder: Path) -> list[Target]:
     ]
 
 
-def _restated_cohort(folder: Path) -> list[Target]:
-    """The index of a cohort whose description states the size and the checksum of the changed index."""
+def six_ecgs(folder: Path, n_samples: int | None = None) -> Source:
+    """Write six ECGs of three patients, one in each split, and read their table."""
+    folder.mkdir(exist_ok=True)
     lines = ["path,patient,report,split,label.afib"]
     for k in range(6):
-        np.save(folder / f"ecg{k}.npy", make_batch(4, seed=k).ecg[k % 4].numpy()[:, :50])
+        np.save(folder / f"ecg{k}.npy", make_batch(4, seed=k).ecg[k % 4].numpy()[:, :n_samples])
         lines.append(f"ecg{k}.npy,p{k // 2},sinus rhythm,{('train', 'val', 'test')[k // 2]},{k % 2}")
     (folder / "ecgs.csv").write_text("\n".join(lines) + "\n")
+    return read_source(folder / "ecgs.csv", Options(LEADS, 100, "mV"))
+
+
+def _restated_cohort(folder: Path) -> list[Target]:
+    """The index of a cohort whose description states the size and the checksum of the changed index."""
     place = folder / "restated"
-    write(read_source(folder / "ecgs.csv", Options(LEADS, 100, "mV")), place)
+    write(six_ecgs(folder, n_samples=50), place)
     description = json.loads((place / "cohort.json").read_text())
 
     def read(content: bytes) -> None:
@@ -277,12 +284,7 @@ def _requests(folder: Path) -> list[Target]:
     body = b",".join(lead.encode() for lead in LEADS) + b"\n"
     body += b"\n".join(b",".join(f"{np.sin(t / 9 + k):.2f}".encode() for k in range(12)) for t in range(400))
     cohort = folder / "restated-api"
-    lines = ["path,patient,report,split,label.afib"]
-    for k in range(6):
-        np.save(folder / f"s{k}.npy", make_batch(4, seed=k).ecg[k % 4].numpy())
-        lines.append(f"s{k}.npy,p{k // 2},sinus rhythm,{('train', 'val', 'test')[k // 2]},{k % 2}")
-    (folder / "s.csv").write_text("\n".join(lines) + "\n")
-    write(read_source(folder / "s.csv", Options(LEADS, 100, "mV")), cohort)
+    write(six_ecgs(folder / "for-api"), cohort)
     facts = b"rate_hz=100&units=mV"
     requests = [
         b"POST /api/thumbs\nx.json\n" + b'{"rows": [0, 1, 5]}',

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import vendor_files
 from api_run import write_run
-from conftest import make_batch
-from fuzz_stored import atc_of, npy_of, npz_of, scp_of, stored_targets, with_file
+from fuzz_stored import atc_of, npy_of, npz_of, scp_of, six_ecgs, stored_targets, with_file
 from fuzz_values import check_dicom, check_edf, check_wfdb
 from fuzzing import Target
 
@@ -25,7 +24,6 @@ from leadwise.data.cohort.prepare import write
 from leadwise.data.formats import reading
 from leadwise.data.recordings import twelve_leads
 from leadwise.data.recordings.recording import RecordError, Recording
-from leadwise.data.sources.folder import Options, read_source
 from leadwise.data.stored_embeddings import StoredEmbeddingsError, read_embeddings
 from leadwise.evaluate import prompts
 from leadwise.evaluate.prompts import PromptError
@@ -270,12 +268,7 @@ def _load_run(place: Path, accept_changes: bool, _: Path) -> object:
 
 def _cohort_files(folder: Path) -> list[Target]:
     """Each file of a cohort folder, with the others sound."""
-    lines = ["path,patient,report,split,label.afib"]
-    for k in range(6):
-        np.save(folder / f"ecg{k}.npy", make_batch(4, seed=k).ecg[k % 4].numpy())
-        lines.append(f"ecg{k}.npy,p{k // 2},sinus rhythm,{('train', 'val', 'test')[k // 2]},{k % 2}")
-    (folder / "ecgs.csv").write_text("\n".join(lines) + "\n")
-    source = read_source(folder / "ecgs.csv", Options(LEADS, 100, "mV"))
+    source = six_ecgs(folder)
     readers = []
     for number, name in enumerate(("cohort.json", "index.parquet", "samples-00000.npy")):
         place = folder / f"cohort-{number}"
