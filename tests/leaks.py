@@ -14,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import recovery
 from evidence import Row as Evidence
 from scipy.signal import butter, resample_poly, sosfilt, sosfiltfilt
 
@@ -325,8 +326,14 @@ def overlap_with_pretraining(folder: Path, base: Base) -> list[Evidence]:
     return evidence
 
 
-def rows(folder: Path, n_each: int = 3, n_base: int = 40, cohort: Path | None = None) -> list[Evidence]:
-    """Plant every leak and return a row for each kind; with a cohort, on its ECGs."""
+def rows(
+    folder: Path, n_each: int = 3, n_base: int = 40, cohort: Path | None = None, n_numbers: int = 0
+) -> list[Evidence]:
+    """Plant every leak and return a row for each kind; with a cohort, on its ECGs.
+
+    Args:
+        n_numbers: that are tried as names of patients on published files; 0: none.
+    """
     base = base_ecgs(folder, n_base, cohort)
     return [
         *refused_or_warned(folder / "refused", base),
@@ -335,4 +342,5 @@ def rows(folder: Path, n_each: int = 3, n_base: int = 40, cohort: Path | None = 
         copied_report(folder / "report", base),
         *overlap_with_pretraining(folder / "overlap", base),
         false_alarms(folder / "clean", base),
+        *(recovery.rows(folder / "recovery", n_numbers) if n_numbers else ()),
     ]
