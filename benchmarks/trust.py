@@ -84,9 +84,11 @@ def leaks(folder: Path, options: argparse.Namespace) -> list[Row]:
     """Patients and signals in two splits, marked texts and names, identifiers from published files."""
     import leaks as suite
 
+    n_numbers = max(100_000, round(10_000_000 * options.share))
     if options.cohort is None:
-        return suite.rows(folder, n_each=max(2, round(10 * options.share)))
-    return suite.rows(folder, n_each=max(2, round(24 * options.share)), n_base=150, cohort=options.cohort)
+        return suite.rows(folder, n_each=max(2, round(10 * options.share)), n_numbers=n_numbers)
+    n_each = max(2, round(24 * options.share))
+    return suite.rows(folder, n_each, n_base=150, cohort=options.cohort, n_numbers=n_numbers)
 
 
 def load(folder: Path, options: argparse.Namespace) -> list[Row]:
