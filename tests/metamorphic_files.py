@@ -201,8 +201,8 @@ def _serve(s: FileScene) -> Answer:
     ]  # fmt: skip
     for path in s.two:
         for what, query in questions:
-            asked = f"{what} {path.stem} {' '.join(map(str, query.values()))}"
-            answer |= flat(_arrays(_ask(s.client, what, _zipped({path: ""}), **query)), asked)
+            prefix = f"{what} {path.stem} {' '.join(map(str, query.values()))}"
+            answer |= flat(_arrays(_ask(s.client, what, _zipped({path: ""}), **query)), prefix)
     return answer | flat(_arrays(_ask(s.client, "compare", _zipped({s.paths[0]: "1/", s.paths[1]: "2/"}))), "compare")
 
 

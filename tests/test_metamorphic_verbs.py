@@ -77,6 +77,6 @@ def test_answers_are_compared_by_name() -> None:
         (one | {"rows x name": "z"}, 1 / 3),
         (one | {"rows x auroc": np.zeros(2)}, math.inf),
     ):
-        assert max(found for _, found, _ in verbs.differences_of("exact", 0.0, "", one, other)) == size
+        assert max(distance for _, distance, _ in verbs.differences_of("exact", 0.0, "", one, other)) == size
     drawn = list(verbs.differences_of("order", 0.0, "", one | {"shuffled ECG": 1.0}, one | {"shuffled ECG": 2.0}))
     assert not any(size for _, size, _ in drawn)  # a control that is drawn anew
