@@ -69,17 +69,26 @@ def numbers(folder: Path, options: argparse.Namespace) -> list[Row]:
 def metamorphic(folder: Path, options: argparse.Namespace) -> list[Row]:
     """Changes of the input that must not change the answer, for every method and verb."""
     import metamorphic as relations
+    import metamorphic_files
+    import metamorphic_verbs
 
-    return relations.rows(max(20, round(240 * options.share)), folder)
+    n_rounds, is_short = max(1, round(3 * options.share)), options.share < 0.1
+    return [
+        *relations.rows(max(20, round(240 * options.share)), folder),
+        *metamorphic_verbs.rows(n_rounds, folder, is_short),
+        *metamorphic_files.rows(n_rounds, folder, is_short),
+    ]
 
 
 def leaks(folder: Path, options: argparse.Namespace) -> list[Row]:
     """Patients and signals in two splits, marked texts and names, identifiers from published files."""
     import leaks as suite
 
+    n_numbers = max(100_000, round(10_000_000 * options.share))
     if options.cohort is None:
-        return suite.rows(folder, n_each=max(2, round(10 * options.share)))
-    return suite.rows(folder, n_each=max(2, round(24 * options.share)), n_base=150, cohort=options.cohort)
+        return suite.rows(folder, n_each=max(2, round(10 * options.share)), n_numbers=n_numbers)
+    n_each = max(2, round(24 * options.share))
+    return suite.rows(folder, n_each, n_base=150, cohort=options.cohort, n_numbers=n_numbers)
 
 
 def load(folder: Path, options: argparse.Namespace) -> list[Row]:

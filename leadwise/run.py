@@ -7,6 +7,7 @@ tokenizer/           the tokenizer of reports, and the shape of a borrowed text 
                      also settings and tokenizer of that run (init/)
 model.safetensors    the weights, and in its header the digests of weights, settings and tokenizer (`leadwise.digests`)
 calibration.json     probabilities of zero-shot scores, if `leadwise calibrate` has fitted them (`leadwise.evaluate.calibrate`)
+calibrated_on.json   hashes of the patients and signals of that fit; it stays with the owner of the data
 metrics.jsonl        one line of metrics every few steps
 teacher.npz          of a distilled run: the teacher's embeddings of its recordings, while it is trained (`training.teacher`)
 resume/state.pt      model, optimiser, step and best loss; random numbers depend on the step, so a resumed run is bit-identical

@@ -77,11 +77,14 @@ class TrainedOn:
             raise TrainedOnError(str(error)) from None
 
     def write(self, path: Path) -> None:
-        """Write the file; the hashes are sorted, so that their order shows nothing."""
-        signals = None if self.signals is None else sorted(self.signals)
-        table = {"salt": self.salt, "people": sorted(self.people), "signals": signals}
+        """Write the file."""
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(table, separators=(",", ":")) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(self.to_json(), separators=(",", ":")) + "\n", encoding="utf-8")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads; the hashes are sorted, so that their order shows nothing."""
+        signals = None if self.signals is None else sorted(self.signals)
+        return {"salt": self.salt, "people": sorted(self.people), "signals": signals}
 
     def patients(self, source: str, names: Iterable[str]) -> list[str]:
         """Return those of the names of a data set's patients that are in the list."""

@@ -6,17 +6,21 @@ simulated ECGs; a prepared cohort of real ECGs can take their place.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import recovery
+from api_run import write_run
 from evidence import Row as Evidence
 from scipy.signal import butter, resample_poly, sosfilt, sosfiltfilt
 
+from leadwise import run as runs
 from leadwise.batch import LEADS
 from leadwise.data.audit.audit import audit_cohort
 from leadwise.data.audit.beat_matching import find_beats
@@ -28,7 +32,13 @@ from leadwise.data.cohort.prepare import write
 from leadwise.data.sources import simulated
 from leadwise.data.sources.folder import Options, read_source
 from leadwise.data.sources.source import Row, Source
-from leadwise.evaluate.embed import scored_recordings
+from leadwise.evaluate import prompt_calibration
+from leadwise.evaluate.calibrate import run_calibration
+from leadwise.evaluate.embed import embed_cohort, scored_recordings
+from leadwise.evaluate.zeroshot import run_zeroshot
+from leadwise.foreign.opening import open_encoder
+from leadwise.generate.reporting import open_writer, write_reports
+from leadwise.generate.training import train_writer
 from leadwise.trained_on import TrainedOn, compare
 
 RATE_HZ = 500  # of the simulated ECGs
@@ -260,15 +270,8 @@ def refused_or_warned(folder: Path, base: Base) -> list[Evidence]:
     for record, (values, _) in (("a", ecg), ("b", other)):
         np.save(table / f"{record}.npy", values.astype(np.float32))
     (table / "manifest.csv").write_text("path,patient,split\na.npy,p7,train\nb.npy,,test\n")
-    warnings: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("leadwise.data.sources.folder")
-    logger.addHandler(handler)
-    try:
+    with warnings_of("leadwise.data.sources.folder") as warnings:
         read_source(table / "manifest.csv", Options(leads=LEADS, rate_hz=base.rate_hz, units="mV"))
-    finally:
-        logger.removeHandler(handler)
     warned = any("1 recordings name no patient (row 3)" in text for text in warnings)
     evidence.append(Evidence("a row without its patient", 1, () if warned else ("no warning",), "warned of by prepare"))
     return evidence
@@ -325,8 +328,131 @@ def overlap_with_pretraining(folder: Path, base: Base) -> list[Evidence]:
     return evidence
 
 
-def rows(folder: Path, n_each: int = 3, n_base: int = 40, cohort: Path | None = None) -> list[Evidence]:
-    """Plant every leak and return a row for each kind; with a cohort, on its ECGs."""
+PROMPTS = """
+source = "made"
+task = "own"
+[classes]
+a = {name = "a", rich = ["normal sinus rhythm."], short = ["normal ecg."]}
+b = {name = "b", rich = ["atrial fibrillation."], short = ["atrial fibrillation."]}
+"""
+WRITER = (
+    "writer.width=16", "writer.depth=1", "writer.heads=2", "writer.vectors=2", "writer.vocabulary=320",
+    "writer.max_tokens=24", "writer.positions=32", "optim.batch_size=8", "optim.steps=1", "log.keep=last",
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def warnings_of(name: str) -> Iterator[list[str]]:
+    """The messages that a module logs in the block."""
+    texts: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: texts.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(name)
+    logger.addHandler(handler)
+    try:
+        yield texts
+    finally:
+        logger.removeHandler(handler)
+
+
+def labelled_cohort(
+    folder: Path, base: Base, numbers: Sequence[int], splits: Sequence[str], patient: str, source: str
+) -> Cohort:
+    """Return a cohort of ECGs of the base with labels, and a report that names each."""
+    folder.mkdir(parents=True)
+    table = []
+    for number, split in zip(numbers, splits, strict=True):
+        path = folder / f"e{number}.npy"
+        np.save(path, base.ecgs[number].astype(np.float32))
+        labels = {"own": {"a": number % 2, "b": 1 - number % 2}}
+        facts = {"leads": LEADS, "rate_hz": base.rate_hz, "units": "mV"}
+        report = f"normal sinus rhythm. study {number}."
+        table.append(Row(path.stem, path, f"{patient}{number}", split, report, labels, **facts))  # type: ignore[arg-type]
+    write(Source(source, table, {"own": ("a", "b")}), folder / "out")
+    return Cohort.open(folder / "out")
+
+
+def in_what_was_fitted(folder: Path, base: Base) -> list[Evidence]:
+    """Test recordings among those of a calibration, a bank of reports, a trained writer, and embeddings of a file."""
+    run = runs.load(write_run(folder / "run"))
+    fitted = labelled_cohort(folder / "fitted", base, range(20), ["train"] * 8 + ["val"] * 12, "p", "made")
+    # e19 and e7 are copies under another patient's name, e21 to e23 are new
+    numbers, splits = (0, 1, 19, 7, 20, 21, 22, 23), ("train", "train", *["test"] * 6)
+    scored = labelled_cohort(folder / "scored", base, numbers, splits, "q", "elsewhere")
+    same = labelled_cohort(folder / "same", base, (20, 21), ("test", "test"), "q", "made")
+    evidence = []
+
+    # the calibration of a run
+    (folder / "prompts.toml").write_text(PROMPTS)
+    prompt_calibration.write(run, run_calibration(run, fitted, "val", ["own"], folder / "prompts.toml"))
+    for what, cohort, expected in (
+        (
+            "test signals in the recordings of a calibration",
+            scored,
+            "on 0 of the 6 persons that are scored here, and on 1 identical signals",
+        ),
+        ("no alarm: other recordings than those of a calibration", same, ""),
+    ):
+        remark = run_zeroshot(run, cohort, "own", prompts_path=_prompts_for(folder, cohort)).calibration_remark
+        faults = () if (expected in remark if expected else "too low" not in remark) else (remark or "no calibration",)
+        evidence.append(Evidence(what, 1, faults, "stated by zeroshot, from calibrated_on.json"))
+
+    # the bank of `report --writer retrieve`
+    with warnings_of("leadwise.generate.bank") as warned:
+        table = write_reports(run, open_writer("retrieve", run, fitted), scored, "test")
+    own = table["report"][table["ecg"] == "e7"].item()
+    faults = () if "study 7" not in own and any("1 of the 6 ECGs" in text for text in warned) else (f"{own} {warned}",)
+    evidence.append(
+        Evidence(
+            "a test recording in the bank of reports, under another patient",
+            1,
+            faults,
+            "not used, and warned of by report",
+        )
+    )
+
+    # a trained writer
+    writer = train_writer(run, fitted, folder / "writer", WRITER)
+    overlap = writer.overlap(scored_recordings(scored, scored.rows("test")))
+    faults = () if (overlap.n_patients, overlap.n_signals) == (None, 1) else (overlap.sentence,)
+    evidence.append(
+        Evidence(
+            "a test recording in the training of a writer", 1, faults, "stated by score-writer, from trained_on.json"
+        )
+    )
+
+    # embeddings of another program, in a file
+    vectors = np.random.default_rng(0).normal(size=(len(scored), 8)).astype(np.float32)
+    names = np.array(list(scored.records), dtype=np.str_)
+    for what, copies in (
+        ("equal embeddings of a test and a training recording in a file", 1),
+        ("no alarm: embeddings of a file", 0),
+    ):
+        vectors[3] = vectors[0] if copies else vectors[3] + 1
+        path = folder / f"{copies}.npz"
+        np.savez(path, record=names, embedding=vectors)
+        with warnings_of("leadwise.data.stored_embeddings") as warned:
+            embed_cohort(open_encoder(path), scored)
+        right = any("1 of the 6 recordings of val and test have exactly the embedding" in text for text in warned)
+        faults = () if right == bool(copies) and len(warned) == copies else (f"{warned}",)
+        evidence.append(Evidence(what, 1, faults, "warned of by every command that reads the file"))
+    return evidence
+
+
+def _prompts_for(folder: Path, cohort: Cohort) -> Path:
+    path = folder / f"{cohort.source}.toml"
+    path.write_text(PROMPTS.replace('"made"', f'"{cohort.source}"'))
+    return path
+
+
+def rows(
+    folder: Path, n_each: int = 3, n_base: int = 40, cohort: Path | None = None, n_numbers: int = 0
+) -> list[Evidence]:
+    """Plant every leak and return a row for each kind; with a cohort, on its ECGs.
+
+    Args:
+        n_numbers: that are tried as names of patients on published files; 0: none.
+    """
     base = base_ecgs(folder, n_base, cohort)
     return [
         *refused_or_warned(folder / "refused", base),
@@ -334,5 +460,7 @@ def rows(folder: Path, n_each: int = 3, n_base: int = 40, cohort: Path | None = 
         *copied_signals(folder / "copies", base, n_each),
         copied_report(folder / "report", base),
         *overlap_with_pretraining(folder / "overlap", base),
+        *in_what_was_fitted(folder / "fitted", base),
         false_alarms(folder / "clean", base),
+        *(recovery.rows(folder / "recovery", n_numbers) if n_numbers else ()),
     ]

@@ -29,3 +29,27 @@ def test_overlap_of_two_recordings() -> None:
     for lag, expected in ((0, (0, 7, 0, 7)), (2, (0, 7, 2, 9)), (-3, (3, 10, 0, 7)), (20, (0, 0, 20, 20))):
         one, other = beat_matching.overlap(10, 9 if lag == 2 else 7, lag)
         assert (one.start, one.stop, other.start, other.stop) == expected
+
+
+def regular(noise_seed: int, hum_mv: float) -> beat_matching.Aligned:
+    """An ECG (12, T) of equal beats, with noise of its own and the hum of the mains."""
+    time_s = np.arange(5000) / 500
+    beat = np.exp(-0.5 * (((time_s % 0.8) - 0.4) / 0.012) ** 2) + 0.3 * np.exp(
+        -0.5 * (((time_s % 0.8) - 0.65) / 0.03) ** 2
+    )
+    noise = np.random.default_rng(noise_seed).normal(scale=0.02, size=(12, 5000))
+    ecg = np.linspace(0.5, 1.5, 12)[:, None] * beat + noise + hum_mv * np.sin(2 * np.pi * 50 * time_s)
+    return beat_matching.Aligned(ecg, 500)
+
+
+def test_the_hum_of_the_mains_makes_no_copy_of_an_equal_rhythm() -> None:
+    for hum_mv in (0.0, 0.2):
+        assert beat_matching.refine_lag(regular(0, hum_mv), regular(1, hum_mv), [0.0]) is None
+        assert beat_matching.refine_lag(regular(0, hum_mv), regular(0, hum_mv), [0.0]) == 0.0
+
+
+def test_a_disturbance_of_two_beats_hides_no_copy() -> None:
+    one, other = regular(0, 0.0), regular(0, 0.0)
+    time_s = np.arange(1000) / 500
+    other.ecg[:, -1000:] += 0.3 * np.sin(2 * np.pi * 7 * time_s) * np.exp(-time_s[::-1])
+    assert beat_matching.refine_lag(one, other, [0.0]) == 0.0

@@ -31,6 +31,7 @@ from leadwise.generate.examples import compare, report_examples
 from leadwise.generate.reporting import open_writer, write_reports
 from leadwise.generate.training import train_writer
 from leadwise.generate.writer import NOTE, WriterError, WriterInput
+from leadwise.generate.writers import majority
 from leadwise.generate.writers.local import LocalModel, LocalSettings
 from leadwise.generate.writers.majority import MajorityWriter
 from leadwise.generate.writers.retrieve import RetrieveWriter
@@ -534,6 +535,12 @@ def test_a_report_longer_than_the_language_model_is_refused_before_training(lang
 # ----------------------------------------------------------------------------------------- majority, retrieve, reports
 
 
+def test_the_majority_of_equally_frequent_reports_is_the_first_in_the_alphabet(monkeypatch: pytest.MonkeyPatch) -> None:
+    for texts in (["c.", "b.", "a.", "b.", "c."], ["b.", "c.", "c.", "a.", "b."]):
+        monkeypatch.setattr(majority, "training_reports", lambda cohort, texts=texts: (None, texts))
+        assert MajorityWriter(None).report == "b."  # type: ignore[arg-type]
+
+
 def test_majority_and_retrieve_return_training_reports_only(run: Run, cohort: Cohort) -> None:
     for name in ("majority", "retrieve"):
         table = write_reports(run, open_writer(name, run, cohort), cohort, "test")
@@ -553,12 +560,32 @@ def test_retrieve_never_returns_a_report_of_the_same_patient(run: Run, cohort: C
         texts = RetrieveWriter(run, bank).write(WriterInput(vectors.astype(np.float32), source, patients))
         if k:
             assert texts == bank.texts
-    unique = ReportBank(cohort, [f"r{i}" for i in range(len(own))], vectors, train, bank.patients)
+    unique = dataclasses.replace(bank, texts=[f"r{i}" for i in range(len(own))])
     nearest = unique.nearest(WriterInput(vectors.astype(np.float32), cohort.source, own), 3)
     assert all(train[int(text[1:])] != train[i] for i, texts in enumerate(nearest) for text in texts)
-    alone = ReportBank(cohort, ["r"], vectors[:1], train[:1], bank.patients)
+    alone = ReportBank(cohort, ["r"], vectors[:1], train[:1], bank.patients, bank.checksums[:1])
     with pytest.raises(WriterError, match="training reports of other patients"):
         RetrieveWriter(run, alone).write(WriterInput(vectors[:1].astype(np.float32), cohort.source, own[:1]))
+
+
+def test_retrieve_never_returns_a_report_of_a_copy(run: Run, cohort: Cohort, caplog: pytest.LogCaptureFixture) -> None:
+    bank = ReportBank.open(run, cohort)
+    unique = dataclasses.replace(bank, texts=[f"r{i}" for i in range(len(bank.texts))])
+    ecgs = WriterInput(bank.vectors.astype(np.float32), "elsewhere", checksums=bank.checksums.tolist())
+    texts = [one for one, *_ in unique.nearest(ecgs, 1)]
+    assert not [i for i, text in enumerate(texts) if text == f"r{i}"]
+    n = len(texts)
+    assert f"{n} of the {n} ECGs are in the training split of {cohort.name} under another patient" in caplog.text
+    # the right ECG of a shuffled row is no copy, and a flat line has no checksum
+    shifted = ecgs.with_ecgs_of(np.roll(np.arange(n), 1))
+    assert list(shifted.checksums or ()) == np.roll(bank.checksums, 1).tolist()
+    assert ecgs.without_ecg(bank.vectors).checksums is None
+    # the own patient's recordings are known, and no copies
+    caplog.clear()
+    names = list(bank.patients)
+    own = [names[number] for number in bank.patient_of]
+    unique.nearest(dataclasses.replace(ecgs, source=cohort.source, patients=own), 1)
+    assert "under another patient" not in caplog.text
 
 
 def test_reports_of_files_by_the_command(run: Run, cohort: Cohort, folder: Path, tmp_path: Path) -> None:

@@ -17,9 +17,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import tomllib
 import venv
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,6 +80,27 @@ def build_twice(tools: Path, out: Path) -> dict[str, str]:
     return built[0]
 
 
+def check_tracked(folder: Path, tracked: set[str]) -> None:
+    """Check that all files of the sdist and of the wheel in a folder are tracked by git, or made by the build.
+
+    Raises:
+        ReleaseError: one is not; it may be data or a run that was left in the working tree.
+    """
+    members: set[str] = set()
+    for path in folder.glob("*.tar.gz"):
+        with tarfile.open(path) as archive:
+            members |= {one.name.partition("/")[2] for one in archive.getmembers() if not one.isdir()} - {"PKG-INFO"}
+    for path in folder.glob("*.whl"):
+        with zipfile.ZipFile(path) as wheel:
+            members |= {name for name in wheel.namelist() if not name.partition("/")[0].endswith(".dist-info")}
+    others = sorted(members - tracked)
+    if others:
+        raise ReleaseError(
+            f"{', '.join(others[:5])} would be published and {'is' if len(others) == 1 else 'are'} not tracked by git; move it "
+            "out of the working tree, or add it"
+        )
+
+
 def install_as_user(wheel: Path) -> Path:
     """Install the wheel with the extras that users install, and return the environment's bin folder."""
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -103,6 +126,7 @@ def main() -> int:
         run(tools / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *TOOLS)
         print("build, twice ...", flush=True)
         built = build_twice(tools, DIST)
+        check_tracked(DIST, set(run("git", "ls-files", "-z").stdout.split("\0")))
         run(tools / "python", "-m", "twine", "check", "--strict", *(DIST / name for name in built))
         print("install as a user does ...", flush=True)
         wheel = next(DIST.glob("*.whl"))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+
+_NUMBERED = re.compile(r"\w{1,12} \d{1,3}")  # such as "channel 7"
 
 
 def first_few(names: Iterable[str], most: int = 3) -> str:
@@ -23,6 +26,12 @@ def short_cell(cell: object, most: int = 12) -> str:
 def quoted_cell(cell: object) -> str:
     """`short_cell`, with quotes around the content of the cell."""
     return repr(cell) if short_cell(cell) == str(cell) else short_cell(cell)
+
+
+def channel_names(names: Iterable[str], most: int = 16) -> str:
+    """The names of channels that have no space, or are a word and a number: in a file that is no ECG, they may be a report."""
+    stripped = [name.strip() for name in names]
+    return first_few((one if _NUMBERED.fullmatch(one) else short_cell(one, most=24) for one in stripped), most)
 
 
 def short_name(name: str) -> str:

@@ -10,6 +10,7 @@ These are the files that `leadwise embed` writes for a cohort. Other arrays and 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.messages import first_few, short_name
 from leadwise.data.usable_rows import NO_EMBEDDING, LeftOut
 from leadwise.files import DamagedNpzError, first_line, read_npz
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = (".npz", ".parquet")
 
@@ -134,14 +137,16 @@ class StoredEmbeddings:
         return chosen, LeftOut({NO_EMBEDDING: names} if names else {})
 
     def take(self, cohort: Cohort, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Return the embeddings (n, D) of rows of a cohort.
+        """Return the embeddings (n, D) of rows of a cohort; those that two splits have in common are logged as a warning.
 
         Raises:
             StoredEmbeddingsError: as for `usable`.
         """
         table = self._table(cohort)
         positions = table.positions(cohort.records.take(np.asarray(rows, dtype=np.int64)))
-        return _float32(table.vectors[positions])
+        vectors = _float32(table.vectors[positions])
+        _warn_of_shared(table.path, cohort, np.asarray(rows, dtype=np.int64), vectors)
+        return vectors
 
     def _table(self, cohort: Cohort) -> EmbeddingTable:
         table = self.tables.get("", self.tables.get(cohort.name))
@@ -151,6 +156,27 @@ class StoredEmbeddings:
                 f'{cohort.name} = "FILE" to [embeddings]'
             )
         return table
+
+
+def _warn_of_shared(path: Path, cohort: Cohort, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+    """Log a warning if val or test recordings have exactly the vector of a training recording."""
+    splits = cohort.splits(rows)
+    of_training = {
+        vector.tobytes(): row for vector, row in zip(vectors[splits == "train"], rows[splits == "train"].tolist())
+    }
+    scored = splits != "train"
+    copies = [
+        (row, of_training[vector.tobytes()])
+        for vector, row in zip(vectors[scored], rows[scored].tolist())
+        if vector.tobytes() in of_training
+    ]
+    if copies:
+        one, other = (short_name(cohort.records[row]) for row in copies[0])
+        log.warning(
+            "%s: %d of the %d recordings of val and test have exactly the embedding of a training recording (first: %s, as %s): "
+            "copies, or an encoder that does not read the ECG; scores are too high. leadwise check %s finds copies",
+            path, len(copies), int(scored.sum()), one, other, cohort.folder,
+        )  # fmt: skip
 
 
 def read_embeddings(path: Path) -> EmbeddingTable:

@@ -25,6 +25,7 @@ from leadwise.evaluate.text_embeddings import class_vector, cosines, embed_promp
 from leadwise.evaluate.zeroshot import ZeroShotError, load_prompts
 from leadwise.progress import Progress
 from leadwise.run import Run
+from leadwise.trained_on import TrainedOn
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ def run_calibration(
     # embed each recording once, then fit every set of every task
     embedded, _ = usable(run, cohort, np.unique(np.concatenate(list(rows_of.values()))), window)
     features = embed_cohort(run, cohort, "shared", embedded, progress, window=window)
+    hashes = TrainedOn.of(cohort.source, set(cohort.patients.take(embedded)), cohort.checksums(embedded))
     calibrations = []
     for task, rows in rows_of.items():
         rows = rows[np.isin(rows, embedded)]
@@ -82,7 +84,7 @@ def run_calibration(
             wordings = dict(zip(classes, loaded[task].for_classes(classes, prompt_set)))
             vectors = [class_vector(texts) for texts in embed_prompts(run, list(wordings.values()))]
             about = (task, prompt_set, loaded[task].path.name, split, window)
-            calibrations.append(_fit_set(cohort, rows, cosines(ecg, vectors), wordings, about, method))
+            calibrations.append(_fit_set(cohort, rows, cosines(ecg, vectors), wordings, about, method, hashes))
     return calibrations
 
 
@@ -115,6 +117,7 @@ def _fit_set(
     wordings: Mapping[str, ClassPrompts],
     about: tuple[str, str, str, str, str | None],
     method: str,
+    hashes: TrainedOn,
 ) -> PromptSetCalibration:
     """Return the calibrations of the classes of one prompt set from cosines (N, K) of the rows."""
     task, prompt_set, prompt_file, split, window = about
@@ -139,4 +142,5 @@ def _fit_set(
         classes={code: one for code, one in results.items() if isinstance(one, ClassCalibration)},
         positives={code: int(labels[:, k].sum()) for k, code in enumerate(wordings)},
         without={code: one for code, one in results.items() if isinstance(one, str)},
+        hashes=hashes,
     )

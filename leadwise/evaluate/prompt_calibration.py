@@ -7,6 +7,9 @@ non-decreasing steps with the least squared error.
 A calibration belongs to the weights of one run, to the texts of all classes of one prompt set, and to one window. It holds in
 a population like the one that it was fitted on: another share of positives gives other probabilities. In some tasks (PTB-XL's
 form) only recordings with one of its labels count; there a probability is that among such recordings.
+
+calibrated_on.json in the run folder has hashes of the patients and signals that calibrations were fitted on, as
+`leadwise.trained_on` has, so that `zeroshot` states how many of them it scores. It is not part of a shared run.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +26,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from leadwise import trained_on
 from leadwise.data import reports
 from leadwise.evaluate.metrics.score import Floats
 from leadwise.evaluate.prompts import ClassPrompts
 from leadwise.files import replacing
 from leadwise.run import CALIBRATION, Run
+from leadwise.trained_on import ScoredRecordings, TrainedOn, TrainingOverlap
 
 log = logging.getLogger(__name__)
 
+CALIBRATED_ON = "calibrated_on.json"
 METHODS = ("platt", "isotonic", "best")
 MIN_POSITIVES = 5  # and as many negatives: with fewer, a class has no probability
 NEARLY_ALL = 0.9  # share of a split that has a label of the task
@@ -84,6 +90,8 @@ class PromptSetCalibration:
     classes: dict[str, ClassCalibration]
     positives: dict[str, int]  # of every class
     without: dict[str, str]  # class without a probability -> reason
+    # of the recordings that it was fitted on; stored beside the calibration, and None for one that was read
+    hashes: TrainedOn | None = field(default=None, repr=False, compare=False)
 
     def probabilities(self, scores: Floats, classes: Sequence[str]) -> Floats:
         """Return probabilities (N, K) of cosines (N, K) to `classes`; NaN for a class without a calibration."""
@@ -99,6 +107,21 @@ class PromptSetCalibration:
         of = "" if self.n_records == self.n_split else f" of {self.n_split}"
         labelled = ", those with a label of the task" if of else ""
         return f"{self.n_records}{of} recordings of {self.cohort} ({self.source}), split {self.split}{labelled}"
+
+    @property
+    def _list_key(self) -> str:
+        """The key of its recordings in calibrated_on.json."""
+        return f"{self.cohort_fingerprint} {self.split}"
+
+    def overlap(self, run: Run, scored: ScoredRecordings) -> TrainingOverlap | None:
+        """Return how much of the recordings that are scored it was fitted on; None if that is not listed, as in a shared run.
+
+        Raises:
+            CalibrationError: the list is damaged.
+        """
+        fitted = _read_lists(run).get(self._list_key)
+        about = {"source": self.source, "fingerprint": self.cohort_fingerprint}
+        return None if fitted is None else trained_on.compare(fitted, about, scored)
 
     @property
     def is_of_all(self) -> bool:
@@ -259,6 +282,7 @@ def _from_json(line: Mapping[str, Any]) -> PromptSetCalibration:
         classes=classes,
         positives={code: int(n) for code, n in line["positives"].items()},
         without={code: str(reason) for code, reason in line["without"].items()},
+        hashes=None,
     )
 
 
@@ -269,6 +293,21 @@ def find(run: Run, wordings: Mapping[str, ClassPrompts], window: str | None = No
         return None
     digest = prompt_digest(wordings)
     return next((one for one in calibrations if (one.prompts, one.window) == (digest, window)), None)
+
+
+def _read_lists(run: Run) -> dict[str, TrainedOn]:
+    path = run.folder / CALIBRATED_ON if run.folder else None
+    if path is None or not path.is_file():
+        return {}
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(table, dict):
+            raise ValueError("it is no JSON object")
+        return {str(key): TrainedOn.from_json(one) for key, one in table.items()}
+    except ValueError as error:  # also TrainedOnError
+        raise CalibrationError(
+            f"{path} is damaged ({error}); fit the calibration again with leadwise calibrate after deleting it"
+        ) from None
 
 
 def check_writable(run: Run) -> Path:
@@ -294,6 +333,9 @@ def write(run: Run, calibrations: Sequence[PromptSetCalibration]) -> Path:
         CalibrationError: as `check_writable`.
     """
     path = check_writable(run)
+    lists = _read_lists(run) | {one._list_key: one.hashes for one in calibrations if one.hashes is not None}
+    with replacing(path.with_name(CALIBRATED_ON)) as temporary:  # first: no calibration is without its list
+        temporary.write_text(json.dumps({key: one.to_json() for key, one in lists.items()}) + "\n", encoding="utf-8")
     new = {(one.prompts, one.window) for one in calibrations}
     earlier = [one for one in read(run) if (one.prompts, one.window) not in new]
     table = {

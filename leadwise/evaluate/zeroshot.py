@@ -22,7 +22,7 @@ from leadwise.data import crops
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.data.usable_rows import LeftOut, usable_rows
 from leadwise.evaluate import prompt_calibration, prompts, vocabulary
-from leadwise.evaluate.embed import embed_cohort, training_overlap, usable
+from leadwise.evaluate.embed import embed_cohort, scored_recordings, training_overlap, usable
 from leadwise.evaluate.metrics import all_metrics
 from leadwise.evaluate.metrics.auroc import Control, auroc_score, shuffled_pairs
 from leadwise.evaluate.metrics.bootstrap import gain
@@ -74,6 +74,7 @@ class ZeroShotReport:
     unknown_words: dict[str, tuple[str, ...]] = field(default_factory=dict)  # class -> words rare or absent in training
     left_out: LeftOut = field(default_factory=LeftOut)  # recordings that the run cannot embed, with those of validation
     calibration: PromptSetCalibration | None = None  # of the run, for exactly these prompts
+    calibration_overlap: TrainingOverlap | None = None  # of the split with what that was fitted on; None: not listed
 
     @property
     def single_prompts(self) -> tuple[float, ...]:
@@ -117,7 +118,7 @@ class ZeroShotReport:
             "sensitivity": self.sensitivity.to_json(),
             "classes": dict(self.classes),
             "n_records": self.trained.n_records,
-            **({"calibration": self.calibration.about()} if self.calibration else {}),
+            **({"calibration": self.calibration.about() | self._calibration_counts} if self.calibration else {}),
             **(
                 {"unknown_words": {code: list(words) for code, words in self.unknown_words.items()}}
                 if self.unknown_words
@@ -141,11 +142,20 @@ class ZeroShotReport:
         if self.calibration is None:
             return ""
         fitted = (self.calibration.cohort_fingerprint, self.calibration.split)
-        is_own = fitted == (self.fingerprints["cohort"], self.split)
-        own = (
-            " They were fitted on the recordings that are scored here, so ece and brier are too low." if is_own else ""
-        )
-        return self.calibration.sentence + own
+        if fitted == (self.fingerprints["cohort"], self.split):
+            own = "They were fitted on the recordings that are scored here, so ece and brier are too low."
+        elif self.calibration_overlap is not None and self.calibration_overlap.is_leak:
+            counts = self.calibration_overlap
+            own = f"They were fitted on {counts.n_patients or 0} of the {counts.n_tested} persons that are scored here, and on "
+            own += f"{counts.n_signals or 0} identical signals, so ece and brier are too low."
+        else:
+            return self.calibration.sentence
+        return f"{self.calibration.sentence} {own}"
+
+    @property
+    def _calibration_counts(self) -> dict[str, int | None]:
+        counts = self.calibration_overlap
+        return {} if counts is None else {"n_people_scored": counts.n_patients, "n_signals_scored": counts.n_signals}
 
     @property
     def _measure_names(self) -> tuple[str, ...]:
@@ -269,6 +279,7 @@ def run_zeroshot(
     # a calibration of exactly these prompts gives probabilities, and with them ece and brier
     calibration = prompt_calibration.find(run, dict(zip(classes, class_prompts)), window)
     of_probabilities = _probability_measures(labels, scores, patients, classes, calibration) if calibration else {}
+    scored = scored_recordings(cohort, rows, split)
 
     return ZeroShotReport(
         cohort=cohort.name,
@@ -295,6 +306,7 @@ def run_zeroshot(
         unknown_words=_unknown_words(run, classes, class_prompts),
         left_out=left_out | val_left_out,
         calibration=calibration,
+        calibration_overlap=None if calibration is None else calibration.overlap(run, scored),
     )
 
 

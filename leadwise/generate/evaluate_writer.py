@@ -265,12 +265,14 @@ def score_writer(
         overlaps["writer"], selected_on = writer.overlap(scored), writer.selection_overlap(scored)
 
     # the writer, with the right ECG, another patient's, and none
+    checksums = cohort.checksums(rows)
+
     def embedded(one: Writer) -> WriterInput:
         encoder = one.encoder(run)
         step = relabel(progress, "embed")
         features = embed_cohort(encoder, cohort, one.part, rows, step, run.cache_folder)
         measured = measure_cohort(cohort, rows, progress) if one.reads_measurements else None
-        return WriterInput(features, cohort.source, patients.tolist(), measured)
+        return WriterInput(features, cohort.source, patients.tolist(), measured, checksums)
 
     ecgs = embedded(writer)
     texts = {RIGHT: writer.write(ecgs, progress)}

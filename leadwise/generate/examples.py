@@ -39,7 +39,7 @@ def report_examples(
     # their reports
     features = embed_cohort(encoder, cohort, writer.part, drawn, progress, run.cache_folder)
     measured = measure_cohort(cohort, drawn, progress) if writer.reads_measurements else None
-    given = WriterInput(features, cohort.source, cohort.patients.take(drawn), measured)
+    given = WriterInput(features, cohort.source, cohort.patients.take(drawn), measured, cohort.checksums(drawn))
     written = writer.write(given, progress)
     references = [reports.clean(text) for text in cohort.reports.take(drawn)]
     examples = [compare(*one) for one in zip(cohort.records.take(drawn), references, written, strict=True)]

@@ -75,6 +75,7 @@ class _Ecgs:
     source: str = ""
     patients: Sequence[str] | None = None  # one per place
     measurements: Sequence[Mapping[str, float]] | None = None  # one per place
+    checksums: Sequence[str] | None = None  # one per place
 
 
 def write_reports(
@@ -98,7 +99,7 @@ def write_reports(
         raise WriterError(f"none of the {len(opened.names)} ECGs can be read: {reason}")
 
     # one report for each embedded ECG, and a reason for each other
-    given = WriterInput(opened.features, opened.source, opened.patients, opened.measurements)
+    given = WriterInput(opened.features, opened.source, opened.patients, opened.measurements, opened.checksums)
     written = writer.write(given, progress)
     texts = dict(zip(opened.places.tolist(), written, strict=True))
     reasons = {number: writer.no_report for number, text in texts.items() if not text} | dict(opened.reasons)
@@ -126,7 +127,8 @@ def _of_cohort(
     others = np.setdiff1d(np.arange(len(rows)), places)
     missing = {int(number): reasons[names[number]] for number in others}
     measured = measure_cohort(cohort, chosen, progress) if writer.reads_measurements else None
-    return _Ecgs(names, places, features, missing, cohort.source, cohort.patients.take(chosen), measured)
+    patients, checksums = cohort.patients.take(chosen), cohort.checksums(chosen)
+    return _Ecgs(names, places, features, missing, cohort.source, patients, measured, checksums)
 
 
 def _of_files(encoder: Run, inputs: Inputs, writer: Writer, progress: Progress | None) -> _Ecgs:

@@ -1,7 +1,8 @@
 """What every writer of reports has in common: embeddings of ECGs in, one text per ECG out.
 
 A writer gets no file, no record and no label of the ECG, only embeddings by a frozen run and, if there are any, measured
-intervals. Patients are passed so that a report of the same patient is not returned as the report of an ECG.
+intervals. Patients and checksums of samples are passed so that a report of the same patient, or of a copy of the ECG, is not
+returned as the report of an ECG.
 """
 
 from __future__ import annotations
@@ -35,18 +36,20 @@ class WriterInput:
     measurements: Sequence[Mapping[str, float]] | None = (
         None  # N tables of measured intervals, NaN where not measurable
     )
+    checksums: Sequence[str] | None = None  # N checksums of samples as a cohort stores them; None: not known
 
     def __len__(self) -> int:
         return len(self.features)
 
     def without_ecg(self, features: Features) -> WriterInput:
         """Return the same patients with other embeddings (N, D), and nothing measured."""
-        return replace(self, features=np.asarray(features), measurements=None)
+        return replace(self, features=np.asarray(features), measurements=None, checksums=None)
 
     def with_ecgs_of(self, others: NDArray[np.integer]) -> WriterInput:
-        """Return the same patients, each with the ECG of another of the N: embedding and measurements."""
+        """Return the same patients, each with the ECG of another of the N: embedding, measurements and checksum."""
+        checksums = None if self.checksums is None else [self.checksums[int(k)] for k in others]
         measured = None if self.measurements is None else [self.measurements[int(k)] for k in others]
-        return replace(self, features=self.features[others], measurements=measured)
+        return replace(self, features=self.features[others], measurements=measured, checksums=checksums)
 
 
 class Writer(ABC):

@@ -360,7 +360,7 @@ def _by_server(
     features = embed_cohort(run, cohort, part, truth.rows, relabel(progress, "embed"))
     measured = measure_cohort(cohort, truth.rows, progress)
     bank = ReportBank.open(run, cohort, progress) if cohort.rows("train", min_report_words=1).size else None
-    ecgs = WriterInput(features, cohort.source, truth.patients, measured)
+    ecgs = WriterInput(features, cohort.source, truth.patients, measured, cohort.checksums(truth.rows))
     flat = np.repeat(embed_flat_ecg(run, part), len(features), axis=0)
     server, chosen = ChatServer(options), {}
     collect: Callable[[WriterInput], list[dict[str, Any]]] = lambda given: collect_facts(run, given, bank)  # noqa: E731

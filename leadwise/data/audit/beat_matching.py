@@ -27,7 +27,7 @@ from scipy.spatial import cKDTree
 
 GRID_HZ = 200  # all recordings are compared at this rate
 MIN_CORRELATION = 0.95  # median over the leads; of 4,961 ECGs of PTB-XL, those of two patients reach 0.96
-MIN_RESIDUAL = 0.6  # of what is not the mean beat; copies with noise of 20 dB reach 0.65, two patients of PTB-XL 0.2
+MIN_RESIDUAL = 0.5  # of what is not the mean beat; in PTB-XL copies with noise of 20 dB reach 0.64, two patients 0.14
 _BEAT_S = 0.2, 0.4  # before and after a beat
 N_INTERVALS = 4  # of a run of beats
 MOST_RUNS = 8  # per recording: the most irregular ones, which identify it best
@@ -38,6 +38,7 @@ MIN_MATCHED, MIN_BEATS, MIN_OVERLAP_S, MIN_LEADS = 0.8, 5, 3.0, 3
 _MOST_LAGS = 3  # of a pair: a regular rhythm fits at several
 _MOST_PARTNERS = 2  # of a recording: the best matches
 _COARSE_HZ, _MIN_COARSE = 50, 0.85  # the first comparison: its rate, and the correlation that it needs
+_FINE_S = 0.03  # over which the second comparison averages
 _MOVES = 0.03  # of the lead that moves most; others are flat
 _REFINED = 4  # samples on either side, in which a lag is refined
 _HALF_QRS = 14  # samples on either side of a beat, whose centre of mass is its time
@@ -110,7 +111,12 @@ class Aligned:
     @cached_property
     def fine(self) -> np.ndarray:
         """(12, T) at GRID_HZ, without the slowest and fastest changes."""
-        return self._smooth(GRID_HZ, 0.03)
+        return self._smooth(GRID_HZ, _FINE_S)
+
+    @cached_property
+    def without_hum(self) -> np.ndarray:
+        """(12, T) `fine`, smoother: the hum of the mains is the same in two recordings, at some lag."""
+        return np.asarray(_mean_filter(self.fine, round(_FINE_S * GRID_HZ)), dtype=np.float32)
 
     @cached_property
     def coarse(self) -> np.ndarray:
@@ -178,13 +184,12 @@ def _of_leads(one: np.ndarray, other: np.ndarray) -> tuple[float, np.ndarray]:
 def _residual_correlation(one: Aligned, other: Aligned, lag: int) -> float:
     """Return the median correlation over the leads of what two recordings have beside their mean beats.
 
-    Two regular rhythms of similar hearts have similar beats at the same times, but not the same noise and breathing.
+    Two regular rhythms of similar hearts have similar beats at the same times, but not the same noise and breathing. The
+    correlation is that of all beats, or of the middle one: an artefact, or a filter's transient at an end, disturbs few beats.
     """
-    parts = [
-        values[:, part]
-        for values, part in zip((one.fine, other.fine), overlap(one.fine.shape[1], other.fine.shape[1], lag))
-    ]
-    order = _of_leads(*parts)[1]
+    covered = overlap(one.fine.shape[1], other.fine.shape[1], lag)
+    order = _of_leads(*(values[:, part] for values, part in zip((one.fine, other.fine), covered)))[1]
+    parts = [values[:, part] for values, part in zip((one.without_hum, other.without_hum), covered)]
     times = (_beat_times(_slope_energy(_on_grid(one.ecg, one.rate_hz, GRID_HZ))) * GRID_HZ).astype(np.int64) - max(
         0, -lag
     )
@@ -198,12 +203,19 @@ def _residual_correlation(one: Aligned, other: Aligned, lag: int) -> float:
         mean = beats.mean(axis=1)
         # without its mean beat, larger or smaller and a little earlier or later
         basis, _ = np.linalg.qr(np.stack([np.ones_like(mean), mean, np.gradient(mean, axis=1)], axis=2))
-        residual = beats - np.einsum("lbk,ltk->lbt", np.einsum("lbt,ltk->lbk", beats, basis), basis)
-        residuals.append(residual.reshape(len(values), -1))
+        residuals.append(beats - np.einsum("lbk,ltk->lbt", np.einsum("lbt,ltk->lbk", beats, basis), basis))
     a, b = residuals
-    size = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    both = size > 1e-6
-    return float(np.median(np.abs((a * b).sum(axis=1)[both]) / size[both])) if both.any() else 0.0
+    products = (a * b).sum(axis=2)  # (12, beats)
+    sizes = np.linalg.norm(a, axis=2), np.linalg.norm(b, axis=2)
+    whole = np.linalg.norm(sizes[0], axis=1) * np.linalg.norm(sizes[1], axis=1)
+    both = whole > 1e-6
+    if not both.any():
+        return 0.0
+    of_all = products.sum(axis=1)[both] / whole[both]
+    of_each = (products / np.maximum(sizes[0] * sizes[1], 1e-9))[both] * np.sign(of_all)[
+        :, None
+    ]  # a lead may be inverted
+    return float(max(np.median(np.abs(of_all)), np.median(np.median(of_each, axis=1))))
 
 
 def _on_grid(ecg: np.ndarray, rate_hz: float, grid_hz: int) -> np.ndarray:

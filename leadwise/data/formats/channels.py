@@ -13,7 +13,7 @@ from pathlib import Path
 
 from leadwise.batch import LEADS
 from leadwise.data.formats.given import NOT_USED, Given
-from leadwise.data.messages import first_few
+from leadwise.data.messages import channel_names, first_few
 from leadwise.data.recordings.lead_names import alias_remark, standard_name
 from leadwise.data.recordings.recording import RecordError
 
@@ -41,7 +41,7 @@ def choose_channels(path: Path, names: Sequence[str], given: Given) -> Channels:
     """
     if given.leads is not None:
         if len(given.leads) != len(names):
-            listed = f" ({first_few(names, 16)})" if any(names) else ""
+            listed = f" ({channel_names(names)})" if any(names) else ""
             raise RecordError(
                 f"record {path}: it has {len(names)} channels{listed} and {len(given.leads)} leads are given "
                 f"({first_few(given.leads, 16)}); name each channel, with {NOT_USED} for one that is not used (--leads, leads=)"
@@ -63,7 +63,7 @@ def _choose(names: tuple[str, ...], given: tuple[str, ...] | None) -> Channels:
         if lead in LEADS:
             candidates.setdefault(lead, []).append(number)
     if not candidates:
-        reason = f"none of its channels ({first_few(names, 16)}) is" if any(names) else "it does not name its channels:"
+        reason = f"none of its channels ({channel_names(names)}) is" if any(names) else "it does not name its channels:"
         what = f"one of the leads {', '.join(LEADS)}" if any(names) else "no lead is known"
         raise RecordError(
             f"{reason} {what}; name each of its {len(names)} channels, with {NOT_USED} for one that is not used "

@@ -17,6 +17,7 @@ from leadwise.data.formats.arrays import from_table
 from leadwise.data.formats.channels import Channels, choose_channels
 from leadwise.data.formats.given import LARGEST_RATE_HZ, Given, check_size, known_unit, mv_per_unit
 from leadwise.data.formats.text_table import TextTable, looks_like_table, read_table, unit_in_name
+from leadwise.data.messages import quoted_cell
 from leadwise.data.recordings.lead_names import is_lead
 from leadwise.data.recordings.recording import RecordError, Recording
 
@@ -116,8 +117,8 @@ def _numbers(path: Path, cells: _Cells, channels: Channels, table: TextTable) ->
             row = next(number for number, cell in enumerate(of_lead) if not _is_number(table, cell))
             line = cells.line_numbers[column if cells.is_turned else row]
             raise RecordError(
-                f"record {path}: line {line}: lead {lead!r} is {str(of_lead[row])[:20]!r}, which is not a number; correct that "
-                "cell"
+                f"record {path}: line {line}: lead {lead!r} is {quoted_cell(str(of_lead[row]))}, which is not a number; "
+                "correct that cell"
             ) from None
     return values
 

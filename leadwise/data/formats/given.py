@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leadwise.batch import LEADS
+from leadwise.data.messages import quoted_cell
 from leadwise.data.recordings import lead_names
 from leadwise.data.recordings.recording import RecordError
 
@@ -132,7 +133,7 @@ def mv_per_unit(path: Path, stated: str | None, given: str | None) -> float:
         factor = known_unit(stated)
         if factor is None:
             raise RecordError(
-                f"record {path}: the file states the unit {stated.strip()[:20]!r}, which is not a voltage (mV, uV, nV, V); "
+                f"record {path}: the file states the unit {quoted_cell(stated.strip())}, which is not a voltage (mV, uV, nV, V); "
                 "correct the unit in the file, or name the channel - in the leads (--leads, leads=) to leave it out"
             )
         return factor

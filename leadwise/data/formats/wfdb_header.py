@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from leadwise.data.formats.text_table import split_lines
+from leadwise.data.messages import quoted_cell
 
 _FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?$")
 _GAIN = re.compile(r"([^(/]+)(?:\((-?\d+)\))?(?:/(.*))?$")
@@ -93,7 +94,7 @@ def parse(raw: bytes) -> Header:
         rate_hz = float(_RATE_END.split(fields[2])[0]) if len(fields) > 2 else None
         n_samples = (int(fields[3]) if len(fields) > 3 else None) or None  # 0 is a placeholder for "not stated"
     except (ValueError, IndexError):
-        raise HeaderError(f"line 1 is not 'name signals rate samples': {lines[0][:80]!r}") from None
+        raise HeaderError("line 1 is not 'name signals rate samples'") from None
     segmented = _SEGMENTED.match(fields[0])  # other slashes are folders in the record's name
     if segmented:
         return Header(rate_hz, n_samples, (), 0, _segments(lines, int(segmented[1])))
@@ -152,7 +153,7 @@ def _segments(lines: list[str], n_segments: int) -> tuple[Segment, ...]:
         try:
             segments.append(Segment(fields[0], int(fields[1])))
         except (ValueError, IndexError):
-            raise HeaderError(f"line {row} is not 'segment samples': {line[:80]!r}") from None
+            raise HeaderError(f"line {row} is not 'segment samples'") from None
         if fields[0] != "~" and not _is_plain_name(fields[0]):
             raise HeaderError(f"line {row} names the segment {fields[0]!r} outside the header's folder")
     return tuple(segments)
@@ -164,7 +165,7 @@ def _signal(line: str, row: int) -> SignalLine:
     n_fields = len(fields)
     stored = _storage(fields[1]) if n_fields > 1 else None
     if stored is None:
-        raise HeaderError(f"signal line {row} has no storage format: {line[:80]!r}")
+        raise HeaderError(f"signal line {row} has no storage format")
     storage, n_per_frame, skew, byte_offset = stored
     problem, file = "", fields[0].rpartition("/")[2]  # the data file is beside the header, whatever folder it names
     if not _is_plain_name(file) or ".." in fields[0].split("/"):
@@ -176,16 +177,16 @@ def _signal(line: str, row: int) -> SignalLine:
         try:
             gain, baseline, unit = _gain(fields[2])
         except ValueError:
-            problem = f"signal line {row} has the gain {fields[2]!r}, which is not a number"
+            problem = f"signal line {row} has the gain {quoted_cell(fields[2])}, which is not a number"
     if baseline is None:
         baseline = _whole(fields[4]) if n_fields > 4 else 0
         if baseline is None:
-            problem = f"signal line {row} has the ADC zero {fields[4]!r}, which is not a number"
+            problem = f"signal line {row} has the ADC zero {quoted_cell(fields[4])}, which is not a number"
     try:
         checksum = int(fields[6]) % 65536 if n_fields > 6 else None
     except ValueError:
         checksum = None
-        problem = f"signal line {row} has the checksum {fields[6]!r}, which is not a number"
+        problem = f"signal line {row} has the checksum {quoted_cell(fields[6])}, which is not a number"
     name = fields[8].strip() if n_fields > 8 else ""
     return SignalLine(file, storage, n_per_frame, skew, byte_offset, gain, unit, baseline, checksum, name, problem)
 

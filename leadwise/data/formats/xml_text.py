@@ -16,6 +16,7 @@ from xml.etree.ElementTree import Element, ParseError
 
 import numpy as np
 
+from leadwise.data.messages import quoted_cell
 from leadwise.data.recordings.recording import RecordError
 
 _MAX_BYTES = 256 << 20  # of a file: parsing takes several times as much memory
@@ -135,7 +136,7 @@ def required_number(path: Path, text: str | None, what: str) -> float:
     """
     value = number(text)
     if value is None:
-        stated = f"{(text or '').strip()[:40]!r}" if (text or "").strip() else "absent"
+        stated = quoted_cell((text or "").strip()) if (text or "").strip() else "absent"
         raise RecordError(f"record {path}: {what} is {stated}, not a number; export the file again")
     return value
 
