@@ -69,8 +69,15 @@ def numbers(folder: Path, options: argparse.Namespace) -> list[Row]:
 def metamorphic(folder: Path, options: argparse.Namespace) -> list[Row]:
     """Changes of the input that must not change the answer, for every method and verb."""
     import metamorphic as relations
+    import metamorphic_files
+    import metamorphic_verbs
 
-    return relations.rows(max(20, round(240 * options.share)), folder)
+    n_rounds, is_short = max(1, round(3 * options.share)), options.share < 0.1
+    return [
+        *relations.rows(max(20, round(240 * options.share)), folder),
+        *metamorphic_verbs.rows(n_rounds, folder, is_short),
+        *metamorphic_files.rows(n_rounds, folder, is_short),
+    ]
 
 
 def leaks(folder: Path, options: argparse.Namespace) -> list[Row]:

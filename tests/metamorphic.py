@@ -164,7 +164,7 @@ def write_variants(folder: Path, seed: int, n: int = 3) -> dict[str, list[Path]]
 # ------------------------------------------------------------------------------------------------ methods
 
 
-def untrained(case: str, folder: Path | None = None, seed: int = 0) -> Model:
+def untrained(case: str, folder: Path | None = None, seed: int = 0, precision: str = "float32") -> Model:
     """A tiny model with random weights; its running statistics and code books are those of one batch.
 
     It is written to `folder` if that is given.
@@ -178,7 +178,7 @@ def untrained(case: str, folder: Path | None = None, seed: int = 0) -> Model:
         "signal": {"rate_hz": 100, "duration_s": 4.0},
         "data": {"cohort": "unused"},
         "method": {"name": name, **settings},
-        "optim": {"steps": 6, "batch_size": 8, "lr": 1e-3, "seed": seed},
+        "optim": {"steps": 6, "batch_size": 8, "lr": 1e-3, "seed": seed, "precision": precision},
     }
     run = runs.create(typed(Config, table), REPORTS * 20, folder)
     run.method.train()
@@ -383,7 +383,7 @@ def method_rows(n_cases: int, folder: Path, cases: Sequence[str] = CASES) -> lis
                 continue
             for relation in chosen:
                 counts[relation.name] += 1
-                for fault, size in _faults(relation.differences, subject, f"{case}, seed {seed}"):
+                for fault, size in faults_of_case(relation.differences, subject, f"{case}, seed {seed}"):
                     largest[relation.name] = max(largest[relation.name], size)
                     if fault and len(faults[relation.name]) < MOST_FAULTS:
                         faults[relation.name].append(fault)
@@ -393,7 +393,8 @@ def method_rows(n_cases: int, folder: Path, cases: Sequence[str] = CASES) -> lis
     ]
 
 
-def _faults(differences: Callable[[Any], Differences], subject: Any, where: str) -> Iterator[tuple[str, float]]:
+def faults_of_case(differences: Callable[[Any], Differences], subject: Any, where: str) -> Iterator[tuple[str, float]]:
+    """Yield each difference with a line about it if it is a fault, else ''; an exception is a fault."""
     try:
         with _quiet():
             for what, size, bound in differences(subject):
@@ -795,7 +796,7 @@ def score_rows(
             table = Table(place, seed)
             scores = Scores(models, table, scored(models, table), n_pretrained)
         for name in relations:
-            for fault, size in _faults(SCORE_RELATIONS[name], scores, f"{method}, seed {seed}"):
+            for fault, size in faults_of_case(SCORE_RELATIONS[name], scores, f"{method}, seed {seed}"):
                 largest[name] = max(largest[name], size)
                 if fault and len(faults[name]) < MOST_FAULTS:
                     faults[name].append(fault)

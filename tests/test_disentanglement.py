@@ -34,10 +34,10 @@ def test_a_right_angle_alone_is_not_disentanglement() -> None:
     shared, other = parts()
     turned = shared[:, [1, 0, 3, 2, 5, 4, 7, 6]] * np.array([1, -1] * 4)
     train, test = np.arange(300), np.arange(300, 400)
-    overlap = disentanglement.PartOverlap.of(shared, turned, train, test)
+    overlap = disentanglement.PartOverlap.of(shared, turned, train, test, np.arange(len(shared)))
     assert overlap.cosine < 1e-9
     assert overlap.specific_from_shared > 0.99
-    free = disentanglement.PartOverlap.of(shared, other, train, test)
+    free = disentanglement.PartOverlap.of(shared, other, train, test, np.arange(len(shared)))
     assert free.specific_from_shared < 0.1
     assert free.by_chance == pytest.approx(np.sqrt(2 / (8 * np.pi)))
 
@@ -59,10 +59,26 @@ def test_effective_rank_is_the_losses_one() -> None:
 def test_a_linear_map_finds_a_linear_relation_and_none_where_there_is_none() -> None:
     x, noise = parts()
     weights = np.random.default_rng(1).normal(size=(8, 5))
-    result = disentanglement.LinearMap.fit(x[:300], x[:300] @ weights + 2.0)
+    result = disentanglement.LinearMap.fit(x[:300], x[:300] @ weights + 2.0, np.arange(300))
     np.testing.assert_allclose(result(x[300:]), x[300:] @ weights + 2.0, atol=0.01)
-    idle = disentanglement.LinearMap.fit(x[:300], noise[:300])
+    idle = disentanglement.LinearMap.fit(x[:300], noise[:300], np.arange(300))
     assert disentanglement.explained_variance(idle(x[300:]), noise[300:], noise[:300].mean(0)) < 0.05
+
+
+def test_a_linear_map_depends_neither_on_the_order_of_rows_nor_on_copies_of_a_patient() -> None:
+    rng = np.random.default_rng(3)
+    x, sites = rng.normal(size=(60, 12)), np.repeat([0.0, 1.0], [48, 12])  # the last fifth is from another site
+    y = x[:, :1] + 6 * sites[:, None] * rng.normal(size=(60, 1)) + rng.normal(size=(60, 1))
+    patients = np.array([f"p{i // 2}" for i in range(60)])
+    base = disentanglement.LinearMap.fit(x, y, patients)
+    for seed in range(5):
+        order = np.random.default_rng(seed).permutation(60)
+        other = disentanglement.LinearMap.fit(x[order], y[order], patients[order])
+        np.testing.assert_allclose(other.weights, base.weights, rtol=1e-9)
+    # two recordings of each patient, equal: a map that learns each patient by heart must not win
+    source, target = rng.normal(size=(30, 40)), rng.normal(size=(30, 2))
+    doubled = disentanglement.LinearMap.fit(np.repeat(source, 2, 0), np.repeat(target, 2, 0), patients)
+    assert np.abs(doubled(source) - target.mean(axis=0)).mean() < 0.5 * np.abs(target - target.mean(axis=0)).mean()
 
 
 def test_recall_against_a_slow_count() -> None:

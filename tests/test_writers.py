@@ -31,6 +31,7 @@ from leadwise.generate.examples import compare, report_examples
 from leadwise.generate.reporting import open_writer, write_reports
 from leadwise.generate.training import train_writer
 from leadwise.generate.writer import NOTE, WriterError, WriterInput
+from leadwise.generate.writers import majority
 from leadwise.generate.writers.local import LocalModel, LocalSettings
 from leadwise.generate.writers.majority import MajorityWriter
 from leadwise.generate.writers.retrieve import RetrieveWriter
@@ -532,6 +533,12 @@ def test_a_report_longer_than_the_language_model_is_refused_before_training(lang
 
 
 # ----------------------------------------------------------------------------------------- majority, retrieve, reports
+
+
+def test_the_majority_of_equally_frequent_reports_is_the_first_in_the_alphabet(monkeypatch: pytest.MonkeyPatch) -> None:
+    for texts in (["c.", "b.", "a.", "b.", "c."], ["b.", "c.", "c.", "a.", "b."]):
+        monkeypatch.setattr(majority, "training_reports", lambda cohort, texts=texts: (None, texts))
+        assert MajorityWriter(None).report == "b."  # type: ignore[arg-type]
 
 
 def test_majority_and_retrieve_return_training_reports_only(run: Run, cohort: Cohort) -> None:

@@ -27,6 +27,7 @@ from leadwise.evaluate.metrics.bootstrap import gain, permute_across_patients
 from leadwise.evaluate.metrics.score import Floats, Score
 from leadwise.evaluate.probe import make_probe_task
 from leadwise.evaluate.retrieve import rank_matches
+from leadwise.evaluate.ridge import N_FOLDS, patient_folds
 from leadwise.evaluate.text_embeddings import embed_texts, unit
 from leadwise.progress import Progress, relabel
 from leadwise.run import Run, isolated_random_state
@@ -67,16 +68,25 @@ class PartOverlap:
     shared_from_specific: float
 
     @classmethod
-    def of(cls, shared: Features, specific: Features, train: NDArray[Any], test: NDArray[Any]) -> PartOverlap:
+    def of(
+        cls,
+        shared: Features,
+        specific: Features,
+        train: NDArray[Any],
+        test: NDArray[Any],
+        patients: Sequence[str] | NDArray[Any],
+    ) -> PartOverlap:
         """Measure the parts (N, D) of N records.
 
         Args:
             train: rows on which the linear maps are fitted.
             test: rows on which everything is measured.
+            patients: of the N records.
         """
+        of_train = np.asarray(patients)[train]
 
         def predict(source: Features, target: Features) -> float:
-            predicted = LinearMap.fit(source[train], target[train])(source[test])
+            predicted = LinearMap.fit(source[train], target[train], of_train)(source[test])
             return explained_variance(predicted, target[test], target[train].mean(axis=0))
 
         chance = float(np.sqrt(2 / (np.pi * shared.shape[1])))
@@ -172,7 +182,7 @@ def measure_disentanglement(
     # Overlap of the parts, retrieval and reconstruction, as far as the run has the parts for them.
     overlap = untrained_overlap = None
     if "specific" in features:
-        overlap = PartOverlap.of(features["shared"], features["specific"], train, test)
+        overlap = PartOverlap.of(features["shared"], features["specific"], train, test, probe_task.patient)
     retrieval: list[Retrieval] = []
     if has_text_encoder(run) and "shared" in features:
         retrieval = _retrieval(run, cohort, rows, train, test, features, progress)
@@ -193,13 +203,13 @@ def _acquisition(
     """Return how much of each acquisition fact a linear map predicts from each part, on the test split."""
     chosen = np.concatenate([train, test])
     facts = acquisition_facts(Recordings(cohort, run.config.signal, rows[chosen]))
-    n = len(train)
+    n, patients = len(train), np.asarray(cohort.patients.take(rows[train]))
     shares: dict[str, dict[str, float]] = {}
     for part, values in features.items():
         standard = _standardize(values, train)
         shares[part] = {}
         for fact, true in facts.items():
-            predicted = LinearMap.fit(standard[train], true[:n])(standard[test])
+            predicted = LinearMap.fit(standard[train], true[:n], patients)(standard[test])
             shares[part][fact] = explained_variance(predicted, true[n:], true[:n].mean(axis=0))
     return shares
 
@@ -216,8 +226,8 @@ def _untrained_overlap(
         embed_cohort(twin, cohort, part, rows[chosen], relabel(progress, f"embed {part}, untrained"), cache)
         for part in ("shared", "specific")
     )
-    n = len(fitted)
-    return PartOverlap.of(shared, specific, np.arange(n), np.arange(n, len(chosen)))
+    n, patients = len(fitted), cohort.patients.take(rows[chosen])
+    return PartOverlap.of(shared, specific, np.arange(n), np.arange(n, len(chosen)), patients)
 
 
 def mean_abs_cosine(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
@@ -245,15 +255,21 @@ class LinearMap:
         return np.asarray((np.asarray(source, np.float64) - self.mean) @ self.weights + self.offset)
 
     @classmethod
-    def fit(cls, source: NDArray[np.floating], target: NDArray[np.floating]) -> LinearMap:
-        """Fit from (N, D) to (N, E) with the penalty that best predicts the last fifth of the rows from the others."""
+    def fit(cls, source: NDArray[np.floating], target: NDArray[np.floating], patients: NDArray[Any]) -> LinearMap:
+        """Fit from (N, D) to (N, E) with the penalty of the smallest squared error in a cross-validation over `patients` (N,).
+
+        The order of the rows has no influence.
+        """
         x, y = np.asarray(source, np.float64), np.asarray(target, np.float64)
-        held_out = np.zeros(len(x), dtype=bool)
-        held_out[len(x) - max(1, len(x) // 5) :] = True
-        errors = []
-        for strength in _STRENGTHS:
-            fitted = cls._solve(x[~held_out], y[~held_out], strength)
-            errors.append(float(((fitted(x[held_out]) - y[held_out]) ** 2).mean()))
+        folds = patient_folds(patients, N_FOLDS)
+        errors = np.zeros(len(_STRENGTHS))
+        for fold in np.unique(folds):
+            held_out = folds == fold
+            if held_out.all():
+                continue
+            for number, strength in enumerate(_STRENGTHS):
+                fitted = cls._solve(x[~held_out], y[~held_out], strength)
+                errors[number] += ((fitted(x[held_out]) - y[held_out]) ** 2).sum()
         return cls._solve(x, y, _STRENGTHS[int(np.argmin(errors))])
 
     @classmethod
@@ -319,15 +335,15 @@ def _retrieval(
 
     # Linear maps from each part and from both to the report's embedding.
     shared, specific = _standardize(features["shared"], train), _standardize(features["specific"], train)
-    target = vectors[text_of_record[train]]
+    target, patients = vectors[text_of_record[train]], np.asarray(cohort.patients.take(rows))
     for name, part in (("shared", shared), ("specific", specific)):
-        predicted = LinearMap.fit(part[train], target)(part[test])
+        predicted = LinearMap.fit(part[train], target, patients[train])(part[test])
         results.append(measure_recall(f"linear map of {name}", predicted, gallery, own))
-    both = LinearMap.fit(np.hstack([shared, specific])[train], target)
+    both = LinearMap.fit(np.hstack([shared, specific])[train], target, patients[train])
     results.append(measure_recall("linear map of both", both(np.hstack([shared, specific])[test]), gallery, own))
 
     # The map of both parts with one part of another patient.
-    other = other_patients(cohort.patients.take(rows[test]))
+    other = other_patients(patients[test])
     if other is None:
         return results
     swapped = np.hstack([shared[test], specific[test][other]])

@@ -11,7 +11,7 @@ from leadwise.progress import Progress
 
 
 class MajorityWriter(Writer):
-    """Writes the most frequent training report of a cohort; of several, the one that comes first in the cohort."""
+    """Writes the most frequent training report of a cohort; of several, the first in alphabetical order."""
 
     name = "majority"
 
@@ -21,7 +21,8 @@ class MajorityWriter(Writer):
         Raises:
             WriterError: the cohort has none.
         """
-        self.report = Counter(training_reports(cohort)[1]).most_common(1)[0][0]
+        counts = Counter(training_reports(cohort)[1])
+        self.report = min(counts, key=lambda text: (-counts[text], text))
 
     def write(self, ecgs: WriterInput, progress: Progress | None = None) -> list[str]:
         """Return the same report N times."""
