@@ -56,7 +56,7 @@ def crash(folder: Path, options: argparse.Namespace) -> list[Row]:
     """Killed, without power, with a full disk, twice at once, with another clock."""
     import crashes
 
-    return crashes.rows(folder, max(2, round(200 * options.share)), options.share >= 0.5)
+    return crashes.rows(folder, max(2, round(200 * options.share)), options.share >= 0.5, options.kinds)
 
 
 def numbers(folder: Path, options: argparse.Namespace) -> list[Row]:

@@ -17,7 +17,7 @@ import subprocess
 import time
 import traceback
 from collections import Counter as Counts
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -34,6 +34,9 @@ _LIMIT_S = 120.0  # for one command
 _TEMPORARY = re.compile(r"\.part$|\.partial$|\.tmp$|\.replaced$")  # a lock file locks nothing if its process was killed
 _BLOCK = 4096  # bytes of a page, by which a disk of memory fills
 YEAR_S = 365 * 86400.0
+# kinds of crash, in the titles of rows
+_KILLED, _POWER, _FULL = "killed, then run again", "power cut, then run again", "disk full at the n-th write"
+_FEW_PAGES, _TWICE, _CLOCK = "on a disk of a few pages", "two at once", "the clock jumps"
 
 
 # ------------------------------------------------------------------------------------------------------------ processes
@@ -282,7 +285,7 @@ def killed(one: Reference, home: Path, n: int, seed: int = 0) -> Row:
     details = (
         f"{n_killed} died, {n_at_operation} of them at a file operation; slowest reading and second run {slowest:.1f} s"
     )
-    return _row(f"{one.verb.name}: killed, then run again", n, faults, details)
+    return _row(f"{one.verb.name}: {_KILLED}", n, faults, details)
 
 
 def _with_layer(verb: Verb, folder: Path, act: Any) -> Completed:
@@ -311,7 +314,7 @@ def power_cut(one: Reference, home: Path, n: int, seed: int = 0) -> Row:
         outcomes["whole" if not problems else "fault"] += 1
         faults += [f"{what}: {problem}" for problem in problems]
         shutil.rmtree(folder)
-    return _row(f"{one.verb.name}: power cut, then run again", len(cases), faults, f"{moments} moments recorded")
+    return _row(f"{one.verb.name}: {_POWER}", len(cases), faults, f"{moments} moments recorded")
 
 
 def full_disk(one: Reference, home: Path, every_write: bool) -> Row:
@@ -335,7 +338,7 @@ def full_disk(one: Reference, home: Path, every_write: bool) -> Row:
         faults += [f"full at {at} ({failed}): {problem}" for problem in in_child(_after_full, one, folder, completed)]
         shutil.rmtree(folder)
         at += step
-    return _row(f"{one.verb.name}: disk full at the n-th write", n, faults, f"{n_tolerated} succeeded without it")
+    return _row(f"{one.verb.name}: {_FULL}", n, faults, f"{n_tolerated} succeeded without it")
 
 
 def _until_full(verb: Verb, folder: Path, at: int) -> tuple[Completed, str]:
@@ -361,7 +364,7 @@ def full_file_system(one: Reference, home: Path, every_write: bool) -> Row:
     """Run the command on disks of memory of a growing size, until one is large enough: native code is refused space too."""
     faults: list[str] = []
     n = n_failed = 0
-    what = f"{one.verb.name}: on a disk of a few pages"
+    what = f"{one.verb.name}: {_FEW_PAGES}"
     mount = home / "disk"
     mount.mkdir()
     with _disk(mount, 1 << 26) as is_allowed:
@@ -445,7 +448,7 @@ def two_at_once(one: Reference, home: Path, n: int, seed: int = 0) -> Row:
         faults += [f"{apart:.2f} s apart: {problem}" for problem in problems]
         shutil.rmtree(folder)
     details = ", ".join(f"{count} times {outcome}" for outcome, count in sorted(outcomes.items()))
-    return _row(f"{one.verb.name}: two at once", n, faults, details)
+    return _row(f"{one.verb.name}: {_TWICE}", n, faults, details)
 
 
 def clock_jumps(one: Reference, home: Path, n: int, seed: int = 0) -> Row:
@@ -463,7 +466,7 @@ def clock_jumps(one: Reference, home: Path, n: int, seed: int = 0) -> Row:
         problems += in_child(_half_taken, one, folder)
         faults += [f"case {case}: {problem}" for problem in problems]
         shutil.rmtree(folder)
-    return _row(f"{one.verb.name}: the clock jumps", n, faults, "by up to a year, forward and back")
+    return _row(f"{one.verb.name}: {_CLOCK}", n, faults, "by up to a year, forward and back")
 
 
 def _with_jumps(verb: Verb, folder: Path, seed: int) -> Completed:
@@ -485,23 +488,27 @@ def _with_jumps(verb: Verb, folder: Path, seed: int) -> Completed:
 # ---------------------------------------------------------------------------------------------------------- all of them
 
 
-def rows(home: Path, kills: int, every_write: bool, only: tuple[str, ...] = ()) -> list[Row]:
+def rows(home: Path, kills: int, every_write: bool, kinds: Sequence[str] = ()) -> list[Row]:
     """Return a row for each command and kind of crash.
 
     Args:
         home: an empty folder.
         kills: how often each command is killed; as many power cuts.
         every_write: fail every write, not each ninth.
-        only: names of the commands; all.
+        kinds: the rows to return; all.
     """
-    every = [reference(verb, home / "references") for verb in verbs(home) if not only or verb.name in only]
     n_pairs = 6 if every_write else 1
+    suites: dict[str, Callable[[Reference], Row]] = {
+        _KILLED: lambda one: killed(one, home, kills),
+        _POWER: lambda one: power_cut(one, home, max(3, kills)),
+        _FULL: lambda one: full_disk(one, home, every_write),
+        _FEW_PAGES: lambda one: full_file_system(one, home, every_write),
+        _TWICE: lambda one: two_at_once(one, home, n_pairs),
+        _CLOCK: lambda one: clock_jumps(one, home, n_pairs),
+    }
     table: list[Row] = []
-    for one in every:
-        table.append(killed(one, home, kills))
-        table.append(power_cut(one, home, max(3, kills)))
-        table.append(full_disk(one, home, every_write))
-        table.append(full_file_system(one, home, every_write))
-        table.append(two_at_once(one, home, n_pairs))
-        table.append(clock_jumps(one, home, n_pairs))
+    for verb in verbs(home):
+        wanted = [suite for kind, suite in suites.items() if not kinds or f"{verb.name}: {kind}" in kinds]
+        one = reference(verb, home / "references") if wanted else None
+        table += [suite(one) for suite in wanted if one]
     return table

@@ -320,8 +320,9 @@ class Recording:
                 files[key] = old
                 continue
             new = self.blobs[latest]
-            part = new[: int(rng.integers(len(new) + 1))]
-            choices = [old, new, part, bytes(len(new)), part + bytes(len(new) - len(part))]
+            kept = len(old) if new.startswith(old) else 0  # what was appended leaves the earlier content as it is
+            part = new[: int(rng.integers(kept, len(new) + 1))]
+            choices = [old, new, part, new[:kept] + bytes(len(new) - kept), part + bytes(len(new) - len(part))]
             files[key] = choices[int(rng.integers(len(choices)))] if how == "mixed" else old
 
         # the tree

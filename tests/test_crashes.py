@@ -81,6 +81,16 @@ def test_the_power_cut_finds_a_rename_without_a_sync(tmp_path: Path) -> None:
     assert states(recorded(tmp_path / "ours", ours), tmp_path / "ours") == {b"old", b"new content"}
 
 
+def test_the_power_cut_leaves_what_was_there_before_an_append(tmp_path: Path) -> None:
+    def append(path: Path) -> None:
+        with path.open("ab") as file:
+            file.write(b" and new")
+
+    after = states(recorded(tmp_path / "append", append), tmp_path / "append")
+    assert {b"old", b"old and new"} < after  # and parts of what was appended
+    assert all(content.startswith(b"old") for content in after)
+
+
 # ----------------------------------------------------------------------------------------------------- `leadwise.files`
 
 
