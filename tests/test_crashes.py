@@ -87,7 +87,7 @@ def test_the_power_cut_leaves_what_was_there_before_an_append(tmp_path: Path) ->
             file.write(b" and new")
 
     after = states(recorded(tmp_path / "append", append), tmp_path / "append")
-    assert {b"old", b"old and new"} < after  # and parts of what was appended
+    assert {b"old", b"old and new"} <= after  # and perhaps parts of what was appended
     assert all(content.startswith(b"old") for content in after)
 
 
