@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ from leadwise import weights
 from leadwise.data.cohort.cohort import Cohort
 from leadwise.evaluate import prompt_calibration
 from leadwise.evaluate.calibrate import run_calibration
+from leadwise.evaluate.embed import scored_recordings
 from leadwise.evaluate.metrics.calibration import brier, calibration_error
 from leadwise.evaluate.prompt_calibration import CalibrationError, ClassCalibration, fit_class, prompt_digest
 from leadwise.evaluate.prompts import ClassPrompts, PromptError
@@ -229,12 +231,43 @@ def test_a_second_calibration_replaces_its_own_prompts_only(
     assert prompt_calibration.read(run)[-1].to_json() == again[0].to_json()
 
 
+def test_what_a_calibration_was_fitted_on_is_compared_by_person_and_signal(
+    calibrated: Path, cohort_folder: Path, prompts: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(calibrated, copy)
+    run, cohort = lw.load(copy).run, Cohort.open(cohort_folder)
+    fitted, test = cohort.rows("train"), cohort.rows("test")
+    one = prompt_calibration.read(run)[0]
+    own, other = (one.overlap(run, scored_recordings(cohort, rows)) for rows in (fitted, test))
+    assert own is not None
+    assert other is not None
+    assert (own.n_patients, own.n_signals, other.n_patients, other.n_signals) == (20, 40, 0, 0)
+    # another table, in which three signals are the same
+    scored = dataclasses.replace(scored_recordings(cohort, fitted[:3]), source="elsewhere")
+    partly = one.overlap(run, scored)
+    assert partly is not None
+    assert (partly.n_patients, partly.n_signals) == (None, 3)
+
+    # names of patients are hashed with a salt of their own; a damaged list is one error
+    text = (copy / "calibrated_on.json").read_text()
+    assert not [name for name in cohort.patients.take(fitted) if f'"{name}"' in text]
+    for damaged in ("{", "[]", '{"a": {"people": 3}}'):
+        (copy / "calibrated_on.json").write_text(damaged)
+        with pytest.raises(CalibrationError, match=r"calibrated_on\.json is damaged"):
+            run_zeroshot(run, cohort, "own", prompts, "test", prompt_set=fitted_set(calibrated)[0])
+    (copy / "calibrated_on.json").unlink()
+    assert one.overlap(run, scored) is None
+
+
 def test_a_shared_run_has_its_calibration(calibrated: Path, tmp_path: Path) -> None:
     model = lw.load(calibrated)
     expected = prompt_calibration.read(model.run)
     for dtype in (None, "float16"):
         shared = lw.load(model.save_pretrained(tmp_path / str(dtype), dtype=dtype))
         assert [one.to_json() for one in prompt_calibration.read(shared.run)] == [one.to_json() for one in expected]
+        # without the list of what it was fitted on
+        assert not (tmp_path / str(dtype) / "calibrated_on.json").exists()
     (calibrated / "calibration.json").rename(tmp_path / "good.json")
     (calibrated / "calibration.json").write_text('{"weights": "another"}')
     assert not (model.save_pretrained(tmp_path / "stale") / "calibration.json").exists()
