@@ -72,7 +72,7 @@ def metamorphic(folder: Path, options: argparse.Namespace) -> list[Row]:
     import metamorphic_files
     import metamorphic_verbs
 
-    n_rounds, is_short = max(1, round(3 * options.share)), options.share < 0.1
+    n_rounds, is_short = max(1, round(2 * options.share)), options.share < 0.1
     return [
         *relations.rows(max(20, round(240 * options.share)), folder),
         *metamorphic_verbs.rows(n_rounds, folder, is_short),

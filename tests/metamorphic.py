@@ -268,11 +268,15 @@ def _precision(subject: Subject) -> Differences:
 
 def _saved(subject: Subject) -> Differences:
     target = subject.folder / "saved"
-    shutil.rmtree(target, ignore_errors=True)
+    for name in ("saved", "half"):
+        shutil.rmtree(subject.folder / name, ignore_errors=True)
     subject.model.save_pretrained(target, card=False)
     paths = [str(path) for path in subject.files["as it is"]]
     loaded = np.asarray(leadwise.load(target, device="cpu").embed(paths, part=subject.parts))
     yield "after saving and loading", unequal(subject.embed("as it is"), loaded), 0.0
+    subject.model.save_pretrained(subject.folder / "half", card=False, dtype="float16")
+    half = leadwise.load(subject.folder / "half", device="cpu").embed(paths, part="backbone")
+    yield "saved in float16", apart(subject.embed("as it is", "backbone"), np.asarray(half)), IN_BFLOAT16
 
 
 def _in_a_cohort(subject: Subject) -> Differences:
