@@ -320,9 +320,9 @@ class Recording:
                 files[key] = old
                 continue
             new = self.blobs[latest]
-            kept = len(old) if new.startswith(old) else 0  # what was appended leaves the earlier content as it is
-            part = new[: int(rng.integers(kept, len(new) + 1))]
-            choices = [old, new, part, new[:kept] + bytes(len(new) - kept), part + bytes(len(new) - len(part))]
+            n_before = len(old) if new.startswith(old) else 0  # what was appended leaves the earlier content as it is
+            part = new[: int(rng.integers(n_before, len(new) + 1))]
+            choices = [old, new, part, new[:n_before] + bytes(len(new) - n_before), part + bytes(len(new) - len(part))]
             files[key] = choices[int(rng.integers(len(choices)))] if how == "mixed" else old
 
         # the tree
