@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".minimum"
-EXTRAS = ("serve", "formats", "cmr", "reports", "index")
+EXTRAS = ("cluster", "formats", "cmr", "datasets", "reports", "onnx", "reports-llm", "serve", "index")
 TOOLS = ("pytest", "pytest-xdist", "hypothesis", "httpx", "pyedflib", "hatchling")
 NOT_FOR_CPU = re.compile(r"(nvidia|cuda|triton|torch)\b")
 
