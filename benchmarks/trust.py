@@ -15,9 +15,11 @@ import dataclasses
 import json
 import logging
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import matplotlib
@@ -102,6 +104,7 @@ def load(folder: Path, options: argparse.Namespace) -> list[Row]:
 SUITES: dict[str, Callable[[Path, argparse.Namespace], list[Row]]] = {
     one.__name__: one for one in (fuzzing, numbers, metamorphic, leaks, crash, load)
 }
+LONGEST_FIRST = ("load", "crash", "fuzzing", "metamorphic", "numbers", "leaks")
 
 
 def main() -> int:
@@ -116,6 +119,7 @@ def main() -> int:
     parser.add_argument(
         "--faulty", action="store_true", help="run the kinds of case again that had a fault, after mending"
     )
+    parser.add_argument("--at-once", type=int, default=2, help="suites that run side by side")
     parser.add_argument("--page", type=Path, default=RESULT)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -123,31 +127,16 @@ def main() -> int:
     log.setLevel(logging.INFO)
     log.addHandler(logging.StreamHandler())
 
-    for name in arguments.only or SUITES:
-        path = arguments.out / f"{name}.json"
-        before = json.loads(path.read_text()) if path.is_file() else {"rows": [], "seconds": 0.0}
-        arguments.kinds = [row.what for row in rows_of(before) if row.faults] if arguments.faulty else []
-        if path.is_file() and not arguments.again and not arguments.kinds:
-            log.info("%s has run already: %s", name, path)
-            continue
-        work = arguments.out / f"{name}.work"
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
-        log.info("%s: %s", name, SUITES[name].__doc__)
-        started = time.monotonic()
-        new = SUITES[name](work, arguments)
-        # a kind that ran again takes the place of its faults; those without any are not run again
-        rows = (
-            list(({row.what: row for row in rows_of(before)} | {row.what: row for row in new}).values())
-            if (arguments.kinds)
-            else new
-        )
-        seconds = time.monotonic() - started + (before["seconds"] if arguments.kinds else 0.0)
-        result = {"seconds": seconds, "on": describe(), "share": arguments.share}
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(result | {"rows": [dataclasses.asdict(row) for row in rows]}, indent=1))
-        shutil.rmtree(work, ignore_errors=True)
-        log.info("%s: %d cases, %d faults", name, *totals(rows))
+    names = arguments.only or list(LONGEST_FIRST)
+    if len(names) == 1:
+        run_suite(names[0], arguments)
+    else:  # each in a process of its own; each writes the page of those that have ended
+        words = [__file__, *sys.argv[1:]]
+        with ThreadPoolExecutor(arguments.at_once) as pool:
+            list(pool.map(lambda name: subprocess.run([sys.executable, *words, "--only", name]), names))
+        missing = [name for name in names if not (arguments.out / f"{name}.json").is_file()]
+        if missing:
+            raise SystemExit(f"did not end: {', '.join(missing)}; see {arguments.out / 'torture.log'}")
 
     results = {name: json.loads((arguments.out / f"{name}.json").read_text()) for name in SUITES
                if (arguments.out / f"{name}.json").is_file()}  # fmt: skip
@@ -157,6 +146,33 @@ def main() -> int:
     n_faults = sum(totals(rows_of(result))[1] for result in results.values())
     log.info("%s: %d faults", arguments.page, n_faults)
     return int(n_faults > 0)
+
+
+def run_suite(name: str, arguments: argparse.Namespace) -> None:
+    """Run a suite and write OUT/SUITE.json, unless it is there."""
+    path = arguments.out / f"{name}.json"
+    before = json.loads(path.read_text()) if path.is_file() else {"rows": [], "seconds": 0.0}
+    arguments.kinds = [row.what for row in rows_of(before) if row.faults] if arguments.faulty else []
+    if path.is_file() and not arguments.again and not arguments.kinds:
+        log.info("%s has run already: %s", name, path)
+        return
+    if not arguments.kinds:
+        path.unlink(missing_ok=True)  # a suite that fails leaves no earlier result in the page
+    work = arguments.out / f"{name}.work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    log.info("%s: %s", name, SUITES[name].__doc__)
+    started = time.monotonic()
+    rows = SUITES[name](work, arguments)
+    seconds = time.monotonic() - started
+    if arguments.kinds:  # a kind that ran again takes the place of its faults; those without any are not run again
+        rows = list(({row.what: row for row in rows_of(before)} | {row.what: row for row in rows}).values())
+        seconds += before["seconds"]
+    result = {"seconds": seconds, "on": describe(), "share": arguments.share}
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(result | {"rows": [dataclasses.asdict(row) for row in rows]}, indent=1))
+    shutil.rmtree(work, ignore_errors=True)
+    log.info("%s: %d cases, %d faults", name, *totals(rows))
 
 
 def rows_of(result: dict) -> list[Row]:
