@@ -40,7 +40,7 @@ _MOST_PARTNERS = 2  # of a recording: the best matches
 _COARSE_HZ, _MIN_COARSE = 50, 0.85  # the first comparison: its rate, and the correlation that it needs
 _FINE_S = 0.03  # over which the second comparison averages
 # zeros of the transfer function at 50 and 60 Hz: smoothing alone leaves a hum that is as large as the ECG
-_WITHOUT_MAINS = np.convolve(*([1.0, -2 * np.cos(2 * np.pi * hz / GRID_HZ), 1.0] for hz in (50, 60)))
+_WITHOUT_MAINS = np.real(np.poly(np.exp(2j * np.pi * np.array([50, -50, 60, -60]) / GRID_HZ)))
 _WITHOUT_MAINS /= _WITHOUT_MAINS.sum()
 _MOVES = 0.03  # of the lead that moves most; others are flat
 _REFINED = 4  # samples on either side, in which a lag is refined
