@@ -389,7 +389,8 @@ def in_what_was_fitted(folder: Path, base: Base) -> list[Evidence]:
         (
             "test signals in the recordings of a calibration",
             scored,
-            "on 0 of the 6 persons that are scored here, and on 1 identical signals",
+            "on an unknown number (trained on source made, scored on elsewhere) of the 6 persons that are scored here, and on 1 "
+            "identical signals",
         ),
         ("no alarm: other recordings than those of a calibration", same, ""),
     ):
@@ -435,7 +436,7 @@ def in_what_was_fitted(folder: Path, base: Base) -> list[Evidence]:
             embed_cohort(open_encoder(path), scored)
         right = any("1 of the 6 recordings of val and test have exactly the embedding" in text for text in warned)
         faults = () if right == bool(copies) and len(warned) == copies else (f"{warned}",)
-        evidence.append(Evidence(what, 1, faults, "warned of by every command that reads the file"))
+        evidence.append(Evidence(what, 1, faults, "warned of where a command reads both splits of the file"))
     return evidence
 
 

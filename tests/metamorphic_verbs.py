@@ -517,7 +517,7 @@ VERBS: dict[str, Verb] = {
         compared=_only("^(n_|recordings|looked_at|classes)", "rate") | _only("^(?!.*examples)", "order"),  # the first rows
     ),
     "prompts": Verb(_prompts, 0.0, batch=0.0, rate=0.0, bfloat16=0.0),
-    "submit": Verb(_submit, compared=_only("auroc")),
+    "submit": Verb(_submit, compared=_only("macro$")),
 }  # fmt: skip
 
 
@@ -541,6 +541,9 @@ def differences_of(kind: str, bound: float, pattern: str, one: Answer, other: An
         )
     if one.keys() != other.keys():
         yield f"the names of its values ({', '.join(sorted(one.keys() ^ other.keys())[:3])})", math.inf, bound
+        return
+    if not one:  # a pattern that no name has: the relation could not fail
+        yield "no value that is compared", math.inf, bound
         return
     texts = [name for name, value in one.items() if isinstance(value, str | bool) or value is None]
     unlike = [name for name in texts if one[name] != other[name]]

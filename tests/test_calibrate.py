@@ -24,6 +24,7 @@ from leadwise.evaluate.metrics.calibration import brier, calibration_error
 from leadwise.evaluate.prompt_calibration import CalibrationError, ClassCalibration, fit_class, prompt_digest
 from leadwise.evaluate.prompts import ClassPrompts, PromptError
 from leadwise.evaluate.zeroshot import run_zeroshot
+from leadwise.trained_on import TrainedOn
 
 PROMPTS = """
 source = "folder"
@@ -248,6 +249,22 @@ def test_what_a_calibration_was_fitted_on_is_compared_by_person_and_signal(
     partly = one.overlap(run, scored)
     assert partly is not None
     assert (partly.n_patients, partly.n_signals) == (None, 3)
+
+    # a calibration of other prompts on fewer recordings of the same split has a list of its own
+    few = fitted[:6]
+    hashes = TrainedOn.of(cohort.source, cohort.patients.take(few), cohort.checksums(few))
+    fewer = dataclasses.replace(one, prompts="others", n_records=len(few), hashes=hashes)
+    prompt_calibration.write(run, [fewer])
+    for calibration, expected in ((one, (20, 40)), (fewer, (3, 6))):
+        overlap = calibration.overlap(run, scored_recordings(cohort, fitted))
+        assert overlap is not None
+        assert (overlap.n_patients, overlap.n_signals) == expected
+    # one that is replaced leaves no list behind
+    sets = prompt_calibration.read(run)
+    prompt_calibration.write(run, [dataclasses.replace(each, hashes=hashes) for each in sets])
+    lists = json.loads((copy / "calibrated_on.json").read_text())
+    assert len(lists) == len(sets) == 4
+    assert all(len(each["signals"]) == 6 for each in lists.values())
 
     # names of patients are hashed with a salt of their own; a damaged list is one error
     text = (copy / "calibrated_on.json").read_text()

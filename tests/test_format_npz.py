@@ -85,6 +85,10 @@ def test_many_recordings(tmp_path: Path) -> None:
 def test_damage_is_one_error(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, a=VALUES, b=VALUES)
+    # names of several words may be a report: the file need not be an ECG
+    np.savez(tmp_path / "words.npz", **{"a report of words": VALUES, "b": VALUES})
+    with pytest.raises(RecordError, match=r"contains a longer text \(300, 12\), b \(300, 12\); the samples"):
+        reading.read(tmp_path / "words.npz", **GIVEN)
     with pytest.raises(RecordError, match=r"contains a \(300, 12\), b \(300, 12\); the samples must be the only array"):
         reading.read(path, **GIVEN)
     np.savez(path, a=np.array(["text"]))

@@ -31,21 +31,21 @@ def test_overlap_of_two_recordings() -> None:
         assert (one.start, one.stop, other.start, other.stop) == expected
 
 
-def regular(noise_seed: int, hum_mv: float) -> beat_matching.Aligned:
+def regular(noise_seed: int, hum_mv: float, mains_hz: float = 50) -> beat_matching.Aligned:
     """An ECG (12, T) of equal beats, with noise of its own and the hum of the mains."""
     time_s = np.arange(5000) / 500
     beat = np.exp(-0.5 * (((time_s % 0.8) - 0.4) / 0.012) ** 2) + 0.3 * np.exp(
         -0.5 * (((time_s % 0.8) - 0.65) / 0.03) ** 2
     )
     noise = np.random.default_rng(noise_seed).normal(scale=0.02, size=(12, 5000))
-    ecg = np.linspace(0.5, 1.5, 12)[:, None] * beat + noise + hum_mv * np.sin(2 * np.pi * 50 * time_s)
+    ecg = np.linspace(0.5, 1.5, 12)[:, None] * beat + noise + hum_mv * np.sin(2 * np.pi * mains_hz * time_s)
     return beat_matching.Aligned(ecg, 500)
 
 
 def test_the_hum_of_the_mains_makes_no_copy_of_an_equal_rhythm() -> None:
-    for hum_mv in (0.0, 0.2):
-        assert beat_matching.refine_lag(regular(0, hum_mv), regular(1, hum_mv), [0.0]) is None
-        assert beat_matching.refine_lag(regular(0, hum_mv), regular(0, hum_mv), [0.0]) == 0.0
+    for hum in ((0.0, 50), (0.2, 50), (0.2, 60), (1.0, 50), (1.0, 60)):
+        assert beat_matching.refine_lag(regular(0, *hum), regular(1, *hum), [0.0]) is None
+        assert beat_matching.refine_lag(regular(0, *hum), regular(0, *hum), [0.0]) == 0.0
 
 
 def test_a_disturbance_of_two_beats_hides_no_copy() -> None:

@@ -78,5 +78,7 @@ def test_answers_are_compared_by_name() -> None:
         (one | {"rows x auroc": np.zeros(2)}, math.inf),
     ):
         assert max(distance for _, distance, _ in verbs.differences_of("exact", 0.0, "", one, other)) == size
+    nothing = list(verbs.differences_of("rate", 0.2, "auprc$", one, dict(one)))
+    assert [size for _, size, _ in nothing] == [math.inf]
     drawn = list(verbs.differences_of("order", 0.0, "", one | {"shuffled ECG": 1.0}, one | {"shuffled ECG": 2.0}))
     assert not any(size for _, size, _ in drawn)  # a control that is drawn anew

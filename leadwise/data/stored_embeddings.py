@@ -137,7 +137,7 @@ class StoredEmbeddings:
         return chosen, LeftOut({NO_EMBEDDING: names} if names else {})
 
     def take(self, cohort: Cohort, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Return the embeddings (n, D) of rows of a cohort; those that two splits have in common are logged as a warning.
+        """Return the embeddings (n, D) of rows of a cohort; those of val and test that are in train too are logged.
 
         Raises:
             StoredEmbeddingsError: as for `usable`.
@@ -160,15 +160,16 @@ class StoredEmbeddings:
 
 def _warn_of_shared(path: Path, cohort: Cohort, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
     """Log a warning if val or test recordings have exactly the vector of a training recording."""
-    splits = cohort.splits(rows)
-    of_training = {
-        vector.tobytes(): row for vector, row in zip(vectors[splits == "train"], rows[splits == "train"].tolist())
-    }
-    scored = splits != "train"
+    scored = cohort.splits(rows) != "train"
+    if not scored.any() or scored.all():
+        return
+    # digests: the vectors themselves would be in memory twice
+    digests = [hashlib.blake2b(vector.tobytes(), digest_size=16).digest() for vector in vectors]
+    of_training = {digest: row for digest, row, other in zip(digests, rows.tolist(), scored) if not other}
     copies = [
-        (row, of_training[vector.tobytes()])
-        for vector, row in zip(vectors[scored], rows[scored].tolist())
-        if vector.tobytes() in of_training
+        (row, of_training[digest])
+        for digest, row, other in zip(digests, rows.tolist(), scored)
+        if other and digest in of_training
     ]
     if copies:
         one, other = (short_name(cohort.records[row]) for row in copies[0])

@@ -74,10 +74,10 @@ def run_calibration(
     # embed each recording once, then fit every set of every task
     embedded, _ = usable(run, cohort, np.unique(np.concatenate(list(rows_of.values()))), window)
     features = embed_cohort(run, cohort, "shared", embedded, progress, window=window)
-    hashes = TrainedOn.of(cohort.source, set(cohort.patients.take(embedded)), cohort.checksums(embedded))
     calibrations = []
     for task, rows in rows_of.items():
         rows = rows[np.isin(rows, embedded)]
+        hashes = TrainedOn.of(cohort.source, set(cohort.patients.take(rows)), cohort.checksums(rows))
         ecg = features[np.searchsorted(embedded, rows)]
         classes = tuple(cohort.tasks[task])
         for prompt_set in loaded[task].sets:

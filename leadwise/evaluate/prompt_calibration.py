@@ -110,8 +110,8 @@ class PromptSetCalibration:
 
     @property
     def _list_key(self) -> str:
-        """The key of its recordings in calibrated_on.json."""
-        return f"{self.cohort_fingerprint} {self.split}"
+        """The key of its recordings in calibrated_on.json: as for `write`, one calibration for prompts and window."""
+        return f"{self.prompts} {self.window}"
 
     def overlap(self, run: Run, scored: ScoredRecordings) -> TrainingOverlap | None:
         """Return how much of the recordings that are scored it was fitted on; None if that is not listed, as in a shared run.
@@ -333,11 +333,15 @@ def write(run: Run, calibrations: Sequence[PromptSetCalibration]) -> Path:
         CalibrationError: as `check_writable`.
     """
     path = check_writable(run)
-    lists = _read_lists(run) | {one._list_key: one.hashes for one in calibrations if one.hashes is not None}
-    with replacing(path.with_name(CALIBRATED_ON)) as temporary:  # first: no calibration is without its list
-        temporary.write_text(json.dumps({key: one.to_json() for key, one in lists.items()}) + "\n", encoding="utf-8")
     new = {(one.prompts, one.window) for one in calibrations}
     earlier = [one for one in read(run) if (one.prompts, one.window) not in new]
+
+    # first the lists, so that no calibration is without its own; those of calibrations that are replaced do not stay
+    stored = _read_lists(run)
+    lists = {one._list_key: stored[one._list_key] for one in earlier if one._list_key in stored}
+    lists |= {one._list_key: one.hashes for one in calibrations if one.hashes is not None}
+    with replacing(path.with_name(CALIBRATED_ON)) as temporary:
+        temporary.write_text(json.dumps({key: one.to_json() for key, one in lists.items()}) + "\n", encoding="utf-8")
     table = {
         "format": FORMAT,
         "weights": run.weights_digest,

@@ -146,8 +146,10 @@ class ZeroShotReport:
             own = "They were fitted on the recordings that are scored here, so ece and brier are too low."
         elif self.calibration_overlap is not None and self.calibration_overlap.is_leak:
             counts = self.calibration_overlap
-            own = f"They were fitted on {counts.n_patients or 0} of the {counts.n_tested} persons that are scored here, and on "
-            own += f"{counts.n_signals or 0} identical signals, so ece and brier are too low."
+            unknown = f"an unknown number ({counts.unknown})"  # not 0: names of two data sets cannot be compared
+            people = unknown if counts.n_patients is None else counts.n_patients
+            own = f"They were fitted on {people} of the {counts.n_tested} persons that are scored here, and on "
+            own += f"{counts.n_signals} identical signals, so ece and brier are too low."
         else:
             return self.calibration.sentence
         return f"{self.calibration.sentence} {own}"

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.ndimage import maximum_filter1d, uniform_filter1d
+from scipy.ndimage import convolve1d, maximum_filter1d, uniform_filter1d
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 
@@ -39,6 +39,9 @@ _MOST_LAGS = 3  # of a pair: a regular rhythm fits at several
 _MOST_PARTNERS = 2  # of a recording: the best matches
 _COARSE_HZ, _MIN_COARSE = 50, 0.85  # the first comparison: its rate, and the correlation that it needs
 _FINE_S = 0.03  # over which the second comparison averages
+# zeros of the transfer function at 50 and 60 Hz: smoothing alone leaves a hum that is as large as the ECG
+_WITHOUT_MAINS = np.real(np.poly(np.exp(2j * np.pi * np.array([50, -50, 60, -60]) / GRID_HZ)))
+_WITHOUT_MAINS /= _WITHOUT_MAINS.sum()
 _MOVES = 0.03  # of the lead that moves most; others are flat
 _REFINED = 4  # samples on either side, in which a lag is refined
 _HALF_QRS = 14  # samples on either side of a beat, whose centre of mass is its time
@@ -111,20 +114,22 @@ class Aligned:
     @cached_property
     def fine(self) -> np.ndarray:
         """(12, T) at GRID_HZ, without the slowest and fastest changes."""
-        return self._smooth(GRID_HZ, _FINE_S)
+        return self._smooth(_on_grid(self.ecg, self.rate_hz, GRID_HZ), GRID_HZ, _FINE_S)
 
     @cached_property
     def without_hum(self) -> np.ndarray:
-        """(12, T) `fine`, smoother: the hum of the mains is the same in two recordings, at some lag."""
-        return np.asarray(_mean_filter(self.fine, round(_FINE_S * GRID_HZ)), dtype=np.float32)
+        """(12, T) as `fine`, without 50 and 60 Hz: the hum of the mains is the same in two recordings, at some lag."""
+        n = len(_WITHOUT_MAINS) // 2 + 1  # at the ends the filter lacks samples, and would leave hum there
+        filtered = convolve1d(_on_grid(self.ecg, self.rate_hz, GRID_HZ), _WITHOUT_MAINS, axis=1)[:, n:-n]
+        return self._smooth(np.pad(filtered, ((0, 0), (n, n)), mode="edge"), GRID_HZ, _FINE_S)
 
     @cached_property
     def coarse(self) -> np.ndarray:
         """(12, T) at a lower rate, smooth enough for a lag that is some hundredths of a second off."""
-        return self._smooth(_COARSE_HZ, 0.08)
+        return self._smooth(_on_grid(self.ecg, self.rate_hz, _COARSE_HZ), _COARSE_HZ, 0.08)
 
-    def _smooth(self, rate_hz: int, width_s: float) -> np.ndarray:
-        values = _on_grid(self.ecg, self.rate_hz, rate_hz)
+    @staticmethod
+    def _smooth(values: np.ndarray, rate_hz: int, width_s: float) -> np.ndarray:
         smooth = _mean_filter(values, round(width_s * rate_hz)) - _mean_filter(values, rate_hz // 2)
         return np.asarray(smooth, dtype=np.float32)
 

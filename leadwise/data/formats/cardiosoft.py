@@ -15,6 +15,7 @@ from leadwise.data.formats import xml_text
 from leadwise.data.formats.clean_statements import clean_statements
 from leadwise.data.formats.device_channels import Channel, from_channels
 from leadwise.data.formats.given import Given, check_size
+from leadwise.data.messages import quoted_cell
 from leadwise.data.recordings.recording import RecordError, Recording
 
 SUFFIXES = (".xml",)
@@ -51,7 +52,7 @@ def decode(content: bytes, path: Path, given: Given) -> Recording:
     unit = _UNIT if resolution is None else resolution.get("units", _UNIT)
     if unit.lower() != _UNIT.lower():
         raise RecordError(
-            f"record {path}: its resolution is in {unit[:20]!r}, and only {_UNIT} is known; correct the file"
+            f"record {path}: its resolution is in {quoted_cell(unit)}, and only {_UNIT} is known; correct the file"
         )
     rate = xml_text.text_of(strip, "SampleRate")
 

@@ -20,6 +20,7 @@ from leadwise.data.formats.clean_statements import clean_statements
 from leadwise.data.formats.given import Given, check_size, checked_rate, known_unit, mv_per_unit
 from leadwise.data.formats.parsing import library_errors, scaled, without_empty_slots
 from leadwise.data.formats.stated import stated
+from leadwise.data.messages import quoted_cell
 from leadwise.data.recordings.lead_names import is_lead
 from leadwise.data.recordings.recording import RecordError, Recording
 
@@ -110,7 +111,7 @@ def _read_group(path: Path, group: Any, given: Given) -> Recording:
     kind = (int(group.WaveformBitsAllocated), str(group.WaveformSampleInterpretation))
     if kind[1] in ("MB", "AB") or kind not in WAVEFORM_DTYPES:
         raise RecordError(
-            f"record {path}: its samples are stored as {kind[0]} bit {kind[1][:20]!r}, which is not read; export it again"
+            f"record {path}: its samples are stored as {kind[0]} bit {quoted_cell(kind[1])}, which is not read; export it again"
         )
     dtype = np.dtype(WAVEFORM_DTYPES[kind])
     data, n_bytes = bytes(group.WaveformData), n_samples * n_channels * dtype.itemsize

@@ -21,7 +21,7 @@ from leadwise.batch import LEADS
 from leadwise.data.formats.given import Given
 from leadwise.data.formats.named_arrays import FACTS, MAX_VALUES, ArrayFacts, facts, from_named, signal_name
 from leadwise.data.formats.parsing import library_errors
-from leadwise.data.messages import first_few
+from leadwise.data.messages import first_few, short_name
 from leadwise.data.recordings.recording import RecordError, Recording
 
 SUFFIXES = (".hdf5", ".h5", ".hdf")
@@ -165,11 +165,11 @@ def _row(path: Path, rows: Mapping[str, int], given: Given) -> int:
         return next(iter(rows.values()))
     if given.item is None:
         raise RecordError(
-            f"record {path}: it holds {len(rows)} recordings ({first_few(rows, 4)}); name one (--item, item=), or list them "
-            "in a table with the columns path and item"
+            f"record {path}: it holds {len(rows)} recordings ({first_few(map(short_name, rows), 4)}); name one (--item, item=), "
+            "or list them in a table with the columns path and item"
         )
     if given.item not in rows:
-        raise RecordError(f"record {path}: it has no item {given.item!r}; it has {first_few(rows, 4)}")
+        raise RecordError(f"record {path}: it has no item {given.item!r}; it has {first_few(map(short_name, rows), 4)}")
     return rows[given.item]
 
 

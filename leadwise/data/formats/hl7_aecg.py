@@ -15,6 +15,7 @@ from leadwise.data.formats import xml_text
 from leadwise.data.formats.clean_statements import clean_statements
 from leadwise.data.formats.device_channels import Channel, from_channels
 from leadwise.data.formats.given import Given, known_unit, mv_per_unit
+from leadwise.data.messages import quoted_cell
 from leadwise.data.recordings.recording import RecordError, Recording
 
 SUFFIXES = (".xml",)
@@ -94,7 +95,8 @@ def _rate_hz(path: Path, sequence_set: Element) -> float | None:
     )
     if seconds <= 0:
         raise RecordError(
-            f"record {path}: its sampling interval is {increment.get('value')} {unit[:20]!r}, which is no time; correct the file"
+            f"record {path}: its sampling interval is {quoted_cell(increment.get('value'))} {quoted_cell(unit)}, which is no "
+            "time; correct the file"
         )
     return round(1.0 / seconds, 6)
 

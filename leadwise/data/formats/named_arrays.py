@@ -16,7 +16,7 @@ import numpy as np
 from leadwise.data.formats.arrays import from_array, from_table
 from leadwise.data.formats.channels import choose_channels
 from leadwise.data.formats.given import Given, check_size, check_stated, mv_per_unit
-from leadwise.data.messages import first_few
+from leadwise.data.messages import channel_names, first_few, short_cell
 from leadwise.data.recordings.recording import RecordError, Recording
 
 MAX_VALUES = 200_000_000  # of an array that is read whole
@@ -57,7 +57,9 @@ def signal_name(path: Path, shapes: Mapping[str, tuple[int, ...]], n_dimensions:
         usual = [plain[name] for name in _SIGNALS if name in plain]
         if not usual:
             listed = (
-                first_few([f"{name} {shape}" for name, shape in shapes.items()], 8) if shapes else "no array of numbers"
+                first_few([f"{short_cell(name, most=24)} {shape}" for name, shape in shapes.items()], 8)
+                if shapes
+                else "no array of numbers"
             )
             raise RecordError(
                 f"record {path}: it contains {listed}; the samples must be the only array (samples, leads), or be named "
@@ -101,7 +103,7 @@ def from_named(path: Path, array: np.ndarray, stated: ArrayFacts, given: Given) 
     n_rows, n_columns = array.shape
     if not names or (n_rows == len(names)) == (n_columns == len(names)):
         what = (
-            f"{len(names)} leads ({first_few(names, 12)})"
+            f"{len(names)} leads ({channel_names(names, 12)})"
             if any(names)
             else "so many leads as are given (--leads, leads=)"
         )

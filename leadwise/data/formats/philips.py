@@ -20,6 +20,7 @@ from leadwise.data.formats import xml_text
 from leadwise.data.formats.clean_statements import clean_statements
 from leadwise.data.formats.device_channels import Channel, cut, from_channels
 from leadwise.data.formats.given import Given, check_size, checked_rate
+from leadwise.data.messages import quoted_cell
 from leadwise.data.recordings.recording import RecordError, Recording
 
 SUFFIXES = (".xml",)
@@ -103,7 +104,7 @@ def _samples(path: Path, waveform: Element, names: Sequence[str], n_samples: int
         return _uncompressed(path, waveform, names, n_samples, (waveform.get("signalsigned") or signed).lower())
     if compression != "XLI":
         raise RecordError(
-            f"record {path}: its compression {compression[:20]!r} is not known; export it without compression"
+            f"record {path}: its compression {quoted_cell(compression)} is not known; export it without compression"
         )
 
     # one chunk for each lead; the stream may have more

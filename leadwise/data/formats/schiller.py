@@ -15,6 +15,7 @@ from leadwise.data.formats import xml_text
 from leadwise.data.formats.clean_statements import clean_statements
 from leadwise.data.formats.device_channels import Channel, from_channels
 from leadwise.data.formats.given import Given, check_size, mv_per_unit
+from leadwise.data.messages import quoted_cell
 from leadwise.data.recordings.recording import RecordError, Recording
 
 SUFFIXES = (".xml",)
@@ -57,7 +58,9 @@ def decode(content: bytes, path: Path, given: Given) -> Recording:
         what = f"lead {names[number]}"
         written = xml_text.text_of(leads[number], "datastype") or "COMMASEPARATE"
         if written != "COMMASEPARATE":
-            raise RecordError(f"record {path}: {what} is written as {written[:20]!r}, and only COMMASEPARATE is read")
+            raise RecordError(
+                f"record {path}: {what} is written as {quoted_cell(written)}, and only COMMASEPARATE is read"
+            )
         n_samples = xml_text.count(xml_text.text_of(leads[number], "samplecount"))
         check_size(path, n_samples, len(names))
         values = xml_text.decode_numbers(path, xml_text.text_of(leads[number], "data"), what)
