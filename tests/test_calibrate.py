@@ -298,8 +298,16 @@ def test_a_damaged_file_is_one_error(calibrated: Path, tmp_path: Path, content: 
     copy = tmp_path / "copy"
     shutil.copytree(calibrated, copy)
     (copy / "calibration.json").write_text(content)
+    run = lw.load(copy).run
     with pytest.raises(CalibrationError, match=r"calibration\.json is damaged"):
-        prompt_calibration.read(lw.load(copy).run)
+        prompt_calibration.read(run)
+    with pytest.raises(CalibrationError, match="delete it"):  # before anything is embedded
+        prompt_calibration.check_writable(run)
+    (copy / "calibration.json").unlink()
+    assert prompt_calibration.check_writable(run) == copy / "calibration.json"
+    (copy / "calibrated_on.json").write_text(content)
+    with pytest.raises(CalibrationError, match=r"calibrated_on\.json is damaged .*; delete it"):
+        prompt_calibration.check_writable(run)
 
 
 def test_errors_of_the_command(calibrated: Path, cohort_folder: Path, prompts: Path, tmp_path: Path) -> None:

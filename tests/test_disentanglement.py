@@ -81,6 +81,12 @@ def test_a_linear_map_depends_neither_on_the_order_of_rows_nor_on_copies_of_a_pa
     assert np.abs(doubled(source) - target.mean(axis=0)).mean() < 0.5 * np.abs(target - target.mean(axis=0)).mean()
 
 
+def test_a_linear_map_of_one_patient_has_the_strongest_penalty() -> None:
+    x, noise = parts()
+    one = disentanglement.LinearMap.fit(x[:20], noise[:20], np.zeros(20))
+    assert np.abs(one(x[:20]) - noise[:20].mean(axis=0)).max() < 0.01
+
+
 def test_recall_against_a_slow_count() -> None:
     rng = np.random.default_rng(0)
     gallery, own = rng.normal(size=(30, 6)), rng.integers(30, size=50)

@@ -249,7 +249,7 @@ def read(run: Run) -> list[PromptSetCalibration]:
     except (ValueError, KeyError, TypeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise CalibrationError(
-            f"{path} is damaged ({reason}); fit it again with leadwise calibrate, or delete it: scores are then cosines alone"
+            f"{path} is damaged ({reason}); delete it: scores are then cosines alone, until leadwise calibrate fits it again"
         ) from None
     if digest != run.weights_digest:
         log.warning("%s was fitted on other weights and is not used; fit it again with leadwise calibrate", path)
@@ -306,7 +306,7 @@ def _read_lists(run: Run) -> dict[str, TrainedOn]:
         return {str(key): TrainedOn.from_json(one) for key, one in table.items()}
     except ValueError as error:  # also TrainedOnError
         raise CalibrationError(
-            f"{path} is damaged ({error}); fit the calibration again with leadwise calibrate after deleting it"
+            f"{path} is damaged ({error}); delete it, and fit the calibration again with leadwise calibrate"
         ) from None
 
 
@@ -314,7 +314,7 @@ def check_writable(run: Run) -> Path:
     """Return the file in which a run's calibration is stored.
 
     Raises:
-        CalibrationError: the run has no folder, or ships with the package.
+        CalibrationError: the run has no folder, or ships with the package, or a file of an earlier calibration is damaged.
     """
     if run.folder is None:
         raise CalibrationError(f"run {run.name} has no folder, so a calibration cannot be stored")
@@ -323,6 +323,8 @@ def check_writable(run: Run) -> Path:
             f"{run.name} ships with leadwise and is not changed; calibrate a copy: "
             f'leadwise.load("{run.name}").save_pretrained("runs/{run.name}")'
         )
+    read(run)
+    _read_lists(run)
     return run.folder / CALIBRATION
 
 

@@ -15,7 +15,7 @@ from leadwise.data.formats import xml_text
 from leadwise.data.formats.clean_statements import clean_statements
 from leadwise.data.formats.device_channels import Channel, from_channels
 from leadwise.data.formats.given import Given, known_unit, mv_per_unit
-from leadwise.data.messages import quoted_cell
+from leadwise.data.messages import first_few, quoted_cell, short_cell
 from leadwise.data.recordings.recording import RecordError, Recording
 
 SUFFIXES = (".xml",)
@@ -73,9 +73,9 @@ def _rhythm(path: Path, root: Element) -> Element:
         for one in series:
             if _code(one).upper() == wanted:
                 return one
-    codes = ", ".join(_code(one)[:40] for one in series) or "none"
+    codes = first_few([short_cell(_code(one), most=24) for one in series]) or "none"
     raise RecordError(
-        f"record {path}: it contains no rhythm series (series: {codes[:60]}); export the ECG with its waveforms"
+        f"record {path}: it contains no rhythm series (series: {codes}); export the ECG with its waveforms"
     )
 
 

@@ -15,6 +15,7 @@ from leadwise.data.formats import xml_text
 from leadwise.data.formats.clean_statements import clean_statements
 from leadwise.data.formats.device_channels import Channel, from_channels
 from leadwise.data.formats.given import Given, check_size
+from leadwise.data.messages import first_few, quoted_cell, short_cell
 from leadwise.data.recordings.recording import RecordError, Recording
 
 SUFFIXES = (".xml",)
@@ -41,7 +42,7 @@ def decode(content: bytes, path: Path, given: Given) -> Recording:
     rates = {channel.get("SAMPLE_FREQ", "").strip() for channel in channels}
     if len(rates) > 1:
         raise RecordError(
-            f"record {path}: its channels have the rates {', '.join(sorted(rates))[:60]} Hz; export them with one rate"
+            f"record {path}: its channels have the rates {first_few(map(quoted_cell, sorted(rates)))} Hz; export them with one"
         )
     names = [channel.get("NAME", "").strip() for channel in channels]
     rate = rates.pop()
@@ -65,8 +66,8 @@ def _channel(path: Path, channel: Element, name: str) -> Channel:
                                                                                   ("ENCODING", "BASE64"))}  # fmt: skip
     if tuple(written.values()) != ("16", "SIGNED", "BASE64"):
         raise RecordError(
-            f"record {path}: {what} is written as {' '.join(written.values())[:60]}, and only 16 SIGNED BASE64 is read; export "
-            "it so"
+            f"record {path}: {what} is written as {' '.join(map(short_cell, written.values()))}, and only 16 SIGNED BASE64 is "
+            "read; export it so"
         )
     n_stated = xml_text.count(channel.get("DURATION"))
     check_size(path, n_stated, 1)

@@ -16,6 +16,7 @@ from leadwise.data.formats import xml_text
 from leadwise.data.formats.clean_statements import clean_statements
 from leadwise.data.formats.device_channels import Channel, from_channels
 from leadwise.data.formats.given import Given, check_size, mv_per_unit
+from leadwise.data.messages import first_few, short_cell
 from leadwise.data.recordings.lead_names import standard_name
 from leadwise.data.recordings.recording import RecordError, Recording
 
@@ -74,8 +75,8 @@ def _rhythm(path: Path, root: Element) -> Element:
     untyped = [waveform for waveform, kind in waveforms.items() if not kind]
     if len(untyped) == 1:
         return untyped[0]
-    kinds = ", ".join(filter(None, waveforms.values())) or "none"
-    raise RecordError(f"record {path}: it contains no rhythm (waveforms: {kinds[:60]}); export the ECG with its rhythm")
+    kinds = first_few([short_cell(kind, most=24) for kind in waveforms.values() if kind]) or "none"
+    raise RecordError(f"record {path}: it contains no rhythm (waveforms: {kinds}); export the ECG with its rhythm")
 
 
 def _channel(path: Path, lead: Element, name: str, given: Given) -> Channel:

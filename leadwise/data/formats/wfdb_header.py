@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from leadwise.data.formats.text_table import split_lines
-from leadwise.data.messages import quoted_cell
+from leadwise.data.messages import quoted_cell, short_name
 
 _FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?$")
 _GAIN = re.compile(r"([^(/]+)(?:\((-?\d+)\))?(?:/(.*))?$")
@@ -155,7 +155,7 @@ def _segments(lines: list[str], n_segments: int) -> tuple[Segment, ...]:
         except (ValueError, IndexError):
             raise HeaderError(f"line {row} is not 'segment samples'") from None
         if fields[0] != "~" and not _is_plain_name(fields[0]):
-            raise HeaderError(f"line {row} names the segment {fields[0]!r} outside the header's folder")
+            raise HeaderError(f"line {row} names the segment {short_name(fields[0])!r} outside the header's folder")
     return tuple(segments)
 
 
@@ -169,7 +169,7 @@ def _signal(line: str, row: int) -> SignalLine:
     storage, n_per_frame, skew, byte_offset = stored
     problem, file = "", fields[0].rpartition("/")[2]  # the data file is beside the header, whatever folder it names
     if not _is_plain_name(file) or ".." in fields[0].split("/"):
-        problem = f"signal line {row} names the data file {fields[0]!r} outside the header's folder"
+        problem = f"signal line {row} names the data file {short_name(fields[0])!r} outside the header's folder"
 
     # gain, unit, baseline and checksum; all are optional
     gain, baseline, unit = None, None, None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from leadwise.data.messages import channel_names
 from leadwise.data.recordings.recording import MISSING, Digital, RecordError, Recording
 from leadwise.files import naming_full_disk, sync, temporary_folder
 
@@ -97,5 +98,7 @@ def _comments(recording: Recording) -> list[str]:
     comments = [f"{key}: {recording.stated[key]}" for key in ("age", "sex") if recording.stated.get(key) is not None]
     comments.append(f"converted from: {recording.format}")
     if recording.unused:
-        comments.append(f"channels left out: {', '.join(name for name in recording.unused if name.isprintable())}")
+        comments.append(
+            f"channels left out: {channel_names((name for name in recording.unused if name.isprintable()), most=64)}"
+        )
     return [*comments, *(f"remark: {remark}" for remark in recording.remarks)]

@@ -270,7 +270,8 @@ class LinearMap:
             for number, strength in enumerate(_STRENGTHS):
                 fitted = cls._solve(x[~held_out], y[~held_out], strength)
                 errors[number] += ((fitted(x[held_out]) - y[held_out]) ** 2).sum()
-        return cls._solve(x, y, _STRENGTHS[int(np.argmin(errors))])
+        # the strongest of equally good ones: with one patient there is nothing to choose by
+        return cls._solve(x, y, _STRENGTHS[len(errors) - 1 - int(np.argmin(errors[::-1]))])
 
     @classmethod
     def _solve(cls, x: Floats, y: Floats, strength: float) -> LinearMap:
