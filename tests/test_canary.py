@@ -24,6 +24,7 @@ import vendor_files
 import wfdb
 from command_line import invoke
 from conftest import REPORTS, config_table, make_batch
+from test_generation import new_run
 
 import leadwise
 from leadwise.batch import LEADS
@@ -43,6 +44,7 @@ NAMES = "of a cohort: `record`"
 PATHS = "the path of each file, as it was given"
 REPORT_TABLES = "reports: those of the training split with `--writer retrieve`, and the references"
 PAGES = "names of recordings; the map of `serve` also sites"
+MADE = "reports, names of patients and of recordings of that cohort, beside the synthetic ECGs"
 # where a mark may be, and the sentence of the documentation that states it
 ALLOWED = {
     ("record", "check.html"): PAGES,
@@ -64,6 +66,10 @@ ALLOWED = {
     ("record", "questions.jsonl"): PAGES,
     ("record", "answers/neighbours.json"): PAGES,
     ("record", "answers/map.json"): PAGES,
+    ("report", "made/ecgs.csv"): MADE,
+    ("patient", "made/ecgs.csv"): MADE,
+    ("record", "made/ecgs.csv"): MADE,
+    **{("record", f"made/ecg/{MARKS['record']}58_synthetic.{kind}"): MADE for kind in ("dat", "hea", "npz")},
     ("site", "answers/map.json"): PAGES,
 }
 
@@ -202,6 +208,7 @@ def writing_commands(home: Path, table: Path, out: Path) -> list[Command]:
         ("report", run, cohort, "--split", "test", *writer, "-o", out / "reports.csv", "--json", out / "report.json"),
         ("report", run, table.with_name("e00.hea"), *nearest, "-o", out / "nearest.csv"),
         ("score-writer", run, cohort, *writer, "-o", out / "texts.csv", "--json", out / "written.json"),
+        ("generate", out / "maker", "--cohort", cohort, "--split", "test", "-o", out / "made"),
     ]
 
 
@@ -213,6 +220,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (out / "printed").mkdir(parents=True)
     (home / "config.toml").write_text(tomli_w.dumps(config_table(home / "cohort", steps=6)))
     (home / "prompts.toml").write_text(PROMPTS)
+    new_run(out / "maker")  # untrained: it generates from reports
     commands = [each for of in (training_commands, scoring_commands, writing_commands) for each in of(home, table, out)]
     for number, words in enumerate(commands):
         if words[0] == "export" and importlib.util.find_spec("onnx") is None:
