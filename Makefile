@@ -37,7 +37,7 @@ format:
 	$(IN_VENV) ruff format .
 	$(IN_VENV) ruff check --fix .
 
-# the suites of hard cases with many cases: about an hour on two cores and 30 GB; the page benchmarks/results/trust.md
+# the suites of hard cases with many cases: some hours on two cores, and 36 GB; the page benchmarks/results/trust.md
 torture:
 	$(IN_VENV) python benchmarks/trust.py -o torture
 

@@ -502,7 +502,8 @@ VERBS: dict[str, Verb] = {
     "shift": Verb(_shift, OF_A_SOLVER, compared=_only("trained auroc$")),
     "calibrate": Verb(_calibrate, compared=_only("slope|intercept")),
     "card": Verb(
-        _card, OF_A_SOLVER, compared=_only(r"^(scores|robustness) .*macro$") | _only("^(?!.*(acquisition|linear map))", "names"),
+        _card, OF_A_SOLVER,
+        compared=_only(r"^(scores|robustness) .*macro$") | _only("^(?!.*(acquisition|linear map|_from_))", "names"),
     ),  # folds of the linear maps are drawn in the order of the names
     "report": Verb(_report, 0.0, rate=0.2, bfloat16=0.2),  # the nearest ECG may be another one
     "train-writer": Verb(_train_writer, _BY_ROW, rate=0.02, bfloat16=0.02, compared=_only("loss$")),
@@ -577,10 +578,11 @@ def _difference(one: Any, other: Any) -> float:
 # ---------------------------------------------------------------------------------------------------------------- rows
 
 
-def rows(n_rounds: int, folder: Path, is_short: bool = False) -> list[Row]:
+def rows(n_rounds: int, folder: Path, is_short: bool = False, kinds: Sequence[str] = ()) -> list[Row]:
     """One row for each change, over all commands on `n_rounds` cohorts.
 
     is_short: all exact changes at once for the commands that metamorphic.py has not, and each other kind for one of them.
+    kinds: the rows to return; all.
     """
     faults: dict[str, list[str]] = {change.name: [] for change in CHANGES}
     counts, largest = dict.fromkeys(faults, 0), dict.fromkeys(faults, 0.0)
@@ -592,7 +594,7 @@ def rows(n_rounds: int, folder: Path, is_short: bool = False) -> list[Row]:
         base = build(place / "base", seed, AS_IT_IS, runs["float32"])
         answers: dict[str, Answer] = {}
         for number, change in enumerate(CHANGES):
-            if not chosen_verbs(number, is_short):
+            if not chosen_verbs(number, is_short) or (kinds and _title(change.name) not in kinds):
                 continue
             scene = build(place / f"change{number}", seed, change, runs[change.precision])
             for name in chosen_verbs(number, is_short):
@@ -605,10 +607,14 @@ def rows(n_rounds: int, folder: Path, is_short: bool = False) -> list[Row]:
             shutil.rmtree(scene.folder)
         shutil.rmtree(place)
     return [
-        Row(f"commands: {name}", counts[name], tuple(lines), f"largest difference {largest[name]:.2g}")
+        Row(_title(name), counts[name], tuple(lines), f"largest difference {largest[name]:.2g}")
         for name, lines in faults.items()
         if counts[name]
     ]
+
+
+def _title(change: str) -> str:
+    return f"commands: {change}"
 
 
 def _compared(name: str, base: Scene, answers: dict[str, Answer], scene: Scene) -> Differences:
