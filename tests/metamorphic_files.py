@@ -16,7 +16,7 @@ import numpy as np
 import vendor_files
 from evidence import Row
 from matplotlib import image
-from metamorphic import GAIN, MOST_FAULTS, Differences, Variant, beats, faults_of_case
+from metamorphic import GAIN, MOST_FAULTS, Variant, beats, faults_of_case
 from metamorphic_verbs import (
     AS_IT_IS,
     IN_A_BATCH,
@@ -26,7 +26,7 @@ from metamorphic_verbs import (
     Answer,
     Scene,
     build,
-    differences_of,
+    compare_answers,
     flat,
     records_in,
     table_of,
@@ -294,7 +294,8 @@ def rows(n_rounds: int, folder: Path, is_short: bool = False) -> list[Row]:
             for number, kind in enumerate(KINDS):
                 files = FileScene(scene, kind, write_files(place / f"kind{number}", seed, kind), client)
                 for name in chosen_verbs(number, is_short):
-                    compared = partial(_compared, name, base, answers)
+                    verb = FILE_VERBS[name]
+                    compared = partial(compare_answers, name, verb, kind.bound, verb.answer, base, answers)
                     counts[kind.name] += 1
                     for fault, size in faults_of_case(compared, files, f"{name}, {scene.method}, seed {seed}"):
                         largest[kind.name] = max(largest[kind.name], size)
@@ -306,16 +307,6 @@ def rows(n_rounds: int, folder: Path, is_short: bool = False) -> list[Row]:
         for name, lines in faults.items()
         if counts[name]
     ]
-
-
-def _compared(name: str, base: FileScene, answers: dict[str, Answer], files: FileScene) -> Differences:
-    """A command on the files as they are, unless `answers` has that already, and on files of another kind."""
-    verb, kind = FILE_VERBS[name], files.kind.bound
-    if name not in answers:
-        answers[name] = verb.answer(base)
-    bound = verb.bound(kind)
-    assert not isinstance(bound, str)
-    yield from differences_of(kind, bound, verb.compared.get(kind, ""), answers[name], verb.answer(files))
 
 
 def chosen_verbs(number: int, is_short: bool) -> list[str]:

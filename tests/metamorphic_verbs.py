@@ -599,7 +599,10 @@ def rows(n_rounds: int, folder: Path, is_short: bool = False, kinds: Sequence[st
             scene = build(place / f"change{number}", seed, change, runs[change.precision])
             for name in chosen_verbs(number, is_short):
                 counts[change.name] += 1
-                compared = partial(_compared, name, base, answers)
+                verb = VERBS[name]
+                compared = partial(
+                    compare_answers, name, verb, change.bound, partial(Scene.answer, verb=verb), base, answers
+                )
                 for fault, size in faults_of_case(compared, scene, f"{name}, {base.method}, seed {seed}"):
                     largest[change.name] = max(largest[change.name], size)
                     if fault and len(faults[change.name]) < MOST_FAULTS:
@@ -617,14 +620,15 @@ def _title(change: str) -> str:
     return f"commands: {change}"
 
 
-def _compared(name: str, base: Scene, answers: dict[str, Answer], scene: Scene) -> Differences:
-    """A command on the base, unless `answers` has that already, and on another scene."""
-    verb, kind = VERBS[name], scene.change.bound
+def compare_answers(
+    name: str, verb: Any, kind: str, ask: Callable[[Any], Answer], base: Any, answers: dict[str, Answer], changed: Any
+) -> Differences:
+    """Ask a command on the base, unless `answers` has that already, and on what was changed."""
     if name not in answers:
-        answers[name] = base.answer(verb)
+        answers[name] = ask(base)
     bound = verb.bound(kind)
     assert not isinstance(bound, str)
-    yield from differences_of(kind, bound, verb.compared.get(kind, ""), answers[name], scene.answer(verb))
+    yield from differences_of(kind, bound, verb.compared.get(kind, ""), answers[name], ask(changed))
 
 
 def chosen_verbs(number: int, is_short: bool) -> list[str]:
